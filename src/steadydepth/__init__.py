@@ -1,0 +1,59 @@
+"""Train, evaluate and run per-frame depth models whose video depth does not flicker.
+
+The public names are loaded when first used, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from steadydepth import metrics as metrics
+    from steadydepth.config import Config as Config
+    from steadydepth.config import load_config as load_config
+    from steadydepth.data.sequence_folder import open_sequence as open_sequence
+    from steadydepth.data.sequence_folder import write_sequence as write_sequence
+    from steadydepth.data.synthetic import make_world as make_world
+    from steadydepth.errors import InputError as InputError
+    from steadydepth.inference.predict import load as load
+    from steadydepth.inference.predictor import Predictor as Predictor
+    from steadydepth.method import losses as losses
+    from steadydepth.metrics.evaluate import evaluate as evaluate
+    from steadydepth.models.depth_net import DepthNet as DepthNet
+    from steadydepth.training.report import write_report as write_report
+    from steadydepth.training.run import train as train
+    from steadydepth.types import Batch as Batch
+    from steadydepth.types import Clip as Clip
+    from steadydepth.types import VideoDepthModel as VideoDepthModel
+
+_HOMES = {
+    "Batch": "steadydepth.types",
+    "Clip": "steadydepth.types",
+    "Config": "steadydepth.config",
+    "DepthNet": "steadydepth.models.depth_net",
+    "InputError": "steadydepth.errors",
+    "Predictor": "steadydepth.inference.predictor",
+    "VideoDepthModel": "steadydepth.types",
+    "evaluate": "steadydepth.metrics.evaluate",
+    "load": "steadydepth.inference.predict",
+    "load_config": "steadydepth.config",
+    "make_world": "steadydepth.data.synthetic",
+    "open_sequence": "steadydepth.data.sequence_folder",
+    "train": "steadydepth.training.run",
+    "write_report": "steadydepth.training.report",
+    "write_sequence": "steadydepth.data.sequence_folder",
+}
+_MODULES = {"losses": "steadydepth.method.losses", "metrics": "steadydepth.metrics"}
+
+__all__ = sorted([*_HOMES, *_MODULES])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(_MODULES[name])
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'steadydepth' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return __all__

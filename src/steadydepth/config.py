@@ -1,0 +1,156 @@
+"""Every knob of a run: a YAML file, with `section.key=value` on top, checked before anything starts."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from steadydepth.errors import InputError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    """Which videos, and how clips are cut from them."""
+
+    root: Path = Field(description="Folder of sequence folders or video files.")
+    labels: Literal["depth", "anchor"] = Field(
+        "depth", description="Measured depth of the sequences, or a frozen copy of the starting model."
+    )
+    motion: Literal["none", "flow", "dis"] = Field(
+        "flow", description="Pairs at the same pixel, along the flow files, or along DIS flow of the frames."
+    )
+    clip_length: int = Field(3, ge=2, description="Frames in a clip.")
+    strides: tuple[int, ...] = Field((1,), min_length=1, description="Steps between the frames; one is drawn a clip.")
+    height: int = Field(96, ge=32, description="Rows of a training frame.")
+    width: int = Field(128, ge=32, description="Columns of a training frame.")
+    flip: bool = Field(True, description="Mirror every other clip.")
+    exposure: float = Field(0.0, ge=0, description="Deviation of the log exposure drawn for each frame.")
+    white_balance: float = Field(0.0, ge=0, description="Deviation of the log gain of each colour of a frame.")
+    gamma: float = Field(0.0, ge=0, description="Deviation of the log gamma drawn for each frame.")
+    noise: float = Field(0.0, ge=0, description="Deviation of sensor noise at mid grey, frames in [0, 1].")
+    cached_clips: int = Field(2000, ge=0, description="Decoded clips kept in memory by each loader process.")
+    workers: int = Field(0, ge=0, description="Loader processes; 0 loads between the steps.")
+
+
+class ModelConfig(Section):
+    """The network, or the model to go on from."""
+
+    init: str | None = Field(None, description="A model to start from (folder); the keys below are then its own.")
+    encoder: str = Field("tf_efficientnet_lite0", description="A timm encoder that gives feature maps.")
+    weights: str = Field("package", description="package, timm (downloads), none, or a file of encoder weights.")
+    decoder_width: int = Field(48, ge=8, description="Channels of the decoder.")
+    min_depth: float = Field(0.3, gt=0, description="Nearest depth the network can say, metres.")
+    max_depth: float = Field(20.0, gt=0, description="Farthest depth the network can say, metres.")
+
+
+class LossConfig(Section):
+    """Target loss = absolute + relative_weight x relative."""
+
+    absolute: Literal["log_l1", "silog"] = Field("log_l1", description="Each frame against its label.")
+    smoothness: float = Field(0.0, ge=0, description="Weight of the spatial smoothness inside the absolute loss.")
+    edge_aware: bool = Field(True, description="Smoothness is relaxed where the picture has edges.")
+    relative_weight: float = Field(1.0, ge=0, description="0 trains the plain model: absolute loss only.")
+    relative_ramp: float = Field(0.33, ge=0, le=1, description="The weight grows from 0 over this share of the steps.")
+
+
+class OptimConfig(Section):
+    """The optimizer and its learning rate."""
+
+    steps: int = Field(ge=1, description="Weight updates.")
+    batch: int = Field(4, ge=1, description="Clips in a step, over all processes.")
+    rate: float = Field(1e-3, gt=0, description="Highest learning rate, of the decoder.")
+    encoder_rate: float = Field(0.3, ge=0, description="The encoder's rate, as a share of `rate`.")
+    warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps over which the rate grows from 0.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of weights (not of biases and norms).")
+    max_grad_norm: float = Field(1.0, gt=0, description="Longer gradients are cut to this length.")
+    freeze_norm: bool = Field(False, description="Batch norm keeps its statistics: for fine-tuning on few clips.")
+    average: float = Field(0.99, ge=0, lt=1, description="Decay of the running average of weights that is saved.")
+
+
+class RunConfig(Section):
+    """Where the run lives and how often it writes."""
+
+    folder: Path = Field(description="Run folder: config, metrics.jsonl, checkpoint and model.")
+    seed: int = Field(0, ge=0, description="Start weights, data order and augmentation follow from it.")
+    device: Literal["auto", "cpu"] = Field("auto", description="auto takes a GPU when there is one.")
+    precision: Literal["no", "bf16"] = Field("no", description="bf16 computes the network in bfloat16.")
+    log_every: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
+    checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints.")
+
+
+class Config(Section):
+    """One run."""
+
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig
+    run: RunConfig
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 3e-4 as text; a person who writes it means a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _read(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def _say(error: dict[str, Any]) -> str:
+    """One mistake as `section.key: value: rule`."""
+    path = [str(part) for part in error["loc"]]
+    if error["type"] == "extra_forbidden":
+        section: type[BaseModel] = Config
+        for part in path[:-1]:
+            annotation = section.model_fields[part].annotation
+            section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else section
+        return f"{'.'.join(path)}: unknown; {'.'.join(path[:-1]) or 'a config'} has {', '.join(section.model_fields)}"
+    if error["type"] == "missing":
+        return f"{'.'.join(path)}: missing; give it in the file or as {'.'.join(path)}=VALUE"
+    return f"{'.'.join(path)}: {error['input']!r}: {error['msg']}"
+
+
+def resolve_config(content: Any, where: str) -> Config:
+    """The checked config of a mapping; InputError lists every mistake, each with its path and value."""
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: a config is a mapping of sections: {', '.join(Config.model_fields)}")
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        mistakes = [_say(dict(one)) for one in error.errors()]
+        raise InputError(
+            f"{where}: {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}:\n  " + "\n  ".join(mistakes)
+        ) from error
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> Config:
+    """The config of a YAML file with `section.key=value` on top; values are read as YAML."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such config file; configs/ holds some to start from")
+    content = _read(path.read_text(), str(path)) or {}
+    for override in overrides or []:
+        name, equals, value = override.partition("=")
+        section, dot, key = name.partition(".")
+        if not (equals and dot and key):
+            raise InputError(f"{override}: write section.key=value, for instance optim.steps=100")
+        if isinstance(content, dict) and isinstance(content.setdefault(section, {}), dict):
+            content[section][key] = _read(value, override)
+    return resolve_config(content, str(path))
+
+
+def dump_config(config: Config) -> str:
+    """The whole config as YAML that `load_config` reads back to the same values."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

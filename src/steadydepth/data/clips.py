@@ -1,0 +1,135 @@
+"""Consecutive frames of a video as one training sample: where clips start, their size, their motion."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from steadydepth.ops.flow import consistent, dis_flow, invert_flow
+from steadydepth.types import Clip, InputError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A clip of the training size, and where each pixel of frame i + 1 was in frame i."""
+
+    clip: Clip
+    motion: Float32[np.ndarray, "p h w 2"] | None  # pixels, from the later frame to the earlier
+    seen: Bool[np.ndarray, "p h w"] | None  # True where the earlier frame saw it
+
+
+def clip_starts(n_frames: int, length: int) -> range:
+    """First frames of every clip of `length` consecutive frames; none when the video is shorter."""
+    return range(n_frames - length + 1)
+
+
+def fitting_strides(room: int, length: int, strides: Iterable[int]) -> list[int]:
+    """Those of `strides` that leave a clip of `length` frames inside `room` frames; 1 always does."""
+    return [stride for stride in strides if (length - 1) * stride < room] or [1]
+
+
+def fit_clip(clip: Clip, height: int, width: int, *, left: float = 0.5, top: float = 0.5) -> Clip:
+    """Scale a clip until it just covers height x width, then cut that size out of it.
+
+    `left` and `top` in [0, 1] say where. Frames are averaged down; depth, masks and flow take the nearest pixel,
+    because measured depth is never blended; flow and K follow the scale and the cut.
+    """
+    rows, columns = clip.frames.shape[1:3]
+    if (rows, columns) == (height, width):
+        return clip
+    scale = max(height / rows, width / columns)
+    scaled = (max(round(columns * scale), width), max(round(rows * scale), height))
+    x0, y0 = round((scaled[0] - width) * left), round((scaled[1] - height) * top)
+
+    def fit(images: np.ndarray | None, how: int) -> np.ndarray | None:
+        if images is None:
+            return None
+        cut = [cv2.resize(image, scaled, interpolation=how)[y0 : y0 + height, x0 : x0 + width] for image in images]
+        return np.stack(cut) if cut else np.zeros((0, height, width, *images.shape[3:]), images.dtype)
+
+    def nearest(images: np.ndarray | None) -> np.ndarray | None:
+        if images is not None and images.dtype == bool:
+            return fit(images.astype(np.uint8), cv2.INTER_NEAREST).astype(bool)  # type: ignore[union-attr]
+        return fit(images, cv2.INTER_NEAREST)
+
+    ratio = np.array([scaled[0] / columns, scaled[1] / rows], np.float32)
+    K = None
+    if clip.K is not None:
+        K = np.diag([*ratio.astype(np.float64), 1.0]) @ clip.K
+        # Pixel centres are integers: the scale acts around the outer edge, half a pixel before the first centre.
+        K[:2, 2] += (ratio - 1) / 2 - [x0, y0]
+    flow = nearest(clip.flow)
+    frames = fit(clip.frames, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    assert frames is not None
+    return replace(
+        clip,
+        frames=frames,
+        depth=nearest(clip.depth),
+        valid=nearest(clip.valid),
+        objects=nearest(clip.objects),
+        flow=None if flow is None else flow * ratio,
+        flow_valid=nearest(clip.flow_valid),
+        K=K,
+    )
+
+
+def clip_motion(
+    clip: Clip, source: str
+) -> tuple[Float32[np.ndarray, "p h w 2"] | None, Bool[np.ndarray, "p h w"] | None]:
+    """Motion from each frame to the one before it, and where that one saw the pixel.
+
+    `source`: `none` gives None (pairs at the same pixel), `flow` inverts the clip's forward flow, `dis` estimates it.
+    """
+    if source == "none":
+        return None, None
+    if source == "flow":
+        if clip.flow is None or clip.flow_valid is None:
+            raise InputError(
+                f"{clip.name}: has no flow/; add it, or set data.motion to dis, or to none for a fixed view"
+            )
+        pairs = [invert_flow(flow, valid) for flow, valid in zip(clip.flow, clip.flow_valid, strict=True)]
+    else:
+        pairs = []
+        for before, now in zip(clip.frames[:-1], clip.frames[1:], strict=True):
+            back = dis_flow(now, before)
+            pairs.append((back, consistent(back, dis_flow(before, now))))
+    return np.stack([motion for motion, _ in pairs]), np.stack([seen for _, seen in pairs])
+
+
+def skip_frames(sample: Sample, stride: int) -> Sample:
+    """Every `stride`-th frame of a sample, its motion chained over the frames between.
+
+    A point counts as seen when every frame on the way saw it. Forward flow, which would need chaining too, is dropped.
+    """
+    if stride == 1:
+        return sample
+    clip, motion, seen = sample.clip, sample.motion, sample.seen
+    kept = {name: getattr(clip, name) for name in ("frames", "depth", "valid", "objects", "cam_to_world")}
+    kept = {name: None if array is None else array[::stride] for name, array in kept.items()}
+    shorter = replace(clip, flow=None, flow_valid=None, **kept)
+    if motion is None or seen is None:
+        return Sample(shorter, None, None)
+    chains = [
+        chain_motion(motion[first : first + stride], seen[first : first + stride])
+        for first in range(0, len(motion) - stride + 1, stride)
+    ]
+    return Sample(shorter, np.stack([chain for chain, _ in chains]), np.stack([whole for _, whole in chains]))
+
+
+def chain_motion(
+    motion: Float32[np.ndarray, "p h w 2"], seen: Bool[np.ndarray, "p h w"]
+) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
+    """Motion from the last frame to the one before the first pair, and where every frame between saw the pixel."""
+    total, whole = motion[-1], seen[-1]
+    height, width = whole.shape
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    for step, visible in zip(motion[-2::-1], seen[-2::-1], strict=True):
+        at = x + total[..., 0], y + total[..., 1]
+        # Outside the image, and beside a pixel that was not seen, the sample is not a number.
+        known = np.where(visible[..., None], step, np.float32(np.nan))
+        more = cv2.remap(known, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(np.nan, np.nan))
+        whole = whole & np.isfinite(more).all(axis=-1)
+        total = total + np.where(whole[..., None], more, 0)
+    return total, whole

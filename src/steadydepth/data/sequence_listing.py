@@ -1,0 +1,108 @@
+"""Which sequences a folder holds, and which frames and labels a sequence: by their names, none of them opened."""
+
+from itertools import islice
+from pathlib import Path
+
+from steadydepth.data.video_files import VIDEO_SUFFIXES
+from steadydepth.files.image_files import FRAME_SUFFIXES
+from steadydepth.types import InputError
+
+LABELS = ("depth", "objects", "flow", "valid")
+# What a desktop leaves in every folder it shows.
+_CLUTTER = {"thumbs.db", "desktop.ini"}
+
+
+def find_sequences(root: Path) -> list[Path]:
+    """Sequence folders (those with `rgb/`) and video files of `root` by name, or `root` itself when it is one.
+
+    InputError when `root` is missing or holds none, or when a folder and a video share one name.
+    """
+    found = list_sequences(root)
+    if clashes := name_clashes(found):
+        raise InputError("\n".join(clashes))
+    return found
+
+
+def list_sequences(root: Path) -> list[Path]:
+    """As `find_sequences`, names that clash included."""
+    if not root.exists():
+        raise InputError(f"{root} does not exist; the data is a folder of sequences or a video file: check the path")
+    if is_sequence(root):
+        return [root]
+    found = sorted((path for path in visible(root) if is_sequence(path)), key=lambda path: path.name)
+    if not found:
+        raise InputError(
+            f"{root} holds no sequence; a sequence is a folder with rgb/ inside or a video file "
+            f"({', '.join(VIDEO_SUFFIXES)}): give the folder above them, or make one with: steadydepth data"
+        )
+    return found
+
+
+def is_sequence(path: Path) -> bool:
+    """Whether `path` is a folder with `rgb/` inside, or a file named as a video."""
+    return (path / "rgb").is_dir() or (path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES)
+
+
+def visible(folder: Path) -> list[Path]:
+    """What is in `folder`, in no order, but for hidden files and what desktops leave; empty when it is no folder."""
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if not path.name.startswith(".") and path.name.lower() not in _CLUTTER]
+
+
+def name_clashes(paths: list[Path]) -> list[str]:
+    """One fault for each sequence whose name another one before it has: `a/` and `a.mp4` are both `a`."""
+    first: dict[str, Path] = {}
+    faults = []
+    for path in paths:
+        other = first.setdefault(name_of(path), path)
+        if other != path:
+            rule = "two sequences of one name, and results are kept by name: rename one"
+            faults.append(f"{path}: {rule} (the other is {other})")
+    return faults
+
+
+def name_of(path: Path) -> str:
+    """Name of a sequence: that of its folder, or of its video file without the ending."""
+    path = path if path.name not in ("", ".", "..") else path.resolve()
+    return path.stem if path.is_file() else path.name
+
+
+def list_files(path: Path) -> tuple[list[Path], dict[str, dict[int, Path]], list[str]]:
+    """Frames in order, label files by frame, and every breach of the numbering."""
+    numbered, faults = _numbered(path / "rgb", FRAME_SUFFIXES)
+    n_frames = max(numbered, default=-1) + 1
+    if not numbered:
+        faults.append(f"{path / 'rgb'}: no frames; they are 0000.png or .jpg, 0001, ...: put them there")
+    elif len(numbered) < n_frames:
+        # Some are enough, and a stray number may be huge.
+        gaps = islice((number for number in range(n_frames) if number not in numbered), 5)
+        rule = f"numbers begin at 0000 and have no gaps up to the last, {n_frames - 1:04d}: renumber"
+        faults.append(f"{path / 'rgb'}: no file for frame {', '.join(f'{number:04d}' for number in gaps)}; {rule}")
+    labels = {}
+    for kind in LABELS:
+        labels[kind], more = _numbered(path / kind, (".png",))
+        beyond = [labels[kind][number] for number in sorted(labels[kind]) if number >= n_frames]
+        rule = f"rgb/ ends at {n_frames - 1:04d}: remove it, or add the frame"
+        faults += more + [f"{file}: a label without its frame, {rule}" for file in beyond]
+    if labels["objects"]:
+        # A frame without a depth file is one without labels: it needs no objects either.
+        labelled = labels["depth"] or numbered
+        bare = [number for number in sorted(labelled) if number not in labels["objects"]]
+        rule = "missing; objects/ has one for every frame with a label: write it, 0 for the static world"
+        faults += [f"{path / 'objects' / f'{number:04d}.png'}: {rule}" for number in bare]
+    return [numbered[number] for number in sorted(numbered)], labels, faults
+
+
+def _numbered(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[int, Path], list[str]]:
+    files: dict[int, Path] = {}
+    faults = []
+    for file in sorted(visible(folder)):
+        if file.suffix.lower() not in suffixes or not (file.stem.isascii() and file.stem.isdigit()):
+            rule = f"only numbered images stand here, 0000{suffixes[0]}, 0001{suffixes[0]}, ..."
+            faults.append(f"{file}: {rule}: rename or remove it")
+        elif int(file.stem) in files:
+            faults.append(f"{file}: frame {int(file.stem)} is there twice ({files[int(file.stem)].name}): remove one")
+        else:
+            files[int(file.stem)] = file
+    return files, faults

@@ -1,0 +1,110 @@
+"""meta.json of a sequence folder: what it may say, and every mistake in it at once."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+
+class SequenceMeta(BaseModel):
+    """What meta.json says; keys unknown to us belong to other tools and are left alone."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    fps: float = Field(gt=0, allow_inf_nan=False, description="Frames a second.")
+    fixed_camera: bool | None = Field(None, description="True when the camera never moves.")
+    depth_scale_m: float | None = Field(None, gt=0, allow_inf_nan=False, description="Metres of one step of depth.")
+    K: list[list[float]] | None = Field(None, description="3x3, pixels, pixel centres at integer coordinates.")
+    cam_to_world: list[list[list[float]]] | None = Field(None, description="4x4 a frame, OpenCV axes, metres.")
+    source: str | None = Field(None, description="Where the video comes from.")
+    licence: str | None = Field(None, description="What others may do with it.")
+
+    @field_validator("K")
+    @classmethod
+    def _is_camera(cls, rows: list[list[float]] | None) -> list[list[float]] | None:
+        if rows is not None:
+            matrix = _array(rows, (3, 3), "a camera matrix is 3x3")
+            # Relative to its size: a K in normalised units is as good as one in pixels.
+            if np.linalg.cond(matrix) > 1e12:
+                raise ValueError(
+                    "singular; a camera matrix can be inverted: give [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]"
+                )
+        return rows
+
+    @field_validator("cam_to_world")
+    @classmethod
+    def _are_poses(cls, poses: list[list[list[float]]] | None) -> list[list[list[float]]] | None:
+        if poses is not None:
+            _array(poses, (len(poses), 4, 4), "poses are a list of 4x4, one a frame")
+        return poses
+
+
+def _array(values: list[Any], shape: tuple[int, ...], rule: str) -> Float64[np.ndarray, "..."]:
+    try:
+        array = np.array(values, np.float64).reshape(shape) if values else np.zeros(shape)
+        fits = np.shape(values) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{rule}: this one is not")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{rule} of finite numbers: NaN or infinity is in it")
+    return array
+
+
+def read_meta(path: Path) -> tuple[SequenceMeta | None, list[str]]:
+    """What `path` says, or None and every mistake in it, each naming file, key and rule."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None, [f'{path}: missing; a sequence has one with at least fps: write {{"fps": 30}}']
+    except (OSError, ValueError) as error:  # JSON and text encoding mistakes are ValueErrors
+        return None, [f"{path}: cannot be read as JSON ({error}): write it again"]
+    if not isinstance(values, dict):
+        return None, [f'{path}: holds {type(values).__name__}; it is one JSON object such as {{"fps": 30}}']
+    try:
+        return SequenceMeta.model_validate(values), []
+    except ValidationError as error:
+        return None, [f"{path}: {_mistake(fault)}" for fault in error.errors()]
+
+
+def _mistake(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"])
+    value = "" if isinstance(fault["input"], dict | list) else f" {fault['input']!r}"
+    return f"{where}{value}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def against_files(path: Path, meta: SequenceMeta, n_frames: int, *, has_depth_folder: bool) -> list[str]:
+    """Mistakes of `meta`, read from `path`, beside what is in the folder: one pose a frame, a scale for the depth."""
+    faults = []
+    if meta.cam_to_world is not None and len(meta.cam_to_world) != n_frames:
+        n_poses = len(meta.cam_to_world)
+        faults.append(f"{path}: cam_to_world: {n_poses} poses for {n_frames} frames; give one a frame")
+    if has_depth_folder and meta.depth_scale_m is None:
+        rule = "missing, and depth/ is there; give the metres of one step, such as 0.001"
+        faults.append(f"{path}: depth_scale_m: {rule}")
+    return faults
+
+
+def bent_poses(path: Path, meta: SequenceMeta) -> list[str]:
+    """Poses of `meta`, read from `path`, that are no rotation and translation."""
+    if not meta.cam_to_world:
+        return []
+    poses = np.array(meta.cam_to_world, np.float64)
+    turns = poses[:, :3, :3]
+    off = np.abs(turns @ turns.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
+    rigid = (off < 1e-3) & (np.linalg.det(turns) > 0) & (np.abs(poses[:, 3] - [0, 0, 0, 1]).max(axis=1) < 1e-6)
+    rule = "no rigid motion; a pose is a rotation and a translation above the row 0 0 0 1: write it again"
+    return [f"{path}: cam_to_world[{number}]: {rule}" for number in np.flatnonzero(~rigid)]
+
+
+def misspelt_keys(path: Path) -> list[str]:
+    """Keys of a readable meta.json that look like ours but are not: they would be ignored."""
+    known = list(SequenceMeta.model_fields)
+    unknown = [key for key in json.loads(path.read_text(encoding="utf-8")) if key not in known]
+    close = {key: difflib.get_close_matches(key, known, n=1, cutoff=0.8) for key in unknown}
+    return [f"{path}: {key}: unknown; did you mean {match[0]}?" for key, match in close.items() if match]

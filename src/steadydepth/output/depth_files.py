@@ -1,0 +1,156 @@
+"""Predictions on disk: one npz a sequence, or a folder of 16-bit pictures; written whole or not at all."""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt16
+
+from steadydepth.files.image_files import read_depth_codes, write_png
+from steadydepth.files.whole_files import check_name, new_file, new_folder
+from steadydepth.types import Claims, InputError
+
+
+def write_predictions(folder: Path, name: str, depth: Float[np.ndarray, "t h w"], claims: Claims) -> Path:
+    """Write FOLDER/<name>.npz with `depth` as float32 and the text `claims`; return that path.
+
+    A memory-mapped `depth` is not brought into memory. An older file of that name is replaced.
+    """
+    target = folder / f"{check_name(name, folder)}.npz"
+    with new_file(target) as part, part.open("wb") as file:
+        np.savez(file, depth=depth.astype(np.float32, copy=False), claims=np.array(_known(claims, target)))
+    return target
+
+
+def picture_scale(largest: float, claims: Claims) -> float:
+    """The step of 16-bit pictures whose largest value is `largest`: a millimetre for metres while it fits.
+
+    Otherwise the largest value gets the largest code; 1 when it is not above 0.
+    """
+    if not largest > 0:
+        return 1.0
+    return 0.001 if claims == "metric" and largest <= 65.535 else largest / 65535
+
+
+def write_prediction_pictures(
+    folder: Path,
+    name: str,
+    depths: Iterable[Float[np.ndarray, "h w"]],
+    claims: Claims,
+    *,
+    depth_scale_m: float,
+    fps: float,
+) -> Path:
+    """Write FOLDER/<name>/depth/%04d.png, 16 bits, and meta.json with the scale; return FOLDER/<name>.
+
+    Values are rounded to the nearest step, but never a positive one to 0, which stands for no value. InputError when
+    one is negative or above 65535 steps, or when the folder exists. One frame is held at a time.
+    """
+    target = folder / check_name(name, folder)
+    meta = {"fps": fps, "depth_scale_m": depth_scale_m, "claims": _known(claims, target)}
+    with new_folder(target) as part:
+        (part / "depth").mkdir()
+        for number, depth in enumerate(depths):
+            codes = _picture_codes(depth, depth_scale_m, f"{target}, frame {number}")
+            write_png(part / "depth" / f"{number:04d}.png", codes)
+        (part / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    return target
+
+
+def _picture_codes(depth: Float[np.ndarray, "h w"], scale: float, name: str) -> UInt16[np.ndarray, "h w"]:
+    codes = np.rint(np.where(np.isfinite(depth), depth, 0).astype(np.float64) / scale)
+    if codes.min() < 0 or codes.max() > 65535:
+        low, high = codes.min() * scale, codes.max() * scale
+        raise InputError(f"{name}: {low:g} to {high:g} does not fit 16 bits at {scale:g} a step: write npz instead")
+    return np.where(np.isfinite(depth) & (depth > 0), np.maximum(codes, 1), codes).astype(np.uint16)
+
+
+def find_predictions(folder: Path) -> list[str]:
+    """Names of the sequences that `folder` holds predictions of, sorted; InputError when it is missing or has none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; predictions are a folder with one npz a sequence: check the path")
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    names = {path.stem for path in visible if path.suffix == ".npz"}
+    names |= {path.name for path in visible if (path / "depth").is_dir()}
+    if not names:
+        raise InputError(f"{folder} holds no predictions; they are <sequence>.npz or <sequence>/depth/0000.png")
+    return sorted(names)
+
+
+def read_predictions(folder: Path, name: str) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
+    """What was predicted for the sequence `name`, and what its numbers claim to be; nothing is unpickled.
+
+    InputError when it is missing, unreadable, of another shape than (t, h, w), or claims something unknown.
+    """
+    packed, pictures = folder / f"{check_name(name, folder)}.npz", folder / name
+    if packed.is_file() and (pictures / "depth").is_dir():
+        raise InputError(f"{packed} and {pictures} both predict {name}; one does: remove the other")
+    if packed.is_file():
+        return _read_npz(packed)
+    if (pictures / "depth").is_dir():
+        return _read_pictures(pictures)
+    raise InputError(f"{folder} has no prediction for {name}; it is {name}.npz or {name}/depth/0000.png: add it")
+
+
+def _read_npz(path: Path) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
+    try:
+        # Opened here: NumPy leaves a file open that turns out to be no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            missing = [key for key in ("depth", "claims") if key not in arrays]
+            depth, claims = (None, None) if missing else (arrays["depth"], arrays["claims"])
+    except (OSError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); it is an npz of plain arrays: write it again") from error
+    if depth is None or claims is None:
+        raise InputError(f"{path}: no array {' and no array '.join(missing)}; it has depth and claims: add them")
+    if depth.ndim != 3 or depth.dtype.kind != "f" or 0 in depth.shape:
+        raise InputError(f"{path}: depth is {depth.dtype} {depth.shape}; it is float16 or float32 (t, h, w)")
+    return depth.astype(np.float32, copy=False), _known(claims.item() if claims.ndim == 0 else claims, path)
+
+
+def _read_pictures(folder: Path) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
+    meta_path = folder / "meta.json"
+    try:
+        meta = json.loads(meta_path.read_text(encoding="utf-8"))
+        claims, scale = meta["claims"], float(meta["depth_scale_m"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{meta_path}: no claims and depth_scale_m to be read ({error!r}): write both") from error
+    files = sorted(file for file in (folder / "depth").iterdir() if not file.name.startswith("."))
+    expected = [f"{number:04d}.png" for number in range(len(files))]
+    if not files or [file.name for file in files] != sorted(expected):
+        raise InputError(f"{folder / 'depth'}: holds other files than 0000.png, 0001.png, ... without gaps: renumber")
+    images = [read_depth_codes(folder / "depth" / file) for file in expected]
+    for file, image in zip(expected, images, strict=True):
+        if image.shape != images[0].shape:
+            raise InputError(
+                f"{folder / 'depth' / file}: {image.shape}, the first is {images[0].shape}: one size for all"
+            )
+    return (np.stack(images) * np.float64(scale)).astype(np.float32), _known(claims, meta_path)
+
+
+def encode_range(
+    depth: Float[np.ndarray, "h w"], low: float, high: float, *, is_log: bool
+) -> UInt16[np.ndarray, "h w"]:
+    """Codes 1 to 65535 for `low` to `high`, in equal steps or equal factors; 0 where no value is in that range."""
+    inside = np.isfinite(depth) & (depth >= low) & (depth <= high)
+    safe = np.where(inside, depth, low).astype(np.float64)
+    share = np.log(safe / low) / np.log(high / low) if is_log else (safe - low) / (high - low)
+    return np.where(inside, 1 + np.rint(65534 * share), 0).astype(np.uint16)
+
+
+def decode_range(
+    codes: UInt16[np.ndarray, "*t h w"], low: float, high: float, *, is_log: bool
+) -> Float32[np.ndarray, "*t h w"]:
+    """The values of `encode_range`'s codes, to half a step; 0 where the code is 0, which is no value."""
+    share = (codes.astype(np.float64) - 1) / 65534
+    values = low * (high / low) ** share if is_log else low + (high - low) * share
+    return np.where(codes > 0, values, 0).astype(np.float32)
+
+
+def _known(claims: Any, where: Path) -> Claims:
+    if not isinstance(claims, str) or claims not in get_args(Claims):
+        raise InputError(f"{where}: claims {claims!r}; it is one of {', '.join(get_args(Claims))}")
+    return cast(Claims, claims)

@@ -1,0 +1,275 @@
+"""The loop: batches to steps, logging, checkpoints, and going on where an earlier run was cut."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from steadydepth.config import Config, dump_config
+from steadydepth.data.augment import Light
+from steadydepth.data.loader import ClipSamples, load_batches, to_device
+from steadydepth.files.whole_files import new_file
+from steadydepth.method.losses import absolute_loss
+from steadydepth.method.update import build_optimizer, learning_rate_at, set_learning_rate
+from steadydepth.models.depth_net import DepthNet
+from steadydepth.models.encoders import load_encoder_weights
+from steadydepth.models.frozen import frozen_copy
+from steadydepth.models.load import load_model
+from steadydepth.training.checkpoint import load_state, save_model, save_state
+from steadydepth.training.step import stabilise_step, train_step
+from steadydepth.types import Batch, InputError, LossTerms
+
+logger = logging.getLogger(__name__)
+
+LOG = "metrics.jsonl"
+
+
+def build_model(config: Config) -> nn.Module:
+    """The network of a config with its starting weights: the seed alone decides what is random."""
+    if config.model.init is not None:
+        return load_model(config.model.init)
+    torch.manual_seed(config.run.seed)
+    model = DepthNet(
+        encoder=config.model.encoder,
+        decoder_width=config.model.decoder_width,
+        min_depth=config.model.min_depth,
+        max_depth=config.model.max_depth,
+    )
+    load_encoder_weights(model.encoder, config.model.encoder, config.model.weights)
+    return model
+
+
+def relative_weight_at(step: int, *, steps: int, weight: float, ramp: float) -> float:
+    """Weight of the relative loss at a step: grows linearly over the share `ramp` of the steps, then stays."""
+    rising = ramp * steps
+    return weight if step >= rising else weight * step / rising
+
+
+def average_weights(model: nn.Module, decay: float) -> AveragedModel:
+    """A running average of weights and norm statistics: average <- d average + (1 - d) weights.
+
+    d = min(decay, (1 + n) / (10 + n)) at update n, so that a short run is not an average of its start.
+    """
+
+    def blend(average: torch.Tensor, weights: torch.Tensor, n: torch.Tensor | int) -> torch.Tensor:
+        if not average.is_floating_point():
+            return weights
+        return torch.lerp(weights, average, min(decay, (1 + int(n)) / (10 + int(n))))
+
+    return AveragedModel(model, avg_fn=blend, use_buffers=True)
+
+
+class Run:
+    """A run under way: everything that one step changes, and that a checkpoint must hold."""
+
+    def __init__(self, config: Config) -> None:
+        # Importing Accelerate costs a second: not at the import of this module.
+        from accelerate import Accelerator
+
+        self.config = config
+        self.accelerator = Accelerator(
+            cpu=config.run.device == "cpu", mixed_precision=config.run.precision, step_scheduler_with_optimizer=False
+        )
+        model = build_model(config)
+        self.anchor = frozen_copy(model).to(self.accelerator.device) if config.data.labels == "anchor" else None
+        model = model.to(memory_format=torch.channels_last)
+        optimizer = build_optimizer(
+            model,
+            rate=config.optim.rate,
+            encoder_rate=config.optim.encoder_rate,
+            weight_decay=config.optim.weight_decay,
+        )
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.average = average_weights(self.accelerator.unwrap_model(self.model), config.optim.average)
+        self.step = 0
+        self.window = torch.zeros(3, dtype=torch.float64)  # sums of the losses since the last line of the log
+        self.losses = partial(absolute_loss, kind=config.loss.absolute, smoothness_weight=config.loss.smoothness)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "model": self.accelerator.unwrap_model(self.model).state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "window": self.window,
+            "random": torch.get_rng_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.window = state["step"], state["window"].clone()
+        torch.set_rng_state(state["random"].clone())
+
+    def prepare_to_learn(self) -> None:
+        """Training mode; norm layers keep their statistics when the config freezes them."""
+        self.model.train()
+        if self.config.optim.freeze_norm:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._NormBase):
+                    module.eval()
+
+    def learn(self, batch: Batch) -> LossTerms:
+        """One step of the method on one batch."""
+        optim, loss = self.config.optim, self.config.loss
+        rate = learning_rate_at(self.step, steps=optim.steps, rate=optim.rate, warmup=optim.warmup)
+        set_learning_rate(self.optimizer, rate)
+        weight = relative_weight_at(self.step, steps=optim.steps, weight=loss.relative_weight, ramp=loss.relative_ramp)
+        step = train_step if self.anchor is None else partial(stabilise_step, anchor=self.anchor)
+        terms = step(
+            self.model,
+            optimizer=self.optimizer,
+            batch=batch,
+            relative_weight=weight,
+            max_grad_norm=optim.max_grad_norm,
+            absolute=self._absolute,
+            backward=self.accelerator.backward,
+        )
+        self.average.update_parameters(self.accelerator.unwrap_model(self.model))
+        self.step += 1
+        return terms
+
+    def _absolute(self, *arguments: Any, frames: torch.Tensor) -> torch.Tensor:
+        return self.losses(*arguments, frames=frames if self.config.loss.edge_aware else None)
+
+
+def _sample_numbers(first: int, last: int, batch: int, rank: int, world: int) -> list[int]:
+    """Which samples this process takes of steps [first, last): its share of each global batch."""
+    if batch % world:
+        raise InputError(f"optim.batch: {batch}: must be a multiple of the {world} processes")
+    share = batch // world
+    return [step * batch + rank * share + i for step in range(first, last) for i in range(share)]
+
+
+def open_samples(config: Config, first_step: int, rank: int, world: int) -> ClipSamples:
+    """The samples that the steps from `first_step` on will see."""
+    data = config.data
+    return ClipSamples(
+        data.root,
+        length=data.clip_length,
+        strides=data.strides,
+        height=data.height,
+        width=data.width,
+        motion=data.motion,
+        needs_depth=data.labels == "depth",
+        flip=data.flip,
+        light=Light(data.exposure, data.white_balance, data.gamma, 0.0, data.noise),
+        seed=config.run.seed,
+        cached_clips=data.cached_clips,
+        numbers=_sample_numbers(first_step, config.optim.steps, config.optim.batch, rank, world),
+    )
+
+
+def _claim_folder(config: Config) -> None:
+    """Write the resolved config into the run folder, or refuse a folder that holds another run."""
+    path = config.run.folder / "config.yaml"
+    text = dump_config(config)
+    if path.is_file() and path.read_text() != text:
+        ours, theirs = text.splitlines(), path.read_text().splitlines()
+        other = [
+            f"{old.strip()} there, {new.strip()} here" for old, new in zip(theirs, ours, strict=False) if old != new
+        ]
+        raise InputError(
+            f"{path}: another run lives in this folder ({'; '.join(other[:5]) or 'other keys'}); "
+            "choose another run.folder, or delete that one"
+        )
+    config.run.folder.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as part:
+        part.write_text(text)
+
+
+def _keep_log_until(path: Path, step: int) -> None:
+    """Drop what a cut run logged after its last checkpoint: those steps are taken again."""
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    with new_file(path) as part:
+        part.write_text("".join(kept))
+
+
+def _progress(show: bool) -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[losses]}"),
+        console=console,
+        disable=not (show and console.is_terminal),
+    )
+
+
+def _log_line(run: Run, seconds: float) -> dict[str, float | int]:
+    """Mean losses since the last line; empties the window."""
+    absolute, relative, target = (run.window / run.config.run.log_every).tolist()
+    run.window.zero_()
+    return {
+        "step": run.step,
+        "absolute": absolute,
+        "relative": relative,
+        "target": target,
+        "rate": run.optimizer.param_groups[-1]["lr"],
+        "seconds": round(seconds, 3),
+    }
+
+
+def train(config: Config) -> Path:
+    """Train as the config says, or go on where the same run was cut; returns the run folder with the model in it.
+
+    The folder gets config.yaml, metrics.jsonl (a line every `run.log_every` steps with the mean losses since the line
+    before), checkpoint.pt, and in the end config.json and model.safetensors. A finished run is left as it is.
+    """
+    folder = config.run.folder
+    run = Run(config)
+    rank, world, is_main = run.accelerator.process_index, run.accelerator.num_processes, run.accelerator.is_main_process
+    if is_main:
+        _claim_folder(config)
+    state = load_state(folder)
+    if state is not None:
+        run.restore(state)
+        logger.info("%s: going on after step %d of %d", folder, run.step, config.optim.steps)
+    if is_main:
+        _keep_log_until(folder / LOG, run.step)
+    samples = open_samples(config, run.step, rank, world)
+    logger.info(
+        "%s: %d clips, %d process(es) on %s, precision %s",
+        folder, len(samples.clips), world, run.accelerator.device, config.run.precision,
+    )  # fmt: skip
+    run.prepare_to_learn()
+    batches = load_batches(samples, batch=config.optim.batch // world, workers=config.data.workers)
+    _take_steps(run, batches, is_main=is_main)
+    if is_main:
+        save_model(run.average.module, folder)  # type: ignore[arg-type]
+    run.accelerator.end_training()
+    return folder
+
+
+def _take_steps(run: Run, batches: Iterator[Batch], *, is_main: bool) -> None:
+    config, started = run.config, time.monotonic()
+    with _progress(is_main) as progress:
+        task = progress.add_task(config.run.folder.name, total=config.optim.steps, completed=run.step, losses="")
+        for batch in batches:
+            terms = run.learn(to_device(batch, run.accelerator.device))
+            run.window += torch.stack((terms.absolute, terms.relative, terms.target.detach())).double().cpu()
+            progress.update(task, completed=run.step)
+            if not is_main:
+                continue
+            if run.step % config.run.log_every == 0:
+                line = _log_line(run, time.monotonic() - started)
+                with (config.run.folder / LOG).open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                losses = f"absolute {line['absolute']:.4f} relative {line['relative']:.4f}"
+                progress.update(task, losses=losses)
+                logger.info("%s: step %d of %d: %s", config.run.folder, run.step, config.optim.steps, losses)
+            if run.step % config.run.checkpoint_every == 0 or run.step == config.optim.steps:
+                save_state(run.state(), config.run.folder)

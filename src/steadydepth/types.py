@@ -1,0 +1,74 @@
+"""The nouns: what moves between the rooms of the package, and the contract of a model.
+
+Axes: b clip, t time, p pair (t - 1), c channel, h row, w column.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, UInt8
+from torch import Tensor
+
+from steadydepth.errors import InputError as InputError
+
+Frames = Float[Tensor, "b t 3 h w"]  # RGB in [0, 1]
+Depth = Float[Tensor, "b t h w"]  # metres along the optical axis, > 0
+Valid = Bool[Tensor, "b t h w"]  # True where the depth was measured
+
+# What the numbers of a model claim to be: metres; depth up to one factor; depth up to one factor and one offset;
+# inverse depth up to one factor and one offset.
+Claims = Literal["metric", "scale", "affine", "disparity"]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Consecutive frames of one view as they are on disk; what the data does not have is None."""
+
+    name: str
+    frames: UInt8[np.ndarray, "t h w 3"]  # RGB
+    fps: float
+    depth: Float32[np.ndarray, "t h w"] | None = None  # metres, planar z; 0 where not measured
+    valid: Bool[np.ndarray, "t h w"] | None = None  # depth > 0 and not masked out
+    objects: UInt8[np.ndarray, "t h w"] | None = None  # 0 static world, n moving object n
+    flow: Float32[np.ndarray, "p h w 2"] | None = None  # forward, frame i into i + 1, pixels (x, y)
+    flow_valid: Bool[np.ndarray, "p h w"] | None = None
+    K: Float64[np.ndarray, "3 3"] | None = None  # pixels, pixel centres at integer coordinates
+    cam_to_world: Float64[np.ndarray, "t 4 4"] | None = None  # OpenCV axes, metres
+    fixed_camera: bool | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of consecutive frames, with the depth measured for them and what is known of the motion."""
+
+    frames: Frames
+    depth: Depth
+    valid: Valid
+    motion: Float[Tensor, "b p h w 2"] | None = None  # where each pixel was in the previous frame, in pixels from here
+    seen: Bool[Tensor, "b p h w"] | None = None  # True where the previous frame saw it too
+
+
+@dataclass(frozen=True)
+class DepthPairs:
+    """Each depth image beside the one before it."""
+
+    current: Float[Tensor, "b p h w"]
+    previous: Float[Tensor, "b p h w"]
+    valid: Bool[Tensor, "b p h w"]  # True where both are
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """What the optimizer minimises, and the two parts it is made of, detached."""
+
+    absolute: Float[Tensor, ""]
+    relative: Float[Tensor, ""]
+    target: Float[Tensor, ""]
+
+
+@runtime_checkable
+class VideoDepthModel(Protocol):
+    """Depth for `frames`, given what the frames before them left in `state`."""
+
+    def __call__(self, frames: Frames, state: Any = None) -> tuple[Depth, Any]: ...

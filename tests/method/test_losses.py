@@ -1,0 +1,169 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from steadydepth.method.losses import (
+    ABSOLUTE,
+    absolute_loss,
+    log_l1,
+    relative_loss,
+    silog,
+    smoothness,
+    target_loss,
+)
+from steadydepth.method.pairing import pair_with_previous
+from steadydepth.types import DepthPairs
+
+POISON = [0.0, -1.0, float("nan"), float("inf")]
+
+
+def pairs(current, previous, valid=None):
+    current, previous = (torch.tensor(values).view(1, 1, 1, -1) for values in (current, previous))
+    return DepthPairs(current, previous, torch.ones_like(current, dtype=torch.bool) if valid is None else valid)
+
+
+def random_depth(seed, shape=(2, 3, 4, 5)):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 3 + 0.5
+
+
+def test_log_l1_by_hand():
+    truth = torch.tensor([1.0, 2.0, 4.0, 8.0]).view(1, 1, 2, 2)
+    predicted = truth * torch.tensor([math.e, 1.0, math.e**-2, 5.0]).view(1, 1, 2, 2)
+    valid = torch.tensor([True, True, True, False]).view(1, 1, 2, 2)
+    torch.testing.assert_close(log_l1(predicted, truth, valid), torch.tensor(1.0))
+
+
+def test_silog_by_hand_and_blind_to_most_of_a_common_scale():
+    truth = torch.ones(1, 1, 1, 2)
+    predicted = torch.tensor([1.0, math.e**2]).view(1, 1, 1, 2)
+    everywhere = torch.ones_like(truth, dtype=torch.bool)
+    # Errors 0 and 2: mean square 2, squared mean 1.
+    expected = math.sqrt(2 - 0.85 + 1e-6)
+    torch.testing.assert_close(silog(predicted, truth, everywhere), torch.tensor(expected))
+    scaled = silog(truth * math.e, truth, everywhere)
+    torch.testing.assert_close(scaled, torch.tensor(math.sqrt(0.15 + 1e-6)))
+
+
+def test_smoothness_by_hand_and_relaxed_at_edges_of_the_picture():
+    depth = torch.tensor([[1.0, math.e], [1.0, math.e]]).view(1, 1, 2, 2)
+    # Every step to the right is 1 in log depth, no step down.
+    torch.testing.assert_close(smoothness(depth), torch.tensor(1.0))
+    frames = torch.zeros(1, 1, 3, 2, 2)
+    torch.testing.assert_close(smoothness(depth, frames), torch.tensor(1.0))
+    frames[..., 1] = 1.0
+    torch.testing.assert_close(smoothness(depth, frames), torch.tensor(math.exp(-1)))
+
+
+def test_relative_loss_by_hand():
+    predicted = pairs([2.0, 3.0, 4.0], [1.0, 3.0, 8.0])
+    truth = pairs([2.0, 2.0, 1.0], [2.0, 1.0, 2.0])
+    # log 2 - 0, 0 - log 2, and -log 2 against -log 2.
+    torch.testing.assert_close(relative_loss(predicted, truth), torch.tensor(2 * math.log(2) / 3))
+
+
+def test_relative_loss_equals_slow_loops():
+    depth, label = random_depth(0), random_depth(1)
+    valid = random_depth(2) > 1.2
+    predicted, truth = (pair_with_previous(one, valid) for one in (depth, label))
+    terms = [[] for _ in range(len(depth))]
+    for b, t, y, x in np.ndindex(*depth.shape):
+        if t > 0 and valid[b, t, y, x] and valid[b, t - 1, y, x]:
+            said = math.log(depth[b, t, y, x]) - math.log(depth[b, t - 1, y, x])
+            true = math.log(label[b, t, y, x]) - math.log(label[b, t - 1, y, x])
+            terms[b].append(abs(said - true))
+    assert all(10 < len(clip) < 40 for clip in terms)
+    assert relative_loss(predicted, truth).item() == pytest.approx(np.mean([np.mean(clip) for clip in terms]), rel=1e-5)
+
+
+def test_the_truth_costs_nothing_and_a_constant_factor_is_no_change(clip):
+    truth = pair_with_previous(clip.depth, clip.valid, clip.motion, clip.seen)
+    scaled = pair_with_previous(clip.depth * 1.7, clip.valid, clip.motion, clip.seen)
+    assert absolute_loss(clip.depth, clip.depth, clip.valid).item() == 0
+    assert relative_loss(truth, truth).item() == 0
+    assert relative_loss(scaled, truth).item() < 1e-6
+    assert absolute_loss(clip.depth * 1.7, clip.depth, clip.valid).item() == pytest.approx(math.log(1.7), rel=1e-4)
+
+
+def test_a_frozen_prediction_pays_where_the_truth_moves(clip):
+    truth = pair_with_previous(clip.depth, clip.valid, clip.motion, clip.seen)
+    still = pair_with_previous(torch.ones_like(clip.depth), clip.valid, clip.motion, clip.seen)
+    assert relative_loss(still, truth).item() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ABSOLUTE)
+@pytest.mark.parametrize("poison", POISON)
+def test_invalid_pixels_never_reach_the_absolute_loss(kind, poison):
+    label = random_depth(3)
+    valid = random_depth(4) > 1
+    predicted = (label * 1.3).requires_grad_()
+    dirty = torch.where(valid, label, poison)
+    loss = absolute_loss(predicted, dirty, valid, kind=kind)
+    torch.testing.assert_close(loss, absolute_loss(predicted, label, valid, kind=kind))
+    (gradient,) = torch.autograd.grad(loss, predicted)
+    assert torch.isfinite(gradient).all()
+    assert (gradient[~valid] == 0).all()
+    assert (gradient[valid] != 0).any()
+
+
+@pytest.mark.parametrize("poison", POISON)
+def test_invalid_pixels_never_reach_the_relative_loss(poison):
+    label, depth = random_depth(5), random_depth(6).requires_grad_()
+    valid = random_depth(7) > 0.8
+    motion = torch.full((2, 2, 4, 5, 2), 0.3)
+    clean = pair_with_previous(label, valid, motion)
+    dirty = pair_with_previous(torch.where(valid, label, poison), valid, motion)
+    predicted = pair_with_previous(depth, valid, motion)
+    loss = relative_loss(predicted, dirty)
+    assert loss.item() > 0
+    torch.testing.assert_close(loss, relative_loss(predicted, clean))
+    (gradient,) = torch.autograd.grad(loss, depth)
+    assert torch.isfinite(gradient).all()
+    assert (gradient[~valid] == 0).all()
+
+
+def test_a_clip_without_pairs_is_left_out_of_the_mean():
+    depth = random_depth(12)
+    valid = torch.ones_like(depth, dtype=torch.bool)
+    valid[1] = False
+    truth = pair_with_previous(torch.ones_like(depth), valid)
+    both = relative_loss(pair_with_previous(depth, valid), truth)
+    everywhere = torch.ones_like(depth[:1], dtype=torch.bool)
+    still = pair_with_previous(torch.ones_like(depth[:1]), everywhere)
+    torch.testing.assert_close(both, relative_loss(pair_with_previous(depth[:1], everywhere), still))
+
+
+@pytest.mark.parametrize("kind", ABSOLUTE)
+def test_nothing_valid_is_a_differentiable_zero(kind):
+    depth = random_depth(8).requires_grad_()
+    nothing = torch.zeros_like(depth, dtype=torch.bool)
+    absolute = absolute_loss(depth, torch.full_like(depth, torch.nan), nothing, kind=kind)
+    empty = pair_with_previous(depth, nothing)
+    terms = target_loss(absolute, relative_loss(empty, empty), 2.0)
+    assert terms.target.item() == pytest.approx(0, abs=2e-3)
+    (gradient,) = torch.autograd.grad(terms.target, depth)
+    assert (gradient == 0).all()
+
+
+def test_gradients_are_those_of_finite_differences():
+    depth = random_depth(9, (1, 3, 3, 4)).double().requires_grad_()
+    label = random_depth(10, (1, 3, 3, 4)).double()
+    valid = torch.ones_like(label, dtype=torch.bool)
+    motion = torch.full((1, 2, 3, 4, 2), 0.25, dtype=torch.float64)
+
+    def target(depth):
+        truth = pair_with_previous(label, valid, motion)
+        relative = relative_loss(pair_with_previous(depth, valid, motion), truth)
+        return target_loss(absolute_loss(depth, label, valid, smoothness_weight=0.1), relative, 0.7).target
+
+    assert torch.autograd.gradcheck(target, (depth,))
+
+
+def test_the_target_is_the_weighted_sum():
+    absolute, relative = torch.tensor(2.0, requires_grad=True), torch.tensor(3.0)
+    terms = target_loss(absolute, relative, 0.5)
+    assert terms.target.item() == 3.5
+    assert (terms.absolute.item(), terms.relative.item()) == (2.0, 3.0)
+    assert not terms.absolute.requires_grad
+    assert terms.target.requires_grad

@@ -1,0 +1,76 @@
+import math
+
+import pytest
+import torch
+
+from steadydepth.method.pairing import pair_with_previous, unchanged
+
+
+def test_a_fixed_view_pairs_the_same_pixel_of_consecutive_frames():
+    depth = torch.arange(1, 1 + 2 * 3 * 2 * 4, dtype=torch.float32).view(2, 3, 2, 4)
+    valid = torch.ones_like(depth, dtype=torch.bool)
+    valid[1, 1, 0, 3] = False
+    pairs = pair_with_previous(depth, valid)
+    assert pairs.current.shape == (2, 2, 2, 4)
+    assert pairs.current[0, 1, 1, 2] == depth[0, 2, 1, 2]
+    assert pairs.previous[0, 1, 1, 2] == depth[0, 1, 1, 2]
+    # One bad pixel spoils the pair it ends and the pair it begins, and no other.
+    assert (~pairs.valid).nonzero().tolist() == [[1, 0, 0, 3], [1, 1, 0, 3]]
+
+
+def test_along_motion_the_previous_frame_is_read_where_the_pixel_was():
+    depth = torch.tensor([[[[1.0, 2.0, 4.0, 8.0]], [[9.0, 9.0, 9.0, 9.0]]]])
+    valid = torch.ones_like(depth, dtype=torch.bool)
+    motion = torch.zeros(1, 1, 1, 4, 2)
+    motion[0, 0, 0, :, 0] = torch.tensor([1.0, -1.0, 0.5, 1.0])
+    pairs = pair_with_previous(depth, valid, motion)
+    # Half way between 4 and 8 in log depth is their geometric mean.
+    torch.testing.assert_close(pairs.previous[0, 0, 0, :3], torch.tensor([2.0, 1.0, math.sqrt(32)]))
+    assert pairs.valid[0, 0, 0].tolist() == [True, True, True, False]
+
+
+def test_a_sample_that_reads_an_invalid_or_unseen_pixel_makes_no_pair():
+    depth = torch.full((1, 2, 1, 4), 2.0)
+    valid = torch.ones_like(depth, dtype=torch.bool)
+    valid[0, 0, 0, 2] = False
+    motion = torch.zeros(1, 1, 1, 4, 2)
+    motion[..., 0] = 0.5
+    seen = torch.tensor([[[[False, True, True, True]]]])
+    assert pair_with_previous(depth, valid, motion).valid[0, 0, 0].tolist() == [True, False, False, False]
+    assert not pair_with_previous(depth, valid, motion, seen).valid.any()
+
+
+@pytest.mark.parametrize("poison", [0.0, -1.0, float("nan"), float("inf")])
+def test_invalid_depth_may_be_anything(poison):
+    depth = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(0)) + 1
+    valid = torch.ones_like(depth, dtype=torch.bool)
+    valid[0, 1, 2, 2] = False
+    dirty = torch.where(valid, depth, poison)
+    motion = torch.full((1, 2, 4, 5, 2), 0.4)
+    clean_pairs, dirty_pairs = (pair_with_previous(one, valid, motion) for one in (depth, dirty))
+    assert torch.equal(clean_pairs.valid, dirty_pairs.valid)
+    for name in ("current", "previous"):
+        one, other = getattr(clean_pairs, name), getattr(dirty_pairs, name)
+        torch.testing.assert_close(one[clean_pairs.valid], other[clean_pairs.valid])
+
+
+def test_true_labels_keep_their_depth_along_the_motion_of_static_things(clip):
+    """A fixed camera and things at rest: the pair's two sides agree to the interpolation."""
+    pairs = pair_with_previous(clip.depth, clip.valid, clip.motion, clip.seen)
+    change = (pairs.current / pairs.previous).log().abs()
+    assert pairs.valid.float().mean() > 0.6
+    assert change[1][pairs.valid[1]].median() < 1e-4
+    assert (change[pairs.valid] < 0.1).float().mean() > 0.98
+
+
+def test_unchanged_says_that_nothing_moved_and_keeps_the_mask():
+    depth = torch.rand(1, 3, 4, 5) + 1
+    pairs = pair_with_previous(depth, depth > 1.5)
+    still = unchanged(pairs)
+    assert torch.equal(still.current, still.previous)
+    assert torch.equal(still.valid, pairs.valid)
+
+
+def test_one_frame_has_no_pairs():
+    depth = torch.ones(2, 1, 3, 4)
+    assert pair_with_previous(depth, depth > 0).current.shape == (2, 0, 3, 4)

@@ -1,0 +1,39 @@
+import pytest
+import torch
+from torch import nn
+
+from steadydepth.method.sequence import process_sequence
+from steadydepth.types import InputError
+
+
+class Counting(nn.Module):
+    """Depth = mean of the frame + how many frames came before: a network with a memory, small enough to see through."""
+
+    def forward(self, frames, state=None):
+        first = 0 if state is None else state
+        count = first + torch.arange(frames.shape[1])
+        return frames.mean(dim=2) + 1 + count[None, :, None, None], first + frames.shape[1]
+
+
+def test_streaming_equals_offline(model, clip):
+    offline, _ = process_sequence(model, clip.frames)
+    for chunk in (1, 2):
+        streamed, _ = process_sequence(model, clip.frames, chunk=chunk)
+        torch.testing.assert_close(streamed, offline, rtol=1e-4, atol=1e-4)
+
+
+def test_state_goes_from_chunk_to_chunk_in_the_order_of_the_frames():
+    frames = torch.arange(5.0).view(1, 5, 1, 1, 1).expand(1, 5, 3, 2, 4)
+    expected = torch.tensor([1.0, 3, 5, 7, 9])
+    for chunk in (None, 1, 2, 5, 9):
+        depth, state = process_sequence(Counting(), frames, chunk=chunk)
+        torch.testing.assert_close(depth[0, :, 0, 0], expected)
+        assert state == 5
+    depth, state = process_sequence(Counting(), frames, 10)
+    torch.testing.assert_close(depth[0, :, 0, 0], expected + 10)
+    assert state == 15
+
+
+def test_no_frames_are_refused(model):
+    with pytest.raises(InputError, match="at least one frame"):
+        process_sequence(model, torch.zeros(1, 0, 3, 32, 32))

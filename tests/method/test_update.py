@@ -1,0 +1,63 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from steadydepth.method.update import build_optimizer, learning_rate_at, set_learning_rate, update_weights
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(2, 3)
+        self.decoder = nn.Linear(3, 1)
+
+
+def test_groups_hold_every_weight_once_with_its_rate_and_decay():
+    model = Two()
+    optimizer = build_optimizer(model, rate=0.1, encoder_rate=0.3, weight_decay=0.05)
+    found = {
+        name: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for weight in group["params"]
+        for name, own in model.named_parameters()
+        if own is weight
+    }
+    assert found == {
+        "encoder.weight": (pytest.approx(0.03), 0.05),
+        "encoder.bias": (pytest.approx(0.03), 0.0),
+        "decoder.weight": (0.1, 0.05),
+        "decoder.bias": (0.1, 0.0),
+    }
+    set_learning_rate(optimizer, 1.0)
+    assert sorted({group["lr"] for group in optimizer.param_groups}) == [0.3, 1.0]
+
+
+def test_the_rate_rises_then_falls_to_a_hundredth():
+    rates = [learning_rate_at(step, steps=100, rate=2.0, warmup=0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[9] == rates[10] == pytest.approx(2.0)
+    assert rates[55] == pytest.approx(2.0 * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * 0.5))))
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0.02 < rates[99] < 0.021
+
+
+def test_a_step_goes_down_the_cut_gradient_by_hand():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    length = update_weights(model, optimizer, (model.weight * 4).sum(), 1.0)
+    assert float(length) == 4.0
+    assert model.weight.item() == pytest.approx(1 - 0.5 * 1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_no_weight(factor):
+    model = Two()
+    before = [weight.detach().clone() for weight in model.parameters()]
+    optimizer = build_optimizer(model, rate=0.1, encoder_rate=1.0, weight_decay=0.0)
+    loss = model.decoder(model.encoder(torch.ones(1, 2))).sum() * factor
+    with pytest.raises(FloatingPointError, match="not finite"):
+        update_weights(model, optimizer, loss, 1.0)
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))

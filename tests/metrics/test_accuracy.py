@@ -1,0 +1,140 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from steadydepth.errors import InputError
+from steadydepth.metrics.accuracy import accuracy, image_errors
+from steadydepth.metrics.protocol import (
+    ACCURACY,
+    METRICS,
+    PROTOCOLS,
+    choose_protocol,
+    clean,
+    crop_mask,
+    valid_labels,
+)
+
+
+def slow_errors(predicted, truth):
+    n = len(truth)
+    logs = [math.log(d) - math.log(g) for d, g in zip(predicted, truth, strict=True)]
+    pairs = list(zip(predicted, truth, strict=True))
+    errors = {
+        "abs_rel": sum(abs(d - g) / g for d, g in pairs) / n,
+        "sq_rel": sum((d - g) ** 2 / g for d, g in pairs) / n,
+        "rmse": math.sqrt(sum((d - g) ** 2 for d, g in pairs) / n),
+        "rmse_log": math.sqrt(sum(e * e for e in logs) / n),
+        "log10": sum(abs(math.log10(d) - math.log10(g)) for d, g in pairs) / n,
+        "silog": 100 * math.sqrt(sum(e * e for e in logs) / n - (sum(logs) / n) ** 2),
+    }
+    for k in (1, 2, 3):
+        errors[f"delta{k}"] = sum(max(d / g, g / d) < 1.25**k for d, g in pairs) / n
+    return errors
+
+
+def test_two_pixels_by_hand():
+    errors = image_errors(torch.tensor([2.0, 3.0]).double(), torch.tensor([1.0, 4.0]).double())
+    expected = {
+        "abs_rel": (1 + 0.25) / 2,
+        "sq_rel": (1 + 0.25) / 2,
+        "rmse": 1.0,
+        "rmse_log": math.sqrt((math.log(2) ** 2 + math.log(0.75) ** 2) / 2),
+        "log10": (math.log10(2) - math.log10(0.75)) / 2,
+        "silog": 50 * (math.log(2) - math.log(0.75)),
+        "delta1": 0.0,
+        "delta2": 0.5,
+        "delta3": 0.5,
+    }
+    assert {name: float(value) for name, value in errors.items()} == pytest.approx(expected)
+    assert tuple(errors) == ACCURACY
+
+
+def test_exactly_125_per_cent_is_outside_delta1():
+    errors = image_errors(torch.tensor([1.25]).double(), torch.tensor([1.0]).double())
+    assert errors["delta1"] == 0
+    assert errors["delta2"] == 1
+
+
+def test_each_frame_weighs_the_same_however_few_its_pixels(tiny):
+    tiny.valid[1] = False
+    tiny.valid[2, 1:] = False
+    frames = [t for t in range(5) if t != 1]
+    slow = [slow_errors(tiny.depth[t][tiny.valid[t]].tolist(), tiny.truth[t][tiny.valid[t]].tolist()) for t in frames]
+    found = accuracy(tiny.depth, tiny.truth, tiny.valid)
+    for name in ACCURACY:
+        assert float(found[name]) == pytest.approx(np.mean([errors[name] for errors in slow]), rel=1e-9), name
+
+
+def test_the_truth_costs_nothing_and_a_factor_has_no_silog(tiny):
+    exact = accuracy(tiny.truth, tiny.truth, tiny.valid)
+    assert all(float(exact[name]) == (1 if name.startswith("delta") else 0) for name in ACCURACY)
+    scaled = accuracy(1.5 * tiny.truth, tiny.truth, tiny.valid)
+    assert float(scaled["silog"]) == pytest.approx(0, abs=1e-5)
+    assert float(scaled["abs_rel"]) == pytest.approx(0.5)
+
+
+def test_numpy_and_torch_and_a_stack_of_methods_give_the_same_numbers(tiny):
+    one = accuracy(tiny.depth, tiny.truth, tiny.valid)
+    other = accuracy(torch.from_numpy(tiny.depth), torch.from_numpy(tiny.truth), torch.from_numpy(tiny.valid))
+    stack = accuracy(np.stack((tiny.truth, tiny.depth)), tiny.truth, tiny.valid)
+    for name in ACCURACY:
+        assert one[name] == other[name] == stack[name][1]
+
+
+def test_what_does_not_count_changes_nothing(tiny, poison):
+    dirty = np.where(tiny.valid, tiny.truth, poison)
+    clean_errors = accuracy(tiny.depth, tiny.truth, tiny.valid)
+    assert accuracy(tiny.depth, dirty, tiny.valid) == clean_errors
+
+
+def test_a_clip_without_a_valid_pixel_has_no_value(tiny):
+    assert all(value.isnan() for value in accuracy(tiny.depth, tiny.truth, np.zeros_like(tiny.valid)).values())
+
+
+def test_predictions_are_clipped_and_holes_count_as_very_wrong():
+    raw = torch.tensor([5.0, 0.0, -3.0, 100.0, torch.inf, -torch.inf, torch.nan])
+    assert clean(raw, PROTOCOLS["plain"]).tolist() == [5, 1e-3, 1e-3, 80, 80, 1e-3, 1e-3]
+
+
+def test_the_range_of_labels_is_strict_and_never_reads_the_prediction():
+    depth = np.float32([[[0, 1e-3, 2, 10, 80, 81, np.nan, np.inf, -1]]])
+    valid = valid_labels(depth, np.ones_like(depth, bool), choose_protocol("plain"))
+    assert valid[0, 0].tolist() == [False, depth[0, 0, 1] > 1e-3, True, True, False, False, False, False, False]
+    shorter = choose_protocol("plain", max_depth=10.0)
+    assert valid_labels(depth, np.ones_like(depth, bool), shorter)[0, 0, 3:5].tolist() == [False, False]
+    masked = valid_labels(depth, np.zeros_like(depth, bool), shorter)
+    assert not masked.any()
+
+
+@pytest.mark.parametrize(
+    ("crop", "size", "rows", "columns"),
+    [
+        ("garg", (375, 1242), (153, 371), (44, 1197)),
+        ("eigen_kitti", (375, 1242), (124, 342), (44, 1197)),
+        ("eigen_nyu", (480, 640), (45, 471), (41, 601)),
+        ("scannet", (480, 640), (8, 472), (11, 629)),
+        (None, (7, 9), (0, 7), (0, 9)),
+    ],
+)
+def test_crops_are_the_published_ranges(crop, size, rows, columns):
+    inside = np.argwhere(crop_mask(crop, *size))
+    assert (inside[:, 0].min(), inside[:, 0].max() + 1) == rows
+    assert (inside[:, 1].min(), inside[:, 1].max() + 1) == columns
+    assert len(inside) == (rows[1] - rows[0]) * (columns[1] - columns[0])
+
+
+def test_mistakes_are_named():
+    with pytest.raises(InputError, match="480 x 640, not 240 x 320"):
+        crop_mask("eigen_nyu", 240, 320)
+    with pytest.raises(InputError, match="choose one of plain, kitti"):
+        choose_protocol("kity")
+    with pytest.raises(InputError, match=r"max_depth -1\.0"):
+        choose_protocol("plain", max_depth=-1.0)
+
+
+def test_every_metric_says_which_way_is_better():
+    assert {METRICS[name].better for name in ("abs_rel", "tsd", "vel", "opw")} == {"lower"}
+    assert {METRICS[name].better for name in ("delta1", "rtc_1.01", "tcc")} == {"higher"}
+    assert METRICS["gain"].better == "nearer 1"

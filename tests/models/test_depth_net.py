@@ -1,0 +1,90 @@
+import json
+
+import pytest
+import torch
+
+from steadydepth.models.encoders import build_encoder, load_encoder_weights
+from steadydepth.models.frozen import frozen_copy
+from steadydepth.models.load import load_model
+from steadydepth.training.checkpoint import save_model
+from steadydepth.types import InputError, VideoDepthModel
+
+FRAMES = torch.rand(2, 3, 3, 40, 72, generator=torch.Generator().manual_seed(1))
+
+
+def test_depth_has_the_shape_of_the_frames_and_stays_in_range(model):
+    assert isinstance(model, VideoDepthModel)
+    depth, state = model(FRAMES)
+    assert depth.shape == (2, 3, 40, 72)
+    assert state is None
+    assert model.min_depth <= depth.min()
+    assert depth.max() <= model.max_depth
+    extreme, _ = model(torch.stack([torch.zeros(1, 3, 33, 65), torch.ones(1, 3, 33, 65)], dim=1))
+    assert torch.isfinite(extreme).all()
+    assert extreme.shape == (1, 2, 33, 65)
+
+
+def test_a_frame_is_predicted_by_itself(model):
+    together, _ = model(FRAMES)
+    alone, _ = model(FRAMES[1:, 2:])
+    torch.testing.assert_close(together[1:, 2:], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_every_weight_gets_a_gradient(model):
+    model.train()
+    model(FRAMES)[0].log().sum().backward()
+    without = [name for name, weight in model.named_parameters() if weight.grad is None]
+    assert without == []
+
+
+def test_saved_and_loaded_it_says_the_same(model, tmp_path):
+    save_model(model, tmp_path / "model")
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["decoder_width"] == 16
+    torch.testing.assert_close(load_model(tmp_path / "model")(FRAMES), model(FRAMES), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [(31, 64), (64, 20)])
+def test_a_picture_too_small_is_refused_with_the_rule(model, size):
+    with pytest.raises(InputError, match=rf"{size[0]} x {size[1]}; the network needs 32 x 32"):
+        model(torch.zeros(1, 1, 3, *size))
+
+
+def test_packaged_weights_fill_the_whole_encoder():
+    name = "tf_efficientnet_lite0"
+    encoder = build_encoder(name)
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    load_encoder_weights(encoder, name, "package")
+    after = encoder.state_dict()
+    same = [key for key in before if "num_batches" not in key and torch.equal(before[key], after[key])]
+    assert same == []
+    # ImageNet weights know pictures: an edge stirs the stem's filters more than flat grey does.
+    encoder.eval()
+    edge = torch.zeros(1, 3, 64, 64)
+    edge[..., 32:] = 1
+    assert encoder(edge)[0].std() > encoder(torch.full_like(edge, 0.5))[0].std()
+
+
+def test_wrong_encoders_and_weights_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"model\.encoder: no_such_net"):
+        build_encoder("no_such_net")
+    encoder = build_encoder("tf_efficientnet_lite0")
+    with pytest.raises(InputError, match=r"package: there is none for resnet18"):
+        load_encoder_weights(encoder, "resnet18", "package")
+    with pytest.raises(InputError, match=r"model\.weights: nowhere\.pth"):
+        load_encoder_weights(encoder, "tf_efficientnet_lite0", "nowhere.pth")
+    torch.save({f"w{i}": torch.zeros(3) for i in range(400)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"other\.pth: \(3,\) where"):
+        load_encoder_weights(encoder, "tf_efficientnet_lite0", str(tmp_path / "other.pth"))
+    with pytest.raises(InputError, match=r"no model: config\.json and model\.safetensors not there"):
+        load_model(tmp_path)
+
+
+def test_the_anchor_stays_when_the_model_moves(model):
+    anchor = frozen_copy(model)
+    before, _ = anchor(FRAMES)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1)
+    torch.testing.assert_close(anchor(FRAMES)[0], before, rtol=0, atol=0)
+    assert not any(weight.requires_grad for weight in anchor.parameters())

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from steadydepth.ops.warp import all_neighbours, bring_here, pixel_grid, sample
+
+
+@pytest.fixture
+def image():
+    return 1 + torch.rand(2, 3, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_grid_counts_columns_then_rows():
+    grid = pixel_grid(5, 7, torch.zeros(1))
+    assert grid.shape == (5, 7, 2)
+    assert grid[4, 6].tolist() == [6, 4]
+
+
+def test_samples_are_bilinear_with_centres_at_integers(image):
+    at = torch.tensor([[[[2.0, 3.0], [2.25, 3.0], [2.0, 3.5]]]], dtype=torch.float64).expand(2, 1, 3, 2)
+    found = sample(image, at)[:, :, 0]
+    torch.testing.assert_close(found[..., 0], image[..., 3, 2])
+    torch.testing.assert_close(found[..., 1], 0.75 * image[..., 3, 2] + 0.25 * image[..., 3, 3])
+    torch.testing.assert_close(found[..., 2], 0.5 * image[..., 3, 2] + 0.5 * image[..., 4, 2])
+
+
+def test_outside_the_border_is_repeated(image):
+    at = torch.tensor([[[[-4.0, 1.0], [6.5, 9.0]]]], dtype=torch.float64).expand(2, 1, 2, 2)
+    found = sample(image, at)[:, :, 0]
+    torch.testing.assert_close(found[..., 0], image[..., 1, 0])
+    torch.testing.assert_close(found[..., 1], image[..., 4, 6])
+
+
+def test_no_points_give_no_samples(image):
+    assert sample(image, torch.zeros(2, 1, 0, 2, dtype=torch.float64)).shape == (2, 3, 1, 0)
+
+
+def test_every_neighbour_that_is_read_must_be_in_the_mask():
+    mask = torch.ones(1, 5, 7, dtype=torch.bool)
+    mask[0, 2, 3] = False
+    places = {
+        (2.5, 2.0): False,  # reads 2 and 3
+        (2.0, 2.0): True,  # reads 2 only
+        (2.5, 1.5): False,
+        (3.5, 3.5): True,
+        (6.0, 4.0): True,  # the last pixel
+        (6.1, 4.0): False,  # reads past it
+        (-0.1, 1.0): False,
+        (float("nan"), 1.0): False,
+        (1.0, float("inf")): False,
+    }
+    at = torch.tensor(list(places))[None, None]
+    assert all_neighbours(mask, at)[0, 0].tolist() == list(places.values())
+
+
+def test_depth_is_brought_along_the_motion_in_log(image):
+    depth = image[:, 0]
+    motion = torch.zeros(2, 5, 7, 2, dtype=torch.float64)
+    motion[..., 0] = -0.5
+    brought = bring_here(depth, motion)
+    torch.testing.assert_close(brought[:, :, 1:], (depth[:, :, :-1] * depth[:, :, 1:]).sqrt())
+    torch.testing.assert_close(brought[:, :, 0], depth[:, :, 0])
+    torch.testing.assert_close(bring_here(3 * depth, motion), 3 * brought)
+
+
+def test_motion_that_is_not_finite_harms_only_its_own_pixel(image):
+    motion = torch.zeros(2, 5, 7, 2, dtype=torch.float64)
+    motion[0, 1, 2] = float("nan")
+    assert torch.isfinite(bring_here(image[:, 0], motion)).all()

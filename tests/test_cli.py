@@ -1,0 +1,191 @@
+"""The commands as a user types them: what they write, and how they refuse what is wrong."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from steadydepth import cli
+from steadydepth.training.checkpoint import save_model
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call the command with words; returns (exit status, what it printed, what it complained)."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["steadydepth", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        printed = capsys.readouterr()
+        return stop.value.code or 0, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def copy(world, tmp_path):
+    """A copy of the two sequences that a test may damage."""
+    return Path(shutil.copytree(world, tmp_path / "copy"))
+
+
+@pytest.fixture
+def config(copy, tmp_path):
+    path = tmp_path / "config.yaml"
+    content = {
+        "data": {"root": str(copy), "height": 48, "width": 64},
+        "model": {"decoder_width": 16},
+        "optim": {"steps": 3, "batch": 2},
+        "run": {"folder": str(tmp_path / "run"), "device": "cpu", "log_every": 1},
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def everything(folder):
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def truncate(copy):
+    path = copy / "fixed_000003" / "rgb" / "0002.png"
+    path.write_bytes(path.read_bytes()[:-40])
+    return path
+
+
+def resize(copy):
+    path = copy / "fixed_000003" / "rgb" / "0003.png"
+    cv2.imwrite(str(path), np.zeros((40, 64, 3), np.uint8))
+    return path
+
+
+def eight_bits(copy):
+    path = copy / "fixed_000003" / "depth" / "0001.png"
+    cv2.imwrite(str(path), np.ones((48, 64), np.uint8))
+    return path
+
+
+def spoil_poses(copy):
+    path = copy / "fixed_000003" / "meta.json"
+    meta = json.loads(path.read_text())
+    meta["cam_to_world"][1][0][3] = float("nan")
+    path.write_text(json.dumps(meta))
+    return path
+
+
+@pytest.mark.parametrize("damage", [truncate, resize, eight_bits, spoil_poses], ids=lambda damage: damage.__name__)
+def test_damaged_data_is_refused_in_one_message_that_names_the_file(run, copy, config, damage):
+    path = damage(copy)
+    before = everything(copy)
+    status, _, complaint = run("train", "-c", config)
+    assert status == 2
+    assert path.name in complaint
+    assert "Traceback" not in complaint
+    # The same fault is found by the check, which exits 1 and lists it.
+    status, listed, _ = run("data", "check", copy)
+    assert status == 1
+    assert path.name in listed
+    assert everything(copy) == before
+    assert not (config.parent / "run" / "model.safetensors").exists()
+
+
+def test_a_missing_folder_is_named(run, config, tmp_path, model):
+    status, _, complaint = run("train", "-c", config, f"data.root={tmp_path / 'nowhere'}")
+    assert status == 2
+    assert "nowhere" in complaint
+    save_model(model, tmp_path / "model")
+    status, _, complaint = run(
+        "evaluate", "--model", tmp_path / "model", "--data", tmp_path / "gone", "--out", tmp_path
+    )
+    assert status == 2
+    assert "gone" in complaint
+    assert not (tmp_path / "metrics.json").exists()
+    status, _, complaint = run("evaluate", "--model", tmp_path / "no", "--data", tmp_path, "--out", tmp_path)
+    assert status == 2
+    assert "no model" in complaint
+
+
+def test_a_clip_of_one_frame_is_refused_for_training(run, config, copy):
+    for sequence in copy.iterdir():
+        for path in sequence.glob("*/*.png"):
+            if path.stem != "0000":
+                path.unlink()
+        meta = json.loads((sequence / "meta.json").read_text())
+        meta["cam_to_world"] = meta["cam_to_world"][:1]
+        (sequence / "meta.json").write_text(json.dumps(meta))
+        shutil.rmtree(sequence / "flow")
+    status, _, complaint = run("train", "-c", config)
+    assert status == 2
+    assert "data.clip_length" in complaint
+
+
+def test_a_config_with_three_mistakes_lists_all_three(run, config):
+    content = yaml.safe_load(config.read_text())
+    content["loss"] = {"weigth": 1}
+    content["optim"]["steps"] = 0
+    content["data"]["motion"] = "sideways"
+    config.write_text(yaml.safe_dump(content))
+    status, _, complaint = run("train", "-c", config)
+    assert status == 2
+    for mistake in ("loss.weigth", "optim.steps: 0", "data.motion: 'sideways'"):
+        assert mistake in complaint
+    assert not (config.parent / "run").exists()
+
+
+def test_a_run_from_data_to_report(run, tmp_path, config, copy):
+    """make, check, train, train again, evaluate, predict, report: the whole way on two tiny clips."""
+    data = tmp_path / "made"
+    assert run("data", "make", data, "--clips", 2, "--frames", 6, "--height", 48, "--width", 64, "--workers", 1)[0] == 0
+    assert run("data", "check", data)[0] == 0
+    assert run("train", "-c", config, f"data.root={data}")[0] == 0
+    assert run("train", "-c", config, f"data.root={data}")[0] == 0
+    folder = tmp_path / "run"
+    assert run("evaluate", "--model", folder, "--data", data, "--out", folder)[0] == 0
+    report = json.loads((folder / "metrics.json").read_text())
+    assert report["header"]["n_clips"] == 2
+    assert 0 < report["mean"]["abs_rel"] < 10
+    assert report["mean"]["flicker"] > 0
+    status, printed, _ = run("predict", data / "fixed_000000", "--model", folder, "--out", tmp_path / "out")
+    assert status == 0
+    assert "fixed_000000.npz" in printed
+    assert run("report", folder)[0] == 0
+    page = (folder / "report.html").read_text()
+    assert "data:video/mp4;base64" in page
+    assert "<svg" in page
+    assert 'src="http' not in page
+
+
+def test_predictions_score_as_the_model_that_made_them(run, tmp_path, copy, model):
+    save_model(model, tmp_path / "model")
+    assert run("predict", *sorted(copy.iterdir()), "--model", tmp_path / "model", "--out", tmp_path / "pred")[0] == 0
+    for source, out in (("--model", "model"), ("--predictions", "pred")):
+        assert run("evaluate", source, tmp_path / out, "--data", copy, "--out", tmp_path / f"{out}-scores")[0] == 0
+    one, other = (
+        json.loads((tmp_path / f"{out}-scores" / "metrics.json").read_text())["mean"] for out in ("model", "pred")
+    )
+    assert {name for name in one if one[name] is None} == {name for name in other if other[name] is None}
+    for name in one:
+        assert one[name] is None or one[name] == pytest.approx(other[name], rel=1e-6, abs=1e-6), name
+    assert one["flicker"] is not None
+
+
+def test_evaluate_wants_one_of_model_and_predictions(run, tmp_path):
+    status, _, complaint = run("evaluate", "--data", tmp_path, "--out", tmp_path)
+    assert status == 2
+    assert "--model or --predictions" in complaint
+
+
+def test_an_unknown_option_is_the_users_mistake(run):
+    assert run("train", "--confg", "x")[0] == 2
+    assert run("tarin")[0] == 2
+
+
+def test_doctor_tells_versions_devices_and_codecs(run):
+    status, printed, _ = run("doctor")
+    assert status == 0
+    for word in ("steadydepth", "torch", "cpu:", "libx264", "ffv1"):
+        assert word in printed

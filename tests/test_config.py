@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from steadydepth.config import dump_config, load_config
+from steadydepth.errors import InputError
+
+CONFIGS = sorted(Path(__file__).parent.parent.joinpath("configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_config_is_without_mistakes_and_survives_writing(path, tmp_path):
+    config = load_config(path)
+    (tmp_path / "again.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "again.yaml") == config
+
+
+def write(tmp_path, content):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_all_mistakes_are_listed_at_once_with_path_and_value(tmp_path):
+    path = write(
+        tmp_path,
+        {
+            "data": {"root": "x", "clip_length": 1},
+            "loss": {"weigth": 2},
+            "optim": {"steps": "many"},
+            "run": {"folder": "y"},
+        },
+    )
+    with pytest.raises(InputError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    assert "c.yaml: 3 mistakes" in message
+    assert "data.clip_length: 1: " in message
+    assert "loss.weigth: unknown; loss has absolute, " in message
+    assert "optim.steps: 'many': " in message
+
+
+def test_overrides_win_and_are_read_as_yaml(tmp_path):
+    path = write(tmp_path, {"data": {"root": "x"}, "optim": {"steps": 5}, "run": {"folder": "y"}})
+    config = load_config(path, ["optim.rate=3e-4", "data.flip=false", "model.encoder=resnet18"])
+    assert config.optim.rate == 3e-4
+    assert config.data.flip is False
+    assert config.model.encoder == "resnet18"
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("data: {root: x}\noptim: {steps: 5, rate: 3e-4, weight_decay: 1E-2}\nrun: {folder: y}\n")
+    config = load_config(path)
+    assert (config.optim.rate, config.optim.weight_decay) == (3e-4, 1e-2)
+
+
+@pytest.mark.parametrize("override", ["optim.rate", "rate=3", "=3", "optim.=3"])
+def test_a_malformed_override_is_refused_with_the_form(tmp_path, override):
+    path = write(tmp_path, {"data": {"root": "x"}, "optim": {"steps": 5}, "run": {"folder": "y"}})
+    with pytest.raises(InputError, match=r"section\.key=value"):
+        load_config(path, [override])
+
+
+def test_missing_and_malformed_files_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.yaml: no such config file"):
+        load_config(tmp_path / "nowhere.yaml")
+    (tmp_path / "broken.yaml").write_text("data: [1, 2\n")
+    with pytest.raises(InputError, match=r"broken\.yaml: not YAML"):
+        load_config(tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(InputError, match=r"list\.yaml: a config is a mapping"):
+        load_config(tmp_path / "list.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(InputError, match=r"3 mistakes:\n  data: missing"):
+        load_config(tmp_path / "empty.yaml")

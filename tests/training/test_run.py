@@ -1,0 +1,162 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from steadydepth.config import resolve_config
+from steadydepth.method.update import build_optimizer
+from steadydepth.models.frozen import frozen_copy
+from steadydepth.models.load import load_model
+from steadydepth.training import run as run_module
+from steadydepth.training.run import Run, build_model, relative_weight_at, train
+from steadydepth.training.step import stabilise_step, train_step
+from steadydepth.types import InputError
+
+
+def make_config(world, folder, steps=4, **sections):
+    content = {
+        "data": {"root": str(world), "clip_length": 3, "height": 48, "width": 64, "exposure": 0.1},
+        "model": {"decoder_width": 16},
+        "optim": {"steps": steps, "batch": 2},
+        "run": {"folder": str(folder), "device": "cpu", "log_every": 1, "checkpoint_every": 2},
+    }
+    for name, values in sections.items():
+        content[name] = content.get(name, {}) | values
+    return resolve_config(content, "test")
+
+
+def read_log(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class Cut(Exception):
+    """The power goes."""
+
+
+def test_a_step_moves_every_weight(model, clip):
+    model.train()
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    optimizer = build_optimizer(model, rate=1e-2, encoder_rate=1.0, weight_decay=0.0)
+    terms = train_step(model, optimizer, clip, relative_weight=1.0, max_grad_norm=1.0)
+    assert terms.target.item() == pytest.approx(terms.absolute.item() + terms.relative.item(), rel=1e-5)
+    still = [name for name, weight in model.named_parameters() if torch.equal(before[name], weight)]
+    assert still == []
+
+
+def test_the_weight_of_the_relative_loss_reaches_the_gradient(model, clip):
+    moved = []
+    for weight in (0.0, 3.0):
+        copy = frozen_copy(model).train().requires_grad_()
+        optimizer = build_optimizer(copy, rate=1e-2, encoder_rate=1.0, weight_decay=0.0)
+        train_step(copy, optimizer, clip, relative_weight=weight, max_grad_norm=1.0)
+        moved.append(copy.decoder.head.weight.detach().clone())
+    assert not torch.allclose(moved[0], moved[1], atol=1e-6)
+
+
+def test_a_toy_run_halves_its_loss(world, tmp_path):
+    config = make_config(world, tmp_path / "run", steps=25, optim={"rate": 3e-3}, data={"exposure": 0.0})
+    losses = [line["absolute"] for line in read_log(train(config))]
+    assert sum(losses[-3:]) / 3 < 0.5 * losses[0]
+
+
+def test_stabilising_needs_no_labels_and_stays_near_the_anchor(model, clip):
+    blind = type(clip)(clip.frames, torch.zeros_like(clip.depth), torch.zeros_like(clip.valid), clip.motion, clip.seen)
+    anchor = frozen_copy(model)
+    optimizer = build_optimizer(model, rate=1e-3, encoder_rate=1.0, weight_decay=0.0)
+    relative = []
+    for _ in range(12):
+        terms = stabilise_step(model, anchor, optimizer, blind, relative_weight=2.0, max_grad_norm=1.0)
+        relative.append(terms.relative.item())
+    assert relative[-1] < 0.8 * relative[0]
+    with torch.no_grad():
+        said, kept = model(clip.frames)[0].log(), anchor(clip.frames)[0].log()
+    assert float((said - kept).abs().mean()) < 0.3
+
+
+@pytest.mark.parametrize("cut_after", [1, 2, 3])
+def test_a_run_cut_and_resumed_equals_one_never_cut(world, tmp_path, monkeypatch, cut_after):
+    whole = train(make_config(world, tmp_path / "whole"))
+    learn = Run.learn
+
+    def learn_until_cut(self, batch):
+        if self.step == cut_after:
+            raise Cut
+        return learn(self, batch)
+
+    config = make_config(world, tmp_path / "cut")
+    monkeypatch.setattr(Run, "learn", learn_until_cut)
+    with pytest.raises(Cut):
+        train(config)
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    monkeypatch.setattr(Run, "learn", learn)
+    resumed = train(config)
+    for one, other in zip(read_log(whole), read_log(resumed), strict=True):
+        assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+    assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+
+
+def test_a_finished_run_is_left_as_it_is(world, tmp_path):
+    config = make_config(world, tmp_path / "run", steps=2)
+    train(config)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    train(config)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_another_run_does_not_take_the_folder(world, tmp_path):
+    train(make_config(world, tmp_path / "run", steps=1))
+    with pytest.raises(InputError, match=r"another run lives in this folder.*steps: 1 there.*steps: 2 here"):
+        train(make_config(world, tmp_path / "run", steps=2))
+
+
+def test_plain_and_steady_start_from_the_same_weights(world, tmp_path):
+    plain, steady = (
+        build_model(make_config(world, tmp_path, loss={"relative_weight": weight})) for weight in (0.0, 1.0)
+    )
+    for one, other in zip(plain.state_dict().values(), steady.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_starting_from_a_model_takes_its_weights_and_size(world, tmp_path):
+    first = train(make_config(world, tmp_path / "first", steps=1))
+    second = make_config(
+        world, tmp_path / "second", steps=1, model={"init": str(first)}, data={"labels": "anchor", "motion": "dis"}
+    )
+    built = build_model(second)
+    for one, other in zip(built.state_dict().values(), load_model(first).state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    assert (train(second) / "model.safetensors").is_file()
+
+
+def test_frozen_norms_keep_their_statistics(world, tmp_path):
+    run = Run(make_config(world, tmp_path, optim={"freeze_norm": True}))
+    run.prepare_to_learn()
+    norms = [module for module in run.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) > 10
+    assert not any(norm.training for norm in norms)
+    assert run.model.decoder.training
+
+
+def test_the_relative_weight_ramps_up():
+    weights = [relative_weight_at(step, steps=10, weight=2.0, ramp=0.5) for step in range(10)]
+    assert weights == pytest.approx([0, 0.4, 0.8, 1.2, 1.6, 2, 2, 2, 2, 2])
+    assert relative_weight_at(0, steps=10, weight=2.0, ramp=0.0) == 2.0
+
+
+def test_processes_share_the_samples_of_a_step():
+    shares = [run_module._sample_numbers(3, 5, 4, rank, 2) for rank in (0, 1)]
+    assert shares == [[12, 13, 16, 17], [14, 15, 18, 19]]
+    with pytest.raises(InputError, match=r"optim\.batch: 3: must be a multiple of the 2"):
+        run_module._sample_numbers(0, 1, 3, 0, 2)
+
+
+def test_an_average_follows_the_weights_and_forgets_its_start():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 0.0)
+    average = run_module.average_weights(model, 0.9)
+    average.update_parameters(model)
+    nn.init.constant_(model.weight, 1.0)
+    average.update_parameters(model)
+    # The second update is number 1: decay (1 + 1) / (10 + 1).
+    assert average.module.weight.item() == pytest.approx(1 - 2 / 11, rel=1e-5)
