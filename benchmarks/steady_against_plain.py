@@ -57,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     threads = max((os.cpu_count() or 1) // options.jobs, 1)
     call("data", "make", str(ROOT / "train"), "--clips", "100", "--frames", "8", "--seed", "0", threads=1)
-    call("data", "make", str(ROOT / "test"), "--clips", "12", "--frames", "24", "--seed", "100000", threads=1)
+    call("data", "make", str(ROOT / "test"), "--clips", "24", "--frames", "12", "--seed", "100000", threads=1)
     with ThreadPoolExecutor(options.jobs) as pool:
         jobs = {
             (method, seed): pool.submit(train_and_score, method, seed, overrides=options.overrides, threads=threads)

@@ -61,10 +61,10 @@ def evaluate(
     """
     if (model is None) == (predictions is None):
         raise InputError("give either --model or --predictions")
+    from steadydepth.inference.predict import load
     from steadydepth.metrics.evaluate import evaluate as evaluate_all
-    from steadydepth.models.load import load_model
 
-    judged: Any = load_model(model) if model is not None else predictions
+    judged: Any = load(model).model if model is not None else predictions
     with _progress() as tell:
         scores = evaluate_all(
             judged,
@@ -74,7 +74,7 @@ def evaluate(
             max_depth=max_depth,
             controls=controls,
             model_name=model,
-            reference=load_model(reference) if reference is not None else None,
+            reference=load(reference).model if reference is not None else None,
             progress=tell,
         )
     _print_table(scores)

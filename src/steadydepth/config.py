@@ -54,6 +54,7 @@ class LossConfig(Section):
     absolute: Literal["log_l1", "silog"] = Field("log_l1", description="Each frame against its label.")
     smoothness: float = Field(0.0, ge=0, description="Weight of the spatial smoothness inside the absolute loss.")
     edge_aware: bool = Field(True, description="Smoothness is relaxed where the picture has edges.")
+    moving_weight: float = Field(0.0, ge=0, description="Extra weight, inside the relative loss, of what truly moves.")
     relative_weight: float = Field(1.0, ge=0, description="0 trains the plain model: absolute loss only.")
     relative_ramp: float = Field(0.33, ge=0, le=1, description="The weight grows from 0 over this share of the steps.")
 

@@ -123,6 +123,16 @@ def test_invalid_pixels_never_reach_the_relative_loss(poison):
     assert (gradient[~valid] == 0).all()
 
 
+def test_what_moves_counts_again_with_its_own_mean():
+    predicted = pairs([2.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0])
+    truth = pairs([1.0, 4.0, 1.005, 1.0], [1.0, 1.0, 1.0, 1.0])
+    # Errors log 2, log 4, log 1.005, 0; only the second moves by more than 1 %.
+    everywhere = (math.log(2) + math.log(4) + math.log(1.005)) / 4
+    torch.testing.assert_close(relative_loss(predicted, truth), torch.tensor(everywhere))
+    expected = torch.tensor(everywhere + 0.5 * math.log(4))
+    torch.testing.assert_close(relative_loss(predicted, truth, moving_weight=0.5), expected)
+
+
 def test_a_clip_without_pairs_is_left_out_of_the_mean():
     depth = random_depth(12)
     valid = torch.ones_like(depth, dtype=torch.bool)

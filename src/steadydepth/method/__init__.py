@@ -1,0 +1,1 @@
+"""The method in the order the data passes: sequence, pairing, losses, update."""

@@ -11,6 +11,8 @@ from steadydepth.types import Depth, DepthPairs, Frames, LossTerms, Valid
 
 Scalar = Float[Tensor, ""]
 
+MOVING = 0.01  # change of log depth between two frames above which a point counts as moving in depth
+
 
 def _log_error(depth: Depth, truth: Depth, valid: Valid) -> Depth:
     """Log predicted - log truth, 0 where invalid; made harmless before the logarithm."""
@@ -66,16 +68,22 @@ def absolute_loss(
     return loss + smoothness_weight * smoothness(depth, frames)
 
 
-def relative_loss(predicted: DepthPairs, truth: DepthPairs) -> Scalar:
-    """Mean |change of log predicted - change of log truth| over the pairs of a clip valid in both, then over clips.
+def relative_loss(predicted: DepthPairs, truth: DepthPairs, *, moving_weight: float = 0.0) -> Scalar:
+    """Mean |change of log predicted - change of log truth| over valid pairs of a clip, then over clips.
 
     A static thing has no true change, so it must keep its depth; a moving one must change as the truth does. A factor
-    common to both frames costs nothing. Clips without a valid pair are left out; a differentiable 0 when none has one.
+    common to both frames costs nothing. `moving_weight` times the same mean over the pairs whose true change is above
+    1 % is added: they are few, and what they ask for would drown among the static ones. Clips without a valid pair are
+    left out; a differentiable 0 when none has one.
     """
     valid = predicted.valid & truth.valid
     change = _log_error(predicted.current, predicted.previous, valid)
     true_change = _log_error(truth.current, truth.previous, valid)
-    of_clips = masked_mean((change - true_change).abs(), valid, dim=(1, 2, 3))
+    difference = (change - true_change).abs()
+    of_clips = masked_mean(difference, valid, dim=(1, 2, 3))
+    if moving_weight:
+        moving = valid & (true_change.abs() > MOVING)
+        of_clips = of_clips + moving_weight * masked_mean(difference, moving, dim=(1, 2, 3))
     return masked_mean(of_clips, valid.flatten(1).any(dim=1))
 
 

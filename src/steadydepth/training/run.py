@@ -18,7 +18,7 @@ from steadydepth.config import Config, dump_config
 from steadydepth.data.augment import Light
 from steadydepth.data.loader import ClipSamples, load_batches, to_device
 from steadydepth.files.whole_files import new_file
-from steadydepth.method.losses import absolute_loss
+from steadydepth.method.losses import absolute_loss, relative_loss
 from steadydepth.method.update import build_optimizer, learning_rate_at, set_learning_rate
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.encoders import load_encoder_weights
@@ -133,6 +133,7 @@ class Run:
             relative_weight=weight,
             max_grad_norm=optim.max_grad_norm,
             absolute=self._absolute,
+            relative=partial(relative_loss, moving_weight=loss.moving_weight),
             backward=self.accelerator.backward,
         )
         self.average.update_parameters(self.accelerator.unwrap_model(self.model))

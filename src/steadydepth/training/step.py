@@ -10,7 +10,7 @@ from steadydepth.method.losses import absolute_loss, relative_loss, target_loss
 from steadydepth.method.pairing import pair_with_previous, unchanged
 from steadydepth.method.sequence import process_sequence
 from steadydepth.method.update import update_weights
-from steadydepth.types import Batch, LossTerms
+from steadydepth.types import Batch, DepthPairs, LossTerms
 
 
 def train_step(
@@ -21,6 +21,7 @@ def train_step(
     relative_weight: float,
     max_grad_norm: float,
     absolute: Callable[..., Tensor] = absolute_loss,
+    relative: Callable[[DepthPairs, DepthPairs], Tensor] = relative_loss,
     backward: Callable[[Tensor], Any] = Tensor.backward,
 ) -> LossTerms:
     """Learn once from labelled clips; return the losses before the update."""
@@ -31,7 +32,7 @@ def train_step(
 
     loss = target_loss(
         absolute=absolute(depth, batch.depth, batch.valid, frames=batch.frames),
-        relative=relative_loss(predicted, truth),
+        relative=relative(predicted, truth),
         weight=relative_weight,
     )
     update_weights(model, optimizer, loss.target, max_grad_norm, backward=backward)
@@ -47,6 +48,7 @@ def stabilise_step(
     relative_weight: float,
     max_grad_norm: float,
     absolute: Callable[..., Tensor] = absolute_loss,
+    relative: Callable[[DepthPairs, DepthPairs], Tensor] = relative_loss,
     backward: Callable[[Tensor], Any] = Tensor.backward,
 ) -> LossTerms:
     """Learn once from clips without labels; return the losses before the update.
@@ -64,7 +66,7 @@ def stabilise_step(
 
     loss = target_loss(
         absolute=absolute(depth, label, everywhere, frames=batch.frames),
-        relative=relative_loss(predicted, truth),
+        relative=relative(predicted, truth),
         weight=relative_weight,
     )
     update_weights(model, optimizer, loss.target, max_grad_norm, backward=backward)

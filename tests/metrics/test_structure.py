@@ -1,0 +1,25 @@
+import json
+
+import pytest
+import torch
+
+from steadydepth.metrics.accuracy import log_correlation
+from steadydepth.metrics.evaluate import evaluate
+
+
+def test_correlation_of_log_depth_by_hand():
+    depth = torch.tensor([1.0, 2.0, 4.0, 8.0]).double()
+    torch.testing.assert_close(log_correlation(3 * depth**2, depth).item(), 1.0)
+    torch.testing.assert_close(log_correlation(1 / depth, depth).item(), -1.0)
+    # Log depths 0 1 2 3 against 0 1 0 1: covariance 0.25 over deviations sqrt(1.25) and 0.5.
+    other = torch.tensor([1.0, 2.0, 1.0, 2.0]).double()
+    torch.testing.assert_close(log_correlation(depth, other).item(), 0.25 / (1.25**0.5 * 0.5))
+    assert torch.isnan(log_correlation(torch.ones(4).double(), depth))
+
+
+def test_evaluate_says_how_much_of_a_reference_is_kept(world, model, tmp_path):
+    report = evaluate(model, world, out=tmp_path, reference=model, model_name="mine", controls=False)
+    assert report["mean"]["structure"] == pytest.approx(1.0)
+    assert json.loads((tmp_path / "metrics.json").read_text())["header"]["model"] == "mine"
+    without = evaluate(model, world, controls=False)
+    assert without["mean"]["structure"] is None
