@@ -97,6 +97,7 @@ def test_a_missing_folder_is_named(run, config, tmp_path, model):
     status, _, complaint = run("train", "-c", config, f"data.root={tmp_path / 'nowhere'}")
     assert status == 2
     assert "nowhere" in complaint
+    assert not (tmp_path / "run").exists()
     save_model(model, tmp_path / "model")
     status, _, complaint = run(
         "evaluate", "--model", tmp_path / "model", "--data", tmp_path / "gone", "--out", tmp_path

@@ -8,6 +8,13 @@ class Interrupted(Exception):
     pass
 
 
+def write_and_stop(writing):
+    """Begin to write into a file or a folder, and be interrupted."""
+    with writing as part:
+        (part / "one" if part.is_dir() else part).write_text("half")
+        raise Interrupted
+
+
 @pytest.mark.parametrize("name", ["", " ", ".", "..", "../up", "a/b", "a\\b", ".hidden", "c:d", "nul\0"])
 def test_a_name_that_is_more_than_a_name_is_refused(name, tmp_path):
     with pytest.raises(InputError, match="is no name for something inside"):
@@ -33,17 +40,15 @@ def test_a_file_appears_whole_and_replaces_the_old_one(tmp_path):
 def test_an_interrupted_file_leaves_the_old_one_and_no_rest(tmp_path):
     final = tmp_path / "x.txt"
     final.write_text("old")
-    with pytest.raises(Interrupted), new_file(final) as part:
-        part.write_text("half")
-        raise Interrupted
+    with pytest.raises(Interrupted):
+        write_and_stop(new_file(final))
     assert final.read_text() == "old"
     assert list(tmp_path.iterdir()) == [final]
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(Interrupted), new_folder(tmp_path / "a") as part:
-        (part / "one").write_text("1")
-        raise Interrupted
+    with pytest.raises(Interrupted):
+        write_and_stop(new_folder(tmp_path / "a"))
     assert list(tmp_path.iterdir()) == []
     with new_folder(tmp_path / "a") as part:
         (part / "one").write_text("1")

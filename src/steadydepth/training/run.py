@@ -171,11 +171,11 @@ def open_samples(config: Config, first_step: int, rank: int, world: int) -> Clip
     )
 
 
-def _claim_folder(config: Config) -> None:
-    """Write the resolved config into the run folder, or refuse a folder that holds another run."""
+def _claim_folder(config: Config, *, has_begun: bool) -> None:
+    """Write the resolved config into the run folder, or refuse a folder in which another run has begun."""
     path = config.run.folder / "config.yaml"
     text = dump_config(config)
-    if path.is_file() and path.read_text() != text:
+    if has_begun and path.is_file() and path.read_text() != text:
         ours, theirs = text.splitlines(), path.read_text().splitlines()
         other = [
             f"{old.strip()} there, {new.strip()} here" for old, new in zip(theirs, ours, strict=False) if old != new
@@ -233,15 +233,16 @@ def train(config: Config) -> Path:
     folder = config.run.folder
     run = Run(config)
     rank, world, is_main = run.accelerator.process_index, run.accelerator.num_processes, run.accelerator.is_main_process
-    if is_main:
-        _claim_folder(config)
     state = load_state(folder)
+    # The data first: a run that cannot start leaves no folder behind.
+    samples = open_samples(config, state["step"] if state else 0, rank, world)
+    if is_main:
+        _claim_folder(config, has_begun=state is not None)
     if state is not None:
         run.restore(state)
         logger.info("%s: going on after step %d of %d", folder, run.step, config.optim.steps)
     if is_main:
         _keep_log_until(folder / LOG, run.step)
-    samples = open_samples(config, run.step, rank, world)
     logger.info(
         "%s: %d clips, %d process(es) on %s, precision %s",
         folder, len(samples.clips), world, run.accelerator.device, config.run.precision,
