@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from steadydepth.data.sequence_folder import Sequence, open_sequence
@@ -145,7 +146,7 @@ def _view(sequence: Sequence, models: dict[str, str], folder: Path) -> ClipView:
     return view_clip(sequence.name, videos, url)
 
 
-def _enlarge(pictures: Pictures) -> Pictures:
+def _enlarge(pictures: Pictures) -> UInt8[np.ndarray, "t high wide 3"]:
     h, w = pictures.shape[1:3]
     factor = max(1, round(SHOWN_SIDE / max(h, w)))
     size = (w * factor, h * factor)
