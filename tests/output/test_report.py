@@ -65,7 +65,7 @@ def test_a_picture_in_the_page_is_the_picture():
     view = view_clip("kitchen", {"input": video(10), "steady": video(50)}, "data:video/mp4;base64,AAAA")
     label, strip = view.strips[1]
     assert label == "steady"
-    assert decode(strip)[0, ::6, 0].tolist() == [50, 51, 52, 53, 54, 55]
+    assert decode(strip)[0, ::100, 0].tolist() == [50, 51, 52, 53, 54, 55]
 
 
 def test_the_page_holds_everything_and_escapes_names():

@@ -16,7 +16,7 @@ from steadydepth.output.colours import colour_depth, depth_range
 Pictures = UInt8[np.ndarray, "t h w 3"]
 GAP = 4  # pixels between pictures that stand side by side
 COLUMN_FRAMES = 4  # consecutive frames shown beside each other
-PIXELS_PER_FRAME = 6  # width of one frame in the strip over time
+STRIP_WIDTH = 600  # pixels of the strip over time, about: each frame gets the same whole number of them
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ def view_clip(name: str, videos: Mapping[str, Pictures], video: str) -> ClipView
     strips = []
     for label, pictures in videos.items():
         strip = column_over_time(pictures)
-        wide = cv2.resize(strip, (strip.shape[1] * PIXELS_PER_FRAME, strip.shape[0]), interpolation=cv2.INTER_NEAREST)
+        width = len(pictures) * max(1, STRIP_WIDTH // len(pictures))
+        wide = cv2.resize(strip, (width, strip.shape[0]), interpolation=cv2.INTER_NEAREST)
         strips.append((label, png_url(wide)))
     return ClipView(name, list(videos), video, png_url(consecutive_frames(list(videos.values()))), strips)
 
