@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from steadydepth.config import dump_config, load_config
+from steadydepth.config import Config, describe_config, dump_config, load_config
 from steadydepth.errors import InputError
 
 CONFIGS = sorted(Path(__file__).parent.parent.joinpath("configs").glob("*.yaml"))
@@ -75,3 +75,13 @@ def test_missing_and_malformed_files_are_named(tmp_path):
     (tmp_path / "empty.yaml").write_text("")
     with pytest.raises(InputError, match=r"3 mistakes:\n  data: missing"):
         load_config(tmp_path / "empty.yaml")
+
+
+def test_the_page_of_keys_is_up_to_date_and_complete():
+    page = Path(__file__).parent.parent.joinpath("docs", "config.md").read_text()
+    assert page == describe_config()
+    for name, section in Config.model_fields.items():
+        assert f"## {name}" in page
+        for key, field in section.annotation.model_fields.items():
+            assert f"| `{key}` |" in page
+            assert field.description, f"{name}.{key} says nothing"

@@ -25,12 +25,23 @@ ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="A YAML file; c
 ModelName = Annotated[str, typer.Option("--model", help="A model folder (config.json, model.safetensors).")]
 
 
+def _print_keys(asked: bool) -> None:
+    if asked:
+        from steadydepth.config import describe_config
+
+        print(describe_config())
+        raise typer.Exit
+
+
 @app.command()
 def train(
     config: ConfigFile,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values in place of the file's.")
     ] = None,
+    keys: Annotated[
+        bool, typer.Option("--keys", is_eager=True, callback=_print_keys, help="Print every key of a config and stop.")
+    ] = False,
 ) -> None:
     """Train or fine-tune a model; the same command again goes on where it was cut.
 

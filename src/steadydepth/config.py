@@ -155,3 +155,28 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
 def dump_config(config: Config) -> str:
     """The whole config as YAML that `load_config` reads back to the same values."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def describe_config() -> str:
+    """Every key of a config with its default and meaning, as Markdown; docs/config.md is this text."""
+    lines = [
+        "# Every key of a config",
+        "",
+        "`steadydepth train --keys` prints this page. A run is one YAML file of these",
+    ]
+    lines += ["these sections; `section.key=value` on the command line wins over the file.", ""]
+    for name, section in Config.model_fields.items():
+        model = section.annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        lines += [f"## {name}", "", str(model.__doc__), "", "| key | default | meaning |", "| --- | --- | --- |"]
+        for key, field in model.model_fields.items():
+            default = "must be given" if field.is_required() else f"`{_plain(field.default)}`"
+            lines.append(f"| `{key}` | {default} | {field.description} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    """A default as a person would write it in YAML."""
+    return yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True).split("\n")[0]
