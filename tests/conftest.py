@@ -22,7 +22,7 @@ def moving_clip():
 
 @pytest.fixture(scope="session")
 def fixed_clip():
-    return make_clip(12, fixed_camera=True, n_frames=5, height=48, width=64)
+    return make_clip(15, fixed_camera=True, n_frames=5, height=48, width=64)
 
 
 @pytest.fixture(scope="session")

@@ -190,3 +190,9 @@ def test_doctor_tells_versions_devices_and_codecs(run):
     assert status == 0
     for word in ("steadydepth", "torch", "cpu:", "libx264", "ffv1"):
         assert word in printed
+
+
+def test_every_key_of_a_config_is_printed(run):
+    status, printed, _ = run("train", "--keys")
+    assert status == 0
+    assert "| `relative_weight` |" in printed

@@ -25,12 +25,13 @@ ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="A YAML file; c
 ModelName = Annotated[str, typer.Option("--model", help="A model folder (config.json, model.safetensors).")]
 
 
-def _print_keys(asked: bool) -> None:
+def _print_keys(asked: bool) -> bool:
     if asked:
         from steadydepth.config import describe_config
 
         print(describe_config())
         raise typer.Exit
+    return asked
 
 
 @app.command()

@@ -167,8 +167,11 @@ def cut_picture(folder):
 
 BAD_PICTURES = {
     "gap": (lambda folder: (folder / "depth" / "0002.png").unlink(), "other files than 0000.png, 0001.png"),
-    "truncated": (cut_picture, r"0002\.png: unreadable or truncated PNG"),
-    "8 bits": (lambda f: cv2.imwrite(str(f / "depth" / "0002.png"), np.ones((H, W), np.uint8)), "uint8 .*16-bit"),
+    "truncated": (cut_picture, r"0002\.png: truncated PNG"),
+    "8 bits": (
+        lambda f: cv2.imwrite(str(f / "depth" / "0002.png"), np.ones((H, W), np.uint8)),
+        "8-bit .*16-bit",
+    ),
     "size": (lambda f: cv2.imwrite(str(f / "depth" / "0002.png"), np.ones((H, 9), np.uint16)), r"\(24, 9\), the first"),
     "no meta": (lambda folder: (folder / "meta.json").unlink(), "no claims and depth_scale_m"),
     "no scale": (meta(depth_scale_m=...), "no claims and depth_scale_m"),
