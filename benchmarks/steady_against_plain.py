@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/steady_against_plain.py --seeds 0 1 2
 
-Writes runs/seeds/<method>-<seed>/ and prints means over seeds, their standard deviation, and the ratio to plain. A run
+Writes ROOT/<method>-<seed>/ and prints means over seeds, their standard deviation, and the ratio to plain. A run
 that is finished is not repeated; one that was cut goes on. Two trainings run side by side, each on half of the cores.
 """
 
@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
 
-ROOT = Path("runs/seeds")
 METHODS = {"plain": ["loss.relative_weight=0"], "steady": []}
 SHOWN = ("abs_rel", "delta1", "flicker", "tsd", "sre", "vel", "gain", "acc", "tae_static", "opw", "flicker_flow")
 
@@ -25,14 +24,14 @@ def call(*words: str, threads: int) -> None:
     subprocess.run([sys.executable, "-m", "steadydepth.cli", *words], env=environment, check=True)
 
 
-def train_and_score(method: str, seed: int, *, overrides: list[str], threads: int) -> dict:
+def train_and_score(method: str, seed: int, *, root: Path, overrides: list[str], threads: int) -> dict:
     """The metrics.json of one method and one seed."""
-    folder = ROOT / f"{method}-{seed}"
+    folder = root / f"{method}-{seed}"
     if not (folder / "metrics.json").exists():
-        words = [f"data.root={ROOT / 'train'}", f"run.seed={seed}", f"run.folder={folder}"]
-        call("train", "-c", "configs/demo.yaml", *words, *METHODS[method], *overrides, threads=threads)
+        words = [f"data.root={root / 'train'}", f"run.seed={seed}", f"run.folder={folder}"]
+        call("train", "-c", "configs/demo.yaml", *words, *overrides, *METHODS[method], threads=threads)
         controls = "--controls" if method == "plain" else "--no-controls"
-        words = ["--model", str(folder), "--data", str(ROOT / "test"), "--out", str(folder), controls]
+        words = ["--model", str(folder), "--data", str(root / "test"), "--out", str(folder), controls]
         call("evaluate", *words, threads=threads)
     return json.loads((folder / "metrics.json").read_text())
 
@@ -53,14 +52,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side")
-    parser.add_argument("overrides", nargs="*", help="section.key=value for every run")
+    parser.add_argument("--root", type=Path, default=Path("runs/seeds"), help="folder of data and runs")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
     options = parser.parse_args()
     threads = max((os.cpu_count() or 1) // options.jobs, 1)
-    call("data", "make", str(ROOT / "train"), "--clips", "100", "--frames", "8", "--seed", "0", threads=1)
-    call("data", "make", str(ROOT / "test"), "--clips", "24", "--frames", "12", "--seed", "100000", threads=1)
+    call("data", "make", str(options.root / "train"), "--clips", "100", "--frames", "8", "--seed", "0", threads=1)
+    call("data", "make", str(options.root / "test"), "--clips", "24", "--frames", "12", "--seed", "100000", threads=1)
     with ThreadPoolExecutor(options.jobs) as pool:
         jobs = {
-            (method, seed): pool.submit(train_and_score, method, seed, overrides=options.overrides, threads=threads)
+            (method, seed): pool.submit(
+                train_and_score, method, seed, root=options.root, overrides=options.overrides, threads=threads
+            )
             for seed in options.seeds
             for method in METHODS
         }
