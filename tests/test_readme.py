@@ -28,7 +28,10 @@ def test_python_of_the_readme_runs(block, tmp_path, monkeypatch, model, moving_c
     save_model(model, tmp_path / "runs" / "demo" / "steady")
     cv2.imwrite(str(tmp_path / "room.png"), moving_clip.frames[0])
     write_video(tmp_path / "room.mp4", list(moving_clip.frames), 15.0)
-    exec(compile(block, "README.md", "exec"), {})
+    names: dict = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert names["result"].depth.shape == moving_clip.frames.shape[1:3]
+    assert names["nearest"] > 0
 
 
 def test_every_command_of_the_readme_exists():
