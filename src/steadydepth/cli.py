@@ -53,7 +53,8 @@ def train(
 
     resolved = load_config(config, overrides)
     folder = train_model(resolved)
-    print(f"{folder}: trained {resolved.optim.steps} steps; next: steadydepth evaluate --model {folder} --data DATA")
+    print(f"{folder}: trained {resolved.optim.steps} steps")
+    print(f"next: steadydepth evaluate --model {folder} --data DATA --out {folder}")
 
 
 @app.command()

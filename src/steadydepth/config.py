@@ -159,11 +159,7 @@ def dump_config(config: Config) -> str:
 
 def describe_config() -> str:
     """Every key of a config with its default and meaning, as Markdown; docs/config.md is this text."""
-    lines = [
-        "# Every key of a config",
-        "",
-        "`steadydepth train --keys` prints this page. A run is one YAML file of these",
-    ]
+    lines = ["# Every key of a config", "", "`steadydepth train --keys` prints this page. A run is one YAML file of"]
     lines += ["these sections; `section.key=value` on the command line wins over the file.", ""]
     for name, section in Config.model_fields.items():
         model = section.annotation

@@ -3,8 +3,11 @@ import json
 import pytest
 import torch
 
+from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.metrics.accuracy import log_correlation
-from steadydepth.metrics.evaluate import evaluate
+from steadydepth.metrics.evaluate import evaluate, predict_sequence
+from steadydepth.output.depth_files import write_predictions
 
 
 def test_correlation_of_log_depth_by_hand():
@@ -23,3 +26,12 @@ def test_evaluate_says_how_much_of_a_reference_is_kept(world, model, tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text())["header"]["model"] == "mine"
     without = evaluate(model, world, controls=False)
     assert without["mean"]["structure"] is None
+
+
+def test_stored_predictions_have_a_reference_too(world, model, tmp_path):
+    for path in find_sequences(world):
+        depth = predict_sequence(model, open_sequence(path))
+        write_predictions(tmp_path, open_sequence(path).name, depth, "metric")
+        assert predict_sequence(model, open_sequence(path), stop=2).shape[0] == 2
+    report = evaluate(tmp_path, world, reference=model, controls=False)
+    assert report["mean"]["structure"] == pytest.approx(1.0)

@@ -54,7 +54,8 @@ class Source:
     name: str
     read_clip: Callable[[], Clip]
     read_depth: Callable[[], tuple[Float[np.ndarray, "t i j"], Claims]]
-    read_reference: Callable[[], Float[np.ndarray, "t i j"]] | None = None  # what another model says of it
+    # what another model says of it
+    read_reference: Callable[[], tuple[Float[np.ndarray, "t i j"], Claims]] | None = None
 
 
 def evaluate_clip(
@@ -140,7 +141,9 @@ def _score_source(source: Source, *, protocol: Protocol, align: str, constant: f
             methods[name] = AlignedDepth(smoothed, aligned.scale, aligned.shift, aligned.n_nonfinite)
     scores = score_clip(methods, scene)
     if source.read_reference is not None:
-        scores = _with_structure(scores, methods, source.read_reference())
+        other, other_claims = source.read_reference()
+        kept = align_depth(other, scene, claims=other_claims, align=align)
+        scores = _with_structure(scores, methods, kept)
     label, flow = scene.label, "label" if scene.clip.flow is not None else "DIS"
     return ClipRecord(
         name=source.name,
@@ -157,10 +160,10 @@ def _score_source(source: Source, *, protocol: Protocol, align: str, constant: f
 
 
 def _with_structure(
-    scores: Mapping[str, Values], methods: Mapping[str, AlignedDepth], reference: Float[np.ndarray, "t i j"]
+    scores: Mapping[str, Values], methods: Mapping[str, AlignedDepth], reference: AlignedDepth
 ) -> dict[str, Values]:
     """The scores with the correlation of each method's log depth to that of `reference`."""
-    kept = torch.from_numpy(reference).double().flatten()
+    kept = reference.depth.double().flatten()
     found = {name: log_correlation(method.depth.double().flatten(), kept).item() for name, method in methods.items()}
     return {
         name: {**values, "structure": found[name] if math.isfinite(found[name]) else None}
@@ -181,27 +184,29 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-def predict_sequence(model: nn.Module, sequence: Sequence, *, chunk: int = 16) -> Float32[np.ndarray, "t i j"]:
-    """Depth of every frame, `chunk` frames at a time in order, the state carried on; on the model's own device."""
+def predict_sequence(
+    model: nn.Module, sequence: Sequence, *, chunk: int = 16, stop: int | None = None
+) -> Float32[np.ndarray, "t i j"]:
+    """Depth of every frame, or of those before `stop`, `chunk` at a time in order, the state carried on.
+
+    On the model's own device.
+    """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     pictures = replace(sequence, labels={})  # or each chunk would read its depth and flow as well
     state, depth = None, []
     with _evaluating(model):
-        for start in range(0, sequence.n_frames, chunk):
-            frames = pictures.read(start, min(start + chunk, sequence.n_frames)).frames
+        last = sequence.n_frames if stop is None else min(stop, sequence.n_frames)
+        for start in range(0, last, chunk):
+            frames = pictures.read(start, min(start + chunk, last)).frames
             images = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2)[None].float() / 255
             predicted, state = model(images, state)
             depth.append(predicted[0].float().cpu().numpy())
     return np.concatenate(depth)
 
 
-def _sources_of_model(
-    model: nn.Module, paths: Iterable[Path], keep: Path, chunk: int, reference: nn.Module | None
-) -> Iterator[Source]:
+def _sources_of_model(model: nn.Module, paths: Iterable[Path], keep: Path, chunk: int) -> Iterator[Source]:
     """Each sequence is predicted when first asked for, and kept on disk for the second time."""
-    claims = getattr(model, "claims", None)
-    if claims is None:
-        raise InputError("the model has no attribute `claims`: set it to metric, scale, affine or disparity")
+    claims = _claims_of(model)
 
     def read_depth(path: Path) -> tuple[np.ndarray, Claims]:
         stored = keep / f"{name_of(path)}.npy"
@@ -209,13 +214,28 @@ def _sources_of_model(
             np.save(stored, predict_sequence(model, open_sequence(path), chunk=chunk))
         return np.load(stored), claims
 
-    def read_reference(path: Path) -> np.ndarray:
-        assert reference is not None
-        return predict_sequence(reference, open_sequence(path), chunk=chunk)
-
     for path in paths:
-        other = None if reference is None else partial(read_reference, path)
-        yield Source(name_of(path), partial(_read_clip, path), partial(read_depth, path), other)
+        yield Source(name_of(path), partial(_read_clip, path), partial(read_depth, path))
+
+
+def _claims_of(model: nn.Module) -> Claims:
+    claims = getattr(model, "claims", None)
+    if claims is None:
+        raise InputError("the model has no attribute `claims`: set it to metric, scale, affine or disparity")
+    return claims
+
+
+def _with_reference(
+    sources: Iterable[Source], paths: Iterable[Path], reference: nn.Module, chunk: int
+) -> Iterator[Source]:
+    """The same sources, each with what `reference` says of its sequence."""
+    claims = _claims_of(reference)
+
+    def read_reference(path: Path) -> tuple[np.ndarray, Claims]:
+        return predict_sequence(reference, open_sequence(path), chunk=chunk), claims
+
+    for source, path in zip(sources, paths, strict=True):
+        yield replace(source, read_reference=partial(read_reference, path))
 
 
 def _sources_of_folder(folder: Path, paths: list[Path]) -> Iterator[Source]:
@@ -255,12 +275,14 @@ def evaluate(
     paths = find_sequences(Path(data))
     settings: dict[str, Any] = {"align": align, "max_depth": max_depth, "protocol": protocol, "controls": controls}
     settings |= {"data": str(data), "progress": progress}
-    if isinstance(model_or_predictions, nn.Module):
-        with tempfile.TemporaryDirectory(prefix="steadydepth-") as keep:
-            sources = _sources_of_model(model_or_predictions, paths, Path(keep), chunk, reference)
-            report = evaluate_predictions(sources, **settings)
-    else:
-        report = evaluate_predictions(_sources_of_folder(Path(model_or_predictions), paths), **settings)
+    with tempfile.TemporaryDirectory(prefix="steadydepth-") as keep:
+        if isinstance(model_or_predictions, nn.Module):
+            sources = _sources_of_model(model_or_predictions, paths, Path(keep), chunk)
+        else:
+            sources = _sources_of_folder(Path(model_or_predictions), paths)
+        if reference is not None:
+            sources = _with_reference(sources, paths, reference, chunk)
+        report = evaluate_predictions(sources, **settings)
     report["header"]["model"] = model_name
     if out is not None:
         write_report(report, Path(out) / "metrics.json")

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+from torch import nn
 
 from steadydepth.data.sequence_folder import Sequence, open_sequence
 from steadydepth.data.sequence_listing import find_sequences
@@ -100,7 +101,7 @@ def _section(data: str, group: list[Evaluation], folder: Path) -> Section:
         for title, part in (("All clips", "mean"), ("Fixed camera", "mean_fixed"), ("Moving camera", "mean_moving"))
     ]
     models = {one.name: one.report["header"].get("model") for one in group}
-    shown = {name: model for name, model in models.items() if model is not None and Path(model).is_dir()}
+    shown = {name: load_model(model) for name, model in models.items() if model is not None and Path(model).is_dir()}
     clips = []
     if shown and Path(data).exists():
         clips = [_view(sequence, shown, folder) for sequence in _choose(Path(data))]
@@ -129,11 +130,11 @@ def _choose(data: Path) -> list[Sequence]:
     return list(first.values())[:2] if len(first) > 1 else sequences[:2]
 
 
-def _view(sequence: Sequence, models: dict[str, str], folder: Path) -> ClipView:
+def _view(sequence: Sequence, models: dict[str, nn.Module], folder: Path) -> ClipView:
     clip = sequence.read(0, min(sequence.n_frames, LONGEST))
     depths = {} if clip.depth is None else {"label": clip.depth}
     for name, model in models.items():
-        depths[name] = predict_sequence(load_model(model), sequence)[: len(clip.frames)]
+        depths[name] = predict_sequence(model, sequence, stop=LONGEST)
     videos = {"input": clip.frames} | colour_alike(depths)
     videos = {label: _enlarge(pictures) for label, pictures in videos.items()}
     with tempfile.TemporaryDirectory() as temporary:

@@ -63,7 +63,9 @@ def average_weights(model: nn.Module, decay: float) -> AveragedModel:
     def blend(average: torch.Tensor, weights: torch.Tensor, n: torch.Tensor | int) -> torch.Tensor:
         if not average.is_floating_point():
             return weights
-        return torch.lerp(weights, average, min(decay, (1 + int(n)) / (10 + int(n))))
+        # A tensor, not a number: reading `n` would wait for the device, once for each weight.
+        share = torch.as_tensor((1 + n) / (10 + n)).clamp(max=decay)
+        return torch.lerp(weights, average, share.to(weights.dtype))
 
     return AveragedModel(model, avg_fn=blend, use_buffers=True)
 
@@ -91,7 +93,8 @@ class Run:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.average = average_weights(self.accelerator.unwrap_model(self.model), config.optim.average)
         self.step = 0
-        self.window = torch.zeros(3, dtype=torch.float64)  # sums of the losses since the last line of the log
+        # Sums of the losses since the last line of the log; on the device, so that no step waits for them.
+        self.window = torch.zeros(3, device=self.accelerator.device)
         self.losses = partial(absolute_loss, kind=config.loss.absolute, smoothness_weight=config.loss.smoothness)
 
     def state(self) -> dict[str, Any]:
@@ -108,7 +111,7 @@ class Run:
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.window = state["step"], state["window"].clone()
+        self.step, self.window = state["step"], state["window"].to(self.window.device)
         torch.set_rng_state(state["random"].clone())
 
     def prepare_to_learn(self) -> None:
@@ -262,7 +265,7 @@ def _take_steps(run: Run, batches: Iterator[Batch], *, is_main: bool) -> None:
         task = progress.add_task(config.run.folder.name, total=config.optim.steps, completed=run.step, losses="")
         for batch in batches:
             terms = run.learn(to_device(batch, run.accelerator.device))
-            run.window += torch.stack((terms.absolute, terms.relative, terms.target.detach())).double().cpu()
+            run.window += torch.stack((terms.absolute, terms.relative, terms.target.detach()))
             progress.update(task, completed=run.step)
             if not is_main:
                 continue
