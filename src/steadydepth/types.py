@@ -3,6 +3,7 @@
 Axes: b clip, t time, p pair (t - 1), c channel, h row, w column.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -36,6 +37,17 @@ class Clip:
     K: Float64[np.ndarray, "3 3"] | None = None  # pixels, pixel centres at integer coordinates
     cam_to_world: Float64[np.ndarray, "t 4 4"] | None = None  # OpenCV axes, metres
     fixed_camera: bool | None = None
+
+
+@dataclass(frozen=True)
+class DepthFrames:
+    """What was predicted for a video: read frame by frame, in order, as often as asked, and never held whole."""
+
+    claims: Claims
+    n_frames: int
+    height: int
+    width: int
+    read: Callable[[], Iterator[Float32[np.ndarray, "h w"]]]  # in the units of `claims`
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,17 @@ import pytest
 import torch
 
 from steadydepth.ops.align import (
+    FitSums,
     apply,
     apply_disparity,
+    count_keys,
+    find_rank,
     fit_disparity,
     fit_median_scale,
     fit_scale,
     fit_scale_shift,
     median,
+    value_of,
 )
 
 SIZE = (3, 4, 5)
@@ -108,3 +112,32 @@ def test_the_gradient_goes_through_the_fit_and_stays_finite(truth, valid):
         fitted = fit_scale_shift(predicted, truth, valid)
         (apply(predicted, fitted) - truth).abs().mean().backward()
         assert torch.isfinite(predicted.grad).all()
+
+
+@pytest.mark.parametrize("cuts", [(), (1,), (13, 14, 40)])
+def test_a_line_from_parts_is_the_line_of_the_whole(truth, cuts):
+    x = (1e6 + truth.double().sqrt()).flatten().numpy()
+    y = truth.double().flatten().numpy()
+    parts = zip(np.split(x, cuts), np.split(y, cuts), strict=True)
+    scale, shift = sum((FitSums.of(*part) for part in parts), FitSums()).line()
+    whole = fit_scale_shift(torch.from_numpy(x), torch.from_numpy(y), torch.ones(60, dtype=torch.bool))
+    assert scale == pytest.approx(float(whole.scale), rel=1e-8)
+    assert scale * x + shift == pytest.approx(float(whole.scale) * x + float(whole.shift), rel=1e-8)
+
+
+def test_sums_of_nothing_and_of_a_constant():
+    assert np.isnan(FitSums().line()).all()
+    assert (FitSums() + FitSums.of(np.full(3, 0.1), np.array([1.0, 2.0, 6.0]))).line() == (0, 3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 60, 61])
+def test_the_exact_middle_is_found_in_counts(n):
+    generator = np.random.default_rng(n)
+    values = (generator.normal(size=n) * np.exp(4 * generator.normal(size=n))).astype(np.float32)
+    values[: n // 3] = values[0]  # ties
+    parts = np.array_split(values, 3)
+    counts = sum(count_keys(part) for part in parts)
+    for rank in ((n - 1) // 2, n // 2):
+        first, left = find_rank(counts, rank)
+        second, _ = find_rank(sum(count_keys(part, first) for part in parts), left)
+        assert value_of(first, second) == np.sort(values)[rank]

@@ -111,6 +111,15 @@ class Sequence:
             raise InputError(f"{self.path}: ends after frame {start + n_read - 1}; it promised {self.n_frames} frames")
         return frames
 
+    def read_label(self, kind: str, number: int) -> np.ndarray:
+        """The label `kind` of one frame, and only that file is read; 0 everywhere when the frame has none.
+
+        depth: metres; objects: numbers; valid: not 0 where a pixel counts, everywhere when there is no file; flow: x, y
+        in pixels and, as a third channel, whether it is valid.
+        """
+        read = {"depth": _read_depth(self.depth_scale_m or math.nan), "flow": _read_flow}.get(kind, read_labels)
+        return self._read_all(kind, range(number, number + 1), read, 1 if kind == "valid" else 0)[0]
+
     def _read_all(self, kind: str, numbers: range, read: Callable[[Path], np.ndarray], missing: int = 0) -> np.ndarray:
         """Files of `kind` one after another; a frame without a file is filled with `missing`."""
         files = self.labels.get(kind, {})

@@ -1,227 +1,294 @@
-"""All numbers of one clip, for one method or for several that share what the label and the frames say."""
+"""All numbers of one clip, for one method or for several that share what the label and the frames say.
 
-from collections.abc import Mapping
+Told of one frame after another; never more than three are held. What a frame adds is a part (`metrics.sums`), so the
+numbers do not depend on how the clip was cut up for reading.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64
-from torch import Tensor
 
-from steadydepth.metrics import moving, steadiness
-from steadydepth.metrics.accuracy import accuracy
-from steadydepth.metrics.arrays import Scores
-from steadydepth.metrics.matches import (
-    backward_matches,
-    forward_matches,
-    photometric_matches,
-    rigid_matches,
-    triples,
-)
-from steadydepth.metrics.protocol import METRICS, clean, crop_mask
-from steadydepth.metrics.scene import Label, Scene
-from steadydepth.ops import align as fit
-from steadydepth.types import Claims, Clip, InputError
+from steadydepth.metrics import along_flow, moving, steadiness
+from steadydepth.metrics.accuracy import accuracy_parts
+from steadydepth.metrics.aligning import Alignment
+from steadydepth.metrics.arrays import Chosen, Columns, rows
+from steadydepth.metrics.matches import Camera, Match, RigidMove, photometric_match, rigid_match, triple
+from steadydepth.metrics.protocol import METRICS, Protocol, crop_mask
+from steadydepth.metrics.scene import Footage, SceneFrame
+from steadydepth.metrics.sums import Correlation, Part, Parts, PixelSeries, merge
+from steadydepth.metrics.windows import Values, Window, number_of, series_values, values_of
+from steadydepth.ops.sampling import sees_only
 
-Values = dict[str, float | int | None]
-Depths = Float64[Tensor, "m t h w"]
-
-ALIGNMENTS = ("none", "scale", "affine", "disparity")
-# What a model claims decides what it is forgiven.
-_AUTO = {"metric": "none", "scale": "scale", "affine": "affine", "disparity": "disparity"}
-# Pixels of all methods together that are scored in one go: about 2 GB with what is computed from them.
-_MOST_PIXELS = 2**25
+FRAME_CURVES = ("abs_rel", "delta1")
+PAIR_CURVES = ("flicker", "sre", "vel", "flicker_flow")
+# What is asked of the label as of any method; the rest of what it scores reads its own holes.
+_OF_LABEL = ("flicker", "sre", "n_rigid", "vel", "gain", "n_tracked", "tae_static", "acc", "rough", "n_tracked_twice")
 
 
 @dataclass(frozen=True)
-class AlignedDepth:
-    """A prediction in metres as it is scored, and what was done to it; no scale when there was no label to fit."""
+class Moment:
+    """One frame and what every method says of it; the last column is the label itself where there is one."""
 
-    depth: Float64[Tensor, "t h w"]
-    scale: float | None
-    shift: float | None
-    n_nonfinite: int
-
-
-def choose_alignment(align: str, claims: Claims) -> str:
-    """`align`, or for "auto" what the claims call for; InputError for anything that is not one alignment a clip."""
-    if claims not in _AUTO:
-        raise InputError(f"claims {claims!r}: unknown; a model claims one of {', '.join(_AUTO)}")
-    if align == "auto":
-        return _AUTO[claims]
-    if align not in ALIGNMENTS:
-        raise InputError(
-            f"align {align!r}: choose auto or one of {', '.join(ALIGNMENTS)}; all are fitted once for a clip, because "
-            "aligning each frame would hide the flicker that the temporal metrics measure"
-        )
-    return align
+    frame: SceneFrame
+    depth: Columns  # metres, as scored
+    log: Columns
+    change: moving.LabelChange | None = None  # since the moment before
 
 
-def align_depth(raw: Float[np.ndarray, "t i j"], scene: Scene, *, claims: Claims, align: str = "auto") -> AlignedDepth:
-    """`raw` resized to the label, aligned once for the clip, and cleaned to the protocol's range.
+class ClipScorer:
+    """The metrics of several methods on one clip, told of its frames in order.
 
-    Alignments: none; scale, one median ratio; affine, least squares in depth; disparity, least squares in inverse
-    depth. Values that are not finite are counted and have no part in the fit. InputError when `raw` has another number
-    of frames than the clip.
+    `static_set` are the pixels of `steadiness.StaticSearch`, None unless the camera stands still. `lengths` asks for
+    the temporal metrics of the first method over windows of so many frames, None for all.
     """
-    chosen = choose_alignment(align, claims)
-    n_nonfinite = int((~np.isfinite(raw)).sum())
-    values = resize(torch.from_numpy(np.array(raw, np.float32)), scene.clip)
-    depth = 1 / values.clamp(min=fit.LEAST_DISPARITY) if claims == "disparity" else values
-    label = scene.label
-    if label is None:
-        return AlignedDepth(_unscored(depth), None, None, n_nonfinite)
-    if chosen == "none":
-        return AlignedDepth(clean(depth, scene.protocol), 1.0, 0.0, n_nonfinite)
-    if chosen == "disparity":
-        disparity = values if claims == "disparity" else 1 / depth.clamp(min=fit.LEAST_DISPARITY)
-        fitted = fit.fit_disparity(disparity, label.truth, label.valid)
-        aligned = fit.apply_disparity(disparity, fitted)
-    else:
-        fitted = (fit.fit_median_scale if chosen == "scale" else fit.fit_scale_shift)(depth, label.truth, label.valid)
-        aligned = fit.apply(depth, fitted)
-    return AlignedDepth(clean(aligned, scene.protocol), _number(fitted.scale), _number(fitted.shift), n_nonfinite)
+
+    def __init__(
+        self,
+        footage: Footage,
+        protocol: Protocol,
+        methods: Iterable[str],
+        *,
+        static_set: Chosen | None,
+        lengths: Iterable[int | None] = (),
+        with_opw_nvds: bool = False,
+    ) -> None:
+        self.methods = tuple(methods)
+        self._footage, self._with_opw_nvds = footage, with_opw_nvds
+        self._static_pixels = None if static_set is None else np.flatnonzero(static_set)
+        self._inside = crop_mask(protocol.crop, footage.height, footage.width).ravel()
+        has_poses = footage.K is not None and footage.cam_to_world is not None
+        self._camera = Camera(footage.K, footage.height, footage.width) if has_poses and footage.K is not None else None
+        self._recent: list[Moment] = []
+        self._total: dict[str, Part] = {}
+        self._label_total: dict[str, Part] = {}
+        self._series: PixelSeries | None = None
+        self._windows = [Window(length) for length in lengths]
+        self._counts = {"n_frames": 0, "n_skipped": 0, "n_static": 0, "n_moving": 0}
+        self.curves: dict[str, list[float | None]] = {name: [] for name in (*FRAME_CURVES, *PAIR_CURVES)}
+
+    def add(self, frame: SceneFrame, depth: Columns, log: Columns, reference_log: Columns | None = None) -> None:
+        """The next frame: depth of each method in metres as scored, a column each, and its logarithm."""
+        if frame.label is not None:
+            depth = np.concatenate((depth, frame.label.truth[:, None]), axis=1)
+            log = np.concatenate((log, frame.label.log[:, None]), axis=1)
+        self._count(frame)
+        now = self._moment(frame, depth, log)
+        one = self._of_frame(now)
+        if reference_log is not None:
+            one["structure"] = Correlation.of(log[:, : len(self.methods)], reference_log[:, 0])
+        two = self._of_pair(self._recent[-1], now) if self._recent else {}
+        three = self._of_three(self._recent[-2], self._recent[-1], now) if len(self._recent) > 1 else {}
+        for parts in (one, two, three):
+            self._total = merge(self._total, parts)
+        self._follow_pixels(now)
+        self._draw(one, two)
+        self._fill_windows(now, two, three)
+        self._recent = [*self._recent[-1:], now]
+
+    def _count(self, frame: SceneFrame) -> None:
+        self._counts["n_frames"] += 1
+        self._counts["n_skipped"] += int(frame.label is None or not frame.label.valid.any())
+        self._counts["n_static"] += 0 if frame.static is None else int(frame.static.sum())
+        self._counts["n_moving"] += 0 if frame.moving is None else int(frame.moving.sum())
+
+    def _moment(self, frame: SceneFrame, depth: Columns, log: Columns) -> Moment:
+        if frame.label is None or not self._recent or self._recent[-1].frame.label is None:
+            return Moment(frame, depth, log)
+        before, label = self._recent[-1], self._recent[-1].frame.label
+        both = label.valid & frame.label.valid
+        true_change = np.where(both, frame.label.log - label.log, 0)
+        return Moment(frame, depth, log, moving.label_change(log - before.log, true_change, both))
+
+    def _of_frame(self, now: Moment) -> dict[str, Part]:
+        """How wrong the frame is, over all pixels, static and moving ones."""
+        frame = now.frame
+        if frame.label is None:
+            return {}
+        sets = {"": frame.label.valid}
+        if frame.static is not None and frame.moving is not None:
+            sets |= {"_static": frame.static, "_moving": frame.moving}
+        return accuracy_parts(now.depth, now.log, frame.label.truth, sets)
+
+    def _of_pair(self, before: Moment, now: Moment) -> dict[str, Part]:
+        first, second, motion = before.frame, now.frame, now.frame.before
+        assert motion is not None
+        back = motion.trusted.backward
+        followed = back.match(back.seen)
+        parts = along_flow.flow_flicker_parts(before.log, now.log, followed)
+        if self._with_opw_nvds:
+            colours = first.colours, second.colours
+            parts["opw_nvds"] = along_flow.nvds_part(before.depth, now.depth, *colours, motion.image.backward)
+        if first.label is None or second.label is None:
+            return parts
+        here, there = first.label, second.label
+        match = photometric_match(motion.warping, here.valid & motion.warping.seen, first.colours, second.colours)
+        parts |= along_flow.warping_parts(before.depth, now.depth, match)
+        own: dict[str, Part] = {}
+        if here.valid.all() and there.valid.all():
+            own |= {name: part.only(-1) for name, part in parts.items()}
+        else:
+            own |= self._label_pair(before, now, followed, match)
+        size = self._footage.height, self._footage.width
+        change = now.depth - before.depth
+        parts |= steadiness.tcc_parts(change, there.truth - here.truth, here.valid & there.valid, *size)
+        if now.change is not None:
+            parts |= moving.label_change_parts(now.change)
+        if first.moving is not None and second.moving is not None and motion.label is not None:
+            way = motion.label.forward
+            tracked = way.match(first.moving & way.seen, second.moving)
+            parts |= moving.change_parts(before.log, now.log, here.log, there.log, tracked)
+        if self._static_pixels is not None:
+            chosen, both = self._static_pixels, here.valid & there.valid
+            logs = rows(before.log, chosen), rows(now.log, chosen)
+            parts |= steadiness.flicker_parts(*logs, both[chosen])
+        for source, target in ((before, now), (now, before)):
+            alignment, label_own = self._of_direction(source, target)
+            parts, own = merge(parts, alignment), merge(own, label_own)
+        own |= {name: parts[name].only(-1) for name in _OF_LABEL if name in parts}
+        self._label_total = merge(self._label_total, own)
+        return parts
+
+    def _label_pair(self, before: Moment, now: Moment, followed: Match, match: Match) -> dict[str, Part]:
+        """What the label scores along flow, where it may read its own valid pixels alone."""
+        here, there = before.frame.label, now.frame.label
+        assert here is not None
+        assert there is not None
+        known = there.valid[followed.pixels] & sees_only(here.valid, followed.at)
+        parts = along_flow.flow_flicker_parts(before.log[:, -1:], now.log[:, -1:], followed.only(known))
+        shown = match.only(sees_only(there.valid, match.at))
+        return parts | along_flow.warping_parts(before.depth[:, -1:], now.depth[:, -1:], shown)
+
+    def _of_direction(self, source: Moment, target: Moment) -> tuple[dict[str, Part], dict[str, Part]]:
+        """Along the poses from one frame to its neighbour; and what the label scores there with holes of its own."""
+        poses, camera = self._footage.cam_to_world, self._camera
+        here, there = source.frame.label, target.frame.label
+        if poses is None or camera is None or here is None or there is None:
+            return {}, {}
+        size = camera.height, camera.width
+        move = camera.move(poses[source.frame.number], poses[target.frame.number])
+        static, static_there = source.frame.static, target.frame.static
+        if static is None or static_there is None:
+            static, static_there = np.zeros((2, len(here.valid)), bool)
+        parts = self._alignment_errors(source, target, move, slice(None), self._inside, self._inside)
+        if here.valid.all() and there.valid.all() and self._inside.all():
+            own = {"tae": parts["tae"].only(-1)}
+        else:
+            own = {"tae": self._alignment_errors(source, target, move, slice(-1, None), here.valid, there.valid)["tae"]}
+        if source.frame.static is None:
+            return {"tae": parts["tae"]}, own
+        rigid = rigid_match(here.truth, static, there.log, static_there, move, *size)
+        return parts | steadiness.rigid_parts(source.depth, target.log, rigid), own
+
+    def _alignment_errors(
+        self, source: Moment, target: Moment, move: RigidMove, methods: slice, kept: Chosen, kept_there: Chosen
+    ) -> dict[str, Part]:
+        """`tae` over the kept pixels, and `tae_static` over the static ones, whose landings are found once."""
+        size = self._footage.height, self._footage.width
+        own, other = source.depth[:, methods], target.depth[:, methods]
+        static, static_there = source.frame.static, target.frame.static
+        if static is None or static_there is None:
+            moved = steadiness.splat(own, np.flatnonzero(kept), move, *size)
+            return {"tae": steadiness.tae_part(other, moved, kept_there)}
+        of_static = steadiness.splat(own, np.flatnonzero(static), move, *size)
+        moved = steadiness.splat(own, np.flatnonzero(kept & ~static), move, *size)
+        np.minimum(moved, of_static, out=moved)
+        return {
+            "tae": steadiness.tae_part(other, moved, kept_there),
+            "tae_static": steadiness.tae_part(other, of_static, static_there),
+        }
+
+    def _of_three(self, first: Moment, middle: Moment, last: Moment) -> dict[str, Part]:
+        motion, onward = middle.frame.before, last.frame.before
+        assert motion is not None
+        assert onward is not None
+        logs = (first.log, middle.log, last.log)
+        tracked = triple(onward.trusted.forward, motion.trusted.backward, None, None, None)
+        parts = along_flow.flow_roughness_parts(logs, tracked)
+        labels = [moment.frame.label for moment in (first, middle, last)]
+        if any(label is None for label in labels):
+            return parts
+        valid = [label.valid for label in labels if label is not None]
+        if all(one.all() for one in valid):
+            own = {name: part.only(-1) for name, part in parts.items()}
+        else:
+            known = valid[1][tracked.pixels] & sees_only(valid[0], tracked.behind) & sees_only(valid[2], tracked.ahead)
+            truths = (first.log[:, -1:], middle.log[:, -1:], last.log[:, -1:])
+            own = along_flow.flow_roughness_parts(truths, tracked.only(known))
+        if middle.change is not None and last.change is not None:
+            parts |= moving.label_bend_parts(middle.change, last.change)
+        sets = [moment.frame.moving for moment in (first, middle, last)]
+        if motion.label is not None and onward.label is not None and all(one is not None for one in sets):
+            tracked = triple(onward.label.forward, motion.label.backward, *sets)
+            parts |= moving.bend_parts(logs, (first.log[:, -1], middle.log[:, -1], last.log[:, -1]), tracked)
+        own |= {name: parts[name].only(-1) for name in _OF_LABEL if name in parts}
+        self._label_total = merge(self._label_total, own)
+        return parts
+
+    def _follow_pixels(self, now: Moment) -> None:
+        if self._static_pixels is None or now.frame.label is None:
+            return
+        valid = now.frame.label.valid[self._static_pixels]
+        one = PixelSeries.of(now.frame.number, rows(now.log, self._static_pixels), valid)
+        self._series = one if self._series is None else self._series + one
+
+    def _draw(self, one: Parts, two: Parts) -> None:
+        for name in FRAME_CURVES:
+            self.curves[name].append(number_of(one, name, 0))
+        if self._recent:
+            for name in PAIR_CURVES:
+                self.curves[name].append(number_of(two, name, 0))
+
+    def _fill_windows(self, now: Moment, two: Parts, three: Parts) -> None:
+        for window in self._windows:
+            for parts, n_before in ((two, 1), (three, 2)):
+                if window.n_frames >= n_before:
+                    window.parts = merge(window.parts, {name: part.only(0) for name, part in parts.items()})
+            if self._static_pixels is not None and now.frame.label is not None:
+                log, valid = rows(now.log[:, :1], self._static_pixels), now.frame.label.valid[self._static_pixels]
+                series = PixelSeries.of(now.frame.number, log, valid)
+                window.series = series if window.series is None else window.series + series
+            window.n_frames += 1
+            if window.n_frames == window.length:
+                window.close()
+
+    def values(self, alignments: Mapping[str, Alignment]) -> dict[str, Values]:
+        """Every metric of METRICS, and the counts behind them, for each method; None where one does not apply."""
+        common: Values = {
+            **self._counts,
+            "n_fixed": 0 if self._static_pixels is None else len(self._static_pixels),
+            "fixed_camera": self._footage.fixed_camera,
+        }
+        nothing: Values = dict.fromkeys(METRICS)
+        found = {}
+        for column, name in enumerate(self.methods):
+            own = values_of(self._total, self._series, self._counts["n_frames"], column)
+            found[name] = nothing | own | common | _alignment_values(alignments[name])
+        return found
+
+    def label_values(self) -> Values:
+        """What the label itself scores in the temporal metrics: the floor that sensor noise and occlusion set."""
+        series = self._series
+        own = values_of(self._label_total, None, self._counts["n_frames"], 0)
+        if series is not None:
+            own |= series_values(series, self._counts["n_frames"], -1)
+        return {name: value for name, value in own.items() if name in METRICS}
+
+    def length_values(self) -> dict[int | None, Values]:
+        """For each of the lengths the temporal metrics of the first method, windows averaged."""
+        n_fixed = 0 if self._static_pixels is None else len(self._static_pixels)
+        counts: Values = {
+            "n_fixed": n_fixed,
+            "n_static": self._counts["n_static"],
+            "n_moving": self._counts["n_moving"],
+        }
+        return {window.length: window.values() | counts for window in self._windows}
 
 
-def resize(values: Float[Tensor, "t i j"], clip: Clip) -> Float64[Tensor, "t h w"]:
-    """Bilinear with half-pixel centres, as cv2.resize does, to the size of the clip's frames."""
-    t, height, width, _ = clip.frames.shape
-    if len(values) != t:
-        raise InputError(f"{clip.name}: {len(values)} predicted frames for {t} frames: predict every frame once")
-    if values.shape[1:] == (height, width):
-        return values.double()
-    size = (height, width)
-    return F.interpolate(values[:, None].double(), size, mode="bilinear", align_corners=False)[:, 0]
-
-
-def _unscored(depth: Float64[Tensor, "t h w"]) -> Float64[Tensor, "t h w"]:
-    """Depth of unknown scale, positive and finite so that its logarithm is: there is no range without a label."""
-    return torch.nan_to_num(depth, nan=1e-3, posinf=1e6).clamp(1e-3, 1e6)
-
-
-def score_clip(methods: Mapping[str, AlignedDepth], scene: Scene) -> dict[str, Values]:
-    """Every metric of METRICS, and the counts behind them, for each method; None where one does not apply."""
-    names = list(methods)
-    at_once = max(1, _MOST_PIXELS // methods[names[0]].depth.numel())
-    values: dict[str, Values] = {}
-    for start in range(0, len(names), at_once):
-        group = names[start : start + at_once]
-        scores = _scores(torch.stack([methods[name].depth for name in group]), scene)
-        values |= {name: _plain(scores, i) for i, name in enumerate(group)}
-    nothing: Values = dict.fromkeys(METRICS)
-    common = _counts(scene)
-    return {name: nothing | values[name] | common | _alignment_values(methods[name]) for name in names}
-
-
-def score_label(scene: Scene) -> Values:
-    """What the label itself scores in the temporal metrics: the floor that sensor noise and occlusion set."""
-    label = scene.label
-    if label is None:
-        return {}
-    # Every sample reads valid pixels only; 1 m elsewhere keeps the logarithm finite where the weight is 0.
-    depth = torch.where(label.valid, label.truth, 1).double()[None]
-    scores = _static_scores(depth, scene.clip, label) | _moving_scores(depth, label)
-    scores |= _alignment_errors(depth, scene.clip, label, label.valid)
-    scores |= _warping(depth, scene, label.valid, landing=label.valid)
-    scores |= _label_free_scores(depth, scene, label.valid)
-    return {name: value for name, value in _plain(scores, 0).items() if name in METRICS}
-
-
-def _scores(depth: Depths, scene: Scene) -> Scores:
-    clip, label = scene.clip, scene.label
-    scores = _label_free_scores(depth, scene, torch.ones(clip.frames.shape[:3], dtype=torch.bool))
-    if label is None:
-        return scores
-    scores |= accuracy(depth, label.truth, label.valid)
-    if label.split is not None:
-        for suffix, pixels in (("static", label.split.static), ("moving", label.split.moving)):
-            scores |= {f"{name}_{suffix}": value for name, value in accuracy(depth, label.truth, pixels).items()}
-    scores["tcc"] = steadiness.tcc(depth, label.truth, label.valid)
-    scores |= moving.label_change_scores(depth, label.truth, label.valid)
-    scores |= _static_scores(depth, clip, label) | _moving_scores(depth, label)
-    height, width = label.valid.shape[1:]
-    inside = torch.from_numpy(crop_mask(scene.protocol.crop, height, width)).expand_as(label.valid)
-    return scores | _alignment_errors(depth, clip, label, inside) | _warping(depth, scene, label.valid)
-
-
-def _label_free_scores(depth: Depths, scene: Scene, kept: Bool[Tensor, "t h w"]) -> Scores:
-    flicker = steadiness.flow_flicker(depth, backward_matches(scene.trusted_flow, kept))
-    return flicker | steadiness.flow_roughness(depth, triples(scene.trusted_flow, kept))
-
-
-def _static_scores(depth: Depths, clip: Clip, label: Label) -> Scores:
-    """Claim 1: static things keep their depth."""
-    scores: Scores = {}
-    if label.static_set is not None:
-        scores |= steadiness.fixed_camera_scores(depth, label.valid, label.static_set)
-    if label.split is not None and clip.K is not None and clip.cam_to_world is not None:
-        K, poses = torch.from_numpy(clip.K), torch.from_numpy(clip.cam_to_world)
-        matches = rigid_matches(label.truth, label.valid, label.split.static, K=K, cam_to_world=poses)
-        scores |= steadiness.rigid_error(depth, matches)
-    return scores
-
-
-def _moving_scores(depth: Depths, label: Label) -> Scores:
-    """Claim 2: moving things change depth as they should."""
-    if label.flow is None or label.split is None:
-        return {}
-    followed = forward_matches(label.flow, label.split.moving)
-    bends = moving.bend_scores(depth, label.truth, triples(label.flow, label.split.moving))
-    return moving.change_scores(depth, label.truth, followed) | bends
-
-
-def _alignment_errors(depth: Depths, clip: Clip, label: Label, kept: Bool[Tensor, "t h w"]) -> Scores:
-    if clip.K is None or clip.cam_to_world is None:
-        return {}
-    scores = {"tae": steadiness.tae(depth, kept, K=clip.K, cam_to_world=clip.cam_to_world)}
-    if label.split is not None:
-        scores["tae_static"] = steadiness.tae(depth, label.split.static, K=clip.K, cam_to_world=clip.cam_to_world)
-    return scores
-
-
-def _warping(
-    depth: Depths, scene: Scene, kept: Bool[Tensor, "t h w"], landing: Bool[Tensor, "t h w"] | None = None
-) -> Scores:
-    """Along label flow where there is one, along DIS flow otherwise."""
-    clip = scene.clip
-    if clip.flow is not None and clip.flow_valid is not None:
-        flow, flow_valid = clip.flow, clip.flow_valid
-    else:
-        flow = scene.image_flow.forward
-        flow_valid = np.ones(flow.shape[:3], bool)
-    return steadiness.warping_scores(depth, photometric_matches(clip.frames, flow, flow_valid, kept, landing=landing))
-
-
-def _counts(scene: Scene) -> Values:
-    n_frames, label = len(scene.clip.frames), scene.label
-    split = None if label is None else label.split
-    static_set = None if label is None else label.static_set
-    return {
-        "n_frames": n_frames,
-        "n_skipped": n_frames if label is None else int((~label.valid.flatten(1).any(dim=1)).sum()),
-        "n_static": 0 if split is None else int(split.static.sum()),
-        "n_moving": 0 if split is None else int(split.moving.sum()),
-        "n_fixed": 0 if static_set is None else int(static_set.sum()),
-        "fixed_camera": scene.clip.fixed_camera,
-    }
-
-
-def _alignment_values(aligned: AlignedDepth) -> Values:
+def _alignment_values(aligned: Alignment) -> Values:
     return {
         "scale": aligned.scale,
         "shift": aligned.shift,
         "negative_scale": None if aligned.scale is None else aligned.scale < 0,
         "n_nonfinite": aligned.n_nonfinite,
-    }
-
-
-def _number(value: Tensor) -> float | None:
-    return None if value.isnan() else float(value)
-
-
-def _plain(scores: Scores, method: int) -> Values:
-    """Numbers of one method: counts as int, NaN (no sample) as None."""
-    return {
-        name: int(value[method]) if name.startswith("n_") else _number(value[method]) for name, value in scores.items()
     }

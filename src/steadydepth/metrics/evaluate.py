@@ -4,62 +4,37 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
-from torch import nn
+from jaxtyping import Float
 
-from steadydepth.data.sequence_folder import Sequence, find_sequences, open_sequence
-from steadydepth.data.sequence_listing import name_of
+from steadydepth.data.sequence_folder import find_sequences
 from steadydepth.files.whole_files import new_file
-from steadydepth.metrics.accuracy import log_correlation
-from steadydepth.metrics.clip_scores import (
-    AlignedDepth,
-    Values,
-    align_depth,
-    choose_alignment,
-    score_clip,
-    score_label,
-)
-from steadydepth.metrics.protocol import Protocol, choose_protocol
-from steadydepth.metrics.scene import Scene, prepare_scene
-from steadydepth.metrics.summary import ClipRecord, build_report
-from steadydepth.ops.smooth import causal_median, ema, flow_ema
-from steadydepth.output.depth_files import find_predictions, read_predictions
+from steadydepth.metrics.aligning import choose_alignment
+from steadydepth.metrics.protocol import TEMPORAL, Protocol, choose_protocol
+from steadydepth.metrics.scene import footage_of
+from steadydepth.metrics.score_clip import CONTROLS as CONTROLS
+from steadydepth.metrics.score_clip import ScoredClip, Settings, score_clip
+from steadydepth.metrics.sources import Progress, Source, is_model, sources_of_folder, sources_of_model, with_reference
+from steadydepth.metrics.sources import predict_sequence as predict_sequence
+from steadydepth.metrics.summary import ClipRecord, build_report, mean_over_clips
+from steadydepth.metrics.windows import Values
+from steadydepth.output.stored_depth import open_array
 from steadydepth.types import Claims, Clip, InputError
 
 LOG = logging.getLogger(__name__)
-Progress = Callable[[str, int, int], None]
-
-# What anyone has without training; each is made from the aligned prediction of the model itself.
-CONTROLS: dict[str, Callable[[np.ndarray, Scene], np.ndarray]] = {
-    "ema": lambda depth, scene: ema(depth, decay=0.5),
-    "ema_0.8": lambda depth, scene: ema(depth, decay=0.8),
-    "median": lambda depth, scene: causal_median(depth),
-    "flow_ema": lambda depth, scene: flow_ema(depth, scene.image_flow.backward, scene.image_flow.backward_seen),
-}
-
-
-@dataclass(frozen=True)
-class Source:
-    """One clip to score: how to read it, and how to read what was predicted for it."""
-
-    name: str
-    read_clip: Callable[[], Clip]
-    read_depth: Callable[[], tuple[Float[np.ndarray, "t i j"], Claims]]
-    # what another model says of it
-    read_reference: Callable[[], tuple[Float[np.ndarray, "t i j"], Claims]] | None = None
 
 
 def evaluate_clip(
-    depth: Float[np.ndarray, "t i j"],
+    depth: Float[np.ndarray, "t i j"] | Float[torch.Tensor, "t i j"],
     clip: Clip,
     *,
     claims: Claims,
@@ -71,8 +46,9 @@ def evaluate_clip(
 
     `depth` in the units of `claims`, of any size. Aligned once for the clip: `auto` does what the claims call for.
     """
-    scene = prepare_scene(clip, choose_protocol(protocol, max_depth=max_depth))
-    return score_clip({"model": align_depth(depth, scene, claims=claims, align=align)}, scene)["model"]
+    array = depth.detach().cpu().numpy() if isinstance(depth, torch.Tensor) else depth
+    settings = Settings(choose_protocol(protocol, max_depth=max_depth), align)
+    return dict(score_clip(footage_of(clip), open_array(array, claims), settings).methods["model"])
 
 
 def evaluate_predictions(
@@ -82,31 +58,40 @@ def evaluate_predictions(
     max_depth: float | None = None,
     protocol: str = "plain",
     controls: bool = True,
+    lengths: Iterable[int | None] = (),
+    strict: bool = False,
+    opw: str = "khan",
+    jobs: int = 1,
     data: str = "",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The report of `evaluate` over clips that are read one at a time, each twice when there are controls.
+    """The report of `evaluate` over clips that are read frame by frame, `jobs` of them at a time in processes.
 
-    A clip that raises InputError is named under `failed` and the others still count; InputError when all fail.
+    A clip that raises InputError is named under `failed` and the others still count, unless `strict`; InputError when
+    all fail.
     """
-    chosen = choose_protocol(protocol, max_depth=max_depth)
+    settings = _settings(align, choose_protocol(protocol, max_depth=max_depth), lengths, strict=strict, opw=opw)
+    tell = progress or _silent
+    if controls:
+        sources = list(sources)
+        settings = replace(settings, constant=_geometric_mean(sources, tell))
+    scored: dict[str, ScoredClip | str] = {}
+    for name, found in _score_all(sources, settings, jobs, tell):
+        scored[name] = found
+        if isinstance(found, str):
+            LOG.warning("%s is left out: %s", name, found)
+    tell("scored", len(scored), len(scored))
+    return report_of(scored, settings, data=data)
+
+
+def _settings(align: str, protocol: Protocol, lengths: Iterable[int | None], *, strict: bool, opw: str) -> Settings:
     choose_alignment(align, "metric")
-    sources, tell = list(sources), progress or _silent
-    constant = _geometric_mean(sources, tell) if controls else None
-    records: list[ClipRecord] = []
-    failed: dict[str, str] = {}
-    for done, source in enumerate(sources):
-        tell(f"scoring {source.name}", done, len(sources))
-        try:
-            records.append(_score_source(source, protocol=chosen, align=align, constant=constant))
-        except InputError as error:
-            LOG.warning("%s is left out: %s", source.name, error)
-            failed[source.name] = str(error)
-    if not records:
-        listed = "\n".join(f"{name}: {why}" for name, why in failed.items())
-        raise InputError(f"no clip of {data or 'the data'} could be evaluated\n{listed}")
-    tell("scored", len(sources), len(sources))
-    return build_report(records, failed, data=data, protocol=chosen)
+    lengths = tuple(lengths)
+    if wrong := [length for length in lengths if length is not None and length < 2]:
+        raise InputError(f"lengths {wrong}: a window has 2 frames or more, or all of them")
+    if opw not in ("khan", "nvds"):
+        raise InputError(f"opw {opw!r}: choose khan, or nvds to have that script's number as well")
+    return Settings(protocol, align, lengths=lengths, is_strict=strict, with_opw_nvds=opw == "nvds")
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -117,141 +102,88 @@ def _geometric_mean(sources: list[Source], tell: Progress) -> float:
     """Geometric mean of all positive finite predictions of the data set: the constant that knows nothing else."""
     total, count = 0.0, 0
     for done, source in enumerate(sources):
-        tell(f"predicting {source.name}", done, len(sources))
+        tell(f"reading {source.name}", done, len(sources))
         try:
-            depth, _ = source.read_depth()
+            for depth in source.open_depth().read():
+                usable = depth[np.isfinite(depth) & (depth > 0)]
+                total += float(np.log(usable.astype(np.float64)).sum())
+                count += usable.size
         except InputError:
             continue  # named when its turn to be scored comes
-        usable = depth[np.isfinite(depth) & (depth > 0)]
-        total += float(np.log(usable.astype(np.float64)).sum())
-        count += usable.size
     return math.exp(total / count) if count else 1.0
 
 
-def _score_source(source: Source, *, protocol: Protocol, align: str, constant: float | None) -> ClipRecord:
-    depth, claims = source.read_depth()
-    scene = prepare_scene(source.read_clip(), protocol)
-    aligned = align_depth(depth, scene, claims=claims, align=align)
-    methods = {"model": aligned}
-    if constant is not None:
-        flat = np.full(scene.clip.frames.shape[:3], constant, np.float32)
-        methods["constant"] = align_depth(flat, scene, claims=claims, align=align)
-        for name, smooth in CONTROLS.items():
-            smoothed = torch.from_numpy(smooth(aligned.depth.numpy(), scene))
-            methods[name] = AlignedDepth(smoothed, aligned.scale, aligned.shift, aligned.n_nonfinite)
-    scores = score_clip(methods, scene)
-    if source.read_reference is not None:
-        other, other_claims = source.read_reference()
-        kept = align_depth(other, scene, claims=other_claims, align=align)
-        scores = _with_structure(scores, methods, kept)
-    label, flow = scene.label, "label" if scene.clip.flow is not None else "DIS"
-    return ClipRecord(
-        name=source.name,
-        methods=scores,
-        label=score_label(scene),
-        facts={
-            "align": choose_alignment(align, claims),
-            "claims": claims,
-            "fps": scene.clip.fps,
-            "flow_source": None if label is None else flow,
-            "split_source": None if label is None else label.split_source,
-        },
-    )
+def _score_all(
+    sources: Iterable[Source], settings: Settings, jobs: int, tell: Progress
+) -> Iterator[tuple[str, ScoredClip | str]]:
+    """Each clip and what was found on it, or why nothing was, in order."""
+    n_clips = len(sources) if isinstance(sources, list) else 0
+    if jobs < 1:
+        raise InputError(f"jobs {jobs}: give 1 or more processes")
+    if jobs == 1:
+        for done, source in enumerate(sources):
+            tell(f"scoring {source.name}", done, n_clips)
+            yield source.name, _score_source(source, settings)
+        return
+    # spawn, not fork: the caller may have started threads (torch, OpenCV) that a forked child would wait for.
+    threads = max(1, torch.get_num_threads() // jobs)
+    with ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_begin_worker, initargs=(threads,)
+    ) as pool:
+        tasks = [(source.name, pool.submit(_score_source, source, settings)) for source in sources]
+        for done, (name, task) in enumerate(tasks):
+            tell(f"scoring {name}", done, len(tasks))
+            yield name, task.result()
 
 
-def _with_structure(
-    scores: Mapping[str, Values], methods: Mapping[str, AlignedDepth], reference: AlignedDepth
-) -> dict[str, Values]:
-    """The scores with the correlation of each method's log depth to that of `reference`."""
-    kept = reference.depth.double().flatten()
-    found = {name: log_correlation(method.depth.double().flatten(), kept).item() for name, method in methods.items()}
-    return {
-        name: {**values, "structure": found[name] if math.isfinite(found[name]) else None}
-        for name, values in scores.items()
-    }
+def _begin_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module trains, or not, as before."""
-    training = {module: module.training for module in model.modules()}
+def _score_source(source: Source, settings: Settings) -> ScoredClip | str:
     try:
-        model.eval()
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, flag in training.items():
-            module.training = flag
+        reference = None if source.open_reference is None else source.open_reference()
+        return score_clip(source.open_clip(), source.open_depth(), settings, reference)
+    except InputError as error:
+        if settings.is_strict:
+            raise
+        return str(error)
 
 
-def predict_sequence(
-    model: nn.Module, sequence: Sequence, *, chunk: int = 16, stop: int | None = None
-) -> Float32[np.ndarray, "t i j"]:
-    """Depth of every frame, or of those before `stop`, `chunk` at a time in order, the state carried on.
+def report_of(scored: Mapping[str, ScoredClip | str], settings: Settings, *, data: str) -> dict[str, Any]:
+    """The report of clips that were scored in any number of processes: nothing but their own numbers goes into it.
 
-    On the model's own device.
+    A text in place of a clip says why it was left out. InputError when nothing else is there.
     """
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    pictures = replace(sequence, labels={})  # or each chunk would read its depth and flow as well
-    state, depth = None, []
-    with _evaluating(model):
-        last = sequence.n_frames if stop is None else min(stop, sequence.n_frames)
-        for start in range(0, last, chunk):
-            frames = pictures.read(start, min(start + chunk, last)).frames
-            images = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2)[None].float() / 255
-            predicted, state = model(images, state)
-            depth.append(predicted[0].float().cpu().numpy())
-    return np.concatenate(depth)
+    clips = {name: found for name, found in scored.items() if isinstance(found, ScoredClip)}
+    failed = {name: why for name, why in scored.items() if isinstance(why, str)}
+    if not clips:
+        listed = "\n".join(f"{name}: {why}" for name, why in failed.items())
+        raise InputError(f"no clip of {data or 'the data'} could be evaluated\n{listed}")
+    records = [ClipRecord(clip.name, clip.methods, clip.label, clip.facts) for clip in clips.values()]
+    report = build_report(records, failed, data=data, protocol=settings.protocol)
+    report["curves"] = {name: dict(clip.curves) for name, clip in clips.items()}
+    if settings.lengths:
+        report["lengths"] = {_length_name(length): _of_length(clips, length) for length in settings.lengths}
+    turned = [name for name, clip in clips.items() if clip.methods["model"]["negative_scale"]]
+    if turned:
+        LOG.warning("negative scale, so near and far are exchanged in the prediction of: %s", ", ".join(turned))
+    return report
 
 
-def _sources_of_model(model: nn.Module, paths: Iterable[Path], keep: Path, chunk: int) -> Iterator[Source]:
-    """Each sequence is predicted when first asked for, and kept on disk for the second time."""
-    claims = _claims_of(model)
-
-    def read_depth(path: Path) -> tuple[np.ndarray, Claims]:
-        stored = keep / f"{name_of(path)}.npy"
-        if not stored.exists():
-            np.save(stored, predict_sequence(model, open_sequence(path), chunk=chunk))
-        return np.load(stored), claims
-
-    for path in paths:
-        yield Source(name_of(path), partial(_read_clip, path), partial(read_depth, path))
+def _length_name(length: int | None) -> str:
+    return "all" if length is None else str(length)
 
 
-def _claims_of(model: nn.Module) -> Claims:
-    claims = getattr(model, "claims", None)
-    if claims is None:
-        raise InputError("the model has no attribute `claims`: set it to metric, scale, affine or disparity")
-    return claims
-
-
-def _with_reference(
-    sources: Iterable[Source], paths: Iterable[Path], reference: nn.Module, chunk: int
-) -> Iterator[Source]:
-    """The same sources, each with what `reference` says of its sequence."""
-    claims = _claims_of(reference)
-
-    def read_reference(path: Path) -> tuple[np.ndarray, Claims]:
-        return predict_sequence(reference, open_sequence(path), chunk=chunk), claims
-
-    for source, path in zip(sources, paths, strict=True):
-        yield replace(source, read_reference=partial(read_reference, path))
-
-
-def _sources_of_folder(folder: Path, paths: list[Path]) -> Iterator[Source]:
-    unknown = set(find_predictions(folder)) - {name_of(path) for path in paths}
-    if unknown:
-        LOG.warning("%s: predictions of sequences that the data does not have: %s", folder, ", ".join(sorted(unknown)))
-    for path in paths:
-        yield Source(name_of(path), partial(_read_clip, path), partial(read_predictions, folder, name_of(path)))
-
-
-def _read_clip(path: Path) -> Clip:
-    return open_sequence(path).read()
+def _of_length(clips: Mapping[str, ScoredClip], length: int | None) -> dict[str, Any]:
+    of_clips = {name: dict(clip.lengths[length]) for name, clip in clips.items()}
+    mean = mean_over_clips(of_clips.values())
+    return {"mean": {name: value for name, value in mean.items() if name in TEMPORAL}, "clips": of_clips}
 
 
 def evaluate(
-    model_or_predictions: nn.Module | str | Path,
+    model_or_predictions: Any,
     data: str | Path,
     *,
     out: str | Path | None = None,
@@ -259,29 +191,51 @@ def evaluate(
     max_depth: float | None = None,
     protocol: str = "plain",
     controls: bool = True,
+    lengths: Iterable[int | None] = (),
+    strict: bool = False,
+    opw: str = "khan",
+    jobs: int = 1,
     chunk: int = 16,
     model_name: str | None = None,
-    reference: nn.Module | None = None,
+    reference: Any = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score a model (a module with `claims`), or a folder of predictions, on the sequences of `data`.
+    """Score a model (a module with `claims`, or what `load` returns) or a folder of predictions on the clips of `data`.
 
-    Returns what is written to `out`/metrics.json: header, mean, mean_fixed, mean_moving, clips, label, failed and,
-    unless `controls` is False, the same tables for a constant and for filters of the same predictions. A value is None
-    where a metric does not apply. `model_name` is noted in the header, for whoever looks for the model later. With a
-    `reference`, a second model, `structure` says how much of its picture is kept. `progress` is told (what, done,
-    total).
+    Returns what is written to `out`/metrics.json: header, mean, mean_fixed, mean_moving, clips, label, failed, curves
+    and, unless `controls` is False, the same tables for a constant and for filters of the same predictions. A value is
+    None where a metric does not apply. Memory does not grow with the length of a clip; predictions of a model are kept
+    in a temporary folder. `protocol` is a key of `metrics.protocol.PROTOCOLS`. `lengths` repeats the temporal metrics
+    on consecutive windows of so many frames (None: the whole clip). `strict` stops at the first value that is not
+    finite and the first clip that cannot be scored. `opw="nvds"` adds `opw_nvds`. `jobs` processes score clips side by
+    side. `chunk` frames are predicted, or read, at once. `model_name` is noted in the header, for whoever looks for the
+    model later. With a `reference`, a second model, `structure` says how much of its picture is kept. `progress` is
+    told (what, done, total).
     """
-    paths = find_sequences(Path(data))
+    paths, chosen, tell = (
+        find_sequences(Path(data)),
+        choose_protocol(protocol, max_depth=max_depth),
+        progress or _silent,
+    )
+    if chunk < 1:
+        raise InputError(f"chunk {chunk}: give 1 or more frames")
     settings: dict[str, Any] = {"align": align, "max_depth": max_depth, "protocol": protocol, "controls": controls}
-    settings |= {"data": str(data), "progress": progress}
+    settings |= {
+        "lengths": lengths,
+        "strict": strict,
+        "opw": opw,
+        "jobs": jobs,
+        "data": str(data),
+        "progress": progress,
+    }
     with tempfile.TemporaryDirectory(prefix="steadydepth-") as keep:
-        if isinstance(model_or_predictions, nn.Module):
-            sources = _sources_of_model(model_or_predictions, paths, Path(keep), chunk)
+        sources: Iterable[Source]
+        if is_model(model_or_predictions):
+            sources = sources_of_model(model_or_predictions, paths, Path(keep), chosen, chunk, tell)
         else:
-            sources = _sources_of_folder(Path(model_or_predictions), paths)
+            sources = sources_of_folder(Path(model_or_predictions), paths, chunk)
         if reference is not None:
-            sources = _with_reference(sources, paths, reference, chunk)
+            sources = with_reference(sources, paths, reference, Path(keep), chosen, chunk)
         report = evaluate_predictions(sources, **settings)
     report["header"]["model"] = model_name
     if out is not None:

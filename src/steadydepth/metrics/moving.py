@@ -1,30 +1,33 @@
 """Static pixels and moving ones told apart; claim 2: moving things change depth as much and as smoothly as in truth."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from jaxtyping import Bool, Float64
-from torch import Tensor
 
+from steadydepth.metrics.along_flow import bend
 from steadydepth.metrics.arrays import (
+    Chosen,
+    Columns,
     Images,
     Mask,
     Matrix,
+    Pixels,
     Poses,
     Scores,
+    Stack,
     Truth,
-    as_bool,
-    as_float64,
-    log_depth,
-    log_truth,
-    ratio,
+    as_array,
+    column_sums,
+    pixels_of,
+    rows,
 )
-from steadydepth.metrics.matches import Match, Triple, sample_at, take
-from steadydepth.metrics.steadiness import STATIC_CHANGE, bend, grow
-from steadydepth.ops.camera import move, project, relative_pose, unproject
-from steadydepth.ops.warp import all_neighbours
+from steadydepth.metrics.matches import Camera, Match, RigidMove, Triple, landing, places_before, triple, ways_of
+from steadydepth.metrics.steadiness import STATIC_CHANGE, grow
+from steadydepth.metrics.sums import Count, Gain, Mean, Part, merge
+from steadydepth.ops.sampling import sample, sees_only
+from steadydepth.ops.two_way import TwoWayFlow
 
 # A larger change of depth at one pixel in one frame is the edge of something, not its motion.
 EDGE_CHANGE = math.log(1.15)
@@ -36,14 +39,15 @@ LEAST_CHANGE = 1e-5
 class Split:
     """Pixels known to be static and pixels known to be moving; neither where it is not known."""
 
-    static: Bool[Tensor, "t h w"]
-    moving: Bool[Tensor, "t h w"]
+    static: Bool[np.ndarray, "*t h w"]
+    moving: Bool[np.ndarray, "*t h w"]
 
 
 def split_by_objects(objects_moving: Mask, valid: Mask) -> Split:
     """Moving where an object mask says so; static is the rest, less one pixel around every moving object."""
-    moving, valid = as_bool(objects_moving), as_bool(valid)
-    return Split(static=valid & ~grow(moving), moving=valid & moving)
+    moving, known = as_array(objects_moving), as_array(valid)
+    near = np.stack([grow(frame) for frame in moving]) if len(moving) else moving
+    return Split(static=known & ~near, moving=known & moving)
 
 
 def split_by_pose(truth: Truth, valid: Mask, *, K: Matrix, cam_to_world: Poses, seen_next: Mask | None = None) -> Split:
@@ -53,79 +57,112 @@ def split_by_pose(truth: Truth, valid: Mask, *, K: Matrix, cam_to_world: Poses, 
     occluded; `seen_next` (t, h, w), when known, leaves out what the next frame does not show. The last frame looks
     back. Identity matrices serve a camera that stands still and has no calibration.
     """
-    truth, valid = torch.as_tensor(truth), as_bool(valid)
-    K, cam_to_world = as_float64(K), as_float64(cam_to_world)
-    static, moving = torch.zeros_like(valid), torch.zeros_like(valid)
-    n_frames, height, width = valid.shape
+    n_frames, height, width = truth.shape
+    camera, poses = Camera(as_array(K).astype(np.float64), height, width), as_array(cam_to_world).astype(np.float64)
+    static, moving = np.zeros((2, n_frames, height * width), bool)
     for t in range(n_frames if n_frames > 1 else 0):
         other = t + 1 if t + 1 < n_frames else t - 1
-        points = unproject(torch.where(valid[t], truth[t], 1).double(), K)
-        points = move(points, relative_pose(cam_to_world[t], cam_to_world[other]))
-        at = project(points, K).round(decimals=6)
-        known = valid[t] & all_neighbours(valid[other][None], at[None])[0]
-        safe = torch.where(known[..., None], at, 0).flatten(0, 1)
-        there = sample_at(log_truth(truth[other], valid[other]), safe).unflatten(0, (height, width))
-        change = (there - torch.where(known, points[..., 2], 1).log()).abs()
-        static[t] = known & (change <= 0.01)
-        moving[t] = known & (change > 0.01) & (change <= EDGE_CHANGE)
-    return Split(static, moving if seen_next is None else moving & as_bool(seen_next))
+        (true, here), (beside, there) = pixels_of(truth, valid, t), pixels_of(truth, valid, other)
+        move = camera.move(poses[t], poses[other])
+        static[t], moving[t] = split_frame(true, here, np.log(beside), there, move, height, width)
+    if seen_next is not None:
+        moving &= as_array(seen_next).reshape(n_frames, -1)
+    return Split(static.reshape(truth.shape), moving.reshape(truth.shape))
 
 
-def change_scores(depth: Images, truth: Truth, matches: Iterable[Match]) -> Scores:
+def split_frame(
+    truth: Pixels, valid: Chosen, other_log: Pixels, other_valid: Chosen, move: RigidMove, height: int, width: int
+) -> tuple[Chosen, Chosen]:
+    """Static and moving pixels of one frame, by the label of another one and the move between their cameras."""
+    static, moving = np.zeros((2, len(truth)), bool)
+    pixels = np.flatnonzero(valid)
+    true = truth[pixels]
+    z = true * move.ray_z[pixels] + move.offset_z
+    places = places_before(z, landing(true[:, None], move, pixels), height, width)
+    known = sees_only(other_valid, places)
+    change = np.abs(sample(other_log[:, None], places)[:, 0] - np.log(np.where(known, z, 1)))
+    static[pixels] = known & (change <= 0.01)
+    moving[pixels] = known & (change > 0.01) & (change <= EDGE_CHANGE)
+    return static, moving
+
+
+def change_scores(depth: Images, truth: Truth, moving: Mask, flow: TwoWayFlow) -> Scores:
     """Change of log depth along true trajectories of moving pixels: v = l_(t+1)(q+) - l_t(p), v* the label's.
 
     vel   100 mean |v - v*|, % a frame, lower: does depth change as much as it should
     gain  sum v v* / sum v*^2, 1 is ideal, 0 frozen, below 1 late or smoothed; NaN where the label does not change
 
-    Pooled over all pixels and frames of the clip; `n_tracked` samples.
+    `moving` pixels have a label; all that is read is in it. `flow` as `label_flow` gives it. Pooled over all pixels and
+    frames of the clip; `n_tracked` samples.
     """
-    depth, truth = torch.as_tensor(depth), torch.as_tensor(truth)
-    error = product = torch.zeros(depth.shape[:-3], dtype=torch.float64)
-    energy, count = torch.zeros((), dtype=torch.float64), 0
-    for match in matches:
-        change, true_change = _change(depth, match), _change(truth, match)
-        error = error + (change - true_change).abs().sum(dim=-1)
-        product = product + (change * true_change).sum(dim=-1)
-        energy = energy + (true_change**2).sum()
-        count += len(match.pixels)
-    changing = energy > LEAST_CHANGE**2 * max(count, 1)
-    gain = torch.where(changing, product / torch.where(changing, energy, 1), torch.nan)
-    return {"vel": 100 * ratio(error, count), "gain": gain, "n_tracked": torch.full_like(error, count)}
+    stack = Stack(depth)
+    total: dict[str, Part] = {"vel": Mean(np.zeros(1), 0.0), "gain": Gain(np.zeros(1), 0.0, 0, LEAST_CHANGE)}
+    total["n_tracked"] = Count(0)
+    for t in range(stack.n_frames - 1):
+        (now, here), (after, there) = pixels_of(truth, moving, t), pixels_of(truth, moving, t + 1)
+        way = ways_of(flow.pair(t)).forward
+        match = way.match(here & way.seen, there)
+        total = merge(total, change_parts(stack.log(t), stack.log(t + 1), np.log(now), np.log(after), match))
+    return stack.scores(total)
 
 
-def _change(depth: Images, match: Match) -> Float64[Tensor, "*m n"]:
-    depth = torch.as_tensor(depth)
-    there = sample_at(_log(depth[..., match.target, :, :]), match.at)
-    return there - take(_log(depth[..., match.source, :, :]), match.pixels)
+def change_parts(log: Columns, next_log: Columns, truth: Pixels, next_truth: Pixels, match: Match) -> dict[str, Part]:
+    """What a pair of frames adds to `vel` and `gain`; the truth in log depth too, finite everywhere."""
+    n = len(match.pixels)
+    change = sample(next_log, match.at) - rows(log, match.pixels)
+    true_change = sample(next_truth[:, None], match.at)[:, 0] - truth[match.pixels]
+    error = np.abs(change - true_change[:, None])
+    product = np.einsum("nm,n->m", change, true_change)
+    return {
+        "vel": Mean(100 * column_sums(error), float(n)),
+        "gain": Gain(product, float(np.einsum("n,n->", true_change, true_change)), n, LEAST_CHANGE),
+        "n_tracked": Count(n),
+    }
 
 
-def _log(depth: Tensor) -> Float64[Tensor, "*m h w"]:
-    # NaN on unlabelled pixels must not reach the bilinear sums, where 0 * NaN is NaN.
-    return log_depth(torch.where(torch.isfinite(depth), depth, 1))
-
-
-def bend_scores(depth: Images, truth: Truth, tracked: Iterable[Triple]) -> Scores:
+def bend_scores(depth: Images, truth: Truth, moving: Mask, flow: TwoWayFlow) -> Scores:
     """Second difference of log depth along true trajectories of moving pixels: a, and a* the label's.
 
     acc    100 mean |a - a*|, % a frame^2, lower; 0 when depth changes exactly as smoothly as the truth
     rough  100 mean |a|, % a frame^2, to be read beside the label's own
 
-    Pooled over all pixels and frames of the clip; `n_tracked_twice` samples.
+    `moving` and `flow` as for `change_scores`. Pooled over all pixels and frames of the clip, `n_tracked_twice` samples
+    in all.
     """
-    depth, truth = torch.as_tensor(depth), torch.as_tensor(truth)
-    truth = torch.where(torch.isfinite(truth), truth, 1)
-    error = roughness = torch.zeros(depth.shape[:-3], dtype=torch.float64)
-    count = 0
-    for triple in tracked:
-        curve, true_curve = bend(depth, triple), bend(truth, triple)
-        error = error + (curve - true_curve).abs().sum(dim=-1)
-        roughness = roughness + curve.abs().sum(dim=-1)
-        count += len(triple.pixels)
+    stack = Stack(depth)
+    total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ("acc", "rough")}
+    total["n_tracked_twice"] = Count(0)
+    for t in range(1, stack.n_frames - 1):
+        frames = [pixels_of(truth, moving, i) for i in (t - 1, t, t + 1)]
+        tracked = triple(
+            ways_of(flow.pair(t)).forward, ways_of(flow.pair(t - 1)).backward, *(kept for _, kept in frames)
+        )
+        before, now, after = (np.log(true) for true, _ in frames)
+        logs = (stack.log(t - 1), stack.log(t), stack.log(t + 1))
+        total = merge(total, bend_parts(logs, (before, now, after), tracked))
+    return stack.scores(total)
+
+
+def bend_parts(
+    logs: tuple[Columns, Columns, Columns], truths: tuple[Pixels, Pixels, Pixels], tracked: Triple
+) -> dict[str, Part]:
+    """What three frames add to `acc` and `rough`; the truth in log depth too, finite everywhere."""
+    before, now, after = (truth[:, None] for truth in truths)
+    n, curve, true_curve = len(tracked.pixels), bend(logs, tracked), bend((before, now, after), tracked)
     return {
-        "acc": 100 * ratio(error, count),
-        "rough": 100 * ratio(roughness, count),
-        "n_tracked_twice": torch.full_like(error, count),
+        "acc": Mean(100 * column_sums(np.abs(curve - true_curve)), float(n)),
+        "rough": Mean(100 * column_sums(np.abs(curve)), float(n)),
+        "n_tracked_twice": Count(n),
     }
+
+
+@dataclass(frozen=True)
+class LabelChange:
+    """How much the change of log depth at fixed pixels of a pair of frames is off, and what the label's change says."""
+
+    error: Float64[np.ndarray, "n m"]
+    static: Chosen
+    moving: Chosen
 
 
 def label_change_scores(depth: Images, truth: Truth, valid: Mask) -> Scores:
@@ -138,30 +175,40 @@ def label_change_scores(depth: Images, truth: Truth, valid: Mask) -> Scores:
 
     Weaker than the split by objects: under a moving camera a static point counts as moving.
     """
-    depth, truth, valid = torch.as_tensor(depth), torch.as_tensor(truth), as_bool(valid)
-    names = ("static", "moving", "twice")
-    total = dict.fromkeys(names, torch.zeros(depth.shape[:-3], dtype=torch.float64))
-    count = dict.fromkeys(names, 0)
-    before_moving, before_error = (
-        torch.zeros_like(valid[0]),
-        torch.zeros(depth[..., 0, :, :].shape, dtype=torch.float64),
-    )
-    for t in range(len(valid) - 1):
-        both = valid[t] & valid[t + 1]
-        true_change = log_truth(truth[t + 1], both) - log_truth(truth[t], both)
-        error = log_depth(depth[..., t + 1, :, :]) - log_depth(depth[..., t, :, :]) - true_change
-        static = both & (true_change.abs() <= STATIC_CHANGE)
-        moving = both & ~static & (true_change.abs() <= EDGE_CHANGE)
-        terms = {
-            "static": (static, error),
-            "moving": (moving, error),
-            "twice": (moving & before_moving, error - before_error),
-        }
-        for name, (chosen, value) in terms.items():
-            total[name] = total[name] + value[..., chosen].abs().sum(dim=-1)
-            count[name] += int(chosen.sum())
-        before_moving, before_error = moving, error
-    static, moving, twice = (100 * ratio(total[name], count[name]) for name in names)
-    counts = dict(zip(("n_unchanged", "n_changed", "n_changed_twice"), count.values(), strict=True))
-    scores = {"ltg_static": static, "ltg_moving": moving, "lta_moving": twice}
-    return scores | {name: torch.full_like(static, n) for name, n in counts.items()}
+    stack = Stack(depth)
+    total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ("ltg_static", "ltg_moving", "lta_moving")}
+    total |= {name: Count(0) for name in ("n_unchanged", "n_changed", "n_changed_twice")}
+    before = None
+    for t in range(stack.n_frames - 1):
+        (now, here), (after, there) = pixels_of(truth, valid, t), pixels_of(truth, valid, t + 1)
+        change = label_change(stack.log(t + 1) - stack.log(t), np.log(after) - np.log(now), here & there)
+        total = merge(total, label_change_parts(change))
+        if before is not None:
+            total = merge(total, label_bend_parts(before, change))
+        before = change
+    return stack.scores(total)
+
+
+def label_change(change: Columns, true_change: Pixels, both: Chosen) -> LabelChange:
+    """The change of log depth of a pair of frames beside the label's, where both frames are valid."""
+    size = np.abs(true_change)
+    static = both & (size <= STATIC_CHANGE)
+    return LabelChange(change - true_change[:, None], static, both & ~static & (size <= EDGE_CHANGE))
+
+
+def label_change_parts(change: LabelChange) -> dict[str, Part]:
+    """What a pair of frames adds to `ltg_static` and `ltg_moving`."""
+    parts: dict[str, Part] = {}
+    names = (("ltg_static", "n_unchanged", change.static), ("ltg_moving", "n_changed", change.moving))
+    for name, count, chosen in names:
+        pixels = np.flatnonzero(chosen)
+        parts[name] = Mean(100 * column_sums(np.abs(rows(change.error, pixels))), float(len(pixels)))
+        parts[count] = Count(len(pixels))
+    return parts
+
+
+def label_bend_parts(before: LabelChange, now: LabelChange) -> dict[str, Part]:
+    """What three frames add to `lta_moving`."""
+    pixels = np.flatnonzero(before.moving & now.moving)
+    total = column_sums(np.abs(rows(now.error, pixels) - rows(before.error, pixels)))
+    return {"lta_moving": Mean(100 * total, float(len(pixels))), "n_changed_twice": Count(len(pixels))}

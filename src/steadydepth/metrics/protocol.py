@@ -4,9 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Float64
-from torch import Tensor
 
 from steadydepth.types import InputError
 
@@ -58,6 +56,7 @@ METRICS: dict[str, Metric] = {
     "flicker_flow": Metric("%/frame", "lower", "n_followed"),
     "rough_flow": Metric("%/frame^2", "lower", "n_followed_twice"),
     "structure": Metric("correlation", "higher"),
+    "opw_nvds": Metric("1", "lower"),
     "scale": Metric("-", "-"),
     "shift": Metric("-", "-"),
     "negative_scale": Metric("fraction", "-"),
@@ -68,6 +67,11 @@ METRICS: dict[str, Metric] = {
     "n_moving": Metric("pixels", "-"),
 }
 ACCURACY = tuple(_ACCURACY)
+# What compares frames with each other, and so can be asked of a part of a clip as well.
+TEMPORAL = (
+    "tae", "tae_static", "opw", "rtc_1.01", "rtc_1.25", "tcc", "tsd", "tsd_p95", "flicker", "drift", "sre", "vel",
+    "gain", "acc", "rough", "ltg_static", "ltg_moving", "lta_moving", "flicker_flow", "rough_flow", "opw_nvds",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,12 @@ class Protocol:
     name: str
     dmin: float
     dmax: float
-    crop: str | None = None  # a name of CROPS
+    crop: str | None = None  # a name of CROPS: what of a frame is counted
+    cut: str | None = None  # a name of CROPS: frames and labels are cut to it first, and the network sees that alone
+    stride: int = 1  # every how-manyth frame there is
+    most_frames: int | None = None  # of those; the rest of a clip is left away before anything is fitted
+    align: str | None = None  # what `auto` means here, whatever the model claims
+    pastes_kb: bool = False  # predictions of 352 x 1216 stand in the lower middle of a larger label
     nan_becomes: Literal["dmin", "dmax"] = "dmin"  # a hole counts as very wrong (BTS, ZoeDepth)
     infinity_becomes: Literal["dmin", "dmax"] = "dmax"
 
@@ -102,17 +111,30 @@ CROPS = {
     "eigen_nyu": Crop((45, 471), (41, 601), "pixels", size=(480, 640)),
     # The black border of ScanNet's undistorted colour frames, as in Video-Depth-Anything.
     "scannet": Crop((8, -8), (11, -11), "pixels"),
+    "vda_kitti": Crop((0, 374), (0, 1242), "pixels"),
 }
+# The input crop of BTS for KITTI: the last rows, the middle columns.
+KB_SIZE = (352, 1216)
 
 # Ranges: ZoeDepth (KITTI, NYU) and Video-Depth-Anything benchmark/eval/eval.py (Sintel, Bonn, ScanNet).
-PROTOCOLS = {
-    "plain": Protocol("plain", 1e-3, 80.0),
-    "kitti": Protocol("kitti", 1e-3, 80.0, crop="garg"),
-    "nyu": Protocol("nyu", 1e-3, 10.0, crop="eigen_nyu"),
-    "sintel": Protocol("sintel", 1e-3, 70.0),
-    "bonn": Protocol("bonn", 1e-3, 10.0),
-    "scannet": Protocol("scannet", 1e-3, 10.0, crop="scannet"),
-}
+_PLAIN = (
+    Protocol("plain", 1e-3, 80.0),
+    Protocol("kitti", 1e-3, 80.0, crop="garg", pastes_kb=True),
+    Protocol("kitti_eigen", 1e-3, 80.0, crop="eigen_kitti", pastes_kb=True),
+    Protocol("nyu", 1e-3, 10.0, crop="eigen_nyu"),
+    Protocol("sintel", 1e-3, 70.0),
+    Protocol("bonn", 1e-3, 10.0),
+    Protocol("scannet", 1e-3, 10.0, crop="scannet"),
+)
+# Video-Depth-Anything benchmark/eval/eval.py, short videos: one fit of inverse depth over the first frames of a clip.
+_VDA = (
+    Protocol("vda_kitti", 1e-3, 80.0, cut="vda_kitti", most_frames=110),
+    Protocol("vda_sintel", 1e-3, 70.0, most_frames=100),
+    Protocol("vda_bonn", 1e-3, 10.0, most_frames=110),
+    Protocol("vda_scannet", 1e-3, 10.0, cut="scannet", stride=3, most_frames=90),
+    Protocol("vda_nyu", 1e-3, 10.0, cut="eigen_nyu", most_frames=500),
+)
+PROTOCOLS = {one.name: one for one in (*_PLAIN, *(replace(one, align="disparity") for one in _VDA))}
 
 
 def choose_protocol(name: str, *, max_depth: float | None = None) -> Protocol:
@@ -129,11 +151,10 @@ def choose_protocol(name: str, *, max_depth: float | None = None) -> Protocol:
     return replace(chosen, dmax=float(max_depth))
 
 
-def crop_mask(crop: str | None, height: int, width: int) -> Bool[np.ndarray, "h w"]:
-    """True inside the crop of that name (a key of CROPS, or None for all); InputError when made for another size."""
-    mask = np.zeros((height, width), bool)
+def crop_slices(crop: str | None, height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of that name (a key of CROPS, or None for all); InputError when made for another size."""
     if crop is None:
-        return ~mask
+        return slice(0, height), slice(0, width)
     ranges = CROPS[crop]
     if ranges.size is not None and ranges.size != (height, width):
         raise InputError(
@@ -141,24 +162,31 @@ def crop_mask(crop: str | None, height: int, width: int) -> Bool[np.ndarray, "h 
             "resize nothing, use the protocol `plain`, or labels of that size"
         )
     factor = (height, width) if ranges.unit == "fraction" else (1, 1)
-    rows, columns = (
-        slice(int(a * f), int(b * f)) for (a, b), f in zip((ranges.rows, ranges.columns), factor, strict=True)
-    )
-    mask[rows, columns] = True
+    pairs = zip((ranges.rows, ranges.columns), factor, (height, width), strict=True)
+    rows, columns = (slice(*slice(int(a * f), int(b * f)).indices(size)[:2]) for (a, b), f, size in pairs)
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        raise InputError(f"crop {crop} leaves nothing of {height} x {width}: use the protocol `plain`")
+    return rows, columns
+
+
+def crop_mask(crop: str | None, height: int, width: int) -> Bool[np.ndarray, "h w"]:
+    """True inside the crop of that name; InputError as for `crop_slices`."""
+    mask = np.zeros((height, width), bool)
+    mask[crop_slices(crop, height, width)] = True
     return mask
 
 
 def valid_labels(
-    depth: Float[np.ndarray, "t h w"], valid: Bool[np.ndarray, "t h w"], protocol: Protocol
-) -> Bool[np.ndarray, "t h w"]:
+    depth: Float[np.ndarray, "*t h w"], valid: Bool[np.ndarray, "*t h w"], protocol: Protocol
+) -> Bool[np.ndarray, "*t h w"]:
     """Where the label counts: measured, finite, dmin < g < dmax (strict), inside the crop."""
     in_range = np.isfinite(depth) & (depth > protocol.dmin) & (depth < protocol.dmax)
-    return valid & in_range & crop_mask(protocol.crop, *depth.shape[1:])
+    return valid & in_range & crop_mask(protocol.crop, *depth.shape[-2:])
 
 
-def clean(depth: Float[Tensor, "*any"], protocol: Protocol) -> Float64[Tensor, "*any"]:
+def clean(depth: Float[np.ndarray, "*any"], protocol: Protocol) -> Float64[np.ndarray, "*any"]:
     """Predicted depth as it is scored: clipped to [dmin, dmax], then +inf to dmax and NaN to dmin (BTS, ZoeDepth)."""
     ends = {"dmin": protocol.dmin, "dmax": protocol.dmax}
-    exact = depth.double()
-    finite = torch.where(exact == torch.inf, ends[protocol.infinity_becomes], exact)
-    return torch.where(finite.isnan(), ends[protocol.nan_becomes], finite).clamp(protocol.dmin, protocol.dmax)
+    infinite, hole = ends[protocol.infinity_becomes], ends[protocol.nan_becomes]
+    finite = np.nan_to_num(depth.astype(np.float64), nan=hole, posinf=infinite, neginf=protocol.dmin)
+    return np.clip(finite, protocol.dmin, protocol.dmax)

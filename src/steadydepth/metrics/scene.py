@@ -1,80 +1,234 @@
-"""One clip made ready for scoring: what its label and its frames say, whatever the prediction."""
+"""One clip made ready for scoring, frame by frame: what its label and its frames say, whatever the prediction."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float32
-from torch import Tensor
+from jaxtyping import Bool, Float32, Float64, UInt8
 
-from steadydepth.metrics.matches import where_colours_agree
-from steadydepth.metrics.moving import Split, split_by_objects, split_by_pose
-from steadydepth.metrics.protocol import Protocol, valid_labels
-from steadydepth.metrics.steadiness import fixed_static_set
-from steadydepth.ops.two_way import TwoWayFlow, two_way_from_frames, two_way_from_labels
+from steadydepth.metrics.arrays import Chosen, Colours, Pixels
+from steadydepth.metrics.matches import Camera, Way, Ways, colours_of, trust, ways_of
+from steadydepth.metrics.moving import split_by_objects, split_frame
+from steadydepth.metrics.protocol import Protocol, crop_slices, valid_labels
+from steadydepth.ops.two_way import pair_from_frames, pair_from_labels
 from steadydepth.types import Clip
 
-
-@dataclass(frozen=True)
-class Label:
-    """The measured depth of a clip and the sets of pixels it tells apart; None where the data does not tell."""
-
-    truth: Float32[Tensor, "t h w"]  # metres; anything where not valid
-    valid: Bool[Tensor, "t h w"]  # where the label counts in this protocol; somewhere at least
-    split: Split | None
-    split_source: str | None  # objects, poses, fixed camera
-    static_set: Bool[Tensor, "h w"] | None  # only under a camera that stands still
-    flow: TwoWayFlow | None
+Depth = tuple[Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]  # metres, and where it was measured
+Flow = tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]  # into the next frame, and where it is valid
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A clip, its label if it has one that counts anywhere, and the flow that its frames alone give."""
+class Footage:
+    """A clip that is read frame by frame, as often as asked; what the data does not have is None."""
 
-    clip: Clip
-    protocol: Protocol
-    label: Label | None
-    image_flow: TwoWayFlow  # DIS, seen where forward and backward agree
-    trusted_flow: TwoWayFlow  # the same where colours agree as well
+    name: str
+    fps: float
+    n_frames: int
+    height: int
+    width: int
+    images: Callable[[], Iterator[UInt8[np.ndarray, "h w 3"]]]  # RGB, in order
+    depth: Callable[[int], Depth] | None = None
+    objects: Callable[[int], UInt8[np.ndarray, "h w"]] | None = None  # 0 static world, n moving object n
+    flow: Callable[[int], Flow] | None = None
+    K: Float64[np.ndarray, "3 3"] | None = None
+    cam_to_world: Float64[np.ndarray, "t 4 4"] | None = None
+    fixed_camera: bool | None = None
 
 
-def prepare_scene(clip: Clip, protocol: Protocol) -> Scene:
-    """Everything of `clip` that does not depend on a prediction, computed once for all that are scored on it."""
-    image_flow = two_way_from_frames(clip.frames)
-    return Scene(
-        clip, protocol, _prepare_label(clip, protocol), image_flow, where_colours_agree(image_flow, clip.frames)
+def footage_of(clip: Clip) -> Footage:
+    """A clip that is in memory, as footage."""
+    t, height, width, _ = clip.frames.shape
+
+    def depth(number: int) -> Depth:
+        assert clip.depth is not None
+        measured = clip.depth[number] > 0 if clip.valid is None else clip.valid[number]
+        return clip.depth[number], measured
+
+    def flow(number: int) -> Flow:
+        assert clip.flow is not None
+        assert clip.flow_valid is not None
+        return clip.flow[number], clip.flow_valid[number]
+
+    return Footage(
+        name=clip.name,
+        fps=clip.fps,
+        n_frames=t,
+        height=height,
+        width=width,
+        images=lambda: iter(clip.frames),
+        depth=None if clip.depth is None else depth,
+        objects=None if clip.objects is None else clip.objects.__getitem__,
+        flow=None if clip.flow is None or clip.flow_valid is None else flow,
+        K=clip.K,
+        cam_to_world=clip.cam_to_world,
+        fixed_camera=clip.fixed_camera,
     )
 
 
-def _prepare_label(clip: Clip, protocol: Protocol) -> Label | None:
-    if clip.depth is None:
-        return None
-    measured = clip.depth > 0 if clip.valid is None else clip.valid
-    counted = valid_labels(clip.depth, measured, protocol)
-    if not counted.any():
-        return None
-    flow = None
-    if clip.flow is not None and clip.flow_valid is not None:
-        flow = two_way_from_labels(clip.flow, clip.flow_valid, clip.depth, counted)
-    truth, valid = torch.from_numpy(clip.depth), torch.from_numpy(counted)
-    split, split_source = _split(clip, truth, valid, flow)
-    moving = None if clip.objects is None else torch.from_numpy(clip.objects > 0)
-    static_set = fixed_static_set(truth, valid, moving) if clip.fixed_camera else None
-    return Label(truth, valid, split, split_source, static_set, flow)
+def chosen_frames(n_frames: int, protocol: Protocol) -> range:
+    """The frames of a clip that the protocol takes."""
+    numbers = range(0, n_frames, protocol.stride)
+    return numbers[: protocol.most_frames]
 
 
-def _split(
-    clip: Clip, truth: Tensor, valid: Bool[Tensor, "t h w"], flow: TwoWayFlow | None
-) -> tuple[Split | None, str | None]:
-    """Static and moving pixels by the best that the data has, and what that was."""
-    if clip.objects is not None:
-        return split_by_objects(clip.objects > 0, valid), "objects"
-    seen = None
-    if flow is not None and len(valid) > 1:
-        seen = np.concatenate((flow.forward_seen, flow.backward_seen[-1:]))
-    if clip.K is not None and clip.cam_to_world is not None:
-        return split_by_pose(truth, valid, K=clip.K, cam_to_world=clip.cam_to_world, seen_next=seen), "poses"
-    if clip.fixed_camera:
-        still = np.tile(np.eye(4), (len(valid), 1, 1))
-        return split_by_pose(truth, valid, K=np.eye(3), cam_to_world=still, seen_next=seen), "fixed camera"
-    return None, None
+def excerpt(footage: Footage, protocol: Protocol) -> Footage:
+    """The frames that the protocol takes, cut to its part of them; the camera's K follows the cut.
+
+    Flow leads to the next frame of the clip, so frames that are left out between take it away.
+    """
+    numbers = chosen_frames(footage.n_frames, protocol)
+    whole = numbers == range(footage.n_frames)
+    if whole and protocol.cut is None:
+        return footage
+    rows, columns = crop_slices(protocol.cut, footage.height, footage.width)
+
+    def images() -> Iterator[np.ndarray]:
+        for number, image in enumerate(footage.images()):
+            if number in numbers:
+                yield np.ascontiguousarray(image[rows, columns])
+            if number >= numbers[-1]:
+                return
+
+    def part(read: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+        def read_part(number: int) -> tuple[np.ndarray, np.ndarray]:
+            first, second = read(numbers[number])
+            return first[rows, columns], second[rows, columns]
+
+        return read_part
+
+    objects, K = footage.objects, footage.K
+    return replace(
+        footage,
+        n_frames=len(numbers),
+        height=rows.stop - rows.start,
+        width=columns.stop - columns.start,
+        images=images,
+        depth=None if footage.depth is None else part(footage.depth),
+        objects=None if objects is None else lambda number: objects(numbers[number])[rows, columns],
+        flow=None if footage.flow is None or protocol.stride > 1 else part(footage.flow),
+        K=None if K is None else K - np.array([[0, 0, columns.start], [0, 0, rows.start], [0, 0, 0]]),
+        cam_to_world=None if footage.cam_to_world is None else footage.cam_to_world[list(numbers)],
+    )
+
+
+@dataclass(frozen=True)
+class LabelFrame:
+    """The measured depth of one frame."""
+
+    truth: Pixels  # metres; 1 where not valid
+    valid: Chosen  # where the label counts in this protocol
+    objects_moving: Bool[np.ndarray, "h w"] | None
+
+    @cached_property
+    def log(self) -> Pixels:
+        """Logarithm of the truth; 0 where not valid."""
+        return np.log(self.truth)
+
+
+def read_label(footage: Footage, number: int, protocol: Protocol) -> LabelFrame:
+    """The label of one frame, which the footage has."""
+    assert footage.depth is not None
+    depth, measured = footage.depth(number)
+    valid = valid_labels(depth, measured, protocol)
+    moving = None if footage.objects is None else footage.objects(number) > 0
+    return LabelFrame(np.where(valid, depth, 1).astype(np.float64).ravel(), valid.ravel(), moving)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """The flow between a frame and the next."""
+
+    label: Ways | None  # seen where the label says so
+    image: Ways  # DIS, seen where forward and backward agree
+    trusted: Ways  # the same where colours agree as well
+    warping: Way  # label flow where there is one, DIS otherwise; seen wherever it has a value
+
+
+@dataclass(frozen=True)
+class SceneFrame:
+    """One frame of a clip, its label if it has one, and the sets of pixels it tells apart."""
+
+    number: int
+    image: UInt8[np.ndarray, "h w 3"]
+    colours: Colours
+    label: LabelFrame | None
+    static: Chosen | None = None  # None where the data does not tell
+    moving: Chosen | None = None
+    before: Motion | None = None  # from the frame before; None in the first
+
+
+def split_source(footage: Footage) -> str | None:
+    """What tells static pixels from moving ones: objects, poses, fixed camera, or nothing."""
+    if footage.objects is not None:
+        return "objects"
+    if footage.K is not None and footage.cam_to_world is not None:
+        return "poses"
+    return "fixed camera" if footage.fixed_camera else None
+
+
+def scene_frames(footage: Footage, protocol: Protocol, *, has_label: bool) -> Iterator[SceneFrame]:
+    """Every frame in order, each with what the next one says of it; three frames are held at a time."""
+    teller = _Teller(footage) if has_label else None
+    now: SceneFrame | None = None
+    for number, image in enumerate(footage.images()):
+        label = read_label(footage, number, protocol) if has_label else None
+        after = SceneFrame(number, image, colours_of(image), label)
+        if now is not None:
+            after = replace(after, before=_motion(footage, now, after))
+            yield now if teller is None else teller.split(now, after, after.before)
+        now = after
+    if now is not None:
+        yield now if teller is None else teller.split(now, teller.last, None)
+
+
+class _Teller:
+    """Tells static pixels from moving ones by the best that the data has."""
+
+    def __init__(self, footage: Footage) -> None:
+        self.source = split_source(footage)
+        self.size = footage.height, footage.width
+        self.last: SceneFrame | None = None
+        self.poses = footage.cam_to_world
+        K = footage.K
+        if self.source == "fixed camera":
+            K, self.poses = np.eye(3), np.tile(np.eye(4), (footage.n_frames, 1, 1))
+        self.camera = Camera(K, *self.size) if self.source in ("poses", "fixed camera") and K is not None else None
+
+    def split(self, frame: SceneFrame, other: SceneFrame | None, motion: Motion | None) -> SceneFrame:
+        """`frame` with its sets: `other` is the frame after it or, for the last, before it; `motion` leads onward."""
+        self.last = frame
+        label = frame.label
+        assert label is not None
+        if label.objects_moving is not None:
+            found = split_by_objects(label.objects_moving[None], label.valid.reshape(1, *self.size))
+            return replace(frame, static=found.static.ravel(), moving=found.moving.ravel())
+        if self.camera is None or self.poses is None:
+            return frame
+        if other is None or other.label is None:
+            nothing = np.zeros(len(label.valid), bool)
+            return replace(frame, static=nothing, moving=nothing)
+        move = self.camera.move(self.poses[frame.number], self.poses[other.number])
+        there = other.label
+        static, moving = split_frame(label.truth, label.valid, there.log, there.valid, move, *self.size)
+        ways = motion.label if motion is not None else frame.before.label if frame.before is not None else None
+        if ways is not None:
+            moving &= (ways.forward if motion is not None else ways.backward).seen
+        return replace(frame, static=static, moving=moving)
+
+
+def _motion(footage: Footage, before: SceneFrame, after: SceneFrame) -> Motion:
+    image = ways_of(pair_from_frames(before.image, after.image))
+    trusted = trust(image, before.colours, after.colours)
+    if footage.flow is None:
+        everywhere = np.ones(before.image.shape[:2], bool).ravel()
+        return Motion(None, image, trusted, Way(image.forward.to, everywhere))
+    flow, flow_valid = footage.flow(before.number)
+    if before.label is None:
+        return Motion(None, image, trusted, image.forward)
+    size = before.image.shape[:2]
+    pair = pair_from_labels(
+        flow, flow_valid, before.label.truth.reshape(size).astype(np.float32), before.label.valid.reshape(size)
+    )
+    label = ways_of(pair)
+    return Motion(label, image, trusted, Way(label.forward.to, flow_valid.ravel()))

@@ -1,6 +1,6 @@
 """Means over clips, the report that is written, and the table people compare methods by."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -23,10 +23,11 @@ def mean_over_clips(clips: Iterable[Values]) -> dict[str, float | None]:
     None where no clip has.
     """
     clips = list(clips)
-    return {name: _mean([clip.get(name) for clip in clips if _counts(name, clip)]) for name in METRICS}
+    return {name: _mean([clip.get(name) for clip in clips if is_counted(name, clip)]) for name in METRICS}
 
 
-def _counts(name: str, clip: Values) -> bool:
+def is_counted(name: str, clip: Values) -> bool:
+    """Whether `clip` has enough samples of the pixels of metric `name` to enter its mean."""
     counted_by = METRICS[name].counted_by
     return counted_by is None or (clip.get(counted_by) or 0) >= MIN_SAMPLES
 
@@ -119,9 +120,10 @@ def table_rows(reports: Mapping[str, Mapping[str, Any]], *, names: Iterable[str]
 
     `reports` maps the name of a column to a report of `evaluate`; the controls of the first report that has some
     follow as columns of their own. `best` names the best report; `note` says where the constant control beats every
-    report: such a metric alone proves nothing.
+    report: such a metric alone proves nothing. A report with intervals has them beside its values.
     """
     columns = {name: report["mean"] for name, report in reports.items()}
+    intervals = {name: report["interval"] for name, report in reports.items() if report.get("interval")}
     tables: Mapping[str, Any] = next((report["controls"] for report in reports.values() if report.get("controls")), {})
     controls: dict[str, Values] = {name: table["mean"] for name, table in tables.items()}
     rows = []
@@ -131,6 +133,8 @@ def table_rows(reports: Mapping[str, Mapping[str, Any]], *, names: Iterable[str]
             constant = controls.get("constant", {}).get(metric)
             wins = best is not None and is_better(metric, constant, columns[best].get(metric))
             cells = {name: _cell(column.get(metric)) for name, column in (columns | controls).items()}
+            for name, interval in intervals.items():
+                cells[name] += interval_text(interval.get(metric))
             head = {"metric": metric, "unit": METRICS[metric].unit, "better": METRICS[metric].better}
             rows.append(head | cells | {"best": best or "", "note": "a constant wins" if wins else ""})
     return rows
@@ -146,5 +150,11 @@ def _best(metric: str, columns: Mapping[str, Values]) -> str | None:
     return best
 
 
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _cell(value: float | None, digits: int = 4) -> str:
+    # What is this small in any of the units is the rounding of a sum that is 0.
+    return "" if value is None else f"{0 if abs(value) < 1e-9 else value:.{digits}g}"
+
+
+def interval_text(interval: Sequence[float] | None) -> str:
+    """An interval as it stands after a value; nothing when there is none."""
+    return "" if interval is None else f" [{_cell(interval[0], 3)}, {_cell(interval[1], 3)}]"

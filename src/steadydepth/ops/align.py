@@ -2,12 +2,17 @@
 
 Sums are float64 and centred: uncentred float32 sums lose three to four digits. A value that is not finite, in the
 prediction or in the label, is left out of every fit.
+
+The fits over whole tensors carry a gradient. `FitSums` and `count_keys` give the same numbers from parts: what is
+counted of each part is added, so a clip of any length needs no more memory than a frame.
 """
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt32
 from torch import Tensor
 
 # Video-Depth-Anything and DepthCrafter: no disparity below this, so nothing is farther than 1000 m.
@@ -103,3 +108,80 @@ def apply_disparity(disparity: Float[Tensor, "*any"], alignment: Alignment) -> F
 
 def _at_least(disparity: Float64[Tensor, "*any"]) -> Float64[Tensor, "*any"]:
     return disparity.clamp(min=LEAST_DISPARITY)
+
+
+@dataclass(frozen=True)
+class FitSums:
+    """What a least-squares line needs of its samples: how many, their means, and second moments around those.
+
+    Parts are added as Chan et al. 1979 add variances, so no digits are lost, however long the clip.
+    """
+
+    n: int = 0
+    x_mean: float = 0.0
+    y_mean: float = 0.0
+    xx: float = 0.0
+    xy: float = 0.0
+
+    @classmethod
+    def of(cls, x: Float64[np.ndarray, "n"], y: Float64[np.ndarray, "n"]) -> "FitSums":
+        """The sums of samples that are all finite."""
+        if not len(x):
+            return cls()
+        x_mean, y_mean = float(x.mean()), float(y.mean())
+        centred = x - x_mean
+        return cls(len(x), x_mean, y_mean, float((centred * centred).sum()), float((centred * (y - y_mean)).sum()))
+
+    def __add__(self, other: "FitSums") -> "FitSums":
+        n = self.n + other.n
+        if not n:
+            return self
+        dx, dy = other.x_mean - self.x_mean, other.y_mean - self.y_mean
+        share, weight = other.n / n, self.n * other.n / n
+        return FitSums(
+            n=n,
+            x_mean=self.x_mean + dx * share,
+            y_mean=self.y_mean + dy * share,
+            xx=self.xx + other.xx + dx * dx * weight,
+            xy=self.xy + other.xy + dx * dy * weight,
+        )
+
+    def line(self) -> tuple[float, float]:
+        """Scale and shift of `fit_scale_shift`; both NaN of nothing."""
+        if not self.n:
+            return math.nan, math.nan
+        has_spread = self.xx / self.n > (1e-12 * self.x_mean) ** 2
+        scale = self.xy / self.xx if has_spread else 0.0
+        return scale, self.y_mean - scale * self.x_mean
+
+
+def count_keys(values: Float32[np.ndarray, "n"], first: int | None = None) -> Int64[np.ndarray, "65536"]:
+    """How many values have each first half of 16 bits, in the order of the values.
+
+    Or, of those whose first half is `first`, how many have each second half. Counts of parts are added; `find_rank`
+    finds a median in them.
+    """
+    keys = _ordered_keys(values)
+    if first is None:
+        return np.bincount(keys >> np.uint32(16), minlength=65536)
+    return np.bincount(keys[keys >> np.uint32(16) == first] & np.uint32(0xFFFF), minlength=65536)
+
+
+def find_rank(counts: Int64[np.ndarray, "65536"], rank: int) -> tuple[int, int]:
+    """The half that the value of that rank (0 the smallest) has, and its rank among the values that share it."""
+    until = np.cumsum(counts)
+    half = int(np.searchsorted(until, rank, side="right"))
+    return half, rank - int(until[half] - counts[half])
+
+
+def value_of(first: int, second: int) -> float:
+    """The float32 of those two halves."""
+    key = np.uint32(first << 16 | second)
+    bits = key & np.uint32(0x7FFFFFFF) if key >> np.uint32(31) else ~key
+    return float(np.array(bits, np.uint32).view(np.float32))
+
+
+def _ordered_keys(values: Float32[np.ndarray, "n"]) -> UInt32[np.ndarray, "n"]:
+    """Unsigned numbers in the order of the values: the bits, with the sign turned, and all turned where negative."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    return np.where(bits >> np.uint32(31), ~bits, bits | np.uint32(0x80000000))

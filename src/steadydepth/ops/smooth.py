@@ -1,14 +1,19 @@
 """Causal filters of a depth video: what can be had without training. Each frame uses itself and those before it.
 
 All work in log depth, so a filter of the depth and of its inverse are the same, and a value that is not a positive
-finite number is handed on as it is and never remembered. Arrays (t, h, w) in and out, of the same type.
+finite number is handed on as it is and never remembered. Arrays (t, h, w) in and out, of the same type. Each filter is
+a step from one frame of log depth to the next, NaN where there is none, so a long video needs no more memory.
 """
 
-import numpy as np
-import torch
-from jaxtyping import Bool, Float, Float32
+from collections import deque
+from collections.abc import Iterable, Sequence
 
-from steadydepth.ops.warp import bring_here
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64
+
+from steadydepth.ops.sampling import Places, places_at, sample
+
+MEDIAN_WINDOW = 5
 
 
 def _usable(depth: np.ndarray) -> np.ndarray:
@@ -21,14 +26,50 @@ def _log(depth: np.ndarray) -> np.ndarray:
     return np.where(usable, np.log(np.where(usable, depth, 1).astype(np.float64)), np.nan)
 
 
-def _blend(past: np.ndarray, now: np.ndarray, decay: float) -> np.ndarray:
+def _write(log_depth: Iterable[np.ndarray], depth: np.ndarray) -> np.ndarray:
+    smooth = np.exp(np.stack(list(log_depth))).astype(depth.dtype)
+    return np.where(_usable(depth), smooth, depth)
+
+
+def blend(
+    past: Float64[np.ndarray, "*any"], now: Float64[np.ndarray, "*any"], decay: float
+) -> Float64[np.ndarray, "*any"]:
+    """One step of a moving average of log depth: decay * past + (1 - decay) * now; `now` where either is NaN."""
     blended = decay * past + (1 - decay) * now
     return np.where(np.isfinite(blended), blended, now)
 
 
-def _write(log_depth: list[np.ndarray], depth: np.ndarray) -> np.ndarray:
-    smooth = np.exp(np.stack(log_depth)).astype(depth.dtype)
-    return np.where(_usable(depth), smooth, depth)
+def middle(recent: Sequence[Float64[np.ndarray, "*any"]]) -> Float64[np.ndarray, "*any"]:
+    """Median at each pixel of frames of log depth; the mean of the two middle ones of an even number.
+
+    NaN has no vote; 0 where nothing votes.
+    """
+    seen = np.sort(np.stack(recent), axis=0)  # NaN is sorted to the end
+    last = len(seen) - 1
+    if not np.isnan(seen[last]).any():
+        return (seen[last // 2] + seen[(last + 1) // 2]) / 2
+    n = np.isfinite(seen).sum(axis=0)
+    low, high = (np.take_along_axis(seen, np.maximum(i, 0)[None], axis=0)[0] for i in ((n - 1) // 2, n // 2))
+    return np.where(n > 0, low + high, 0) / 2
+
+
+def backward_places(backward: Float32[np.ndarray, "h w 2"]) -> Places:
+    """Where each pixel was in the frame before, by the flow from this frame into it."""
+    height, width = backward.shape[:2]
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    motion = np.where(np.isfinite(backward), backward, 0)
+    return places_at((np.stack((x, y), axis=-1) + motion).reshape(-1, 2), height, width)
+
+
+def blend_along(
+    past: Float64[np.ndarray, "n"],
+    now: Float64[np.ndarray, "n"],
+    was_at: Places,
+    trusted: Bool[np.ndarray, "n"],
+    decay: float,
+) -> Float64[np.ndarray, "n"]:
+    """`blend` of flattened frames with what the frame before had where each pixel was; `now` where not trusted."""
+    return blend(np.where(trusted, sample(past[:, None], was_at)[:, 0], np.nan), now, decay)
 
 
 def ema(depth: Float[np.ndarray, "t h w"], *, decay: float = 0.5) -> Float[np.ndarray, "t h w"]:
@@ -36,25 +77,22 @@ def ema(depth: Float[np.ndarray, "t h w"], *, decay: float = 0.5) -> Float[np.nd
 
     `decay` in [0, 1): 0 changes nothing. Steady, and late: whatever moves is smeared behind itself.
     """
-    now = _log(depth)
-    smooth = [now[0]]
-    for frame in now[1:]:
-        smooth.append(_blend(smooth[-1], frame, decay))
+    smooth: list[np.ndarray] = []
+    for frame in _log(depth):
+        smooth.append(blend(smooth[-1], frame, decay) if smooth else frame)
     return _write(smooth, depth)
 
 
-def causal_median(depth: Float[np.ndarray, "t h w"], *, window: int = 5) -> Float[np.ndarray, "t h w"]:
+def causal_median(depth: Float[np.ndarray, "t h w"], *, window: int = MEDIAN_WINDOW) -> Float[np.ndarray, "t h w"]:
     """Median at each pixel of the last `window` frames, this one included; of fewer at the beginning.
 
     An even number of frames has the mean of the two middle log depths. Values that are not usable have no vote.
     """
-    now = np.where(_usable(depth), _log(depth), np.inf)  # to the end of the order, and not counted
+    recent: deque[np.ndarray] = deque(maxlen=window)
     smooth = []
-    for t in range(len(depth)):
-        seen = np.sort(now[max(0, t - window + 1) : t + 1], axis=0)
-        n = np.isfinite(seen).sum(axis=0)
-        low, high = (np.take_along_axis(seen, np.maximum(i, 0)[None], axis=0)[0] for i in ((n - 1) // 2, n // 2))
-        smooth.append(np.where(n > 0, low + high, 0) / 2)
+    for frame in _log(depth):
+        recent.append(frame)
+        smooth.append(middle(recent))
     return _write(smooth, depth)
 
 
@@ -69,10 +107,10 @@ def flow_ema(
 
     `backward` B is on frame t into t - 1, in pixels. Where it is not trusted the average starts anew: m_t = log d_t.
     """
-    now = _log(depth)
-    smooth = [now[0]]
-    for frame, motion, trust in zip(now[1:], backward, trusted, strict=True):
-        before = torch.from_numpy(np.exp(smooth[-1]))[None]
-        past = bring_here(before, torch.from_numpy(motion.astype(np.float64))[None])[0].log().numpy()
-        smooth.append(_blend(np.where(trust, past, np.nan), frame, decay))
-    return _write(smooth, depth)
+    smooth: list[np.ndarray] = []
+    for t, frame in enumerate(_log(depth).reshape(len(depth), -1)):
+        if smooth:
+            was_at = backward_places(backward[t - 1])
+            frame = blend_along(smooth[-1], frame, was_at, trusted[t - 1].ravel(), decay)
+        smooth.append(frame)
+    return _write([frame.reshape(depth.shape[1:]) for frame in smooth], depth)

@@ -1,6 +1,7 @@
-"""Optical flow of a whole clip, there and back, and where it can be trusted: from labels, or from the frames alone."""
+"""Optical flow of a pair of frames or of a whole clip, there and back: from labels, or from the frames alone."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -12,6 +13,16 @@ LEAST_SIDE_PX = 12
 
 
 @dataclass(frozen=True)
+class PairFlow:
+    """Flow between two frames in pixels (x, y); `seen` is True where the other frame shows the same point."""
+
+    forward: Float32[np.ndarray, "h w 2"]  # on the first, into the second
+    backward: Float32[np.ndarray, "h w 2"]  # on the second, into the first
+    forward_seen: Bool[np.ndarray, "h w"]
+    backward_seen: Bool[np.ndarray, "h w"]
+
+
+@dataclass(frozen=True)
 class TwoWayFlow:
     """Flow between neighbouring frames in pixels (x, y); `seen` is True where the other frame shows the same point."""
 
@@ -20,21 +31,44 @@ class TwoWayFlow:
     forward_seen: Bool[np.ndarray, "p h w"]
     backward_seen: Bool[np.ndarray, "p h w"]
 
+    def pair(self, number: int) -> PairFlow:
+        """The flow between frame `number` and the next."""
+        return PairFlow(
+            self.forward[number], self.backward[number], self.forward_seen[number], self.backward_seen[number]
+        )
 
-def two_way_from_frames(frames: UInt8[np.ndarray, "t h w 3"]) -> TwoWayFlow:
-    """DIS flow both ways between neighbouring frames; seen where the two agree (`ops.flow.consistent`).
+
+def pair_from_frames(before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]) -> PairFlow:
+    """DIS flow both ways between two frames; seen where the two agree (`ops.flow.consistent`).
 
     Pictures smaller than 12 x 12 px have no DIS flow: nothing is seen.
     """
-    t, height, width, _ = frames.shape
+    height, width = before.shape[:2]
     if min(height, width) < LEAST_SIDE_PX:
-        nothing = np.zeros((t - 1, height, width), bool)
-        still = np.zeros((t - 1, height, width, 2), np.float32)
-        return TwoWayFlow(still, still, nothing, nothing)
-    pairs = [(frames[i], frames[i + 1]) for i in range(t - 1)]
-    there = [dis_flow(before, after) for before, after in pairs]
-    back = [dis_flow(after, before) for before, after in pairs]
-    return _checked(there, back, height, width)
+        still, nothing = np.zeros((height, width, 2), np.float32), np.zeros((height, width), bool)
+        return PairFlow(still, still, nothing, nothing)
+    there, back = dis_flow(before, after), dis_flow(after, before)
+    return PairFlow(there, back, consistent(there, back), consistent(back, there))
+
+
+def pair_from_labels(
+    flow: Float32[np.ndarray, "h w 2"],
+    flow_valid: Bool[np.ndarray, "h w"],
+    depth: Float32[np.ndarray, "h w"],
+    valid: Bool[np.ndarray, "h w"],
+) -> PairFlow:
+    """Label flow and its inverse; seen where both exist and agree, so an occluded pixel is not.
+
+    Where several pixels land on one, the nearest in label depth wins; a pixel without label depth never hides another.
+    """
+    back, shown = invert_flow(flow, flow_valid, np.where(valid, depth, np.float32(np.inf)))
+    return PairFlow(flow, back, consistent(flow, back) & flow_valid, consistent(back, flow) & shown)
+
+
+def two_way_from_frames(frames: UInt8[np.ndarray, "t h w 3"]) -> TwoWayFlow:
+    """`pair_from_frames` of each frame and the next."""
+    pairs = [pair_from_frames(*pair) for pair in pairwise(frames)]
+    return stack_pairs(pairs, *frames.shape[1:3])
 
 
 def two_way_from_labels(
@@ -43,26 +77,20 @@ def two_way_from_labels(
     depth: Float32[np.ndarray, "t h w"],
     valid: Bool[np.ndarray, "t h w"],
 ) -> TwoWayFlow:
-    """Label flow and its inverse; seen where both exist and agree, so an occluded pixel is not.
-
-    Where several pixels land on one, the nearest in label depth wins; a pixel without label depth never hides another.
-    """
-    height, width = flow.shape[1:3]
-    order = np.where(valid, depth, np.float32(np.inf))[: len(flow)]
-    inverse = [invert_flow(*pair) for pair in zip(flow, flow_valid, order, strict=True)]
-    back = [backward for backward, _ in inverse]
-    found = _checked(list(flow), back, height, width)
-    shown = np.array([seen for _, seen in inverse], bool).reshape(-1, height, width)
-    return TwoWayFlow(found.forward, found.backward, found.forward_seen & flow_valid, found.backward_seen & shown)
+    """`pair_from_labels` of each frame and the next."""
+    each = zip(flow, flow_valid, depth[: len(flow)], valid[: len(flow)], strict=True)
+    return stack_pairs([pair_from_labels(*labels) for labels in each], *flow.shape[1:3])
 
 
-def _checked(there: list[np.ndarray], back: list[np.ndarray], height: int, width: int) -> TwoWayFlow:
-    def stack(images: list[np.ndarray], kind: type, *channels: int) -> np.ndarray:
-        return np.array(images, kind).reshape(-1, height, width, *channels)
+def stack_pairs(pairs: list[PairFlow], height: int, width: int) -> TwoWayFlow:
+    """The pairs of a clip as one, of height x width even when there is none."""
+
+    def stack(name: str, kind: type, *channels: int) -> np.ndarray:
+        return np.array([getattr(pair, name) for pair in pairs], kind).reshape(-1, height, width, *channels)
 
     return TwoWayFlow(
-        forward=stack(there, np.float32, 2),
-        backward=stack(back, np.float32, 2),
-        forward_seen=stack([consistent(f, b) for f, b in zip(there, back, strict=True)], bool),
-        backward_seen=stack([consistent(b, f) for f, b in zip(there, back, strict=True)], bool),
+        forward=stack("forward", np.float32, 2),
+        backward=stack("backward", np.float32, 2),
+        forward_seen=stack("forward_seen", bool),
+        backward_seen=stack("backward_seen", bool),
     )

@@ -1,0 +1,204 @@
+"""How much a depth video flickers along flow: that of the label, or of the frames alone.
+
+As in `metrics.steadiness`, `depth` (*m, t, h, w) is in metres after one alignment for the whole clip, and a constant
+wins all of these.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, UInt8
+from torch import Tensor
+
+from steadydepth.metrics.arrays import (
+    LEAST_DEPTH_M,
+    Chosen,
+    Colours,
+    Columns,
+    Images,
+    Mask,
+    PairMask,
+    Scores,
+    Stack,
+    Truth,
+    as_array,
+    column_sums,
+    rows,
+)
+from steadydepth.metrics.matches import Match, Triple, Way, colours_of, photometric_match, triple, trust, ways_of
+from steadydepth.metrics.sums import Count, Mean, Part, merge
+from steadydepth.ops.sampling import places_at, sample
+from steadydepth.ops.two_way import PairFlow, TwoWayFlow, pair_from_frames, stack_pairs, two_way_from_labels
+
+# Optical-flow warping error as NVDS computes it: infer_NVDS_dpt_bi.py and smooth_loss.py.
+_NVDS_SHARPNESS, _NVDS_FACTOR, _NVDS_LEAST_SPREAD = 50.0, 10.0, 1e-6
+
+
+def warping_scores(
+    depth: Images,
+    frames: UInt8[np.ndarray, "t h w 3"],
+    flow: TwoWayFlow,
+    flow_valid: PairMask,
+    kept: Mask,
+    *,
+    landing: Mask | None = None,
+) -> Scores:
+    """Depth beside the depth of the next frame along the flow, W d_(t+1), sampled bilinearly in metres.
+
+    opw       mean |W d_(t+1) - d_t|, metres, lower; optical-flow warping error
+    rtc_TAU   share of max(d_t / W d_(t+1), W d_(t+1) / d_t) < TAU, fraction, higher; TAU = 1.01 and 1.25
+
+    Over `kept` pixels with a valid forward flow that pass `matches.photometric_match`; `landing`, for depth with holes,
+    are the pixels that may be read. Each pair of frames by itself, then the mean over the pairs that have pixels. Khan
+    et al. 2023, without their optional pose compensation: a camera moving forward changes true depth, and this counts
+    it.
+    """
+    stack, start, known = Stack(depth), as_array(kept), as_array(flow_valid)
+    ends = None if landing is None else as_array(landing)
+    total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ("opw", "rtc_1.01", "rtc_1.25")}
+    for t in range(stack.n_frames - 1):
+        match = photometric_match(
+            ways_of(flow.pair(t)).forward,
+            (start[t] & known[t]).ravel(),
+            colours_of(frames[t]),
+            colours_of(frames[t + 1]),
+            None if ends is None else ends[t + 1].ravel(),
+        )
+        total = merge(total, warping_parts(stack.frame(t), stack.frame(t + 1), match))
+    return stack.scores(total)
+
+
+def warping_parts(depth: Columns, next_depth: Columns, match: Match) -> dict[str, Part]:
+    """What a pair of frames adds to `opw` and `rtc_*`: one item of their mean, nothing without a pixel."""
+    n = len(match.pixels)
+    if not n:
+        return {}
+    here, there = rows(depth, match.pixels), sample(next_depth, match.at)
+    factor = np.maximum(here / there, there / here)
+    values = (np.abs(there - here), (factor < 1.01).astype(np.float64), (factor < 1.25).astype(np.float64))
+    names = ("opw", "rtc_1.01", "rtc_1.25")
+    return {name: Mean(column_sums(value) / n, 1.0) for name, value in zip(names, values, strict=True)}
+
+
+def flow_flicker(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) -> Scores:
+    """flicker_flow: 100 mean |ln d_t - ln W d_(t-1)| over trusted pixels, % a frame, lower; no label is needed.
+
+    `flow` as `image_flow` gives it; `kept`, for depth with holes, are the pixels that may be read. True change of depth
+    counts as well, so only the same video can be compared; it says nothing about accuracy. `n_followed` samples.
+    """
+    stack = Stack(depth)
+    total: dict[str, Part] = {"flicker_flow": Mean(np.zeros(1), 0.0), "n_followed": Count(0)}
+    for t in range(1, stack.n_frames):
+        way = ways_of(flow.pair(t - 1)).backward
+        match = way.match(_among(way.seen, kept, t), _frame_of(kept, t - 1))
+        total = merge(total, flow_flicker_parts(stack.log(t - 1), stack.log(t), match))
+    return stack.scores(total)
+
+
+def _frame_of(kept: Mask | None, t: int) -> Chosen | None:
+    return None if kept is None else as_array(kept)[t].ravel()
+
+
+def _among(seen: Chosen, kept: Mask | None, t: int) -> Chosen:
+    return seen if kept is None else seen & as_array(kept)[t].ravel()
+
+
+def flow_flicker_parts(before: Columns, now: Columns, match: Match) -> dict[str, Part]:
+    """What a pair of frames adds to `flicker_flow`: log depth of both, and pixels of the later one in the earlier."""
+    change = np.abs(rows(now, match.pixels) - sample(before, match.at))
+    n = len(match.pixels)
+    return {"flicker_flow": Mean(100 * column_sums(change), float(n)), "n_followed": Count(n)}
+
+
+def flow_roughness(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) -> Scores:
+    """rough_flow: 100 mean |l_(t+1)(q+) - 2 l_t(p) + l_(t-1)(q-)| along trusted flow, % a frame^2, lower; no label.
+
+    `flow` and `kept` as for `flow_flicker`; `n_followed_twice` samples.
+    """
+    stack = Stack(depth)
+    total: dict[str, Part] = {"rough_flow": Mean(np.zeros(1), 0.0), "n_followed_twice": Count(0)}
+    for t in range(1, stack.n_frames - 1):
+        ahead, behind = ways_of(flow.pair(t)).forward, ways_of(flow.pair(t - 1)).backward
+        tracked = triple(ahead, behind, _frame_of(kept, t - 1), _frame_of(kept, t), _frame_of(kept, t + 1))
+        logs = (stack.log(t - 1), stack.log(t), stack.log(t + 1))
+        total = merge(total, flow_roughness_parts(logs, tracked))
+    return stack.scores(total)
+
+
+def flow_roughness_parts(logs: tuple[Columns, Columns, Columns], tracked: Triple) -> dict[str, Part]:
+    """What three frames add to `rough_flow`."""
+    n = len(tracked.pixels)
+    total = column_sums(np.abs(bend(logs, tracked)))
+    return {"rough_flow": Mean(100 * total, float(n)), "n_followed_twice": Count(n)}
+
+
+def bend(logs: tuple[Columns, Columns, Columns], tracked: Triple) -> Float64[np.ndarray, "k m"]:
+    """Second difference of log depth of each point: l_(t+1)(q+) - 2 l_t(p) + l_(t-1)(q-)."""
+    before, now, after = logs
+    curve = sample(after, tracked.ahead)
+    curve -= 2 * rows(now, tracked.pixels)
+    curve += sample(before, tracked.behind)
+    return curve
+
+
+def opw_nvds(depth: Images, frames: UInt8[np.ndarray, "t h w 3"], flow: TwoWayFlow) -> Float64[Tensor, "*m"]:
+    """Optical-flow warping error as the script of NVDS computes it, on 1 / depth: lower; not comparable with `opw`.
+
+    For each frame but the first, x the disparity: W x_(t-1) along the backward flow, 0 outside the image; it and x_t
+    each less their (lower) median and over their mean distance from it, over ALL pixels; 10 mean w |difference|, w the
+    sum over channels of exp(-50 (I_t - W I_(t-1))^2) with colours in 0 to 255. The sum is divided by the number of
+    frames, not of pairs. No look at occlusion or labels. NVDS takes the flow of GMFlow, here it is whatever is given.
+    """
+    stack = Stack(depth)
+    total: dict[str, Part] = {"opw_nvds": Mean(np.zeros(1), 0.0)}
+    for t in range(1, stack.n_frames):
+        colours = colours_of(frames[t - 1]), colours_of(frames[t])
+        part = nvds_part(stack.frame(t - 1), stack.frame(t), *colours, ways_of(flow.pair(t - 1)).backward)
+        total = merge(total, {"opw_nvds": part})
+    return stack.scores(total)["opw_nvds"] * (stack.n_frames - 1) / stack.n_frames
+
+
+def nvds_part(before: Columns, now: Columns, colours_before: Colours, colours: Colours, back: Way) -> Mean:
+    """What a pair of frames adds to the mean over pairs of `opw_nvds`: depth of both, and colours in [0, 1]."""
+    height, width = back.to.flow.shape[:2]
+    places = places_at(back.to.at + 1, height + 2, width + 2)  # in an image with a border of zeros
+
+    def bring(columns: Columns) -> Columns:
+        framed = np.pad(columns.reshape(height, width, -1), ((1, 1), (1, 1), (0, 0)))
+        return sample(np.ascontiguousarray(framed.reshape(-1, columns.shape[1])), places)
+
+    gap = 255 * (colours - bring(colours_before))
+    weight = np.exp(-_NVDS_SHARPNESS * gap * gap).sum(axis=1)
+    difference = np.abs(_normalise(bring(_disparity(before))) - _normalise(_disparity(now)))
+    return Mean(_NVDS_FACTOR * np.einsum("nm,n->m", difference, weight) / len(weight), 1.0)
+
+
+def _disparity(depth: Columns) -> Columns:
+    return 1 / np.maximum(depth, LEAST_DEPTH_M)
+
+
+def _normalise(disparity: Columns) -> Columns:
+    lower = (len(disparity) - 1) // 2
+    centred = disparity - np.partition(disparity, lower, axis=0)[lower]
+    return centred / np.maximum(np.abs(centred).mean(axis=0), _NVDS_LEAST_SPREAD)
+
+
+def label_flow(
+    flow: Float32[np.ndarray, "p h w 2"], flow_valid: Bool[np.ndarray, "p h w"], depth: Truth, valid: Mask
+) -> TwoWayFlow:
+    """The label's forward flow in pixels, inverted, and where it is seen: not where it is occluded or has no inverse.
+
+    Of points that land on one pixel the nearest in `depth`, which counts where `valid`, is seen.
+    """
+    return two_way_from_labels(flow, flow_valid, as_array(depth).astype(np.float32), as_array(valid))
+
+
+def image_flow(frames: UInt8[np.ndarray, "t h w 3"]) -> TwoWayFlow:
+    """DIS flow of a clip both ways, seen where there and back agree, and colours too (`matches.trust`)."""
+    pairs = []
+    for before, after in pairwise(frames):
+        pair = pair_from_frames(before, after)
+        ways = trust(ways_of(pair), colours_of(before), colours_of(after))
+        seen = (way.seen.reshape(before.shape[:2]) for way in (ways.forward, ways.backward))
+        pairs.append(PairFlow(pair.forward, pair.backward, *seen))
+    return stack_pairs(pairs, *frames.shape[1:3])

@@ -1,0 +1,42 @@
+"""The alignments of `ops.align` for NumPy arrays and tensors alike: what a prediction is forgiven, once for a clip."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from steadydepth.ops import align
+from steadydepth.ops.align import Alignment
+
+Values = Float[Tensor, "..."] | Float[np.ndarray, "..."]
+Chosen = Bool[Tensor, "..."] | Bool[np.ndarray, "..."]
+Fit = Callable[[Tensor, Tensor, Tensor], Alignment]
+
+
+def _fit(how: Fit, predicted: Values, target: Values, valid: Chosen) -> Alignment:
+    return how(torch.as_tensor(predicted), torch.as_tensor(target), torch.as_tensor(valid))
+
+
+def fit_scale(predicted: Values, target: Values, valid: Chosen) -> Alignment:
+    """Least squares of scale * predicted = target over the valid finite values; shift 0."""
+    return _fit(align.fit_scale, predicted, target, valid)
+
+
+def fit_median_scale(predicted: Values, target: Values, valid: Chosen) -> Alignment:
+    """median(target) / median(predicted) over the valid finite values together; shift 0."""
+    return _fit(align.fit_median_scale, predicted, target, valid)
+
+
+def fit_scale_shift(predicted: Values, target: Values, valid: Chosen) -> Alignment:
+    """Least squares of scale * predicted + shift = target; a constant prediction gets scale 0 and the mean target."""
+    return _fit(align.fit_scale_shift, predicted, target, valid)
+
+
+def fit_disparity(disparity: Values, depth: Values, valid: Chosen) -> Alignment:
+    """Least squares of scale * max(disparity, 1e-3) + shift = 1 / (depth + 1e-8) over a clip.
+
+    As DepthCrafter and Video-Depth-Anything do; a negative scale is an inverted prediction.
+    """
+    return _fit(align.fit_disparity, disparity, depth, valid)
