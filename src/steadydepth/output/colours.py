@@ -1,4 +1,7 @@
-"""Depth to colours: near is warm, far is cold; one range for a whole video, or the colours themselves flicker."""
+"""Depth and its errors to colours, one range for a whole video, or the colours themselves would flicker.
+
+Depth: near is warm, far is cold. Errors: black is right, pale yellow is very wrong.
+"""
 
 from collections.abc import Iterable
 
@@ -72,4 +75,23 @@ def colour_depth(
     return np.where(shown[..., None], colours, np.uint8(0))
 
 
-_TURBO = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_TURBO)[:, 0, ::-1].copy()
+def error_top(errors: Iterable[Float[np.ndarray, "*t h w"]], valids: Iterable[Bool[np.ndarray, "*t h w"]]) -> float:
+    """The error to show as the worst: the 98th percentile of all valid ones together, and never 0."""
+    values = [error[valid] for error, valid in zip(errors, valids, strict=True)]
+    known = np.concatenate(values) if values else np.zeros(0)
+    return max(float(np.percentile(known, _HIGH)), 1e-6) if len(known) else 1.0
+
+
+def colour_error(
+    error: Float[np.ndarray, "*t h w"], top: float, valid: Bool[np.ndarray, "*t h w"]
+) -> UInt8[np.ndarray, "*t h w 3"]:
+    """RGB of the magma colours, black at 0 to pale yellow at `top` and beyond; mid grey where not `valid`."""
+    share = np.clip(np.where(valid, error, 0) / top, 0, 1)
+    return np.where(valid[..., None], _MAGMA[np.rint(255 * share).astype(np.uint8)], np.uint8(128))
+
+
+def _colour_map(name: int) -> UInt8[np.ndarray, "256 3"]:
+    return cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], name)[:, 0, ::-1].copy()
+
+
+_TURBO, _MAGMA = _colour_map(cv2.COLORMAP_TURBO), _colour_map(cv2.COLORMAP_MAGMA)

@@ -1,4 +1,4 @@
-"""Predictions on disk: one npz a sequence, or a folder of 16-bit pictures; written whole or not at all."""
+"""Predictions on disk: one npz a sequence, or a folder of 16-bit or OpenEXR pictures; written whole or not at all."""
 
 import json
 import zipfile
@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32, UInt16
 
 from steadydepth.files.image_files import read_depth_codes, write_png
 from steadydepth.files.whole_files import check_name, new_file, new_folder
+from steadydepth.output.exr_files import read_exr, write_exr
 from steadydepth.types import Claims, InputError
 
 
@@ -61,6 +62,23 @@ def write_prediction_pictures(
     return target
 
 
+def write_prediction_exr(
+    folder: Path, name: str, depths: Iterable[Float[np.ndarray, "h w"]], claims: Claims, *, fps: float
+) -> Path:
+    """Write FOLDER/<name>/depth/%04d.exr, 32-bit floats as they are, and meta.json; return FOLDER/<name>.
+
+    InputError when the folder exists or the package OpenEXR is missing. One frame is held at a time.
+    """
+    target = folder / check_name(name, folder)
+    meta = {"fps": fps, "claims": _known(claims, target)}
+    with new_folder(target) as part:
+        (part / "depth").mkdir()
+        for number, depth in enumerate(depths):
+            write_exr(part / "depth" / f"{number:04d}.exr", depth)
+        (part / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    return target
+
+
 def _picture_codes(depth: Float[np.ndarray, "h w"], scale: float, name: str) -> UInt16[np.ndarray, "h w"]:
     codes = np.rint(np.where(np.isfinite(depth), depth, 0).astype(np.float64) / scale)
     if codes.min() < 0 or codes.max() > 65535:
@@ -77,7 +95,7 @@ def find_predictions(folder: Path) -> list[str]:
     names = {path.stem for path in visible if path.suffix == ".npz"}
     names |= {path.name for path in visible if (path / "depth").is_dir()}
     if not names:
-        raise InputError(f"{folder} holds no predictions; they are <sequence>.npz or <sequence>/depth/0000.png")
+        raise InputError(f"{folder} holds no predictions; they are <sequence>.npz or <sequence>/depth/0000.png (.exr)")
     return sorted(names)
 
 
@@ -115,14 +133,19 @@ def _read_pictures(folder: Path) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
     meta_path = folder / "meta.json"
     try:
         meta = json.loads(meta_path.read_text(encoding="utf-8"))
-        claims, scale = meta["claims"], float(meta["depth_scale_m"])
+        # The floats of OpenEXR are the values themselves.
+        is_exr = (folder / "depth" / "0000.exr").exists()
+        claims, scale = meta["claims"], 1.0 if is_exr else float(meta["depth_scale_m"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{meta_path}: no claims and depth_scale_m to be read ({error!r}): write both") from error
     files = sorted(file for file in (folder / "depth").iterdir() if not file.name.startswith("."))
-    expected = [f"{number:04d}.png" for number in range(len(files))]
+    expected = [f"{number:04d}{'.exr' if is_exr else '.png'}" for number in range(len(files))]
     if not files or [file.name for file in files] != sorted(expected):
-        raise InputError(f"{folder / 'depth'}: holds other files than 0000.png, 0001.png, ... without gaps: renumber")
-    images = [read_depth_codes(folder / "depth" / file) for file in expected]
+        raise InputError(
+            f"{folder / 'depth'}: holds other files than 0000.png, 0001.png, ... (or .exr) without gaps: renumber"
+        )
+    read = read_exr if is_exr else read_depth_codes
+    images = [read(folder / "depth" / file) for file in expected]
     for file, image in zip(expected, images, strict=True):
         if image.shape != images[0].shape:
             raise InputError(

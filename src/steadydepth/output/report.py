@@ -1,22 +1,22 @@
-"""One self-contained HTML page: tables, loss curves, pictures and video."""
+"""One self-contained HTML page: tables, charts, pictures and video."""
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
-from steadydepth.errors import InputError
-from steadydepth.output.colours import colour_depth, depth_range
+from steadydepth.output.charts import Line, line_chart
+from steadydepth.output.colours import colour_depth, colour_error, depth_range, error_top
 
 Pictures = UInt8[np.ndarray, "t h w 3"]
 GAP = 4  # pixels between pictures that stand side by side
 COLUMN_FRAMES = 4  # consecutive frames shown beside each other
-STRIP_WIDTH = 600  # pixels of the strip over time, about: each frame gets the same whole number of them
+STRIP_SIZE = (128, 600)  # pixels of the strip over time, about: each row and frame gets the same whole number of them
+BAR = (12, 256)  # rows and columns of a colour bar
 
 
 @dataclass(frozen=True)
@@ -29,24 +29,36 @@ class Table:
 
 
 @dataclass(frozen=True)
+class ErrorView:
+    """Error maps of the shown frames, a row for each method, and the colour bar from 0 to `top`; data URLs."""
+
+    rows: list[tuple[str, str]]
+    bar: str
+    top: float
+
+
+@dataclass(frozen=True)
 class ClipView:
-    """What the page shows of one clip; pictures and video as data URLs."""
+    """What the page shows of one clip; pictures and video as data URLs, charts as SVG."""
 
     name: str
     labels: list[str]
     video: str
-    frames: str
+    frames: list[tuple[str, str]]
     strips: list[tuple[str, str]]
+    errors: ErrorView | None = None
+    charts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Section:
-    """One data set: how it was scored, its tables and a few of its clips."""
+    """One data set: how it was scored, its tables, charts of all methods, and a few of its clips."""
 
     title: str
     facts: str
     tables: list[Table]
     clips: list[ClipView]
+    charts: list[str] = field(default_factory=list)
 
 
 def colour_alike(depths: Mapping[str, Float32[np.ndarray, "t h w"]]) -> dict[str, Pictures]:
@@ -63,16 +75,15 @@ def side_by_side(videos: Sequence[UInt8[np.ndarray, "t h _ 3"]]) -> UInt8[np.nda
     return np.concatenate(parts[1:], axis=2)
 
 
-def consecutive_frames(videos: Sequence[Pictures]) -> UInt8[np.ndarray, "high wide 3"]:
-    """A row for each video with a few consecutive frames from its middle."""
-    first = max(len(videos[0]) // 2 - COLUMN_FRAMES // 2, 0)
-    rows = []
-    for video in videos:
-        shown = video[first : first + COLUMN_FRAMES]
-        rows.append(side_by_side([frame[None] for frame in shown])[0])
-    gap = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
-    parts = [part for row in rows for part in (gap, row)]
-    return np.concatenate(parts[1:], axis=0)
+def shown_frames(n_frames: int) -> slice:
+    """The few consecutive frames from the middle of a clip that the page shows as pictures."""
+    first = max(n_frames // 2 - COLUMN_FRAMES // 2, 0)
+    return slice(first, min(first + COLUMN_FRAMES, n_frames))
+
+
+def in_a_row(pictures: Pictures) -> UInt8[np.ndarray, "h wide 3"]:
+    """Pictures beside each other, white between them."""
+    return side_by_side([picture[None] for picture in pictures])[0]
 
 
 def column_over_time(video: Pictures) -> UInt8[np.ndarray, "h t 3"]:
@@ -97,42 +108,50 @@ def _data_url(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def view_clip(name: str, videos: Mapping[str, Pictures], video: str) -> ClipView:
+def view_clip(
+    name: str,
+    videos: Mapping[str, Pictures],
+    video: str,
+    *,
+    errors: ErrorView | None = None,
+    charts: Sequence[str] = (),
+) -> ClipView:
     """The view of one clip from its videos by label; `video` is the URL of them side by side."""
-    strips = []
+    strips, frames = [], []
     for label, pictures in videos.items():
         strip = column_over_time(pictures)
-        width = len(pictures) * max(1, STRIP_WIDTH // len(pictures))
-        wide = cv2.resize(strip, (width, strip.shape[0]), interpolation=cv2.INTER_NEAREST)
-        strips.append((label, png_url(wide)))
-    return ClipView(name, list(videos), video, png_url(consecutive_frames(list(videos.values()))), strips)
+        high, wide = (n * max(1, size // n) for n, size in zip(strip.shape, STRIP_SIZE, strict=False))
+        strips.append((label, png_url(cv2.resize(strip, (wide, high), interpolation=cv2.INTER_NEAREST))))
+        frames.append((label, png_url(in_a_row(pictures[shown_frames(len(pictures))]))))
+    return ClipView(name, list(videos), video, frames, strips, errors, [chart for chart in charts if chart])
 
 
-def draw_curves(logs: Mapping[str, Sequence[Mapping[str, float | int]]]) -> str:
-    """Absolute and relative loss over the steps, a line for each run, as SVG."""
-    try:
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("the curves of a report need matplotlib: pip install 'steadydepth[report]'") from error
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    for axis, part in zip(figure.subplots(1, 2), ("absolute", "relative"), strict=True):
-        for name, lines in logs.items():
-            axis.plot([line["step"] for line in lines], [line[part] for line in lines], label=name, linewidth=1.2)
-        axis.set(title=f"{part} loss", xlabel="step", yscale="log")
-        axis.grid(visible=True, alpha=0.3)
-        axis.legend()
-    text = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(text)
-    return text.getvalue().partition("?>")[2].partition(">")[2]  # without XML and document type headers
+def view_errors(errors: Mapping[str, Float[np.ndarray, "t h w"]], valid: Bool[np.ndarray, "t h w"]) -> ErrorView | None:
+    """Maps of the errors of several methods in one colour range, grey where not `valid`; None where nothing is."""
+    if not errors or not valid.any():
+        return None
+    top = error_top(errors.values(), [valid] * len(errors))
+    rows = [(label, png_url(in_a_row(colour_error(error, top, valid)))) for label, error in errors.items()]
+    ramp = np.tile(np.linspace(0, 1, BAR[1], dtype=np.float32), (BAR[0], 1))
+    return ErrorView(rows, png_url(colour_error(ramp, 1.0, np.ones(BAR, bool))), top)
 
 
-def render_page(title: str, sections: Sequence[Section], *, curves: str, footer: str) -> str:
+def draw_curves(logs: Mapping[str, Sequence[Mapping[str, float | int]]]) -> list[str]:
+    """Absolute and relative loss over the steps, a line for each run, as SVG; one chart each."""
+    charts = []
+    for part in ("absolute", "relative"):
+        lines = [
+            Line(name, [line["step"] for line in log], [line.get(part) for line in log]) for name, log in logs.items()
+        ]
+        charts.append(line_chart(f"{part} loss", lines, x_label="step", y_label="loss", is_log=True))
+    return [chart for chart in charts if chart]
+
+
+def render_page(title: str, sections: Sequence[Section], *, curves: Sequence[str], footer: str) -> str:
     """The page as text; everything that is not ours to mark up is escaped."""
     import jinja2
-    from markupsafe import Markup
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("report.html.j2")
-    return page.render(title=title, sections=sections, curves=Markup(curves), footer=footer)
+    return page.render(title=title, sections=sections, curves=curves, footer=footer)

@@ -1,0 +1,135 @@
+"""Pictures and video of a clip, of several models beside each other, each as it was scored."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64, UInt8
+from PIL import Image
+from torch import nn
+
+from steadydepth.data.sequence_folder import Sequence, open_sequence
+from steadydepth.data.sequence_listing import find_sequences
+from steadydepth.data.video_files import write_video
+from steadydepth.files.whole_files import new_file
+from steadydepth.metrics.evaluate import predict_sequence
+from steadydepth.metrics.protocol import choose_protocol, valid_labels
+from steadydepth.ops import align as fit
+from steadydepth.output.report import (
+    ClipView,
+    ErrorView,
+    Pictures,
+    colour_alike,
+    shown_frames,
+    side_by_side,
+    video_url,
+    view_clip,
+    view_errors,
+)
+from steadydepth.training.report_charts import draw_clip
+from steadydepth.types import Clip
+
+SHOWN_SIDE = 256  # pixels: the frames of videos are enlarged to about this, or they could not be watched
+LONGEST = 150  # frames of a clip that the page shows
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A model, and the report of its evaluation."""
+
+    model: nn.Module
+    report: Mapping[str, Any]
+
+
+def choose_clips(data: Path) -> list[Sequence]:
+    """The first clip of a fixed camera and the first of a moving one; else the first two."""
+    sequences = [open_sequence(path) for path in find_sequences(data)]
+    first: dict[bool | None, Sequence] = {}
+    for sequence in sequences:
+        first.setdefault(sequence.fixed_camera, sequence)
+    return list(first.values())[:2] if len(first) > 1 else sequences[:2]
+
+
+def view_sequence(sequence: Sequence, models: Mapping[str, Shown], moving_picture: Path) -> ClipView:
+    """What the page shows of `sequence`; of a labelled one input and models also go to `moving_picture`, if not there.
+
+    Depth is shown as it was scored: with the clip's one alignment from the report, where there is one.
+    """
+    clip = sequence.read(0, min(sequence.n_frames, LONGEST))
+    depths = {name: scored_depth(one, sequence, clip) for name, one in models.items()}
+    label = {} if clip.depth is None else {"label": clip.depth}
+    coloured = colour_alike(label | {name: depth.astype(np.float32) for name, depth in depths.items()})
+    videos = {"input": clip.frames} | coloured
+    larger = {name: _enlarge(pictures) for name, pictures in videos.items()}
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "clip.mp4"
+        write_video(path, side_by_side(list(larger.values())), clip.fps)
+        url = video_url(path)
+    if clip.depth is not None and not moving_picture.exists():
+        kept = [video for name, video in larger.items() if name != "label"]
+        _write_moving_picture(moving_picture, side_by_side(kept), clip.fps)
+    charts = draw_clip(clip.name, {name: one.report for name, one in models.items()})
+    return view_clip(sequence.name, videos, url, errors=_view_errors(depths, models, clip), charts=charts)
+
+
+def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.ndarray, "t h w"]:
+    """Depth of the frames of `clip`, at their size, aligned and cleaned as the report says this clip was.
+
+    A clip that was not aligned, for want of a label, has depth of unknown scale, inverted where the model claims
+    disparity.
+    """
+    claims, header = getattr(shown.model, "claims", "metric"), shown.report["header"]
+    raw = _resized(predict_sequence(shown.model, sequence, stop=len(clip.frames)), clip.frames.shape[1:3])
+    values = torch.from_numpy(raw).double()
+    depth = 1 / values.clamp(min=fit.LEAST_DISPARITY) if claims == "disparity" else values
+    scale = shown.report["clips"].get(clip.name, {}).get("scale")
+    if scale is None:
+        return depth.numpy()
+    shift = shown.report["clips"][clip.name].get("shift") or 0.0
+    fitted = fit.Alignment(torch.tensor(scale, dtype=torch.float64), torch.tensor(shift, dtype=torch.float64))
+    if header["align"] == "disparity":
+        depth = fit.apply_disparity(values if claims == "disparity" else 1 / depth.clamp(fit.LEAST_DISPARITY), fitted)
+    elif header["align"] != "none":
+        depth = fit.apply(depth, fitted)
+    return np.clip(np.nan_to_num(depth.numpy(), nan=header["dmin"]), header["dmin"], header["dmax"])
+
+
+def _resized(depth: Float32[np.ndarray, "t i j"], size: tuple[int, int]) -> Float32[np.ndarray, "t h w"]:
+    if depth.shape[1:] == size:
+        return depth
+    return np.stack([cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR) for image in depth])
+
+
+def _view_errors(
+    depths: Mapping[str, Float64[np.ndarray, "t h w"]], models: Mapping[str, Shown], clip: Clip
+) -> ErrorView | None:
+    """|ln d - ln g| of the frames that are shown, of each model that was scored on this clip."""
+    scored = {name: one for name, one in models.items() if clip.name in one.report["clips"]}
+    if clip.depth is None or not scored:
+        return None
+    measured = clip.depth > 0 if clip.valid is None else clip.valid
+    header = next(iter(scored.values())).report["header"]
+    protocol = choose_protocol(header["protocol"], max_depth=header["max_depth"])
+    middle = shown_frames(len(clip.frames))
+    truth, valid = clip.depth[middle], valid_labels(clip.depth, measured, protocol)[middle]
+    log_truth = np.log(np.where(valid, truth, 1))
+    errors = {name: np.abs(np.log(depths[name][middle]) - log_truth) for name in scored}
+    return view_errors(errors, valid)
+
+
+def _enlarge(pictures: Pictures) -> UInt8[np.ndarray, "t high wide 3"]:
+    h, w = pictures.shape[1:3]
+    factor = max(1, round(SHOWN_SIDE / max(h, w)))
+    size = (w * factor, h * factor)
+    return np.stack([cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST) for picture in pictures])
+
+
+def _write_moving_picture(path: Path, pictures: Pictures, fps: float) -> None:
+    images = [Image.fromarray(picture) for picture in pictures]
+    with new_file(path) as part:
+        images[0].save(part, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0, quality=70)
