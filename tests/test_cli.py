@@ -174,6 +174,27 @@ def test_predictions_score_as_the_model_that_made_them(run, tmp_path, copy, mode
     assert one["flicker"] is not None
 
 
+def test_evaluate_tells_intervals_and_what_is_better_than_another_report(run, tmp_path, copy, model):
+    save_model(model, tmp_path / "model")
+    words = ("evaluate", "--model", tmp_path / "model", "--data", copy, "--no-controls")
+    assert run(*words, "--out", tmp_path / "one")[0] == 0
+    assert "interval" not in json.loads((tmp_path / "one" / "metrics.json").read_text())
+    versus = ("--versus", tmp_path / "one" / "metrics.json")
+    status, printed, _ = run(*words, "--out", tmp_path / "two", "--bootstrap", 50, *versus)
+    assert status == 0
+    report = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    pair = sorted(clip["abs_rel"] for clip in report["clips"].values())
+    assert report["interval"]["abs_rel"] == pair
+    assert f"[{pair[0]:.3g}, {pair[1]:.3g}]" in printed
+    assert "2 clips in both" in printed
+    assert "0 of 2" in printed
+    (tmp_path / "not.json").write_text("[]")
+    status, _, complaint = run(*words, "--out", tmp_path / "three", "--versus", tmp_path / "not.json")
+    assert status == 2
+    assert "not.json: is no metrics.json" in complaint
+    assert not (tmp_path / "three").exists()
+
+
 def test_evaluate_wants_one_of_model_and_predictions(run, tmp_path):
     status, _, complaint = run("evaluate", "--data", tmp_path, "--out", tmp_path)
     assert status == 2

@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from steadydepth.config import Config, describe_config, dump_config, load_config
+from steadydepth.config import Config, describe_config, dump_config, load_config, resolve_config
 from steadydepth.errors import InputError
 
-CONFIGS = sorted(Path(__file__).parent.parent.joinpath("configs").glob("*.yaml"))
+FILES = sorted(Path(__file__).parent.parent.joinpath("configs").glob("*.yaml"))
+CONFIGS = [path for path in FILES if path.name != "compare.yaml"]  # a comparison has its own keys and tests
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -85,3 +86,16 @@ def test_the_page_of_keys_is_up_to_date_and_complete():
         for key, field in section.annotation.model_fields.items():
             assert f"| `{key}` |" in page
             assert field.description, f"{name}.{key} says nothing"
+
+
+def test_a_loss_that_needs_a_label_is_refused_without_one():
+    content = {
+        "data": {"root": "videos", "labels": "anchor"},
+        "loss": {"relative": "disparity"},
+        "optim": {"steps": 1},
+        "run": {"folder": "runs/x"},
+    }
+    with pytest.raises(InputError, match=r"1 mistake:\n  loss\.relative: the disparity forms .* data\.labels=anchor"):
+        resolve_config(content, "x.yaml")
+    content["loss"] = {"relative": "warping"}
+    resolve_config(content, "x.yaml")

@@ -17,6 +17,7 @@ FLOORS = {
     "method": 2,
     "output": 2,
     "metrics": 2,
+    "metrics.sources": 3,
     "metrics.evaluate": 3,
     "inference": 3,
     "training.checkpoint": 3,

@@ -15,6 +15,7 @@ NAMES = [
     "InputError",
     "Predictor",
     "VideoDepthModel",
+    "compare",
     "evaluate",
     "load",
     "load_config",
@@ -25,6 +26,35 @@ NAMES = [
     "train",
     "write_report",
     "write_sequence",
+]
+
+
+METRICS = [
+    "METRICS",
+    "PROTOCOLS",
+    "accuracy_scores",
+    "bend_scores",
+    "change_scores",
+    "evaluate_clip",
+    "fit_disparity",
+    "fit_median_scale",
+    "fit_scale",
+    "fit_scale_shift",
+    "fixed_camera_scores",
+    "fixed_static_set",
+    "flow_flicker",
+    "flow_roughness",
+    "image_flow",
+    "label_change_scores",
+    "label_flow",
+    "opw_nvds",
+    "rigid_error",
+    "split_by_objects",
+    "split_by_pose",
+    "structure",
+    "tae",
+    "tcc",
+    "warping_scores",
 ]
 
 
@@ -39,13 +69,22 @@ def test_the_public_names_are_these():
         assert getattr(steadydepth, name) is not None
 
 
+def test_the_public_metrics_are_these():
+    metrics = steadydepth.metrics
+    assert metrics.__all__ == dir(metrics) == METRICS
+    for name in METRICS:
+        assert getattr(metrics, name).__doc__
+    with pytest.raises(AttributeError, match=r"'tay'; it has .*tae"):
+        _ = metrics.tay
+
+
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(AttributeError, match=r"'lod'; it has .*load"):
         _ = steadydepth.lod
 
 
 def test_importing_the_package_loads_nothing():
-    code = "import sys, steadydepth; print([m for m in ('torch', 'cv2', 'av', 'numpy') if m in sys.modules])"
+    code = "import sys, steadydepth.metrics; print([m for m in ('torch', 'cv2', 'av', 'numpy') if m in sys.modules])"
     assert run(code).strip() == "[]"
 
 
@@ -54,7 +93,8 @@ def test_help_needs_no_torch():
         "import sys\n"
         "from typer.testing import CliRunner\n"
         "from steadydepth.cli import app\n"
-        "for words in ([], ['train'], ['evaluate'], ['predict'], ['report'], ['doctor'], ['data', 'make']):\n"
+        "commands = ['train', 'evaluate', 'compare', 'predict', 'report', 'doctor', 'data make']\n"
+        "for words in ([], *(command.split() for command in commands)):\n"
         "    result = CliRunner().invoke(app, [*words, '--help'])\n"
         "    assert result.exit_code == 0, words\n"
         "    assert not words or words == ['doctor'] or 'Example: ' in result.output, words\n"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from steadydepth.method import losses as losses
     from steadydepth.metrics.evaluate import evaluate as evaluate
     from steadydepth.models.depth_net import DepthNet as DepthNet
+    from steadydepth.training.compare import compare as compare
     from steadydepth.training.report import write_report as write_report
     from steadydepth.training.run import train as train
     from steadydepth.types import Batch as Batch
@@ -33,6 +34,7 @@ _HOMES = {
     "InputError": "steadydepth.errors",
     "Predictor": "steadydepth.inference.predictor",
     "VideoDepthModel": "steadydepth.types",
+    "compare": "steadydepth.training.compare",
     "evaluate": "steadydepth.metrics.evaluate",
     "load": "steadydepth.inference.predict",
     "load_config": "steadydepth.config",

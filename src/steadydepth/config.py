@@ -2,16 +2,19 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from steadydepth.errors import InputError
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class DataConfig(Section):
@@ -25,7 +28,9 @@ class DataConfig(Section):
         "flow", description="Pairs at the same pixel, along the flow files, or along DIS flow of the frames."
     )
     clip_length: int = Field(3, ge=2, description="Frames in a clip.")
-    strides: tuple[int, ...] = Field((1,), min_length=1, description="Steps between the frames; one is drawn a clip.")
+    strides: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (1,), min_length=1, description="Steps between the frames, one drawn a clip; 0 is one frame in several lights."
+    )
     height: int = Field(96, ge=32, description="Rows of a training frame.")
     width: int = Field(128, ge=32, description="Columns of a training frame.")
     flip: bool = Field(True, description="Mirror every other clip.")
@@ -33,6 +38,10 @@ class DataConfig(Section):
     white_balance: float = Field(0.0, ge=0, description="Deviation of the log gain of each colour of a frame.")
     gamma: float = Field(0.0, ge=0, description="Deviation of the log gamma drawn for each frame.")
     noise: float = Field(0.0, ge=0, description="Deviation of sensor noise at mid grey, frames in [0, 1].")
+    unevenness: float = Field(0.0, ge=0, description="Deviation of the log gain of a smooth field over each frame.")
+    blur: float = Field(0.0, ge=0, description="Deviation of the Gaussian blur drawn for each frame, pixels.")
+    jpeg: float = Field(0.0, ge=0, le=1, description="Up to this share of the JPEG quality is lost in each frame.")
+    most_crf: int = Field(0, ge=0, le=51, description="Clips are coded as H.264 with a CRF up to this; 0 does not.")
     cached_clips: int = Field(2000, ge=0, description="Decoded clips kept in memory by each loader process.")
     workers: int = Field(0, ge=0, description="Loader processes; 0 loads between the steps.")
 
@@ -51,11 +60,32 @@ class ModelConfig(Section):
 class LossConfig(Section):
     """Target loss = absolute + relative_weight x relative."""
 
-    absolute: Literal["log_l1", "silog"] = Field("log_l1", description="Each frame against its label.")
+    absolute: Literal["log_l1", "silog", "affine_invariant"] = Field(
+        "log_l1", description="Each frame against its label."
+    )
     smoothness: float = Field(0.0, ge=0, description="Weight of the spatial smoothness inside the absolute loss.")
     edge_aware: bool = Field(True, description="Smoothness is relaxed where the picture has edges.")
+    relative: Literal["change", "warping", "geometry", "disparity", "disparity_size"] = Field(
+        "change", description="What is compared between two frames; `change` with the label's own change in log depth."
+    )
+    robust: Literal["l1", "huber", "charbonnier", "l2"] = Field("l1", description="How an error of the change counts.")
+    lags: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (1,), min_length=1, description="Frame i is paired with frame i - lag, for each."
+    )
+    both_frames: bool = Field(True, description="False: the earlier frame of a pair is taken as it is.")
     moving_weight: float = Field(0.0, ge=0, description="Extra weight, inside the relative loss, of what truly moves.")
+    response_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight, inside the relative loss, of how far the predicted share of the true change is from 1.",
+    )
     relative_weight: float = Field(1.0, ge=0, description="0 trains the plain model: absolute loss only.")
+    least_structure: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Without labels: less of the frozen copy's picture (correlation) stops the run; 0 never does.",
+    )
     relative_ramp: float = Field(0.33, ge=0, le=1, description="The weight grows from 0 over this share of the steps.")
 
 
@@ -69,7 +99,9 @@ class OptimConfig(Section):
     warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps over which the rate grows from 0.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of weights (not of biases and norms).")
     max_grad_norm: float = Field(1.0, gt=0, description="Longer gradients are cut to this length.")
-    freeze_norm: bool = Field(False, description="Batch norm keeps its statistics: for fine-tuning on few clips.")
+    norm_learns: float = Field(
+        1.0, ge=0, le=1, description="Batch norm keeps its statistics after this share of the steps: 0 to fine-tune."
+    )
     average: float = Field(0.99, ge=0, lt=1, description="Decay of the running average of weights that is saved.")
 
 
@@ -93,6 +125,48 @@ class Config(Section):
     optim: OptimConfig
     run: RunConfig
 
+    @model_validator(mode="after")
+    def _label_is_there(self) -> "Config":
+        needs_label = self.loss.relative.startswith("disparity") or self.loss.response_weight > 0
+        if self.data.labels == "anchor" and needs_label:
+            raise ValueError(
+                "loss.relative: the disparity forms and loss.response_weight look at how the label changes, and "
+                "data.labels=anchor has none that does: take change, warping or geometry, and response_weight 0"
+            )
+        return self
+
+
+Override = Annotated[str, StringConstraints(pattern=r"^\w+\.\w+=")]  # section.key=value
+MethodName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.+-]*$")]
+Filter = Literal["ema", "ema_0.8", "median", "flow_ema"]
+
+
+class CurveConfig(Section):
+    """More runs of one method, one for each value of a key: accuracy against steadiness."""
+
+    method: str = Field(description="The method that is varied.")
+    key: str = Field("loss.relative_weight", description="What is varied.")
+    values: tuple[float, ...] = Field(min_length=1, description="Its values, in the order of the line.")
+    seeds: tuple[int, ...] | None = Field(None, min_length=1, description="Seeds of these runs; all without it.")
+
+
+class CompareConfig(Section):
+    """Several methods from one start, on one data order, for one budget; every seed of every method is a run."""
+
+    base: Path = Field(description="The training config that all methods share.")
+    set: tuple[Override, ...] = Field((), description="`section.key=value` on top of it, for all methods.")
+    test: Path = Field(description="Sequences that every run is evaluated on.")
+    out: Path = Field(description="Folder of the runs, the table and the page.")
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="A run of every method for each.")
+    jobs: int = Field(1, ge=1, description="Runs side by side, each on its share of the cores.")
+    methods: dict[MethodName, tuple[Override, ...]] = Field(
+        min_length=1, description="What each method changes; the first is the one the others are divided by."
+    )
+    curve: CurveConfig | None = Field(None, description="More runs: one method over the values of a key.")
+    filters: dict[str, tuple[Filter, ...]] | None = Field(
+        None, description="Filters of a method's predictions that get a row; all, of the first method, without it."
+    )
+
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads 3e-4 as text; a person who writes it means a number."""
@@ -110,31 +184,52 @@ def _read(text: str, where: str) -> Any:
         raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
 
 
-def _say(error: dict[str, Any]) -> str:
+def _section(annotation: Any) -> type[Section] | None:
+    """The section that a field holds, also where it may be left out."""
+    held = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type) and issubclass(one, Section)]
+    return held[0] if held else None
+
+
+def _say(error: dict[str, Any], root: type[Section]) -> str:
     """One mistake as `section.key: value: rule`."""
-    path = [str(part) for part in error["loc"]]
+    path = [str(part) for part in error["loc"] if part != "[key]"]
+    if not path:  # a rule between sections names its keys itself
+        return str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        section: type[BaseModel] = Config
+        section = root
         for part in path[:-1]:
-            annotation = section.model_fields[part].annotation
-            section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else section
+            section = _section(section.model_fields[part].annotation) or section
         return f"{'.'.join(path)}: unknown; {'.'.join(path[:-1]) or 'a config'} has {', '.join(section.model_fields)}"
     if error["type"] == "missing":
-        return f"{'.'.join(path)}: missing; give it in the file or as {'.'.join(path)}=VALUE"
+        also = f" or as {'.'.join(path)}=VALUE" if root is Config else ""
+        return f"{'.'.join(path)}: missing; give it in the file{also}"
     return f"{'.'.join(path)}: {error['input']!r}: {error['msg']}"
+
+
+def list_mistakes(where: str, mistakes: list[str]) -> InputError:
+    """All mistakes of a config file as one error."""
+    return InputError(f"{where}: {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}:\n  " + "\n  ".join(mistakes))
+
+
+def _resolve(content: Any, where: str, root: type[AnySection]) -> AnySection:
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: a config is a mapping of sections: {', '.join(root.model_fields)}")
+    try:
+        return root.model_validate(content)
+    except ValidationError as error:
+        raise list_mistakes(where, [_say(dict(one), root) for one in error.errors()]) from error
 
 
 def resolve_config(content: Any, where: str) -> Config:
     """The checked config of a mapping; InputError lists every mistake, each with its path and value."""
-    if not isinstance(content, dict):
-        raise InputError(f"{where}: a config is a mapping of sections: {', '.join(Config.model_fields)}")
-    try:
-        return Config.model_validate(content)
-    except ValidationError as error:
-        mistakes = [_say(dict(one)) for one in error.errors()]
-        raise InputError(
-            f"{where}: {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}:\n  " + "\n  ".join(mistakes)
-        ) from error
+    return _resolve(content, where, Config)
+
+
+def load_compare_config(path: Path) -> CompareConfig:
+    """The comparison that a YAML file describes; InputError lists every mistake of the file."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such config file; configs/compare.yaml is one to start from")
+    return _resolve(_read(path.read_text(), str(path)) or {}, str(path), CompareConfig)
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
@@ -161,16 +256,21 @@ def describe_config() -> str:
     """Every key of a config with its default and meaning, as Markdown; docs/config.md is this text."""
     lines = ["# Every key of a config", "", "`steadydepth train --keys` prints this page. A run is one YAML file of"]
     lines += ["these sections; `section.key=value` on the command line wins over the file.", ""]
-    for name, section in Config.model_fields.items():
-        model = section.annotation
-        assert isinstance(model, type)
-        assert issubclass(model, BaseModel)
-        lines += [f"## {name}", "", str(model.__doc__), "", "| key | default | meaning |", "| --- | --- | --- |"]
-        for key, field in model.model_fields.items():
-            default = "must be given" if field.is_required() else f"`{_plain(field.default)}`"
-            lines.append(f"| `{key}` | {default} | {field.description} |")
-        lines.append("")
+    for name, field in Config.model_fields.items():
+        model = _section(field.annotation)
+        assert model is not None
+        lines += [f"## {name}", "", *_describe(model)]
+    lines += ["# Every key of a comparison", "", *_describe(CompareConfig), "## curve", "", *_describe(CurveConfig)]
     return "\n".join(lines)
+
+
+def _describe(section: type[Section]) -> list[str]:
+    """What a section is, and a table of its keys."""
+    lines = [str(section.__doc__), "", "| key | default | meaning |", "| --- | --- | --- |"]
+    for key, field in section.model_fields.items():
+        default = "must be given" if field.is_required() else f"`{_plain(field.default)}`"
+        lines.append(f"| `{key}` | {default} | {field.description} |")
+    return [*lines, ""]
 
 
 def _plain(value: Any) -> str:

@@ -26,3 +26,26 @@ def test_unevenness_is_smooth_and_of_unit_deviation():
     fields = np.stack([smooth_field(generator, 20, 30) for _ in range(400)])
     assert 0.8 < fields.std() < 1.6
     assert np.abs(np.diff(fields, axis=2)).mean() < 0.15
+
+
+def test_blur_and_jpeg_lose_detail_and_keep_the_mean():
+    frame = np.random.default_rng(4).random((24, 32, 3), dtype=np.float32)
+    generator = np.random.default_rng(5)
+    for light, most in ((Light(blur=1.5), 0.6), (Light(jpeg=0.9), 0.99)):
+        lit = [relight(frame, light, generator) for _ in range(8)]
+        assert (
+            np.mean([np.abs(np.diff(one, axis=1)).mean() for one in lit]) < most * np.abs(np.diff(frame, axis=1)).mean()
+        )
+        assert abs(np.mean(lit) - frame.mean()) < 0.02
+        assert not np.array_equal(lit[0], lit[1])
+
+
+def test_a_recoded_clip_is_the_clip_with_the_errors_of_its_rate():
+    from steadydepth.data.video_files import recode
+
+    y, x = np.mgrid[:33, :46]
+    frames = np.stack([np.stack([x * 4 + t, y * 5, x + y], axis=-1) for t in range(3)]).astype(np.uint8)
+    errors = [np.abs(recode(frames, crf=crf).astype(int) - frames).mean() for crf in (5, 45)]
+    assert recode(frames, crf=5).shape == frames.shape
+    assert errors[0] < 3 < 1.5 * errors[0] + errors[1]
+    assert errors[1] > 1.5 * errors[0]

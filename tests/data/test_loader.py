@@ -78,3 +78,14 @@ def test_what_is_missing_is_named(world, tmp_path):
     write_sequence(tmp_path, bare, depth_scale_m=None, source=None, licence=None)
     with pytest.raises(InputError, match=r"bare: has no depth/.*data\.labels=anchor"):
         open_samples(tmp_path, range(1))
+
+
+def test_a_held_frame_has_no_motion_and_another_light_each_time(world):
+    for motion in ("flow", "none"):
+        item = open_samples(world, range(4), strides=(0,), motion=motion, flip=False)[2]
+        assert (item["depth"] == item["depth"][:1]).all()
+        assert not torch.equal(item["frames"][0], item["frames"][1])
+        assert ("motion" in item) is (motion == "flow")
+        if motion == "flow":
+            assert (item["motion"] == 0).all()
+            assert item["seen"].all()

@@ -6,12 +6,18 @@ import torch
 
 from steadydepth.method.losses import (
     ABSOLUTE,
+    RELATIVE,
+    ROBUST,
     absolute_loss,
+    affine_invariant,
+    huber,
     log_l1,
     relative_loss,
+    response,
     silog,
     smoothness,
     target_loss,
+    where_smooth,
 )
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.types import DepthPairs
@@ -44,6 +50,39 @@ def test_silog_by_hand_and_blind_to_most_of_a_common_scale():
     torch.testing.assert_close(silog(predicted, truth, everywhere), torch.tensor(expected))
     scaled = silog(truth * math.e, truth, everywhere)
     torch.testing.assert_close(scaled, torch.tensor(math.sqrt(0.15 + 1e-6)))
+
+
+def slow_affine_invariant(depth, truth, valid):
+    """The same in loops over NumPy: frames standardised one by one, sums over the batch."""
+
+    def standard(image, mask):
+        inverse = 1 / image[mask]
+        middle = np.sort(inverse)[(len(inverse) - 1) // 2]
+        out = np.zeros_like(image)
+        out[mask] = (inverse - middle) / np.abs(inverse - middle).mean()
+        return out
+
+    total, count, gradients = 0.0, 0, np.zeros((4, 2))
+    for frame, label, mask in zip(*(one.flatten(0, 1).numpy() for one in (depth, truth, valid)), strict=True):
+        error = standard(frame, mask) - standard(label, mask)
+        total, count = total + np.abs(error[mask]).sum(), count + mask.sum()
+        for k in range(4):
+            part, kept = error[:: 2**k, :: 2**k], mask[:: 2**k, :: 2**k]
+            gradients[k, 1] += kept.sum()
+            for y, x in np.ndindex(part.shape):
+                for other in ((y + 1, x), (y, x + 1)):
+                    if other[0] < part.shape[0] and other[1] < part.shape[1] and kept[y, x] and kept[other]:
+                        gradients[k, 0] += abs(part[other] - part[y, x])
+    return total / count + 0.5 * (gradients[:, 0] / gradients[:, 1]).sum()
+
+
+def test_the_affine_invariant_loss_equals_slow_loops_and_forgives_scale_and_offset():
+    depth, truth = random_depth(30, (2, 3, 12, 17)), random_depth(31, (2, 3, 12, 17))
+    valid = random_depth(32, depth.shape) > 1
+    loss = affine_invariant(depth, truth, valid).item()
+    assert loss == pytest.approx(slow_affine_invariant(depth, truth, valid), rel=1e-4)
+    same = 1 / (0.4 / truth + 0.2)
+    assert affine_invariant(same, truth, valid).item() < 1e-4
 
 
 def test_smoothness_by_hand_and_relaxed_at_edges_of_the_picture():
@@ -177,3 +216,122 @@ def test_the_target_is_the_weighted_sum():
     assert (terms.absolute.item(), terms.relative.item()) == (2.0, 3.0)
     assert not terms.absolute.requires_grad
     assert terms.target.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        # Depth 2 -> 4 where the truth goes 1 -> 2, and 3 -> 3 where it goes 5 -> 4.
+        ("change", (0.0 + math.log(5 / 4)) / 2),
+        ("warping", math.log(2) / 2),
+        ("geometry", (2 / 6) / 2),
+        ("disparity", (1 / 4 + 1 / 20) / 2),
+        ("disparity_size", (1 / 4 + 1 / 20) / 2),
+    ],
+)
+def test_every_relative_loss_by_hand(kind, expected, monkeypatch):
+    monkeypatch.setattr("steadydepth.method.losses.where_smooth", lambda truth, valid: valid)
+    predicted, truth = pairs([4.0, 3.0], [2.0, 3.0]), pairs([2.0, 4.0], [1.0, 5.0])
+    torch.testing.assert_close(relative_loss(predicted, truth, kind=kind), torch.tensor(expected))
+
+
+def test_only_the_signed_form_sees_a_change_in_the_wrong_direction(monkeypatch):
+    monkeypatch.setattr("steadydepth.method.losses.where_smooth", lambda truth, valid: valid)
+    away, near = pairs([4.0], [2.0]), pairs([2.0], [4.0])
+    assert relative_loss(away, near, kind="disparity").item() == pytest.approx(0.5)
+    assert relative_loss(away, near, kind="disparity_size").item() == 0
+
+
+def test_temporal_gradients_leave_out_passing_edges():
+    # Inverse depth spans 0.1 to 1.1 in the later frame: changes of 0.05 and more are edges.
+    truth = pairs([1 / 1.1, 1 / 0.1, 1 / 0.5, 1 / 0.5], [1 / 1.06, 1 / 0.1, 1 / 0.44, 1 / 0.3])
+    assert where_smooth(truth, truth.valid).flatten().tolist() == [True, True, False, False]
+    hidden = truth.valid.clone()
+    hidden[..., 0] = False
+    # Without the nearest pixel the range is 0.1 to 0.5: 0.02 is the limit now.
+    assert where_smooth(truth, hidden).flatten().tolist() == [False, True, False, False]
+
+
+def test_robust_forms_by_hand():
+    error = torch.tensor([[[[0.05, -0.3, 0.0]]]])
+    expected = {
+        "l1": [0.05, 0.3, 0.0],
+        "huber": [0.05**2 / 0.2, 0.3 - 0.05, 0.0],
+        "charbonnier": [math.sqrt(0.05**2 + 1e-4) - 0.01, math.sqrt(0.3**2 + 1e-4) - 0.01, 0.0],
+        "l2": [0.0025, 0.09, 0.0],
+    }
+    assert set(expected) == set(ROBUST)
+    for name, values in expected.items():
+        torch.testing.assert_close(ROBUST[name](error).flatten(), torch.tensor(values))
+    torch.testing.assert_close(huber(error, bend=0.4)[..., 1].item(), 0.09 / 0.8)
+
+
+@pytest.mark.parametrize("kind", RELATIVE)
+@pytest.mark.parametrize("robust", ROBUST)
+def test_every_relative_loss_has_true_gradients_and_no_poison(kind, robust):
+    label = random_depth(20, (2, 3, 3, 5)).double()
+    # True changes small beside the range of the label, so that the mask of the disparity forms keeps most pairs.
+    label = label[:, :1] * torch.tensor([1.0, 1.01, 0.99], dtype=torch.float64).view(1, 3, 1, 1)
+    valid = random_depth(21, label.shape) > 0.8
+    depth = random_depth(22, label.shape).double().requires_grad_()
+    dirty = torch.where(valid, label, torch.nan)
+    truth, poisoned = pair_with_previous(label, valid, lags=(1, 2)), pair_with_previous(dirty, valid, lags=(1, 2))
+
+    def loss(depth, truth=truth):
+        predicted = pair_with_previous(depth, valid, lags=(1, 2))
+        return relative_loss(predicted, truth, kind=kind, robust=robust, moving_weight=0.3)
+
+    assert loss(depth).item() > 0
+    torch.testing.assert_close(loss(depth, poisoned), loss(depth))
+    assert torch.autograd.gradcheck(loss, (depth,))
+    (gradient,) = torch.autograd.grad(loss(depth, poisoned), depth)
+    assert (gradient[~valid] == 0).all()
+
+
+@pytest.mark.parametrize("kind", RELATIVE)
+def test_a_still_scene_with_a_still_prediction_costs_nothing(kind):
+    still = random_depth(23, (2, 1, 3, 4)).expand(2, 3, 3, 4)
+    everywhere = torch.ones_like(still, dtype=torch.bool)
+    said, true = (pair_with_previous(one, everywhere) for one in (2 * still, still))
+    assert relative_loss(said, true, kind=kind).item() == 0
+
+
+def test_the_earlier_frame_learns_only_when_asked():
+    depth = random_depth(24).requires_grad_()
+    everywhere = torch.ones_like(depth, dtype=torch.bool)
+    truth = pair_with_previous(random_depth(25), everywhere)
+    for both_frames in (True, False):
+        loss = relative_loss(pair_with_previous(depth, everywhere), truth, both_frames=both_frames)
+        (gradient,) = torch.autograd.grad(loss, depth)
+        assert (gradient[:, 0] != 0).any().item() is both_frames
+        assert (gradient[:, -1] != 0).any()
+
+
+def test_the_response_by_hand_and_its_weight():
+    # True changes log 2, -log 4 and 0.5 %; predicted 1.5 log 2, -log 2 and something.
+    truth = pairs([2.0, 1.0, 1.005], [1.0, 4.0, 1.0])
+    predicted = pairs([2.0**1.5, 1.0, 3.0], [1.0, 2.0, 1.0])
+    share = (1.5 * 1 + 1 * 2) / (1 + 4)
+    torch.testing.assert_close(response(predicted, truth), torch.tensor(share))
+    plain = relative_loss(predicted, truth)
+    torch.testing.assert_close(relative_loss(predicted, truth, response_weight=0.2), plain + 0.2 * (1 - share))
+    assert response(truth, truth).item() == pytest.approx(1)
+    still = pairs([1.0, 2.0, 1.0], [1.0, 2.0, 1.0])
+    assert response(still, truth).item() == 0
+    assert response(predicted, still).item() == 1
+
+
+@pytest.mark.parametrize("poison", POISON)
+def test_the_response_has_true_gradients_and_no_poison(poison):
+    label, valid = random_depth(40).double(), random_depth(41) > 1
+    depth = random_depth(42).double().requires_grad_()
+    truth = pair_with_previous(torch.where(valid, label, poison), valid)
+
+    def loss(depth):
+        return relative_loss(pair_with_previous(depth, valid), truth, response_weight=0.5)
+
+    torch.testing.assert_close(
+        loss(depth),
+        relative_loss(pair_with_previous(depth, valid), pair_with_previous(label, valid), response_weight=0.5),
+    )
+    assert torch.autograd.gradcheck(loss, (depth,))

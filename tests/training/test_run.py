@@ -129,13 +129,18 @@ def test_starting_from_a_model_takes_its_weights_and_size(world, tmp_path):
     assert (train(second) / "model.safetensors").is_file()
 
 
-def test_frozen_norms_keep_their_statistics(world, tmp_path):
-    run = Run(make_config(world, tmp_path, optim={"freeze_norm": True}))
-    run.prepare_to_learn()
+def test_norms_learn_their_share_of_the_steps_and_then_keep_their_statistics(world, tmp_path):
+    run = Run(make_config(world, tmp_path, steps=4, optim={"norm_learns": 0.5}))
     norms = [module for module in run.model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert len(norms) > 10
-    assert not any(norm.training for norm in norms)
-    assert run.model.decoder.training
+    for step, learns in enumerate((True, True, False, False)):
+        run.step = step
+        run.prepare_to_learn()
+        assert {norm.training for norm in norms} == {learns}
+        assert run.model.decoder.training
+    never = Run(make_config(world, tmp_path, optim={"norm_learns": 0.0}))
+    never.prepare_to_learn()
+    assert not any(module.training for module in never.model.modules() if isinstance(module, nn.BatchNorm2d))
 
 
 def test_the_relative_weight_ramps_up():
@@ -160,3 +165,35 @@ def test_an_average_follows_the_weights_and_forgets_its_start():
     average.update_parameters(model)
     # The second update is number 1: decay (1 + 1) / (10 + 1).
     assert average.module.weight.item() == pytest.approx(1 - 2 / 11, rel=1e-5)
+
+
+def stabilising(world, folder, first, **loss):
+    return make_config(
+        world,
+        folder,
+        steps=8,
+        model={"init": str(first)},
+        data={"labels": "anchor", "motion": "dis", "exposure": 0.0},
+        optim={"rate": 1e-3, "encoder_rate": 1.0, "norm_learns": 0.0, "average": 0.0},
+        loss={"relative_weight": 50.0, "relative_ramp": 0.0} | loss,
+    )
+
+
+def test_stabilising_stops_when_the_picture_is_lost_and_keeps_the_weights_before(world, tmp_path):
+    first = train(make_config(world, tmp_path / "first", steps=6, optim={"rate": 3e-3}))
+    reckless = train(stabilising(world, tmp_path / "reckless", first, least_structure=0.0))
+    seen = [line["structure"] for line in read_log(reckless)]
+    assert len(seen) == 8
+    least = (seen[1] + seen[2]) / 2
+    assert seen[0] > seen[1] > least > seen[2]
+    guarded_config = stabilising(world, tmp_path / "guarded", first, least_structure=least)
+    guarded = train(guarded_config)
+    lines = read_log(guarded)
+    assert [line["structure"] for line in lines] == seen[:3]
+    saved = (guarded / "model.safetensors").read_bytes()
+    kept = torch.load(guarded / "checkpoint.pt", weights_only=True)["guard"]["kept"]
+    for name, weight in load_model(guarded).state_dict().items():
+        assert torch.equal(weight, kept[name])
+    # The same command again finds it stopped.
+    assert (train(guarded_config) / "model.safetensors").read_bytes() == saved
+    assert read_log(guarded) == lines

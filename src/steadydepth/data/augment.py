@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from jaxtyping import Float32
 
@@ -11,7 +12,8 @@ class Light:
     """How strongly the camera and the light change from frame to frame; 0 switches a part off.
 
     Each is a standard deviation: of the log of exposure, of the log gain of each colour, of the log of gamma, of the
-    log gain of a smooth field over the image (uneven light), and of sensor noise at mid grey in [0, 1].
+    log gain of a smooth field over the image (uneven light), of sensor noise at mid grey in [0, 1], and of the Gaussian
+    blur in pixels. But for `jpeg`: up to that share of the JPEG quality is lost, differently in each frame.
     """
 
     exposure: float = 0.0
@@ -19,6 +21,8 @@ class Light:
     gamma: float = 0.0
     unevenness: float = 0.0
     noise: float = 0.0
+    blur: float = 0.0
+    jpeg: float = 0.0
 
 
 def smooth_field(generator: np.random.Generator, height: int, width: int) -> Float32[np.ndarray, "h w"]:
@@ -32,8 +36,13 @@ def smooth_field(generator: np.random.Generator, height: int, width: int) -> Flo
 def relight(
     frame: Float32[np.ndarray, "h w 3"], light: Light, generator: np.random.Generator
 ) -> Float32[np.ndarray, "h w 3"]:
-    """One frame, RGB in [0, 1], as another exposure, white balance, gamma, unevenness and noise would have shown it."""
+    """One frame, RGB in [0, 1], as another exposure, white balance, gamma, unevenness and noise would have shown it.
+
+    In the order of a camera: the lens blurs, the light is gathered, the sensor adds noise, the file loses detail.
+    """
     height, width = frame.shape[:2]
+    if light.blur > 0:
+        frame = _blurred(frame, light.blur * abs(generator.normal()))
     log_gain = light.exposure * generator.normal() + light.white_balance * generator.normal(size=3)
     gain = np.exp(log_gain + light.unevenness * smooth_field(generator, height, width)[..., None])
     lit = np.clip(frame * gain.astype(np.float32), 0, 1) ** np.float32(np.exp(light.gamma * generator.normal()))
@@ -41,4 +50,18 @@ def relight(
         # Shot noise grows with the square root of the signal; the floor is what the sensor reads in the dark.
         deviation = light.noise * np.sqrt(0.2 + 1.6 * lit)
         lit = lit + deviation * generator.standard_normal(lit.shape, dtype=np.float32)
-    return np.clip(lit, 0, 1).astype(np.float32)
+    lit = np.clip(lit, 0, 1).astype(np.float32)
+    return lit if light.jpeg == 0 else _compressed(lit, quality=round(95 * (1 - light.jpeg * generator.random())))
+
+
+def _blurred(frame: Float32[np.ndarray, "h w 3"], sigma_px: float) -> Float32[np.ndarray, "h w 3"]:
+    # Below a fifth of a pixel OpenCV's kernel is one pixel wide: nothing to do.
+    return frame if sigma_px < 0.2 else cv2.GaussianBlur(frame, (0, 0), sigma_px, borderType=cv2.BORDER_REFLECT_101)
+
+
+def _compressed(frame: Float32[np.ndarray, "h w 3"], *, quality: int) -> Float32[np.ndarray, "h w 3"]:
+    coded = np.ascontiguousarray(np.round(frame[..., ::-1] * 255).astype(np.uint8))
+    _, data = cv2.imencode(".jpg", coded, [cv2.IMWRITE_JPEG_QUALITY, max(quality, 1)])
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return decoded[..., ::-1].astype(np.float32) / 255

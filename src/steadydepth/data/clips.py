@@ -98,6 +98,20 @@ def clip_motion(
     return np.stack([motion for motion, _ in pairs]), np.stack([seen for _, seen in pairs])
 
 
+def hold_frame(clip: Clip, length: int, *, moves: bool) -> Sample:
+    """The one frame of `clip`, `length` times: only the light that each is drawn in will differ.
+
+    With `moves` the motion is given, and is zero.
+    """
+    kept = {name: getattr(clip, name) for name in ("frames", "depth", "valid", "objects", "cam_to_world")}
+    kept = {name: None if array is None else np.repeat(array, length, axis=0) for name, array in kept.items()}
+    held = replace(clip, flow=None, flow_valid=None, **kept)
+    if not moves:
+        return Sample(held, None, None)
+    shape = (length - 1, *clip.frames.shape[1:3])
+    return Sample(held, np.zeros((*shape, 2), np.float32), np.ones(shape, bool))
+
+
 def skip_frames(sample: Sample, stride: int) -> Sample:
     """Every `stride`-th frame of a sample, its motion chained over the frames between.
 

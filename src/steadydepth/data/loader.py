@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from steadydepth.data.augment import Light, relight
-from steadydepth.data.clips import Sample, clip_motion, clip_starts, fit_clip, fitting_strides, skip_frames
+from steadydepth.data.clips import Sample, clip_motion, clip_starts, fit_clip, fitting_strides, hold_frame, skip_frames
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
+from steadydepth.data.video_files import recode
 from steadydepth.types import Batch, InputError
 
 Item = dict[str, Tensor]
@@ -36,6 +37,7 @@ class ClipSamples(Dataset[Item]):
         needs_depth: bool,
         flip: bool,
         light: Light,
+        most_crf: int = 0,
         seed: int,
         cached_clips: int,
         numbers: Sequence[int],
@@ -48,7 +50,7 @@ class ClipSamples(Dataset[Item]):
         if not self.clips:
             raise InputError(f"{root}: no sequence has {length} frames; lower data.clip_length or give longer videos")
         self.length, self.strides, self.height, self.width, self.motion = length, strides, height, width, motion
-        self.flip, self.light, self.seed = flip, light, seed
+        self.flip, self.light, self.most_crf, self.seed = flip, light, most_crf, seed
         self.numbers = numbers
         self._read = lru_cache(maxsize=cached_clips)(self._read_sample)
 
@@ -59,6 +61,8 @@ class ClipSamples(Dataset[Item]):
         sequence, start = self.clips[index]
         stop = start + (self.length - 1) * stride + 1
         clip = fit_clip(sequence.read(start, stop), self.height, self.width)
+        if stride == 0:
+            return hold_frame(clip, self.length, moves=self.motion != "none")
         return skip_frames(Sample(clip, *clip_motion(clip, self.motion)), stride)
 
     def place(self, number: int) -> tuple[int, np.random.Generator]:
@@ -71,15 +75,21 @@ class ClipSamples(Dataset[Item]):
         index, generator = self.place(self.numbers[item])
         sequence, start = self.clips[index]
         stride = int(generator.choice(fitting_strides(sequence.n_frames - start, self.length, self.strides)))
-        return augment_sample(self._read(index, stride), generator, flip=self.flip, light=self.light)
+        sample = self._read(index, stride)
+        return augment_sample(sample, generator, flip=self.flip, light=self.light, most_crf=self.most_crf)
 
 
-def augment_sample(sample: Sample, generator: np.random.Generator, *, flip: bool, light: Light) -> Item:
-    """Tensors of one sample: mirrored as a whole or not, each frame in its own light."""
+def augment_sample(
+    sample: Sample, generator: np.random.Generator, *, flip: bool, light: Light, most_crf: int = 0
+) -> Item:
+    """Tensors of one sample: mirrored as a whole or not, each frame in its own light, coded as video or not."""
     clip = sample.clip
     frames = clip.frames.astype(np.float32) / 255
     if light != Light():
         frames = np.stack([relight(frame, light, generator) for frame in frames])
+    if most_crf:
+        coded = recode(np.round(frames * 255).astype(np.uint8), crf=int(generator.integers(most_crf + 1)))
+        frames = coded.astype(np.float32) / 255
     shape = frames.shape[:3]
     arrays = {
         "frames": np.moveaxis(frames, -1, 1),

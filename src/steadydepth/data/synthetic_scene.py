@@ -10,6 +10,27 @@ from jaxtyping import Float32, Float64
 TEXELS = 128  # texture side
 TEXELS_PER_METRE = 80.0
 LEVELS = 5  # blurred copies of a texture, each half as sharp as the one before
+NEAREST_M = 0.9  # no moving thing comes nearer to the camera: what fills the whole picture cannot be judged
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What moving things of one kind share, as people, chairs and cups do: how large they are says how far away."""
+
+    shape: Literal["box", "ball"]
+    half: tuple[float, float, float]  # metres
+    pattern: int  # of draw_texture
+    waves: int
+
+
+KINDS = (
+    Kind("ball", (0.2, 0.2, 0.2), 3, 8),
+    Kind("ball", (0.35, 0.35, 0.35), 1, 4),
+    Kind("box", (0.25, 0.25, 0.25), 2, 4),
+    Kind("box", (0.2, 0.75, 0.2), 0, 2),
+    Kind("box", (0.5, 0.3, 0.25), 4, 8),
+    Kind("box", (0.3, 0.5, 0.3), 1, 8),
+)
 
 
 @dataclass(frozen=True)
@@ -46,11 +67,16 @@ def _periodic_noise(generator: np.random.Generator, slope: float) -> np.ndarray:
     return np.clip((noise - low) / (high - low), 0, 1)
 
 
-def draw_texture(generator: np.random.Generator) -> Float32[np.ndarray, "level texel texel 3"]:
-    """A texture of two random colours: noise, stripes, checks, dots or bricks, from calm to busy."""
+def draw_texture(
+    generator: np.random.Generator, *, kind: int | None = None, waves: int | None = None
+) -> Float32[np.ndarray, "level texel texel 3"]:
+    """A texture of two random colours: noise, stripes, checks, dots or bricks (`kind` 0 to 4), from calm to busy.
+
+    `waves` is how often the pattern repeats over the texture; both are drawn when not given.
+    """
     y, x = np.mgrid[:TEXELS, :TEXELS] / TEXELS
-    kind = generator.integers(5)
-    waves = int(2 ** generator.integers(1, 5))
+    kind = int(generator.integers(5)) if kind is None else kind
+    waves = int(2 ** generator.integers(1, 5)) if waves is None else waves
     if kind == 0:
         mix = _periodic_noise(generator, generator.uniform(0.4, 1.8))
     elif kind == 1:
@@ -104,7 +130,7 @@ def _draw_camera(
     # Back against the wall it looks away from: the camera sees the room, not a wall before its nose.
     back = np.array([-np.sin(yaw), 0, -np.cos(yaw)]) * (room - 0.9) * generator.uniform(0.5, 0.9)
     position = np.tile(back, (len(seconds), 1))
-    position[:, 1] = room[1] - generator.uniform(1.0, 1.8)
+    position[:, 1] = room[1] - generator.uniform(1.2, 1.6)  # held at the height of the eyes or the chest
     yaws, pitches = np.full(len(seconds), yaw), np.full(len(seconds), generator.uniform(-0.25, 0.05))
     if not fixed:
         position[:, 0] += _swing(generator, seconds, 0.1, 0.6, 0.1, 0.35)
@@ -115,28 +141,75 @@ def _draw_camera(
     return _pose(yaws, pitches, position), yaw
 
 
-def _draw_solid(
+def _draw_furniture(generator: np.random.Generator, ground: Float64[np.ndarray, "3"], n_frames: int) -> Solid:
+    """A box or a ball of any size that stands on `ground`, a point of the floor."""
+    shape: Literal["box", "ball"] = "ball" if generator.random() < 0.35 else "box"
+    half = generator.uniform(0.2, 0.8, size=3)
+    half = np.full(3, half[0]) if shape == "ball" else half
+    position = np.tile(ground - [0, half[1], 0], (n_frames, 1))
+    yaw = np.full(n_frames, generator.uniform(-np.pi, np.pi))
+    return Solid(shape, half, draw_texture(generator), _pose(yaw, np.zeros(n_frames), position), 0)
+
+
+def _draw_ground(
+    generator: np.random.Generator,
+    room: np.ndarray,
+    camera: np.ndarray,
+    yaw: float,
+    *,
+    spread: float,
+    nearest: float,
+    farthest: float,
+) -> Float64[np.ndarray, "3"]:
+    """A point of the floor within `spread` radians of where the camera looks, so many metres away."""
+    turn = yaw + generator.uniform(-spread, spread)
+    ground = camera + generator.uniform(nearest, farthest) * np.array([np.sin(turn), 0, np.cos(turn)])
+    ground = np.clip(ground, -room + 0.3, room - 0.3)
+    ground[1] = room[1]
+    return ground
+
+
+def _draw_swinging(
+    generator: np.random.Generator, seconds: np.ndarray, standing: Float64[np.ndarray, "3"]
+) -> Float64[np.ndarray, "t 3"]:
+    """Positions around `standing`: back and forth over the floor, and hopping.
+
+    As people and toys do: where a thing touches the floor says how far away it is.
+    """
+    position = np.tile(standing, (len(seconds), 1))
+    hop = generator.uniform(0.0, 0.1)
+    position[:, 0] += _swing(generator, seconds, 0.4, 1.0, 0.2, 0.6)
+    position[:, 1] -= hop + _swing(generator, seconds, hop, hop, 0.5, 1.5)
+    position[:, 2] += _swing(generator, seconds, 0.4, 1.0, 0.2, 0.6)
+    return position
+
+
+def _draw_mover(
     generator: np.random.Generator,
     seconds: np.ndarray,
-    *,
-    ground: Float64[np.ndarray, "3"],
-    size: tuple[float, float],
+    room: np.ndarray,
+    cameras: Float64[np.ndarray, "t 3"],
+    yaw: float,
     object_id: int,
 ) -> Solid:
-    """A box or a ball on `ground`, a point of the floor: standing still, or swinging and turning if it has an id."""
-    shape: Literal["box", "ball"] = "ball" if generator.random() < 0.35 else "box"
-    half = generator.uniform(*size, size=3) / 2
-    half = np.full(3, half[0]) if shape == "ball" else half
-    position = np.tile(ground - [0, half[1], 0], (len(seconds), 1))
-    yaw = np.full(len(seconds), generator.uniform(-np.pi, np.pi))
-    if object_id:
-        position[:, 0] += _swing(generator, seconds, 0.3, 1.2, 0.15, 0.5)
-        # Hopping on the floor, as people and toys do: where a thing touches the floor says how far away it is.
-        hop = generator.uniform(0.0, 0.2)
-        position[:, 1] -= hop + _swing(generator, seconds, hop, hop, 0.5, 1.5)
-        position[:, 2] += _swing(generator, seconds, 0.3, 1.2, 0.15, 0.5)
-        yaw = yaw + generator.uniform(-1.5, 1.5) * seconds
-    return Solid(shape, half, draw_texture(generator), _pose(yaw, np.zeros(len(seconds)), position), object_id)
+    """One of KINDS, give or take 5 % of its size, that moves in front of the camera, turning slowly.
+
+    It never comes too near; where the room is too small for that, it takes the best of many paths.
+    """
+    kind = KINDS[generator.integers(len(KINDS))]
+    half = np.array(kind.half) * generator.uniform(0.95, 1.05)
+    best, best_gap = np.zeros((len(seconds), 3)), -np.inf
+    for _ in range(20):
+        ground = _draw_ground(generator, room, cameras.mean(axis=0), yaw, spread=0.4, nearest=2.0, farthest=4.0)
+        path = _draw_swinging(generator, seconds, ground - [0, half[1], 0])
+        gap = float(np.linalg.norm((path - cameras)[:, [0, 2]], axis=1).min() - np.linalg.norm(half[[0, 2]]))
+        if gap > best_gap:
+            best, best_gap = path, gap
+        if gap >= NEAREST_M:
+            break
+    turn = generator.uniform(-np.pi, np.pi) + generator.uniform(-0.6, 0.6) * seconds
+    texture = draw_texture(generator, kind=kind.pattern, waves=kind.waves)
+    return Solid(kind.shape, half, texture, _pose(turn, np.zeros(len(seconds)), best), object_id)
 
 
 def draw_scene(
@@ -149,18 +222,12 @@ def draw_scene(
     still = _pose(np.zeros(n_frames), np.zeros(n_frames), np.zeros((n_frames, 3)))
     solids = [Solid("room", room, draw_texture(generator), still, 0)]
     camera = cam_to_world[:, :3, 3].mean(axis=0)
-    n_moving = int(generator.integers(2, 5))
-    n_furniture = int(generator.integers(4, 9))
-    for index in range(n_moving + n_furniture):
-        turn = yaw + generator.uniform(-0.5, 0.5)
-        away = generator.uniform(1.8, 4.5) if index < n_moving else generator.uniform(2.0, 7.0)
-        ground = camera + away * np.array([np.sin(turn), 0, np.cos(turn)])
-        ground = np.clip(ground, -room + 0.3, room - 0.3)
-        ground[1] = room[1]
-        size = (0.3, 0.9) if index < n_moving else (0.4, 1.6)
-        solids.append(
-            _draw_solid(generator, seconds, ground=ground, size=size, object_id=index + 1 if index < n_moving else 0)
-        )
+    n_moving, n_furniture = int(generator.integers(2, 5)), int(generator.integers(4, 9))
+    for index in range(n_moving):
+        solids.append(_draw_mover(generator, seconds, room, cam_to_world[:, :3, 3], yaw, index + 1))
+    for _ in range(n_furniture):
+        ground = _draw_ground(generator, room, camera, yaw, spread=0.5, nearest=2.0, farthest=7.0)
+        solids.append(_draw_furniture(generator, ground, n_frames))
     focal_px = 0.85 * width
     K = np.array([[focal_px, 0, (width - 1) / 2], [0, focal_px, (height - 1) / 2], [0, 0, 1]])
     lamp = generator.uniform(-0.6, 0.6, size=3) * room

@@ -1,15 +1,18 @@
 """Step 3, loss calculation: each frame against its truth, each change against the true change, their weighted sum."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from steadydepth.ops.masked import masked_mean
+from steadydepth.ops.masked import masked_mean, masked_median, masked_share
 from steadydepth.types import Depth, DepthPairs, Frames, LossTerms, Valid
 
 Scalar = Float[Tensor, ""]
+Pairs = Float[Tensor, "b p h w"]
+PairValid = Bool[Tensor, "b p h w"]
 
 MOVING = 0.01  # change of log depth between two frames above which a point counts as moving in depth
 
@@ -34,6 +37,36 @@ def silog(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
     return (masked_mean(error**2, valid) - 0.85 * masked_mean(error, valid) ** 2 + 1e-6).sqrt()
 
 
+def affine_invariant(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
+    """What is wrong with inverse depth up to one factor and one offset a FRAME: mean |x - g| + 0.5 gradient matching.
+
+    x and g are 1 / depth less its median, divided by its mean distance from it, over the frame's valid pixels; the
+    means pool the batch (MiDaS, Ranftl et al. 2020; Video-Depth-Anything loss/loss.py without trimming). The gradient
+    term is the sum over four scales, every second pixel dropped from one to the next, of |horizontal| + |vertical|
+    differences of x - g between valid neighbours, for each valid pixel. It cannot see flicker of scale or offset: the
+    relative loss has to.
+    """
+    flat = valid.flatten(0, 1)
+    residual = torch.where(flat, _standardise(depth, valid) - _standardise(truth, valid), 0)
+    loss = masked_mean(residual.abs(), flat)
+    for step in (1, 2, 4, 8):
+        coarse, kept = residual[:, ::step, ::step], flat[:, ::step, ::step]
+        for dim in (-1, -2):
+            size = kept.shape[dim] - 1
+            both = kept.narrow(dim, 1, size) & kept.narrow(dim, 0, size)
+            loss = loss + 0.5 * masked_share(coarse.diff(dim=dim).abs(), both, kept)
+    return loss
+
+
+def _standardise(depth: Depth, valid: Valid) -> Float[Tensor, "n h w"]:
+    """Inverse depth of each frame less its median, in units of its mean distance from it; the floor is MiDaS's."""
+    kept = valid.flatten(0, 1).flatten(1)
+    inverse = 1 / torch.where(valid, depth, 1).flatten(0, 1).flatten(1)
+    centred = inverse - masked_median(inverse, kept)
+    spread = masked_mean(centred.abs(), kept, dim=(1,)).clamp(min=1e-6)[:, None]
+    return (centred / spread).unflatten(1, depth.shape[-2:])
+
+
 def smoothness(depth: Depth, frames: Frames | None = None) -> Scalar:
     """Mean |d/dx log depth| + mean |d/dy log depth|, forward differences of neighbouring pixels.
 
@@ -49,7 +82,11 @@ def smoothness(depth: Depth, frames: Frames | None = None) -> Scalar:
     return total
 
 
-ABSOLUTE: dict[str, Callable[[Depth, Depth, Valid], Scalar]] = {"log_l1": log_l1, "silog": silog}
+ABSOLUTE: dict[str, Callable[[Depth, Depth, Valid], Scalar]] = {
+    "log_l1": log_l1,
+    "silog": silog,
+    "affine_invariant": affine_invariant,
+}
 
 
 def absolute_loss(
@@ -68,23 +105,130 @@ def absolute_loss(
     return loss + smoothness_weight * smoothness(depth, frames)
 
 
-def relative_loss(predicted: DepthPairs, truth: DepthPairs, *, moving_weight: float = 0.0) -> Scalar:
-    """Mean |change of log predicted - change of log truth| over valid pairs of a clip, then over clips.
+def change_error(predicted: DepthPairs, truth: DepthPairs, valid: PairValid) -> Pairs:
+    """Change of log predicted - change of log truth: a constant factor is no change, a moving thing has its own."""
+    change = _log_error(predicted.current, predicted.previous, valid)
+    return change - _log_error(truth.current, truth.previous, valid)
 
-    A static thing has no true change, so it must keep its depth; a moving one must change as the truth does. A factor
-    common to both frames costs nothing. `moving_weight` times the same mean over the pairs whose true change is above
-    1 % is added: they are few, and what they ask for would drown among the static ones. Clips without a valid pair are
-    left out; a differentiable 0 when none has one.
+
+def warping_error(predicted: DepthPairs, truth: DepthPairs, valid: PairValid) -> Pairs:
+    """Change of log predicted, whatever the truth does: the warping loss of NVDS and its kin, as a rival.
+
+    It pulls a thing that comes nearer back to where it was.
+    """
+    return _log_error(predicted.current, predicted.previous, valid)
+
+
+def geometry_error(predicted: DepthPairs, truth: DepthPairs, valid: PairValid) -> Pairs:
+    """(D - D') / (D + D'), D' the earlier depth brought here (Bian et al. 2019), blind to the truth as well."""
+    current, previous = torch.where(valid, predicted.current, 1), torch.where(valid, predicted.previous, 1)
+    return (current - previous) / (current + previous)
+
+
+def disparity_error(predicted: DepthPairs, truth: DepthPairs, valid: PairValid) -> Pairs:
+    """Change of inverse depth - true change of inverse depth, 1 / metres: temporal gradients, near things first."""
+    return _disparity_change(predicted, valid) - _disparity_change(truth, valid)
+
+
+def disparity_size_error(predicted: DepthPairs, truth: DepthPairs, valid: PairValid) -> Pairs:
+    """|Change of inverse depth| - |true change|, blind to its direction: the form of Video-Depth-Anything."""
+    return _disparity_change(predicted, valid).abs() - _disparity_change(truth, valid).abs()
+
+
+def _disparity_change(pairs: DepthPairs, valid: PairValid) -> Pairs:
+    return 1 / torch.where(valid, pairs.current, 1) - 1 / torch.where(valid, pairs.previous, 1)
+
+
+def where_smooth(truth: DepthPairs, valid: PairValid, *, share: float = 0.05) -> PairValid:
+    """Pairs whose true change of inverse depth is below `share` of the range that the later frame's label spans.
+
+    The mask of Video-Depth-Anything's temporal gradient matching (loss/loss.py): a larger change is an edge passing.
+    """
+    inverse = 1 / torch.where(valid, truth.current, 1)
+    most = torch.where(valid, inverse, -torch.inf).amax(dim=(-2, -1), keepdim=True)
+    least = torch.where(valid, inverse, torch.inf).amin(dim=(-2, -1), keepdim=True)
+    return valid & (_disparity_change(truth, valid).abs() < share * (most - least))
+
+
+RELATIVE: dict[str, Callable[[DepthPairs, DepthPairs, PairValid], Pairs]] = {
+    "change": change_error,
+    "warping": warping_error,
+    "geometry": geometry_error,
+    "disparity": disparity_error,
+    "disparity_size": disparity_size_error,
+}
+
+
+def huber(error: Pairs, *, bend: float = 0.1) -> Pairs:
+    """e^2 / (2 bend) up to |e| = bend, then |e| - bend / 2: noise pulls little, a jump pulls with its sign."""
+    size = error.abs()
+    return torch.where(size < bend, error**2 / (2 * bend), size - bend / 2)
+
+
+def charbonnier(error: Pairs, *, rounding: float = 0.01) -> Pairs:
+    """sqrt(e^2 + rounding^2) - rounding: |e| without its corner (Charbonnier et al. 1994)."""
+    return (error**2 + rounding**2).sqrt() - rounding
+
+
+ROBUST: dict[str, Callable[[Pairs], Pairs]] = {
+    "l1": torch.abs,
+    "huber": huber,
+    "charbonnier": charbonnier,
+    "l2": torch.square,
+}
+
+
+def relative_loss(
+    predicted: DepthPairs,
+    truth: DepthPairs,
+    *,
+    kind: str = "change",
+    robust: str = "l1",
+    moving_weight: float = 0.0,
+    response_weight: float = 0.0,
+    both_frames: bool = True,
+) -> Scalar:
+    """Mean over the valid pairs of a clip of what is wrong with the change from frame to frame, then over clips.
+
+    `kind` (RELATIVE) says what is compared. By default the change of log predicted with the change of log truth: a
+    static thing has no true change, so it must keep its depth; a moving one must change as the truth does; a factor
+    common to both frames costs nothing. `robust` (ROBUST) says how an error counts. `moving_weight` times the same
+    mean over the pairs whose true change is above 1 % is added: they are few, and what they ask for would drown among
+    the static ones. `response_weight` times |`response` - 1| is added. Without `both_frames` the earlier frame is
+    taken as it is and only the later one learns. Clips without a valid pair are left out; a differentiable 0 when none
+    has one.
     """
     valid = predicted.valid & truth.valid
-    change = _log_error(predicted.current, predicted.previous, valid)
-    true_change = _log_error(truth.current, truth.previous, valid)
-    difference = (change - true_change).abs()
-    of_clips = masked_mean(difference, valid, dim=(1, 2, 3))
+    if kind in ("disparity", "disparity_size"):
+        valid = where_smooth(truth, valid)
+    if not both_frames:
+        predicted = replace(predicted, previous=predicted.previous.detach())
+    error = ROBUST[robust](RELATIVE[kind](predicted, truth, valid))
+    of_clips = masked_mean(error, valid, dim=(1, 2, 3))
     if moving_weight:
-        moving = valid & (true_change.abs() > MOVING)
-        of_clips = of_clips + moving_weight * masked_mean(difference, moving, dim=(1, 2, 3))
-    return masked_mean(of_clips, valid.flatten(1).any(dim=1))
+        moving = valid & (_log_error(truth.current, truth.previous, valid).abs() > MOVING)
+        of_clips = of_clips + moving_weight * masked_mean(error, moving, dim=(1, 2, 3))
+    loss = masked_mean(of_clips, valid.flatten(1).any(dim=1))
+    if response_weight:
+        loss = loss + response_weight * (response(predicted, truth) - 1).abs()
+    return loss
+
+
+def response(predicted: DepthPairs, truth: DepthPairs) -> Scalar:
+    """How much of the true change is predicted: sum v v* / sum v*^2 over the pairs whose true change is above 1 %.
+
+    v and v* are the changes of log predicted and of log truth; all clips are pooled. 1 is ideal, 0 frozen. An error of
+    the change asks each pixel to be right, and what cannot be known well is then best left unchanged; this asks the
+    batch as a whole not to fall short. 1 where nothing changes.
+    """
+    valid = predicted.valid & truth.valid
+    true_change = _log_error(truth.current, truth.previous, valid)
+    moving = valid & (true_change.abs() > MOVING)
+    change = torch.where(moving, _log_error(predicted.current, predicted.previous, valid), 0)
+    true_change = torch.where(moving, true_change, 0)
+    energy = true_change.square().sum()
+    share = (change * true_change).sum() / torch.where(energy > 0, energy, 1)
+    return torch.where(energy > 0, share, 1)
 
 
 def target_loss(absolute: Scalar, relative: Scalar, weight: float) -> LossTerms:

@@ -13,6 +13,25 @@ def masked_mean(
     Whatever stands at an invalid pixel, NaN and infinity included, reaches neither the value nor the gradient of this
     function; make it harmless before any logarithm or division as well.
     """
+    return masked_share(values, valid, valid, dim)
+
+
+def masked_share(
+    values: Float[Tensor, "..."],
+    counted: Bool[Tensor, "..."],
+    valid: Bool[Tensor, "..."],
+    dim: tuple[int, ...] | None = None,
+) -> Float[Tensor, "..."]:
+    """Sum of `values` where `counted`, divided by the number of `valid`: a sum over fewer things than it is shared by.
+
+    0 where nothing is valid; what stands where nothing is counted reaches neither the value nor the gradient.
+    """
+    safe = torch.where(counted, values, 0)
     dim = tuple(range(values.ndim)) if dim is None else dim
-    safe = torch.where(valid, values, 0)
     return safe.sum(dim) / valid.sum(dim).clamp(min=1)
+
+
+def masked_median(values: Float[Tensor, "n m"], valid: Bool[Tensor, "n m"]) -> Float[Tensor, "n 1"]:
+    """Lower median of each row where `valid`, as torch has it; 0 for a row without any."""
+    middle = torch.where(valid, values, torch.nan).nanmedian(dim=1, keepdim=True).values
+    return torch.where(valid.any(dim=1, keepdim=True), middle, 0)

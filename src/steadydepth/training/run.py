@@ -25,6 +25,7 @@ from steadydepth.models.encoders import load_encoder_weights
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.training.checkpoint import load_state, save_model, save_state
+from steadydepth.training.guard import Guard
 from steadydepth.training.step import stabilise_step, train_step
 from steadydepth.types import Batch, InputError, LossTerms
 
@@ -83,6 +84,7 @@ class Run:
         )
         model = build_model(config)
         self.anchor = frozen_copy(model).to(self.accelerator.device) if config.data.labels == "anchor" else None
+        self.guard = Guard(self.anchor, least=config.loss.least_structure) if self.anchor is not None else None
         model = model.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(
             model,
@@ -92,7 +94,7 @@ class Run:
         )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.average = average_weights(self.accelerator.unwrap_model(self.model), config.optim.average)
-        self.step = 0
+        self.step, self.stopped = 0, False
         # Sums of the losses since the last line of the log; on the device, so that no step waits for them.
         self.window = torch.zeros(3, device=self.accelerator.device)
         self.losses = partial(absolute_loss, kind=config.loss.absolute, smoothness_weight=config.loss.smoothness)
@@ -105,6 +107,8 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "window": self.window,
             "random": torch.get_rng_state(),
+            "guard": None if self.guard is None else self.guard.state(),
+            "stopped": self.stopped,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -113,17 +117,45 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.window = state["step"], state["window"].to(self.window.device)
         torch.set_rng_state(state["random"].clone())
+        self.stopped = state["stopped"]
+        if self.guard is not None:
+            self.guard.restore(state["guard"])
 
     def prepare_to_learn(self) -> None:
-        """Training mode; norm layers keep their statistics when the config freezes them."""
+        """Training mode; norm layers keep their statistics from the step on that the config says.
+
+        Until then a batch is normalised by itself, which learns fast; from then on the network that learns is the
+        network that will run, and what it does about light that changes is what it will do.
+        """
         self.model.train()
-        if self.config.optim.freeze_norm:
+        if self.step >= self.config.optim.norm_learns * self.config.optim.steps:
             for module in self.model.modules():
                 if isinstance(module, nn.modules.batchnorm._NormBase):
                     module.eval()
 
+    def keep_watch(self, batch: Batch) -> dict[str, float]:
+        """What the guard sees, for the log; when it is too little the run stops, back at the weights that were good."""
+        if self.guard is None:
+            return {}
+        average, seen = self.average.module, batch.frames
+        own = torch.tensor(self.guard.structure(average, seen), device=seen.device)
+        # All processes together, or the others would go on when one has stopped.
+        structure = float(self.accelerator.reduce(own, reduction="mean"))
+        if self.guard.holds(structure):
+            self.guard.keep(average)
+        else:
+            self.stopped = True
+            average.load_state_dict(self.guard.kept or average.state_dict())
+            logger.warning(
+                "%s: stopped after step %d: %.3f of the starting model's picture is left, loss.least_structure is %g; "
+                "the weights before are kept. A smaller loss.relative_weight or optim.rate goes further.",
+                self.config.run.folder, self.step, structure, self.guard.least,
+            )  # fmt: skip
+        return {"structure": structure}
+
     def learn(self, batch: Batch) -> LossTerms:
         """One step of the method on one batch."""
+        self.prepare_to_learn()
         optim, loss = self.config.optim, self.config.loss
         rate = learning_rate_at(self.step, steps=optim.steps, rate=optim.rate, warmup=optim.warmup)
         set_learning_rate(self.optimizer, rate)
@@ -136,7 +168,15 @@ class Run:
             relative_weight=weight,
             max_grad_norm=optim.max_grad_norm,
             absolute=self._absolute,
-            relative=partial(relative_loss, moving_weight=loss.moving_weight),
+            relative=partial(
+                relative_loss,
+                kind=loss.relative,
+                robust=loss.robust,
+                moving_weight=loss.moving_weight,
+                response_weight=loss.response_weight,
+                both_frames=loss.both_frames,
+            ),
+            lags=loss.lags,
             backward=self.accelerator.backward,
         )
         self.average.update_parameters(self.accelerator.unwrap_model(self.model))
@@ -167,7 +207,8 @@ def open_samples(config: Config, first_step: int, rank: int, world: int) -> Clip
         motion=data.motion,
         needs_depth=data.labels == "depth",
         flip=data.flip,
-        light=Light(data.exposure, data.white_balance, data.gamma, 0.0, data.noise),
+        light=Light(data.exposure, data.white_balance, data.gamma, data.unevenness, data.noise, data.blur, data.jpeg),
+        most_crf=data.most_crf,
         seed=config.run.seed,
         cached_clips=data.cached_clips,
         numbers=_sample_numbers(first_step, config.optim.steps, config.optim.batch, rank, world),
@@ -250,9 +291,9 @@ def train(config: Config) -> Path:
         "%s: %d clips, %d process(es) on %s, precision %s",
         folder, len(samples.clips), world, run.accelerator.device, config.run.precision,
     )  # fmt: skip
-    run.prepare_to_learn()
     batches = load_batches(samples, batch=config.optim.batch // world, workers=config.data.workers)
-    _take_steps(run, batches, is_main=is_main)
+    if not run.stopped:
+        _take_steps(run, batches, is_main=is_main)
     if is_main:
         save_model(run.average.module, folder)  # type: ignore[arg-type]
     run.accelerator.end_training()
@@ -263,18 +304,22 @@ def _take_steps(run: Run, batches: Iterator[Batch], *, is_main: bool) -> None:
     config, started = run.config, time.monotonic()
     with _progress(is_main) as progress:
         task = progress.add_task(config.run.folder.name, total=config.optim.steps, completed=run.step, losses="")
-        for batch in batches:
-            terms = run.learn(to_device(batch, run.accelerator.device))
+        for on_disk in batches:
+            batch = to_device(on_disk, run.accelerator.device)
+            terms = run.learn(batch)
             run.window += torch.stack((terms.absolute, terms.relative, terms.target.detach()))
             progress.update(task, completed=run.step)
-            if not is_main:
-                continue
-            if run.step % config.run.log_every == 0:
-                line = _log_line(run, time.monotonic() - started)
+            at_line = run.step % config.run.log_every == 0
+            seen = run.keep_watch(batch) if at_line else {}
+            if at_line and is_main:
+                line = _log_line(run, time.monotonic() - started) | seen
                 with (config.run.folder / LOG).open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 losses = f"absolute {line['absolute']:.4f} relative {line['relative']:.4f}"
                 progress.update(task, losses=losses)
                 logger.info("%s: step %d of %d: %s", config.run.folder, run.step, config.optim.steps, losses)
-            if run.step % config.run.checkpoint_every == 0 or run.step == config.optim.steps:
+            last = run.stopped or run.step == config.optim.steps
+            if is_main and (last or run.step % config.run.checkpoint_every == 0):
                 save_state(run.state(), config.run.folder)
+            if last:
+                break

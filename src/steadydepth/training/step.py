@@ -1,6 +1,6 @@
 """One step of the method: the four steps by name, with labels and without."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,13 +22,14 @@ def train_step(
     max_grad_norm: float,
     absolute: Callable[..., Tensor] = absolute_loss,
     relative: Callable[[DepthPairs, DepthPairs], Tensor] = relative_loss,
+    lags: Sequence[int] = (1,),
     backward: Callable[[Tensor], Any] = Tensor.backward,
 ) -> LossTerms:
     """Learn once from labelled clips; return the losses before the update."""
     depth, _ = process_sequence(model, batch.frames)
 
-    predicted = pair_with_previous(depth, batch.valid, batch.motion, batch.seen)
-    truth = pair_with_previous(batch.depth, batch.valid, batch.motion, batch.seen)
+    predicted = pair_with_previous(depth, batch.valid, batch.motion, batch.seen, lags=lags)
+    truth = pair_with_previous(batch.depth, batch.valid, batch.motion, batch.seen, lags=lags)
 
     loss = target_loss(
         absolute=absolute(depth, batch.depth, batch.valid, frames=batch.frames),
@@ -49,6 +50,7 @@ def stabilise_step(
     max_grad_norm: float,
     absolute: Callable[..., Tensor] = absolute_loss,
     relative: Callable[[DepthPairs, DepthPairs], Tensor] = relative_loss,
+    lags: Sequence[int] = (1,),
     backward: Callable[[Tensor], Any] = Tensor.backward,
 ) -> LossTerms:
     """Learn once from clips without labels; return the losses before the update.
@@ -61,7 +63,7 @@ def stabilise_step(
         label, _ = process_sequence(anchor, batch.frames)
     everywhere = torch.ones_like(batch.valid)
 
-    predicted = pair_with_previous(depth, everywhere, batch.motion, batch.seen)
+    predicted = pair_with_previous(depth, everywhere, batch.motion, batch.seen, lags=lags)
     truth = unchanged(predicted)
 
     loss = target_loss(
