@@ -2,7 +2,7 @@
 # make test   environment and every check that CI runs
 # Both build .venv by themselves. Change the demo's length with STEPS, the interpreter with PYTHON.
 PYTHON ?= python3
-STEPS ?= 500
+STEPS ?= 700
 
 # Otherwise glibc gives the large buffers of a training step back to the system each time, and asks for them again.
 export MALLOC_TRIM_THRESHOLD_ := 2000000000

@@ -55,6 +55,9 @@ class ModelConfig(Section):
     decoder_width: int = Field(48, ge=8, description="Channels of the decoder.")
     min_depth: float = Field(0.3, gt=0, description="Nearest depth the network can say, metres.")
     max_depth: float = Field(20.0, gt=0, description="Farthest depth the network can say, metres.")
+    claims: Literal["metric", "scale", "affine", "disparity"] = Field(
+        "metric", description="What its numbers mean: metres, or depth or inverse depth up to a factor (and an offset)."
+    )
 
 
 class LossConfig(Section):
@@ -80,6 +83,9 @@ class LossConfig(Section):
         description="Weight, inside the relative loss, of how far the predicted share of the true change is from 1.",
     )
     relative_weight: float = Field(1.0, ge=0, description="0 trains the plain model: absolute loss only.")
+    anchor_window: int = Field(
+        1, ge=1, description="Without labels: the frozen copy's depth is averaged along the motion over so many frames."
+    )
     least_structure: float = Field(
         0.9,
         ge=0,

@@ -10,7 +10,7 @@ from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.training import run as run_module
 from steadydepth.training.run import Run, build_model, relative_weight_at, train
-from steadydepth.training.step import stabilise_step, train_step
+from steadydepth.training.step import average_along, stabilise_step, train_step
 from steadydepth.types import InputError
 
 
@@ -197,3 +197,24 @@ def test_stabilising_stops_when_the_picture_is_lost_and_keeps_the_weights_before
     # The same command again finds it stopped.
     assert (train(guarded_config) / "model.safetensors").read_bytes() == saved
     assert read_log(guarded) == lines
+
+
+def test_a_label_averaged_along_the_motion_by_hand():
+    # One row; everything moves one pixel to the right a frame.
+    depth = torch.tensor([[[[1.0, 2.0, 8.0]], [[5.0, 1.1, 2.2]], [[7.0, 5.0, 1.21]]]])
+    motion = torch.zeros(1, 2, 1, 3, 2)
+    motion[..., 0] = -1.0
+    seen = torch.ones(1, 2, 1, 3, dtype=torch.bool)
+    seen[0, 0, 0, 2] = False
+    averaged = average_along(depth, motion, seen, window=3)
+    expected = depth.clone()
+    # Frame 1: pixel 0 comes from outside; pixel 1 was 1.0; pixel 2 was 2.0, but was not seen.
+    expected[0, 1, 0, 1] = 1.1**0.5
+    # Frame 2: pixel 1 was 5.0, as it is; pixel 2 was 1.1, and 1.0 before.
+    expected[0, 2, 0, 2] = (1.21 * 1.1 * 1.0) ** (1 / 3)
+    torch.testing.assert_close(averaged, expected)
+    assert torch.equal(average_along(depth, motion, seen, window=1), depth.log().exp())
+    # Another surface is no neighbour.
+    far = depth.clone()
+    far[0, 0, 0, 0] = 2.0
+    assert average_along(far, motion, seen, window=2)[0, 1, 0, 1] == pytest.approx(1.1)

@@ -27,7 +27,7 @@ from steadydepth.models.load import load_model
 from steadydepth.training.checkpoint import load_state, save_model, save_state
 from steadydepth.training.guard import Guard
 from steadydepth.training.step import stabilise_step, train_step
-from steadydepth.types import Batch, InputError, LossTerms
+from steadydepth.types import Batch, Claims, InputError, LossTerms
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ def build_model(config: Config) -> nn.Module:
         decoder_width=config.model.decoder_width,
         min_depth=config.model.min_depth,
         max_depth=config.model.max_depth,
+        claims=config.model.claims,
     )
     load_encoder_weights(model.encoder, config.model.encoder, config.model.weights)
     return model
@@ -85,6 +86,7 @@ class Run:
         model = build_model(config)
         self.anchor = frozen_copy(model).to(self.accelerator.device) if config.data.labels == "anchor" else None
         self.guard = Guard(self.anchor, least=config.loss.least_structure) if self.anchor is not None else None
+        self.claims: Claims = model.claims  # type: ignore[assignment]
         model = model.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(
             model,
@@ -160,7 +162,9 @@ class Run:
         rate = learning_rate_at(self.step, steps=optim.steps, rate=optim.rate, warmup=optim.warmup)
         set_learning_rate(self.optimizer, rate)
         weight = relative_weight_at(self.step, steps=optim.steps, weight=loss.relative_weight, ramp=loss.relative_ramp)
-        step = train_step if self.anchor is None else partial(stabilise_step, anchor=self.anchor)
+        step: Any = partial(train_step, claims=self.claims)
+        if self.anchor is not None:
+            step = partial(stabilise_step, anchor=self.anchor, window=loss.anchor_window)
         terms = step(
             self.model,
             optimizer=self.optimizer,
