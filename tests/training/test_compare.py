@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from steadydepth import cli
-from steadydepth.config import Filter, dump_config, load_compare_config
+from steadydepth.config import CompareConfig, Filter, dump_config, load_compare_config
 from steadydepth.metrics.evaluate import CONTROLS, evaluate
 from steadydepth.metrics.protocol import METRICS
 from steadydepth.models.load import load_model
@@ -156,12 +156,16 @@ def test_a_fault_that_all_methods_share_is_said_once(tmp_path, world):
     assert str(caught.value).count("optim.steps: 0") == 1
 
 
-def test_the_shipped_comparison_is_one(monkeypatch):
+def test_the_shipped_comparison_is_one_and_a_curve_through_its_methods_trains_nothing_twice(monkeypatch):
     monkeypatch.chdir(ROOT)
-    found = plan_runs(load_compare_config(Path("configs/compare.yaml")))
-    assert len(found.runs()) == 18
+    shipped = load_compare_config(Path("configs/compare.yaml"))
+    assert len(plan_runs(shipped).runs()) == 2 * 3
+    weight = plan_runs(shipped).methods["steady"][0].config.loss.relative_weight
+    curve = {"method": "steady", "values": [0, weight / 2, weight]}
+    found = plan_runs(CompareConfig.model_validate(shipped.model_dump() | {"curve": curve}))
+    assert len(found.runs()) == 3 * 3
     assert found.curve["steady@0"] == found.methods["plain"]
-    assert found.curve["steady@0.7"] == found.methods["steady"]
+    assert found.curve[f"steady@{weight:g}"] == found.methods["steady"]
 
 
 def test_the_filters_of_a_comparison_are_those_that_evaluate_has():
