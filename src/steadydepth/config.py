@@ -87,7 +87,7 @@ class LossConfig(Section):
         1, ge=1, description="Without labels: the frozen copy's depth is averaged along the motion over so many frames."
     )
     least_structure: float = Field(
-        0.9,
+        0.95,
         ge=0,
         le=1,
         description="Without labels: less of the frozen copy's picture (correlation) stops the run; 0 never does.",
