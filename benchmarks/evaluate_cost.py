@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/evaluate_cost.py --frames 100 2000 --root runs/cost
 
-One synthetic clip is written and walked back and forth, by links, to any length. Each number is of a process of its
-own, on --threads threads; a run on an idle machine is the one to believe.
+One synthetic clip is written and walked back and forth, by links, to any length. The jobs: decode, every file; plain,
+evaluate with all labels; controls, the same beside the controls; video, frames alone, without labels and controls. Each
+number is of a process of its own, on --threads threads; a run on an idle machine is the one to believe.
 """
 
 import argparse
@@ -32,8 +33,8 @@ def make(root: Path, height: int, width: int, n_frames: int, n_drawn: int) -> No
         clip = make_clip(7, fixed_camera=False, n_frames=n_drawn, height=height, width=width)
         written = write_sequence(root / "drawn", clip, depth_scale_m=DEPTH_SCALE_M, source=None, licence=None)
         written.rename(drawn)
-    target = root / str(n_frames) / "data" / "clip"
-    if target.exists():
+    target, video = (root / str(n_frames) / what / "clip" for what in ("data", "video"))
+    if video.exists():
         return
     there_and_back = [*range(n_drawn), *range(n_drawn - 2, 0, -1)]
     order = [there_and_back[t % len(there_and_back)] for t in range(n_frames)]
@@ -46,6 +47,10 @@ def make(root: Path, height: int, width: int, n_frames: int, n_drawn: int) -> No
     meta = json.loads((drawn / "meta.json").read_text())
     meta["cam_to_world"] = [meta["cam_to_world"][t] for t in order]
     (target / "meta.json").write_text(json.dumps(meta))
+    (video / "rgb").mkdir(parents=True)
+    for picture in (target / "rgb").iterdir():
+        os.link(picture, video / "rgb" / picture.name)
+    (video / "meta.json").write_text(json.dumps({"fps": meta["fps"]}))
     truth, generator = open_sequence(drawn).read().depth, np.random.default_rng(0)
     raw = root / "depth.raw"
     depth = np.memmap(raw, np.float32, "w+", shape=(n_frames, height, width))
@@ -77,7 +82,7 @@ def measure(what: str, folder: Path) -> dict[str, float]:
         for _ in open_predictions(folder / "predictions", "clip").read():
             pass
     else:
-        evaluate(folder / "predictions", folder / "data", controls=what == "controls")
+        evaluate(folder / "predictions", folder / ("video" if what == "video" else "data"), controls=what == "controls")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "peak_mb": peak}
 
@@ -96,7 +101,7 @@ def main() -> None:
     parser.add_argument("--drawn", type=int, default=24, help="frames that are drawn, and walked back and forth")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--root", type=Path, default=Path("runs/cost"), help="folder that gets the clips")
-    parser.add_argument("--jobs", nargs="+", default=["decode", "plain", "controls"])
+    parser.add_argument("--jobs", nargs="+", default=["decode", "plain", "controls", "video"])
     parser.add_argument("--make", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -201,6 +201,40 @@ def test_evaluate_wants_one_of_model_and_predictions(run, tmp_path):
     assert "--model or --predictions" in complaint
 
 
+def test_export_and_predict_say_what_they_need(run, tmp_path):
+    words = ("export", "--model", tmp_path, "--to", "onnx", "--out", tmp_path / "a.onnx")
+    for size in ("192", "192x", "0x256", "192*256"):
+        status, _, complaint = run(*words, "--size", size)
+        assert status == 2
+        assert f"--size {size}: give two numbers, such as 192x256" in complaint
+    status, _, complaint = run(*words, "--size", "32x64", "--int8")
+    assert status == 2
+    assert "--int8 needs --data" in complaint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_predict_filters_shards_and_goes_on(run, tmp_path, copy, model):
+    save_model(model, tmp_path / "model")
+    words = ("predict", *sorted(copy.iterdir()), "--model", tmp_path / "model", "--out", tmp_path / "out")
+    status, printed, _ = run(*words, "--shard", "2/2", "--filter", "ema")
+    assert status == 0
+    assert [Path(line).name for line in printed.split()] == ["moving_000004.npz", "moving_000004_preview.mp4"]
+    status, printed, _ = run(*words, "--resume")
+    assert status == 0
+    assert [Path(line).name for line in printed.split()] == ["fixed_000003.npz", "fixed_000003_preview.mp4"]
+    status, _, complaint = run(*words, "--shard", "3/2", "--resume")
+    assert status == 2
+    assert "shard 3/2" in complaint
+
+
+def test_stream_prints_a_line_for_a_frame(run, tmp_path, copy, model):
+    save_model(model, tmp_path / "model")
+    status, printed, _ = run("stream", copy / "fixed_000003", "--model", tmp_path / "model")
+    assert status == 0
+    assert printed.splitlines()[-1].startswith("frame 4: ")
+    assert " ms, " in printed
+
+
 def test_an_unknown_option_is_the_users_mistake(run):
     assert run("train", "--confg", "x")[0] == 2
     assert run("tarin")[0] == 2

@@ -20,6 +20,7 @@ FLOORS = {
     "metrics.sources": 3,
     "metrics.evaluate": 3,
     "inference": 3,
+    "inference.int8": 4,
     "training.checkpoint": 3,
     "training": 4,
     "cli": 6,

@@ -23,6 +23,7 @@ NAMES = [
     "make_world",
     "metrics",
     "open_sequence",
+    "runtime",
     "train",
     "write_report",
     "write_sequence",
@@ -93,7 +94,8 @@ def test_help_needs_no_torch():
         "import sys\n"
         "from typer.testing import CliRunner\n"
         "from steadydepth.cli import app\n"
-        "commands = ['train', 'evaluate', 'compare', 'predict', 'report', 'doctor', 'data make']\n"
+        "commands = ['train', 'evaluate', 'compare', 'predict', 'stream', 'export', 'bench']\n"
+        "commands += ['report', 'doctor', 'data make']\n"
         "for words in ([], *(command.split() for command in commands)):\n"
         "    result = CliRunner().invoke(app, [*words, '--help'])\n"
         "    assert result.exit_code == 0, words\n"

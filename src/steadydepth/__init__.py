@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from steadydepth.data.sequence_folder import write_sequence as write_sequence
     from steadydepth.data.synthetic import make_world as make_world
     from steadydepth.errors import InputError as InputError
+    from steadydepth.inference import runtime as runtime
     from steadydepth.inference.predict import load as load
     from steadydepth.inference.predictor import Predictor as Predictor
     from steadydepth.method import losses as losses
@@ -44,7 +45,11 @@ _HOMES = {
     "write_report": "steadydepth.training.report",
     "write_sequence": "steadydepth.data.sequence_folder",
 }
-_MODULES = {"losses": "steadydepth.method.losses", "metrics": "steadydepth.metrics"}
+_MODULES = {
+    "losses": "steadydepth.method.losses",
+    "metrics": "steadydepth.metrics",
+    "runtime": "steadydepth.inference.runtime",
+}
 
 __all__ = sorted([*_HOMES, *_MODULES])
 

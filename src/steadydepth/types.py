@@ -3,8 +3,8 @@
 Axes: b clip, t time, p pair (t - 1), c channel, h row, w column.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +16,10 @@ from steadydepth.errors import InputError as InputError
 Frames = Float[Tensor, "b t 3 h w"]  # RGB in [0, 1]
 Depth = Float[Tensor, "b t h w"]  # metres along the optical axis, > 0
 Valid = Bool[Tensor, "b t h w"]  # True where the depth was measured
+
+# What a clip learns from: its measured depth; the same, of pictures that have nothing to do with each other; what a
+# frozen copy of the starting model says; or nothing but itself.
+Labels = Literal["depth", "single", "anchor", "none"]
 
 # What the numbers of a model claim to be: metres; depth up to one factor; depth up to one factor and one offset;
 # inverse depth up to one factor and one offset.
@@ -52,13 +56,18 @@ class DepthFrames:
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips of consecutive frames, with the depth measured for them and what is known of the motion."""
+    """Clips of consecutive frames, with the depth measured for them and what is known of the motion.
+
+    `labels` and `source` have an entry for each clip; left empty, all clips have measured depth and one source.
+    """
 
     frames: Frames
     depth: Depth
     valid: Valid
     motion: Float[Tensor, "b p h w 2"] | None = None  # where each pixel was in the previous frame, in pixels from here
     seen: Bool[Tensor, "b p h w"] | None = None  # True where the previous frame saw it too
+    labels: tuple[Labels, ...] = ()
+    source: tuple[int, ...] = ()  # number of the folder that it is from, of those that a run mixes
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ class LossTerms:
     absolute: Float[Tensor, ""]
     relative: Float[Tensor, ""]
     target: Float[Tensor, ""]
+    of_sources: Mapping[int, Float[Tensor, "3"]] = field(default_factory=dict)  # clips, and the sums of both over them
 
 
 @runtime_checkable

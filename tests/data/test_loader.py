@@ -1,17 +1,20 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 from steadydepth.data.augment import Light
-from steadydepth.data.clips import Sample, clip_motion
-from steadydepth.data.loader import ClipSamples, augment_sample, load_batches
+from steadydepth.data.clips import Sample, clip_motion, fit_clip
+from steadydepth.data.loader import ClipSamples, MixedSamples, augment_sample, load_batches
 from steadydepth.types import InputError
 
 LIGHT = Light(exposure=0.2, white_balance=0.05, gamma=0.1, noise=0.02)
 
 
 def open_samples(root, numbers, **changes):
-    settings = {"length": 3, "height": 40, "width": 56, "motion": "flow", "needs_depth": True, "flip": True}
+    settings = {"length": 3, "height": 40, "width": 56, "motion": "flow", "labels": "depth", "flip": True}
     settings |= {"light": LIGHT, "seed": 7, "cached_clips": 4} | changes
     return ClipSamples(root, numbers=numbers, **settings)
 
@@ -89,3 +92,98 @@ def test_a_held_frame_has_no_motion_and_another_light_each_time(world):
         if motion == "flow":
             assert (item["motion"] == 0).all()
             assert item["seen"].all()
+
+
+def open_mix(root, numbers, shares=(0.5, 0.2, 0.3), seed=7):
+    """Clips with depth, their frames as pictures, and the same clips as if they had no depth."""
+    kinds = ({"labels": "depth"}, {"labels": "single"}, {"labels": "none", "motion": "none"})
+    sources = [open_samples(root, (), source=i, seed=seed, **kind) for i, kind in enumerate(kinds)]
+    return MixedSamples(sources, shares=shares, seed=seed, numbers=numbers)
+
+
+@pytest.mark.parametrize(
+    ("shares", "counts"),
+    [((0.5, 0.2, 0.3), [5, 2, 3]), ((2.0, 1.0, 1.0), [2, 1, 1]), ((0.333, 0.333, 0.334), [333, 333, 334])],
+)
+def test_shares_are_kept_exactly_and_evenly_and_each_row_goes_on(world, shares, counts):
+    mix = open_mix(world, (), shares)
+    assert mix.counts == counts
+    n_blocks = 1 if mix.block > 100 else 40
+    places = [mix.place(number) for number in range(n_blocks * mix.block)]
+    for block in range(n_blocks):
+        taken = [source for source, _ in places[block * mix.block : (block + 1) * mix.block]]
+        assert [taken.count(source) for source in range(3)] == counts
+        for n in range(1, mix.block + 1):
+            for source in range(3):
+                assert abs(taken[:n].count(source) - n * counts[source] / mix.block) < 2
+    for source in range(3):
+        assert [k for one, k in places if one == source] == list(range(n_blocks * counts[source]))
+    if mix.block < 100:
+        assert len({tuple(one for one, _ in places[i : i + mix.block]) for i in range(0, len(places), mix.block)}) > 1
+
+
+def test_a_mixed_sample_follows_from_seed_and_number_alone(world):
+    whole = open_mix(world, range(12))
+    row = [whole[i] for i in range(12)]
+    assert {one["labels"] for one in row} == {"depth", "single", "none"}
+    later, other = open_mix(world, range(5, 12)), open_mix(world, range(12), seed=8)
+    for i in range(7):
+        assert all(
+            torch.equal(value, row[5 + i][name]) if torch.is_tensor(value) else value == row[5 + i][name]
+            for name, value in later[i].items()
+        )
+    assert any(not torch.equal(other[i]["frames"], row[i]["frames"]) for i in range(12))
+
+
+def test_the_first_source_of_a_mix_draws_what_a_run_of_it_alone_does(world):
+    alone, mix = open_samples(world, range(9)), open_mix(world, range(12))
+    first = [one["frames"] for one in (mix[i] for i in range(12)) if one["source"] == 0]
+    for number, frames in enumerate(first):
+        assert torch.equal(frames, alone[number]["frames"])
+    second = open_samples(world, range(9), source=1)
+    assert any(alone.place(number)[0] != second.place(number)[0] for number in range(9))
+    draws = [samples.place(4)[1].random() for samples in (alone, second)]
+    assert draws[0] != draws[1]
+
+
+def test_mixed_batches_come_the_same_from_loader_processes_and_fit_together(world):
+    alone = list(load_batches(open_mix(world, range(10)), batch=5, workers=0))
+    helped = list(load_batches(open_mix(world, range(10)), batch=5, workers=1))
+    for one, other in zip(alone, helped, strict=True):
+        assert one.labels == other.labels
+        assert one.source == other.source
+        for name in ("frames", "depth", "valid", "motion", "seen"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+    still = alone[0].motion[list(alone[0].labels).index("none")]
+    assert (still == 0).all()
+
+
+def test_pictures_are_every_frame_with_depth_once_an_epoch_and_no_other(world, tmp_path):
+    shutil.copytree(world / "fixed_000003", tmp_path / "room")
+    shutil.copytree(world / "fixed_000003", tmp_path / "photo")
+    for kind in ("rgb", "depth", "objects", "flow"):
+        for file in (tmp_path / "photo" / kind).glob("*.png"):
+            if file.stem != "0000" or kind == "flow":
+                file.unlink()
+    meta = json.loads((tmp_path / "photo" / "meta.json").read_text())
+    (tmp_path / "photo" / "meta.json").write_text(json.dumps(meta | {"cam_to_world": meta["cam_to_world"][:1]}))
+    (tmp_path / "room" / "depth" / "0002.png").unlink()
+    samples = open_samples(tmp_path, range(2), labels="single", flip=False, light=Light(), length=3)
+    assert [(s.name, frame) for s, frame in samples.clips] == [
+        ("photo", 0), ("room", 0), ("room", 1), ("room", 3), ("room", 4)
+    ]  # fmt: skip
+    places = [samples.place(number)[0] for number in range(10)]
+    assert sorted(places[:5]) == sorted(places[5:]) == list(range(5))
+    item = samples[1]
+    assert item["frames"].shape == (3, 3, 40, 56)
+    assert "motion" not in item
+    for i in range(3):
+        sequence, frame = samples.clips[places[3 + i]]
+        picture = fit_clip(sequence.read(frame, frame + 1), 40, 56)
+        torch.testing.assert_close(item["depth"][i], torch.from_numpy(picture.depth[0]))
+        torch.testing.assert_close(item["frames"][i], torch.from_numpy(picture.frames[0]).movedim(-1, 0) / 255)
+
+
+def test_videos_too_short_for_a_clip_are_pointed_to_pictures(world):
+    with pytest.raises(InputError, match=r"no sequence has 9 frames; lower data\.clip_length.*`single: true`"):
+        open_samples(world, range(1), length=9)

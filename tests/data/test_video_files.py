@@ -1,5 +1,6 @@
 import json
 import tracemalloc
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -264,3 +265,75 @@ def test_conversion_holds_one_frame_and_not_the_video(tmp_path, monkeypatch):
     finally:
         tracemalloc.stop()
     assert peak < 12 * large.nbytes  # 60 frames would be 60
+
+
+def with_sound(path: Path, times_ms: list[int], *, codec: str = "aac") -> Path:
+    """Frames shown at `times_ms`, and a second of a tone."""
+    with av.open(str(path), "w") as file:
+        video = file.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = W, H, "yuv420p"
+        video.codec_context.time_base = Fraction(1, 1000)
+        audio = file.add_stream(codec, rate=16000)
+        audio.codec_context.layout = "mono"
+        for image, time in zip(bars(len(times_ms)), times_ms, strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            file.mux(video.encode(frame))
+        file.mux(video.encode())
+        tone = (8000 * np.sin(np.arange(16000) / 5)).astype(np.float32)[None] / 32768
+        kind = audio.codec_context.format.name
+        samples = tone if kind == "fltp" else (tone * 32767).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(samples, format=kind, layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 16000, 0, Fraction(1, 16000)
+        file.mux(audio.encode(frame))
+        file.mux(audio.encode())
+    return path
+
+
+def heard(path: Path) -> list[bytes]:
+    with av.open(str(path)) as file:
+        return [bytes(packet) for packet in file.demux(audio=0) if packet.size]
+
+
+def shown_at_ms(path: Path) -> list[int]:
+    with av.open(str(path)) as file:
+        return [round(1000 * frame.time) for frame in file.decode(video=0)]
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_frames_keep_their_times_and_the_video_its_sound(tmp_path, name):
+    times = [0, 40, 55, 190, 200, 610, 650]
+    source, written = with_sound(tmp_path / name, times), tmp_path / "written.mp4"
+    frames = list(read_video(source))
+    write_video(written, frames, probe_video(source).fps, like=source)
+    assert shown_at_ms(written) == shown_at_ms(source) == times
+    assert heard(written) == heard(source) != []
+    assert numbers_of(list(read_video(written))) == list(range(7))
+    assert probe_video(written).n_frames == 7
+
+
+def test_frames_beyond_the_known_times_follow_one_by_one():
+    assert [video_files._time_of(number, np.array([3, 9]), 5) for number in range(4)] == [3, 9, 14, 19]
+
+
+def test_sound_that_mp4_cannot_hold_is_left_out_and_said(tmp_path, caplog):
+    source = with_sound(tmp_path / "clip.mkv", [0, 40, 80], codec="pcm_s16le")
+    write_video(tmp_path / "written.mp4", read_video(source), 25.0, like=source)
+    with av.open(str(tmp_path / "written.mp4")) as file:
+        assert not file.streams.audio
+    assert "its sound, pcm_s16le, does not fit in MP4" in caplog.text
+
+
+def test_frames_beyond_what_a_player_usually_meets_are_read(tmp_path):
+    """10 bits, grey, one frame, an odd size: each as 8-bit RGB of its size."""
+    for kind, size in (("yuv420p10le", (W, H)), ("gray", (W, H)), ("yuv444p", (W + 1, H - 1))):
+        path = tmp_path / f"{kind}.mkv"
+        with av.open(str(path), "w") as file:
+            stream = file.add_stream("ffv1", rate=25)
+            stream.width, stream.height, stream.pix_fmt = *size, kind
+            image = np.full((size[1], size[0], 3), 130, np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=kind)))
+            file.mux(stream.encode())
+        (frame,) = read_video(path)
+        assert (frame.shape, frame.dtype) == ((size[1], size[0], 3), np.uint8)
+        np.testing.assert_allclose(frame, 130, atol=3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from steadydepth.errors import InputError
-from steadydepth.inference.filters import FILTERS, causal_median, ema, ema_along_flow, filter_depth
+from steadydepth.inference.filters import FILTERS, causal_median, ema, ema_along_flow, filter_depth, filter_frames
 from steadydepth.ops.smooth import flow_ema
 
 T, HEIGHT, WIDTH = 5, 13, 16
@@ -103,3 +103,14 @@ def test_mistakes_are_named(depth, frames):
         filter_depth("kalman", depth, frames)
     with pytest.raises(InputError, match="resize"):
         filter_depth("ema", depth, frames[:, :-1])
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_frame_by_frame_equals_the_whole_clip(name, depth, frames):
+    depth[1, 3, 4] = np.nan
+    depth[2:4, 5, 6] = 0.0
+    each = [(one.copy(), image) for one, image in zip(np.repeat(depth, 2, 0), np.repeat(frames, 2, 0), strict=True)]
+    whole = filter_depth(name, np.stack([one for one, _ in each]), np.stack([image for _, image in each]))
+    np.testing.assert_allclose(np.stack(list(filter_frames(name, iter(each)))), whole, rtol=1e-5)
+    with pytest.raises(InputError, match="filter 'emma': unknown; choose one of ema"):
+        next(filter_frames("emma", iter(each)))

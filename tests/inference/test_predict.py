@@ -1,8 +1,10 @@
 import json
 import math
 import tracemalloc
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from steadydepth.data.sequence_folder import write_sequence
 from steadydepth.data.video_files import probe_video, read_depth_video, read_video, write_video
+from steadydepth.inference.filters import filter_depth
 from steadydepth.inference.predict import Predictor, predict_files
 from steadydepth.inference.sources import open_source
 from steadydepth.output.colours import colour_depth, depth_range
@@ -388,6 +391,74 @@ def test_max_side_of_a_call_holds_for_that_call(ramp, tmp_path):
     np.testing.assert_array_equal(depth, expected)
     assert predictor.max_side is None
     assert math.isclose(depth.mean(), ramp[..., 0].mean() + 1, rel_tol=0.05)
+
+
+def test_filter_of_a_call_smooths_what_is_written(ramp, tmp_path):
+    write_video(tmp_path / "film.mp4", ramp, 10.0)
+    predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "out", filter="ema_0.8")
+    decoded = np.stack(list(read_video(tmp_path / "film.mp4")))
+    expected = filter_depth("ema_0.8", decoded[..., 0].astype(np.float32) + 1, decoded)
+    np.testing.assert_allclose(read_predictions(tmp_path / "out", "film")[0], expected, rtol=1e-5)
+    with pytest.raises(InputError, match="filter 'mean': unknown"):
+        predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "other", filter="mean")
+    assert not (tmp_path / "other").exists()
+
+
+def test_mp4_keeps_the_times_of_a_video(ramp, tmp_path):
+    with av.open(str(tmp_path / "film.mp4"), "w") as file:
+        stream = file.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 100)
+        for image, time in zip(ramp, (0, 3, 11, 40, 44), strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 100)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    (path,) = predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "out", format="mp4")
+    with av.open(str(path)) as file:
+        assert [round(100 * frame.time) for frame in file.decode(video=0)] == [0, 3, 11, 40, 44]
+
+
+@pytest.mark.parametrize("format", ["npz", "mp4", "mkv"])
+def test_a_video_of_one_frame_and_odd_size(frames, tmp_path, format):
+    write_video(tmp_path / "film.mp4", frames[:1, :23, :39], 10.0)
+    odd = tmp_path / "odd.mkv"
+    with av.open(str(odd), "w") as file:
+        stream = file.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 39, 23, "gray"
+        grey = av.VideoFrame.from_ndarray(frames[0, :23, :39, 0], format="gray")
+        file.mux(stream.encode(grey))
+        file.mux(stream.encode())
+    written = predict_files(Predictor(Brightness()), [tmp_path / "film.mp4", odd], tmp_path / "out", format=format)
+    assert {path.stem.removesuffix("_preview") for path in written} == {"film", "odd"}
+    if format == "npz":
+        depth = read_predictions(tmp_path / "out", "odd")[0]
+        assert depth.shape == (1, 23, 39)
+        np.testing.assert_allclose(depth[0], frames[0, :23, :39, 0] + 1.0, atol=2)
+
+
+def test_shards_share_out_all_inputs(frames, tmp_path):
+    inputs = [save(tmp_path / f"{name}.png", frames[0]) for name in "abcde"]
+    shares = []
+    for index in (1, 2, 3):
+        written = predict_files(Predictor(Brightness()), inputs, tmp_path / "out", shard=(index, 3))
+        shares.append([path.stem for path in written if path.suffix == ".npz"])
+    assert shares == [["a", "d"], ["b", "e"], ["c"]]
+    with pytest.raises(InputError, match="shard 4/3: the first of four is 1/4"):
+        predict_files(Predictor(Brightness()), inputs, tmp_path / "out", shard=(4, 3))
+
+
+def test_an_interrupted_run_goes_on_with_what_is_missing(frames, tmp_path):
+    inputs = [save(tmp_path / f"{name}.png", frames[0]) for name in "abc"]
+    out = tmp_path / "out"
+    predict_files(Predictor(Brightness()), inputs[:2], out)
+    (out / "b_preview.png").unlink()  # cut between the depth and its preview
+    before = (out / "a.npz").stat().st_mtime_ns
+    written = predict_files(Predictor(Brightness(offset=3.0)), inputs, out, resume=True)
+    assert [path.name for path in written] == ["b.npz", "b_preview.png", "c.npz", "c_preview.png"]
+    assert (out / "a.npz").stat().st_mtime_ns == before
+    np.testing.assert_allclose(read_predictions(out, "b")[0][0], frames[0, ..., 0] + 3.0, rtol=1e-6)
+    assert predict_files(Predictor(Brightness()), inputs, out, resume=True) == []
 
 
 @pytest.mark.gpu

@@ -18,6 +18,7 @@ from steadydepth.method.losses import (
     smoothness,
     target_loss,
     where_smooth,
+    without_worst,
 )
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.types import DepthPairs
@@ -335,3 +336,53 @@ def test_the_response_has_true_gradients_and_no_poison(poison):
         relative_loss(pair_with_previous(depth, valid), pair_with_previous(label, valid), response_weight=0.5),
     )
     assert torch.autograd.gradcheck(loss, (depth,))
+
+
+def test_the_worst_pairs_are_left_out_by_hand():
+    truth = pairs([1.0] * 5, [1.0] * 5)
+    predicted = pairs([math.e**0.3, math.e**-0.1, 1.0, math.e**0.2, 7.0], [1.0] * 5)
+    predicted.valid[..., 4] = False
+    # A quarter of four pairs is one: the error of 0.3 goes, of 0.1, 0 and 0.2 the mean stays.
+    torch.testing.assert_close(relative_loss(predicted, truth, trim=0.25), torch.tensor(0.1))
+    torch.testing.assert_close(relative_loss(predicted, truth, trim=0.5), torch.tensor(0.05))
+    # One pair is left however much is to go.
+    assert relative_loss(predicted, truth, trim=0.99).item() == 0
+    # What truly moves keeps its own mean: its pair, trimmed above, counts there.
+    moving = pairs([math.e**0.5, 1.0, 1.0, 1.0], [1.0] * 4)
+    still = pairs([1.0] * 4, [1.0] * 4)
+    trimmed = relative_loss(still, moving, trim=0.25, moving_weight=0.4)
+    torch.testing.assert_close(trimmed, torch.tensor(0.4 * 0.5))
+
+
+@pytest.mark.parametrize("trim", [0.2, 0.5])
+def test_trimming_equals_slow_loops(trim):
+    depth, label, valid = random_depth(50), random_depth(51), random_depth(52) > 1.2
+    predicted, truth = (pair_with_previous(one, valid) for one in (depth, label))
+    means = []
+    for b in range(len(depth)):
+        errors = []
+        for t, y, x in np.ndindex(*depth.shape[1:]):
+            if t > 0 and valid[b, t, y, x] and valid[b, t - 1, y, x]:
+                said = math.log(depth[b, t, y, x]) - math.log(depth[b, t - 1, y, x])
+                errors.append(abs(said - math.log(label[b, t, y, x]) + math.log(label[b, t - 1, y, x])))
+        means.append(np.mean(sorted(errors)[: round((1 - trim) * len(errors))]))
+    assert relative_loss(predicted, truth, trim=trim).item() == pytest.approx(np.mean(means), rel=1e-5)
+
+
+@pytest.mark.parametrize("poison", POISON)
+def test_trimming_has_true_gradients_no_poison_and_needs_no_pair(poison):
+    label, valid = random_depth(53).double(), random_depth(54) > 1
+    depth = random_depth(55).double().requires_grad_()
+    truth = pair_with_previous(torch.where(valid, label, poison), valid)
+
+    def loss(depth):
+        return relative_loss(pair_with_previous(depth, valid), truth, trim=0.3)
+
+    clean = relative_loss(pair_with_previous(depth, valid), pair_with_previous(label, valid), trim=0.3)
+    torch.testing.assert_close(loss(depth), clean)
+    assert torch.autograd.gradcheck(loss, (depth,))
+    nothing = pair_with_previous(depth, torch.zeros_like(valid))
+    assert not without_worst(nothing.current, nothing.valid, 0.3).any()
+    zero = relative_loss(nothing, nothing, trim=0.3)
+    assert zero.item() == 0
+    assert (torch.autograd.grad(zero, depth)[0] == 0).all()

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from steadydepth.method.pairing import chain, pair_with_previous, unchanged
+from steadydepth.method.pairing import chain, pair_along, pair_with_previous, unchanged, ways_back
 
 
 def test_a_fixed_view_pairs_the_same_pixel_of_consecutive_frames():
@@ -114,3 +114,21 @@ def test_a_long_lag_along_motion_reads_the_point_itself(clip):
         return (one.current.log() - one.previous.log()).abs()[kept].mean()
 
     assert change(pairs, pairs.valid) < 0.6 * change(direct, pairs.valid)
+
+
+def test_motion_chained_once_serves_what_is_predicted_and_what_is_true(clip, monkeypatch):
+    chained = []
+
+    def count(motion, seen, lag):
+        chained.append(lag)
+        return chain(motion, seen, lag)
+
+    expected = [
+        pair_with_previous(one, clip.valid, clip.motion, clip.seen, lags=(1, 3)) for one in (clip.depth, clip.depth + 1)
+    ]
+    monkeypatch.setattr("steadydepth.method.pairing.chain", count)
+    ways = ways_back(clip.motion, clip.seen, (1, 3))
+    found = [pair_along(one, clip.valid, ways) for one in (clip.depth, clip.depth + 1)]
+    assert chained == [1, 3]
+    for one, other in zip(expected, found, strict=True):
+        assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in vars(one))

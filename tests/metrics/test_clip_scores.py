@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import shutil
 from dataclasses import fields, replace
 from functools import partial
 from types import SimpleNamespace
@@ -13,15 +14,18 @@ from slow_loops import bilinear
 
 from steadydepth import metrics
 from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.errors import InputError
 from steadydepth.inference.predictor import Predictor
 from steadydepth.metrics.aligning import resize
-from steadydepth.metrics.evaluate import evaluate, evaluate_clip, report_of
+from steadydepth.metrics.evaluate import _enough_jobs, evaluate, evaluate_clip, report_of
 from steadydepth.metrics.protocol import METRICS, TEMPORAL, choose_protocol
-from steadydepth.metrics.scene import Footage, chosen_frames, excerpt, footage_of
+from steadydepth.metrics.scene import Footage, chosen_frames, excerpt, follow_flow, footage_of
 from steadydepth.metrics.score_clip import Settings, score_clip
-from steadydepth.metrics.sources import Source, open_footage, predict_sequence
+from steadydepth.metrics.sources import Source, open_footage, predict_sequence, sources_of_folder
 from steadydepth.output.depth_files import write_predictions
 from steadydepth.output.stored_depth import open_array, open_predictions
+
+CLIPS = ("fixed_000003", "moving_000004")
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +152,30 @@ def test_numbers_do_not_depend_on_the_chunk(stored, world, full_report, chunk):
 
 
 def test_two_processes_give_what_one_gives(stored, world, full_report):
-    assert evaluate(stored, world, lengths=(2, 3, None), opw="nvds", jobs=2) == full_report
+    told = []
+    options = {"lengths": (2, 3, None), "opw": "nvds", "progress": lambda *words: told.append(words)}
+    assert evaluate(stored, world, jobs=2, **options) == full_report
+    assert {what for what, _, _ in told if what.startswith("scored ")} == {f"scored {name}" for name in CLIPS}
+    assert [done for what, done, total in told if what.startswith("scored ") and total == 2] == [1, 2]
+
+
+def test_a_clip_that_stops_a_strict_evaluation_stops_its_processes(stored, world, tmp_path):
+    shutil.copytree(stored, tmp_path / "stored")
+    depth = np.load(stored / f"{CLIPS[0]}.npz")["depth"]
+    depth[1, 2, 3] = np.nan
+    write_predictions(tmp_path / "bad", CLIPS[0], depth, "scale")
+    shutil.copy(tmp_path / "bad" / f"{CLIPS[0]}.npz", tmp_path / "stored")
+    with pytest.raises(InputError, match="frame 1: predicted values that are not finite"):
+        evaluate(tmp_path / "stored", world, strict=True, jobs=2)
+
+
+@pytest.mark.parametrize(("share", "threads", "expected"), [(1, 8, 2), (1, 1, 1), (15_361, 8, 1), (40_000, 8, 1)])
+def test_no_more_processes_than_pay_for_their_start(stored, world, monkeypatch, share, threads, expected):
+    # Two clips of 5 frames of 48 x 64 are 30720 pixels.
+    sources = sources_of_folder(stored, sorted(world.iterdir()), 16)
+    monkeypatch.setattr("steadydepth.metrics.evaluate._PIXELS_A_PROCESS", share)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    assert _enough_jobs(sources) == expected
 
 
 def test_clips_scored_apart_are_merged_by_their_names(fixed_clip, moving_clip):
@@ -273,7 +300,46 @@ def test_a_protocol_takes_its_frames_before_anything_is_fitted(fixed_clip):
     assert whole == part
     assert whole["n_frames"] == 2
     assert whole["abs_rel"] == pytest.approx(0, abs=1e-5)
-    assert whole["vel"] is None  # flow leads to the next frame, which is not there
+    assert whole["gain"] == pytest.approx(1, abs=1e-4)
+    assert whole["n_tracked"] > 30
+
+
+def shifts(*flows):
+    """Footage of 6 x 20 px without depth that has these flows, (u, v, valid) each."""
+    known = [(np.stack(np.broadcast_arrays(u, v), -1).astype(np.float32), valid) for u, v, valid in flows]
+    return Footage("shifts", 10.0, len(flows) + 1, 6, 20, images=lambda: iter(()), flow=known.__getitem__)
+
+
+def test_flow_is_followed_over_frames_that_are_left_out():
+    x, everywhere = np.tile(np.arange(20.0), (6, 1)), np.ones((6, 20), bool)
+    holed = everywhere.copy()
+    holed[:, 9] = False
+    footage = shifts((1.5, 0 * x, everywhere), (0.25 * x, 1.0, holed), (0 * x, -1.0, everywhere))
+    flow, valid = follow_flow(footage, 0, 2)
+    # A pixel x stands at x + 1.5, between two pixels: there it goes on by a quarter of that, and a row down.
+    np.testing.assert_allclose(flow[..., 0][valid], (1.5 + 0.25 * (x + 1.5))[valid], rtol=1e-6)
+    assert (flow[..., 1][valid] == 1).all()
+    assert np.flatnonzero(~valid[3]).tolist() == [7, 8, 18, 19]  # reads the hole, or is outside
+    flow, valid = follow_flow(footage, 0, 3)
+    assert (flow[..., 1][valid] == 0).all()
+    assert not valid[5].any()  # below the image in between
+    np.testing.assert_array_equal(follow_flow(footage, 1, 2)[0], footage.flow(1)[0])
+
+
+def test_what_is_hidden_in_between_is_not_followed():
+    # A near block moves 4 px to the right and back; what it covers in between has the flow of nothing seen.
+    far = np.full((6, 20), 5, np.float32)
+    depth = np.stack([far, far, far])
+    u = np.zeros((2, 6, 20))
+    depth[0, :, 4:8] = depth[1, :, 8:12] = depth[2, :, 4:8] = 1
+    u[0, :, 4:8], u[1, :, 8:12] = 4, -4
+    everywhere = np.ones((6, 20), bool)
+    footage = replace(
+        shifts((u[0], 0.0, everywhere), (u[1], 0.0, everywhere)), depth=lambda number: (depth[number], everywhere)
+    )
+    flow, valid = follow_flow(footage, 0, 2)
+    assert np.flatnonzero(~valid[2]).tolist() == [8, 9, 10, 11]
+    assert (flow[valid] == 0).all()
 
 
 def test_a_protocol_cuts_frames_labels_and_camera(moving_clip):

@@ -82,6 +82,19 @@ def test_intervals_stand_beside_the_means_for_the_model_and_its_controls_alike()
     assert table_rows({"model": found})[0]["ema"] == "0.36"
 
 
+def test_each_kind_of_camera_has_intervals_when_there_are_both():
+    fixed = {f"f{i}": {"abs_rel": value, "fixed_camera": True} for i, value in enumerate((0.1, 0.3))}
+    moving = {f"m{i}": {"abs_rel": value, "fixed_camera": False} for i, value in enumerate((0.5, 0.6))}
+    report = report_of(fixed | moving | {"unknown": {"abs_rel": 0.9, "fixed_camera": None}})
+    report["controls"] = {"ema": {"mean": report["mean"], "clips": report["clips"]}}
+    found = add_intervals(report)
+    for table in (found, found["controls"]["ema"]):
+        # Of two clips 2.5 % and 97.5 % are the two clips.
+        assert table["interval_fixed"]["abs_rel"] == [0.1, 0.3]
+        assert table["interval_moving"]["abs_rel"] == [0.5, 0.6]
+    assert set(add_intervals(report_of(fixed))) == set(report_of(fixed)) | {"interval"}
+
+
 def test_a_comparison_worked_by_hand():
     here = report_of(clips_of("abs_rel", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]))
     there = report_of(clips_of("abs_rel", [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.7]) | {"more": {"abs_rel": 9.0}})

@@ -31,7 +31,9 @@ def test_a_correlation_does_not_depend_on_how_it_is_cut(cuts):
     generator = np.random.default_rng(0)
     values, other = 1e4 + generator.normal(size=(7, 2)), generator.normal(size=7)
     values[:, 1] += 2 * other
-    parts = [Correlation.of(*both) for both in zip(np.split(values, cuts), np.split(other, cuts), strict=True)]
+    parts = [
+        Correlation.of(one.T, beside) for one, beside in zip(np.split(values, cuts), np.split(other, cuts), strict=True)
+    ]
     total = parts[0]
     for part in parts[1:]:
         total = total + part
@@ -43,7 +45,7 @@ def test_a_correlation_does_not_depend_on_how_it_is_cut(cuts):
 def series_of(values, valid, frames):
     total = None
     for t in frames:
-        one = PixelSeries.of(t, values[t], valid[t])
+        one = PixelSeries.of(t, values[t].T, valid[t])
         total = one if total is None else total + one
     return total
 
@@ -70,5 +72,5 @@ def test_the_series_of_pixels_is_that_of_numpy_however_it_is_cut():
 
 
 def test_no_pixel_has_no_deviation():
-    nothing = PixelSeries.of(0, np.zeros((0, 2)), np.zeros(0, bool))
+    nothing = PixelSeries.of(0, np.zeros((2, 0)), np.zeros(0, bool))
     assert all(np.isnan(value).all() for value in steady_results(nothing, 3).values())

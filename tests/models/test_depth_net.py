@@ -3,6 +3,8 @@ import json
 import pytest
 import torch
 
+from steadydepth.models.decoders import DPTDecoder, LightDecoder
+from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.encoders import build_encoder, load_encoder_weights
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
@@ -42,6 +44,47 @@ def test_saved_and_loaded_it_says_the_same(model, tmp_path):
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
     assert json.loads((tmp_path / "model" / "config.json").read_text())["decoder_width"] == 16
     torch.testing.assert_close(load_model(tmp_path / "model")(FRAMES), model(FRAMES), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder"),
+    [
+        ("mobilenetv3_small_100", LightDecoder),
+        ("resnet18", LightDecoder),
+        ("vit_tiny_patch16_224", DPTDecoder),
+        ("vit_small_patch14_dinov2", DPTDecoder),
+    ],
+)
+def test_encoders_by_name(encoder, decoder, tmp_path):
+    torch.manual_seed(0)
+    model = DepthNet(encoder=encoder, decoder_width=8)
+    assert type(model.decoder) is decoder
+    depth, _ = model(FRAMES[:1])
+    assert depth.shape == (1, 3, 40, 72)
+    depth.log().sum().backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+    save_model(model, tmp_path)
+    loaded = load_model(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(FRAMES)[0], model.eval()(FRAMES)[0], rtol=0, atol=0)
+
+
+def test_a_vit_s_padding_is_cut_and_does_not_shift_the_picture():
+    model = DepthNet(encoder="vit_tiny_patch16_224", decoder_width=8).eval()
+    black = model.mean.expand(1, 3, 3, 48, 80).clone()  # zeros, once normalised
+    black[..., :40, :72] = FRAMES[:1]
+    with torch.no_grad():
+        torch.testing.assert_close(model(FRAMES[:1])[0], model(black)[0][..., :40, :72])
+
+
+def test_a_dpt_decoder_gives_four_times_the_size_out_of_all_its_maps():
+    torch.manual_seed(0)
+    decoder = DPTDecoder([5, 6, 7, 8], 4)
+    features = [torch.rand(2, count, 3, 5, requires_grad=True) for count in (5, 6, 7, 8)]
+    said = decoder(features)
+    assert said.shape == (2, 1, 12, 20)
+    said.square().sum().backward()
+    assert all(float(one.grad.abs().sum()) > 0 for one in features)
 
 
 @pytest.mark.parametrize("size", [(31, 64), (64, 20)])

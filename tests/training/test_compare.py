@@ -12,6 +12,7 @@ import yaml
 
 from steadydepth import cli
 from steadydepth.config import CompareConfig, Filter, dump_config, load_compare_config
+from steadydepth.method.losses import RELATIVE
 from steadydepth.metrics.evaluate import CONTROLS, evaluate
 from steadydepth.metrics.protocol import METRICS
 from steadydepth.models.load import load_model
@@ -93,6 +94,22 @@ def test_a_plan_has_a_run_for_each_method_and_seed_that_differ_only_in_what_the_
     assert runs["steady-0"].controls == ()
 
 
+def test_the_command_line_changes_the_comparison_and_what_all_methods_share(tmp_path, world):
+    path = write_config(tmp_path, world, set=["optim.steps=4"], curve={"method": "steady", "values": [3]})
+    words = ["seeds=[5]", "jobs=2", "curve.values=[2, 1e-1]", "optim.steps=6", "loss.relative_weight=4", "align=scale"]
+    config = load_compare_config(path, words)
+    assert (config.seeds, config.jobs, config.align, config.protocol) == ((5,), 2, "scale", "plain")
+    runs = {run.name: run.config for run in plan_runs(config).runs()}
+    weights = {"plain-5": 0, "steady-5": 4, "steady@2-5": 2, "steady@0.1-5": 0.1}
+    assert {name: one.loss.relative_weight for name, one in runs.items()} == weights
+    assert {one.optim.steps for one in runs.values()} == {6}
+    for word in ("jobs", "=3", "optim.=3"):
+        with pytest.raises(InputError, match=r"write key=value or section\.key=value"):
+            load_compare_config(path, [word])
+    with pytest.raises(InputError, match="1 mistake:\n  job: unknown"):
+        load_compare_config(path, ["job=3"])
+
+
 def test_a_value_of_the_curve_that_a_method_has_anyway_is_not_trained_twice(tmp_path, world):
     found = plan(tmp_path, world, curve={"method": "steady", "values": [0, 0.5, 1], "seeds": [3]})
     assert [run.name for run in found.runs()] == ["plain-0", "steady-0", "plain-3", "steady-3", "steady@0.5-3"]
@@ -111,11 +128,14 @@ def test_all_mistakes_of_a_comparison_are_listed_at_once(tmp_path, world):
         "constant": [],
     }
     changes = {"seeds": [1, 1], "filters": {"stedy": ["ema"]}, "curve": {"method": "calm", "values": [1]}}
+    changes |= {"align": "frame", "protocol": "nuy"}
     with pytest.raises(InputError) as caught:
         plan(tmp_path, world, methods=methods, **changes)
     message = str(caught.value)
     for mistake in (
-        "8 mistakes",
+        "10 mistakes",
+        "align 'frame': choose auto or one of ",
+        "protocol 'nuy': unknown; choose one of ",
         "filters.stedy: no such method; there is plain, big, ",
         "methods.constant: a control has that name",
         "curve.method: calm: no such method",
@@ -166,6 +186,15 @@ def test_the_shipped_comparison_is_one_and_a_curve_through_its_methods_trains_no
     assert len(found.runs()) == 3 * 3
     assert found.curve["steady@0"] == found.methods["plain"]
     assert found.curve[f"steady@{weight:g}"] == found.methods["steady"]
+
+
+def test_the_shipped_comparison_of_losses_has_every_one_and_a_curve(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = plan_runs(load_compare_config(Path("configs/relative_losses.yaml")))
+    assert {rows[0].config.loss.relative for rows in found.methods.values()} == set(RELATIVE)
+    assert {run.config.optim.steps for run in found.runs()} == {300}
+    assert found.curve["steady@0.85"][0] == found.methods["steady"][0]
+    assert len(found.runs()) == 6 * 3 + 2
 
 
 def test_the_filters_of_a_comparison_are_those_that_evaluate_has():
@@ -294,7 +323,11 @@ folder = pathlib.Path({0!r}); folder.mkdir(exist_ok=True)
 shutil.copy({1!r}, folder / "config.yaml")
 sys.exit("out of luck") if folder.name == {3!r} else (folder / "config.json").write_text("x")
 """
-FAKE_EVALUATE = "import pathlib; pathlib.Path({0!r}, 'metrics.json').write_text({2!r})"
+FAKE_EVALUATE = """
+import pathlib
+scores = pathlib.Path({4!r}); scores.mkdir(exist_ok=True)
+(scores / "metrics.json").write_text({2!r})
+"""
 
 
 @pytest.fixture
@@ -306,11 +339,15 @@ def children(monkeypatch, world):
 
     started = Started()
 
+    given = compare_module._command
+
     def command(run, stage, config):
+        words = given(run, stage, config)
+        scores = words[words.index("--out") + 1] if stage == "evaluate" else ""
         started.append(f"{run.name}: {stage}")
         report = json.dumps(report_of(PLAIN, data=str(world), constant=FLAT, ema=CALM))
         script = FAKE_TRAIN if stage == "train" else FAKE_EVALUATE
-        words = str(run.folder), str(config.out / "configs" / f"{run.name}.yaml"), report, started.unlucky
+        words = str(run.folder), str(config.out / "configs" / f"{run.name}.yaml"), report, started.unlucky, scores
         return [sys.executable, "-c", script.format(*words)]
 
     monkeypatch.setattr(compare_module, "_command", command)
@@ -344,6 +381,19 @@ def test_a_failed_run_is_named_the_others_go_on_and_only_what_is_missing_is_done
     assert list(found["rows"]["steady"]["seeds"]) == ["0", "3"]
     children.clear()
     assert compare(path) == found == json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert children == []
+
+
+def test_another_way_to_score_keeps_the_runs_and_their_scores(tmp_path, world, children):
+    path = write_config(tmp_path, world, filters={}, seeds=[3])
+    usual = compare(path)
+    children.clear()
+    other = load_compare_config(path, ["align=scale", "protocol=nyu"])
+    compare(other)
+    assert sorted(children) == ["plain-3: evaluate", "steady-3: evaluate"]
+    assert (tmp_path / "out" / "plain-3" / "nyu-scale" / "metrics.json").is_file()
+    children.clear()
+    assert compare(path) == usual
     assert children == []
 
 

@@ -11,10 +11,13 @@ from torch import nn
 
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.errors import InputError
+from steadydepth.metrics.evaluate import evaluate
+from steadydepth.output.depth_files import write_predictions
 from steadydepth.training.checkpoint import save_model
 from steadydepth.training.report import write_report
 from steadydepth.training.report_charts import draw_clip, draw_planes
 from steadydepth.training.report_clips import Shown, scored_depth, view_sequence
+from steadydepth.training.verify import verify
 
 HEADER = {"align": "none", "protocol": "plain", "dmin": 1e-3, "dmax": 80.0, "max_depth": 80.0, "n_clips": 2}
 CLIPS = ("fixed_000003", "moving_000004")
@@ -90,6 +93,18 @@ def test_the_page_shows_all_that_the_evaluations_hold_and_loads_nothing(runs):
     assert (runs / "flicker.webp").stat().st_size > 1000
 
 
+def test_what_verify_found_stands_on_the_page(runs):
+    found = verify(str(runs / "plain"), str(runs / "steady"), rounds=1)
+    operators = found["graph"]["operators"]
+    found["parameters"]["different"] = ["head.bias: only before"]
+    (runs / "verify.json").write_text(json.dumps(found))
+    page = write_report([runs]).read_text()
+    cost = page[page.index("Cost to run") :]
+    assert f"<th>{runs / 'steady'} after {runs / 'plain'}</th>" in cost
+    assert re.search(rf"<td>graph</td>.*?same <small>\({operators} operators\)", cost, re.DOTALL)
+    assert re.search(r"<td>parameters</td>.*?different <small>\(\d+ tensors\)", cost, re.DOTALL)
+
+
 def test_an_evaluation_of_old_without_curves_controls_and_intervals_has_a_page(runs):
     page = write_report([runs / "steady"]).read_text()
     assert 'aria-label="accuracy and flicker"' in page
@@ -151,6 +166,38 @@ def test_the_error_map_is_the_difference_of_logarithms(world, tmp_path):
     assert view.labels == ["input", "label", "a", "b"]
     unscored = {"a": Shown(Stored(truth), {"header": HEADER, "clips": {}})}
     assert view_sequence(sequence, unscored, tmp_path / "moving.webp").errors is None
+
+
+def test_stored_predictions_are_shown_as_they_were_scored(world, tmp_path):
+    truth = {name: open_sequence(world / name).read().depth for name in CLIPS}
+    write_predictions(tmp_path / "a", CLIPS[0], 1 / (2 * truth[CLIPS[0]]), "disparity")
+    report = {"header": HEADER | {"align": "disparity"}, "clips": {CLIPS[0]: {"scale": 2.0, "shift": 0.0}}}
+    sequence, shown = open_sequence(world / CLIPS[0]), Shown(tmp_path / "a", report)
+    np.testing.assert_allclose(scored_depth(shown, sequence, sequence.read()), truth[CLIPS[0]], rtol=1e-5)
+
+
+def test_the_page_of_stored_predictions_has_pictures_of_the_clips_they_are_for(world, tmp_path, caplog):
+    evaluated = tmp_path / "theirs"
+    write_predictions(tmp_path / "stored", CLIPS[1], 1.1 * open_sequence(world / CLIPS[1]).read().depth, "metric")
+    evaluate(tmp_path / "stored", world, out=evaluated, controls=False)
+    moving_picture = evaluated / "flicker.webp"
+    page = write_report([evaluated]).read_text()
+    assert f"<h3>{CLIPS[1]}</h3>" in page
+    assert f"<h3>{CLIPS[0]}</h3>" not in page
+    assert f"no pictures of theirs on {CLIPS[0]}" in caplog.text
+    assert page.count("Error |ln d - ln g|") == page.count("flicker shows as stripes") == 1
+    assert "input | label | theirs" in page
+    write_predictions(tmp_path / "stored", CLIPS[0], np.ones((4, 48, 64), np.float32), "metric")
+    short = {"short": Shown(tmp_path / "stored", {"header": HEADER, "clips": {}})}
+    assert view_sequence(open_sequence(world / CLIPS[0]), short, moving_picture) is None
+
+
+def test_each_kind_of_camera_has_its_own_intervals(runs):
+    file = runs / "plain" / "metrics.json"
+    report = json.loads(file.read_text()) | {"interval_fixed": {"abs_rel": [0.15, 0.25]}}
+    file.write_text(json.dumps(report))
+    page = write_report([runs]).read_text()
+    assert re.search(r"Fixed camera.*0\.22 <small>\[0\.15, 0\.25\]</small>", page, re.DOTALL)
 
 
 def test_without_labels_the_plane_has_no_accuracy_and_is_left_out():

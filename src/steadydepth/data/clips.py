@@ -87,7 +87,8 @@ def clip_motion(
     if source == "flow":
         if clip.flow is None or clip.flow_valid is None:
             raise InputError(
-                f"{clip.name}: has no flow/; add it, or set data.motion to dis, or to none for a fixed view"
+                f"{clip.name}: has no flow/; add it, or set data.motion (or `motion` of its source) to dis, or to none "
+                "for a fixed view"
             )
         pairs = [invert_flow(flow, valid) for flow, valid in zip(clip.flow, clip.flow_valid, strict=True)]
     else:

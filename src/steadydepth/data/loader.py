@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from math import gcd
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +16,17 @@ from steadydepth.data.clips import Sample, clip_motion, clip_starts, fit_clip, f
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.video_files import recode
-from steadydepth.types import Batch, InputError
+from steadydepth.types import Batch, InputError, Labels
 
-Item = dict[str, Tensor]
+Item = dict[str, Any]  # tensors, and what else a Batch knows of a clip
 
 
 class ClipSamples(Dataset[Item]):
     """Samples `numbers` of an endless row: number n is clip order[n mod clips] of epoch n // clips.
 
-    The row is the same whatever part of it a process, a loader worker or a resumed run takes.
+    The row is the same whatever part of it a process, a loader worker or a resumed run takes. With `labels` single the
+    row is one of pictures, every frame that has depth, and `length` of them make a sample: number n is pictures
+    n * length and on. `source` tells the rows of one run apart.
     """
 
     def __init__(
@@ -34,24 +38,34 @@ class ClipSamples(Dataset[Item]):
         height: int,
         width: int,
         motion: str,
-        needs_depth: bool,
+        labels: Labels,
         flip: bool,
         light: Light,
         most_crf: int = 0,
         seed: int,
         cached_clips: int,
-        numbers: Sequence[int],
+        numbers: Sequence[int] = (),
+        source: int = 0,
     ) -> None:
         sequences = [open_sequence(path) for path in find_sequences(root)]
         for sequence in sequences:
-            if needs_depth and not sequence.has_depth:
-                raise InputError(f"{root / sequence.name}: has no depth/; data.labels=anchor trains without labels")
-        self.clips = [(s, start) for s in sequences for start in clip_starts(s.n_frames, length)]
+            if labels in ("depth", "single") and not sequence.has_depth:
+                raise InputError(
+                    f"{root / sequence.name}: has no depth/; data.labels=anchor trains without labels, and so do "
+                    "labels anchor and none of one of data.sources"
+                )
+        if labels == "single":
+            self.clips = [(s, number) for s in sequences for number in sorted(s.labels["depth"])]
+        else:
+            self.clips = [(s, start) for s in sequences for start in clip_starts(s.n_frames, length)]
         if not self.clips:
-            raise InputError(f"{root}: no sequence has {length} frames; lower data.clip_length or give longer videos")
+            raise InputError(
+                f"{root}: no sequence has {length} frames; lower data.clip_length, give longer videos, or take their "
+                "frames as pictures: `single: true` for one of data.sources"
+            )
         self.length, self.strides, self.height, self.width, self.motion = length, strides, height, width, motion
         self.flip, self.light, self.most_crf, self.seed = flip, light, most_crf, seed
-        self.numbers = numbers
+        self.labels, self.source, self.numbers = labels, source, numbers
         self._read = lru_cache(maxsize=cached_clips)(self._read_sample)
 
     def __len__(self) -> int:
@@ -61,22 +75,85 @@ class ClipSamples(Dataset[Item]):
         sequence, start = self.clips[index]
         stop = start + (self.length - 1) * stride + 1
         clip = fit_clip(sequence.read(start, stop), self.height, self.width)
+        if self.labels == "single":
+            return Sample(clip, None, None)
         if stride == 0:
             return hold_frame(clip, self.length, moves=self.motion != "none")
         return skip_frames(Sample(clip, *clip_motion(clip, self.motion)), stride)
 
     def place(self, number: int) -> tuple[int, np.random.Generator]:
-        """The clip of sample `number` and the generator of its augmentation, from (seed, epoch, index) alone."""
+        """The clip of number `number` and the generator of its augmentation, from (seed, epoch, index) alone."""
         epoch, index = divmod(number, len(self.clips))
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.clips))
-        return int(order[index]), np.random.default_rng((self.seed, epoch, index))
+        # NumPy takes (a, b) and (a, b, 0, 0) for the same seed: the first source draws what a run of one alone does.
+        order = np.random.default_rng((self.seed, epoch, 0, self.source)).permutation(len(self.clips))
+        return int(order[index]), np.random.default_rng((self.seed, epoch, index, self.source))
 
     def __getitem__(self, item: int) -> Item:
-        index, generator = self.place(self.numbers[item])
+        return self.sample(self.numbers[item])
+
+    def sample(self, number: int) -> Item:
+        """Sample `number` of the row, whichever `numbers` are asked for."""
+        if self.labels == "single":
+            pictures = [self._picture(number * self.length + i) for i in range(self.length)]
+            item = {name: torch.cat([one[name] for one in pictures]) for name in pictures[0]}
+        else:
+            item = self._clip(number)
+        return item | {"labels": self.labels, "source": self.source}
+
+    def _clip(self, number: int) -> Item:
+        index, generator = self.place(number)
         sequence, start = self.clips[index]
         stride = int(generator.choice(fitting_strides(sequence.n_frames - start, self.length, self.strides)))
-        sample = self._read(index, stride)
+        return self._augment(self._read(index, stride), generator)
+
+    def _picture(self, number: int) -> Item:
+        index, generator = self.place(number)
+        return self._augment(self._read(index, 0), generator)
+
+    def _augment(self, sample: Sample, generator: np.random.Generator) -> Item:
         return augment_sample(sample, generator, flip=self.flip, light=self.light, most_crf=self.most_crf)
+
+
+class MixedSamples(Dataset[Item]):
+    """Samples `numbers` of an endless row made of the rows of several sources, each with its share.
+
+    The shares are kept exactly in every block of `block` samples, and each source is spread evenly over it; from where
+    on follows from (seed, block, source). Every source's own row goes on from block to block.
+    """
+
+    def __init__(
+        self, sources: Sequence[ClipSamples], *, shares: Sequence[float], seed: int, numbers: Sequence[int]
+    ) -> None:
+        parts = [round(1000 * share) for share in shares]
+        self.counts = [part // gcd(*parts) for part in parts]
+        self.block = sum(self.counts)
+        self.sources, self.seed, self.numbers = sources, seed, numbers
+        self.clips = [clip for source in sources for clip in source.clips]
+        self.moves = any(source.motion != "none" for source in sources)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """The source of sample `number`, and which sample of that source it is."""
+        block, index = divmod(number, self.block)
+        first = np.random.default_rng((self.seed, block, len(self.sources))).random(len(self.sources))
+        spread = sorted(
+            ((k + first[source]) / count, source) for source, count in enumerate(self.counts) for k in range(count)
+        )
+        source = spread[index][1]
+        before = sum(other == source for _, other in spread[:index])
+        return source, block * self.counts[source] + before
+
+    def __getitem__(self, item: int) -> Item:
+        source, number = self.place(self.numbers[item])
+        sample = self.sources[source].sample(number)
+        if self.moves and "motion" not in sample:
+            # The clips of a batch have the same parts: these stay at the same pixel.
+            t, height, width = sample["valid"].shape
+            still, everywhere = torch.zeros(t - 1, height, width, 2), torch.ones(t - 1, height, width, dtype=torch.bool)
+            sample |= {"motion": still, "seen": everywhere}
+        return sample
 
 
 def augment_sample(
@@ -111,16 +188,23 @@ def _mirror(name: str, array: np.ndarray) -> np.ndarray:
 
 def collate(items: Sequence[Item]) -> Batch:
     """Samples of one size to a Batch."""
-    return Batch(**{name: torch.stack([item[name] for item in items]) for name in items[0]})
+
+    def gather(of_items: tuple[Any, ...]) -> Any:
+        return torch.stack(of_items) if isinstance(of_items[0], Tensor) else of_items
+
+    return Batch(**{name: gather(tuple(item[name] for item in items)) for name in items[0]})
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The same batch on `device`."""
-    moved = {name: value.to(device, non_blocking=True) for name, value in vars(batch).items() if value is not None}
-    return Batch(**moved)
+
+    def move(part: Any) -> Any:
+        return part.to(device, non_blocking=True) if isinstance(part, Tensor) else part
+
+    return Batch(**{name: move(part) for name, part in vars(batch).items()})
 
 
-def load_batches(samples: ClipSamples, *, batch: int, workers: int) -> Iterator[Batch]:
+def load_batches(samples: ClipSamples | MixedSamples, *, batch: int, workers: int) -> Iterator[Batch]:
     """The samples in order, `batch` at a time; the last ones that do not fill a batch are left out."""
     # Its own generator: a loader without one draws from the global state and breaks exact resume.
     loader = DataLoader(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from steadydepth.files.image_files import write_png
 from steadydepth.files.whole_files import check_name, new_file, new_folder
 from steadydepth.types import InputError
 
+LOG = logging.getLogger(__name__)
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
+_MP4_SOUND = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,16 @@ def read_depth_video(path: Path) -> Iterator[UInt16[np.ndarray, "h w"]]:
         yield frame.to_ndarray()
 
 
-def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: float) -> None:
+def write_video(
+    path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: float, *, like: Path | None = None
+) -> None:
     """Write RGB frames as H.264 in yuv420p, which browsers play; lossy.
 
     H.264 takes even sizes only: the last row or column of an odd size is repeated once. Appears whole or not at all.
+    With `like`, a video of as many frames, each is shown when its own is, at whatever rate, and the sound is copied.
     """
     options = {"crf": "18", "preset": "medium"}
-    _encode(path, frames, fps, codec="libx264", options=options, to_video_frame=_to_yuv)
+    _encode(path, frames, fps, codec="libx264", options=options, to_video_frame=_to_yuv, like=like)
 
 
 def write_depth_video(path: Path, depth_codes: Iterable[UInt16[np.ndarray, "h w"]], fps: float) -> None:
@@ -274,13 +280,22 @@ def _encode(
     codec: str,
     options: dict[str, str],
     to_video_frame: Callable[[np.ndarray], Any],
+    like: Path | None = None,
 ) -> None:
     images = iter(images)
     first = next(images, None)
     if first is None:
         raise InputError(f"{path}: no frame to write; a video has at least one")
-    with new_file(path) as part, av.open(str(part), "w", options=_container_options(path)) as container:
+    times, time_base = (None, Fraction(1)) if like is None else _times(like)
+    with (
+        new_file(path) as part,
+        _sound_of(like) as (template, sound),
+        av.open(str(part), "w", options=_container_options(path)) as container,
+    ):
         stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        if times is not None:
+            stream.codec_context.time_base = time_base
+        copied: Any = None if template is None else container.add_stream_from_template(template)
 
         def checked() -> Iterator[Any]:
             for number, image in enumerate(chain([first], images)):
@@ -288,9 +303,12 @@ def _encode(
                     raise InputError(
                         f"{path}: frame {number} is {image.shape}, the first is {first.shape}; one size a video"
                     )
-                yield to_video_frame(image)
+                frame = to_video_frame(image)
+                if times is not None:
+                    frame.pts, frame.time_base = _time_of(number, times, round(1 / (fps * time_base))), time_base
+                yield frame
 
-        _mux(container, stream, checked())
+        _mux(container, stream, _with_sound(container, copied, checked(), sound))
 
 
 def _mux(container: Any, stream: Any, frames: Iterator[Any]) -> None:
@@ -302,6 +320,52 @@ def _mux(container: Any, stream: Any, frames: Iterator[Any]) -> None:
             stream.codec_context.color_range = frame.color_range
         container.mux(stream.encode(frame))
     container.mux(stream.encode())
+
+
+def _times(path: Path) -> tuple[np.ndarray, Fraction]:
+    """When frames are shown, in the time base beside it; that of the first alone where the file does not say."""
+    times = _scan_file(path)[1]
+    if times is None:
+        return np.zeros(1, np.int64), Fraction(1, 90000)
+    with _opened(path) as (_, stream):
+        return times, stream.time_base
+
+
+def _time_of(number: int, times: np.ndarray, step: int) -> int:
+    """The time of a frame; beyond those that are known, one step after another."""
+    return int(times[min(number, len(times) - 1)]) + max(0, number - len(times) + 1) * step
+
+
+@contextmanager
+def _sound_of(path: Path | None) -> Iterator[tuple[Any, Iterator[Any]]]:
+    """The first sound of a video that an MP4 can hold, and its packets; (None, none) when there is not one."""
+    if path is None:
+        yield None, iter(())
+        return
+    with av.open(str(path)) as container:
+        streams = container.streams.audio
+        if streams and streams[0].codec_context.name not in _MP4_SOUND:
+            LOG.warning("%s: its sound, %s, does not fit in MP4: left out", path, streams[0].codec_context.name)
+            streams = ()
+        yield (streams[0], container.demux(streams[0])) if streams else (None, iter(()))
+
+
+def _with_sound(container: Any, copied: Any, frames: Iterator[Any], sound: Iterator[Any]) -> Iterator[Any]:
+    """The frames as they are; after each, the sound up to it is written, so that a player finds both close by."""
+    packets = (packet for packet in sound if packet.size)
+    packet = next(packets, None)
+    for frame in frames:
+        yield frame
+        while packet is not None and (packet.dts or 0) * packet.time_base <= frame.pts * frame.time_base:
+            packet = _copy_packet(container, copied, packet, packets)
+    while packet is not None:
+        packet = _copy_packet(container, copied, packet, packets)
+
+
+def _copy_packet(container: Any, copied: Any, packet: Any, packets: Iterator[Any]) -> Any:
+    packet.stream = copied
+    container.mux(packet)
+    return next(packets, None)
 
 
 def _container_options(path: Path) -> dict[str, str]:

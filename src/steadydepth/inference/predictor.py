@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float32, UInt8
 from torch import nn
 
 from steadydepth.files.image_files import read_colour
+from steadydepth.inference.exported import ExportedNet
+from steadydepth.inference.runtime import resize_depth
 from steadydepth.inference.sources import open_source
 from steadydepth.output.colours import is_measured
 from steadydepth.types import Claims, InputError
@@ -42,6 +44,9 @@ class Predictor:
             raise InputError(f"the model claims {claims!r}; its attribute `claims` is one of {get_args(Claims)}")
         if max_side is not None and max_side < 1:
             raise InputError(f"max_side is {max_side}; it is the longer side in pixels for the network: give 1 or more")
+        if max_side is not None and isinstance(model, ExportedNet):
+            size = f"{model.file.height} x {model.file.width}"
+            raise InputError(f"max_side is {max_side}; an exported file has a size of its own, {size}: leave it out")
         own = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         self.device = torch.device(device) if device is not None else own
         self.model = model.to(self.device).eval()
@@ -79,6 +84,9 @@ class Predictor:
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise InputError(f"a picture is {kind}; it is a numpy array of uint8 (h, w, 3) in RGB: convert it")
+        if isinstance(self.model, ExportedNet):
+            depth = self.model.file.predict(image)  # it resizes by itself, and needs no floats
+            return Result(depth, self.claims, is_measured(depth, self.claims), image), state
         shown = _shrink(image, self.max_side)
         # Only around the model: a mode left on while a generator rests would leak into the caller's code.
         with torch.inference_mode():
@@ -87,7 +95,7 @@ class Predictor:
             depth = predicted[0, 0].float().cpu().numpy()
         if depth.shape != shown.shape[:2]:
             raise ValueError(f"the model gave depth of {depth.shape} for a frame of {shown.shape[:2]}; they are equal")
-        depth = _resize(depth, image.shape[0], image.shape[1], self.claims)
+        depth = resize_depth(depth, image.shape[0], image.shape[1], self.claims)
         return Result(depth, self.claims, is_measured(depth, self.claims), image), state
 
 
@@ -99,21 +107,6 @@ def _shrink(image: UInt8[np.ndarray, "h w 3"], max_side: int | None) -> UInt8[np
     factor = max_side / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-def _resize(depth: Float32[np.ndarray, "i j"], height: int, width: int, claims: Claims) -> Float32[np.ndarray, "h w"]:
-    """Bilinear, in log for depth and in the value for affine and disparity; NaN where a neighbour has no value."""
-    if depth.shape == (height, width):
-        return depth
-    valid = is_measured(depth, claims)
-    safe = np.where(valid, depth, np.float32(1))
-    is_log = claims in ("metric", "scale")
-    larger = cv2.resize(np.log(safe) if is_log else safe, (width, height), interpolation=cv2.INTER_LINEAR)
-    larger = np.exp(larger) if is_log else larger
-    if valid.all():
-        return larger
-    all_neighbours = cv2.resize(valid.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.999
-    return np.where(all_neighbours, larger, np.float32(np.nan))
 
 
 def _short(source: object) -> str:

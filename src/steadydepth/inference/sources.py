@@ -29,6 +29,7 @@ class Source:
     frames: Callable[[], Iterator[Image]]  # begins anew at each call, but for a camera, a URL and an iterator
     n_frames: int | None = None  # None while it is not known
     fps: float = DEFAULT_FPS
+    video: Path | None = None  # the file, where it is one
 
 
 def open_source(source: Path | str | int | Iterable[np.ndarray]) -> Source:
@@ -56,7 +57,7 @@ def _open_path(path: Path) -> Source:
     name = name_of(path)
     if path.is_file() and is_sequence(path):
         video = probe_video(path)
-        return Source(name, lambda: read_video(path), video.n_frames, video.fps)
+        return Source(name, lambda: read_video(path), video.n_frames, video.fps, path)
     if is_sequence(path):
         sequence = open_sequence(path)
         numbers = range(sequence.n_frames)

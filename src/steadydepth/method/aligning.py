@@ -11,20 +11,38 @@ from steadydepth.types import Claims, Depth, Valid
 
 LEAST_DEPTH_M = 1e-3  # an offset may push an aligned depth below zero; a logarithm comes next
 
+FAR = 0.1  # inverse depth that stands for the unknown offset, as a share of its mean over a clip
+
 ClipDepth = Float[Tensor, "t h w"]
 
 
-def align_clips(depth: Depth, truth: Depth, valid: Valid, claims: Claims) -> Depth:
+def align_clips(depth: Depth, truth: Depth, valid: Valid, claims: Claims, *, single: bool = False) -> Depth:
     """Depth in metres, from what a model `claims` to say, each clip brought to its label as a whole.
 
     `metric` is left alone. `scale` takes one factor (median of the label over median of the prediction), `affine` a
     factor and an offset (least squares), `disparity`, inverse depth, the same before it is inverted: what evaluation
-    does by default. The gradient goes through the fit. A clip without a valid pixel is brought nowhere.
+    does by default. The gradient goes through the fit. A clip without a valid pixel is brought nowhere. `single` frames
+    have nothing to do with each other: each is brought to its own label.
     """
     if claims == "metric":
         return depth
+    if single:
+        pictures, labels, kept = (one.flatten(0, 1)[:, None] for one in (depth, truth, valid))
+        return align_clips(pictures, labels, kept, claims).unflatten(0, depth.shape[:2]).flatten(1, 2)
     aligned = [_ALIGN[claims](one, label, kept) for one, label, kept in zip(depth, truth, valid, strict=True)]
     return torch.stack(aligned).clamp(min=LEAST_DEPTH_M).to(depth.dtype)
+
+
+def as_depth(said: Depth, like: Depth, claims: Claims) -> Depth:
+    """What a model says of clips without a label, such that relative changes of it can be compared.
+
+    Inverse depth x has zeros, and its relative changes there mean nothing: 1 / (x / m + 0.1), with m the mean of `like`
+    over each clip, is a depth up to a factor for one choice of the offset. All else is left alone.
+    """
+    if claims != "disparity":
+        return said
+    unit = like.detach().mean(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(like.dtype).tiny)
+    return 1 / (said.clamp(min=0) / unit + FAR)
 
 
 def _by_scale(depth: ClipDepth, truth: ClipDepth, valid: Bool[Tensor, "t h w"]) -> Float[Tensor, "t h w"]:

@@ -178,12 +178,24 @@ ROBUST: dict[str, Callable[[Pairs], Pairs]] = {
 }
 
 
+def without_worst(error: Pairs, valid: PairValid, share: float) -> PairValid:
+    """Valid pairs but for the `share` of each clip with the largest errors, the trimming of MiDaS (Ranftl et al. 2020).
+
+    What is left is averaged over itself; MiDaS divides by all.
+    """
+    last = torch.where(valid, error.detach(), torch.inf).flatten(1)
+    n_kept = ((1 - share) * valid.flatten(1).sum(dim=1, keepdim=True)).round().clamp(min=1)
+    rank = last.argsort(dim=1, stable=True).argsort(dim=1)
+    return valid & (rank < n_kept).view_as(valid)
+
+
 def relative_loss(
     predicted: DepthPairs,
     truth: DepthPairs,
     *,
     kind: str = "change",
     robust: str = "l1",
+    trim: float = 0.0,
     moving_weight: float = 0.0,
     response_weight: float = 0.0,
     both_frames: bool = True,
@@ -192,11 +204,11 @@ def relative_loss(
 
     `kind` (RELATIVE) says what is compared. By default the change of log predicted with the change of log truth: a
     static thing has no true change, so it must keep its depth; a moving one must change as the truth does; a factor
-    common to both frames costs nothing. `robust` (ROBUST) says how an error counts. `moving_weight` times the same
-    mean over the pairs whose true change is above 1 % is added: they are few, and what they ask for would drown among
-    the static ones. `response_weight` times |`response` - 1| is added. Without `both_frames` the earlier frame is
-    taken as it is and only the later one learns. Clips without a valid pair are left out; a differentiable 0 when none
-    has one.
+    common to both frames costs nothing. `robust` (ROBUST) says how an error counts; the share `trim` of the pairs of
+    a clip, those with the largest errors, is left out. `moving_weight` times the mean over the pairs whose true change
+    is above 1 %, none left out, is added: they are few, and what they ask for would drown among the static ones.
+    `response_weight` times |`response` - 1| is added. Without `both_frames` the earlier frame is taken as it is and
+    only the later one learns. Clips without a valid pair are left out; a differentiable 0 when none has one.
     """
     valid = predicted.valid & truth.valid
     if kind in ("disparity", "disparity_size"):
@@ -204,7 +216,8 @@ def relative_loss(
     if not both_frames:
         predicted = replace(predicted, previous=predicted.previous.detach())
     error = ROBUST[robust](RELATIVE[kind](predicted, truth, valid))
-    of_clips = masked_mean(error, valid, dim=(1, 2, 3))
+    counted = without_worst(error, valid, trim) if trim else valid
+    of_clips = masked_mean(error, counted, dim=(1, 2, 3))
     if moving_weight:
         moving = valid & (_log_error(truth.current, truth.previous, valid).abs() > MOVING)
         of_clips = of_clips + moving_weight * masked_mean(error, moving, dim=(1, 2, 3))

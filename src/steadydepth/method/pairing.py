@@ -1,6 +1,7 @@
 """Step 2, image acquisition: each depth image beside the one before it, or beside one further back."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,6 +12,15 @@ from steadydepth.types import Depth, DepthPairs, Valid
 
 Motion = Float[Tensor, "b p h w 2"] | None
 Seen = Bool[Tensor, "b p h w"] | None
+
+
+@dataclass(frozen=True)
+class Way:
+    """The way from each frame back to the one `lag` before it."""
+
+    lag: int
+    motion: Float[Tensor, "b q h w 2"] | None
+    seen: Bool[Tensor, "b q h w"] | None
 
 
 def pair_with_previous(
@@ -25,11 +35,18 @@ def pair_with_previous(
     Motion over several frames is chained, and a point must be seen all along. A lag that the clip is too short for
     gives no pairs.
     """
+    return pair_along(depth, valid, ways_back(motion, seen, lags))
+
+
+def ways_back(motion: Motion, seen: Seen, lags: Sequence[int]) -> tuple[Way, ...]:
+    """The motion of a clip over each of `lags`, for whatever is to be paired along it."""
+    return tuple(Way(lag, *chain(motion, seen, lag)) for lag in lags)
+
+
+def pair_along(depth: Depth, valid: Valid, ways: Sequence[Way]) -> DepthPairs:
+    """As `pair_with_previous`, along motion that `ways_back` has chained."""
     safe = torch.where(valid, depth, 1)  # before any logarithm, or NaN reaches the gradient
-    parts = []
-    for lag in lags:
-        moved, visible = chain(motion, seen, lag)
-        parts.append(_pair(safe, valid, moved, visible, lag))
+    parts = [_pair(safe, valid, way.motion, way.seen, way.lag) for way in ways]
     return DepthPairs(
         torch.cat([part.current for part in parts], dim=1),
         torch.cat([part.previous for part in parts], dim=1),

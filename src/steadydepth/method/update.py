@@ -7,21 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steadydepth.method.parts import rate_shares
+
 
 def build_optimizer(
-    model: nn.Module, *, rate: float, encoder_rate: float, weight_decay: float
+    model: nn.Module, *, rate: float, encoder_rate: float, weight_decay: float, layer_decay: float = 1.0
 ) -> torch.optim.Optimizer:
-    """AdamW in groups: the encoder at `encoder_rate` x `rate`, and no decay for norms and biases.
+    """AdamW in groups: the encoder at `encoder_rate` x `rate`, its early layers below, no decay for norms and biases.
 
     Each group keeps its share of the rate under `share`, for `set_learning_rate`.
     """
+    shares = rate_shares(model, encoder_rate=encoder_rate, layer_decay=layer_decay)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        share = encoder_rate if name.startswith("encoder.") else 1.0
         decay = weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((share, decay), []).append(parameter)
+        groups.setdefault((shares[name], decay), []).append(parameter)
     return torch.optim.AdamW(
         [
             {"params": parameters, "lr": rate * share, "share": share, "weight_decay": decay}

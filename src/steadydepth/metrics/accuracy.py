@@ -4,22 +4,20 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from steadydepth.metrics.arrays import (
     Chosen,
-    Columns,
     Images,
+    Layers,
     Mask,
     Pixels,
     Scores,
     Stack,
     Truth,
     blocks,
-    column_sums,
     log_depth,
     pixels_of,
-    rows,
 )
 from steadydepth.metrics.protocol import ACCURACY
 from steadydepth.metrics.sums import Correlation, Mean, Part, merge
@@ -46,68 +44,66 @@ def accuracy_scores(depth: Images, truth: Truth, valid: Mask) -> Scores:
     total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ACCURACY}
     for t in range(stack.n_frames):
         true, kept = pixels_of(truth, valid, t)
-        columns = stack.frame(t)
-        total = merge(total, accuracy_parts(columns, log_depth(columns), true, {"": kept}))
+        layers = stack.frame(t)
+        total = merge(total, accuracy_parts(layers, log_depth(layers), true, np.log(true), {"": kept}))
     return stack.scores(total)
 
 
-def accuracy_parts(depth: Columns, log: Columns, truth: Pixels, sets: Mapping[str, Chosen]) -> dict[str, Part]:
+def accuracy_parts(
+    depth: Layers, log: Layers, truth: Pixels, true_log: Pixels, sets: Mapping[str, Chosen]
+) -> dict[str, Part]:
     """The errors of one image over each set of pixels, their name the suffix of the metrics, as one item of a mean.
 
-    `log` is the logarithm of `depth`. The first set holds the others, which have no pixel in common; a set without a
-    pixel adds nothing.
+    `log` and `true_log` are the logarithms of `depth` and `truth`, which is 1 where there is none. The first set holds
+    the others; a set without a pixel adds nothing.
     """
-    whole, *inner = sets
-    pixels = {name: np.flatnonzero(sets[name]) for name in inner}
-    rest = sets[whole] & ~np.any([sets[name] for name in inner], axis=0) if inner else sets[whole]
     # One common factor is no spread: errors are counted from that of one pixel, or their squares would lose digits.
-    start = int(np.argmax(sets[whole]))
-    first = log[start] - np.log(truth[start])
-    sums = {name: _sums(depth, log, truth, of_set, first) for name, of_set in pixels.items()}
-    everything = sum(sums.values(), _sums(depth, log, truth, np.flatnonzero(rest), first))
-    counts = {"": int(sets[whole].sum())} | {name: len(of_set) for name, of_set in pixels.items()}
-    found = {name: _errors(total, counts[name]) for name, total in ({"": everything} | sums).items() if counts[name]}
-    return {f"{name}{suffix}": Mean(value, 1.0) for suffix, errors in found.items() for name, value in errors.items()}
+    start = int(np.argmax(next(iter(sets.values()))))
+    first = log[:, start] - true_log[start]
+    counted = {name: chosen for name, chosen in sets.items() if chosen.any()}
+    sums = _sums(depth, log, truth, true_log, first, list(counted.values()))
+    parts: dict[str, Part] = {}
+    for (suffix, chosen), total in zip(counted.items(), sums, strict=True):
+        errors = _errors(total, int(chosen.sum()), first)
+        parts |= {f"{name}{suffix}": Mean(value, 1.0) for name, value in errors.items()}
+    return parts
 
 
 def _sums(
-    depth: Columns,
-    log: Columns,
+    depth: Layers,
+    log: Layers,
     truth: Pixels,
-    pixels: Int64[np.ndarray, "k"],
+    true_log: Pixels,
     first: Float64[np.ndarray, "m"],
-) -> Float64[np.ndarray, "10 m"]:
-    """Sums of each method over the pixels, in the order in which `_errors` names them."""
-    total = np.zeros((10, depth.shape[1]))
-    for block in blocks(len(pixels)):
-        chosen = pixels[block]
-        predicted, true = rows(depth, chosen), truth[chosen]
-        difference = predicted - true[:, None]
-        error = rows(log, chosen) - np.log(true)[:, None]
-        moved = error - first
-        worse = np.maximum(predicted / true[:, None], true[:, None] / predicted)
-        relative = np.abs(difference) / true[:, None]
-        total += (
-            column_sums(relative),
-            np.einsum("nm,nm->m", relative, np.abs(difference, out=difference)),
-            np.einsum("nm,nm->m", difference, difference),
-            np.einsum("nm,nm->m", error, error),
-            column_sums(np.abs(error, out=error)),
-            column_sums(moved),
-            np.einsum("nm,nm->m", moved, moved),
-            *(column_sums((worse < 1.25**k).astype(np.float64)) for k in (1, 2, 3)),
-        )
+    sets: list[Chosen],
+) -> Float64[np.ndarray, "k 9 m"]:
+    """Sums of each method over the pixels of each set, in the order in which `_errors` names them."""
+    total, weights = np.zeros((len(sets), 9, len(depth))), np.array(sets, np.float64).reshape(len(sets), len(truth))
+    for block in blocks(len(depth), len(truth)):
+        predicted, true = depth[:, block], truth[block]
+        difference = np.abs(predicted - true)
+        relative = difference / true
+        error = log[:, block] - true_log[block]
+        moved = error - first[:, None]
+        worse = np.maximum(predicted / true, true / predicted)
+        near = ((worse < 1.25**k).astype(np.float64) for k in (1, 2, 3))
+        summed = (relative, relative * difference, difference * difference, np.abs(error), moved, moved * moved, *near)
+        for number, value in enumerate(summed):
+            total[:, number] += np.einsum("mn,kn->km", value, weights[:, block])
     return total
 
 
-def _errors(sums: Float64[np.ndarray, "10 m"], n: int) -> dict[str, Float64[np.ndarray, "m"]]:
+def _errors(
+    sums: Float64[np.ndarray, "9 m"], n: int, first: Float64[np.ndarray, "m"]
+) -> dict[str, Float64[np.ndarray, "m"]]:
     """The nine errors of n pixels."""
-    relative, square_relative, square, log_square, log_absolute, moved, moved_square, *near = sums / n
+    relative, square_relative, square, log_absolute, moved, moved_square, *near = sums / n
+    log_square = moved_square + first * (2 * moved + first)
     return {
         "abs_rel": relative,
         "sq_rel": square_relative,
         "rmse": np.sqrt(square),
-        "rmse_log": np.sqrt(log_square),
+        "rmse_log": np.sqrt(np.maximum(log_square, 0)),
         "log10": log_absolute / math.log(10),
         "silog": 100 * np.sqrt(np.maximum(moved_square - moved**2, 0)),
         **{f"delta{k}": share for k, share in enumerate(near, start=1)},
@@ -123,5 +119,5 @@ def structure(depth: Images, other: Truth) -> Scores:
     stack, beside = Stack(depth), Stack(other)
     total: dict[str, Part] = {}
     for t in range(stack.n_frames):
-        total = merge(total, {"structure": Correlation.of(stack.log(t), beside.log(t)[:, 0])})
+        total = merge(total, {"structure": Correlation.of(stack.log(t), beside.log(t)[0])})
     return stack.scores(total)

@@ -7,23 +7,24 @@ wins all of these.
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, UInt8
+from jaxtyping import Float32, Float64, UInt8
 from torch import Tensor
 
 from steadydepth.metrics.arrays import (
     LEAST_DEPTH_M,
     Chosen,
     Colours,
-    Columns,
     Images,
+    Layers,
     Mask,
     PairMask,
     Scores,
     Stack,
     Truth,
     as_array,
-    column_sums,
-    rows,
+    as_mask,
+    layer_sums,
+    pick,
 )
 from steadydepth.metrics.matches import Match, Triple, Way, colours_of, photometric_match, triple, trust, ways_of
 from steadydepth.metrics.sums import Count, Mean, Part, merge
@@ -53,8 +54,8 @@ def warping_scores(
     et al. 2023, without their optional pose compensation: a camera moving forward changes true depth, and this counts
     it.
     """
-    stack, start, known = Stack(depth), as_array(kept), as_array(flow_valid)
-    ends = None if landing is None else as_array(landing)
+    stack, start, known = Stack(depth), as_mask(kept), as_mask(flow_valid)
+    ends = None if landing is None else as_mask(landing)
     total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ("opw", "rtc_1.01", "rtc_1.25")}
     for t in range(stack.n_frames - 1):
         match = photometric_match(
@@ -68,16 +69,16 @@ def warping_scores(
     return stack.scores(total)
 
 
-def warping_parts(depth: Columns, next_depth: Columns, match: Match) -> dict[str, Part]:
+def warping_parts(depth: Layers, next_depth: Layers, match: Match) -> dict[str, Part]:
     """What a pair of frames adds to `opw` and `rtc_*`: one item of their mean, nothing without a pixel."""
     n = len(match.pixels)
     if not n:
         return {}
-    here, there = rows(depth, match.pixels), sample(next_depth, match.at)
+    here, there = pick(depth, match.pixels), sample(next_depth, match.at)
     factor = np.maximum(here / there, there / here)
     values = (np.abs(there - here), (factor < 1.01).astype(np.float64), (factor < 1.25).astype(np.float64))
     names = ("opw", "rtc_1.01", "rtc_1.25")
-    return {name: Mean(column_sums(value) / n, 1.0) for name, value in zip(names, values, strict=True)}
+    return {name: Mean(layer_sums(value) / n, 1.0) for name, value in zip(names, values, strict=True)}
 
 
 def flow_flicker(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) -> Scores:
@@ -96,18 +97,18 @@ def flow_flicker(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) -> S
 
 
 def _frame_of(kept: Mask | None, t: int) -> Chosen | None:
-    return None if kept is None else as_array(kept)[t].ravel()
+    return None if kept is None else as_mask(kept[t]).ravel()
 
 
 def _among(seen: Chosen, kept: Mask | None, t: int) -> Chosen:
-    return seen if kept is None else seen & as_array(kept)[t].ravel()
+    return seen if kept is None else seen & as_mask(kept[t]).ravel()
 
 
-def flow_flicker_parts(before: Columns, now: Columns, match: Match) -> dict[str, Part]:
+def flow_flicker_parts(before: Layers, now: Layers, match: Match) -> dict[str, Part]:
     """What a pair of frames adds to `flicker_flow`: log depth of both, and pixels of the later one in the earlier."""
-    change = np.abs(rows(now, match.pixels) - sample(before, match.at))
+    change = np.abs(pick(now, match.pixels) - sample(before, match.at))
     n = len(match.pixels)
-    return {"flicker_flow": Mean(100 * column_sums(change), float(n)), "n_followed": Count(n)}
+    return {"flicker_flow": Mean(100 * layer_sums(change), float(n)), "n_followed": Count(n)}
 
 
 def flow_roughness(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) -> Scores:
@@ -125,18 +126,18 @@ def flow_roughness(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) ->
     return stack.scores(total)
 
 
-def flow_roughness_parts(logs: tuple[Columns, Columns, Columns], tracked: Triple) -> dict[str, Part]:
+def flow_roughness_parts(logs: tuple[Layers, Layers, Layers], tracked: Triple) -> dict[str, Part]:
     """What three frames add to `rough_flow`."""
     n = len(tracked.pixels)
-    total = column_sums(np.abs(bend(logs, tracked)))
+    total = layer_sums(np.abs(bend(logs, tracked)))
     return {"rough_flow": Mean(100 * total, float(n)), "n_followed_twice": Count(n)}
 
 
-def bend(logs: tuple[Columns, Columns, Columns], tracked: Triple) -> Float64[np.ndarray, "k m"]:
+def bend(logs: tuple[Layers, Layers, Layers], tracked: Triple) -> Float64[np.ndarray, "m k"]:
     """Second difference of log depth of each point: l_(t+1)(q+) - 2 l_t(p) + l_(t-1)(q-)."""
     before, now, after = logs
     curve = sample(after, tracked.ahead)
-    curve -= 2 * rows(now, tracked.pixels)
+    curve -= 2 * pick(now, tracked.pixels)
     curve += sample(before, tracked.behind)
     return curve
 
@@ -158,39 +159,38 @@ def opw_nvds(depth: Images, frames: UInt8[np.ndarray, "t h w 3"], flow: TwoWayFl
     return stack.scores(total)["opw_nvds"] * (stack.n_frames - 1) / stack.n_frames
 
 
-def nvds_part(before: Columns, now: Columns, colours_before: Colours, colours: Colours, back: Way) -> Mean:
+def nvds_part(before: Layers, now: Layers, colours_before: Colours, colours: Colours, back: Way) -> Mean:
     """What a pair of frames adds to the mean over pairs of `opw_nvds`: depth of both, and colours in [0, 1]."""
     height, width = back.to.flow.shape[:2]
-    places = places_at(back.to.at + 1, height + 2, width + 2)  # in an image with a border of zeros
+    x, y = back.to.at
+    places = places_at(x + 1, y + 1, height + 2, width + 2)  # in an image with a border of zeros
 
-    def bring(columns: Columns) -> Columns:
-        framed = np.pad(columns.reshape(height, width, -1), ((1, 1), (1, 1), (0, 0)))
-        return sample(np.ascontiguousarray(framed.reshape(-1, columns.shape[1])), places)
+    def bring(layers: Layers) -> Layers:
+        framed = np.pad(layers.reshape(-1, height, width), ((0, 0), (1, 1), (1, 1)))
+        return sample(framed.reshape(len(layers), -1), places)
 
     gap = 255 * (colours - bring(colours_before))
-    weight = np.exp(-_NVDS_SHARPNESS * gap * gap).sum(axis=1)
+    weight = np.exp(-_NVDS_SHARPNESS * gap * gap).sum(axis=0)
     difference = np.abs(_normalise(bring(_disparity(before))) - _normalise(_disparity(now)))
-    return Mean(_NVDS_FACTOR * np.einsum("nm,n->m", difference, weight) / len(weight), 1.0)
+    return Mean(_NVDS_FACTOR * np.einsum("mn,n->m", difference, weight) / len(weight), 1.0)
 
 
-def _disparity(depth: Columns) -> Columns:
+def _disparity(depth: Layers) -> Layers:
     return 1 / np.maximum(depth, LEAST_DEPTH_M)
 
 
-def _normalise(disparity: Columns) -> Columns:
-    lower = (len(disparity) - 1) // 2
-    centred = disparity - np.partition(disparity, lower, axis=0)[lower]
-    return centred / np.maximum(np.abs(centred).mean(axis=0), _NVDS_LEAST_SPREAD)
+def _normalise(disparity: Layers) -> Layers:
+    lower = (disparity.shape[1] - 1) // 2
+    centred = disparity - np.partition(disparity, lower, axis=1)[:, lower, None]
+    return centred / np.maximum(np.abs(centred).mean(axis=1, keepdims=True), _NVDS_LEAST_SPREAD)
 
 
-def label_flow(
-    flow: Float32[np.ndarray, "p h w 2"], flow_valid: Bool[np.ndarray, "p h w"], depth: Truth, valid: Mask
-) -> TwoWayFlow:
+def label_flow(flow: Float32[np.ndarray, "p h w 2"], flow_valid: PairMask, depth: Truth, valid: Mask) -> TwoWayFlow:
     """The label's forward flow in pixels, inverted, and where it is seen: not where it is occluded or has no inverse.
 
     Of points that land on one pixel the nearest in `depth`, which counts where `valid`, is seen.
     """
-    return two_way_from_labels(flow, flow_valid, as_array(depth).astype(np.float32), as_array(valid))
+    return two_way_from_labels(flow, as_mask(flow_valid), as_array(depth).astype(np.float32), as_mask(valid))
 
 
 def image_flow(frames: UInt8[np.ndarray, "t h w 3"]) -> TwoWayFlow:

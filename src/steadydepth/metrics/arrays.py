@@ -4,24 +4,26 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Shaped
+from jaxtyping import Bool, Float, Float64, Real, Shaped
 from torch import Tensor
 
+from steadydepth.errors import InputError
 from steadydepth.metrics.sums import Parts
 
 # *m: any number of methods scored together on one clip; they share what is computed from the label.
 Images = Float[Tensor, "*m t h w"] | Float[np.ndarray, "*m t h w"]
 Truth = Float[Tensor, "t h w"] | Float[np.ndarray, "t h w"]
-Mask = Bool[Tensor, "t h w"] | Bool[np.ndarray, "t h w"]
-PairMask = Bool[Tensor, "p h w"] | Bool[np.ndarray, "p h w"]
-PixelSet = Bool[Tensor, "h w"] | Bool[np.ndarray, "h w"]
+# Bool, or numbers that are all 0 or 1.
+Mask = Bool[Tensor, "t h w"] | Bool[np.ndarray, "t h w"] | Real[Tensor, "t h w"] | Real[np.ndarray, "t h w"]
+PairMask = Bool[Tensor, "p h w"] | Bool[np.ndarray, "p h w"] | Real[Tensor, "p h w"] | Real[np.ndarray, "p h w"]
+PixelSet = Bool[Tensor, "h w"] | Bool[np.ndarray, "h w"] | Real[Tensor, "h w"] | Real[np.ndarray, "h w"]
 Matrix = Float[Tensor, "3 3"] | Float[np.ndarray, "3 3"]
 Poses = Float[Tensor, "t 4 4"] | Float[np.ndarray, "t 4 4"]
 Scores = dict[str, Float64[Tensor, "*m"]]
 
-# One frame of all methods: a row a pixel, a column a method. Samples read whole rows, whatever the number of methods.
-Columns = Float64[np.ndarray, "n m"]
-Colours = Float64[np.ndarray, "n 3"]  # R, G, B in [0, 1]
+# One frame of all methods: a row a method, its pixels in order, so what belongs to a pixel spreads over long rows.
+Layers = Float64[np.ndarray, "m n"]
+Colours = Float64[np.ndarray, "3 n"]  # R, G, B in [0, 1]
 Pixels = Float64[np.ndarray, "n"]
 Chosen = Bool[np.ndarray, "n"]
 
@@ -33,8 +35,22 @@ def as_array(values: Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]) -> np.nd
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
+def as_mask(values: Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
+    """A mask of bool or of numbers that are all 0 or 1; InputError for any other number."""
+    array = as_array(values)
+    if array.dtype == np.bool_:
+        return array
+    mask = array == 1
+    if wrong := array[~mask & (array != 0)].ravel()[:1].tolist():
+        raise InputError(
+            f"a mask holds {wrong[0]}: it is True and False, or 0 and 1, and gives no weights: compare it with a "
+            "number first, such as mask > 0.5"
+        )
+    return mask
+
+
 class Stack:
-    """Depth (*m, t, h, w) of one or several methods, taken a frame at a time as columns."""
+    """Depth (*m, t, h, w) of one or several methods, taken a frame at a time as layers."""
 
     def __init__(self, depth: Images) -> None:
         array = as_array(depth)
@@ -42,11 +58,11 @@ class Stack:
         self.n_frames, self.height, self.width = array.shape[-3:]
         self._methods = array.reshape(-1, *array.shape[-3:])
 
-    def frame(self, t: int) -> Columns:
+    def frame(self, t: int) -> Layers:
         """Frame `t`."""
-        return np.ascontiguousarray(self._methods[:, t].reshape(len(self._methods), -1).T, np.float64)
+        return np.ascontiguousarray(self._methods[:, t].reshape(len(self._methods), -1), np.float64)
 
-    def log(self, t: int) -> Columns:
+    def log(self, t: int) -> Layers:
         """Logarithm of frame `t`."""
         return log_depth(self.frame(t))
 
@@ -59,7 +75,7 @@ class Stack:
 
 def pixels_of(truth: Truth, mask: Mask, t: int) -> tuple[Pixels, Chosen]:
     """Frame `t` of a label, 1 where it does not count whatever stands there, and where it counts."""
-    valid = as_array(mask)[t].ravel()
+    valid = as_mask(mask[t]).ravel()
     return np.where(valid, as_array(truth)[t].ravel(), 1).astype(np.float64), valid
 
 
@@ -68,16 +84,18 @@ def log_depth(depth: Float64[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]
     return np.log(np.maximum(depth, LEAST_DEPTH_M))
 
 
-def column_sums(values: Columns) -> Float64[np.ndarray, "m"]:
-    """Sum of each column, in one order whatever the number of threads."""
-    return np.einsum("nm->m", values)
+def layer_sums(values: Layers) -> Float64[np.ndarray, "m"]:
+    """Sum of each layer, in one order whatever the number of threads."""
+    return np.einsum("mn->m", values)
 
 
-def blocks(n: int, size: int = 8192) -> Iterator[slice]:
-    """Slices of `size`: what is computed from so many rows stays in a core's cache, which is twice as fast."""
+def blocks(n_layers: int, n: int) -> Iterator[slice]:
+    """Slices of the n pixels: what is computed from one of as many layers stays in a core's cache, twice as fast."""
+    size = max(1, 16384 // max(1, n_layers))
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
-def rows(columns: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Those rows of an array."""
-    return np.take(columns, pixels, axis=0)
+def pick(layers: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Those pixels of each layer."""
+    # Pixels are found in the image, so clip changes none: it leaves out the check of each.
+    return layers.take(pixels, axis=-1, mode="clip")

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float64
 
 from steadydepth.metrics import along_flow, moving, steadiness
 from steadydepth.metrics.accuracy import accuracy_parts
 from steadydepth.metrics.aligning import Alignment
-from steadydepth.metrics.arrays import Chosen, Columns, rows
+from steadydepth.metrics.arrays import Chosen, Layers, Pixels, pick
 from steadydepth.metrics.matches import Camera, Match, RigidMove, photometric_match, rigid_match, triple
 from steadydepth.metrics.protocol import METRICS, Protocol, crop_mask
 from steadydepth.metrics.scene import Footage, SceneFrame
@@ -28,12 +29,12 @@ _OF_LABEL = ("flicker", "sre", "n_rigid", "vel", "gain", "n_tracked", "tae_stati
 
 @dataclass(frozen=True)
 class Moment:
-    """One frame and what every method says of it; the last column is the label itself where there is one."""
+    """One frame and what every method says of it; the last layer is the label itself where there is one."""
 
     frame: SceneFrame
-    depth: Columns  # metres, as scored
-    log: Columns
-    change: moving.LabelChange | None = None  # since the moment before
+    depth: Layers  # metres, as scored
+    log: Layers
+    change: moving.LabelChange | None = None  # of the methods, since the moment before
 
 
 class ClipScorer:
@@ -67,16 +68,18 @@ class ClipScorer:
         self._counts = {"n_frames": 0, "n_skipped": 0, "n_static": 0, "n_moving": 0}
         self.curves: dict[str, list[float | None]] = {name: [] for name in (*FRAME_CURVES, *PAIR_CURVES)}
 
-    def add(self, frame: SceneFrame, depth: Columns, log: Columns, reference_log: Columns | None = None) -> None:
-        """The next frame: depth of each method in metres as scored, a column each, and its logarithm."""
-        if frame.label is not None:
-            depth = np.concatenate((depth, frame.label.truth[:, None]), axis=1)
-            log = np.concatenate((log, frame.label.log[:, None]), axis=1)
+    def add(
+        self, frame: SceneFrame, depths: list[Pixels], logs: list[Pixels], reference_log: Pixels | None = None
+    ) -> None:
+        """The next frame: depth of each method in metres as scored, and its logarithm."""
+        label = frame.label
+        depth = np.stack(depths if label is None else [*depths, label.truth])
+        log = np.stack(logs if label is None else [*logs, label.log])
         self._count(frame)
         now = self._moment(frame, depth, log)
         one = self._of_frame(now)
         if reference_log is not None:
-            one["structure"] = Correlation.of(log[:, : len(self.methods)], reference_log[:, 0])
+            one["structure"] = Correlation.of(self._of_methods(log), reference_log)
         two = self._of_pair(self._recent[-1], now) if self._recent else {}
         three = self._of_three(self._recent[-2], self._recent[-1], now) if len(self._recent) > 1 else {}
         for parts in (one, two, three):
@@ -86,29 +89,34 @@ class ClipScorer:
         self._fill_windows(now, two, three)
         self._recent = [*self._recent[-1:], now]
 
+    def _of_methods(self, layers: Layers) -> Float64[np.ndarray, "k n"]:
+        """All but the label, which needs no comparison with itself."""
+        return layers[: len(self.methods)]
+
     def _count(self, frame: SceneFrame) -> None:
         self._counts["n_frames"] += 1
         self._counts["n_skipped"] += int(frame.label is None or not frame.label.valid.any())
         self._counts["n_static"] += 0 if frame.static is None else int(frame.static.sum())
         self._counts["n_moving"] += 0 if frame.moving is None else int(frame.moving.sum())
 
-    def _moment(self, frame: SceneFrame, depth: Columns, log: Columns) -> Moment:
+    def _moment(self, frame: SceneFrame, depth: Layers, log: Layers) -> Moment:
         if frame.label is None or not self._recent or self._recent[-1].frame.label is None:
             return Moment(frame, depth, log)
         before, label = self._recent[-1], self._recent[-1].frame.label
         both = label.valid & frame.label.valid
         true_change = np.where(both, frame.label.log - label.log, 0)
-        return Moment(frame, depth, log, moving.label_change(log - before.log, true_change, both))
+        change = self._of_methods(log) - self._of_methods(before.log)
+        return Moment(frame, depth, log, moving.label_change(change, true_change, both))
 
     def _of_frame(self, now: Moment) -> dict[str, Part]:
         """How wrong the frame is, over all pixels, static and moving ones."""
-        frame = now.frame
-        if frame.label is None:
+        frame, label = now.frame, now.frame.label
+        if label is None:
             return {}
-        sets = {"": frame.label.valid}
+        sets = {"": label.valid}
         if frame.static is not None and frame.moving is not None:
             sets |= {"_static": frame.static, "_moving": frame.moving}
-        return accuracy_parts(now.depth, now.log, frame.label.truth, sets)
+        return accuracy_parts(self._of_methods(now.depth), self._of_methods(now.log), label.truth, label.log, sets)
 
     def _of_pair(self, before: Moment, now: Moment) -> dict[str, Part]:
         first, second, motion = before.frame, now.frame, now.frame.before
@@ -130,7 +138,7 @@ class ClipScorer:
         else:
             own |= self._label_pair(before, now, followed, match)
         size = self._footage.height, self._footage.width
-        change = now.depth - before.depth
+        change = self._of_methods(now.depth) - self._of_methods(before.depth)
         parts |= steadiness.tcc_parts(change, there.truth - here.truth, here.valid & there.valid, *size)
         if now.change is not None:
             parts |= moving.label_change_parts(now.change)
@@ -140,7 +148,7 @@ class ClipScorer:
             parts |= moving.change_parts(before.log, now.log, here.log, there.log, tracked)
         if self._static_pixels is not None:
             chosen, both = self._static_pixels, here.valid & there.valid
-            logs = rows(before.log, chosen), rows(now.log, chosen)
+            logs = pick(before.log, chosen), pick(now.log, chosen)
             parts |= steadiness.flicker_parts(*logs, both[chosen])
         for source, target in ((before, now), (now, before)):
             alignment, label_own = self._of_direction(source, target)
@@ -155,9 +163,9 @@ class ClipScorer:
         assert here is not None
         assert there is not None
         known = there.valid[followed.pixels] & sees_only(here.valid, followed.at)
-        parts = along_flow.flow_flicker_parts(before.log[:, -1:], now.log[:, -1:], followed.only(known))
+        parts = along_flow.flow_flicker_parts(before.log[-1:], now.log[-1:], followed.only(known))
         shown = match.only(sees_only(there.valid, match.at))
-        return parts | along_flow.warping_parts(before.depth[:, -1:], now.depth[:, -1:], shown)
+        return parts | along_flow.warping_parts(before.depth[-1:], now.depth[-1:], shown)
 
     def _of_direction(self, source: Moment, target: Moment) -> tuple[dict[str, Part], dict[str, Part]]:
         """Along the poses from one frame to its neighbour; and what the label scores there with holes of its own."""
@@ -185,17 +193,15 @@ class ClipScorer:
     ) -> dict[str, Part]:
         """`tae` over the kept pixels, and `tae_static` over the static ones, whose landings are found once."""
         size = self._footage.height, self._footage.width
-        own, other = source.depth[:, methods], target.depth[:, methods]
+        own, other = source.depth[methods], target.depth[methods]
         static, static_there = source.frame.static, target.frame.static
         if static is None or static_there is None:
-            moved = steadiness.splat(own, np.flatnonzero(kept), move, *size)
+            moved = steadiness.splat(own, kept.astype(np.int64) - 1, move, *size)
             return {"tae": steadiness.tae_part(other, moved, kept_there)}
-        of_static = steadiness.splat(own, np.flatnonzero(static), move, *size)
-        moved = steadiness.splat(own, np.flatnonzero(kept & ~static), move, *size)
-        np.minimum(moved, of_static, out=moved)
+        moved = steadiness.splat(own, np.where(static, 1, kept.astype(np.int64) - 1), move, *size, n_images=2)
         return {
             "tae": steadiness.tae_part(other, moved, kept_there),
-            "tae_static": steadiness.tae_part(other, of_static, static_there),
+            "tae_static": steadiness.tae_part(other, moved[1:], static_there),
         }
 
     def _of_three(self, first: Moment, middle: Moment, last: Moment) -> dict[str, Part]:
@@ -213,14 +219,14 @@ class ClipScorer:
             own = {name: part.only(-1) for name, part in parts.items()}
         else:
             known = valid[1][tracked.pixels] & sees_only(valid[0], tracked.behind) & sees_only(valid[2], tracked.ahead)
-            truths = (first.log[:, -1:], middle.log[:, -1:], last.log[:, -1:])
+            truths = (first.log[-1:], middle.log[-1:], last.log[-1:])
             own = along_flow.flow_roughness_parts(truths, tracked.only(known))
         if middle.change is not None and last.change is not None:
             parts |= moving.label_bend_parts(middle.change, last.change)
         sets = [moment.frame.moving for moment in (first, middle, last)]
         if motion.label is not None and onward.label is not None and all(one is not None for one in sets):
             tracked = triple(onward.label.forward, motion.label.backward, *sets)
-            parts |= moving.bend_parts(logs, (first.log[:, -1], middle.log[:, -1], last.log[:, -1]), tracked)
+            parts |= moving.bend_parts(logs, (first.log[-1], middle.log[-1], last.log[-1]), tracked)
         own |= {name: parts[name].only(-1) for name in _OF_LABEL if name in parts}
         self._label_total = merge(self._label_total, own)
         return parts
@@ -229,7 +235,7 @@ class ClipScorer:
         if self._static_pixels is None or now.frame.label is None:
             return
         valid = now.frame.label.valid[self._static_pixels]
-        one = PixelSeries.of(now.frame.number, rows(now.log, self._static_pixels), valid)
+        one = PixelSeries.of(now.frame.number, pick(now.log, self._static_pixels), valid)
         self._series = one if self._series is None else self._series + one
 
     def _draw(self, one: Parts, two: Parts) -> None:
@@ -245,7 +251,7 @@ class ClipScorer:
                 if window.n_frames >= n_before:
                     window.parts = merge(window.parts, {name: part.only(0) for name, part in parts.items()})
             if self._static_pixels is not None and now.frame.label is not None:
-                log, valid = rows(now.log[:, :1], self._static_pixels), now.frame.label.valid[self._static_pixels]
+                log, valid = pick(now.log[:1], self._static_pixels), now.frame.label.valid[self._static_pixels]
                 series = PixelSeries.of(now.frame.number, log, valid)
                 window.series = series if window.series is None else window.series + series
             window.n_frames += 1
@@ -261,8 +267,8 @@ class ClipScorer:
         }
         nothing: Values = dict.fromkeys(METRICS)
         found = {}
-        for column, name in enumerate(self.methods):
-            own = values_of(self._total, self._series, self._counts["n_frames"], column)
+        for method, name in enumerate(self.methods):
+            own = values_of(self._total, self._series, self._counts["n_frames"], method)
             found[name] = nothing | own | common | _alignment_values(alignments[name])
         return found
 

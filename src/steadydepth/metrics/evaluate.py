@@ -5,7 +5,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,6 +31,8 @@ from steadydepth.output.stored_depth import open_array
 from steadydepth.types import Claims, Clip, InputError
 
 LOG = logging.getLogger(__name__)
+# Scored in half a minute or more; a process spends a few seconds on its imports.
+_PIXELS_A_PROCESS = 20_000_000
 
 
 def evaluate_clip(
@@ -61,22 +63,25 @@ def evaluate_predictions(
     lengths: Iterable[int | None] = (),
     strict: bool = False,
     opw: str = "khan",
-    jobs: int = 1,
+    jobs: int | None = 1,
     data: str = "",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """The report of `evaluate` over clips that are read frame by frame, `jobs` of them at a time in processes.
 
-    A clip that raises InputError is named under `failed` and the others still count, unless `strict`; InputError when
-    all fail.
+    With None there are as many as pay for their start, a process for each thread of torch at the most. A clip that
+    raises InputError is named under `failed` and the others still count, unless `strict`; InputError when all fail.
     """
     settings = _settings(align, choose_protocol(protocol, max_depth=max_depth), lengths, strict=strict, opw=opw)
     tell = progress or _silent
-    if controls:
+    if controls or jobs is None:
         sources = list(sources)
+    n_jobs = _enough_jobs(sources) if jobs is None else jobs
+    if controls:
+        assert isinstance(sources, list)
         settings = replace(settings, constant=_geometric_mean(sources, tell))
     scored: dict[str, ScoredClip | str] = {}
-    for name, found in _score_all(sources, settings, jobs, tell):
+    for name, found in _score_all(sources, settings, n_jobs, tell):
         scored[name] = found
         if isinstance(found, str):
             LOG.warning("%s is left out: %s", name, found)
@@ -113,6 +118,18 @@ def _geometric_mean(sources: list[Source], tell: Progress) -> float:
     return math.exp(total / count) if count else 1.0
 
 
+def _enough_jobs(sources: Iterable[Source]) -> int:
+    """A process for each thread of torch, but none that has less to score than its own start costs."""
+    pixels, n_clips = 0, 0
+    for source in sources:
+        try:
+            clip = source.open_clip()
+        except InputError:
+            continue  # named when its turn to be scored comes
+        pixels, n_clips = pixels + clip.n_frames * clip.height * clip.width, n_clips + 1
+    return max(1, min(torch.get_num_threads(), n_clips, pixels // _PIXELS_A_PROCESS))
+
+
 def _score_all(
     sources: Iterable[Source], settings: Settings, jobs: int, tell: Progress
 ) -> Iterator[tuple[str, ScoredClip | str]]:
@@ -130,10 +147,13 @@ def _score_all(
     with ProcessPoolExecutor(
         jobs, mp_context=get_context("spawn"), initializer=_begin_worker, initargs=(threads,)
     ) as pool:
-        tasks = [(source.name, pool.submit(_score_source, source, settings)) for source in sources]
-        for done, (name, task) in enumerate(tasks):
-            tell(f"scoring {name}", done, len(tasks))
-            yield name, task.result()
+        tasks = {pool.submit(_score_source, source, settings): source.name for source in sources}
+        for done, task in enumerate(as_completed(tasks), start=1):
+            tell(f"scored {tasks[task]}", done, len(tasks))
+            if task.exception() is not None:
+                pool.shutdown(cancel_futures=True)
+                task.result()
+        yield from ((name, task.result()) for task, name in tasks.items())
 
 
 def _begin_worker(threads: int) -> None:
@@ -194,7 +214,7 @@ def evaluate(
     lengths: Iterable[int | None] = (),
     strict: bool = False,
     opw: str = "khan",
-    jobs: int = 1,
+    jobs: int | None = 1,
     chunk: int = 16,
     model_name: str | None = None,
     reference: Any = None,
@@ -208,9 +228,10 @@ def evaluate(
     in a temporary folder. `protocol` is a key of `metrics.protocol.PROTOCOLS`. `lengths` repeats the temporal metrics
     on consecutive windows of so many frames (None: the whole clip). `strict` stops at the first value that is not
     finite and the first clip that cannot be scored. `opw="nvds"` adds `opw_nvds`. `jobs` processes score clips side by
-    side. `chunk` frames are predicted, or read, at once. `model_name` is noted in the header, for whoever looks for the
-    model later. With a `reference`, a second model, `structure` says how much of its picture is kept. `progress` is
-    told (what, done, total).
+    side; None chooses how many, and any but 1 wants a script to have `if __name__ == "__main__":`. `chunk` frames are
+    predicted, or read, at once. `model_name` is noted in the header, for whoever looks for the model later. With a
+    `reference`, a second model, `structure` says how much of its picture is kept. `progress` is told (what, done,
+    total).
     """
     paths, chosen, tell = (
         find_sequences(Path(data)),
@@ -237,7 +258,8 @@ def evaluate(
         if reference is not None:
             sources = with_reference(sources, paths, reference, Path(keep), chosen, chunk)
         report = evaluate_predictions(sources, **settings)
-    report["header"]["model"] = model_name
+    predictions = None if is_model(model_or_predictions) else str(model_or_predictions)
+    report["header"] |= {"model": model_name, "predictions": predictions}
     if out is not None:
         write_report(report, Path(out) / "metrics.json")
     return report

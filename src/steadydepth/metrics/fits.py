@@ -4,19 +4,21 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
+from steadydepth.metrics.arrays import as_mask
 from steadydepth.ops import align
 from steadydepth.ops.align import Alignment
 
 Values = Float[Tensor, "..."] | Float[np.ndarray, "..."]
-Chosen = Bool[Tensor, "..."] | Bool[np.ndarray, "..."]
+Chosen = Bool[Tensor, "..."] | Bool[np.ndarray, "..."] | Real[Tensor, "..."] | Real[np.ndarray, "..."]
 Fit = Callable[[Tensor, Tensor, Tensor], Alignment]
 
 
 def _fit(how: Fit, predicted: Values, target: Values, valid: Chosen) -> Alignment:
-    return how(torch.as_tensor(predicted), torch.as_tensor(target), torch.as_tensor(valid))
+    values = torch.as_tensor(predicted)
+    return how(values, torch.as_tensor(target), torch.from_numpy(as_mask(valid)).to(values.device))
 
 
 def fit_scale(predicted: Values, target: Values, valid: Chosen) -> Alignment:

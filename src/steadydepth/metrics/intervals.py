@@ -61,20 +61,28 @@ def bootstrap_intervals(
 def add_intervals(report: Mapping[str, Any], *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """`report` with `interval`, {metric: [low, high] or None}, for the model and each control; resamples in the header.
 
-    The same resamples of clips serve all of them, and the order of the clips does not matter.
+    If there are clips of both kinds of camera, `interval_fixed` and `interval_moving` stand beside `mean_fixed` and
+    `mean_moving`. The same resamples of clips serve model and controls; the order of the clips does not matter.
     """
     settings = {"n_resamples": n_resamples, "seed": seed}
-    found = dict(report) | {"interval": _intervals(report["clips"], **settings)}
+    found = dict(report) | _intervals(report["clips"], **settings)
     found["header"] = dict(report["header"]) | {"n_resamples": n_resamples}
     if report.get("controls"):
         found["controls"] = {
-            name: dict(table) | {"interval": _intervals(table["clips"], **settings)}
-            for name, table in report["controls"].items()
+            name: dict(table) | _intervals(table["clips"], **settings) for name, table in report["controls"].items()
         }
     return found
 
 
-def _intervals(clips: Tables, *, n_resamples: int, seed: int) -> dict[str, Interval]:
+def _intervals(clips: Tables, *, n_resamples: int, seed: int) -> dict[str, dict[str, Interval]]:
+    """Of all clips and, where there are both, of fixed and of moving cameras, under the names of the report."""
+    fixed = {name: clip for name, clip in clips.items() if clip.get("fixed_camera") is True}
+    moving = {name: clip for name, clip in clips.items() if clip.get("fixed_camera") is False}
+    tables = {"interval": clips} | ({"interval_fixed": fixed, "interval_moving": moving} if fixed and moving else {})
+    return {part: _intervals_of(table, n_resamples=n_resamples, seed=seed) for part, table in tables.items()}
+
+
+def _intervals_of(clips: Tables, *, n_resamples: int, seed: int) -> dict[str, Interval]:
     ends = bootstrap_intervals(_value_table(clips, sorted(clips)), n_resamples=n_resamples, seed=seed)
     return {name: _interval(*ends[:, column]) for column, name in enumerate(METRICS)}
 

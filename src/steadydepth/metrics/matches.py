@@ -3,15 +3,19 @@
 One pair of frames at a time; what several methods and metrics read is found once.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
-from steadydepth.metrics.arrays import Chosen, Colours, Columns, Pixels, rows
+from steadydepth.metrics.arrays import Chosen, Colours, Layers, Pixels, pick
 from steadydepth.ops.sampling import Places, places_at, sample, sees_only
 from steadydepth.ops.two_way import PairFlow
+
+# exp(-50 gap) > 0.01, the other way round.
+_LARGEST_GAP = math.log(100) / 50
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,10 @@ class Match:
 
     def only(self, chosen: Chosen) -> "Match":
         """The pixels at which `chosen`, one for each of them, is True."""
-        return self if chosen.all() else Match(self.pixels[chosen], self.at.only(np.flatnonzero(chosen)))
+        if chosen.all():
+            return self
+        numbers = np.flatnonzero(chosen)
+        return Match(pick(self.pixels, numbers), self.at.only(numbers))
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Triple:
     def only(self, chosen: Chosen) -> "Triple":
         """The pixels at which `chosen`, one for each of them, is True."""
         numbers = np.flatnonzero(chosen)
-        return Triple(self.pixels[numbers], self.ahead.only(numbers), self.behind.only(numbers))
+        return Triple(pick(self.pixels, numbers), self.ahead.only(numbers), self.behind.only(numbers))
 
 
 @dataclass(frozen=True)
@@ -47,24 +54,25 @@ class Landings:
     flow: Float32[np.ndarray, "h w 2"]
 
     @cached_property
-    def at(self) -> Float64[np.ndarray, "n 2"]:
-        """Where each pixel lands (x, y)."""
+    def at(self) -> tuple[Pixels, Pixels]:
+        """Where each pixel lands, x and y."""
         height, width = self.flow.shape[:2]
-        y, x = np.mgrid[:height, :width]
-        return np.stack((x + self.flow[..., 0].astype(np.float64), y + self.flow[..., 1]), axis=-1).reshape(-1, 2)
+        x, y = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)[:, None]
+        return (x + self.flow[..., 0]).ravel(), (y + self.flow[..., 1]).ravel()
 
     @cached_property
     def places(self) -> Places:
         """What each pixel reads there."""
-        return places_at(self.at, *self.flow.shape[:2])
+        return places_at(*self.at, *self.flow.shape[:2])
 
     def of(self, pixels: Int64[np.ndarray, "k"]) -> Places:
         """What those pixels read: few are placed by themselves, many share the places of all."""
-        if len(pixels) == len(self.at):
+        x, y = self.at
+        if len(pixels) == len(x):
             return self.places
-        if "places" in self.__dict__ or 2 * len(pixels) > len(self.at):
+        if "places" in self.__dict__ or 2 * len(pixels) > len(x):
             return self.places.only(pixels)
-        return places_at(self.at[pixels], *self.flow.shape[:2])
+        return places_at(x[pixels], y[pixels], *self.flow.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class RigidMove:
     The depth there is d * ray_z + offset_z, the pixel (x, y) the first two of d * ray + offset over the third.
     """
 
-    ray: Float64[np.ndarray, "n 3"]
+    ray: Float64[np.ndarray, "3 n"]
     offset: Float64[np.ndarray, "3"]
     ray_z: Pixels
     offset_z: float
@@ -126,14 +134,18 @@ class Camera:
 
     def __init__(self, K: Float64[np.ndarray, "3 3"], height: int, width: int) -> None:
         self.K, self.height, self.width = K, height, width
-        y, x = np.mgrid[:height, :width].astype(np.float64)
-        self._rays = np.stack((x, y, np.ones_like(x)), axis=-1).reshape(-1, 3) @ np.linalg.inv(K).T
+        self._x, self._y = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)[:, None]
 
     def move(self, source: Float64[np.ndarray, "4 4"], target: Float64[np.ndarray, "4 4"]) -> RigidMove:
         """From the camera of pose `source` to that of pose `target`, both camera to world."""
         transform = np.linalg.inv(target) @ source
-        turned = self._rays @ transform[:3, :3].T
-        return RigidMove(turned @ self.K.T, self.K @ transform[:3, 3], turned[:, 2].copy(), float(transform[2, 3]))
+        turned = transform[:3, :3] @ np.linalg.inv(self.K)
+        ray = np.stack([self._plane(row) for row in self.K @ turned])
+        return RigidMove(ray, self.K @ transform[:3, 3], self._plane(turned[2]), float(transform[2, 3]))
+
+    def _plane(self, row: Float64[np.ndarray, "3"]) -> Pixels:
+        """That combination of x, y and 1 at every pixel."""
+        return (row[0] * self._x + (row[1] * self._y + row[2])).ravel()
 
 
 @dataclass(frozen=True)
@@ -153,32 +165,27 @@ def rigid_match(
     Kept where all neighbours of the landing are static and valid, and the label there is the same surface:
     |ln g_target - ln z| <= 0.01, so an occluded point is not. `truth` in metres, `target_log` its logarithm.
     """
-    pixels = np.flatnonzero(kept)
-    true = truth[pixels]
-    z = true * move.ray_z[pixels] + move.offset_z
-    places = places_before(z, landing(true[:, None], move, pixels), height, width)
-    surface = sample(target_log[:, None], places)[:, 0]
+    z, places = seen_from(truth, move, height, width)
+    surface = sample(target_log[None], places)[0]
     same = np.abs(surface - np.log(np.where(z > 0, z, 1))) <= 0.01
-    shown = np.flatnonzero(sees_only(target_kept, places) & same)
-    return RigidMatch(Match(pixels[shown], places.only(shown)), move.ray_z[pixels[shown]], move.offset_z)
+    pixels = np.flatnonzero(kept & same & sees_only(target_kept, places))
+    return RigidMatch(Match(pixels, places.only(pixels)), pick(move.ray_z, pixels), move.offset_z)
 
 
-def places_before(
-    z: Pixels, at: tuple[Float64[np.ndarray, "n 1"], Float64[np.ndarray, "n 1"]], height: int, width: int
-) -> Places:
-    """The places of landings; outside the image where the point is not before the camera."""
+def seen_from(truth: Pixels, move: RigidMove, height: int, width: int) -> tuple[Pixels, Places]:
+    """Depth of every pixel in the other camera, and its place there: outside the image where it is not before it."""
+    z = truth * move.ray_z + move.offset_z
     # Rounded, or a camera that stands still lands 1e-14 px beside each pixel and asks for one more neighbour.
-    both = np.concatenate(at, axis=1).round(6)
-    both[z <= 0] = np.nan
-    return places_at(both, height, width)
+    x, y = (np.where(z > 0, at[0], np.nan).round(6) for at in landing(truth[None], move, slice(None)))
+    return z, places_at(x, y, height, width)
 
 
-def landing(depth: Columns, move: RigidMove, pixels: Int64[np.ndarray, "n"]) -> tuple[Columns, Columns]:
+def landing(depth: Layers, move: RigidMove, pixels: slice) -> tuple[Layers, Layers]:
     """Columns x and rows y where the pixels land with each depth; anything where the point is not before the camera."""
-    ray, offset = rows(move.ray, pixels), move.offset
+    ray, offset = move.ray[:, pixels], move.offset
     with np.errstate(divide="ignore", invalid="ignore"):
-        away = depth * ray[:, 2:] + offset[2]
-        x, y = depth * ray[:, :1], depth * ray[:, 1:2]
+        away = depth * ray[2] + offset[2]
+        x, y = depth * ray[0], depth * ray[1]
         x += offset[0]
         y += offset[1]
         x /= away
@@ -187,14 +194,14 @@ def landing(depth: Columns, move: RigidMove, pixels: Int64[np.ndarray, "n"]) -> 
 
 
 def colours_of(frame: UInt8[np.ndarray, "h w 3"]) -> Colours:
-    """A frame as columns R, G, B in [0, 1]."""
-    return frame.reshape(-1, 3) / 255.0
+    """A frame as layers R, G, B in [0, 1]."""
+    return np.ascontiguousarray(frame.reshape(-1, 3).T) / 255.0
 
 
 def alike(here: Colours, there: Colours) -> Bool[np.ndarray, "n"]:
     """Where exp(-50 |I - I'|) > 0.01: Khan et al. 2023 (TemporallyConsistentDepth, eval/metrics.py)."""
     gap = here - there
-    return np.exp(-50 * np.sqrt(np.einsum("nc,nc->n", gap, gap))) > 0.01
+    return np.einsum("cn,cn->n", gap, gap) < _LARGEST_GAP**2
 
 
 def photometric_match(
@@ -207,7 +214,7 @@ def photometric_match(
     in the next frame; all by default.
     """
     match = way.match(usable & (way.to.flow <= 250).all(axis=-1).ravel(), end)
-    same = alike(rows(colours, match.pixels), sample(next_colours, match.at))
+    same = alike(pick(colours, match.pixels), sample(next_colours, match.at))
     return match.only(same)
 
 
@@ -224,5 +231,5 @@ def _trusted(way: Way, here: Colours, there: Colours) -> Way:
     if not way.seen.any():
         return way
     brought, weight = sample(there, way.to.places), way.seen.astype(np.float64)
-    mean, other_mean = (np.einsum("nc,n->c", colours, weight) / weight.sum() for colours in (here, brought))
-    return Way(way.to, way.seen & alike(here, brought * (mean / np.maximum(other_mean, 1e-3))))
+    mean, other_mean = (np.einsum("cn,n->c", colours, weight) / weight.sum() for colours in (here, brought))
+    return Way(way.to, way.seen & alike(here, brought * (mean / np.maximum(other_mean, 1e-3))[:, None]))

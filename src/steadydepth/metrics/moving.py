@@ -4,13 +4,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool
 
 from steadydepth.metrics.along_flow import bend
 from steadydepth.metrics.arrays import (
     Chosen,
-    Columns,
     Images,
+    Layers,
     Mask,
     Matrix,
     Pixels,
@@ -19,11 +19,12 @@ from steadydepth.metrics.arrays import (
     Stack,
     Truth,
     as_array,
-    column_sums,
+    as_mask,
+    layer_sums,
+    pick,
     pixels_of,
-    rows,
 )
-from steadydepth.metrics.matches import Camera, Match, RigidMove, Triple, landing, places_before, triple, ways_of
+from steadydepth.metrics.matches import Camera, Match, RigidMove, Triple, seen_from, triple, ways_of
 from steadydepth.metrics.steadiness import STATIC_CHANGE, grow
 from steadydepth.metrics.sums import Count, Gain, Mean, Part, merge
 from steadydepth.ops.sampling import sample, sees_only
@@ -45,7 +46,7 @@ class Split:
 
 def split_by_objects(objects_moving: Mask, valid: Mask) -> Split:
     """Moving where an object mask says so; static is the rest, less one pixel around every moving object."""
-    moving, known = as_array(objects_moving), as_array(valid)
+    moving, known = as_mask(objects_moving), as_mask(valid)
     near = np.stack([grow(frame) for frame in moving]) if len(moving) else moving
     return Split(static=known & ~near, moving=known & moving)
 
@@ -66,7 +67,7 @@ def split_by_pose(truth: Truth, valid: Mask, *, K: Matrix, cam_to_world: Poses, 
         move = camera.move(poses[t], poses[other])
         static[t], moving[t] = split_frame(true, here, np.log(beside), there, move, height, width)
     if seen_next is not None:
-        moving &= as_array(seen_next).reshape(n_frames, -1)
+        moving &= as_mask(seen_next).reshape(n_frames, -1)
     return Split(static.reshape(truth.shape), moving.reshape(truth.shape))
 
 
@@ -74,16 +75,10 @@ def split_frame(
     truth: Pixels, valid: Chosen, other_log: Pixels, other_valid: Chosen, move: RigidMove, height: int, width: int
 ) -> tuple[Chosen, Chosen]:
     """Static and moving pixels of one frame, by the label of another one and the move between their cameras."""
-    static, moving = np.zeros((2, len(truth)), bool)
-    pixels = np.flatnonzero(valid)
-    true = truth[pixels]
-    z = true * move.ray_z[pixels] + move.offset_z
-    places = places_before(z, landing(true[:, None], move, pixels), height, width)
-    known = sees_only(other_valid, places)
-    change = np.abs(sample(other_log[:, None], places)[:, 0] - np.log(np.where(known, z, 1)))
-    static[pixels] = known & (change <= 0.01)
-    moving[pixels] = known & (change > 0.01) & (change <= EDGE_CHANGE)
-    return static, moving
+    z, places = seen_from(truth, move, height, width)
+    known = valid & sees_only(other_valid, places)
+    change = np.abs(sample(other_log[None], places)[0] - np.log(np.where(known, z, 1)))
+    return known & (change <= 0.01), known & (change > 0.01) & (change <= EDGE_CHANGE)
 
 
 def change_scores(depth: Images, truth: Truth, moving: Mask, flow: TwoWayFlow) -> Scores:
@@ -106,15 +101,15 @@ def change_scores(depth: Images, truth: Truth, moving: Mask, flow: TwoWayFlow) -
     return stack.scores(total)
 
 
-def change_parts(log: Columns, next_log: Columns, truth: Pixels, next_truth: Pixels, match: Match) -> dict[str, Part]:
+def change_parts(log: Layers, next_log: Layers, truth: Pixels, next_truth: Pixels, match: Match) -> dict[str, Part]:
     """What a pair of frames adds to `vel` and `gain`; the truth in log depth too, finite everywhere."""
     n = len(match.pixels)
-    change = sample(next_log, match.at) - rows(log, match.pixels)
-    true_change = sample(next_truth[:, None], match.at)[:, 0] - truth[match.pixels]
-    error = np.abs(change - true_change[:, None])
-    product = np.einsum("nm,n->m", change, true_change)
+    change = sample(next_log, match.at) - pick(log, match.pixels)
+    true_change = sample(next_truth[None], match.at)[0] - pick(truth, match.pixels)
+    error = np.abs(change - true_change)
+    product = np.einsum("mn,n->m", change, true_change)
     return {
-        "vel": Mean(100 * column_sums(error), float(n)),
+        "vel": Mean(100 * layer_sums(error), float(n)),
         "gain": Gain(product, float(np.einsum("n,n->", true_change, true_change)), n, LEAST_CHANGE),
         "n_tracked": Count(n),
     }
@@ -144,14 +139,14 @@ def bend_scores(depth: Images, truth: Truth, moving: Mask, flow: TwoWayFlow) -> 
 
 
 def bend_parts(
-    logs: tuple[Columns, Columns, Columns], truths: tuple[Pixels, Pixels, Pixels], tracked: Triple
+    logs: tuple[Layers, Layers, Layers], truths: tuple[Pixels, Pixels, Pixels], tracked: Triple
 ) -> dict[str, Part]:
     """What three frames add to `acc` and `rough`; the truth in log depth too, finite everywhere."""
-    before, now, after = (truth[:, None] for truth in truths)
+    before, now, after = (truth[None] for truth in truths)
     n, curve, true_curve = len(tracked.pixels), bend(logs, tracked), bend((before, now, after), tracked)
     return {
-        "acc": Mean(100 * column_sums(np.abs(curve - true_curve)), float(n)),
-        "rough": Mean(100 * column_sums(np.abs(curve)), float(n)),
+        "acc": Mean(100 * layer_sums(np.abs(curve - true_curve)), float(n)),
+        "rough": Mean(100 * layer_sums(np.abs(curve)), float(n)),
         "n_tracked_twice": Count(n),
     }
 
@@ -160,7 +155,7 @@ def bend_parts(
 class LabelChange:
     """How much the change of log depth at fixed pixels of a pair of frames is off, and what the label's change says."""
 
-    error: Float64[np.ndarray, "n m"]
+    error: Layers
     static: Chosen
     moving: Chosen
 
@@ -189,11 +184,11 @@ def label_change_scores(depth: Images, truth: Truth, valid: Mask) -> Scores:
     return stack.scores(total)
 
 
-def label_change(change: Columns, true_change: Pixels, both: Chosen) -> LabelChange:
+def label_change(change: Layers, true_change: Pixels, both: Chosen) -> LabelChange:
     """The change of log depth of a pair of frames beside the label's, where both frames are valid."""
     size = np.abs(true_change)
     static = both & (size <= STATIC_CHANGE)
-    return LabelChange(change - true_change[:, None], static, both & ~static & (size <= EDGE_CHANGE))
+    return LabelChange(change - true_change, static, both & ~static & (size <= EDGE_CHANGE))
 
 
 def label_change_parts(change: LabelChange) -> dict[str, Part]:
@@ -202,7 +197,7 @@ def label_change_parts(change: LabelChange) -> dict[str, Part]:
     names = (("ltg_static", "n_unchanged", change.static), ("ltg_moving", "n_changed", change.moving))
     for name, count, chosen in names:
         pixels = np.flatnonzero(chosen)
-        parts[name] = Mean(100 * column_sums(np.abs(rows(change.error, pixels))), float(len(pixels)))
+        parts[name] = Mean(100 * layer_sums(np.abs(pick(change.error, pixels))), float(len(pixels)))
         parts[count] = Count(len(pixels))
     return parts
 
@@ -210,5 +205,5 @@ def label_change_parts(change: LabelChange) -> dict[str, Part]:
 def label_bend_parts(before: LabelChange, now: LabelChange) -> dict[str, Part]:
     """What three frames add to `lta_moving`."""
     pixels = np.flatnonzero(before.moving & now.moving)
-    total = column_sums(np.abs(rows(now.error, pixels) - rows(before.error, pixels)))
+    total = layer_sums(np.abs(pick(now.error, pixels) - pick(before.error, pixels)))
     return {"lta_moving": Mean(100 * total, float(len(pixels))), "n_changed_twice": Count(len(pixels))}

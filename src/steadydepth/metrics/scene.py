@@ -7,10 +7,11 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
-from steadydepth.metrics.arrays import Chosen, Colours, Pixels
-from steadydepth.metrics.matches import Camera, Way, Ways, colours_of, trust, ways_of
+from steadydepth.metrics.arrays import Chosen, Colours, Pixels, as_mask
+from steadydepth.metrics.matches import Camera, Landings, Way, Ways, colours_of, trust, ways_of
 from steadydepth.metrics.moving import split_by_objects, split_frame
 from steadydepth.metrics.protocol import Protocol, crop_slices, valid_labels
+from steadydepth.ops.sampling import sample, sees_only
 from steadydepth.ops.two_way import pair_from_frames, pair_from_labels
 from steadydepth.types import Clip
 
@@ -42,13 +43,13 @@ def footage_of(clip: Clip) -> Footage:
 
     def depth(number: int) -> Depth:
         assert clip.depth is not None
-        measured = clip.depth[number] > 0 if clip.valid is None else clip.valid[number]
+        measured = clip.depth[number] > 0 if clip.valid is None else as_mask(clip.valid[number])
         return clip.depth[number], measured
 
     def flow(number: int) -> Flow:
         assert clip.flow is not None
         assert clip.flow_valid is not None
-        return clip.flow[number], clip.flow_valid[number]
+        return clip.flow[number], as_mask(clip.flow_valid[number])
 
     return Footage(
         name=clip.name,
@@ -75,7 +76,7 @@ def chosen_frames(n_frames: int, protocol: Protocol) -> range:
 def excerpt(footage: Footage, protocol: Protocol) -> Footage:
     """The frames that the protocol takes, cut to its part of them; the camera's K follows the cut.
 
-    Flow leads to the next frame of the clip, so frames that are left out between take it away.
+    Over frames that are left out the flow is followed from each to the next (`follow_flow`).
     """
     numbers = chosen_frames(footage.n_frames, protocol)
     whole = numbers == range(footage.n_frames)
@@ -90,12 +91,14 @@ def excerpt(footage: Footage, protocol: Protocol) -> Footage:
             if number >= numbers[-1]:
                 return
 
-    def part(read: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-        def read_part(number: int) -> tuple[np.ndarray, np.ndarray]:
-            first, second = read(numbers[number])
-            return first[rows, columns], second[rows, columns]
+    def depth(number: int) -> Depth:
+        assert footage.depth is not None
+        metres, measured = footage.depth(numbers[number])
+        return metres[rows, columns], measured[rows, columns]
 
-        return read_part
+    def flow(number: int) -> Flow:
+        found, valid = follow_flow(footage, numbers[number], numbers[number + 1])
+        return np.ascontiguousarray(found[rows, columns]), valid[rows, columns]
 
     objects, K = footage.objects, footage.K
     return replace(
@@ -104,12 +107,39 @@ def excerpt(footage: Footage, protocol: Protocol) -> Footage:
         height=rows.stop - rows.start,
         width=columns.stop - columns.start,
         images=images,
-        depth=None if footage.depth is None else part(footage.depth),
+        depth=None if footage.depth is None else depth,
         objects=None if objects is None else lambda number: objects(numbers[number])[rows, columns],
-        flow=None if footage.flow is None or protocol.stride > 1 else part(footage.flow),
+        flow=None if footage.flow is None else flow,
         K=None if K is None else K - np.array([[0, 0, columns.start], [0, 0, rows.start], [0, 0, 0]]),
         cam_to_world=None if footage.cam_to_world is None else footage.cam_to_world[list(numbers)],
     )
+
+
+def follow_flow(footage: Footage, first: int, last: int) -> Flow:
+    """Flow of the footage from frame `first` to a later one, followed through all between, sampled bilinearly.
+
+    Valid where each frame between shows the point, and the flow that is read there is valid.
+    """
+    assert footage.flow is not None
+    flow, valid = footage.flow(first)
+    if last > first + 1:
+        valid = _shown_next(footage, first, flow, valid)
+    for number in range(first + 1, last):
+        step, goes_on = footage.flow(number)
+        if number < last - 1:
+            goes_on = _shown_next(footage, number, step, goes_on)
+        places = Landings(flow).places
+        valid = valid & sees_only(goes_on.ravel(), places).reshape(valid.shape)
+        added = sample(np.moveaxis(step, -1, 0).reshape(2, -1).astype(np.float64), places)
+        flow = (flow + added.T.reshape(flow.shape)).astype(np.float32)
+    return flow, valid
+
+
+def _shown_next(
+    footage: Footage, number: int, flow: Float32[np.ndarray, "h w 2"], valid: Bool[np.ndarray, "h w"]
+) -> Bool[np.ndarray, "h w"]:
+    """Where the next frame shows what the flow of a frame leads to: with label depth, what it does not hide."""
+    return valid if footage.depth is None else pair_from_labels(flow, valid, *footage.depth(number)).forward_seen
 
 
 @dataclass(frozen=True)

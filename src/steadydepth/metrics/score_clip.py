@@ -16,7 +16,7 @@ from steadydepth.metrics.aligning import (
     read_values,
     resize,
 )
-from steadydepth.metrics.arrays import Chosen, Columns, Pixels, log_depth
+from steadydepth.metrics.arrays import Chosen, Pixels, log_depth
 from steadydepth.metrics.clip_scores import ClipScorer
 from steadydepth.metrics.protocol import Protocol
 from steadydepth.metrics.scene import Footage, SceneFrame, excerpt, read_label, scene_frames, split_source
@@ -82,9 +82,8 @@ def score_clip(
     values = {name: read_values(one, footage, whole.n_frames, protocol) for name, one in predictions.items()}
     for frame in scene_frames(footage, protocol, has_label=has_label):
         found = {name: alignments[name].apply(_next(values[name], footage, protocol)) for name in predictions}
-        columns, logs = _columns(found, frame, controls)
-        beside = log_depth(found["reference"])[:, None] if reference is not None else None
-        scorer.add(frame, columns, logs, beside)
+        depths, logs = _methods(found, frame, controls)
+        scorer.add(frame, depths, logs, log_depth(found["reference"]) if reference is not None else None)
     flow = "label" if footage.flow is not None else "DIS"
     return ScoredClip(
         name=footage.name,
@@ -175,14 +174,14 @@ class Controls:
         return {name: found[name] for name in CONTROLS}
 
 
-def _columns(found: Mapping[str, Pixels], frame: SceneFrame, controls: Controls | None) -> tuple[Columns, Columns]:
-    """Depth of every method and its logarithm, a column each in the order of the methods."""
+def _methods(
+    found: Mapping[str, Pixels], frame: SceneFrame, controls: Controls | None
+) -> tuple[list[Pixels], list[Pixels]]:
+    """Depth of every method and its logarithm, in the order of the methods."""
     model = found["model"]
     log = log_depth(model)
     if controls is None:
-        return model[:, None], log[:, None]
-    smooth = controls.next(log, frame)
-    logs = np.stack((log, log_depth(found["constant"]), *smooth.values()), axis=1)
-    columns = np.exp(logs)
-    columns[:, 0], columns[:, 1] = model, found["constant"]
-    return columns, logs
+        return [model], [log]
+    smooth = list(controls.next(log, frame).values())
+    depths = [model, found["constant"], *map(np.exp, smooth)]
+    return depths, [log, log_depth(found["constant"]), *smooth]

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from steadydepth.metrics.arrays import (
     Chosen,
-    Columns,
     Images,
+    Layers,
     Mask,
     Matrix,
     Pixels,
@@ -27,11 +27,12 @@ from steadydepth.metrics.arrays import (
     Stack,
     Truth,
     as_array,
+    as_mask,
     blocks,
-    column_sums,
+    layer_sums,
     log_depth,
+    pick,
     pixels_of,
-    rows,
 )
 from steadydepth.metrics.matches import (
     Camera,
@@ -86,7 +87,7 @@ def fixed_static_set(truth: Truth, valid: Mask, objects_moving: Mask | None = No
     search = StaticSearch()
     for t in range(len(truth)):
         true, kept = pixels_of(truth, valid, t)
-        search.add(np.log(true), kept, None if objects_moving is None else as_array(objects_moving)[t])
+        search.add(np.log(true), kept, None if objects_moving is None else as_mask(objects_moving[t]))
     return torch.from_numpy(search.result().reshape(truth.shape[1:]))
 
 
@@ -100,12 +101,12 @@ def fixed_camera_scores(depth: Images, valid: Mask, static_set: PixelSet) -> Sco
 
     A pixel that is valid in one frame alone says nothing of the first, second and fourth.
     """
-    stack, chosen = Stack(depth), np.flatnonzero(as_array(static_set))
-    measured = as_array(valid).reshape(stack.n_frames, -1)[:, chosen]
+    stack, chosen = Stack(depth), np.flatnonzero(as_mask(static_set))
+    measured = as_mask(valid).reshape(stack.n_frames, -1)[:, chosen]
     flicker: dict[str, Part] = {"flicker": Mean(np.zeros(1), 0.0)}
     series, before = None, None
     for t in range(stack.n_frames):
-        log = rows(stack.log(t), chosen)
+        log = pick(stack.log(t), chosen)
         now = PixelSeries.of(t, log, measured[t])
         series = now if series is None else series + now
         if before is not None:
@@ -117,10 +118,10 @@ def fixed_camera_scores(depth: Images, valid: Mask, static_set: PixelSet) -> Sco
     return {**{name: torch.from_numpy(value.reshape(stack.shape)) for name, value in results.items()}, **scores}
 
 
-def flicker_parts(before: Columns, now: Columns, both: Chosen) -> dict[str, Part]:
+def flicker_parts(before: Layers, now: Layers, both: Chosen) -> dict[str, Part]:
     """What a pair of frames adds to `flicker`: log depth at the pixels of the static set, and where both are valid."""
     change = np.abs(now - before)
-    total = column_sums(change if both.all() else change[both])
+    total = layer_sums(change if both.all() else change[:, both])
     return {"flicker": Mean(100 * total, float(both.sum()))}
 
 
@@ -134,7 +135,7 @@ def rigid_error(depth: Images, truth: Truth, valid: Mask, static: Mask, *, K: Ma
     """
     stack, poses = Stack(depth), as_array(cam_to_world).astype(np.float64)
     camera = _camera(stack, K)
-    still = as_array(static) & as_array(valid)
+    still = as_mask(static) & as_mask(valid)
     total: dict[str, Part] = {"sre": Mean(np.zeros(1), 0.0), "n_rigid": Count(0)}
     for t in range(stack.n_frames - 1):
         for source, target in ((t, t + 1), (t + 1, t)):
@@ -149,12 +150,12 @@ def _camera(stack: Stack, K: Matrix) -> Camera:
     return Camera(as_array(K).astype(np.float64), stack.height, stack.width)
 
 
-def rigid_parts(depth: Columns, target_log: Columns, rigid: RigidMatch) -> dict[str, Part]:
+def rigid_parts(depth: Layers, target_log: Layers, rigid: RigidMatch) -> dict[str, Part]:
     """What one direction of a pair of frames adds to `sre`."""
     pixels = rigid.match.pixels
-    moved = rows(depth, pixels) * rigid.ray_z[:, None] + rigid.offset_z
+    moved = pick(depth, pixels) * rigid.ray_z + rigid.offset_z
     error = np.abs(sample(target_log, rigid.match.at) - log_depth(moved))
-    return {"sre": Mean(100 * column_sums(error), float(len(pixels))), "n_rigid": Count(len(pixels))}
+    return {"sre": Mean(100 * layer_sums(error), float(len(pixels))), "n_rigid": Count(len(pixels))}
 
 
 def tae(depth: Images, kept: Mask, *, K: Matrix, cam_to_world: Poses) -> Float64[Tensor, "*m"]:
@@ -167,40 +168,56 @@ def tae(depth: Images, kept: Mask, *, K: Matrix, cam_to_world: Poses) -> Float64
     """
     stack, poses = Stack(depth), as_array(cam_to_world).astype(np.float64)
     camera = _camera(stack, K)
-    used = as_array(kept).reshape(stack.n_frames, -1)
+    used = as_mask(kept).reshape(stack.n_frames, -1)
     total: dict[str, Part] = {"tae": Mean(np.zeros(1), 0.0)}
     for t in range(stack.n_frames - 1):
         for source, target in ((t, t + 1), (t + 1, t)):
             move = camera.move(poses[source], poses[target])
-            moved = splat(stack.frame(source), np.flatnonzero(used[source]), move, stack.height, stack.width)
+            moved = splat(stack.frame(source), used[source].astype(np.int64) - 1, move, stack.height, stack.width)
             total = merge(total, {"tae": tae_part(stack.frame(target), moved, used[target])})
     return stack.scores(total)["tae"]
 
 
-def splat(depth: Columns, pixels: Int64[np.ndarray, "k"], move: RigidMove, height: int, width: int) -> Columns:
-    """Depth of the nearest of the moved points of `pixels` that falls on each pixel; inf where none does."""
-    n_methods = depth.shape[1]
+def splat(
+    depth: Layers, image: Int64[np.ndarray, "n"], move: RigidMove, height: int, width: int, *, n_images: int = 1
+) -> Float64[np.ndarray, "i m n"]:
+    """Depth of the nearest of the moved points that falls on each pixel; inf where none does.
+
+    A point falls on that one of `n_images` images whose number `image` has at its pixel; below 0, on none.
+    """
+    n_methods, n = depth.shape
     # One more than there are: what is not counted is written there, and cut off.
-    nearest = np.full(height * width * n_methods + 1, np.inf)
-    for block in blocks(len(pixels)):
-        own = rows(depth, pixels[block])
-        z = own * move.ray_z[pixels[block]][:, None] + move.offset_z
-        x, y = (np.rint(at, out=at) for at in landing(own, move, pixels[block]))
-        inside = (z > 0) & (x >= 0) & (y >= 0) & (x < width) & (y < height)
-        index = (y * width + x) * n_methods + np.arange(n_methods)
-        np.copyto(index, height * width * n_methods, where=~inside)
-        np.minimum.at(nearest, index.astype(np.int64).ravel(), z.ravel())
-    return nearest[:-1].reshape(-1, n_methods)
+    nearest = np.full(n_images * n_methods * n + 1, np.inf)
+    start = image * (n_methods * n)
+    layer = np.arange(n_methods)[:, None] * n
+    for block in blocks(n_methods, n):
+        own = depth[:, block]
+        z = own * move.ray_z[block] + move.offset_z
+        x, y = (np.rint(at, out=at) for at in landing(own, move, block))
+        inside = (z > 0) & (x >= 0) & (y >= 0) & (x < width) & (y < height) & (image[block] >= 0)
+        y *= width
+        y += x
+        np.copyto(y, 0, where=~inside)
+        index = np.where(inside, y.astype(np.int64) + (start[block] + layer), len(nearest) - 1)
+        np.minimum.at(nearest, index.ravel(), z.ravel())
+    return nearest[:-1].reshape(n_images, n_methods, n)
 
 
-def tae_part(depth: Columns, moved: Columns, kept: Chosen) -> Mean:
-    """What one direction of a pair adds to the mean of `tae`: its own mean, for the methods with a pixel."""
-    shown = np.isfinite(moved) & kept[:, None]
-    error = np.abs(depth - moved)
-    error /= depth
-    np.copyto(error, 0, where=~shown)
-    n_shown = np.einsum("nm->m", shown.astype(np.float64))
-    return Mean(100 * column_sums(error) / np.maximum(n_shown, 1), (n_shown > 0).astype(np.float64))
+def tae_part(depth: Layers, moved: Float64[np.ndarray, "i m n"], kept: Chosen) -> Mean:
+    """What one direction of a pair adds to the mean of `tae`: its own mean, for the methods with a pixel.
+
+    `moved` as `splat` gives it; of several images the nearest counts.
+    """
+    total, n_shown = np.zeros((2, len(depth)))
+    for block in blocks(len(depth), len(kept)):
+        own, there = depth[:, block], np.minimum.reduce(moved[:, :, block])
+        shown = (there < np.inf) & kept[block]
+        error = np.where(shown, there, own)
+        error -= own
+        error /= own
+        total += layer_sums(np.abs(error, out=error))
+        n_shown += layer_sums(shown.astype(np.float64))
+    return Mean(100 * total / np.maximum(n_shown, 1), (n_shown > 0).astype(np.float64))
 
 
 def tcc(depth: Images, truth: Truth, valid: Mask) -> Float64[Tensor, "*m"]:
@@ -219,30 +236,32 @@ def tcc(depth: Images, truth: Truth, valid: Mask) -> Float64[Tensor, "*m"]:
     return stack.scores(total)["tcc"]
 
 
-def tcc_parts(change: Columns, true_change: Pixels, both: Chosen, height: int, width: int) -> dict[str, Part]:
+def tcc_parts(change: Layers, true_change: Pixels, both: Chosen, height: int, width: int) -> dict[str, Part]:
     """What a pair of frames adds to `tcc`: change of depth and of the label, and where both frames are valid."""
     if not both.any() or min(height, width) < 11:
         return {}
-    moved = np.abs(change if both.all() else np.where(both[:, None], change, 0)).reshape(height, width, -1)
-    true = np.abs(np.where(both, true_change, 0)).reshape(height, width, 1)
+    moved = np.abs(change if both.all() else np.where(both, change, 0)).reshape(-1, height, width)
+    true = np.abs(np.where(both, true_change, 0)).reshape(height, width)
     return {"tcc": Mean(np.maximum(ssim(moved, true), 0), 1.0)}
 
 
-def ssim(first: Float64[np.ndarray, "h w m"], second: Float64[np.ndarray, "h w 1"]) -> Float64[np.ndarray, "m"]:
+def ssim(first: Float64[np.ndarray, "m h w"], second: Float64[np.ndarray, "h w"]) -> Float64[np.ndarray, "m"]:
     """Mean structural similarity (Wang et al. 2004), Gaussian window 11 x 11, sigma 1.5, data range 1, no padding."""
-    blurred = [_blur(image) for image in (first, second, first * first, second * second, first * second)]
-    height, width, n_methods = blurred[0].shape
-    c1, c2, total = 0.01**2, 0.03**2, np.zeros(n_methods)
-    for block in blocks(height, max(1, 8192 // width)):
-        mean1, mean2, square1, square2, product = (image[block] for image in blurred)
-        both, energy1, energy2 = mean1 * mean2, mean1 * mean1, mean2 * mean2
+    c1, c2 = 0.01**2, 0.03**2
+    mean2, square2 = _blur(second), _blur(second * second)
+    energy2 = mean2 * mean2
+    spread2 = square2 - energy2 + c2
+    energy2 += c1
+    found = []
+    for image in first:
+        mean1, square1, product = _blur(image), _blur(image * image), _blur(image * second)
+        both, energy1 = mean1 * mean2, mean1 * mean1
         similar = (2 * both + c1) * (2 * (product - both) + c2)
-        similar /= (energy1 + (energy2 + c1)) * (square1 - energy1 + (square2 - energy2 + c2))
-        total += np.einsum("hwm->m", similar)
-    return total / (height * width)
+        similar /= (energy1 + energy2) * (square1 - energy1 + spread2)
+        found.append(similar.mean())
+    return np.array(found)
 
 
-def _blur(images: Float64[np.ndarray, "h w m"]) -> Float64[np.ndarray, "i j m"]:
+def _blur(image: Float64[np.ndarray, "h w"]) -> Float64[np.ndarray, "i j"]:
     window = cv2.getGaussianKernel(11, 1.5)
-    blurred = cv2.sepFilter2D(images, cv2.CV_64F, window, window).reshape(images.shape)
-    return blurred[5:-5, 5:-5]
+    return cv2.sepFilter2D(image, cv2.CV_64F, window, window)[5:-5, 5:-5]

@@ -104,7 +104,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Pearson correlation of each method with another column, from means and centred second moments."""
+    """Pearson correlation of each method with another row, from means and centred second moments."""
 
     n: int
     mean: Numbers
@@ -114,17 +114,17 @@ class Correlation:
     product: Numbers
 
     @classmethod
-    def of(cls, values: Float64[np.ndarray, "n m"], other: Float64[np.ndarray, "n"]) -> "Correlation":
-        """The moments of one part, of at least one row."""
-        mean, other_mean = np.einsum("nm->m", values) / len(other), float(other.mean())
-        own, beside = values - mean, other - other_mean
+    def of(cls, values: Float64[np.ndarray, "m n"], other: Float64[np.ndarray, "n"]) -> "Correlation":
+        """The moments of one part, of at least one pixel."""
+        mean, other_mean = np.einsum("mn->m", values) / len(other), float(other.mean())
+        own, beside = values - mean[:, None], other - other_mean
         return cls(
             n=len(other),
             mean=mean,
             other_mean=other_mean,
-            square=np.einsum("nm,nm->m", own, own),
+            square=np.einsum("mn,mn->m", own, own),
             other_square=float(np.einsum("n,n->", beside, beside)),
-            product=np.einsum("nm,n->m", own, beside),
+            product=np.einsum("mn,n->m", own, beside),
         )
 
     def __add__(self, other: "Correlation") -> "Correlation":
@@ -164,14 +164,14 @@ class PixelSeries:
     count: Float64[np.ndarray, "s"]
     time: Float64[np.ndarray, "s"]  # mean of the frame numbers where there was a value
     time_square: Float64[np.ndarray, "s"]
-    mean: Float64[np.ndarray, "s m"]
-    square: Float64[np.ndarray, "s m"]
-    product: Float64[np.ndarray, "s m"]  # of time and value
+    mean: Float64[np.ndarray, "m s"]
+    square: Float64[np.ndarray, "m s"]
+    product: Float64[np.ndarray, "m s"]  # of time and value
 
     @classmethod
-    def of(cls, t: int, values: Float64[np.ndarray, "s m"], valid: Bool[np.ndarray, "s"]) -> "PixelSeries":
+    def of(cls, t: int, values: Float64[np.ndarray, "m s"], valid: Bool[np.ndarray, "s"]) -> "PixelSeries":
         """One frame."""
-        known = values if valid.all() else np.where(valid[:, None], values, 0)
+        known = values if valid.all() else np.where(valid, values, 0)
         nothing, times = np.zeros_like(values), np.full(len(valid), float(t))
         return cls(valid.astype(np.float64), times, np.zeros(len(valid)), known, nothing, nothing)
 
@@ -182,35 +182,36 @@ class PixelSeries:
         # Where one side has nothing its mean is not a value: the other's is taken over whole.
         later = np.where(self.count > 0, other.time - self.time, 0)
         away = other.mean - self.mean
-        weighted = away * weight[:, None]
+        weighted = away * weight
         first = self.count == 0
         return PixelSeries(
             count=count,
             time=np.where(first, other.time, self.time + later * share),
             time_square=self.time_square + other.time_square + later**2 * weight,
-            mean=self.mean + away * share[:, None],
+            mean=self.mean + away * share,
             square=self.square + other.square + weighted * away,
-            product=self.product + other.product + weighted * later[:, None],
+            product=self.product + other.product + weighted * later,
         )
 
-    def deviation(self) -> Float64[np.ndarray, "s m"]:
+    def deviation(self) -> Float64[np.ndarray, "m s"]:
         """Population standard deviation of each pixel that has two values or more."""
         known = self.count >= 2
-        return np.sqrt(self.square[known] / self.count[known, None])
+        return np.sqrt(self.square[:, known] / self.count[known])
 
-    def slope(self) -> Float64[np.ndarray, "s m"]:
+    def slope(self) -> Float64[np.ndarray, "m s"]:
         """Least-squares slope over time of each pixel that has two values or more."""
         known = self.count >= 2
-        return self.product[known] / self.time_square[known, None]
+        return self.product[:, known] / self.time_square[known]
 
 
 def steady_results(series: PixelSeries, n_frames: int) -> dict[str, Numbers]:
     """tsd, tsd_p95 and drift of log depth at the pixels of the static set, over `n_frames`; NaN without a pixel."""
     deviation, slope = series.deviation(), series.slope()
-    if not len(deviation):
-        return dict.fromkeys(("tsd", "tsd_p95", "drift"), np.full(series.mean.shape[1], np.nan))
+    n_methods, n = deviation.shape
+    if not n:
+        return dict.fromkeys(("tsd", "tsd_p95", "drift"), np.full(n_methods, np.nan))
     return {
-        "tsd": 100 * np.einsum("sm->m", deviation) / len(deviation),
-        "tsd_p95": 100 * np.quantile(deviation, 0.95, axis=0),
-        "drift": 100 * (n_frames - 1) * np.abs(np.einsum("sm->m", slope) / len(slope)),
+        "tsd": 100 * np.einsum("ms->m", deviation) / n,
+        "tsd_p95": 100 * np.quantile(deviation, 0.95, axis=1),
+        "drift": 100 * (n_frames - 1) * np.abs(np.einsum("ms->m", slope) / n),
     }

@@ -40,27 +40,27 @@ class Window:
         return found
 
 
-def number_of(parts: Parts, name: str, column: int) -> float | None:
+def number_of(parts: Parts, name: str, method: int) -> float | None:
     """What one part comes to for one method; None without a sample."""
     if name not in parts:
         return None
-    value = float(np.atleast_1d(parts[name].only(column).result())[0])
+    value = float(np.atleast_1d(parts[name].only(method).result())[0])
     return None if np.isnan(value) else value
 
 
-def values_of(parts: Parts, series: PixelSeries | None, n_frames: int, column: int) -> Values:
+def values_of(parts: Parts, series: PixelSeries | None, n_frames: int, method: int) -> Values:
     """Numbers of one method: counts as int, NaN (no sample) as None."""
     values: Values = {}
     for name in parts:
-        value = number_of(parts, name, column)
+        value = number_of(parts, name, method)
         values[name] = int(value) if name.startswith("n_") and value is not None else value
     # The script of NVDS divides a sum over pairs by the number of frames.
     if (nvds := values.get("opw_nvds")) is not None:
         values["opw_nvds"] = nvds * (n_frames - 1) / n_frames
-    return values if series is None else values | series_values(series, n_frames, column)
+    return values if series is None else values | series_values(series, n_frames, method)
 
 
-def series_values(series: PixelSeries, n_frames: int, column: int) -> Values:
+def series_values(series: PixelSeries, n_frames: int, method: int) -> Values:
     """tsd, tsd_p95 and drift of one method."""
-    results = {name: float(value[column]) for name, value in steady_results(series, n_frames).items()}
+    results = {name: float(value[method]) for name, value in steady_results(series, n_frames).items()}
     return {name: None if np.isnan(value) else value for name, value in results.items()}

@@ -1,4 +1,4 @@
-"""Feature maps to one map at the finest feature size."""
+"""Feature maps to one map, at the finest feature size or, of a ViT, at four times its own."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -34,4 +34,47 @@ class LightDecoder(nn.Module):
         ):
             size = feature.shape[-2:]
             merged = mix(lateral(feature) + F.interpolate(merged, size, mode="bilinear", align_corners=False))
+        return self.head(merged)
+
+
+class _Residual(nn.Module):
+    """Two 3x3 convolutions beside a way past them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return features + self.second(F.relu(self.first(F.relu(features))))
+
+
+class DPTDecoder(nn.Module):
+    """Four feature maps of one size, as a ViT gives them, to one channel at four times that size (Ranftl et al. 2021).
+
+    The maps are spread over 4, 2, 1 and 1/2 times their size, and fused from coarse to fine.
+    """
+
+    def __init__(self, channels: list[int], width: int) -> None:
+        super().__init__()
+        resize = (
+            nn.ConvTranspose2d(width, width, 4, stride=4),
+            nn.ConvTranspose2d(width, width, 2, stride=2),
+            nn.Identity(),
+            nn.Conv2d(width, width, 3, stride=2, padding=1),
+        )
+        self.reassemble = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(count, width, 1), layer) for count, layer in zip(channels, resize, strict=True)
+        )
+        self.residuals = nn.ModuleList(_Residual(width) for _ in channels)
+        self.fusions = nn.ModuleList(_Residual(width) for _ in channels)
+        self.head = nn.Conv2d(width, 1, 3, padding=1)
+
+    def forward(self, features: list[Float[Tensor, "n _ h w"]]) -> Float[Tensor, "n 1 _ _"]:
+        maps = [
+            residual(way(one)) for residual, way, one in zip(self.residuals, self.reassemble, features, strict=True)
+        ]
+        merged = self.fusions[-1](maps[-1])
+        for one, fusion in zip(maps[-2::-1], reversed(self.fusions[:-1]), strict=True):
+            merged = fusion(one + F.interpolate(merged, one.shape[-2:], mode="bilinear", align_corners=False))
         return self.head(merged)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from steadydepth.models.decoders import LightDecoder
+from steadydepth.models.decoders import DPTDecoder, LightDecoder
 from steadydepth.models.encoders import build_encoder
 from steadydepth.types import Claims, Depth, Frames, InputError
 
@@ -40,7 +40,11 @@ class DepthNet(nn.Module, PyTorchModelHubMixin):
         if not 0 < min_depth < max_depth:
             raise InputError(f"model: min_depth {min_depth} must be above 0 and below max_depth {max_depth}")
         self.encoder = build_encoder(encoder)
-        self.decoder = LightDecoder(self.encoder.feature_info.channels(), decoder_width)  # type: ignore[union-attr,operator]
+        feature_info: Any = self.encoder.feature_info
+        channels, strides = feature_info.channels(), feature_info.reduction()
+        is_vit = len(set(strides)) == 1
+        self.decoder = DPTDecoder(channels, decoder_width) if is_vit else LightDecoder(channels, decoder_width)
+        self.patch = strides[0] if is_vit else 1  # pixels a side; the encoder pads to whole ones
         self.min_depth, self.max_depth = min_depth, max_depth
         self.claims: Claims = claims  # type: ignore[assignment]
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
@@ -54,6 +58,8 @@ class DepthNet(nn.Module, PyTorchModelHubMixin):
         pictures = (frames.flatten(0, 1) - self.mean) / self.std
         pictures = pictures.contiguous(memory_format=torch.channels_last)
         share = self.decoder(self.encoder(pictures))
-        share = torch.sigmoid(F.interpolate(share, (h, w), mode="bilinear", align_corners=False).float())
+        padded = (h + -h % self.patch, w + -w % self.patch)
+        share = F.interpolate(share, padded, mode="bilinear", align_corners=False)[..., :h, :w]
+        share = torch.sigmoid(share.float())
         log_depth = math.log(self.min_depth) + share * math.log(self.max_depth / self.min_depth)
         return log_depth.exp()[:, 0].unflatten(0, (b, t)), state

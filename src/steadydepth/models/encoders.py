@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import timm
-import torch
 from torch import Tensor, nn
 
 from steadydepth.errors import InputError
+from steadydepth.models.weights import read_weights
 
 # Python packages that carry ImageNet weights: encoder name -> (package, file inside it).
 PACKAGED_WEIGHTS = {
@@ -16,10 +17,16 @@ PACKAGED_WEIGHTS = {
 }
 
 
-def build_encoder(name: str) -> nn.Module:
-    """A timm encoder without weights that gives its feature maps, fine to coarse; `feature_info` describes them."""
+def build_encoder(name: str, *, pretrained: bool = False) -> nn.Module:
+    """A timm encoder that gives its feature maps, fine to coarse; `feature_info` describes them.
+
+    A plain ViT gives those of its last four blocks, all of one size, for pictures of any size: it pads them below and
+    on the right to whole patches.
+    """
+    any_size: dict[str, Any] = {"dynamic_img_size": True, "dynamic_img_pad": True, "out_indices": 4}
+    options = any_size if timm.models.is_model_in_modules(name, ["vision_transformer"]) else {}
     try:
-        return timm.create_model(name, features_only=True, pretrained=False)
+        return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
     except RuntimeError as error:
         close = ", ".join(timm.list_models(f"*{name[:12]}*")[:5]) or "see timm.list_models()"
         raise InputError(
@@ -32,13 +39,12 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
     if weights == "none":
         return
     if weights == "timm":
-        encoder.load_state_dict(timm.create_model(name, features_only=True, pretrained=True).state_dict())
+        encoder.load_state_dict(build_encoder(name, pretrained=True).state_dict())
         return
     path = _packaged_file(name) if weights == "package" else Path(weights)
     if not path.is_file():
         raise InputError(f"model.weights: {weights}: not package, timm, none, or a file that exists")
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    encoder.load_state_dict(_match_in_order(encoder.state_dict(), stored, path))
+    encoder.load_state_dict(_match_in_order(encoder.state_dict(), read_weights(path), path))
 
 
 def _packaged_file(name: str) -> Path:

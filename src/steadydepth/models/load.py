@@ -1,28 +1,96 @@
-"""A model by what the user calls it: for now, a folder written by this package."""
+"""A model by what the user calls it: a folder of ours, of transformers or of a factory's, a hub name, a factory."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from steadydepth.errors import InputError
+from steadydepth.models.declare import SIDECAR, Declared, claims_or_refuse, read_declared, split_name
 from steadydepth.models.depth_net import DepthNet
+from steadydepth.models.per_frame import WEIGHTS, load_per_frame
+from steadydepth.models.transformers import load_transformers
 
 FILES = ("config.json", "model.safetensors")
 
 
-def load_model(name: str | Path) -> nn.Module:
-    """The model in a folder with config.json and model.safetensors, on the CPU, in evaluation mode."""
-    folder = Path(name)
+def load_model(name: str | Path, claims: str | None = None) -> nn.Module:
+    """The model `name`, on the CPU, in evaluation mode: module(frames, state) -> (depth, state), with its `claims`.
+
+    `name` is a folder that train or transformers wrote, a hub name, or `package.module:factory`; what is to be known
+    of it may follow, `NAME,claims=disparity,multiple=14`. `claims` is the same word from a config, and wins.
+    """
+    plain, declared = split_name(str(name))
+    if claims is not None:
+        declared = replace(declared, claims=claims_or_refuse(plain, claims))
+    folder = Path(plain)
+    if not folder.exists() and re.fullmatch(r"\w+(\.\w+)*:\w+", plain):
+        return load_per_frame(plain, declared)
+    # A hub name has exactly one slash; what else is not there is a path.
+    if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", plain):
+        folder = _download(plain)
+    return _load_folder(folder, plain, declared)
+
+
+def _load_folder(folder: Path, name: str, declared: Declared) -> nn.Module:
+    beside = _read_json(folder / SIDECAR, name)
+    factory = beside.pop("factory", None)
+    declared = declared.over(read_declared(beside, f"{name}: {SIDECAR}"))
+    if factory is not None:
+        return load_per_frame(str(factory), replace(declared, weights=str(folder / WEIGHTS)))
+    config = _read_json(folder / FILES[0], name)
+    if "model_type" in config:
+        return load_transformers(folder, name, declared)
     missing = [file for file in FILES if not (folder / file).is_file()]
     if missing:
-        raise InputError(f"{folder}: no model: {' and '.join(missing)} not there; give a folder that train wrote")
+        raise InputError(
+            f"{name}: no model: {' and '.join(missing)} not there; give a folder that train or transformers wrote, a "
+            "hub name (owner/name), or package.module:factory"
+        )
+    return _load_ours(folder, name, config, declared)
+
+
+def _load_ours(folder: Path, name: str, config: dict[str, Any], declared: Declared) -> DepthNet:
     # Not from_pretrained: it prints, and turns a damaged file into an error that names neither file nor way out.
     try:
-        model = DepthNet(**json.loads((folder / FILES[0]).read_text()))
+        model = DepthNet(**config)
         model.load_state_dict(load_file(folder / FILES[1]))
-    except (json.JSONDecodeError, SafetensorError, TypeError, RuntimeError) as error:
-        raise InputError(f"{folder}: damaged or not written by train: {error}; train or copy it again") from error
+    except (SafetensorError, TypeError, RuntimeError) as error:
+        raise InputError(f"{name}: damaged or not written by train: {error}; train or copy it again") from error
+    declared.only(name, "claims")
+    if declared.claims not in (None, model.claims):
+        raise InputError(f"{name}: declared as {declared.claims}, but was trained as {model.claims}: leave it out")
     return model.eval()
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text()) if path.is_file() else {}
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{name}: {path.name}: damaged: {error}; copy it again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{name}: {path.name}: not a JSON object; copy it again")
+    return content
+
+
+def _download(name: str) -> Path:
+    """The files of a hub name: configs and safetensors, and a pickle only where there is nothing else."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+        if not any(folder.glob("*.safetensors")):
+            # transformers reads it with weights_only.
+            folder = Path(snapshot_download(name, allow_patterns=["*.json", "pytorch_model*.bin"]))
+    except (OSError, ValueError, HFValidationError, HfHubHTTPError) as error:
+        raise InputError(
+            f"{name}: no such folder, and the hub does not give it: {' '.join(str(error).split())[:200]}: download it "
+            f"where there is a network (hf download {name} --local-dir FOLDER) and give FOLDER"
+        ) from error
+    return folder

@@ -1,5 +1,6 @@
 """Optical flow of two frames, its inverse, and where it can be trusted."""
 
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -23,25 +24,23 @@ def dis_flow(source: UInt8[np.ndarray, "h w 3"], target: UInt8[np.ndarray, "h w 
     return solver.calc(grey[0], grey[1], None)
 
 
-def _sample(flow: Float32[np.ndarray, "h w 2"], x: np.ndarray, y: np.ndarray, outside: float) -> np.ndarray:
-    return cv2.remap(
-        flow,
-        x.astype(np.float32),
-        y.astype(np.float32),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(outside, outside),
-    )
+def _sample(flow: Float32[np.ndarray, "h w 2"], at: Float32[np.ndarray, "h w 2"], outside: float) -> np.ndarray:
+    return cv2.remap(flow, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(outside, outside))
 
 
-def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+@lru_cache(maxsize=4)
+def _grid(height: int, width: int) -> Float32[np.ndarray, "h w 2"]:
+    """Column and row of every pixel; shared, so nobody may write to it."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    return x, y
+    grid = np.stack((x, y), axis=-1)
+    grid.flags.writeable = False
+    return grid
 
 
 def _length(flow: Float32[np.ndarray, "*any 2"]) -> Float32[np.ndarray, "*any"]:
     # numpy.linalg.norm of a short last axis takes three times as long.
-    return np.sqrt(flow[..., 0] * flow[..., 0] + flow[..., 1] * flow[..., 1])
+    square = flow * flow
+    return np.sqrt(square[..., 0] + square[..., 1])
 
 
 def consistent(there: Float32[np.ndarray, "h w 2"], back: Float32[np.ndarray, "h w 2"]) -> Bool[np.ndarray, "h w"]:
@@ -50,10 +49,10 @@ def consistent(there: Float32[np.ndarray, "h w 2"], back: Float32[np.ndarray, "h
     Occluded where |F(p) + B(p + F)| > 0.01 (|F(p)| + |B(p)|) + 0.5 px, B's length at the same pixel (gmflow, UnFlow).
     """
     height, width = there.shape[:2]
-    x, y = _grid(height, width)
-    at_x, at_y = x + there[..., 0], y + there[..., 1]
-    inside = (at_x >= 0) & (at_y >= 0) & (at_x <= width - 1) & (at_y <= height - 1)
-    miss = _length(there + _sample(back, at_x, at_y, 0.0))
+    at = _grid(height, width) + there
+    x, y = at[..., 0], at[..., 1]
+    inside = (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
+    miss = _length(there + _sample(back, at, 0.0))
     allowed = 0.01 * (_length(there) + _length(back)) + 0.5
     return inside & (miss <= allowed)
 
@@ -73,19 +72,20 @@ def invert_flow(
     ends a pixel away from where it began.
     """
     height, width = flow.shape[:2]
-    x, y = _grid(height, width)
+    grid = _grid(height, width)
     source = np.flatnonzero(flow_valid)
     nearness = None if depth_there is None else np.take(depth_there, source)
-    winner = _winners((x + flow[..., 0]).ravel()[source], (y + flow[..., 1]).ravel()[source], nearness, height, width)
+    land = (grid + flow).reshape(-1, 2)[source]
+    winner = _winners(land[:, 0], land[:, 1], nearness, height, width)
     seen = winner >= 0
     back = np.zeros((height * width, 2), np.float32)
     back[seen] = -flow.reshape(-1, 2)[source[winner[seen]]]
     start = back = back.reshape(height, width, 2)
     clean = np.where(flow_valid[..., None], flow, np.float32(np.nan)).astype(np.float32)
     for _ in range(rounds):
-        step = -_sample(clean, x + back[..., 0], y + back[..., 1], np.nan)
+        step = -_sample(clean, grid + back, np.nan)
         back = np.where(np.isfinite(step), step, back)
-    gap = _length(back + _sample(clean, x + back[..., 0], y + back[..., 1], np.nan))
+    gap = _length(back + _sample(clean, grid + back, np.nan))
     # At the edge of two surfaces the iteration may cross over to the one behind.
     stayed = _length(back - start) < 1
     return back, seen.reshape(height, width) & stayed & (gap < 0.1)
@@ -99,8 +99,8 @@ def _winners(
     width: int,
 ) -> Int64[np.ndarray, "k"]:
     """For each pixel the number of the nearest landing around it, of equals the last one; -1 where there is none."""
-    x = np.stack((np.floor(land_x), np.floor(land_x), np.ceil(land_x), np.ceil(land_x)))
-    y = np.stack((np.floor(land_y), np.ceil(land_y), np.floor(land_y), np.ceil(land_y)))
+    left, right, top, bottom = np.floor(land_x), np.ceil(land_x), np.floor(land_y), np.ceil(land_y)
+    x, y = np.stack((left, left, right, right)), np.stack((top, bottom, top, bottom))
     number, inside = np.arange(len(land_x)), (x >= 0) & (y >= 0) & (x < width) & (y < height)
     # A row to itself for each of the four corners keeps the tables small.
     landings = [(number[ok], (v[ok] * width + u[ok]).astype(np.int64)) for u, v, ok in zip(x, y, inside, strict=True)]

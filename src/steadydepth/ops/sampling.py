@@ -1,71 +1,81 @@
-"""Bilinear samples of images that stand as columns: one row a pixel, one column a channel, float64."""
+"""Bilinear samples of images that stand as rows: one row a channel, its pixels in order, float64."""
 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int64
+
+# Values that are sampled at once: what is in between stays in a core's cache, which is twice as fast.
+_BLOCK = 16384
 
 
 @dataclass(frozen=True)
 class Places:
-    """The four pixels around each of n places and their weights; a place on a pixel reads that pixel alone."""
+    """The pixels around each of n places and how far it is from them; a place on a pixel reads that pixel alone."""
 
-    index: Int64[np.ndarray, "n 4"]  # row * width + column
-    weight: Float64[np.ndarray, "n 4"]
+    first: Int64[np.ndarray, "n"]  # row * width + column of the upper left one
+    right: Float64[np.ndarray, "n"]  # pixels from there, in [0, 1)
+    down: Float64[np.ndarray, "n"]
     inside: Bool[np.ndarray, "n"]  # all that is read is in the image; elsewhere the border is repeated
+    width: int
 
     def only(self, chosen: Int64[np.ndarray, "k"]) -> "Places":
         """The places of those numbers."""
-        return Places(
-            np.take(self.index, chosen, axis=0), np.take(self.weight, chosen, axis=0), np.take(self.inside, chosen)
+        first, right, down, inside = (
+            part.take(chosen, mode="clip") for part in (self.first, self.right, self.down, self.inside)
         )
+        return Places(first, right, down, inside, self.width)
+
+    def pixels(self, block: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The upper left, upper right, lower left and lower right pixels of those places, as far as they are read."""
+        first, aside = self.first[block], self.right[block] > 0
+        below = first + (self.down[block] > 0) * np.int64(self.width)
+        return first, first + aside, below, below + aside
 
 
-def places_at(at: Float[np.ndarray, "n 2"], height: int, width: int) -> Places:
+def places_at(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"], height: int, width: int) -> Places:
     """The places (x, y), in pixels with centres at integers, of an image; what is not finite is not inside."""
-    x, inside_x = _along(at[:, 0], width)
-    y, inside_y = _along(at[:, 1], height)
-    low_x, low_y = np.floor(x), np.floor(y)
-    a, b = x - low_x, y - low_y
-    first = (low_y * width + low_x).astype(np.int64)
-    right, down = (a > 0).astype(np.int64), (b > 0) * np.int64(width)
-    index, weight = np.empty((len(at), 4), np.int64), np.empty((len(at), 4))
-    index[:, 0], index[:, 1], index[:, 2] = first, first + right, first + down
-    index[:, 3] = index[:, 2] + right
-    weight[:, 3] = a * b
-    weight[:, 2] = b - weight[:, 3]
-    weight[:, 1] = a - weight[:, 3]
-    weight[:, 0] = (1 - a) - weight[:, 2]
-    return Places(index, weight, inside_x & inside_y)
+    column, right, inside_x = _along(x, width)
+    row, down, inside_y = _along(y, height)
+    row *= width
+    row += column
+    return Places(row, right, down, inside_x & inside_y, width)
 
 
-def _along(at: Float[np.ndarray, "n"], size: int) -> tuple[Float64[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
+def _along(
+    at: Float[np.ndarray, "n"], size: int
+) -> tuple[Int64[np.ndarray, "n"], Float64[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
+    """Whole pixels, what is left over, and whether the place is in the image."""
     inside = (at >= 0) & (at <= size - 1)
-    if inside.all():
-        return at.astype(np.float64), inside
-    return np.clip(np.where(np.isfinite(at), at, 0).astype(np.float64), 0, size - 1), inside
+    if not inside.all():
+        at = np.clip(np.where(np.isfinite(at), at, 0), 0, size - 1)
+    whole = at.astype(np.int64)  # not below 0, so truncated is rounded down
+    return whole, (at - whole).astype(np.float64, copy=False), inside
 
 
-def sample(values: Float64[np.ndarray, "p m"], places: Places) -> Float64[np.ndarray, "n m"]:
-    """Bilinear samples of every column of `values` at the places."""
-    n_columns = values.shape[1]
-    if n_columns <= 2:
-        found = np.empty((len(places.index), n_columns))
-        for column in range(n_columns):
-            read = np.take(np.ascontiguousarray(values[:, column]), places.index)
-            np.einsum("nk,nk->n", read, places.weight, out=found[:, column])
-        return found
-    # One pass for gathering, weighting and adding; row by row, so independent of the number of threads.
-    index, table, weight = (torch.from_numpy(array) for array in (places.index, values, places.weight))
-    return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight).numpy()
+def sample(values: Float64[np.ndarray, "m p"], places: Places) -> Float64[np.ndarray, "m n"]:
+    """Bilinear samples of every row of `values` at the places."""
+    n = len(places.first)
+    found = np.empty((len(values), n))
+    size = max(1, _BLOCK // max(1, len(values)))
+    for start in range(0, n, size):
+        block = slice(start, min(start + size, n))
+        # The indices are known to be in the image: clip leaves out the check of each.
+        upper, right, lower, other = (values.take(at, axis=1, mode="clip") for at in places.pixels(block))
+        for left, beside in ((upper, right), (lower, other)):
+            beside -= left
+            beside *= places.right[block]
+            beside += left
+        other -= right
+        other *= places.down[block]
+        np.add(right, other, out=found[:, block])
+    return found
 
 
 def sees_only(mask: Bool[np.ndarray, "p"], places: Places) -> Bool[np.ndarray, "n"]:
     """True where every pixel that a sample reads is inside the image and True in `mask`."""
-    if mask.all():
-        return places.inside
-    # The four answers of a place as one number: a reduction over so short an axis takes longer than all the rest.
-    read = np.take(mask, places.index).view(np.uint32)[:, 0]
-    return places.inside & (read == 0x01010101)
+    seen = places.inside
+    if not mask.all():
+        for pixels in places.pixels(slice(None)):
+            seen = seen & mask.take(pixels, mode="clip")
+    return seen

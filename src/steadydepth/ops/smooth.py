@@ -44,21 +44,32 @@ def middle(recent: Sequence[Float64[np.ndarray, "*any"]]) -> Float64[np.ndarray,
 
     NaN has no vote; 0 where nothing votes.
     """
+    last = len(recent) - 1
+    if not any(np.isnan(frame).any() for frame in recent):
+        ordered = _sorted(recent)
+        return (ordered[last // 2] + ordered[(last + 1) // 2]) / 2
     seen = np.sort(np.stack(recent), axis=0)  # NaN is sorted to the end
-    last = len(seen) - 1
-    if not np.isnan(seen[last]).any():
-        return (seen[last // 2] + seen[(last + 1) // 2]) / 2
     n = np.isfinite(seen).sum(axis=0)
     low, high = (np.take_along_axis(seen, np.maximum(i, 0)[None], axis=0)[0] for i in ((n - 1) // 2, n // 2))
     return np.where(n > 0, low + high, 0) / 2
 
 
+def _sorted(frames: Sequence[Float64[np.ndarray, "*any"]]) -> list[np.ndarray]:
+    """The frames sorted at each pixel by exchanges, which is several times faster than numpy.sort of few frames."""
+    ordered = list(frames)
+    for end in range(len(ordered) - 1, 0, -1):
+        for i in range(end):
+            ordered[i], ordered[i + 1] = np.minimum(*ordered[i : i + 2]), np.maximum(*ordered[i : i + 2])
+    return ordered
+
+
 def backward_places(backward: Float32[np.ndarray, "h w 2"]) -> Places:
     """Where each pixel was in the frame before, by the flow from this frame into it."""
     height, width = backward.shape[:2]
-    y, x = np.mgrid[:height, :width].astype(np.float64)
-    motion = np.where(np.isfinite(backward), backward, 0)
-    return places_at((np.stack((x, y), axis=-1) + motion).reshape(-1, 2), height, width)
+    motion = np.where(np.isfinite(backward), backward, 0).astype(np.float64)
+    x = np.arange(width) + motion[..., 0]
+    y = np.arange(height)[:, None] + motion[..., 1]
+    return places_at(x.ravel(), y.ravel(), height, width)
 
 
 def blend_along(
@@ -69,7 +80,7 @@ def blend_along(
     decay: float,
 ) -> Float64[np.ndarray, "n"]:
     """`blend` of flattened frames with what the frame before had where each pixel was; `now` where not trusted."""
-    return blend(np.where(trusted, sample(past[:, None], was_at)[:, 0], np.nan), now, decay)
+    return blend(np.where(trusted, sample(past[None], was_at)[0], np.nan), now, decay)
 
 
 def ema(depth: Float[np.ndarray, "t h w"], *, decay: float = 0.5) -> Float[np.ndarray, "t h w"]:

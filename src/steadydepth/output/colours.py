@@ -37,7 +37,7 @@ def depth_range(
     for depth in depths:
         valid = is_measured(depth, claims)
         values = depth[valid & next(masks) if masks is not None else valid].astype(np.float32)
-        kept.append(values[-n_seen % step :: step])
+        kept.append(values[-n_seen % step :: step].copy())  # a view would keep the whole frame
         n_seen += len(values)
         n_kept += len(kept[-1])
         while n_kept > _SAMPLES:

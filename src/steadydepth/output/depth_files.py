@@ -13,17 +13,32 @@ from jaxtyping import Float, Float32, UInt16
 from steadydepth.files.image_files import read_depth_codes, write_png
 from steadydepth.files.whole_files import check_name, new_file, new_folder
 from steadydepth.output.exr_files import read_exr, write_exr
-from steadydepth.types import Claims, InputError
+from steadydepth.types import Claims, DepthFrames, InputError
 
 
 def write_predictions(folder: Path, name: str, depth: Float[np.ndarray, "t h w"], claims: Claims) -> Path:
     """Write FOLDER/<name>.npz with `depth` as float32 and the text `claims`; return that path.
 
-    A memory-mapped `depth` is not brought into memory. An older file of that name is replaced.
+    An older file of that name is replaced.
     """
+    n_frames, height, width = depth.shape
+    frames = DepthFrames(claims, n_frames, height, width, lambda: (frame.astype(np.float32) for frame in depth))
+    return write_prediction_frames(folder, name, frames)
+
+
+def write_prediction_frames(folder: Path, name: str, depths: DepthFrames) -> Path:
+    """`write_predictions` of a video of any length; one frame is held at a time."""
     target = folder / f"{check_name(name, folder)}.npz"
-    with new_file(target) as part, part.open("wb") as file:
-        np.savez(file, depth=depth.astype(np.float32, copy=False), claims=np.array(_known(claims, target)))
+    claims = np.array(_known(depths.claims, target))
+    shape = (depths.n_frames, depths.height, depths.width)
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with new_file(target) as part, zipfile.ZipFile(part, "w") as archive:
+        with archive.open("depth.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, header)
+            for depth in depths.read():
+                member.write(depth.astype("<f4", copy=False).tobytes())
+        with archive.open("claims.npy", "w") as member:
+            np.lib.format.write_array(member, claims)
     return target
 
 

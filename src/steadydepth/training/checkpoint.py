@@ -5,21 +5,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+from torch import nn
 
 from steadydepth.files.whole_files import new_file
 
 STATE = "checkpoint.pt"
+CARD = "README.md"
 
 
-def save_model(model: PyTorchModelHubMixin, folder: Path) -> None:
-    """Write config.json and model.safetensors into `folder`, each to a temporary name that is then renamed."""
+def save_model(model: nn.Module, folder: Path) -> None:
+    """Write the model into `folder` as its kind is written, each file to a temporary name that is then renamed.
+
+    Ours: config.json and model.safetensors; the others as they came, with steadydepth.json beside them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as temporary:
-        model.save_pretrained(temporary)
-        # The weights first: whoever finds a config.json finds its weights beside it.
-        for name in ("model.safetensors", "config.json"):
-            Path(temporary, name).replace(folder / name)
+        model.save_pretrained(temporary)  # type: ignore[operator]
+        written = [path for path in Path(temporary).iterdir() if path.name != CARD]
+        # The weights first: whoever finds a config finds its weights beside it.
+        for path in sorted(written, key=lambda path: (path.suffix != ".safetensors", path.name)):
+            path.replace(folder / path.name)
 
 
 def save_state(state: dict[str, Any], folder: Path) -> None:

@@ -48,14 +48,15 @@ def compare(config: CompareConfig | str | Path) -> dict[str, Any]:
         config = load_compare_config(Path(config))
     plan = plan_runs(config)
     runs = plan.runs()
-    for root in dict.fromkeys((config.test, *(run.config.data.root for run in runs))):
+    roots = (source.root for run in runs for source in run.config.data.all_sources())
+    for root in dict.fromkeys((config.test, *roots)):
         find_sequences(root)
     with _alone_in(config.out), _stopped_like_interrupted():
         _refuse_other_runs(runs)
         failed = _carry_out(runs, config)
         result = build_comparison(
-            {name: _read_reports(row, config.test) for name, row in plan.methods.items()},
-            {name: _read_reports(row, config.test) for name, row in plan.curve.items()},
+            {name: _read_reports(row, config) for name, row in plan.methods.items()},
+            {name: _read_reports(row, config) for name, row in plan.curve.items()},
             config=config,
             frames={name: frames_seen(row) for name, row in (plan.methods | plan.curve).items()},
         )
@@ -114,26 +115,32 @@ def _has_other_config(run: PlannedRun) -> bool:
     return has_begun and path.is_file() and path.read_text() != dump_config(run.config)
 
 
-def _next_stage(run: PlannedRun, test: Path) -> Stage | None:
+def _scores_of(run: PlannedRun, config: CompareConfig) -> Path:
+    """The folder of a run's metrics.json: a folder of its own for every other way to score the same run."""
+    is_usual = (config.align, config.protocol) == ("auto", "plain")
+    return run.folder if is_usual else run.folder / f"{config.protocol}-{config.align}"
+
+
+def _next_stage(run: PlannedRun, config: CompareConfig) -> Stage | None:
     """What is to be done next for a run; None when it is finished."""
     # Whoever finds a config.json finds its weights beside it.
     if not ((run.folder / "config.json").is_file() and (run.folder / "config.yaml").is_file()):
         return "train"
-    return None if _read_report(run, test) else "evaluate"
+    return None if _read_report(run, config) else "evaluate"
 
 
-def _read_report(run: PlannedRun, test: Path) -> dict[str, Any] | None:
+def _read_report(run: PlannedRun, config: CompareConfig) -> dict[str, Any] | None:
     """The metrics.json of a run if it is of the model that is there and has what the comparison needs."""
-    path, model = run.folder / "metrics.json", run.folder / "config.json"
+    path, model = _scores_of(run, config) / "metrics.json", run.folder / "config.json"
     if not (path.is_file() and model.is_file()) or path.stat().st_mtime_ns < model.stat().st_mtime_ns:
         return None
     report = read_report(path)
     has_controls = set(run.controls) <= set(report.get("controls", {}))
-    return report if report["header"]["data"] == str(test) and has_controls else None
+    return report if report["header"]["data"] == str(config.test) and has_controls else None
 
 
-def _read_reports(row: Row, test: Path) -> dict[int, dict[str, Any]]:
-    reports = {seed: _read_report(run, test) for seed, run in row.items()}
+def _read_reports(row: Row, config: CompareConfig) -> dict[int, dict[str, Any]]:
+    reports = {seed: _read_report(run, config) for seed, run in row.items()}
     return {seed: report for seed, report in reports.items() if report is not None}
 
 
@@ -152,8 +159,8 @@ def _command(run: PlannedRun, stage: Stage, config: CompareConfig) -> list[str]:
     if stage == "train":
         return [*words, "-c", str(config.out / "configs" / f"{run.name}.yaml")]
     controls = "--controls" if run.controls else "--no-controls"
-    folder = str(run.folder)
-    return [*words, "--model", folder, "--data", str(config.test), "--out", folder, controls]
+    words += ["--model", str(run.folder), "--data", str(config.test), "--out", str(_scores_of(run, config))]
+    return [*words, "--align", config.align, "--protocol", config.protocol, controls]
 
 
 def _start(run: PlannedRun, stage: Stage, config: CompareConfig) -> _Child:
@@ -177,7 +184,7 @@ def _start(run: PlannedRun, stage: Stage, config: CompareConfig) -> _Child:
 
 def _carry_out(runs: list[PlannedRun], config: CompareConfig) -> dict[str, str]:
     """Do what is left of every run, `jobs` of them at a time; returns why those that failed did."""
-    left = [run for run in runs if _next_stage(run, config.test) is not None]
+    left = [run for run in runs if _next_stage(run, config) is not None]
     logger.info("%s: %d runs, %d finished before", config.out, len(runs), len(runs) - len(left))
     waiting, failed, active = deque(left), dict[str, str](), list[_Child]()
     with _telling(len(left)) as tell:
@@ -185,12 +192,12 @@ def _carry_out(runs: list[PlannedRun], config: CompareConfig) -> dict[str, str]:
             while waiting or active:
                 while waiting and len(active) < config.jobs:
                     run = waiting.popleft()
-                    active.append(_start(run, _next_stage(run, config.test) or "evaluate", config))
+                    active.append(_start(run, _next_stage(run, config) or "evaluate", config))
                 tell(active, len(left) - len(waiting) - len(active))
                 time.sleep(LOOK_EVERY)
                 for child in [child for child in active if child.process.poll() is not None]:
                     active.remove(child)
-                    after = _next_stage(child.run, config.test)
+                    after = _next_stage(child.run, config)
                     if child.process.returncode or after == child.stage:
                         failed[child.run.name] = _why(child)
                         logger.error("%s failed: %s", child.run.name, failed[child.run.name])

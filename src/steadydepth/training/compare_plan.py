@@ -8,6 +8,8 @@ from typing import Any, get_args
 
 from steadydepth.config import CompareConfig, Config, Filter, dump_config, list_mistakes, load_config
 from steadydepth.errors import InputError
+from steadydepth.metrics.aligning import choose_alignment
+from steadydepth.metrics.protocol import choose_protocol
 
 # What may differ between methods that share start, data order and schedule; a dot at the end is a whole section.
 METHOD_KEYS = (
@@ -133,6 +135,11 @@ def _check_parts(config: CompareConfig) -> list[str]:
     for where, seeds in (("seeds", config.seeds), ("curve.seeds", curve_seeds)):
         if len(set(seeds)) < len(seeds):
             mistakes.append(f"{where}: {list(seeds)}: each counts once")
+    for check in (lambda: choose_alignment(config.align, "metric"), lambda: choose_protocol(config.protocol)):
+        try:
+            check()
+        except InputError as error:
+            mistakes.append(str(error))
     changed = {"set": config.set} | {f"methods.{name}": own for name, own in config.methods.items()}
     for where, own in changed.items():
         mistakes += [

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from steadydepth.method.aligning import as_depth
 from steadydepth.metrics.accuracy import structure
 from steadydepth.types import Frames
 
@@ -24,6 +25,7 @@ class Guard:
             depth, _ = model(frames)
             said, _ = self.anchor(frames)
         model.train(training)
+        depth, said = (as_depth(one, said, getattr(self.anchor, "claims", "metric")) for one in (depth, said))
         kept = structure(depth.float().flatten(0, 1).cpu(), said.float().flatten(0, 1).cpu())["structure"]
         return float(kept.nan_to_num(0))
 

@@ -41,8 +41,8 @@ def _read_log(path: Path) -> list[dict[str, float | int]]:
 def write_report(runs: list[Path], out: Path | None = None) -> Path:
     """One page of the runs and evaluations in `runs`, at `out` or as report.html in the first; returns its path.
 
-    A folder is taken with the folders directly inside it. Evaluations on the same data stand in one section. Beside the
-    page, flicker.webp shows the first labelled clip.
+    A folder is taken with the folders directly inside it. Evaluations on the same data stand in one section; what
+    `verify --out verify.json` found stands in the last. Beside the page, flicker.webp shows the first labelled clip.
     """
     missing = [str(folder) for folder in runs if not folder.is_dir()]
     if missing:
@@ -59,9 +59,11 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
     groups: dict[str, Reports] = {}
     for name, report in reports.items():
         groups.setdefault(report["header"]["data"], {})[name] = report
+    proofs = [json.loads(path.read_text()) for path in _find(runs, "verify.json").values()]
+    sections = [_section(data, group, page.parent) for data, group in groups.items()]
     html = render_page(
         f"steadydepth: {runs[0].resolve().name}",
-        [_section(data, group, page.parent) for data, group in groups.items()],
+        [*sections, *([_cost_section(proofs)] if proofs else [])],
         curves=draw_curves(logs),
         footer="Written by steadydepth report. One alignment for a clip, one colour range for a clip.",
     )
@@ -73,20 +75,42 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
 def _section(data: str, group: Reports, folder: Path) -> Section:
     tables = [_table(title, group, part) for title, part in PARTS.items()]
     clips = []
-    if (shown := _load_models(group)) and Path(data).exists():
-        clips = [view_sequence(sequence, shown, folder / MOVING_PICTURE) for sequence in choose_clips(Path(data))]
+    if (shown := _open_sources(group)) and Path(data).exists():
+        views = [view_sequence(sequence, shown, folder / MOVING_PICTURE) for sequence in choose_clips(Path(data))]
+        clips = [view for view in views if view is not None]
     tables = [table for table in [*tables, _table_of_lengths(group)] if table.rows]
     return Section(data, _facts(group), tables, clips, draw_planes(group))
 
 
-def _load_models(group: Reports) -> dict[str, Shown]:
-    """The models of a group that are still where they were evaluated."""
-    places = {name: report["header"].get("model") for name, report in group.items()}
-    return {
-        name: Shown(load_model(place), group[name])
-        for name, place in places.items()
-        if place is not None and Path(place).is_dir()
+def _cost_section(proofs: list[dict[str, Any]]) -> Section:
+    """What `verify` found of models before and after training, a column for each pair."""
+
+    def say(part: dict[str, Any], counted: str) -> str:
+        return f"{'different' if part['different'] else 'same'} ({part[counted]} {counted})"
+
+    columns = {f"{proof['after']} after {proof['before']}": proof for proof in proofs}
+    told = {
+        "parameters": lambda proof: say(proof["parameters"], "tensors"),
+        "graph": lambda proof: say(proof["graph"], "operators"),
+        "latency": lambda proof: f"{proof['latency']['ratio']:.2f} x, noise {proof['latency']['noise']:.2f}",
+        "same model": lambda proof: "yes" if proof["same"] else "no",
     }
+    rows = [
+        {"metric": name} | {column: tell(proof) for column, proof in columns.items()} for name, tell in told.items()
+    ]
+    return Section("Cost to run", "found by steadydepth verify", [Table("Before and after", list(columns), rows)], [])
+
+
+def _open_sources(group: Reports) -> dict[str, Shown]:
+    """The models and the predictions of a group that are still where they were evaluated."""
+    shown = {}
+    for name, report in group.items():
+        model, predictions = (report["header"].get(kind) for kind in ("model", "predictions"))
+        if model is not None and Path(model).is_dir():
+            shown[name] = Shown(load_model(model), report)
+        elif predictions is not None and Path(predictions).is_dir():
+            shown[name] = Shown(Path(predictions), report)
+    return shown
 
 
 def _facts(group: Reports) -> str:
@@ -103,10 +127,10 @@ def _short(value: Any) -> str:
 
 
 def _table(title: str, group: Reports, part: str) -> Table:
-    """The table of one of PARTS; intervals are those of the mean over all clips."""
+    """The table of one of PARTS, with its own intervals."""
 
     def only(table: dict[str, Any]) -> dict[str, Any]:
-        return {"mean": table.get(part) or {}, "interval": table.get("interval") if part == "mean" else None}
+        return {"mean": table.get(part) or {}, "interval": table.get(part.replace("mean", "interval"))}
 
     chosen = {
         name: only(report) | {"controls": {key: only(one) for key, one in (report.get("controls") or {}).items()}}

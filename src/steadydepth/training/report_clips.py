@@ -1,8 +1,10 @@
-"""Pictures and video of a clip, of several models beside each other, each as it was scored."""
+"""Pictures and video of a clip, of several models or predictions beside each other, each as it was scored."""
 
+import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +33,20 @@ from steadydepth.output.report import (
     view_clip,
     view_errors,
 )
+from steadydepth.output.stored_depth import open_predictions
 from steadydepth.training.report_charts import draw_clip
-from steadydepth.types import Clip
+from steadydepth.types import Claims, Clip, InputError
 
+LOG = logging.getLogger(__name__)
 SHOWN_SIDE = 256  # pixels: the frames of videos are enlarged to about this, or they could not be watched
 LONGEST = 150  # frames of a clip that the page shows
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A model, and the report of its evaluation."""
+    """A model, or a folder of predictions, and the report of its evaluation."""
 
-    model: nn.Module
+    source: nn.Module | Path
     report: Mapping[str, Any]
 
 
@@ -55,13 +59,21 @@ def choose_clips(data: Path) -> list[Sequence]:
     return list(first.values())[:2] if len(first) > 1 else sequences[:2]
 
 
-def view_sequence(sequence: Sequence, models: Mapping[str, Shown], moving_picture: Path) -> ClipView:
-    """What the page shows of `sequence`; of a labelled one input and models also go to `moving_picture`, if not there.
+def view_sequence(sequence: Sequence, shown: Mapping[str, Shown], moving_picture: Path) -> ClipView | None:
+    """What the page shows of `sequence`; of a labelled one input and depths also go to `moving_picture`, if not there.
 
-    Depth is shown as it was scored: with the clip's one alignment from the report, where there is one.
+    Depth is shown as it was scored: with the clip's one alignment from the report, where there is one. A source that
+    has no depth for each of the frames is left out; None when all are.
     """
     clip = sequence.read(0, min(sequence.n_frames, LONGEST))
-    depths = {name: scored_depth(one, sequence, clip) for name, one in models.items()}
+    depths = {}
+    for name, one in shown.items():
+        try:
+            depths[name] = scored_depth(one, sequence, clip)
+        except InputError as error:
+            LOG.warning("no pictures of %s on %s: %s", name, sequence.name, error)
+    if not depths:
+        return None
     label = {} if clip.depth is None else {"label": clip.depth}
     coloured = colour_alike(label | {name: depth.astype(np.float32) for name, depth in depths.items()})
     videos = {"input": clip.frames} | coloured
@@ -73,19 +85,18 @@ def view_sequence(sequence: Sequence, models: Mapping[str, Shown], moving_pictur
     if clip.depth is not None and not moving_picture.exists():
         kept = [video for name, video in larger.items() if name != "label"]
         _write_moving_picture(moving_picture, side_by_side(kept), clip.fps)
-    charts = draw_clip(clip.name, {name: one.report for name, one in models.items()})
-    return view_clip(sequence.name, videos, url, errors=_view_errors(depths, models, clip), charts=charts)
+    charts = draw_clip(clip.name, {name: one.report for name, one in shown.items()})
+    return view_clip(sequence.name, videos, url, errors=_view_errors(depths, shown, clip), charts=charts)
 
 
 def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.ndarray, "t h w"]:
     """Depth of the frames of `clip`, at their size, aligned and cleaned as the report says this clip was.
 
     A clip that was not aligned, for want of a label, has depth of unknown scale, inverted where the model claims
-    disparity.
+    disparity. InputError when there is no prediction for each frame of the sequence.
     """
-    claims, header = getattr(shown.model, "claims", "metric"), shown.report["header"]
-    raw = _resized(predict_sequence(shown.model, sequence, stop=len(clip.frames)), clip.frames.shape[1:3])
-    values = torch.from_numpy(raw).double()
+    (raw, claims), header = _raw_depth(shown.source, sequence, len(clip.frames)), shown.report["header"]
+    values = torch.from_numpy(_resized(raw, clip.frames.shape[1:3])).double()
     depth = 1 / values.clamp(min=fit.LEAST_DISPARITY) if claims == "disparity" else values
     scale = shown.report["clips"].get(clip.name, {}).get("scale")
     if scale is None:
@@ -99,6 +110,18 @@ def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.nda
     return np.clip(np.nan_to_num(depth.numpy(), nan=header["dmin"]), header["dmin"], header["dmax"])
 
 
+def _raw_depth(
+    source: nn.Module | Path, sequence: Sequence, n_frames: int
+) -> tuple[Float32[np.ndarray, "t i j"], Claims]:
+    """What was predicted for the first frames, and what it claims to be."""
+    if not isinstance(source, Path):
+        return predict_sequence(source, sequence, stop=n_frames), getattr(source, "claims", "metric")
+    stored = open_predictions(source, sequence.name)
+    if stored.n_frames != sequence.n_frames:
+        raise InputError(f"{source}: {stored.n_frames} predicted frames for {sequence.n_frames}: predict every frame")
+    return np.stack(list(islice(stored.read(), n_frames))), stored.claims
+
+
 def _resized(depth: Float32[np.ndarray, "t i j"], size: tuple[int, int]) -> Float32[np.ndarray, "t h w"]:
     if depth.shape[1:] == size:
         return depth
@@ -106,10 +129,10 @@ def _resized(depth: Float32[np.ndarray, "t i j"], size: tuple[int, int]) -> Floa
 
 
 def _view_errors(
-    depths: Mapping[str, Float64[np.ndarray, "t h w"]], models: Mapping[str, Shown], clip: Clip
+    depths: Mapping[str, Float64[np.ndarray, "t h w"]], shown: Mapping[str, Shown], clip: Clip
 ) -> ErrorView | None:
-    """|ln d - ln g| of the frames that are shown, of each model that was scored on this clip."""
-    scored = {name: one for name, one in models.items() if clip.name in one.report["clips"]}
+    """|ln d - ln g| of the frames that are shown, of each depth that was scored on this clip."""
+    scored = {name: shown[name] for name in depths if clip.name in shown[name].report["clips"]}
     if clip.depth is None or not scored:
         return None
     measured = clip.depth > 0 if clip.valid is None else clip.valid

@@ -16,17 +16,20 @@ from torch.optim.swa_utils import AveragedModel
 
 from steadydepth.config import Config, dump_config
 from steadydepth.data.augment import Light
-from steadydepth.data.loader import ClipSamples, load_batches, to_device
+from steadydepth.data.loader import ClipSamples, MixedSamples, load_batches, to_device
 from steadydepth.files.whole_files import new_file
 from steadydepth.method.losses import absolute_loss, relative_loss
+from steadydepth.method.parts import freeze_unused, is_encoder, train_only
 from steadydepth.method.update import build_optimizer, learning_rate_at, set_learning_rate
+from steadydepth.models.adapt import add_lora, checkpoint_gradients, without_lora
+from steadydepth.models.declare import check_claims
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.encoders import load_encoder_weights
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.training.checkpoint import load_state, save_model, save_state
 from steadydepth.training.guard import Guard
-from steadydepth.training.step import stabilise_step, train_step
+from steadydepth.training.step import train_step
 from steadydepth.types import Batch, Claims, InputError, LossTerms
 
 logger = logging.getLogger(__name__)
@@ -37,17 +40,34 @@ LOG = "metrics.jsonl"
 def build_model(config: Config) -> nn.Module:
     """The network of a config with its starting weights: the seed alone decides what is random."""
     if config.model.init is not None:
-        return load_model(config.model.init)
+        model = load_model(config.model.init, config.model.claims)
+        torch.manual_seed(config.run.seed)  # dropout draws from it
+        return model
     torch.manual_seed(config.run.seed)
     model = DepthNet(
         encoder=config.model.encoder,
         decoder_width=config.model.decoder_width,
         min_depth=config.model.min_depth,
         max_depth=config.model.max_depth,
-        claims=config.model.claims,
+        claims=config.model.claims or "metric",
     )
     load_encoder_weights(model.encoder, config.model.encoder, config.model.weights)
     return model
+
+
+def prepare_parts(model: nn.Module, config: Config) -> None:
+    """Choose in place what of `model` learns, and how; what takes no part in the depth is reported and stays."""
+    if not any(True for _ in model.parameters()):
+        raise InputError(f"model.init: {config.model.init}: has no weights, and cannot be trained")
+    if config.model.lora:
+        add_lora(model, config.model.lora, is_encoder)
+    if config.model.train:
+        train_only(model, config.model.train)
+    if config.model.checkpointing:
+        checkpoint_gradients(model)
+    if unused := freeze_unused(model, config.data.height, config.data.width):
+        few = ", ".join(unused[:8]) + ", ..." * (len(unused) > 8)
+        logger.info("%s: %d parameters take no part in the depth and stay: %s", config.run.folder, len(unused), few)
 
 
 def relative_weight_at(step: int, *, steps: int, weight: float, ramp: float) -> float:
@@ -84,21 +104,28 @@ class Run:
             cpu=config.run.device == "cpu", mixed_precision=config.run.precision, step_scheduler_with_optimizer=False
         )
         model = build_model(config)
-        self.anchor = frozen_copy(model).to(self.accelerator.device) if config.data.labels == "anchor" else None
-        self.guard = Guard(self.anchor, least=config.loss.least_structure) if self.anchor is not None else None
+        labels = {one.labels for one in config.data.all_sources()}
+        self.anchor = frozen_copy(model).to(self.accelerator.device) if "anchor" in labels else None
+        # Measured depth holds the picture by itself, and may well change it.
+        guarded = self.anchor if "depth" not in labels else None
+        self.guard = Guard(guarded, least=config.loss.least_structure) if guarded is not None else None
         self.claims: Claims = model.claims  # type: ignore[assignment]
+        prepare_parts(model.to(self.accelerator.device), config)
         model = model.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(
             model,
             rate=config.optim.rate,
             encoder_rate=config.optim.encoder_rate,
             weight_decay=config.optim.weight_decay,
+            layer_decay=config.optim.layer_decay,
         )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.average = average_weights(self.accelerator.unwrap_model(self.model), config.optim.average)
         self.step, self.stopped = 0, False
         # Sums of the losses since the last line of the log; on the device, so that no step waits for them.
         self.window = torch.zeros(3, device=self.accelerator.device)
+        # The same of each source: clips, absolute, relative.
+        self.of_sources = torch.zeros(len(config.data.all_sources()), 3, device=self.accelerator.device)
         self.losses = partial(absolute_loss, kind=config.loss.absolute, smoothness_weight=config.loss.smoothness)
 
     def state(self) -> dict[str, Any]:
@@ -108,6 +135,7 @@ class Run:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "window": self.window,
+            "of_sources": self.of_sources,
             "random": torch.get_rng_state(),
             "guard": None if self.guard is None else self.guard.state(),
             "stopped": self.stopped,
@@ -118,6 +146,7 @@ class Run:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.window = state["step"], state["window"].to(self.window.device)
+        self.of_sources = state["of_sources"].to(self.window.device)
         torch.set_rng_state(state["random"].clone())
         self.stopped = state["stopped"]
         if self.guard is not None:
@@ -155,17 +184,23 @@ class Run:
             )  # fmt: skip
         return {"structure": structure}
 
+    def look_at_claims(self, batch: Batch) -> None:
+        """Before the first step: InputError where what the model says is seen not to be what it claims."""
+        self.model.eval()
+        with torch.no_grad():
+            said, _ = self.model(batch.frames)
+        check_claims(said, self.claims, str(self.config.model.init or "model"))
+
     def learn(self, batch: Batch) -> LossTerms:
         """One step of the method on one batch."""
+        if self.step == 0:
+            self.look_at_claims(batch)
         self.prepare_to_learn()
         optim, loss = self.config.optim, self.config.loss
         rate = learning_rate_at(self.step, steps=optim.steps, rate=optim.rate, warmup=optim.warmup)
         set_learning_rate(self.optimizer, rate)
         weight = relative_weight_at(self.step, steps=optim.steps, weight=loss.relative_weight, ramp=loss.relative_ramp)
-        step: Any = partial(train_step, claims=self.claims)
-        if self.anchor is not None:
-            step = partial(stabilise_step, anchor=self.anchor, window=loss.anchor_window)
-        terms = step(
+        terms = train_step(
             self.model,
             optimizer=self.optimizer,
             batch=batch,
@@ -176,11 +211,15 @@ class Run:
                 relative_loss,
                 kind=loss.relative,
                 robust=loss.robust,
+                trim=loss.trim,
                 moving_weight=loss.moving_weight,
                 response_weight=loss.response_weight,
                 both_frames=loss.both_frames,
             ),
             lags=loss.lags,
+            claims=self.claims,
+            anchor=self.anchor,
+            window=loss.anchor_window,
             backward=self.accelerator.backward,
         )
         self.average.update_parameters(self.accelerator.unwrap_model(self.model))
@@ -199,24 +238,34 @@ def _sample_numbers(first: int, last: int, batch: int, rank: int, world: int) ->
     return [step * batch + rank * share + i for step in range(first, last) for i in range(share)]
 
 
-def open_samples(config: Config, first_step: int, rank: int, world: int) -> ClipSamples:
+def open_samples(config: Config, first_step: int, rank: int, world: int) -> ClipSamples | MixedSamples:
     """The samples that the steps from `first_step` on will see."""
-    data = config.data
-    return ClipSamples(
-        data.root,
-        length=data.clip_length,
-        strides=data.strides,
-        height=data.height,
-        width=data.width,
-        motion=data.motion,
-        needs_depth=data.labels == "depth",
-        flip=data.flip,
-        light=Light(data.exposure, data.white_balance, data.gamma, data.unevenness, data.noise, data.blur, data.jpeg),
-        most_crf=data.most_crf,
-        seed=config.run.seed,
-        cached_clips=data.cached_clips,
-        numbers=_sample_numbers(first_step, config.optim.steps, config.optim.batch, rank, world),
-    )
+    data, seed = config.data, config.run.seed
+    numbers = _sample_numbers(first_step, config.optim.steps, config.optim.batch, rank, world)
+    sources = [
+        ClipSamples(
+            source.root,
+            length=data.clip_length,
+            strides=data.strides,
+            height=data.height,
+            width=data.width,
+            motion=source.motion or data.motion,
+            labels="single" if source.single else source.labels,
+            flip=data.flip,
+            light=Light(
+                data.exposure, data.white_balance, data.gamma, data.unevenness, data.noise, data.blur, data.jpeg
+            ),
+            most_crf=data.most_crf,
+            seed=seed,
+            cached_clips=data.cached_clips,
+            numbers=numbers,
+            source=number,
+        )
+        for number, source in enumerate(data.all_sources())
+    ]
+    if not data.sources:
+        return sources[0]
+    return MixedSamples(sources, shares=[one.share for one in data.sources], seed=seed, numbers=numbers)
 
 
 def _claim_folder(config: Config, *, has_begun: bool) -> None:
@@ -258,11 +307,11 @@ def _progress(show: bool) -> Progress:
     )
 
 
-def _log_line(run: Run, seconds: float) -> dict[str, float | int]:
-    """Mean losses since the last line; empties the window."""
+def _log_line(run: Run, seconds: float) -> dict[str, Any]:
+    """Mean losses since the last line, over all clips and over those of each source; empties the window."""
     absolute, relative, target = (run.window / run.config.run.log_every).tolist()
     run.window.zero_()
-    return {
+    line = {
         "step": run.step,
         "absolute": absolute,
         "relative": relative,
@@ -270,6 +319,22 @@ def _log_line(run: Run, seconds: float) -> dict[str, float | int]:
         "rate": run.optimizer.param_groups[-1]["lr"],
         "seconds": round(seconds, 3),
     }
+    return line | ({"sources": _of_sources(run)} if run.config.data.sources else {})
+
+
+def _of_sources(run: Run) -> list[dict[str, Any]]:
+    """The clips of each source since the last line, and the mean losses over them; empties the sums."""
+    sums = run.of_sources.tolist()
+    run.of_sources.zero_()
+    return [
+        {
+            "root": str(source.root),
+            "clips": round(clips),
+            "absolute": absolute / clips if clips and source.labels != "none" else None,
+            "relative": relative / clips if clips and not source.single else None,
+        }
+        for source, (clips, absolute, relative) in zip(run.config.data.sources, sums, strict=True)
+    ]
 
 
 def train(config: Config) -> Path:
@@ -299,7 +364,7 @@ def train(config: Config) -> Path:
     if not run.stopped:
         _take_steps(run, batches, is_main=is_main)
     if is_main:
-        save_model(run.average.module, folder)  # type: ignore[arg-type]
+        save_model(without_lora(run.average.module), folder)
     run.accelerator.end_training()
     return folder
 
@@ -312,6 +377,8 @@ def _take_steps(run: Run, batches: Iterator[Batch], *, is_main: bool) -> None:
             batch = to_device(on_disk, run.accelerator.device)
             terms = run.learn(batch)
             run.window += torch.stack((terms.absolute, terms.relative, terms.target.detach()))
+            for source, sums in terms.of_sources.items():
+                run.of_sources[source] += sums
             progress.update(task, completed=run.step)
             at_line = run.step % config.run.log_every == 0
             seen = run.keep_watch(batch) if at_line else {}

@@ -1,18 +1,19 @@
 """One step of the method: the four steps by name, with labels and without."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from steadydepth.method.aligning import align_clips
+from steadydepth.method.aligning import align_clips, as_depth
 from steadydepth.method.losses import absolute_loss, relative_loss, target_loss
-from steadydepth.method.pairing import Motion, Seen, pair_with_previous, unchanged
+from steadydepth.method.pairing import Motion, Seen, pair_along, pair_with_previous, unchanged, ways_back
 from steadydepth.method.sequence import process_sequence
 from steadydepth.method.update import update_weights
-from steadydepth.types import Batch, Claims, Depth, DepthPairs, LossTerms
+from steadydepth.types import Batch, Claims, Depth, DepthPairs, Labels, LossTerms
 
 EDGE = math.log(1.25)  # flicker changes depth by less from one frame to the next, the edge of a thing by more
 
@@ -28,60 +29,94 @@ def train_step(
     relative: Callable[[DepthPairs, DepthPairs], Tensor] = relative_loss,
     lags: Sequence[int] = (1,),
     claims: Claims = "metric",
-    backward: Callable[[Tensor], Any] = Tensor.backward,
-) -> LossTerms:
-    """Learn once from labelled clips; return the losses before the update."""
-    said, _ = process_sequence(model, batch.frames)
-    depth = align_clips(said, batch.depth, batch.valid, claims)
-
-    predicted = pair_with_previous(depth, batch.valid, batch.motion, batch.seen, lags=lags)
-    truth = pair_with_previous(batch.depth, batch.valid, batch.motion, batch.seen, lags=lags)
-
-    loss = target_loss(
-        absolute=absolute(depth, batch.depth, batch.valid, frames=batch.frames),
-        relative=relative(predicted, truth),
-        weight=relative_weight,
-    )
-    update_weights(model, optimizer, loss.target, max_grad_norm, backward=backward)
-    return loss
-
-
-def stabilise_step(
-    model: nn.Module,
-    anchor: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    *,
-    relative_weight: float,
-    max_grad_norm: float,
-    absolute: Callable[..., Tensor] = absolute_loss,
-    relative: Callable[[DepthPairs, DepthPairs], Tensor] = relative_loss,
-    lags: Sequence[int] = (1,),
+    anchor: nn.Module | None = None,
     window: int = 1,
     backward: Callable[[Tensor], Any] = Tensor.backward,
 ) -> LossTerms:
-    """Learn once from clips without labels; return the losses before the update.
+    """Learn once from clips, each by the labels that it has; return the losses before the update.
 
-    The frozen `anchor` labels each frame, because steadiness alone is best served by a constant; a point seen in two
-    frames is taken to keep its depth from one to the next. With a `window` of more than one frame the label is
-    averaged along the motion.
+    Without measured depth a point seen in two frames is taken to keep its depth from one to the next, and the frozen
+    `anchor` labels each frame, because steadiness alone is best served by a constant; with a `window` of more than one
+    frame, what it says is averaged along the motion. The clips of a source are pooled, and the target is the mean over
+    all clips: one that has no absolute loss, or no pairs, adds 0 there.
     """
-    depth, _ = process_sequence(model, batch.frames)
-    with torch.no_grad():
-        label, _ = process_sequence(anchor, batch.frames)
-        label = average_along(label, batch.motion, batch.seen, window=window)
-    everywhere = torch.ones_like(batch.valid)
+    said, _ = process_sequence(model, batch.frames)
 
-    predicted = pair_with_previous(depth, everywhere, batch.motion, batch.seen, lags=lags)
-    truth = unchanged(predicted)
+    losses = {}
+    for source, clips in clips_of_sources(batch).items():
+        part = take_clips(batch, clips)
+        labels = part.labels[0] if part.labels else "depth"
+        if labels == "anchor":
+            assert anchor is not None
+            part = label_with(anchor, part, window=window)
+        depth = said[clips]
+        if labels in ("depth", "single"):
+            depth = align_clips(depth, part.depth, part.valid, claims, single=labels == "single")
+        else:
+            like = part.depth if labels == "anchor" else depth
+            part = replace(part, depth=as_depth(part.depth, like, claims))
+            depth = as_depth(depth, like, claims)
+        none = depth.new_zeros(())
+        losses[source] = target_loss(
+            absolute=none if labels == "none" else absolute(depth, part.depth, part.valid, frames=part.frames),
+            relative=none if labels == "single" else relative(*pair_both(depth, part, labels, lags)),
+            weight=relative_weight,
+        )
 
-    loss = target_loss(
-        absolute=absolute(depth, label, everywhere, frames=batch.frames),
-        relative=relative(predicted, truth),
-        weight=relative_weight,
-    )
+    loss = mean_over_clips(losses, batch)
     update_weights(model, optimizer, loss.target, max_grad_norm, backward=backward)
     return loss
+
+
+def clips_of_sources(batch: Batch) -> dict[int, list[int] | slice]:
+    """Where the clips of each source stand in a batch."""
+    sources = sorted(set(batch.source)) or [0]
+    if len(sources) == 1:
+        return {sources[0]: slice(None)}  # a view, not a copy
+    return {source: [i for i, one in enumerate(batch.source) if one == source] for source in sources}
+
+
+def take_clips(batch: Batch, clips: list[int] | slice) -> Batch:
+    """Some clips of a batch."""
+    if isinstance(clips, slice):
+        return batch
+
+    def take(part: Any) -> Any:
+        return part[clips] if isinstance(part, Tensor) else part and tuple(part[i] for i in clips)
+
+    return Batch(**{name: take(part) for name, part in vars(batch).items()})
+
+
+def label_with(anchor: nn.Module, batch: Batch, *, window: int) -> Batch:
+    """The same clips with what `anchor` says of them, everywhere, as their depth."""
+    with torch.no_grad():
+        said, _ = process_sequence(anchor, batch.frames)
+        depth = average_along(said, batch.motion, batch.seen, window=window)
+    return replace(batch, depth=depth, valid=torch.ones_like(batch.valid))
+
+
+def pair_both(depth: Depth, batch: Batch, labels: Labels, lags: Sequence[int]) -> tuple[DepthPairs, DepthPairs]:
+    """Pairs of what is predicted and of what is true; the motion is chained once for both."""
+    ways = ways_back(batch.motion, batch.seen, lags)
+    if labels in ("anchor", "none"):
+        predicted = pair_along(depth, torch.ones_like(batch.valid), ways)
+        return predicted, unchanged(predicted)
+    return pair_along(depth, batch.valid, ways), pair_along(batch.depth, batch.valid, ways)
+
+
+def mean_over_clips(losses: Mapping[int, LossTerms], batch: Batch) -> LossTerms:
+    """The losses of a batch out of those of its sources, each by its share of the clips."""
+    clips = {source: batch.source.count(source) or len(batch.frames) for source in losses}
+    shares = {source: count / len(batch.frames) for source, count in clips.items()}
+    absolute, relative, target = (
+        torch.stack([shares[source] * getattr(terms, name) for source, terms in losses.items()]).sum()
+        for name in ("absolute", "relative", "target")
+    )
+    of_sources = {
+        source: clips[source] * torch.stack((torch.ones_like(terms.absolute), terms.absolute, terms.relative))
+        for source, terms in losses.items()
+    }
+    return LossTerms(absolute, relative, target, of_sources)
 
 
 def average_along(depth: Depth, motion: Motion, seen: Seen, *, window: int) -> Depth:

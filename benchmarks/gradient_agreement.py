@@ -1,0 +1,70 @@
+"""Whether the absolute and the relative loss pull the same way: cosines of their gradients over batches.
+
+    .venv/bin/python benchmarks/gradient_agreement.py -c configs/demo.yaml runs/compare/plain-0 runs/compare/steady-0
+
+Without a folder, the starting weights of the config. In the weights, and in the predicted depth.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from torch import Tensor, nn
+
+from steadydepth.config import load_config
+from steadydepth.data.loader import load_batches
+from steadydepth.method.losses import absolute_loss, relative_loss
+from steadydepth.method.pairing import pair_with_previous
+from steadydepth.models.load import load_model
+from steadydepth.training.run import Run, open_samples
+from steadydepth.types import Batch
+
+
+def agreement(model: nn.Module, batch: Batch, *, response_weight: float) -> tuple[float, float]:
+    """Cosine of the gradients of the two losses, in all weights together and in the predicted depth."""
+    depth, _ = model(batch.frames)
+    predicted, truth = (pair_with_previous(one, batch.valid, batch.motion, batch.seen) for one in (depth, batch.depth))
+    losses = (
+        absolute_loss(depth, batch.depth, batch.valid),
+        relative_loss(predicted, truth, response_weight=response_weight),
+    )
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    in_weights, in_depth = (cosine(*(gradient(loss, of) for loss in losses)) for of in (weights, [depth]))
+    return in_weights, in_depth
+
+
+def gradient(loss: Tensor, of: Sequence[Tensor]) -> Tensor:
+    parts = torch.autograd.grad(loss, of, retain_graph=True)
+    return torch.cat([part.flatten() for part in parts])
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    return float(torch.cosine_similarity(one, other, dim=0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", type=Path, required=True)
+    parser.add_argument("models", nargs="*", help="folders of models")
+    parser.add_argument("--batches", type=int, default=14)
+    given = parser.parse_args()
+    config = load_config(given.config, [f"optim.steps={given.batches}", "run.device=cpu", "run.seed=5"])
+    run = Run(config)
+    batches = list(load_batches(open_samples(config, 0, 0, 1), batch=config.optim.batch, workers=0))
+    for name in given.models or ["start"]:
+        if given.models:
+            run.model, run.step = load_model(name), config.optim.steps
+        run.prepare_to_learn()
+        found = [agreement(run.model, batch, response_weight=config.loss.response_weight) for batch in batches]
+        for where, cosines in zip(("weights", "depth"), zip(*found, strict=True), strict=True):
+            n_fights = sum(one < 0 for one in cosines)
+            print(
+                f"{name}, {where}: mean {fmean(cosines):+.3f}, from {min(cosines):+.3f} to {max(cosines):+.3f}, "
+                f"against each other in {n_fights} of {len(cosines)} batches"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""A model to a file that other runtimes run: the same graph, its normalisation inside, checked against eager.
+
+The file takes uint8 RGB (1, h, w, 3), as a camera or a decoder gives it: a quarter of the bytes of floats, no work
+left to the caller, and no mean and deviation to get wrong. It gives float32 depth (1, h, w).
+"""
+
+import copy
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from steadydepth.data.synthetic import make_clip
+from steadydepth.inference.exported import ExportedNet
+from steadydepth.inference.runtime import (
+    FORMAT_VERSION,
+    METADATA,
+    SUFFIXES,
+    ExportedModel,
+    fit_picture,
+    missing_package,
+)
+from steadydepth.types import InputError
+
+TOLERANCE = 1e-3  # greatest relative difference of a float32 file from eager
+
+Picture = UInt8[np.ndarray, "h w 3"]
+
+
+class _Picture(nn.Module):
+    """The model as the file has it, for a uint8 picture."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, picture: UInt8[Tensor, "1 h w 3"]) -> Float[Tensor, "1 h w"]:
+        frames = picture.permute(0, 3, 1, 2).float() / 255
+        return self.model(frames[:, None])[0][:, 0]
+
+
+def export_model(
+    model: nn.Module,
+    out: Path,
+    *,
+    to: str,
+    height: int,
+    width: int,
+    frames: Iterable[Picture] | None = None,
+    licence: str = "not stated",
+) -> float:
+    """Write `model` for pictures of height x width to `out`; return its greatest relative difference from eager.
+
+    `to` is onnx (one file) or openvino (`out`, an .xml, and the weights beside it in .bin). The difference is looked
+    for on `frames`, stretched to that size, or without them on three of the synthetic world. InputError, and no file,
+    when it is above 1e-3, when a package is missing, or when the model has a state to pass on.
+    """
+    check_target(out, to)
+    if isinstance(model, ExportedNet):
+        raise InputError("this model is an exported file already; give the folder that it was exported from")
+    pictures = [fit_picture(frame, height, width) for frame in (_synthetic() if frames is None else frames)]
+    graph = _Picture(copy.deepcopy(model).cpu().eval()).requires_grad_(requires_grad=False)
+    metadata = describe(graph.model, height, width, licence)
+    with staging(out) as part:
+        write_onnx(graph, metadata, part.with_suffix(".onnx"))
+        if to == "openvino":
+            _write_openvino(part.with_suffix(".onnx"), metadata, part)
+        difference = greatest_difference(ExportedModel(part), graph, pictures)
+        if not difference <= TOLERANCE:
+            raise InputError(
+                f"{out}: differs from the model by {difference:.2g} of its depth, and at most {TOLERANCE:g} is let "
+                "pass; nothing is written: try another format or size"
+            )
+    return difference
+
+
+def check_target(out: Path, to: str) -> None:
+    """InputError when the format is unknown, its package missing or the name of the file another's."""
+    if to not in SUFFIXES:
+        raise InputError(f"{to}: unknown format; there are {', '.join(SUFFIXES)}")
+    if out.suffix != SUFFIXES[to]:
+        raise InputError(f"{out}: a file for {to} ends in {SUFFIXES[to]}: name it {out.with_suffix(SUFFIXES[to])}")
+    for package in ("onnx", "onnxscript", *(("openvino",) if to == "openvino" else ("onnxruntime",))):
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise missing_package(package, to) from error
+
+
+def describe(model: nn.Module, height: int, width: int, licence: str) -> dict[str, Any]:
+    """What the file says of itself. `weights_sha256` is of every tensor's name and bytes, in the order of the model."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
+    frames = torch.zeros(1, 1, 3, height, width)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        _, state = model(frames, None)
+    if state is not None:
+        raise InputError("the model passes a state from frame to frame; only models of single frames can be exported")
+    return {
+        "format_version": FORMAT_VERSION,
+        "claims": model.claims,
+        "height": height,
+        "width": width,
+        "precision": "float32",
+        "version": version("steadydepth"),
+        "licence": licence,
+        "weights_sha256": digest.hexdigest(),
+        "flops": counter.get_total_flops(),
+    }
+
+
+@contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """A path of `out`'s name in a folder of its own; `out` and its .bin are moved in place when the block ends well."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
+        part = Path(folder) / out.name
+        yield part
+        # The weights first: whoever finds the .xml finds its weights beside it.
+        for suffix in (".bin", out.suffix):
+            if part.with_suffix(suffix).exists():
+                shutil.move(part.with_suffix(suffix), out.with_suffix(suffix))
+
+
+def write_onnx(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
+    """One ONNX file of fixed sizes, without the exporter's notes on source lines of this machine."""
+    picture = torch.zeros(1, metadata["height"], metadata["width"], 3, dtype=torch.uint8)
+    with warnings.catch_warnings(), quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
+        # The exporter's own use of what it has deprecated; nothing a user could mend.
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(graph, (picture,), strict=False)
+        program = torch.onnx.export(
+            exported, dynamo=True, input_names=["picture"], output_names=["depth"], verbose=False
+        )
+    assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()
+    program.model.metadata_props[METADATA] = json.dumps(metadata)
+    program.save(path, external_data=False)
+
+
+def _write_openvino(onnx_file: Path, metadata: dict[str, Any], path: Path) -> None:
+    import openvino
+
+    model = openvino.Core().read_model(onnx_file)
+    model.set_rt_info(json.dumps(metadata), METADATA)
+    # Half precision would be half the size, and above the tolerance.
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def greatest_difference(file: ExportedModel, graph: nn.Module, pictures: list[Picture]) -> float:
+    """The greatest difference at any pixel, relative to the eager depth there, or to a hundredth of its mean."""
+    greatest = 0.0
+    for picture in pictures:
+        with torch.no_grad():
+            eager = graph(torch.from_numpy(picture)[None])[0].numpy()
+        greatest = max(greatest, _relative(file.run(picture), eager))
+    return greatest
+
+
+def _relative(depth: Float32[np.ndarray, "h w"], eager: Float32[np.ndarray, "h w"]) -> float:
+    size = np.maximum(np.abs(eager), np.abs(eager).mean() / 100)
+    # A NaN on either side comes through the maximum, and is no small difference.
+    return float((np.abs(depth - eager) / np.maximum(size, np.finfo(np.float32).tiny)).max())
+
+
+def _synthetic() -> list[Picture]:
+    return list(make_clip(0, fixed_camera=False, n_frames=3, height=96, width=128).frames)
+
+
+@contextmanager
+def quiet(*names: str) -> Iterator[None]:
+    """Only errors of these loggers, the root being the empty name; what they say besides is not for the user."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,31 @@
+"""An exported file wherever a model is asked for: as a module that takes frames and gives depth."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from steadydepth.inference.runtime import SUFFIXES, ExportedModel
+from steadydepth.types import Claims, Depth, Frames
+
+
+def is_exported(name: str | Path) -> bool:
+    """Whether it is named as an exported file is."""
+    return Path(name).suffix in SUFFIXES.values()
+
+
+class ExportedNet(nn.Module):
+    """The network of an exported file, on the CPU, for frames of any size; it has no weights that torch could see."""
+
+    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+        super().__init__()
+        self.file = ExportedModel(path, threads=threads)
+        self.claims = cast(Claims, self.file.claims)
+
+    def forward(self, frames: Frames, state: Any = None) -> tuple[Depth, Any]:
+        """Depth of each frame by itself, of its size; frames are rounded to the 8 bits that the file takes."""
+        pictures = (frames * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).cpu().numpy()
+        depth = np.stack([[self.file.predict(picture) for picture in clip] for clip in pictures])
+        return torch.from_numpy(depth), state

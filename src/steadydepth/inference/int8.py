@@ -1,0 +1,144 @@
+"""An exported file in 8-bit integers: calibrated on the user's clips, and measured on them before and after.
+
+The rounding of int8 is as large as the flicker that training removes, so a file is never written without the
+accuracy and the steadiness it has left.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import nn
+
+from steadydepth.data.sequence_folder import find_sequences, open_sequence
+from steadydepth.files.whole_files import new_file
+from steadydepth.inference.export import check_target, export_model, quiet, staging
+from steadydepth.inference.predict import load
+from steadydepth.inference.runtime import METADATA, ExportedModel, fit_picture, missing_package
+from steadydepth.metrics.evaluate import evaluate
+from steadydepth.types import InputError
+
+N_CALIBRATION = 64  # pictures, spread evenly over clips and their frames
+# What ONNX Runtime computes in 8 bits without going to floats and back between.
+_INTEGER_OPS = ["Conv", "Add", "Clip", "Relu", "Resize", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat"]
+
+
+def export_int8(
+    model: nn.Module, out: Path, *, to: str, height: int, width: int, data: Path, licence: str = "not stated"
+) -> dict[str, Any]:
+    """Write `model` to `out` in int8, calibrated on pictures of `data`, and what that changed to `out`.int8.json.
+
+    Returns what the json holds: under `before` and `after` the means of evaluate on `data`, for the float32 file and
+    for this one. InputError as for export_model; for a transformer in ONNX; without a package that is needed.
+    """
+    check_target(out, to)
+    _check_package(to)
+    pictures = [fit_picture(frame, height, width) for frame in calibration_frames(data)]
+    with staging(out) as part:
+        exact = part.with_name(f"float32{part.suffix}")
+        export_model(model, exact, to=to, height=height, width=width, frames=pictures[:3], licence=licence)
+        metadata = ExportedModel(exact).metadata | {"precision": "int8"}
+        _QUANTISERS[to](exact, part, pictures, json.dumps(metadata))
+        report = {
+            "data": str(data),
+            "n_calibration": len(pictures),
+            "median_difference": _median_difference(ExportedModel(part), ExportedModel(exact), pictures),
+            "before": evaluate(load(exact), data, controls=False)["mean"],
+            "after": evaluate(load(part), data, controls=False)["mean"],
+        }
+    with new_file(report_path(out)) as unfinished:
+        unfinished.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return report
+
+
+def report_path(out: Path) -> Path:
+    """Where the measurement of an int8 file lies: beside it."""
+    return out.with_name(f"{out.name}.int8.json")
+
+
+def calibration_frames(data: Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """At most 64 frames of the clips of `data`, spread evenly."""
+    sequences = [open_sequence(path) for path in find_sequences(data)]
+    places = [(sequence, number) for sequence in sequences for number in range(sequence.n_frames)]
+    for sequence, number in places[:: -(-len(places) // N_CALIBRATION)]:
+        yield sequence.read_frames(number, number + 1)[0]
+
+
+def _check_package(to: str) -> None:
+    if to == "openvino":
+        try:
+            with quiet("torch.utils.cpp_extension"):  # nncf looks for a compiler that it does not need here
+                import nncf  # noqa: F401
+        except ImportError as error:
+            raise missing_package("nncf", "nncf") from error
+
+
+def _median_difference(one: ExportedModel, other: ExportedModel, pictures: list[np.ndarray]) -> float:
+    """Median over all pixels of |one - other| / |other|."""
+    differences = [np.abs(one.run(picture) / other.run(picture) - 1) for picture in pictures]
+    return float(np.median(np.stack(differences)))
+
+
+class _Reader:
+    """Pictures as ONNX Runtime's calibration asks for them."""
+
+    def __init__(self, pictures: list[np.ndarray]) -> None:
+        self._rest = iter(pictures)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        picture = next(self._rest, None)
+        return None if picture is None else {"picture": picture[None]}
+
+
+def _quantise_onnx(exact: Path, out: Path, pictures: list[np.ndarray], said: str) -> None:
+    """Static, QDQ, a scale for each channel; not from the last convolution on, or 256 depths would be seen as steps."""
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    graph = onnx.load(exact).graph
+    if any(node.op_type in ("Softmax", "Attention", "MultiHeadAttention") for node in graph.node):
+        raise InputError(
+            "int8 of a transformer in ONNX Runtime is refused: its attention and norms stay in floats, so every layer "
+            "is converted back and forth, slower than float32, and its outliers lose the accuracy; "
+            "use --to openvino, or leave --int8 out"
+        )
+    prepared = out.with_name("prepared.onnx")
+    quant_pre_process(str(exact), str(prepared), skip_symbolic_shape=True)
+    nodes = onnx.load(prepared).graph.node
+    last = max(number for number, node in enumerate(nodes) if node.op_type == "Conv")
+    with quiet(""):
+        quantization.quantize_static(
+            str(prepared),
+            str(out),
+            _Reader(pictures),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            op_types_to_quantize=_INTEGER_OPS,
+            nodes_to_exclude=[node.name for node in nodes[last:]],
+        )
+    quantised = onnx.load(out)
+    del quantised.metadata_props[:]
+    quantised.metadata_props.add(key=METADATA, value=said)
+    onnx.save(quantised, out)
+
+
+def _quantise_openvino(exact: Path, out: Path, pictures: list[np.ndarray], said: str) -> None:
+    import nncf
+    import openvino
+
+    nncf.set_log_level(logging.ERROR)
+    model = openvino.Core().read_model(exact)
+    batches = [picture[None] for picture in pictures]
+    quantised = nncf.quantize(model, nncf.Dataset(batches), subset_size=len(batches))
+    quantised.set_rt_info(said, METADATA)
+    openvino.save_model(quantised, out, compress_to_fp16=False)
+
+
+_QUANTISERS = {"onnx": _quantise_onnx, "openvino": _quantise_openvino}

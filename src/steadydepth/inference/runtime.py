@@ -1,0 +1,152 @@
+"""Run an exported file with NumPy, OpenCV and the file's own runtime alone: a picture in, depth of its size out.
+
+Nothing here, and nothing it imports, needs torch or any other package of the installation: on a device that only runs
+models they can be left out. That is why the shapes of arrays are said in words.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from steadydepth.errors import InputError
+
+FORMAT_VERSION = 1
+# Where a file keeps what it says of itself: one JSON text under this name.
+METADATA = "steadydepth"
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+
+# A network as its file has it: uint8 RGB (1, h, w, 3) to float32 (1, h, w).
+Network = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+class ExportedModel:
+    """A file that `steadydepth export` wrote, open and ready; it sees each picture by itself and remembers nothing.
+
+    `metadata` is what the file says of itself: claims, height, width, precision, version, licence, weights_sha256,
+    flops. `threads` is how many the runtime may use; None leaves the choice to it.
+    """
+
+    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+        path = Path(path)
+        if path.suffix not in _OPENERS:
+            raise InputError(f"{path}: no exported model; it ends in {' or '.join(_OPENERS)}: write one with export")
+        if not path.is_file():
+            raise InputError(f"{path} does not exist; write it with export, or check the path")
+        self._network, said = _OPENERS[path.suffix](path, threads)
+        self.metadata = _check_metadata(said, path)
+        self.claims: str = self.metadata["claims"]
+        self.height: int = self.metadata["height"]
+        self.width: int = self.metadata["width"]
+
+    def predict(self, image: np.ndarray) -> NDArray[np.float32]:
+        """Depth (h, w), in the units of `claims`, of a picture of any size, uint8 RGB (h, w, 3).
+
+        The picture is stretched to the network's size, whatever its shape, and the depth back to the picture's.
+        """
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise InputError(f"a picture is {kind}; it is a numpy array of uint8 (h, w, 3) in RGB: convert it")
+        depth = self.run(fit_picture(image, self.height, self.width))
+        return resize_depth(depth, image.shape[0], image.shape[1], self.claims)
+
+    def run(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Depth (height, width) of a picture that has the network's size, uint8 RGB (height, width, 3)."""
+        return self._network(np.ascontiguousarray(picture)[None])[0]
+
+
+def fit_picture(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """`image` (i, j, 3) stretched to (height, width, 3), without aliasing where it shrinks.
+
+    Halved by exact means of 2 x 2 while it can be, then bilinear: OpenCV's area resize by a broken factor takes thirty
+    times as long, which is more than a small network.
+    """
+    while _halves(image.shape[0], height) and _halves(image.shape[1], width):
+        image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    if image.shape[:2] == (height, width):
+        return image
+    is_much_larger = image.shape[0] >= 2 * height or image.shape[1] >= 2 * width
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if is_much_larger else cv2.INTER_LINEAR)
+
+
+def resize_depth(depth: NDArray[np.float32], height: int, width: int, claims: str) -> NDArray[np.float32]:
+    """Bilinear, in log for depth and in the value for affine and disparity; NaN where a neighbour has no value."""
+    if depth.shape == (height, width):
+        return depth
+    is_log = claims in ("metric", "scale")
+    valid = np.isfinite(depth) & (depth > 0) if is_log else np.isfinite(depth)
+    is_whole = valid.all()
+    safe = depth if is_whole else np.where(valid, depth, np.float32(1))
+    larger = cv2.resize(cv2.log(safe) if is_log else safe, (width, height), interpolation=cv2.INTER_LINEAR)
+    if is_log:
+        cv2.exp(larger, dst=larger)  # in place: a second large array costs more than the exponential
+    if is_whole:
+        return larger
+    all_neighbours = cv2.resize(valid.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.999
+    return np.where(all_neighbours, larger, np.float32(np.nan))
+
+
+def missing_package(package: str, extra: str) -> InputError:
+    """What to say when an optional package is not there."""
+    return InputError(f"{package} is not installed: pip install 'steadydepth[{extra}]'")
+
+
+def _halves(size: int, target: int) -> bool:
+    return size % 2 == 0 and size >= 2 * target
+
+
+def _open_onnx(path: Path, threads: int | None) -> tuple[Network, str]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing_package("onnxruntime", "onnx") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    # Its errors share no other base.
+    except Exception as error:
+        raise InputError(f"{path}: ONNX Runtime cannot read it ({error}): write or copy it again") from error
+    said = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
+    return lambda picture: session.run(None, {"picture": picture})[0], said
+
+
+def _open_openvino(path: Path, threads: int | None) -> tuple[Network, str]:
+    try:
+        import openvino
+    except ImportError as error:
+        raise missing_package("openvino", "openvino") from error
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    try:
+        core = openvino.Core()
+        model = core.read_model(path)
+        request = core.compile_model(model, "CPU", settings).create_infer_request()
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: OpenVINO cannot read it ({error}); the file of the same name in .bin belongs to it: "
+            "write or copy both again"
+        ) from error
+    said = model.get_rt_info(METADATA).astype(str) if model.has_rt_info(METADATA) else ""
+    # A copy: the next call writes into the same buffer.
+    return lambda picture: request.infer([picture])[0].copy(), said
+
+
+_OPENERS = {".onnx": _open_onnx, ".xml": _open_openvino}
+
+
+def _check_metadata(said: str, path: Path) -> dict[str, Any]:
+    try:
+        metadata = json.loads(said)
+        is_ours = metadata["format_version"] == FORMAT_VERSION and {"claims", "height", "width"} <= metadata.keys()
+    except (ValueError, TypeError, KeyError):
+        is_ours = False
+    if not is_ours:
+        raise InputError(f"{path}: not written by this version of steadydepth export: export the model again")
+    return metadata

@@ -1,0 +1,121 @@
+"""What is said of a model beside its name: `NAME,claims=disparity,multiple=14`. Declared, never guessed."""
+
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import torch
+from torch import Tensor
+
+from steadydepth.types import Claims, InputError
+
+SIDECAR = "steadydepth.json"  # beside a saved model: what it claims, and how its network is made
+
+# Metres, or a ten thousandth of whatever unit: below what a pipeline's own rounding tells apart.
+LEAST = 1e-4
+MOST_UNDER = 0.01  # of the pixels of a depth that may be at or below zero: bicubic edges, not inverse depth
+
+MEANINGS = (
+    "metric (metres), scale (depth up to a factor), affine (depth up to a factor and an offset) or disparity (inverse "
+    "depth up to a factor and an offset)"
+)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the user, or the folder of a model, says of it; None where nothing is said."""
+
+    claims: Claims | None = None
+    multiple: int | None = None  # the network takes sizes that are multiples of this
+    size: tuple[int, int] | None = None  # the network takes this one size, rows x columns
+    normalise: str | None = None  # imagenet: frames less its mean, over its deviation
+    weights: str | None = None  # a file for the network that a factory builds
+
+    def only(self, name: str, *known: str) -> None:
+        """InputError when something is declared that this kind of model has no use for."""
+        said = [field.name for field in fields(self) if getattr(self, field.name) is not None]
+        if unknown := [word for word in said if word not in known]:
+            raise InputError(f"{name}: {', '.join(unknown)}: such a model takes only {', '.join(known)}")
+
+    def over(self, other: "Declared") -> "Declared":
+        """What is declared here, and where nothing is, what is there; a size rule replaces a size rule."""
+        mine = {field.name: getattr(self, field.name) for field in fields(self)}
+        said = {key: value for key, value in mine.items() if value is not None}
+        if "size" in said or "multiple" in said:
+            other = replace(other, size=None, multiple=None)
+        return replace(other, **said)
+
+
+def split_name(name: str) -> tuple[str, Declared]:
+    """The name of a model and what is declared behind its commas; a path that exists is a name as it is."""
+    if Path(name).exists():
+        return name, Declared()
+    plain, *words = name.split(",")
+    said = {key: value for key, _, value in (word.partition("=") for word in words)}
+    return plain, read_declared(said, name)
+
+
+def read_declared(said: dict[str, Any], where: str) -> Declared:
+    """Check what is declared; `where` names it in an error."""
+    if unknown := sorted(set(said) - {field.name for field in fields(Declared)}):
+        raise InputError(
+            f"{where}: {', '.join(unknown)}: unknown; a name may be followed by ,claims= ,multiple= ,size=HxW "
+            ",normalise=imagenet ,weights=FILE"
+        )
+    if said.get("multiple") is not None and said.get("size") is not None:
+        raise InputError(f"{where}: multiple and size: the network takes one size or multiples: give one of them")
+    return Declared(
+        claims=None if said.get("claims") is None else claims_or_refuse(where, said["claims"]),
+        multiple=None if said.get("multiple") is None else _count(said["multiple"], where),
+        size=None if said.get("size") is None else _size(said["size"], where),
+        normalise=_choice(said.get("normalise"), "imagenet", where),
+        weights=said.get("weights"),
+    )
+
+
+def claims_or_refuse(where: str, claims: Any, kind: Any = None) -> Claims:
+    """The claim, or InputError that says what to write."""
+    if claims not in get_args(Claims):
+        found = f"{claims!r} is no claim" if claims is not None else f"what its numbers mean is not known ({kind})"
+        raise InputError(
+            f"{where}: {found}: say it as NAME,claims=WORD, or in a config as model.claims, where WORD is {MEANINGS}"
+        )
+    return cast(Claims, claims)
+
+
+def check_claims(said: Tensor, claims: Claims, name: str) -> None:
+    """Refuse what a model is seen to get wrong on a batch: numbers that are all equal, or depths that are not above 0.
+
+    `said` is floored at LEAST, as the adapters give it.
+    """
+    if not torch.isfinite(said).all():
+        raise InputError(f"{name}: gives numbers that are not finite: are its weights whole, its precision enough?")
+    if bool((said.amax() - said.amin()) <= 1e-6 * said.abs().amax()):
+        raise InputError(f"{name}: gives {float(said.amax()):.4g} for every pixel: are its weights loaded?")
+    under = float((said <= LEAST).float().mean())
+    if claims in ("metric", "scale") and under > MOST_UNDER:
+        raise InputError(
+            f"{name}: claims {claims}, yet {under:.0%} of what it says is at or below 0, which no depth is: inverse "
+            "depth? declare it as NAME,claims=disparity, or in a config as model.claims"
+        )
+
+
+def _count(value: Any, where: str) -> int:
+    if not str(value).isdecimal() or int(value) < 1:
+        raise InputError(f"{where}: multiple={value}: it is a number of pixels, such as 14")
+    return int(value)
+
+
+def _size(value: Any, where: str) -> tuple[int, int]:
+    words = re.fullmatch(r"(\d+)x(\d+)", value) if isinstance(value, str) else None
+    height, width = words.groups() if words else value if isinstance(value, list) and len(value) == 2 else (0, 0)
+    if int(height) < 1 or int(width) < 1:
+        raise InputError(f"{where}: size={value}: it is HEIGHTxWIDTH in pixels, such as 384x512")
+    return int(height), int(width)
+
+
+def _choice(value: Any, choice: str, where: str) -> str | None:
+    if value not in (None, choice):
+        raise InputError(f"{where}: normalise={value}: there is {choice}; without it the network takes RGB in [0, 1]")
+    return value

@@ -1,0 +1,120 @@
+"""Anyone's picture network as a video model: `package.module:factory`, what it says and the sizes it takes."""
+
+import json
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from steadydepth.models.declare import LEAST, SIDECAR, Declared, claims_or_refuse
+from steadydepth.models.depth_net import MEAN, STD
+from steadydepth.models.weights import read_weights
+from steadydepth.types import Depth, Frames, InputError
+
+WEIGHTS = "model.safetensors"
+
+
+class PerFrame(nn.Module):
+    """A network from pictures (n, 3, h, w), RGB in [0, 1] unless normalised, to what it says (n, h, w) or (n, 1, h, w).
+
+    With `multiple` frames are padded below and on the right with their last pixels, and the answer is cut; with `size`
+    they are resized and the answer is resized back, bilinear. A smaller answer is brought to the size of its input.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Callable[[Tensor], Tensor], declared: Declared, factory: str) -> None:
+        super().__init__()
+        self.network = network
+        self.claims = claims_or_refuse(factory, declared.claims, "no model of one's own says it by itself")
+        self.declared, self.factory = declared, factory
+        mean, std = (MEAN, STD) if declared.normalise else ((0.0,) * 3, (1.0,) * 3)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, frames: Frames, state: Any = None) -> tuple[Depth, Any]:
+        """What the network says of each frame by itself, at least LEAST; the state is passed through."""
+        b, t, _, h, w = frames.shape
+        pictures = self._fit((frames.flatten(0, 1) - self.mean) / self.std)
+        said = self._ask(pictures, h, w).float()
+        if said.shape[-2:] != pictures.shape[-2:]:
+            said = F.interpolate(said, pictures.shape[-2:], mode="bilinear", align_corners=False)
+        if self.declared.size:
+            said = F.interpolate(said, (h, w), mode="bilinear", align_corners=False)
+        return said[:, 0, :h, :w].clamp(min=LEAST).unflatten(0, (b, t)), state
+
+    def _fit(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 _ _"]:
+        h, w = pictures.shape[-2:]
+        if self.declared.size:
+            return F.interpolate(pictures, self.declared.size, mode="bilinear", align_corners=False, antialias=True)
+        multiple = self.declared.multiple or 1
+        return F.pad(pictures, (0, -w % multiple, 0, -h % multiple), mode="replicate")
+
+    def _ask(self, pictures: Float[Tensor, "n 3 _ _"], h: int, w: int) -> Float[Tensor, "n 1 _ _"]:
+        try:
+            said = self.network(pictures)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, AssertionError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{self.factory}: fails on frames of {h} x {w}: {why}: does it take other sizes? Declare them as "
+                f"{self.factory},multiple=N or {self.factory},size=HxW"
+            ) from error
+        if not isinstance(said, Tensor) or said.ndim not in (3, 4) or (said.ndim == 4 and said.shape[1] != 1):
+            found = tuple(said.shape) if isinstance(said, Tensor) else type(said).__name__
+            raise InputError(f"{self.factory}: gives {found}; its depth is a tensor (n, h, w) or (n, 1, h, w)")
+        return said if said.ndim == 4 else said[:, None]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """The network's own state_dict, and beside it how the network is made and what was declared."""
+        if not isinstance(self.network, nn.Module):
+            raise InputError(f"{self.factory}: is a function without weights; there is nothing to save")
+        # Clones: safetensors refuses weights that share memory, and every key is to come back.
+        own = self.network.state_dict().items()
+        weights = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in own}
+        save_file(weights, Path(folder) / WEIGHTS)
+        said = {key: value for key, value in vars(self.declared).items() if value is not None and key != "weights"}
+        content = {"factory": self.factory} | said
+        (Path(folder) / SIDECAR).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def load_per_frame(factory: str, declared: Declared) -> PerFrame:
+    """The network that `package.module:factory` makes when it is called, with the declared weights in it."""
+    declared.only(factory, "claims", "multiple", "size", "normalise", "weights")
+    network = _make(factory)
+    if declared.weights is not None:
+        if not isinstance(network, nn.Module):
+            raise InputError(f"{factory}: gives a function, which takes no weights: {declared.weights}")
+        _fill(network, Path(declared.weights), factory)
+    return PerFrame(network, declared, factory).eval()
+
+
+def _make(factory: str) -> Callable[[Tensor], Tensor]:
+    module, _, name = factory.partition(":")
+    try:
+        make = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{factory}: {error}; install the package, or name its folder: PYTHONPATH=FOLDER steadydepth ..."
+        ) from error
+    except AttributeError as error:
+        raise InputError(f"{factory}: {error}; write package.module:factory") from error
+    network = make()
+    if not callable(network):
+        raise InputError(f"{factory}: gives {type(network).__name__}; it makes an nn.Module or a function of pictures")
+    return network
+
+
+def _fill(network: nn.Module, path: Path, factory: str) -> None:
+    try:
+        network.load_state_dict(read_weights(path))
+    except RuntimeError as error:
+        raise InputError(f"{path}: is not of what {factory} makes: {' '.join(str(error).split())[:400]}") from error

@@ -1,0 +1,145 @@
+"""Any depth model of transformers as a video model: its own picture processing on tensors, in and out unchanged."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from steadydepth.models.declare import LEAST, SIDECAR, Declared, claims_or_refuse
+from steadydepth.types import Claims, Depth, Frames, InputError
+
+logger = logging.getLogger(__name__)
+
+# What a kind of model says, by the words of its authors: (model_type, depth_estimation_type or the backbone's type).
+# None stands for all of a model_type. DPT is here for MiDaS's backbones alone: with DINOv2 there are metric ones too.
+CLAIMS: dict[tuple[str, str | None], Claims] = {
+    ("depth_anything", "relative"): "disparity",
+    ("depth_anything", "metric"): "metric",
+    ("depth_pro", None): "metric",
+    ("dpt", "bit"): "disparity",
+    ("dpt", "beit"): "disparity",
+    ("dpt", "swin"): "disparity",
+    ("dpt", "swinv2"): "disparity",
+    ("dpt", "vit"): "disparity",
+    ("glpn", None): "metric",
+    # Without a depth prompt it is right up to the range that the prompt would have given.
+    ("prompt_depth_anything", None): "affine",
+    ("tipsv2_dpt", None): "metric",
+    ("zoedepth", None): "metric",
+}
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+MOST_MISSING = 0.1  # share of the weights a file may lack: some layers are in the code and never used
+
+
+class TransformersDepth(nn.Module):
+    """A transformers depth model and its image processor; `network` is the model itself.
+
+    Frames are rounded to 8 bits, as the pictures are that the processor is made for; what comes out is what
+    transformers' own pipeline gives for each frame, at least LEAST. A gradient to the frames goes through the
+    processor's resize, as if nothing had been rounded.
+    """
+
+    def __init__(
+        self, network: nn.Module, processor: Any, claims: Claims, files: dict[str, bytes] | None = None
+    ) -> None:
+        super().__init__()
+        self.network, self.processor = network, processor
+        self.claims: Claims = claims
+        self.files = files or {}  # the processor's files as they came
+
+    def forward(self, frames: Frames, state: Any = None) -> tuple[Depth, Any]:
+        """What the model says of each frame by itself, in its own units; None in, None out."""
+        b, t, _, h, w = frames.shape
+        outputs = self.network(pixel_values=self._to_pixels(frames.flatten(0, 1)))
+        outputs["predicted_depth"] = outputs["predicted_depth"].float()
+        said = self.processor.post_process_depth_estimation(outputs, [(h, w)] * (b * t))
+        depth = torch.stack([one["predicted_depth"].reshape(h, w) for one in said])
+        # Inverse depth has exact zeros, and bicubic resizing goes below: neither has a logarithm.
+        return depth.clamp(min=LEAST).unflatten(0, (b, t)), state
+
+    def _to_pixels(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 _ _"]:
+        smooth = pictures * 255
+        # A graph for other runtimes has no resize of integers.
+        if torch.compiler.is_exporting():
+            return self._process(smooth)
+        pixels = self._process(smooth.detach().round().clamp(0, 255).to(torch.uint8))
+        if pictures.requires_grad:
+            with_gradient = self._process(smooth)
+            pixels = with_gradient + (pixels - with_gradient).detach()
+        return pixels
+
+    def _process(self, pictures: Tensor) -> Tensor:
+        try:
+            made = self.processor(images=list(pictures), input_data_format="channels_first", return_tensors="pt")
+        except (RuntimeError, ValueError) as error:
+            h, w = pictures.shape[-2:]
+            raise InputError(
+                f"frames are {h} x {w}, which {type(self.processor).__name__} cannot take: {error}: resize them"
+            ) from error
+        return made["pixel_values"]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """What transformers loads without this package, and beside it what the model claims."""
+        folder = Path(folder)
+        self.network.save_pretrained(folder)  # type: ignore[operator]
+        if not self.files:
+            self.processor.save_pretrained(folder)
+        for name, content in self.files.items():
+            (folder / name).write_bytes(content)
+        (folder / SIDECAR).write_text(json.dumps({"claims": self.claims}, indent=2) + "\n")
+
+
+def load_transformers(folder: Path, name: str, declared: Declared) -> TransformersDepth:
+    """The depth model in a folder as transformers writes it, in float32; `name` is what the user calls it."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
+    except ImportError as error:
+        raise InputError(
+            f"{name}: a transformers model, which needs the extra: pip install 'steadydepth[transformers]'"
+        ) from error
+    declared.only(name, "claims")
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        claims = claims_or_refuse(name, declared.claims or table_claims(config), _kind(config))
+        processor = AutoImageProcessor.from_pretrained(folder)
+        # dtype: a step in float16 would lose what is learned.
+        network, loaded = AutoModelForDepthEstimation.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True
+        )
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
+        raise InputError(f"{name}: transformers cannot load it: {' '.join(str(error).split())[:400]}") from error
+    _check_weights(name, network, loaded)
+    files = {file: (folder / file).read_bytes() for file in PROCESSOR_FILES if (folder / file).is_file()}
+    return TransformersDepth(network, processor, claims, files).eval()
+
+
+def table_claims(config: Any) -> Claims | None:
+    """What a model of this config claims, from the table; None where nobody has said it."""
+    kind = _kind(config)
+    return CLAIMS.get(kind) or CLAIMS.get((kind[0], None))
+
+
+def _kind(config: Any) -> tuple[str, str | None]:
+    if config.model_type == "dpt":
+        # Without a backbone of its own a DPT is built around a ViT.
+        return "dpt", getattr(config.backbone_config, "model_type", "vit")
+    return config.model_type, getattr(config, "depth_estimation_type", None)
+
+
+def _check_weights(name: str, network: nn.Module, loaded: dict[str, Any]) -> None:
+    """Refuse a file that leaves the network random; say which weights it lacks where they are few."""
+    missing = sorted(loaded["missing_keys"])
+    if len(missing) > MOST_MISSING * len(network.state_dict()):
+        raise InputError(
+            f"{name}: its weights are of another model: {len(missing)} are missing, {', '.join(missing[:3])} and more"
+        )
+    if missing:
+        logger.warning("%s: not in its file, and random: %s", name, ", ".join(missing))

@@ -1,0 +1,37 @@
+"""Files of weights, read without running what is in them."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from steadydepth.types import InputError
+
+NESTED = ("state_dict", "model")  # where training scripts put the weights beside other things
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a file that torch.save wrote, by name, on the CPU.
+
+    A pickle that holds anything but tensors and plain values is refused: loading it would run code.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file of weights")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, EOFError, RuntimeError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{path}: damaged, or a pickle that would run code: {str(error).splitlines()[0][:200]}; save its "
+            "state_dict as .safetensors where it comes from"
+        ) from error
+    for key in NESTED:
+        if isinstance(stored, dict) and isinstance(stored.get(key), dict):
+            stored = stored[key]
+    if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
+        raise InputError(f"{path}: holds no state_dict, names and tensors; save model.state_dict()")
+    return stored

@@ -1,0 +1,251 @@
+"""Models of others in a whole run: what learns, how fast, what comes out, and going on where it was cut."""
+
+import json
+import logging
+import sys
+import tempfile
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from steadydepth.config import resolve_config
+from steadydepth.method.aligning import as_depth
+from steadydepth.method.parts import freeze_unused, rate_shares, train_only
+from steadydepth.method.update import build_optimizer
+from steadydepth.models.adapt import add_lora, checkpoint_gradients, without_lora
+from steadydepth.models.declare import LEAST
+from steadydepth.models.frozen import frozen_copy
+from steadydepth.models.load import load_model
+from steadydepth.models.weights import read_weights
+from steadydepth.training.run import Run, train
+from steadydepth.training.step import train_step
+from steadydepth.types import InputError
+
+
+@pytest.fixture(autouse=True)
+def _tiny_models(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "models")
+
+
+class Toy(nn.Module):
+    """A network with an encoder of two layers, and a weight that nothing uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1))
+        self.mix = nn.Linear(4, 4)
+        self.head = nn.Conv2d(4, 1, 1)
+        self.spare = nn.Conv2d(4, 1, 1)
+
+    def forward(self, pictures):
+        mixed = self.mix(self.encoder(pictures).movedim(1, -1)).movedim(-1, 1)
+        return nn.functional.softplus(self.head(mixed)) + 0.1
+
+
+def build():
+    torch.manual_seed(5)
+    return Toy()
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    module = types.ModuleType("toy_network")
+    module.build, module.function = build, lambda: lambda pictures: pictures.mean(dim=1)
+    monkeypatch.setitem(sys.modules, "toy_network", module)
+    return "toy_network:build,claims=scale"
+
+
+def make_config(world, folder, init, steps=3, **sections):
+    content = {
+        "data": {"root": str(world), "clip_length": 3, "height": 48, "width": 64},
+        "model": {"init": init},
+        "optim": {"steps": steps, "batch": 2, "average": 0.0, "rate": 1e-2},
+        "run": {"folder": str(folder), "device": "cpu", "log_every": 1, "checkpoint_every": 1},
+    }
+    for name, values in sections.items():
+        content[name] = content.get(name, {}) | values
+    return resolve_config(content, "test")
+
+
+def test_a_network_of_ones_own_is_trained_and_comes_back(world, tmp_path, toy, caplog):
+    caplog.set_level(logging.INFO, "steadydepth")
+    folder = train(make_config(world, tmp_path / "run", toy))
+    assert "2 parameters take no part in the depth and stay: network.spare.weight, network.spare.bias" in caplog.text
+    after, before = read_weights(folder / "model.safetensors"), build().state_dict()
+    assert sorted(after) == sorted(before)
+    assert [key for key in before if torch.equal(after[key], before[key])] == ["spare.weight", "spare.bias"]
+    assert load_model(folder).claims == "scale"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["absolute"] < lines[0]["absolute"]
+
+
+def test_inverse_depth_without_a_label_is_compared_as_a_depth_by_hand():
+    like = torch.tensor([[[[0.0, 4.0]]], [[[10.0, 30.0]]]])
+    said = torch.tensor([[[[2.0, 1e-4]]], [[[20.0, 38.0]]]])
+    # Means 2 and 20: 1 / (1 + 0.1), 1 / (0 + 0.1), 1 / (1 + 0.1), 1 / (1.9 + 0.1).
+    expected = torch.tensor([[[[1 / 1.1, 1 / 0.10005]]], [[[1 / 1.1, 0.5]]]])
+    torch.testing.assert_close(as_depth(said, like, "disparity"), expected)
+    assert as_depth(said, like, "affine") is said
+
+
+def test_inverse_depth_is_stabilised_without_labels(clip):
+    pytest.importorskip("transformers")
+    from tiny_transformers import save_tiny
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = load_model(save_tiny("dpt", Path(folder)))
+    with torch.no_grad():  # zeros in a part of the picture, as a sky has them
+        model.network.head.head[-2].bias.sub_(0.05)
+    assert (model(clip.frames)[0] <= LEAST).any()
+    assert (model(clip.frames)[0] > LEAST).any()
+    anchor = frozen_copy(model)
+    batch = replace(clip, labels=("anchor",) * 2, source=(0,) * 2)
+    optimizer = build_optimizer(model, rate=2e-5, encoder_rate=1.0, weight_decay=0.0)
+    options = {"relative_weight": 2.0, "max_grad_norm": 1.0, "claims": "disparity", "anchor": anchor}
+    losses = [train_step(model, optimizer, batch, **options) for _ in range(4)]
+    assert 0 < losses[-1].relative < losses[0].relative < 1
+
+
+def test_a_run_of_a_transformers_model_cut_and_resumed_equals_one_never_cut(world, tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    from tiny_transformers import save_tiny
+
+    name = str(save_tiny("glpn", tmp_path / "glpn"))
+    optim = {"rate": 1e-4}
+    whole = train(make_config(world, tmp_path / "whole", name, optim=optim))
+    learn = Run.learn
+
+    def cut(self, batch):
+        if self.step == 2:
+            raise KeyboardInterrupt
+        return learn(self, batch)
+
+    config = make_config(world, tmp_path / "cut", name, optim=optim)
+    monkeypatch.setattr(Run, "learn", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    monkeypatch.setattr(Run, "learn", learn)
+    resumed = train(config)
+    assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+    assert (resumed / "preprocessor_config.json").is_file()
+
+
+def test_what_is_seen_to_be_wrong_stops_before_the_first_step(world, tmp_path, toy):
+    with pytest.raises(InputError, match="has no weights, and cannot be trained"):
+        train(make_config(world, tmp_path / "a", "toy_network:function,claims=metric"))
+
+    def dead():
+        network = build()
+        nn.init.constant_(network.head.weight, 0.0)
+        return network
+
+    sys.modules["toy_network"].dead = dead
+    with pytest.raises(InputError, match=r"toy_network:dead,claims=metric: gives .* for every pixel"):
+        train(make_config(world, tmp_path / "b", "toy_network:dead,claims=metric"))
+    assert not (tmp_path / "b" / "model.safetensors").exists()
+
+
+def learning(model):
+    return [name for name, weight in model.named_parameters() if weight.requires_grad]
+
+
+def test_parts_by_name(toy):
+    model = load_model(toy)
+    names = [name for name, _ in model.named_parameters()]
+    for parts, kept in {
+        ("encoder",): lambda name: ".encoder." in name,
+        ("decoder",): lambda name: ".encoder." not in name,
+        ("norms",): lambda name: ".encoder.1." in name,
+        ("network.head", "norms"): lambda name: ".head." in name or ".encoder.1." in name,
+        ("network.head.bias",): lambda name: name == "network.head.bias",
+    }.items():
+        train_only(model, parts)
+        assert learning(model) == [name for name in names if kept(name)]
+    with pytest.raises(InputError, match=r"model\.train: hed: nothing .* begin with network\.encoder, network\.head"):
+        train_only(model, ["encoder", "hed"])
+    train_only(model, ["network.spare"])
+    with pytest.raises(InputError, match="nothing would be trained"):
+        freeze_unused(model, 32, 40)
+
+
+def test_looking_for_unused_weights_leaves_the_model_as_it_is(toy):
+    model = load_model(toy).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    assert freeze_unused(model, 32, 40) == ["network.spare.weight", "network.spare.bias"]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert all(weight.grad is None for weight in model.parameters())
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def test_layers_take_their_share_of_the_rate_by_hand(toy):
+    shares = rate_shares(load_model(toy), encoder_rate=0.5, layer_decay=0.1)
+    weights = {name.removeprefix("network."): share for name, share in shares.items() if name.endswith("weight")}
+    assert weights == pytest.approx(
+        {
+            "encoder.0.weight": 0.005,
+            "encoder.1.weight": 0.05,
+            "encoder.2.weight": 0.5,
+            "mix.weight": 1.0,
+            "head.weight": 1.0,
+            "spare.weight": 1.0,
+        }
+    )
+    optimizer = build_optimizer(load_model(toy), rate=2.0, encoder_rate=0.5, weight_decay=0.1, layer_decay=0.1)
+    assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([0.01, 0.1, 1.0, 2.0])
+
+
+def test_lora_learns_beside_the_weights_and_is_merged_into_them(toy):
+    pytest.importorskip("peft")
+    frames = torch.rand(1, 2, 3, 32, 40, generator=torch.Generator().manual_seed(2))
+    model, plain = load_model(toy), load_model(toy)
+
+    def adapted(name):
+        return ".mix." in name
+
+    add_lora(model, 2, adapted)
+    assert torch.equal(model(frames)[0], plain(frames)[0])
+    names = [name for name in learning(model) if adapted(name)]
+    assert names == ["network.mix.lora_A.default.weight", "network.mix.lora_B.default.weight"]
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora" in name:
+                weight.normal_(generator=torch.Generator().manual_seed(1))
+    merged = without_lora(model)
+    assert list(merged.state_dict()) == list(plain.state_dict())
+    torch.testing.assert_close(merged(frames)[0], model(frames)[0])
+    assert not torch.allclose(merged(frames)[0], plain(frames)[0], rtol=1e-2)
+    low, high = model.network.mix.lora_A.default.weight, model.network.mix.lora_B.default.weight
+    torch.testing.assert_close(merged.network.mix.weight, plain.network.mix.weight + high @ low)
+    with pytest.raises(InputError, match="no linear layers"):
+        add_lora(load_model(toy), 2, lambda name: ".encoder." in name)
+
+
+def test_checkpointed_gradients_are_the_same(tmp_path):
+    pytest.importorskip("transformers")
+    from tiny_transformers import save_tiny
+
+    folder = save_tiny("depth_anything", tmp_path)
+    frames = torch.rand(1, 2, 3, 40, 56, generator=torch.Generator().manual_seed(2))
+    gradients = []
+    for asked in (False, True):
+        model = load_model(folder).train()
+        if asked:
+            checkpoint_gradients(model)
+            assert model.network.is_activation_checkpointing
+        model(frames)[0].sum().backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
+    assert list(gradients[0]) == list(gradients[1])
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
+def test_a_model_that_cannot_checkpoint_says_so(toy):
+    with pytest.raises(InputError, match=r"model\.checkpointing: this model cannot"):
+        checkpoint_gradients(load_model(toy))

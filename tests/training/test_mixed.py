@@ -1,0 +1,272 @@
+import json
+import shutil
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from steadydepth.config import resolve_config
+from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.data.video_files import write_video
+from steadydepth.errors import InputError
+from steadydepth.method.aligning import align_clips
+from steadydepth.method.losses import log_l1, relative_loss
+from steadydepth.method.pairing import chain, pair_with_previous, unchanged
+from steadydepth.method.update import build_optimizer
+from steadydepth.models.frozen import frozen_copy
+from steadydepth.training.run import Run, open_samples, train
+from steadydepth.training.step import train_step
+
+
+@pytest.fixture(scope="module")
+def folders(world, tmp_path_factory):
+    """Sequences with depth, pictures of one frame, and a video file."""
+    root = tmp_path_factory.mktemp("mixed")
+    shutil.copytree(world, root / "clips")
+    for frame, name in enumerate(("hall", "stairs", "attic")):
+        for kind in ("rgb", "depth"):
+            (root / "photos" / name / kind).mkdir(parents=True)
+            source = world / "moving_000004" / kind / f"{frame:04d}.png"
+            shutil.copy(source, root / "photos" / name / kind / "0000.png")
+        scale = open_sequence(world / "moving_000004").depth_scale_m
+        (root / "photos" / name / "meta.json").write_text(json.dumps({"fps": 1, "depth_scale_m": scale}))
+    (root / "videos").mkdir()
+    write_video(root / "videos" / "walk.mp4", open_sequence(world / "fixed_000003").read().frames, fps=15.0)
+    return root
+
+
+def make_config(folders, folder, steps=4, sources=None, **sections):
+    sources = sources or [
+        {"root": str(folders / "clips"), "share": 0.4},
+        {"root": str(folders / "photos"), "single": True, "share": 0.2},
+        {"root": str(folders / "videos"), "labels": "none", "motion": "dis", "share": 0.4},
+    ]
+    content = {
+        "data": {"sources": sources, "clip_length": 3, "height": 48, "width": 64},
+        "model": {"weights": "none", "decoder_width": 16},
+        "optim": {"steps": steps, "batch": 5},
+        "run": {"folder": str(folder), "device": "cpu", "log_every": 1, "checkpoint_every": 1},
+    }
+    for name, values in sections.items():
+        content[name] = content.get(name, {}) | values
+    return resolve_config(content, "test")
+
+
+def read_log(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.fixture
+def batch(clip):
+    """Four clips of five frames: measured, pictures, anchored and bare, in an order of no kind."""
+    both = {name: torch.cat((value, value.flip(0))) for name, value in vars(clip).items() if torch.is_tensor(value)}
+    return replace(clip, **both, labels=("none", "depth", "anchor", "single"), source=(2, 0, 3, 1))
+
+
+def learn(model, batch, **settings):
+    """The losses of one step that changes nothing, and the gradient of the last layer."""
+    settings = {"relative_weight": 0.7, "max_grad_norm": 1e9, "lags": (1, 2)} | settings
+    model = frozen_copy(model).requires_grad_()
+    terms = train_step(model, torch.optim.SGD(model.parameters(), lr=0.0), batch, **settings)
+    return terms, model.decoder.head.weight.grad
+
+
+def test_a_mixed_step_is_the_mean_over_clips_of_what_each_alone_asks_for(model, batch):
+    torch.manual_seed(1)
+    anchor = type(model)(decoder_width=16).eval()
+    terms, _ = learn(model, batch, anchor=anchor)
+    with torch.no_grad():
+        said, anchored = model(batch.frames)[0], anchor(batch.frames)[0]
+    everywhere = torch.ones_like(batch.valid[:1])
+    pair = partial(pair_with_previous, lags=(1, 2))
+
+    def still(i):
+        pairs = pair(said[i : i + 1], everywhere, batch.motion[i : i + 1], batch.seen[i : i + 1])
+        return relative_loss(pairs, unchanged(pairs))
+
+    one = [batch.valid[1:2], batch.motion[1:2], batch.seen[1:2]]
+    absolute = [
+        torch.tensor(0.0),
+        log_l1(said[1:2], batch.depth[1:2], batch.valid[1:2]),
+        log_l1(said[2:3], anchored[2:3], everywhere),
+        log_l1(said[3:], batch.depth[3:], batch.valid[3:]),
+    ]
+    relative = [
+        still(0),
+        relative_loss(pair(said[1:2], *one), pair(batch.depth[1:2], *one)),
+        still(2),
+        torch.tensor(0.0),
+    ]
+    torch.testing.assert_close(terms.absolute, sum(absolute) / 4)
+    torch.testing.assert_close(terms.relative, sum(relative) / 4)
+    torch.testing.assert_close(terms.target.detach(), sum(absolute) / 4 + 0.7 * sum(relative) / 4)
+    for source, i in ((0, 1), (1, 3), (2, 0), (3, 2)):
+        expected = torch.stack((torch.tensor(1.0), absolute[i], relative[i]))
+        torch.testing.assert_close(terms.of_sources[source], expected)
+
+
+@pytest.mark.parametrize("poison", [0.0, -1.0, float("nan"), float("inf")])
+def test_depth_of_clips_without_labels_never_reaches_the_step(model, batch, poison):
+    dirty = replace(batch, depth=batch.depth.clone())
+    dirty.depth[[0, 2]] = poison
+    clean_terms, clean = learn(model, batch, anchor=model)
+    terms, gradient = learn(model, dirty, anchor=model)
+    assert torch.equal(terms.target, clean_terms.target)
+    assert torch.equal(gradient, clean)
+    assert torch.isfinite(gradient).all()
+    assert (gradient != 0).any()
+
+
+def test_pictures_are_not_compared_with_each_other_and_each_is_brought_to_its_own_label(model, batch):
+    pictures = replace(batch, labels=("single",) * 4, source=())
+    with torch.no_grad():
+        said = model(batch.frames)[0]
+    terms, _ = learn(model, pictures, claims="scale")
+    assert terms.relative.item() == 0
+    # A factor for each picture: the median of its label over the median of what is said.
+    errors = []
+    for depth, label, valid in zip(*(one.flatten(0, 1) for one in (said, batch.depth, batch.valid)), strict=True):
+        factor = label[valid].median() / depth[valid].median()
+        errors.append((factor * depth[valid]).log() - label[valid].log())
+    torch.testing.assert_close(terms.absolute, torch.cat(errors).abs().mean(), rtol=1e-4, atol=1e-5)
+    as_clip = log_l1(align_clips(said, batch.depth, batch.valid, "scale"), batch.depth, batch.valid)
+    assert not torch.isclose(terms.absolute, as_clip, rtol=1e-3)
+    _, gradient = learn(model, pictures, relative_weight=100.0)
+    _, alone = learn(model, pictures, relative_weight=0.0)
+    assert torch.equal(gradient, alone)
+
+
+def test_a_step_chains_the_motion_once(model, clip, monkeypatch):
+    lags = []
+    monkeypatch.setattr("steadydepth.method.pairing.chain", lambda *way: lags.append(way[2]) or chain(*way))
+    learn(model, clip)
+    assert lags == [1, 2]
+
+
+def test_one_source_is_no_other_step_than_no_source(model, clip):
+    (terms, gradient), (same, other) = (
+        learn(model, one) for one in (clip, replace(clip, labels=("depth",) * 2, source=(0, 0)))
+    )
+    assert torch.equal(terms.target, same.target)
+    assert torch.equal(gradient, other)
+
+
+def test_a_mixed_run_learns_from_every_source_and_logs_each(folders, tmp_path):
+    config = make_config(folders, tmp_path / "run", steps=24, optim={"rate": 3e-3}, loss={"relative_ramp": 0.0})
+    lines = read_log(train(config))
+    clips, photos, videos = ([line["sources"][i] for line in lines] for i in range(3))
+    assert [one["root"] for one in lines[0]["sources"]] == [
+        str(folders / name) for name in ("clips", "photos", "videos")
+    ]
+    # Shares 0.4, 0.2 and 0.4 of a batch of five, in every step.
+    assert {tuple(source["clips"] for source in line["sources"]) for line in lines} == {(2, 1, 2)}
+    assert {one["absolute"] for one in videos} == {one["relative"] for one in photos} == {None}
+    for line in lines:
+        of_sources = [0.4 * line["sources"][0]["absolute"], 0.2 * line["sources"][1]["absolute"]]
+        assert line["absolute"] == pytest.approx(sum(of_sources), rel=1e-4)
+        steady = 0.4 * (line["sources"][0]["relative"] + line["sources"][2]["relative"])
+        assert line["relative"] == pytest.approx(steady, rel=1e-4)
+
+    def fell(losses):
+        return sum(losses[-4:]) / sum(losses[:4])
+
+    assert fell([one["absolute"] for one in clips]) < 0.6
+    assert fell([one["absolute"] for one in photos]) < 0.7
+    assert fell([one["relative"] for one in clips]) < 0.8
+    assert fell([one["relative"] for one in videos]) < 0.8
+
+
+class Cut(Exception):
+    """The power goes."""
+
+
+def test_a_mixed_run_cut_and_resumed_equals_one_never_cut(folders, tmp_path, monkeypatch):
+    log = {"run": {"log_every": 2}}
+    whole = train(make_config(folders, tmp_path / "whole", **log))
+    learn_once = Run.learn
+
+    def learn_until_cut(self, batch):
+        if self.step == 3:
+            raise Cut
+        return learn_once(self, batch)
+
+    config = make_config(folders, tmp_path / "cut", **log)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "learn", learn_until_cut)
+        with pytest.raises(Cut):
+            train(config)
+    resumed = train(config)
+    assert read_log(whole) == read_log(resumed)
+    assert len(read_log(whole)) == 2
+    assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+
+
+def test_processes_see_together_what_one_sees_alone(folders, tmp_path):
+    config = make_config(folders, tmp_path, steps=3, optim={"batch": 4})
+    alone = open_samples(config, 0, 0, 1)
+    ranks = [open_samples(config, 0, rank, 2) for rank in (0, 1)]
+    assert sorted(number for one in ranks for number in one.numbers) == list(alone.numbers)
+    for one in ranks:
+        for item, number in enumerate(one.numbers):
+            assert torch.equal(one[item]["frames"], alone[number]["frames"])
+            assert one[item]["source"] == alone[number]["source"]
+
+
+def test_a_starting_model_anchors_videos_beside_clips_and_no_guard_holds_it_back(folders, tmp_path):
+    first = train(make_config(folders, tmp_path / "first", steps=1))
+    sources = [
+        {"root": str(folders / "clips"), "share": 1},
+        {"root": str(folders / "videos"), "labels": "anchor", "motion": "dis", "share": 1},
+    ]
+    config = make_config(folders, tmp_path / "second", steps=2, sources=sources, model={"init": str(first)})
+    run = Run(config)
+    assert run.anchor is not None
+    assert run.guard is None
+    line = read_log(train(config))[0]
+    assert all(line["sources"][1][name] is not None for name in ("absolute", "relative"))
+
+
+def mistakes_of(folders, tmp_path, **changes):
+    with pytest.raises(InputError) as caught:
+        make_config(folders, tmp_path, **changes)
+    return str(caught.value)
+
+
+def test_all_mistakes_of_the_sources_are_listed_at_once(folders, tmp_path):
+    wrong = [{"root": "a", "labels": "depht", "shar": 1}, {"share": 0}, {"root": "c", "single": True, "labels": "none"}]
+    message = mistakes_of(folders, tmp_path, sources=wrong, optim={"batch": 0})
+    for mistake in (
+        "6 mistakes",
+        "data.sources.0.labels: 'depht': ",
+        "data.sources.0.shar: unknown; data.sources.0 has root, labels, share, single, motion",
+        "data.sources.1.root: missing; give it in the file\n",
+        "data.sources.1.share: 0: ",
+        "data.sources.2: single: pictures have the absolute loss alone",
+        "optim.batch: 0: ",
+    ):
+        assert mistake in message
+    bare = [{"root": "a", "labels": "none"}]
+    message = mistakes_of(folders, tmp_path, sources=bare, loss={"relative": "disparity", "response_weight": 1})
+    for mistake in ("3 mistakes", "loss.relative: ", "loss.response_weight: ", "data.sources: without any labels"):
+        assert mistake in message
+    anchored = [{"root": "a"}, {"root": "b", "labels": "anchor"}]
+    assert "1 mistake:\n  data.sources: labels anchor" in mistakes_of(folders, tmp_path, sources=anchored)
+    both = mistakes_of(folders, tmp_path, data={"root": "a"})
+    assert "1 mistake:\n  data: give either root or sources" in both
+
+
+def test_a_folder_without_depth_is_no_labelled_source(folders, tmp_path):
+    sources = [{"root": str(folders / "clips")}, {"root": str(folders / "videos"), "motion": "dis"}]
+    with pytest.raises(InputError, match=r"walk\.mp4: has no depth/|walk: has no depth/"):
+        train(make_config(folders, tmp_path / "run", sources=sources))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_optimizer_of_a_mixed_run_sees_every_weight(model, batch):
+    model.train()
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    optimizer = build_optimizer(model, rate=1e-2, encoder_rate=1.0, weight_decay=0.0)
+    train_step(model, optimizer, batch, relative_weight=1.0, max_grad_norm=1.0, anchor=frozen_copy(model))
+    assert not [name for name, weight in model.named_parameters() if torch.equal(before[name], weight)]
