@@ -306,6 +306,22 @@ def verify(
 
 
 @app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="What it is called on the hub.")],
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights, as apache-2.0; none without it.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Only its owner sees it.")] = False,
+) -> None:
+    """Put a trained model on the hub, with a model card of its data, claims and scores.
+
+    Example: steadydepth push runs/mine me/steady-depth --licence apache-2.0 --private
+    """
+    from steadydepth.training.hub import push_to_hub
+
+    print(push_to_hub(run, name, licence=licence, private=private))
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or a folder of them such as runs/demo.")],
     out: Annotated[Path | None, typer.Option(help="The page; report.html in the first folder without it.")] = None,

@@ -29,6 +29,7 @@ from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.training.checkpoint import load_state, save_model, save_state
 from steadydepth.training.guard import Guard
+from steadydepth.training.hub import write_card
 from steadydepth.training.step import train_step
 from steadydepth.types import Batch, Claims, InputError, LossTerms
 
@@ -341,7 +342,7 @@ def train(config: Config) -> Path:
     """Train as the config says, or go on where the same run was cut; returns the run folder with the model in it.
 
     The folder gets config.yaml, metrics.jsonl (a line every `run.log_every` steps with the mean losses since the line
-    before), checkpoint.pt, and in the end config.json and model.safetensors. A finished run is left as it is.
+    before), checkpoint.pt, and in the end the model and its card, README.md. A finished run is left as it is.
     """
     folder = config.run.folder
     run = Run(config)
@@ -365,6 +366,7 @@ def train(config: Config) -> Path:
         _take_steps(run, batches, is_main=is_main)
     if is_main:
         save_model(without_lora(run.average.module), folder)
+        write_card(folder)
     run.accelerator.end_training()
     return folder
 
