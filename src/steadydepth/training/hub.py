@@ -31,12 +31,13 @@ def write_card(folder: Path, *, licence: str | None = None) -> Path:
     Scores are those that `evaluate --out FOLDER` left there for this model. `licence` is the licence of the weights, as
     the hub names it; what the data asks for stands in the card either way. InputError where there is no finished run.
     """
-    said = _read_json(folder / "config.json")
+    is_ours = not (folder / SIDECAR).is_file()
+    claims = _read_json(folder / ("config.json" if is_ours else SIDECAR))["claims"]
     config = load_config(folder / "config.yaml")
-    claims = (_read_json(folder / SIDECAR) if (folder / SIDECAR).is_file() else said)["claims"]
-    is_ours = "model_type" not in said and not (folder / SIDECAR).is_file()
+    # Of the models that are not ours, those of transformers have a config.json.
+    is_transformers = not is_ours and (folder / "config.json").is_file()
     head: dict[str, Any] = {
-        "library_name": "transformers" if "model_type" in said else "steadydepth",
+        "library_name": "transformers" if is_transformers else "steadydepth",
         "pipeline_tag": "depth-estimation",
         "tags": ["depth-estimation", "video", "steadydepth"],
     }

@@ -46,16 +46,7 @@ def train_step(
     for source, clips in clips_of_sources(batch).items():
         part = take_clips(batch, clips)
         labels = part.labels[0] if part.labels else "depth"
-        if labels == "anchor":
-            assert anchor is not None
-            part = label_with(anchor, part, window=window)
-        depth = said[clips]
-        if labels in ("depth", "single"):
-            depth = align_clips(depth, part.depth, part.valid, claims, single=labels == "single")
-        else:
-            like = part.depth if labels == "anchor" else depth
-            part = replace(part, depth=as_depth(part.depth, like, claims))
-            depth = as_depth(depth, like, claims)
+        depth, part = with_labels(said[clips], part, labels, claims=claims, anchor=anchor, window=window)
         none = depth.new_zeros(())
         losses[source] = target_loss(
             absolute=none if labels == "none" else absolute(depth, part.depth, part.valid, frames=part.frames),
@@ -85,6 +76,20 @@ def take_clips(batch: Batch, clips: list[int] | slice) -> Batch:
         return part[clips] if isinstance(part, Tensor) else part and tuple(part[i] for i in clips)
 
     return Batch(**{name: take(part) for name, part in vars(batch).items()})
+
+
+def with_labels(
+    said: Depth, batch: Batch, labels: Labels, *, claims: Claims, anchor: nn.Module | None, window: int
+) -> tuple[Depth, Batch]:
+    """Depth from what the model `said`, and the clips with the depth that it is held against, in the same units."""
+    if labels in ("depth", "single"):
+        return align_clips(said, batch.depth, batch.valid, claims, single=labels == "single"), batch
+    if labels == "none":
+        return as_depth(said, said, claims), batch
+    assert anchor is not None
+    batch = label_with(anchor, batch, window=window)
+    depth = as_depth(said, batch.depth, claims)
+    return depth, replace(batch, depth=as_depth(batch.depth, batch.depth, claims))
 
 
 def label_with(anchor: nn.Module, batch: Batch, *, window: int) -> Batch:
