@@ -18,7 +18,8 @@ from steadydepth.data.loader import load_batches
 from steadydepth.method.losses import absolute_loss, relative_loss
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.models.load import load_model
-from steadydepth.training.run import Run, open_samples
+from steadydepth.training.learner import Run
+from steadydepth.training.run import open_samples
 from steadydepth.types import Batch
 
 

@@ -21,7 +21,8 @@ from steadydepth.training.compare import compare
 from steadydepth.training.compare_page import render_comparison
 from steadydepth.training.compare_plan import plan_runs
 from steadydepth.training.compare_table import best_row, build_comparison, constant_wins, markdown_table
-from steadydepth.training.run import Run, train
+from steadydepth.training.learner import Run
+from steadydepth.training.run import train
 from steadydepth.types import InputError
 
 ROOT = Path(__file__).parent.parent.parent

@@ -21,7 +21,8 @@ from steadydepth.models.declare import LEAST
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.models.weights import read_weights
-from steadydepth.training.run import Run, train
+from steadydepth.training.learner import Run
+from steadydepth.training.run import train
 from steadydepth.training.step import train_step
 from steadydepth.types import InputError
 

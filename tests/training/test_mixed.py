@@ -15,7 +15,8 @@ from steadydepth.method.losses import log_l1, relative_loss
 from steadydepth.method.pairing import chain, pair_with_previous, unchanged
 from steadydepth.method.update import build_optimizer
 from steadydepth.models.frozen import frozen_copy
-from steadydepth.training.run import Run, open_samples, train
+from steadydepth.training.learner import Run
+from steadydepth.training.run import open_samples, train
 from steadydepth.training.step import train_step
 
 

@@ -10,7 +10,8 @@ from steadydepth.method.update import build_optimizer
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.training import run as run_module
-from steadydepth.training.run import Run, build_model, relative_weight_at, train
+from steadydepth.training.learner import Run, build_model, relative_weight_at
+from steadydepth.training.run import train
 from steadydepth.training.step import average_along, train_step
 from steadydepth.types import InputError
 

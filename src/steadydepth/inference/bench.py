@@ -79,18 +79,30 @@ def summarise(times: list[float]) -> dict[str, float]:
     }
 
 
-def time_in_turn(calls: dict[str, Call], seconds: float) -> dict[str, list[float]]:
-    """Seconds of each call, one of each in turn, so that what else the machine does falls on all of them alike."""
+def time_in_turn(
+    calls: dict[str, Call],
+    seconds: float = 0.0,
+    *,
+    rounds: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds of each call by `clock`, one of each in turn, for `seconds` in all and at least `rounds` of each.
+
+    What else the machine does so falls on all of them alike. Each timed call comes right after an untimed one of its
+    own: the threads of the one before may still be spinning, and its caches are not these.
+    """
     for call in calls.values():
         for _ in range(_WARM_UP):
             call()
     spent: dict[str, list[float]] = {name: [] for name in calls}
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or not all(spent.values()):
+    end, done = time.perf_counter() + seconds, 0
+    while done < rounds or time.perf_counter() < end:
         for name, call in calls.items():
-            begun = time.perf_counter()
             call()
-            spent[name].append(time.perf_counter() - begun)
+            begun = clock()
+            call()
+            spent[name].append(clock() - begun)
+        done += 1
     return spent
 
 

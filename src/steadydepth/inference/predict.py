@@ -72,9 +72,9 @@ class _Predicted:
 
 
 def load(name: str | Path, *, device: torch.device | str | None = None, max_side: int | None = None) -> Predictor:
-    """The model `name`, a folder that train wrote or an exported file, ready to predict.
+    """The model `name`, ready to predict: a folder, a hub name, `package.module:factory` or an exported file.
 
-    A folder's model is on a GPU when there is one and no device is named; a file runs on the CPU, at its own size.
+    A network is on a GPU when there is one and no device is named; a file runs on the CPU, at its own size.
     """
     if is_exported(name):
         return Predictor(ExportedNet(name), device="cpu", max_side=max_side)

@@ -15,6 +15,9 @@ from steadydepth.files.whole_files import check_name, new_file, new_folder
 from steadydepth.output.exr_files import read_exr, write_exr
 from steadydepth.types import Claims, DepthFrames, InputError
 
+# What NumPy, zipfile and zlib raise for a file that is no npz, or a damaged one.
+UNREADABLE = (OSError, TypeError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+
 
 def write_predictions(folder: Path, name: str, depth: Float[np.ndarray, "t h w"], claims: Claims) -> Path:
     """Write FOLDER/<name>.npz with `depth` as float32 and the text `claims`; return that path.
@@ -135,7 +138,7 @@ def _read_npz(path: Path) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             missing = [key for key in ("depth", "claims") if key not in arrays]
             depth, claims = (None, None) if missing else (arrays["depth"], arrays["claims"])
-    except (OSError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read ({error}); it is an npz of plain arrays: write it again") from error
     if depth is None or claims is None:
         raise InputError(f"{path}: no array {' and no array '.join(missing)}; it has depth and claims: add them")

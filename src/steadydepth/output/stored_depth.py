@@ -2,7 +2,6 @@
 
 import json
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, get_args
@@ -12,11 +11,9 @@ from jaxtyping import Float, Float32
 
 from steadydepth.files.image_files import read_depth_codes
 from steadydepth.files.whole_files import check_name
-from steadydepth.output.depth_files import read_predictions
+from steadydepth.output.depth_files import UNREADABLE, read_predictions
 from steadydepth.output.exr_files import read_exr
 from steadydepth.types import Claims, DepthFrames, InputError
-
-_UNREADABLE = (OSError, TypeError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
 def open_predictions(folder: Path, name: str, *, chunk: int = 16) -> DepthFrames:
@@ -51,7 +48,7 @@ def _open_npz(path: Path, chunk: int) -> DepthFrames | None:
             claims = arrays["claims"].item()
         with zipfile.ZipFile(path) as archive, archive.open("depth.npy") as member:
             shape, in_columns, dtype = _header(member)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     if in_columns or len(shape) != 3 or 0 in shape or dtype.kind != "f" or claims not in get_args(Claims):
         return None
@@ -71,7 +68,7 @@ def _read_member(path: Path, chunk: int) -> Iterator[Float32[np.ndarray, "h w"]]
         with zipfile.ZipFile(path) as archive, archive.open("depth.npy") as member:
             shape, _, dtype = _header(member)
             yield from _frames(path, member, dtype, shape, chunk)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read ({error}); it is an npz of plain arrays: write it again") from error
 
 
@@ -99,7 +96,7 @@ def _open_pictures(folder: Path) -> DepthFrames | None:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         # The floats of OpenEXR are the values themselves.
         claims, scale = meta["claims"], 1.0 if is_exr else float(meta["depth_scale_m"])
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     files = sorted(file for file in (folder / "depth").iterdir() if not file.name.startswith("."))
     named = [f"{number:04d}{'.exr' if is_exr else '.png'}" for number in range(len(files))]

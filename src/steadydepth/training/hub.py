@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from steadydepth.config import Config, load_config
-from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
+from steadydepth.data.sequence_meta import read_meta
 from steadydepth.errors import InputError
 from steadydepth.files.whole_files import new_file
 from steadydepth.metrics.intervals import read_report
@@ -116,8 +116,8 @@ def _data_lines(config: Config) -> Iterator[str]:
 def _origins(root: Path) -> list[str]:
     if not root.exists():
         return []
-    sequences = [open_sequence(path) for path in find_sequences(root)]
-    told = {(one.source, one.licence) for one in sequences if one.source or one.licence}
+    said = [read_meta(path / "meta.json")[0] for path in find_sequences(root)]
+    told = {(one.source, one.licence) for one in said if one and (one.source or one.licence)}
     return sorted(f"{source or 'origin not stated'} (licence: {licence or 'not stated'})" for source, licence in told)
 
 

@@ -1,5 +1,6 @@
 """The proof of zero added cost: the model after training is the model before it but for the numbers in its weights."""
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -12,17 +13,21 @@ from torch.fx import Node
 from torch.utils import _pytree
 
 from steadydepth.errors import InputError
+from steadydepth.files.whole_files import new_file
+from steadydepth.inference.bench import time_in_turn
 from steadydepth.models.load import load_model
 
 LEAST_NOISE = 0.05  # a clock on a shared machine is no better, however alike two rounds happen to be
 
 
-def verify(before: str, after: str, *, height: int = 96, width: int = 128, rounds: int = 15) -> dict[str, Any]:
+def verify(
+    before: str, after: str, *, height: int = 96, width: int = 128, rounds: int = 15, out: Path | None = None
+) -> dict[str, Any]:
     """Whether two models have the same parameters, the same graph at one frame of this size, and the same latency.
 
     `same` is the verdict; `parameters` and `graph` list what differs; `latency` has the ratio after / before, the
     median of `rounds` interleaved rounds, and its noise: how far the ratio of `before` to itself is from 1 in 95 % of
-    them.
+    them. JSON to `out`.
     InputError when either does not load.
     """
     models = [load_model(name) for name in (before, after)]
@@ -32,7 +37,7 @@ def verify(before: str, after: str, *, height: int = 96, width: int = 128, round
         graphs = [_operators(model, frames) for model in models]
         latency = compare_latency(*(_call(model, frames) for model in models), rounds=rounds)
     parameters, graph = _compare_shapes(*shapes), _compare_graphs(*graphs)
-    return {
+    found = {
         "before": before,
         "after": after,
         "size": [height, width],
@@ -42,6 +47,10 @@ def verify(before: str, after: str, *, height: int = 96, width: int = 128, round
         "latency": latency,
         "weights_bytes": {name: _weights_bytes(name) for name in (before, after)},
     }
+    if out is not None:
+        with new_file(out) as part:
+            part.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return found
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -93,25 +102,18 @@ def compare_latency(
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Seconds of two calls taken in turns: before, after, before again; the third says what the clock's noise is."""
-    calls = (before, after, before)
-    for call in calls:  # caches and allocators
-        call()
-    taken: list[list[float]] = [[], [], []]
-    for _ in range(rounds):
-        for call, seconds in zip(calls, taken, strict=True):
-            start = clock()
-            call()
-            seconds.append(clock() - start)
-    ratio = _median_ratio(taken[1], taken[0])
-    apart = sorted(abs(again / first - 1) for again, first in zip(taken[2], taken[0], strict=True))
+    calls = {"before": before, "after": after, "again": before}
+    first, second, third = time_in_turn(calls, rounds=rounds, clock=clock).values()
+    ratio = _median_ratio(second, first)
+    apart = sorted(abs(again / one - 1) for again, one in zip(third, first, strict=True))
     noise = max(apart[min(round(0.95 * rounds), rounds - 1)], LEAST_NOISE)
     return {
         "same": abs(ratio - 1) <= noise,
         "ratio": ratio,
         "noise": noise,
         "rounds": rounds,
-        "seconds_before": statistics.median(taken[0]),
-        "seconds_after": statistics.median(taken[1]),
+        "seconds_before": statistics.median(first),
+        "seconds_after": statistics.median(second),
     }
 
 

@@ -1,0 +1,53 @@
+"""The commands: parse, call, print. Everything they do can be called from Python."""
+
+import logging
+import sys
+
+import typer
+
+from steadydepth.cli import data, evaluate, inference, training
+from steadydepth.errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Train, evaluate and run per-frame depth models whose video depth does not flicker.",
+)
+app.command()(training.train)
+app.command()(evaluate.evaluate)
+app.command()(training.compare)
+app.command()(inference.predict)
+app.command()(inference.stream)
+app.command()(inference.export)
+app.command()(inference.bench)
+app.command()(training.verify)
+app.command()(training.push)
+app.command()(training.report)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this installation has: versions, devices, codecs, optional parts, and what to install for the rest."""
+    from steadydepth.doctor import diagnose
+
+    for line in diagnose():
+        print(line)
+
+
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, check and convert video data.")
+data_app.command()(data.make)
+data_app.command()(data.check)
+data_app.command()(data.convert)
+app.add_typer(data_app, name="data")
+
+
+def main() -> None:
+    """The `steadydepth` command: 0 done, 2 the user's mistake (one message), 1 anything else."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except InputError as error:
+        print(f"steadydepth: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,3 @@
+from steadydepth.cli import main
+
+main()

@@ -1,0 +1,47 @@
+"""What the commands have in common: a bar, a table, a pair of numbers."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from steadydepth.errors import InputError
+
+ModelName = Annotated[
+    str, typer.Option("--model", help="A folder, hub name, package.module:factory, or exported file.")
+]
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal; the function that moves it takes (what, done, total)."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
+
+
+def pair(words: str, between: str, option: str, example: str) -> tuple[int, int]:
+    """Two whole numbers above 0 with a sign between them."""
+    first, _, second = words.partition(between)
+    if not (first.isdecimal() and second.isdecimal() and int(first) and int(second)):
+        raise InputError(f"{option} {words}: give two numbers, such as {example}")
+    return int(first), int(second)
+
+
+def print_columns(names: list[str], rows: list[list[str]], title: str) -> None:
+    """A table as wide as the terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*names, title=escape(title))
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console = Console()
+    # A file or a pipe has no width of its own; a table cut at 80 columns would lose numbers.
+    Console(width=None if console.is_terminal else 200).print(table)

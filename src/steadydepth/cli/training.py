@@ -1,0 +1,122 @@
+"""The commands that change weights, and those that look at what came of it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steadydepth.cli.show import pair
+
+ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="A YAML file; configs/ has some to start from.")]
+
+
+def _print_keys(asked: bool) -> bool:
+    if asked:
+        from steadydepth.config import describe_config
+
+        print(describe_config())
+        raise typer.Exit
+    return asked
+
+
+def train(
+    config: ConfigFile,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values in place of the file's.")
+    ] = None,
+    keys: Annotated[
+        bool, typer.Option("--keys", is_eager=True, callback=_print_keys, help="Print every key of a config and stop.")
+    ] = False,
+) -> None:
+    """Train or fine-tune a model; the same command again goes on where it was cut.
+
+    Example: steadydepth train -c configs/demo.yaml loss.relative_weight=0 run.folder=runs/plain
+    """
+    from steadydepth.config import load_config
+    from steadydepth.training.run import train as train_model
+
+    resolved = load_config(config, overrides)
+    folder = train_model(resolved)
+    print(f"{folder}: trained {resolved.optim.steps} steps")
+    print(f"next: steadydepth evaluate --model {folder} --data DATA --out {folder}")
+
+
+def compare(
+    config: ConfigFile,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[[SECTION.]KEY=VALUE]...", help="Keys of the comparison, or of what all methods share."
+        ),
+    ] = None,
+) -> None:
+    """Train and evaluate several methods over seeds and print one table; the same command again goes on.
+
+    Example: steadydepth compare -c configs/compare.yaml seeds=[0] optim.steps=200 out=runs/quick
+    """
+    from steadydepth.config import load_compare_config
+    from steadydepth.training.compare import compare as compare_all
+    from steadydepth.training.compare_table import markdown_table
+
+    resolved = load_compare_config(config, overrides)
+    result = compare_all(resolved)
+    if result["rows"]:
+        print(markdown_table(result), end="\n\n")
+    print(f"{resolved.out / 'compare.json'} and {resolved.out / 'compare.html'} written")
+    for name, why in result["failed"].items():
+        print(f"steadydepth: {name} failed: {why}", file=sys.stderr)
+    raise typer.Exit(1 if result["failed"] else 0)
+
+
+def verify(
+    before: Annotated[str, typer.Argument(help="The model as it came.")],
+    after: Annotated[str, typer.Argument(help="The model as it was trained.")],
+    size: Annotated[str, typer.Option(help="Rows x columns of the frame they are compared on.")] = "96x128",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the clock; each runs both, in turns.")] = 15,
+    out: Annotated[Path | None, typer.Option(help="A JSON file of the comparison.")] = None,
+) -> None:
+    """Show that training added no cost: same parameters, same graph, same latency; exit status 1 if not.
+
+    Example: steadydepth verify runs/demo/plain runs/demo/stabilised --out verify.json
+    """
+    from steadydepth.training.verify import verify as verify_models
+
+    height, width = pair(size, "x", "--size", "96x128")
+    found = verify_models(before, after, height=height, width=width, rounds=rounds, out=out)
+    for what, count in (("parameters", "tensors"), ("graph", "operators")):
+        print(f"{what}: {'different' if found[what]['different'] else 'same'} ({found[what][count]} {count})")
+        for line in found[what]["different"][:10]:
+            print(f"  {line}")
+    latency = found["latency"]
+    print(f"latency: after / before {latency['ratio']:.3f}, the clock's noise {latency['noise']:.3f}")
+    print("same model" if found["same"] else "not the same model")
+    raise typer.Exit(0 if found["same"] else 1)
+
+
+def push(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="What it is called on the hub.")],
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights, as apache-2.0; none without it.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Only its owner sees it.")] = False,
+) -> None:
+    """Put a trained model on the hub, with a model card of its data, claims and scores.
+
+    Example: steadydepth push runs/mine me/steady-depth --licence apache-2.0 --private
+    """
+    from steadydepth.training.hub import push_to_hub
+
+    print(push_to_hub(run, name, licence=licence, private=private))
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or a folder of them such as runs/demo.")],
+    out: Annotated[Path | None, typer.Option(help="The page; report.html in the first folder without it.")] = None,
+) -> None:
+    """Write one self-contained page: tables, loss curves, pictures and video.
+
+    Example: steadydepth report runs/demo
+    """
+    from steadydepth.training.report import write_report
+
+    print(write_report(runs, out))
