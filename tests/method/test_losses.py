@@ -10,6 +10,7 @@ from steadydepth.method.losses import (
     ROBUST,
     absolute_loss,
     affine_invariant,
+    gradient_matching,
     huber,
     log_l1,
     relative_loss,
@@ -63,10 +64,15 @@ def slow_affine_invariant(depth, truth, valid):
         out[mask] = (inverse - middle) / np.abs(inverse - middle).mean()
         return out
 
-    total, count, gradients = 0.0, 0, np.zeros((4, 2))
-    for frame, label, mask in zip(*(one.flatten(0, 1).numpy() for one in (depth, truth, valid)), strict=True):
-        error = standard(frame, mask) - standard(label, mask)
-        total, count = total + np.abs(error[mask]).sum(), count + mask.sum()
+    images = zip(*(one.flatten(0, 1).numpy() for one in (depth, truth, valid)), strict=True)
+    errors = [(standard(frame, mask) - standard(label, mask), mask) for frame, label, mask in images]
+    return np.concatenate([np.abs(error[mask]) for error, mask in errors]).mean() + 0.5 * slow_unevenness(errors)
+
+
+def slow_unevenness(errors):
+    """Differences of neighbours that are both valid, over four scales; `errors` are pairs of an image and its mask."""
+    gradients = np.zeros((4, 2))
+    for error, mask in errors:
         for k in range(4):
             part, kept = error[:: 2**k, :: 2**k], mask[:: 2**k, :: 2**k]
             gradients[k, 1] += kept.sum()
@@ -74,7 +80,7 @@ def slow_affine_invariant(depth, truth, valid):
                 for other in ((y + 1, x), (y, x + 1)):
                     if other[0] < part.shape[0] and other[1] < part.shape[1] and kept[y, x] and kept[other]:
                         gradients[k, 0] += abs(part[other] - part[y, x])
-    return total / count + 0.5 * (gradients[:, 0] / gradients[:, 1]).sum()
+    return (gradients[:, 0] / gradients[:, 1]).sum()
 
 
 def test_the_affine_invariant_loss_equals_slow_loops_and_forgives_scale_and_offset():
@@ -84,6 +90,28 @@ def test_the_affine_invariant_loss_equals_slow_loops_and_forgives_scale_and_offs
     assert loss == pytest.approx(slow_affine_invariant(depth, truth, valid), rel=1e-4)
     same = 1 / (0.4 / truth + 0.2)
     assert affine_invariant(same, truth, valid).item() < 1e-4
+
+
+def test_gradient_matching_by_hand():
+    truth = random_depth(33, (1, 1, 2, 3))
+    # Log errors 0 1 1 above 0 1 4, the last not valid: four differences of 0, 1, 0 and 1, 0 to the side and down.
+    predicted = truth * torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 4.0]]).exp()
+    valid = torch.tensor([[True, True, True], [True, True, False]]).view(1, 1, 2, 3)
+    # At a scale of 2 the first row's first and last are left, 1 apart; from 4 on there is one pixel.
+    expected = (1 + 0 + 1 + 0 + 0) / 5 + 1 / 2
+    torch.testing.assert_close(gradient_matching(predicted, truth, valid), torch.tensor(expected))
+    plain = absolute_loss(predicted, truth, valid)
+    both = absolute_loss(predicted, truth, valid, gradient_weight=0.3)
+    torch.testing.assert_close(both, plain + 0.3 * expected)
+    assert gradient_matching(7 * truth, truth, valid).item() < 1e-6
+
+
+def test_gradient_matching_equals_slow_loops():
+    depth, truth = random_depth(34, (2, 3, 12, 17)), random_depth(35, (2, 3, 12, 17))
+    valid = random_depth(36, depth.shape) > 1
+    images = zip(*(one.flatten(0, 1).numpy() for one in (depth, truth, valid)), strict=True)
+    expected = slow_unevenness([(np.log(said / label), mask) for said, label, mask in images])
+    assert gradient_matching(depth, truth, valid).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_smoothness_by_hand_and_relaxed_at_edges_of_the_picture():
@@ -139,8 +167,8 @@ def test_invalid_pixels_never_reach_the_absolute_loss(kind, poison):
     valid = random_depth(4) > 1
     predicted = (label * 1.3).requires_grad_()
     dirty = torch.where(valid, label, poison)
-    loss = absolute_loss(predicted, dirty, valid, kind=kind)
-    torch.testing.assert_close(loss, absolute_loss(predicted, label, valid, kind=kind))
+    loss = absolute_loss(predicted, dirty, valid, kind=kind, gradient_weight=0.4)
+    torch.testing.assert_close(loss, absolute_loss(predicted, label, valid, kind=kind, gradient_weight=0.4))
     (gradient,) = torch.autograd.grad(loss, predicted)
     assert torch.isfinite(gradient).all()
     assert (gradient[~valid] == 0).all()
@@ -205,7 +233,8 @@ def test_gradients_are_those_of_finite_differences():
     def target(depth):
         truth = pair_with_previous(label, valid, motion)
         relative = relative_loss(pair_with_previous(depth, valid, motion), truth)
-        return target_loss(absolute_loss(depth, label, valid, smoothness_weight=0.1), relative, 0.7).target
+        absolute = absolute_loss(depth, label, valid, gradient_weight=0.4, smoothness_weight=0.1)
+        return target_loss(absolute, relative, 0.7).target
 
     assert torch.autograd.gradcheck(target, (depth,))
 

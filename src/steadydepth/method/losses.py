@@ -48,13 +48,28 @@ def affine_invariant(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
     """
     flat = valid.flatten(0, 1)
     residual = torch.where(flat, _standardise(depth, valid) - _standardise(truth, valid), 0)
-    loss = masked_mean(residual.abs(), flat)
+    return masked_mean(residual.abs(), flat) + 0.5 * _unevenness(residual, flat)
+
+
+def gradient_matching(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
+    """How unevenly the log error lies: the gradient term of `affine_invariant`, of log predicted - log truth.
+
+    Edges and slopes of the prediction should be those of the label (Eigen and Fergus 2015; MegaDepth, Li and Snavely
+    2018). What a network makes of noise in the picture changes from pixel to pixel, and from frame to frame: `log_l1`
+    hardly asks it to be even.
+    """
+    return _unevenness(_log_error(depth, truth, valid).flatten(0, 1), valid.flatten(0, 1))
+
+
+def _unevenness(residual: Float[Tensor, "n h w"], valid: Bool[Tensor, "n h w"]) -> Scalar:
+    """Sum over four scales of |horizontal| + |vertical| differences between valid neighbours, for each valid pixel."""
+    loss = residual.new_zeros(())
     for step in (1, 2, 4, 8):
-        coarse, kept = residual[:, ::step, ::step], flat[:, ::step, ::step]
+        coarse, kept = residual[:, ::step, ::step], valid[:, ::step, ::step]
         for dim in (-1, -2):
             size = kept.shape[dim] - 1
             both = kept.narrow(dim, 1, size) & kept.narrow(dim, 0, size)
-            loss = loss + 0.5 * masked_share(coarse.diff(dim=dim).abs(), both, kept)
+            loss = loss + masked_share(coarse.diff(dim=dim).abs(), both, kept)
     return loss
 
 
@@ -95,14 +110,20 @@ def absolute_loss(
     valid: Valid,
     *,
     kind: str = "log_l1",
+    gradient_weight: float = 0.0,
     smoothness_weight: float = 0.0,
     frames: Frames | None = None,
 ) -> Scalar:
-    """Each frame against its label, plus smoothness of the prediction; a differentiable 0 when nothing is valid."""
+    """Each frame against its label, plus smoothness: of the error, and of the prediction itself.
+
+    A differentiable 0 when nothing is valid, but for the smoothness of the prediction.
+    """
     loss = ABSOLUTE[kind](depth, truth, valid)
-    if smoothness_weight == 0:
-        return loss
-    return loss + smoothness_weight * smoothness(depth, frames)
+    if gradient_weight:
+        loss = loss + gradient_weight * gradient_matching(depth, truth, valid)
+    if smoothness_weight:
+        loss = loss + smoothness_weight * smoothness(depth, frames)
+    return loss
 
 
 def change_error(predicted: DepthPairs, truth: DepthPairs, valid: PairValid) -> Pairs:
