@@ -309,7 +309,7 @@ def test_every_relative_loss_has_true_gradients_and_no_poison(kind, robust):
 
     def loss(depth, truth=truth):
         predicted = pair_with_previous(depth, valid, lags=(1, 2))
-        return relative_loss(predicted, truth, kind=kind, robust=robust, moving_weight=0.3)
+        return relative_loss(predicted, truth, kind=kind, robust=robust, moving_weight=0.3, gradient_weight=0.2)
 
     assert loss(depth).item() > 0
     torch.testing.assert_close(loss(depth, poisoned), loss(depth))
@@ -352,7 +352,7 @@ def test_the_response_by_hand_and_its_weight():
 
 
 @pytest.mark.parametrize("poison", POISON)
-@pytest.mark.parametrize("options", [{"response_weight": 0.5}, {"trim": 0.3}], ids=["response", "trim"])
+@pytest.mark.parametrize("options", [{"response_weight": 0.5}, {"trim": 0.3}, {"gradient_weight": 0.4}], ids=str)
 def test_the_terms_of_the_change_have_true_gradients_and_no_poison(poison, options):
     label, valid = random_depth(40).double(), random_depth(41) > 1
     depth = random_depth(42).double().requires_grad_()
@@ -364,6 +364,20 @@ def test_the_terms_of_the_change_have_true_gradients_and_no_poison(poison, optio
     clean = relative_loss(pair_with_previous(depth, valid), pair_with_previous(label, valid), **options)
     torch.testing.assert_close(loss(depth), clean)
     assert torch.autograd.gradcheck(loss, (depth,))
+
+
+def test_the_unevenness_of_the_change_by_hand():
+    # Errors of the change 0, 0.3, 0.1 and one that is not valid; at a scale of 2 the first and the third are left.
+    truth = pairs([2.0, 1.0, 3.0, 1.0], [1.0, 1.0, 3.0, 1.0])
+    predicted = pairs([2.0, math.e**0.3, math.e**0.1, 9.0], [1.0] * 4)
+    predicted.valid[..., 3] = False
+    expected = (0.3 + 0.2) / 3 + 0.1 / 2
+    plain = relative_loss(predicted, truth)
+    torch.testing.assert_close(relative_loss(predicted, truth, gradient_weight=0.5), plain + 0.5 * expected)
+    # Depth that changes by one factor everywhere is even; the mean of the errors sees it.
+    drift = pairs([1.2, 2.4, 3.6], [1.0, 2.0, 3.0])
+    still = pairs([5.0, 5.0, 5.0], [5.0, 5.0, 5.0])
+    torch.testing.assert_close(relative_loss(drift, still, gradient_weight=9.0), torch.tensor(math.log(1.2)))
 
 
 def test_the_worst_pairs_are_left_out_by_hand():

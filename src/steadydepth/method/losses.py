@@ -47,7 +47,7 @@ def affine_invariant(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
     relative loss has to.
     """
     flat = valid.flatten(0, 1)
-    residual = torch.where(flat, _standardise(depth, valid) - _standardise(truth, valid), 0)
+    residual = _standardise(depth, valid) - _standardise(truth, valid)
     return masked_mean(residual.abs(), flat) + 0.5 * _unevenness(residual, flat)
 
 
@@ -63,7 +63,7 @@ def gradient_matching(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
 
 def _unevenness(residual: Float[Tensor, "n h w"], valid: Bool[Tensor, "n h w"]) -> Scalar:
     """Sum over four scales of |horizontal| + |vertical| differences between valid neighbours, for each valid pixel."""
-    loss = residual.new_zeros(())
+    residual, loss = torch.where(valid, residual, 0), residual.new_zeros(())
     for step in (1, 2, 4, 8):
         coarse, kept = residual[:, ::step, ::step], valid[:, ::step, ::step]
         for dim in (-1, -2):
@@ -218,6 +218,7 @@ def relative_loss(
     robust: str = "l1",
     trim: float = 0.0,
     moving_weight: float = 0.0,
+    gradient_weight: float = 0.0,
     response_weight: float = 0.0,
     both_frames: bool = True,
 ) -> Scalar:
@@ -228,21 +229,26 @@ def relative_loss(
     common to both frames costs nothing. `robust` (ROBUST) says how an error counts; the share `trim` of the pairs of
     a clip, those with the largest errors, is left out. `moving_weight` times the mean over the pairs whose true change
     is above 1 %, none left out, is added: they are few, and what they ask for would drown among the static ones.
-    `response_weight` times |`response` - 1| is added. Without `both_frames` the earlier frame is taken as it is and
-    only the later one learns. Clips without a valid pair are left out; a differentiable 0 when none has one.
+    `gradient_weight` times how unevenly what is compared lies, as in `gradient_matching`, is added: most of what
+    flickers is fine-grained, and differs from pixel to pixel. `response_weight` times |`response` - 1| is added.
+    Without `both_frames` the earlier frame is taken as it is and only the later one learns. Clips without a valid pair
+    are left out; a differentiable 0 when none has one.
     """
     valid = predicted.valid & truth.valid
     if kind in ("disparity", "disparity_size"):
         valid = where_smooth(truth, valid)
     if not both_frames:
         predicted = replace(predicted, previous=predicted.previous.detach())
-    error = ROBUST[robust](RELATIVE[kind](predicted, truth, valid))
+    compared = RELATIVE[kind](predicted, truth, valid)
+    error = ROBUST[robust](compared)
     counted = without_worst(error, valid, trim) if trim else valid
     of_clips = masked_mean(error, counted, dim=(1, 2, 3))
     if moving_weight:
         moving = valid & (_log_error(truth.current, truth.previous, valid).abs() > MOVING)
         of_clips = of_clips + moving_weight * masked_mean(error, moving, dim=(1, 2, 3))
     loss = masked_mean(of_clips, valid.flatten(1).any(dim=1))
+    if gradient_weight:
+        loss = loss + gradient_weight * _unevenness(compared.flatten(0, 1), valid.flatten(0, 1))
     if response_weight:
         loss = loss + response_weight * (response(predicted, truth) - 1).abs()
     return loss
