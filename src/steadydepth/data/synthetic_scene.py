@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
 from jaxtyping import Float32, Float64
 
 TEXELS = 128  # texture side
 TEXELS_PER_METRE = 80.0
-LEVELS = 5  # blurred copies of a texture, each half as sharp as the one before
 NEAREST_M = 0.9  # no moving thing comes nearer to the camera: what fills the whole picture cannot be judged
 
 
@@ -35,11 +33,11 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Solid:
-    """A textured box, ball, or room seen from inside, and its rigid motion over the clip."""
+    """A textured box, ball, or room seen from inside, and its motion over the clip: rigid, or one that stretches it."""
 
     shape: Literal["room", "box", "ball"]
     half: Float64[np.ndarray, "3"]  # half extents in metres; a ball's radius three times
-    texture: Float32[np.ndarray, "level texel texel 3"]  # reflectance in [0, 1], wraps around
+    texture: Float32[np.ndarray, "texel texel 3"]  # reflectance in [0, 1], wraps around
     local_to_world: Float64[np.ndarray, "t 4 4"]
     object_id: int  # 0 for the static world
 
@@ -69,7 +67,7 @@ def _periodic_noise(generator: np.random.Generator, slope: float) -> np.ndarray:
 
 def draw_texture(
     generator: np.random.Generator, *, kind: int | None = None, waves: int | None = None
-) -> Float32[np.ndarray, "level texel texel 3"]:
+) -> Float32[np.ndarray, "texel texel 3"]:
     """A texture of two random colours: noise, stripes, checks, dots or bricks (`kind` 0 to 4), from calm to busy.
 
     `waves` is how often the pattern repeats over the texture; both are drawn when not given.
@@ -92,17 +90,10 @@ def draw_texture(
     grain = _periodic_noise(generator, generator.uniform(0.2, 1.0))[..., None]
     first, second = generator.uniform(0.08, 0.95, size=(2, 3))
     picture = first + mix[..., None] * (second - first)
-    picture = np.clip(picture * (1 + generator.uniform(0.05, 0.5) * (grain - 0.5)), 0, 1).astype(np.float32)
-    levels = [picture]
-    for level in range(1, LEVELS):
-        margin = 2 ** (level + 1)
-        padded = np.pad(picture, ((margin, margin), (margin, margin), (0, 0)), mode="wrap")
-        blurred = cv2.GaussianBlur(padded, (0, 0), 0.5 * 2**level)
-        levels.append(blurred[margin:-margin, margin:-margin])
-    return np.stack(levels)
+    return np.clip(picture * (1 + generator.uniform(0.05, 0.5) * (grain - 0.5)), 0, 1).astype(np.float32)
 
 
-def _pose(yaw: np.ndarray, pitch: np.ndarray, position: np.ndarray) -> Float64[np.ndarray, "t 4 4"]:
+def pose(yaw: np.ndarray, pitch: np.ndarray, position: np.ndarray) -> Float64[np.ndarray, "t 4 4"]:
     """Rigid transforms: pitch about x, then yaw about the vertical (y points down), then the position."""
     cy, sy, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
     pose = np.zeros((len(yaw), 4, 4))
@@ -114,7 +105,7 @@ def _pose(yaw: np.ndarray, pitch: np.ndarray, position: np.ndarray) -> Float64[n
     return pose
 
 
-def _swing(
+def swing(
     generator: np.random.Generator, seconds: np.ndarray, low: float, high: float, slow: float, fast: float
 ) -> np.ndarray:
     """A sine over time with an amplitude in [low, high], a frequency in [slow, fast] Hz and a random phase."""
@@ -133,12 +124,12 @@ def _draw_camera(
     position[:, 1] = room[1] - generator.uniform(1.2, 1.6)  # held at the height of the eyes or the chest
     yaws, pitches = np.full(len(seconds), yaw), np.full(len(seconds), generator.uniform(-0.25, 0.05))
     if not fixed:
-        position[:, 0] += _swing(generator, seconds, 0.1, 0.6, 0.1, 0.35)
-        position[:, 1] += _swing(generator, seconds, 0.02, 0.12, 0.2, 0.8)
-        position[:, 2] += _swing(generator, seconds, 0.1, 0.6, 0.1, 0.35)
-        yaws = yaws + _swing(generator, seconds, 0.05, 0.25, 0.1, 0.3)
-        pitches = pitches + _swing(generator, seconds, 0.01, 0.05, 0.2, 0.8)
-    return _pose(yaws, pitches, position), yaw
+        position[:, 0] += swing(generator, seconds, 0.1, 0.6, 0.1, 0.35)
+        position[:, 1] += swing(generator, seconds, 0.02, 0.12, 0.2, 0.8)
+        position[:, 2] += swing(generator, seconds, 0.1, 0.6, 0.1, 0.35)
+        yaws = yaws + swing(generator, seconds, 0.05, 0.25, 0.1, 0.3)
+        pitches = pitches + swing(generator, seconds, 0.01, 0.05, 0.2, 0.8)
+    return pose(yaws, pitches, position), yaw
 
 
 def _draw_furniture(generator: np.random.Generator, ground: Float64[np.ndarray, "3"], n_frames: int) -> Solid:
@@ -148,7 +139,7 @@ def _draw_furniture(generator: np.random.Generator, ground: Float64[np.ndarray, 
     half = np.full(3, half[0]) if shape == "ball" else half
     position = np.tile(ground - [0, half[1], 0], (n_frames, 1))
     yaw = np.full(n_frames, generator.uniform(-np.pi, np.pi))
-    return Solid(shape, half, draw_texture(generator), _pose(yaw, np.zeros(n_frames), position), 0)
+    return Solid(shape, half, draw_texture(generator), pose(yaw, np.zeros(n_frames), position), 0)
 
 
 def _draw_ground(
@@ -178,9 +169,9 @@ def _draw_swinging(
     """
     position = np.tile(standing, (len(seconds), 1))
     hop = generator.uniform(0.0, 0.1)
-    position[:, 0] += _swing(generator, seconds, 0.4, 1.0, 0.2, 0.6)
-    position[:, 1] -= hop + _swing(generator, seconds, hop, hop, 0.5, 1.5)
-    position[:, 2] += _swing(generator, seconds, 0.4, 1.0, 0.2, 0.6)
+    position[:, 0] += swing(generator, seconds, 0.4, 1.0, 0.2, 0.6)
+    position[:, 1] -= hop + swing(generator, seconds, hop, hop, 0.5, 1.5)
+    position[:, 2] += swing(generator, seconds, 0.4, 1.0, 0.2, 0.6)
     return position
 
 
@@ -209,7 +200,7 @@ def _draw_mover(
             break
     turn = generator.uniform(-np.pi, np.pi) + generator.uniform(-0.6, 0.6) * seconds
     texture = draw_texture(generator, kind=kind.pattern, waves=kind.waves)
-    return Solid(kind.shape, half, texture, _pose(turn, np.zeros(len(seconds)), best), object_id)
+    return Solid(kind.shape, half, texture, pose(turn, np.zeros(len(seconds)), best), object_id)
 
 
 def draw_scene(
@@ -219,7 +210,7 @@ def draw_scene(
     seconds = np.arange(n_frames) / fps
     room = generator.uniform([2.2, 1.2, 2.6], [4.0, 1.7, 5.0])
     cam_to_world, yaw = _draw_camera(generator, seconds, room, fixed=fixed_camera)
-    still = _pose(np.zeros(n_frames), np.zeros(n_frames), np.zeros((n_frames, 3)))
+    still = pose(np.zeros(n_frames), np.zeros(n_frames), np.zeros((n_frames, 3)))
     solids = [Solid("room", room, draw_texture(generator), still, 0)]
     camera = cam_to_world[:, :3, 3].mean(axis=0)
     n_moving, n_furniture = int(generator.integers(2, 5)), int(generator.integers(4, 9))
