@@ -179,7 +179,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
     size = {"height": H, "width": W}
     with pytest.raises(InputError, match="passes a state"):
         export_model(Remembering(), tmp_path / "a.onnx", to="onnx", **size)
-    with pytest.raises(InputError, match="tflite: unknown format; there are onnx, openvino"):
+    with pytest.raises(InputError, match="tflite: unknown format; there are onnx, openvino, litert"):
         export_model(Tilted(), tmp_path / "a.onnx", to="tflite", **size)
     with pytest.raises(InputError, match=r"a file for openvino ends in \.xml: name it .*a\.xml"):
         export_model(Tilted(), tmp_path / "a.onnx", to="openvino", **size)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steadydepth.data.sequence_folder import write_sequence
+from steadydepth.data.sequence_writer import write_sequence
 from steadydepth.inference.export import export_model
 from steadydepth.inference.int8 import calibration_frames, export_int8, report_path
 from steadydepth.inference.runtime import ExportedModel

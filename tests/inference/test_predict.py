@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steadydepth.data.sequence_folder import write_sequence
+from steadydepth.data.sequence_writer import write_sequence
 from steadydepth.data.video_files import probe_video, read_depth_video, read_video, write_video
 from steadydepth.inference.filters import filter_depth
 from steadydepth.inference.predict import Predictor, predict_files
@@ -402,6 +402,16 @@ def test_filter_of_a_call_smooths_what_is_written(ramp, tmp_path):
     with pytest.raises(InputError, match="filter 'mean': unknown"):
         predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "other", filter="mean")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_filter_begins_anew_at_a_cut(ramp, tmp_path):
+    indoors, outdoors = ramp, ramp[:, :, ::-1].copy()
+    outdoors[:, 4:24, 4:20] = 240
+    for number, frame in enumerate([*indoors, *outdoors]):
+        save(tmp_path / "film" / f"{number}.png", frame)
+    predict_files(Predictor(Brightness()), [tmp_path / "film"], tmp_path / "out", filter="ema_0.8")
+    shots = [filter_depth("ema_0.8", shot[..., 0].astype(np.float32) + 1, shot) for shot in (indoors, outdoors)]
+    np.testing.assert_allclose(read_predictions(tmp_path / "out", "film")[0], np.concatenate(shots), rtol=1e-5)
 
 
 def test_mp4_keeps_the_times_of_a_video(ramp, tmp_path):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from steadydepth.output import colours
-from steadydepth.output.colours import colour_depth, colour_error, depth_range, error_top, is_measured
+from steadydepth.output.colours import colour_depth, colour_error, depth_range, error_top, follow_range, is_measured
 
 T, H, W = 5, 24, 40
 
@@ -124,3 +124,19 @@ def test_the_worst_error_shown_is_a_percentile_of_all_valid_errors_together():
     assert error_top([one], [np.zeros_like(valid)]) == 1
     assert error_top([], []) == 1
     assert error_top([0 * one], [valid]) > 0
+
+
+@pytest.mark.parametrize("claims", ["metric", "disparity"])
+def test_the_range_of_live_depth_follows_slowly(claims):
+    frames = [np.full((8, 12), 2.0, np.float32), np.full((8, 12), 4.0, np.float32)]
+    for frame in frames:
+        frame[:, 4:] *= 3  # two of every three columns that are looked at
+    first, now = (depth_range([frame[::4, ::4]], claims=claims) for frame in frames)
+    assert follow_range(None, frames[0], claims=claims) == first
+    expected = (0.98 * first[0] + 0.02 * now[0], 0.98 * first[1] + 0.02 * now[1])
+    assert follow_range(first, frames[1], claims=claims) == pytest.approx(expected)
+    assert follow_range(first, np.full((8, 12), np.nan, np.float32), claims=claims) == first
+    followed = first
+    for _ in range(300):
+        followed = follow_range(followed, frames[1], claims=claims)
+    assert followed == pytest.approx(now, rel=0.01)

@@ -7,6 +7,7 @@ import numpy as np
 import OpenEXR
 import pytest
 
+from steadydepth.files.exr_files import read_exr, write_exr
 from steadydepth.output.depth_files import (
     decode_range,
     encode_range,
@@ -17,7 +18,6 @@ from steadydepth.output.depth_files import (
     write_prediction_pictures,
     write_predictions,
 )
-from steadydepth.output.exr_files import read_exr, write_exr
 from steadydepth.types import InputError
 
 T, H, W = 5, 24, 40

@@ -1,5 +1,7 @@
 """The commands that run a model, and those that make it run elsewhere."""
 
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +12,13 @@ from steadydepth.errors import InputError
 
 
 def predict(
-    inputs: Annotated[list[Path], typer.Argument(help="Pictures, folders or videos.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Pictures, folders, videos, 'patterns*', camera numbers and URLs."),
+    ],
     model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder that gets the depth.")],
-    format: Annotated[str, typer.Option(help="npz, png16, exr, mp4 or mkv.")] = "npz",
+    format: Annotated[str, typer.Option(help="npz, png16, exr, mp4, mkv, ply or rerun.")] = "npz",
     max_side: Annotated[int | None, typer.Option(help="Shrink inputs to this side for the network.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace outputs that exist.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out inputs whose outputs are all there.")] = False,
@@ -23,60 +28,82 @@ def predict(
     filter: Annotated[
         str | None, typer.Option(help="Smooth over time as well: ema, ema_0.8, median or flow_ema.")
     ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="Of a camera or URL: stop after so long; Ctrl-C does as well.")
+    ] = None,
+    focal: Annotated[float | None, typer.Option(help="Of ply and rerun: focal length in pixels of the input.")] = None,
+    fov: Annotated[float | None, typer.Option(help="Of ply and rerun: degrees from left to right.")] = None,
 ) -> None:
-    """Depth of pictures, folders and videos; one colour range for a whole video.
+    """Depth of pictures, folders, videos, cameras and URLs; one colour range for a whole video.
+
+    Inputs that cannot be read are named at the end, the others done; exit status 1 then, and 2 when none could.
 
     Example: steadydepth predict clip.mp4 --model runs/demo/steady --out out --format mp4
     """
-    from steadydepth.inference.predict import load, predict_files
+    from steadydepth.inference.predict import SomeFailedError, load, predict_files
+    from steadydepth.output.points import Lens
 
-    written = predict_files(
-        load(model),
-        inputs,
-        out,
-        format=format,
-        max_side=max_side,
-        overwrite=overwrite,
-        resume=resume,
-        shard=pair(shard, "/", "--shard", "1/4") if shard is not None else None,
-        filter=filter,
-    )
+    complaint = ""
+    try:
+        written = predict_files(
+            load(model),
+            inputs,
+            out,
+            format=format,
+            max_side=max_side,
+            overwrite=overwrite,
+            resume=resume,
+            shard=pair(shard, "/", "--shard", "1/4") if shard is not None else None,
+            filter=filter,
+            seconds=seconds,
+            lens=None if focal is None and fov is None else Lens(focal, fov),
+        )
+    except SomeFailedError as error:
+        written, complaint = error.written, str(error)
     for path in written:
         print(path)
+    if complaint:
+        print(f"steadydepth: {complaint}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def stream(
     source: Annotated[str, typer.Argument(help="A camera's index, a URL, a video or a folder of pictures.")],
     model: ModelName,
     seconds: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="In a window as well; q ends it.")] = False,
 ) -> None:
-    """Depth of live frames, always the newest: those that came while the model worked are left out.
+    """Depth of live frames, always the newest, until Ctrl-C: those that came while the model worked are left out.
 
     Example: steadydepth stream 0 --model runs/demo/steady
     """
     from steadydepth.inference.predict import load
     from steadydepth.inference.stream import stream_newest
+    from steadydepth.inference.window import show_live
 
-    for frame in stream_newest(load(model), int(source) if source.isdecimal() else source, seconds=seconds):
-        depth = frame.result.depth
-        print(
-            f"frame {frame.number}: {frame.latency_s * 1e3:.0f} ms, {frame.n_skipped} skipped, "
-            f"{depth.min():.3g} to {depth.max():.3g}"
-        )
+    frames = stream_newest(load(model), int(source) if source.isdecimal() else source, seconds=seconds)
+    frames = show_live(frames, source) if show else frames
+    with suppress(KeyboardInterrupt):
+        for frame in frames:
+            depth = frame.result.depth
+            print(
+                f"frame {frame.number}: {frame.latency_s * 1e3:.0f} ms, {frame.n_skipped} skipped, "
+                f"{depth.min():.3g} to {depth.max():.3g}"
+            )
 
 
 def export(
     model: ModelName,
-    to: Annotated[str, typer.Option(help="onnx or openvino.")],
+    to: Annotated[str, typer.Option(help="onnx, openvino or litert.")],
     size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the network's pictures, as 192x256.")],
-    out: Annotated[Path, typer.Option(help="The file: .onnx, or .xml with its .bin for openvino.")],
+    out: Annotated[Path, typer.Option(help="The file: .onnx, .tflite, or .xml with its .bin for openvino.")],
     data: Annotated[
         Path | None, typer.Option(help="Sequence folders or videos to check with, and to calibrate int8 on.")
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit integers; measured before and after on --data.")] = False,
     licence: Annotated[str, typer.Option(help="Licence of the weights, noted in the file.")] = "not stated",
 ) -> None:
-    """Write a model as a file that ONNX Runtime or OpenVINO runs without torch, checked against the model.
+    """Write a model as a file that ONNX Runtime, OpenVINO or LiteRT runs without torch, checked against the model.
 
     Example: steadydepth export --model runs/demo/steady --to onnx --size 192x256 --out steady.onnx
     """

@@ -9,10 +9,12 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,11 @@ from steadydepth.inference.runtime import (
 )
 from steadydepth.types import InputError
 
+_PACKAGES = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "litert": ("litert_torch", "ai_edge_litert"),
+}
 TOLERANCE = 1e-3  # greatest relative difference of a float32 file from eager
 
 Picture = UInt8[np.ndarray, "h w 3"]
@@ -64,9 +71,9 @@ def export_model(
 ) -> float:
     """Write `model` for pictures of height x width to `out`; return its greatest relative difference from eager.
 
-    `to` is onnx (one file) or openvino (`out`, an .xml, and the weights beside it in .bin). The difference is looked
-    for on `frames`, stretched to that size, or without them on three of the synthetic world. InputError, and no file,
-    when it is above 1e-3, when a package is missing, or when the model has a state to pass on.
+    `to` is onnx or litert (one file) or openvino (`out`, an .xml, and the weights beside it in .bin). The difference is
+    looked for on `frames`, stretched to that size, or without them on three of the synthetic world. InputError, and no
+    file, when it is above 1e-3, when a package is missing, or when the model has a state to pass on.
     """
     check_target(out, to)
     if isinstance(model, ExportedNet):
@@ -75,9 +82,7 @@ def export_model(
     graph = _Picture(copy.deepcopy(model).cpu().eval()).requires_grad_(requires_grad=False)
     metadata = describe(graph.model, height, width, licence)
     with staging(out) as part:
-        write_onnx(graph, metadata, part.with_suffix(".onnx"))
-        if to == "openvino":
-            _write_openvino(part.with_suffix(".onnx"), metadata, part)
+        _WRITERS[to](graph, metadata, part)
         difference = greatest_difference(ExportedModel(part), graph, pictures)
         if not difference <= TOLERANCE:
             raise InputError(
@@ -93,7 +98,7 @@ def check_target(out: Path, to: str) -> None:
         raise InputError(f"{to}: unknown format; there are {', '.join(SUFFIXES)}")
     if out.suffix != SUFFIXES[to]:
         raise InputError(f"{out}: a file for {to} ends in {SUFFIXES[to]}: name it {out.with_suffix(SUFFIXES[to])}")
-    for package in ("onnx", "onnxscript", *(("openvino",) if to == "openvino" else ("onnxruntime",))):
+    for package in _PACKAGES[to]:
         try:
             __import__(package)
         except ImportError as error:
@@ -154,13 +159,30 @@ def write_onnx(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
     program.save(path, external_data=False)
 
 
-def _write_openvino(onnx_file: Path, metadata: dict[str, Any], path: Path) -> None:
+def _write_openvino(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
     import openvino
 
-    model = openvino.Core().read_model(onnx_file)
+    write_onnx(graph, metadata, path.with_suffix(".onnx"))
+    model = openvino.Core().read_model(path.with_suffix(".onnx"))
     model.set_rt_info(json.dumps(metadata), METADATA)
     # Half precision would be half the size, and above the tolerance.
     openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _write_litert(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
+    import litert_torch
+
+    picture = torch.zeros(1, metadata["height"], metadata["width"], 3, dtype=torch.uint8)
+    # It takes minutes, and tells on standard output how far it is.
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+        warnings.simplefilter("ignore")
+        litert_torch.convert(graph, (picture,)).export(str(path))
+    # As TensorFlow Lite keeps files that go with a model: a zip archive after its end.
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(METADATA, json.dumps(metadata))
+
+
+_WRITERS = {"onnx": write_onnx, "openvino": _write_openvino, "litert": _write_litert}
 
 
 def greatest_difference(file: ExportedModel, graph: nn.Module, pictures: list[Picture]) -> float:

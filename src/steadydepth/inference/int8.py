@@ -35,6 +35,8 @@ def export_int8(
     Returns what the json holds: under `before` and `after` the means of evaluate on `data`, for the float32 file and
     for this one. InputError as for export_model; for a transformer in ONNX; without a package that is needed.
     """
+    if to not in _QUANTISERS:
+        raise InputError(f"{to}: int8 is for {' and '.join(_QUANTISERS)}; choose one of them, or leave --int8 out")
     check_target(out, to)
     _check_package(to)
     pictures = [fit_picture(frame, height, width) for frame in calibration_frames(data)]

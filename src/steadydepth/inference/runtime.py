@@ -5,6 +5,7 @@ models they can be left out. That is why the shapes of arrays are said in words.
 """
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from steadydepth.errors import InputError
 FORMAT_VERSION = 1
 # Where a file keeps what it says of itself: one JSON text under this name.
 METADATA = "steadydepth"
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "litert": ".tflite"}
 
 # A network as its file has it: uint8 RGB (1, h, w, 3) to float32 (1, h, w).
 Network = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -138,7 +139,30 @@ def _open_openvino(path: Path, threads: int | None) -> tuple[Network, str]:
     return lambda picture: request.infer([picture])[0].copy(), said
 
 
-_OPENERS = {".onnx": _open_onnx, ".xml": _open_openvino}
+def _open_litert(path: Path, threads: int | None) -> tuple[Network, str]:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise missing_package("ai_edge_litert", "litert") from error
+    try:
+        # At the end of the file, where the runtime does not look: a file that was cut is told by it.
+        with zipfile.ZipFile(path) as said_of_it:
+            said = said_of_it.read(METADATA).decode()
+        interpreter = Interpreter(model_path=str(path), num_threads=threads)
+        interpreter.allocate_tensors()
+    except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path}: LiteRT cannot read it ({error}): write or copy it again") from error
+    picture_at, depth_at = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+
+    def run(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        interpreter.set_tensor(picture_at, picture)
+        interpreter.invoke()
+        return interpreter.get_tensor(depth_at)
+
+    return run, said
+
+
+_OPENERS = {".onnx": _open_onnx, ".xml": _open_openvino, ".tflite": _open_litert}
 
 
 def _check_metadata(said: str, path: Path) -> dict[str, Any]:

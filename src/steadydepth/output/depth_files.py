@@ -3,16 +3,17 @@
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt16
 
+from steadydepth.files.exr_files import read_exr, write_exr
 from steadydepth.files.image_files import read_depth_codes, write_png
+from steadydepth.files.threads import for_each_in_threads
 from steadydepth.files.whole_files import check_name, new_file, new_folder
-from steadydepth.output.exr_files import read_exr, write_exr
 from steadydepth.types import Claims, DepthFrames, InputError
 
 # What NumPy, zipfile and zlib raise for a file that is no npz, or a damaged one.
@@ -67,17 +68,15 @@ def write_prediction_pictures(
     """Write FOLDER/<name>/depth/%04d.png, 16 bits, and meta.json with the scale; return FOLDER/<name>.
 
     Values are rounded to the nearest step, but never a positive one to 0, which stands for no value. InputError when
-    one is negative or above 65535 steps, or when the folder exists. One frame is held at a time.
+    one is negative or above 65535 steps, or when the folder exists. A few frames are held at a time.
     """
     target = folder / check_name(name, folder)
+
+    def write(path: Path, depth: np.ndarray) -> None:
+        write_png(path, _picture_codes(depth, depth_scale_m, f"{target}, frame {int(path.stem)}"))
+
     meta = {"fps": fps, "depth_scale_m": depth_scale_m, "claims": _known(claims, target)}
-    with new_folder(target) as part:
-        (part / "depth").mkdir()
-        for number, depth in enumerate(depths):
-            codes = _picture_codes(depth, depth_scale_m, f"{target}, frame {number}")
-            write_png(part / "depth" / f"{number:04d}.png", codes)
-        (part / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-    return target
+    return _write_numbered(target, ".png", depths, write, meta)
 
 
 def write_prediction_exr(
@@ -85,14 +84,24 @@ def write_prediction_exr(
 ) -> Path:
     """Write FOLDER/<name>/depth/%04d.exr, 32-bit floats as they are, and meta.json; return FOLDER/<name>.
 
-    InputError when the folder exists or the package OpenEXR is missing. One frame is held at a time.
+    InputError when the folder exists or the package OpenEXR is missing. A few frames are held at a time.
     """
     target = folder / check_name(name, folder)
     meta = {"fps": fps, "claims": _known(claims, target)}
+    return _write_numbered(target, ".exr", depths, write_exr, meta)
+
+
+def _write_numbered(
+    target: Path,
+    suffix: str,
+    depths: Iterable[np.ndarray],
+    write: Callable[[Path, np.ndarray], None],
+    meta: dict[str, Any],
+) -> Path:
     with new_folder(target) as part:
         (part / "depth").mkdir()
-        for number, depth in enumerate(depths):
-            write_exr(part / "depth" / f"{number:04d}.exr", depth)
+        numbered = ((part / "depth" / f"{number:04d}{suffix}", depth) for number, depth in enumerate(depths))
+        for_each_in_threads(lambda pair: write(*pair), numbered)
         (part / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
     return target
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from steadydepth.errors import InputError
+from steadydepth.files.image_files import size_fault
 
 
 def load_openexr() -> ModuleType:
@@ -30,6 +31,10 @@ def read_exr(path: Path) -> Float32[np.ndarray, "h w"]:
     """The channel Z, or the only channel there is, as float32; InputError when unreadable or of another kind."""
     exr = load_openexr()
     try:
+        with exr.File(str(path), header_only=True) as file:
+            first, last = file.header()["dataWindow"]
+        if fault := size_fault(int(last[1] - first[1]) + 1, int(last[0] - first[0]) + 1):
+            raise InputError(f"{path}: {fault}: write the file again")
         with exr.File(str(path), separate_channels=True) as file:
             channels = {name: np.array(channel.pixels) for name, channel in file.channels().items()}
     except (RuntimeError, ValueError) as error:

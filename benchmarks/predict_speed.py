@@ -1,0 +1,89 @@
+"""Video file to depth: the whole in one process against its parts, timed one after the other in the same run.
+
+    .venv/bin/python benchmarks/predict_speed.py --model steady.onnx
+
+Decoding alone and the model alone, with what it needs before and after, are timed on the same frames, then the stream
+of the file, which decodes ahead in a thread; a share above 100 % is what the overlap gains. The formats of predict
+follow, writing included. One of each in turn, --rounds times; the medians count.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from steadydepth.data.synthetic import make_clip
+from steadydepth.data.video_files import read_video, write_video
+from steadydepth.inference.exported import ExportedNet, is_exported
+from steadydepth.inference.predict import Predictor, load, predict_files
+
+
+def film(n_frames: int, height: int, width: int) -> Iterator[np.ndarray]:
+    """The synthetic world there and back, enlarged: what moves as a film does, and costs nothing to make."""
+    frames = make_clip(0, fixed_camera=False, n_frames=12, height=96, width=128).frames
+    there_and_back = [*range(12), *range(10, 0, -1)]
+    for number in range(n_frames):
+        yield cv2.resize(frames[there_and_back[number % 22]], (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def exhaust(items: Iterator[object]) -> None:
+    for _ in items:
+        pass
+
+
+def all_parts(predictor: Predictor, video: Path, frames: list[np.ndarray], folder: Path) -> dict[str, float]:
+    """Seconds of each part and of each whole, for all frames."""
+    spent = {
+        "decode": seconds_of(lambda: exhaust(read_video(video))),
+        "model": seconds_of(lambda: exhaust(predictor.predict_next(frame, None)[0] for frame in frames)),
+        "stream": seconds_of(lambda: exhaust(predictor.stream(video))),
+    }
+    for format in ("npz", "png16", "mkv", "mp4"):
+        spent[f"predict to {format}"] = seconds_of(
+            lambda format=format: predict_files(predictor, [video], folder, format=format, overwrite=True)
+        )
+    return spent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="steady.onnx")
+    parser.add_argument("--size", type=int, nargs=2, default=(480, 640))
+    parser.add_argument("--max-side", type=int, default=256, help="for the network; an exported file has its own size")
+    parser.add_argument("--frames", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    cv2.setNumThreads(asked.threads)
+
+    if is_exported(asked.model):
+        predictor = Predictor(ExportedNet(asked.model, threads=asked.threads))
+    else:
+        predictor = load(asked.model, device="cpu", max_side=asked.max_side)
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder) / "film.mp4"
+        write_video(video, film(asked.frames, *asked.size), 25.0)
+        frames = list(read_video(video))
+        rounds = [all_parts(predictor, video, frames, Path(folder) / "out") for _ in range(asked.rounds)]
+
+    ms = {name: 1e3 * float(np.median([spent[name] for spent in rounds])) / asked.frames for name in rounds[0]}
+    for name, each in ms.items():
+        print(f"{name:18} {each:7.2f} ms a frame  {1e3 / each:6.1f} frames/s")
+    shares = [(spent["decode"] + spent["model"]) / spent["stream"] for spent in rounds]
+    print(f"stream: {100 * np.median(shares):.0f} % of the speed of decode and model one after the other")
+
+
+if __name__ == "__main__":
+    main()

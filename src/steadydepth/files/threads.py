@@ -1,0 +1,53 @@
+"""Reading ahead and writing behind: what waits for a disk, a decoder or an encoder does so in threads of its own."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# Of decoded frames; one is enough to keep both sides busy, the other evens out frames that take longer.
+_AHEAD = 2
+_N_THREADS = 4
+_END: Any = object()
+
+
+def read_ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same items in the same order, the next two of them made by a thread while the caller is at work.
+
+    Nothing is asked for before the first is. An error is raised where its item would have come; closed early, the
+    thread ends with the item that it is at.
+    """
+    source = iter(items)
+    with ThreadPoolExecutor(1) as thread:
+        coming = deque(thread.submit(next, source, _END) for _ in range(_AHEAD))
+        try:
+            while (item := coming.popleft().result()) is not _END:
+                coming.append(thread.submit(next, source, _END))
+                yield item
+        finally:
+            _cancel(coming)
+
+
+def for_each_in_threads(function: Callable[[T], None], items: Iterable[T]) -> None:
+    """Call `function` with every item, four at a time; no more of them are held, however many there are.
+
+    The first error ends it: no further item is taken.
+    """
+    with ThreadPoolExecutor(_N_THREADS) as threads:
+        running: deque[Future[None]] = deque()
+        try:
+            for item in items:
+                running.append(threads.submit(function, item))
+                if len(running) == _N_THREADS:
+                    running.popleft().result()
+            while running:
+                running.popleft().result()
+        finally:
+            _cancel(running)
+
+
+def _cancel(coming: Iterable[Future[Any]]) -> None:
+    for future in coming:
+        future.cancel()

@@ -1,0 +1,46 @@
+"""Live frames and their depth in a window, as they come."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from steadydepth.inference.stream import LiveResult
+from steadydepth.output.colours import colour_depth, follow_range
+from steadydepth.types import InputError
+
+_STOP_KEYS = (27, ord("q"))  # Escape
+
+
+def show_live(results: Iterable[LiveResult], title: str) -> Iterator[LiveResult]:
+    """The results as they are, each shown with its depth in colours on its right, until q or Escape is pressed.
+
+    InputError where no window can be opened.
+    """
+    # Without a screen Qt, which OpenCV opens its windows with, would end the process.
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise InputError("no window can be shown: there is no screen (DISPLAY is not set): leave --show out")
+    shown = None
+    for live in results:
+        said = live.result
+        shown = follow_range(shown, said.depth, claims=said.claims)
+        picture = np.hstack((said.image, colour_depth(said.depth, *shown, said.valid, claims=said.claims)))
+        if _show(title, picture) in _STOP_KEYS:
+            break
+        yield live
+    cv2.destroyAllWindows()
+
+
+def _show(title: str, picture: UInt8[np.ndarray, "h w 3"]) -> int:
+    """The key that was pressed, -1 for none."""
+    try:
+        cv2.imshow(title, picture[..., ::-1])
+        return cv2.waitKey(1)
+    except cv2.error as error:
+        raise InputError(
+            "no window can be shown: OpenCV was built without windows (opencv-python-headless): "
+            "pip install opencv-python in its place, or leave --show out"
+        ) from error

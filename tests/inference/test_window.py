@@ -1,0 +1,60 @@
+import cv2
+import numpy as np
+import pytest
+
+from steadydepth.inference import window
+from steadydepth.inference.predictor import Result
+from steadydepth.inference.stream import LiveResult
+from steadydepth.inference.window import show_live
+from steadydepth.output.colours import colour_depth, depth_range
+from steadydepth.types import InputError
+
+H, W = 24, 40
+
+
+def results(n: int) -> list[LiveResult]:
+    rng = np.random.default_rng(0)
+    live = []
+    for number in range(n):
+        depth = rng.uniform(2, 9, (H, W)).astype(np.float32)
+        image = rng.integers(0, 256, (H, W, 3), dtype=np.uint8)
+        live.append(LiveResult(Result(depth, "metric", depth > 2.5, image), number, 0, 0.01))
+    return live
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Pictures that were shown; the key q is pressed at the third."""
+    pictures = []
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(window.cv2, "imshow", lambda title, picture: pictures.append((title, picture)))
+    monkeypatch.setattr(window.cv2, "waitKey", lambda ms: ord("q") if len(pictures) == 3 else -1)
+    monkeypatch.setattr(window.cv2, "destroyAllWindows", lambda: pictures.append("closed"))
+    return pictures
+
+
+def test_frame_and_depth_are_shown_until_q(shown):
+    live = results(9)
+    assert list(show_live(live, "camera")) == live[:2]
+    assert shown.pop() == "closed"
+    (title, picture), *_ = shown
+    said = live[0].result
+    assert (title, len(shown)) == ("camera", 3)
+    np.testing.assert_array_equal(picture[:, :W], said.image[..., ::-1])  # OpenCV's order of colours
+    near_far = depth_range([said.depth[::4, ::4]])
+    np.testing.assert_array_equal(picture[:, W:, ::-1], colour_depth(said.depth, *near_far, said.valid))
+
+
+def test_a_machine_without_windows_is_told_so(monkeypatch):
+    def refuse(title, picture):
+        raise cv2.error("The function is not implemented")
+
+    monkeypatch.setattr(window.sys, "platform", "linux")
+    monkeypatch.setattr(window.cv2, "imshow", refuse)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match="there is no screen"):
+        next(show_live(results(1), "camera"))
+    monkeypatch.setenv("DISPLAY", ":0")
+    with pytest.raises(InputError, match="pip install opencv-python in its place"):
+        next(show_live(results(1), "camera"))
