@@ -11,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steadydepth.data.sequence_folder import check_data, find_sequences, open_sequence, write_sequence
+from steadydepth.data.check import check_data
+from steadydepth.data.sequence_folder import find_sequences, open_sequence
+from steadydepth.data.sequence_writer import write_sequence
 from steadydepth.data.video_files import write_video
 from steadydepth.types import Clip, InputError
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from steadydepth.data import video_files
-from steadydepth.data.sequence_folder import check_data, open_sequence
+from steadydepth.data.check import check_data
+from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.video_files import (
     convert_video,
     probe_video,

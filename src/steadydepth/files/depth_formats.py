@@ -1,0 +1,171 @@
+"""Depth, distance or disparity as data sets store it: one image of numbers a file, whatever the format.
+
+What a header promises is checked before memory is taken, and never more is unpacked than it says. Nothing is unpickled.
+"""
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from steadydepth.errors import InputError
+from steadydepth.files.exr_files import read_exr
+from steadydepth.files.image_files import read_depth_codes, size_fault
+
+_DPT_TAG = 202021.25  # first number of a .dpt or .cam file, MPI Sintel
+# What NumPy, zipfile, zlib, h5py and SciPy raise for a damaged file, or one of another kind.
+UNREADABLE = (
+    *(OSError, TypeError, ValueError, AttributeError, RuntimeError, EOFError, LookupError),
+    *(struct.error, zipfile.BadZipFile, zlib.error),
+)
+
+
+def read_numbers(path: Path) -> Float32[np.ndarray, "h w"]:
+    """The image of numbers in `path`, in the file's own unit, NaN and infinity as they are; the suffix says the format.
+
+    16-bit .png, .npy, .npz, .pfm, .dpt, .exr, .h5, .hdf5, .dsp5, .mat. Where a file can hold several arrays it is the
+    one named depth, or the only one. InputError when it is missing, damaged, of another kind or absurdly large.
+    """
+    read = _READERS.get(path.suffix.lower())
+    if read is None:
+        raise InputError(f"{path}: no depth format; there is {', '.join(_READERS)}: convert it to one of them")
+    try:
+        image = read(path)
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise InputError(
+            f"{path}: cannot be read as {path.suffix} ({str(error) or type(error).__name__}): check the path, or write "
+            "or copy the file again"
+        ) from error
+    _check_plain(path, image.dtype)
+    return image.astype(np.float32, copy=False)
+
+
+def read_tagged(path: Path, layout: str, n_before: int = 0) -> np.ndarray:
+    """The numbers of the type `layout` after the tag of an MPI Sintel file and `n_before` more bytes."""
+    data = path.read_bytes()
+    if len(data) < 4 or struct.unpack("<f", data[:4])[0] != _DPT_TAG:
+        raise InputError(f"{path}: does not begin with {_DPT_TAG}, as files of MPI Sintel do: copy it again")
+    return np.frombuffer(data, layout, offset=4 + n_before)
+
+
+def open_h5(path: Path) -> Any:
+    """The HDF5 file `path`, to be closed by the caller; InputError without h5py, or when it is no HDF5."""
+    try:
+        return load_extra("h5py").File(path, "r")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as HDF5 ({error}): check the path, or copy the file again") from error
+
+
+def load_extra(name: str) -> ModuleType:
+    """The module `name` of the extra `layouts`; InputError without it."""
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(f"{name} is missing; .h5 and .mat need it: pip install 'steadydepth[layouts]'") from error
+
+
+def _check_plain(path: Path, dtype: np.dtype[Any]) -> None:
+    if dtype.kind not in "fiu":
+        raise InputError(f"{path}: holds {dtype}; depth is plain numbers: write it as float32")
+
+
+def _allowed(path: Path, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of an array of `shape`, which may have axes of length 1 beside them."""
+    sides = tuple(side for side in shape if side != 1) if len(shape) > 2 else tuple(shape)
+    if len(sides) != 2:
+        raise InputError(f"{path}: holds numbers of shape {shape}; one image is (h, w): write one a file")
+    if fault := size_fault(*sides):
+        raise InputError(f"{path}: {fault}: write the file again")
+    return sides[0], sides[1]
+
+
+def _only(path: Path, names: list[str]) -> str:
+    """Which array of a file is meant: the one named depth, or the only one."""
+    name = "depth" if "depth" in names else names[0] if len(names) == 1 else None
+    if name is None:
+        raise InputError(f"{path}: holds {', '.join(names) or 'no array'}; name one of them depth, or keep only one")
+    return name
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        return _npy_from(path, file)
+
+
+def _npy_from(path: Path, file: Any) -> np.ndarray:
+    """The array in `file`, which is open at `path` or at a member of the zip there."""
+    version = np.lib.format.read_magic(file)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = header(file)
+    _check_plain(path, dtype)
+    sides = _allowed(path, shape)
+    data = file.read(sides[0] * sides[1] * dtype.itemsize)
+    return np.frombuffer(data, dtype).reshape(sides, order="F" if is_fortran else "C")
+
+
+def _read_npz(path: Path) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        with archive.open(_only(path, names) + ".npy") as member:
+            return _npy_from(path, member)
+
+
+def _read_pfm(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        kind = file.readline(16).strip()
+        if kind != b"Pf":
+            raise InputError(f"{path}: begins with {kind!r}; depth is a PFM of one channel, Pf: write it as that")
+        width, height = (int(side) for side in file.readline(64).split())
+        order = "<" if float(file.readline(64)) < 0 else ">"
+        sides = _allowed(path, (height, width))
+        data = file.read(height * width * 4)
+    return np.frombuffer(data, f"{order}f4").reshape(sides)[::-1]  # the last row comes first
+
+
+def _read_dpt(path: Path) -> np.ndarray:
+    width, height = read_tagged(path, "<i4")[:2].tolist()
+    return read_tagged(path, "<f4", 8).reshape(_allowed(path, (height, width)))
+
+
+def _read_h5(path: Path) -> np.ndarray:
+    with open_h5(path) as file:
+        stored = file[_only(path, list(file))]
+        sides = _allowed(path, stored.shape)
+        return stored[()].reshape(sides)
+
+
+def _read_mat(path: Path) -> np.ndarray:
+    if load_extra("h5py").is_hdf5(path):  # version 7.3, columns first
+        return _read_h5(path).T
+    io = load_extra("scipy.io")
+    try:
+        shapes = {name: shape for name, shape, _ in io.whosmat(path)}
+        name = _only(path, list(shapes))
+        sides = _allowed(path, shapes[name])
+        return io.loadmat(path, variable_names=[name])[name].reshape(sides)
+    except io.matlab.MatReadError as error:
+        raise ValueError(error) from error
+
+
+_READERS: dict[str, Callable[[Path], np.ndarray]] = {
+    ".png": read_depth_codes,
+    ".npy": _read_npy,
+    ".npz": _read_npz,
+    ".pfm": _read_pfm,
+    ".dpt": _read_dpt,
+    ".exr": read_exr,
+    ".h5": _read_h5,
+    ".hdf5": _read_h5,
+    ".dsp5": _read_h5,
+    ".mat": _read_mat,
+}

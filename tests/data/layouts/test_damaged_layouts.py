@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from steadydepth.data.convert import convert_layout
+from steadydepth.types import InputError
+
+EYE = "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1"
+NOISE = bytes(range(128, 200))
+
+
+@pytest.fixture
+def vkitti(tmp_path, write_png_at, write_jpg_at):
+    """One frame of Virtual KITTI 2."""
+    place = tmp_path / "in" / "Scene01" / "clone"
+    write_jpg_at(place / "frames/rgb/Camera_0/rgb_00000.jpg", np.full((6, 10, 3), 90, np.uint8))
+    write_png_at(place / "frames/depth/Camera_0/depth_00000.png", np.full((6, 10), 700, np.uint16))
+    (place / "intrinsic.txt").write_text("frame cameraID fx fy cx cy\n0 0 725.0 725.0 4.5 2.5\n")
+    (place / "extrinsic.txt").write_text(f"frame cameraID r11 ...\n0 0 {EYE}\n")
+    return place
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "message"),
+    [
+        ("extrinsic.txt", f"h\n0 0 {EYE.replace('1', '0')}\n".encode(), "extrinsic.txt: a camera there cannot be inv"),
+        ("extrinsic.txt", f"h\n0 0 nan {EYE[2:]}\n".encode(), "frame 0: NaN or infinity in its camera or pose"),
+        ("intrinsic.txt", b"h\n0 0 inf 725 4.5 2.5\n", "frame 0: NaN or infinity in its camera or pose"),
+        ("intrinsic.txt", NOISE, "intrinsic.txt: cannot be read as numbers"),
+        ("frames/rgb/Camera_0/rgb_00000.jpg", NOISE, "neither PNG nor JPEG"),
+        ("frames/depth/Camera_0/depth_00000.png", b"", "depth_00000.png: empty file"),
+    ],
+)
+def test_a_damaged_file_is_named_and_nothing_is_half_written(tmp_path, vkitti, file, data, message):
+    (vkitti / file).write_bytes(data)
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=message):
+        list(convert_layout("vkitti2", tmp_path / "in", out))
+    assert list(out.glob("*")) == list(out.glob(".*")) == []
+
+
+def test_a_pose_without_a_direction_is_refused(tmp_path, write_png_at):
+    write_png_at(tmp_path / "in/rgb/1.png", np.full((6, 10, 3), 90, np.uint8))
+    write_png_at(tmp_path / "in/depth/1.png", np.full((6, 10), 700, np.uint16))
+    for name, line in (("rgb", "1.0 rgb/1.png"), ("depth", "1.0 depth/1.png"), ("groundtruth", "1.0 0 0 0 0 0 0 0")):
+        (tmp_path / f"in/{name}.txt").write_text(f"{line}\n")
+    with pytest.raises(InputError, match="frame 0: NaN or infinity in its camera or pose"):
+        list(convert_layout("tum", tmp_path / "in", tmp_path / "out"))
+
+
+def test_calibration_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "2011_09_26/2011_09_26_drive_0001_sync/image_02/data").mkdir(parents=True)
+    (tmp_path / "2011_09_26/2011_09_26_drive_0001_sync/image_02/data/0000000000.png").touch()
+    (tmp_path / "2011_09_26/calib_cam_to_cam.txt").write_bytes(NOISE)
+    with pytest.raises(InputError, match=r"calib_cam_to_cam\.txt: cannot be read as text"):
+        list(convert_layout("kitti", tmp_path, tmp_path / "out"))

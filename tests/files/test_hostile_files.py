@@ -1,0 +1,72 @@
+"""Files made to take memory, or that hold something else than an image, are refused with next to no memory to take."""
+
+import resource
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from steadydepth.files.depth_formats import read_numbers
+from steadydepth.files.exr_files import write_exr
+from steadydepth.types import InputError
+
+SIDE = 60_000
+
+
+@contextmanager
+def most_memory(extra: int) -> Iterator[None]:
+    """No more than `extra` bytes of address space above what is taken now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + extra, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def large_npy(path: Path) -> None:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({SIDE}, {SIDE}), }}\n".encode()
+    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
+
+
+def large_exr(path: Path) -> None:
+    write_exr(path, np.ones((3, 5), np.float32))
+    data = path.read_bytes()
+    small, large = struct.pack("<4i", 0, 0, 4, 2), struct.pack("<4i", 0, 0, SIDE - 1, SIDE - 1)
+    assert data.count(small) == 2  # the window of what is stored, and of what is shown
+    path.write_bytes(data.replace(small, large))
+
+
+def large_h5(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("depth", (SIDE, SIDE), "f4", chunks=(100, 100), compression="gzip")
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.exr", "a.h5", "a.mat"])
+def test_what_promises_60000_x_60000_is_refused_with_200_mb_to_spare(tmp_path, name):
+    write = {".npy": large_npy, ".exr": large_exr}.get(Path(name).suffix, large_h5)
+    write(tmp_path / name)
+    assert (tmp_path / name).stat().st_size < 10_000
+    with most_memory(200 << 20), pytest.raises(InputError, match=f"{name}.*60000 x 60000"):
+        read_numbers(tmp_path / name)
+
+
+def test_an_hdf5_of_a_group_or_of_text_is_refused(tmp_path):
+    with h5py.File(tmp_path / "group.h5", "w") as file:
+        file.create_group("depth")
+    with h5py.File(tmp_path / "text.h5", "w") as file:
+        file["depth"] = np.array([[b"far", b"near"]])
+    for name in ("group.h5", "text.h5"):
+        with pytest.raises(InputError, match=name):
+            read_numbers(tmp_path / name)
+
+
+def test_sides_below_zero_are_refused_though_their_product_is_not(tmp_path):
+    (tmp_path / "a.pfm").write_bytes(b"Pf\n-5 -3\n-1.0\n" + bytes(60))
+    with pytest.raises(InputError, match="-5 x -3"):
+        read_numbers(tmp_path / "a.pfm")
