@@ -1,7 +1,12 @@
+import logging
+import resource
+import signal
+
 import pytest
 import torch
 
-from steadydepth.training.checkpoint import load_state, save_model, save_state
+from steadydepth.training.checkpoint import PREVIOUS, STATE, load_state, save_model, save_state
+from steadydepth.types import InputError
 
 
 def test_a_state_comes_back_as_it_was(tmp_path):
@@ -20,7 +25,7 @@ def test_a_failed_write_leaves_the_state_before_it(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match=r"No space left.*What was written before is whole: make room"):
         save_state({"step": 2}, tmp_path)
     monkeypatch.undo()
     assert load_state(tmp_path)["step"] == 1
@@ -34,7 +39,70 @@ def test_a_failed_model_write_leaves_the_model_before_it(tmp_path, model, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(type(model), "save_pretrained", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match=r"No space left.*make room"):
         save_model(model, tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.fixture
+def small_disk():
+    """No file may grow beyond 100 kB: the disk is full there for torch's own writer too."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_disk_that_fills_up_stops_with_what_to_do_and_both_checkpoints(tmp_path, model, small_disk):
+    save_state({"step": 1}, tmp_path)
+    save_state({"step": 2}, tmp_path)
+    with pytest.raises(InputError, match=r"File too large.*make room, or get the right to write there"):
+        save_state({"step": 3, "weights": torch.zeros(50_000)}, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [PREVIOUS, STATE]
+    assert load_state(tmp_path)["step"] == 2
+    assert torch.load(tmp_path / PREVIOUS, weights_only=True)["step"] == 1
+    with pytest.raises(InputError, match=r"cannot be written.*make room"):
+        save_model(model, tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["cut short", "empty", "a bit turned", "not a checkpoint"])
+def test_the_checkpoint_before_a_damaged_one_is_found(tmp_path, caplog, fault):
+    for step in (1, 2):
+        save_state({"step": step, "weights": torch.arange(1000.0) + step}, tmp_path)
+    newest = tmp_path / STATE
+    whole = bytearray(newest.read_bytes())
+    if fault == "a bit turned":
+        # In the middle of the weights, where torch.load sees nothing wrong.
+        whole[whole.index(torch.tensor(500.0).numpy().tobytes())] ^= 1
+        newest.write_bytes(whole)
+        assert torch.load(newest, weights_only=True)["step"] == 2
+    newest.write_bytes({"cut short": whole[:2000], "empty": b"", "not a checkpoint": b"x" * 2000}.get(fault, whole))
+    with caplog.at_level(logging.WARNING):
+        state = load_state(tmp_path)
+    assert state["step"] == 1
+    assert torch.equal(state["weights"], torch.arange(1000.0) + 1)
+    assert f"{newest}: damaged" in caplog.text
+
+
+def test_with_no_good_checkpoint_left_the_run_does_not_begin_anew_unasked(tmp_path):
+    save_state({"step": 1}, tmp_path)
+    (tmp_path / STATE).write_bytes(b"")
+    with pytest.raises(InputError, match=r"checkpoint\.pt: damaged, and no other checkpoint is left: delete it"):
+        load_state(tmp_path)
+
+
+def test_a_run_killed_between_the_two_renames_goes_on_from_the_one_before(tmp_path):
+    save_state({"step": 1}, tmp_path)
+    (tmp_path / STATE).replace(tmp_path / PREVIOUS)
+    assert load_state(tmp_path)["step"] == 1
+
+
+def test_a_closed_folder_says_what_to_do(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(InputError, match=r"Permission denied.*get the right to write there"):
+        save_state({"step": 1}, tmp_path)

@@ -10,8 +10,9 @@ from steadydepth.method.update import build_optimizer
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.training import run as run_module
-from steadydepth.training.learner import Run, build_model, relative_weight_at
+from steadydepth.training.learner import Run, relative_weight_at
 from steadydepth.training.run import train
+from steadydepth.training.starting import average_weights, build_model
 from steadydepth.training.step import average_along, train_step
 from steadydepth.types import InputError
 
@@ -153,17 +154,17 @@ def test_the_relative_weight_ramps_up():
     assert relative_weight_at(0, steps=10, weight=2.0, ramp=0.0) == 2.0
 
 
-def test_processes_share_the_samples_of_a_step():
+def test_processes_share_the_samples_of_a_step(world, tmp_path):
     shares = [run_module._sample_numbers(3, 5, 4, rank, 2) for rank in (0, 1)]
     assert shares == [[12, 13, 16, 17], [14, 15, 18, 19]]
     with pytest.raises(InputError, match=r"optim\.batch: 3: must be a multiple of the 2"):
-        run_module._sample_numbers(0, 1, 3, 0, 2)
+        run_module.open_samples(make_config(world, tmp_path, optim={"batch": 3}), 0, 0, 2)
 
 
 def test_an_average_follows_the_weights_and_forgets_its_start():
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 0.0)
-    average = run_module.average_weights(model, 0.9)
+    average = average_weights(model, 0.9)
     average.update_parameters(model)
     nn.init.constant_(model.weight, 1.0)
     average.update_parameters(model)

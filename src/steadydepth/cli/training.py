@@ -1,5 +1,6 @@
 """The commands that change weights, and those that look at what came of it."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,19 +26,28 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values in place of the file's.")
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="With every line of the log, say where the time of the steps went.")
+    ] = False,
     keys: Annotated[
         bool, typer.Option("--keys", is_eager=True, callback=_print_keys, help="Print every key of a config and stop.")
     ] = False,
 ) -> None:
     """Train or fine-tune a model; the same command again goes on where it was cut.
 
+    Ctrl-C or SIGTERM ends it after the step under way, with a checkpoint. Several processes: docs/scale.md.
+
     Example: steadydepth train -c configs/demo.yaml loss.relative_weight=0 run.folder=runs/plain
     """
     from steadydepth.config import load_config
+    from steadydepth.training.checkpoint import CARD
     from steadydepth.training.run import train as train_model
 
     resolved = load_config(config, overrides)
-    folder = train_model(resolved)
+    folder = train_model(resolved, profile=profile)
+    # One of several processes speaks, and only of a run that was not asked to stop.
+    if os.environ.get("RANK", "0") != "0" or not (folder / CARD).is_file():
+        return
     print(f"{folder}: trained {resolved.optim.steps} steps")
     print(f"next: steadydepth evaluate --model {folder} --data DATA --out {folder}")
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,20 +50,15 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def update_weights(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    loss: Tensor,
     max_grad_norm: float,
     *,
-    backward: Callable[[Tensor], Any] = torch.Tensor.backward,
-) -> Tensor:
-    """One step down the gradient of `loss`; the gradient's length before cutting is returned.
+    clip: Callable[..., Tensor] = nn.utils.clip_grad_norm_,
+) -> float:
+    """One step down the gradient that the weights hold; its length before cutting is returned.
 
-    A gradient that is not finite raises FloatingPointError before any weight has changed. `backward` is for launchers
-    that scale the loss or gather gradients.
+    Where that is not finite no weight changes, nor anything else. `clip` is for launchers that have scaled the loss.
     """
-    optimizer.zero_grad(set_to_none=True)
-    backward(loss)
-    length = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-    if not torch.isfinite(length):
-        raise FloatingPointError(f"the gradient is not finite (loss {loss.detach().item():.4g}); no weight was changed")
-    optimizer.step()
+    length = float(clip(model.parameters(), max_grad_norm))
+    if math.isfinite(length):
+        optimizer.step()
     return length

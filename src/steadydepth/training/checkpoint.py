@@ -1,16 +1,43 @@
 """Weights apart from the rest; written whole or not at all; resumed exactly."""
 
+import logging
+import os
+import pickle
 import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
+from steadydepth.errors import InputError
 from steadydepth.files.whole_files import new_file
 
+logger = logging.getLogger(__name__)
+
 STATE = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"
 CARD = "README.md"
+
+
+@contextmanager
+def writing_in(folder: Path) -> Iterator[None]:
+    """A disk that is full or closed to us is the user's to mend: InputError, with what to do; all else passes."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch.save raises an error of its own over the one of the disk.
+        cause = error if isinstance(error, (OSError, SafetensorError)) else error.__context__
+        if not isinstance(cause, (OSError, SafetensorError)):
+            raise
+        raise InputError(
+            f"{folder}: cannot be written: {cause}. What was written before is whole: make room, or get the right to "
+            "write there, and the same command goes on from the last checkpoint"
+        ) from error
 
 
 def save_model(model: nn.Module, folder: Path) -> None:
@@ -18,22 +45,63 @@ def save_model(model: nn.Module, folder: Path) -> None:
 
     Ours: config.json and model.safetensors; the others as they came, with steadydepth.json beside them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as temporary:
-        model.save_pretrained(temporary)  # type: ignore[operator]
-        written = [path for path in Path(temporary).iterdir() if path.name != CARD]
-        # The weights first: whoever finds a config finds its weights beside it.
-        for path in sorted(written, key=lambda path: (path.suffix != ".safetensors", path.name)):
-            path.replace(folder / path.name)
+    with writing_in(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as temporary:
+            model.save_pretrained(temporary)  # type: ignore[operator]
+            written = [path for path in Path(temporary).iterdir() if path.name != CARD]
+            # The weights first: whoever finds a config finds its weights beside it.
+            for path in sorted(written, key=lambda path: (path.suffix != ".safetensors", path.name)):
+                path.replace(folder / path.name)
 
 
 def save_state(state: dict[str, Any], folder: Path) -> None:
-    """Write what a run needs to go on; the state before it stays until this one is whole on the disk."""
-    with new_file(folder / STATE) as part:
-        torch.save(state, part)
+    """Write what a run needs to go on; the state before it stays whole, and is kept beside this one."""
+    path = folder / STATE
+    with writing_in(folder), new_file(path) as part:
+        # Through a file of Python: torch's own writer says nothing of why it failed.
+        with part.open("wb") as file:
+            torch.save(state, file)
+            os.fsync(file.fileno())
+        # Only now: until the new state is on the disk, both of the others stand.
+        if path.is_file():
+            path.replace(folder / PREVIOUS)
+    _settle(folder)
+
+
+def _settle(folder: Path) -> None:
+    """Have the names in a folder on the disk, not only what they name."""
+    names = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(names)
+    finally:
+        os.close(names)
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
-    """What `save_state` wrote last, on the CPU; None where there is nothing yet."""
-    path = folder / STATE
-    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+    """The newest state that `save_state` left whole, on the CPU; None where there is nothing yet.
+
+    A damaged one is named in a warning and the one before it is taken; InputError when there is no other.
+    """
+    damaged = []
+    for path in (folder / STATE, folder / PREVIOUS):
+        if not path.is_file():
+            continue
+        try:
+            return _read_state(path)
+        except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            damaged.append(str(path))
+            logger.warning("%s: damaged (%s); looking for the checkpoint before it", path, " ".join(str(error).split()))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}): give us the right to read it") from error
+    if damaged:
+        raise InputError(f"{', '.join(damaged)}: damaged, and no other checkpoint is left: delete it to begin again")
+    return None
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    # torch.load does not look at the checksums that torch.save has written.
+    with zipfile.ZipFile(path) as archive:
+        if name := archive.testzip():
+            raise zipfile.BadZipFile(f"wrong checksum of {name}")
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -15,7 +15,7 @@ from steadydepth.metrics.protocol import choose_protocol
 METHOD_KEYS = (
     "loss.", "optim.average", "data.motion", "data.strides", "data.flip", "data.exposure", "data.white_balance",
     "data.gamma", "data.noise", "data.unevenness", "data.blur", "data.jpeg", "data.most_crf",
-    "data.cached_clips", "data.workers",
+    "data.most_zoom", "data.most_turn_deg", "data.cached_clips", "data.workers",
 )  # fmt: skip
 # What may differ too, but makes it another budget, which the table marks.
 BUDGET_KEYS = ("optim.steps", "optim.batch", "data.clip_length")

@@ -10,12 +10,13 @@ import yaml
 from steadydepth.config import Config, load_config
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.sequence_meta import read_meta
+from steadydepth.data.shards import find_pack
 from steadydepth.errors import InputError
 from steadydepth.files.whole_files import new_file
 from steadydepth.metrics.intervals import read_report
 from steadydepth.metrics.summary import table_rows
 from steadydepth.models.declare import SIDECAR
-from steadydepth.training.checkpoint import CARD, STATE
+from steadydepth.training.checkpoint import CARD, PREVIOUS, STATE
 
 _MEANINGS = {
     "metric": "metres along the optical axis",
@@ -88,7 +89,7 @@ def push_to_hub(folder: Path, name: str, *, licence: str | None = None, private:
     write_card(folder, licence=licence)
     try:
         address = HfApi().create_repo(name, private=private, exist_ok=True)
-        HfApi().upload_folder(repo_id=name, folder_path=folder, ignore_patterns=[STATE, ".*"])
+        HfApi().upload_folder(repo_id=name, folder_path=folder, ignore_patterns=[STATE, PREVIOUS, "best/*", ".*"])
     # Its bases: the hub's versions use one HTTP library or another, and no connection is an error of that library.
     except (OSError, HFValidationError, *HfHubHTTPError.__bases__) as error:  # type: ignore[misc]
         raise InputError(
@@ -116,7 +117,8 @@ def _data_lines(config: Config) -> Iterator[str]:
 def _origins(root: Path) -> list[str]:
     if not root.exists():
         return []
-    said = [read_meta(path / "meta.json")[0] for path in find_sequences(root)]
+    pack, paths = find_pack(root), find_sequences(root)
+    said = [pack.sequences[path.name].meta if pack else read_meta(path / "meta.json")[0] for path in paths]
     told = {(one.source, one.licence) for one in said if one and (one.source or one.licence)}
     return sorted(f"{source or 'origin not stated'} (licence: {licence or 'not stated'})" for source, licence in told)
 

@@ -1,61 +1,27 @@
-"""What learns: the model of a config, what of it is trained, and everything that one step changes."""
+"""What learns: everything that one step changes."""
 
+import copy
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from steadydepth.config import Config
 from steadydepth.method.losses import absolute_loss, relative_loss
-from steadydepth.method.parts import freeze_unused, is_encoder, train_only
 from steadydepth.method.update import build_optimizer, learning_rate_at, set_learning_rate
-from steadydepth.models.adapt import add_lora, checkpoint_gradients
 from steadydepth.models.declare import check_claims
-from steadydepth.models.depth_net import DepthNet
-from steadydepth.models.encoders import load_encoder_weights
 from steadydepth.models.frozen import frozen_copy
-from steadydepth.models.load import load_model
 from steadydepth.training.guard import Guard
+from steadydepth.training.processes import open_accelerator, random_state, set_random_state
+from steadydepth.training.sharding import gather, shard, spread
+from steadydepth.training.starting import average_weights, build_model, prepare_parts
 from steadydepth.training.step import train_step
-from steadydepth.types import Batch, Claims, InputError, LossTerms
+from steadydepth.types import Batch, Claims, LossTerms
 
 logger = logging.getLogger(__name__)
-
-
-def build_model(config: Config) -> nn.Module:
-    """The network of a config with its starting weights: the seed alone decides what is random."""
-    if config.model.init is not None:
-        model = load_model(config.model.init, config.model.claims)
-        torch.manual_seed(config.run.seed)  # dropout draws from it
-        return model
-    torch.manual_seed(config.run.seed)
-    model = DepthNet(
-        encoder=config.model.encoder,
-        decoder_width=config.model.decoder_width,
-        min_depth=config.model.min_depth,
-        max_depth=config.model.max_depth,
-        claims=config.model.claims or "metric",
-    )
-    load_encoder_weights(model.encoder, config.model.encoder, config.model.weights)
-    return model
-
-
-def prepare_parts(model: nn.Module, config: Config) -> None:
-    """Choose in place what of `model` learns, and how; what takes no part in the depth is reported and stays."""
-    if not any(True for _ in model.parameters()):
-        raise InputError(f"model.init: {config.model.init}: has no weights, and cannot be trained")
-    if config.model.lora:
-        add_lora(model, config.model.lora, is_encoder)
-    if config.model.train:
-        train_only(model, config.model.train)
-    if config.model.checkpointing:
-        checkpoint_gradients(model)
-    if unused := freeze_unused(model, config.data.height, config.data.width):
-        few = ", ".join(unused[:8]) + ", ..." * (len(unused) > 8)
-        logger.info("%s: %d parameters take no part in the depth and stay: %s", config.run.folder, len(unused), few)
 
 
 def relative_weight_at(step: int, *, steps: int, weight: float, ramp: float) -> float:
@@ -64,34 +30,16 @@ def relative_weight_at(step: int, *, steps: int, weight: float, ramp: float) -> 
     return weight if step >= rising else weight * step / rising
 
 
-def average_weights(model: nn.Module, decay: float) -> AveragedModel:
-    """A running average of weights and norm statistics: average <- d average + (1 - d) weights.
-
-    d = min(decay, (1 + n) / (10 + n)) at update n, so that a short run is not an average of its start.
-    """
-
-    def blend(average: torch.Tensor, weights: torch.Tensor, n: torch.Tensor | int) -> torch.Tensor:
-        if not average.is_floating_point():
-            return weights
-        # A tensor, not a number: reading `n` would wait for the device, once for each weight.
-        share = torch.as_tensor((1 + n) / (10 + n)).clamp(max=decay)
-        return torch.lerp(weights, average, share.to(weights.dtype))
-
-    return AveragedModel(model, avg_fn=blend, use_buffers=True)
-
-
 class Run:
     """A run under way: everything that one step changes, and that a checkpoint must hold."""
 
     def __init__(self, config: Config) -> None:
-        # Importing Accelerate costs a second: not at the import of this module.
-        from accelerate import Accelerator
-
         self.config = config
-        self.accelerator = Accelerator(
-            cpu=config.run.device == "cpu", mixed_precision=config.run.precision, step_scheduler_with_optimizer=False
-        )
+        self.accelerator = open_accelerator(config)
         model = build_model(config)
+        if not self.accelerator.is_main_process:
+            # Dropout of its own; the first process goes on as one that is alone.
+            torch.manual_seed(config.run.seed + self.accelerator.process_index)
         labels = {one.labels for one in config.data.all_sources()}
         self.anchor = frozen_copy(model).to(self.accelerator.device) if "anchor" in labels else None
         # Measured depth holds the picture by itself, and may well change it.
@@ -99,7 +47,14 @@ class Run:
         self.guard = Guard(guarded, least=config.loss.least_structure) if guarded is not None else None
         self.claims: Claims = model.claims  # type: ignore[assignment]
         prepare_parts(model.to(self.accelerator.device), config)
-        model = model.to(memory_format=torch.channels_last)
+        # FSDP2 takes no other order than the usual one.
+        model = model.to(memory_format=torch.contiguous_format if config.run.shard else torch.channels_last)
+        self.average = average_weights(model, config.optim.average)
+        self.whole = self.average.module
+        if config.run.shard:
+            self.whole = copy.deepcopy(model).cpu()
+            shard(model)
+            shard(self.average.module)
         optimizer = build_optimizer(
             model,
             rate=config.optim.rate,
@@ -107,38 +62,98 @@ class Run:
             weight_decay=config.optim.weight_decay,
             layer_decay=config.optim.layer_decay,
         )
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.average = average_weights(self.accelerator.unwrap_model(self.model), config.optim.average)
+        # A sharded model gathers its gradients itself: in Accelerate's words, as one that is only evaluated.
+        self.model = self.accelerator.prepare_model(model, evaluation_mode=config.run.shard)
+        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.step, self.stopped = 0, False
-        # Sums of the losses since the last line of the log; on the device, so that no step waits for them.
-        self.window = torch.zeros(3, device=self.accelerator.device)
+        self.skipped_in_a_row = 0
+        self.least_distance: float | None = None  # of the best validation so far
+        self.validations_since = 0
+        # Sums since the last line of the log, and the steps they are of; on the device, so that no step waits for them.
+        self.window = torch.zeros(4, device=self.accelerator.device)
         # The same of each source: clips, absolute, relative.
         self.of_sources = torch.zeros(len(config.data.all_sources()), 3, device=self.accelerator.device)
-        self.losses = partial(absolute_loss, kind=config.loss.absolute, smoothness_weight=config.loss.smoothness)
+        self.backward: Callable[[torch.Tensor], Any] = self.accelerator.backward
+        self.losses: Callable[..., torch.Tensor] = partial(
+            absolute_loss,
+            kind=config.loss.absolute,
+            gradient_weight=config.loss.gradient,
+            smoothness_weight=config.loss.smoothness,
+        )
 
     def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold; all processes together, for each has random numbers and sums of its own."""
+        from accelerate.utils import broadcast, gather_object
+
+        # Each process has norm statistics of its own clips; one that resumes has those of the first.
+        broadcast([*self.accelerator.unwrap_model(self.model).buffers(), *self.average.buffers()])
+        own = {"window": self.window, "of_sources": self.of_sources, "random": random_state(self.window.device)}
         return {
             "step": self.step,
-            "model": self.accelerator.unwrap_model(self.model).state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "window": self.window,
-            "of_sources": self.of_sources,
-            "random": torch.get_rng_state(),
-            "guard": None if self.guard is None else self.guard.state(),
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "model": gather(self.accelerator.unwrap_model(self.model).state_dict()),
+            "average": gather(self.average.state_dict()),
+            "optimizer": gather(self.optimizer.state_dict()),
+            "scaler": self.accelerator.scaler and self.accelerator.scaler.state_dict(),
+            "processes": gather_object([own]),
+            "guard": None if self.guard is None else gather(self.guard.state()),
             "stopped": self.stopped,
+            "validation": (self.least_distance, self.validations_since),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.window = state["step"], state["window"].to(self.window.device)
-        self.of_sources = state["of_sources"].to(self.window.device)
-        torch.set_rng_state(state["random"].clone())
-        self.stopped = state["stopped"]
+        network = self.accelerator.unwrap_model(self.model)
+        network.load_state_dict(spread(state["model"], network.state_dict()))
+        self.average.load_state_dict(spread(state["average"], self.average.state_dict()))
+        self.optimizer.load_state_dict(self._spread_moments(state["optimizer"]))
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.skipped_in_a_row, self.stopped = state["step"], state["skipped_in_a_row"], state["stopped"]
+        self.least_distance, self.validations_since = state["validation"]
+        self._restore_own(state["processes"])
         if self.guard is not None:
-            self.guard.restore(state["guard"])
+            kept = state["guard"]["kept"]
+            self.guard.restore({"kept": kept and spread(kept, self.average.module.state_dict())})
+
+    def _spread_moments(self, optimizer: dict[str, Any]) -> dict[str, Any]:
+        """Moments shared out as the weights that they belong to."""
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        moments = {
+            number: spread(held, dict.fromkeys(held, weights[number])) for number, held in optimizer["state"].items()
+        }
+        return optimizer | {"state": moments}
+
+    def _restore_own(self, processes: list[dict[str, Any]]) -> None:
+        """What each process had; with another number of them the first takes all sums and dropout begins anew."""
+        if len(processes) == self.accelerator.num_processes:
+            own = processes[self.accelerator.process_index]
+            set_random_state(own["random"])
+            processes = [own]
+        elif not self.accelerator.is_main_process:
+            processes = []
+        for own in processes:
+            self.window += own["window"].to(self.window.device)
+            self.of_sources += own["of_sources"].to(self.window.device)
+
+    def averaged(self) -> nn.Module:
+        """The model that is saved: the running average, none of it shared out; all processes together."""
+        if self.whole is not self.average.module:
+            self.whole.load_state_dict(gather(self.average.module.state_dict()))
+        return self.whole
+
+    def any_process(self, mine: bool) -> bool:
+        """Whether it is so in at least one process: all of them get one answer."""
+        if self.accelerator.num_processes == 1:
+            return mine
+        found = self.accelerator.reduce(torch.tensor(float(mine), device=self.window.device), reduction="sum")
+        return bool(found > 0)
+
+    def take_sums(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`window` and `of_sources` over all processes; they begin anew."""
+        found = [self.accelerator.reduce(sums.clone(), reduction="sum") for sums in (self.window, self.of_sources)]
+        self.window.zero_()
+        self.of_sources.zero_()
+        return found[0], found[1]
 
     def prepare_to_learn(self) -> None:
         """Training mode; norm layers keep their statistics from the step on that the config says.
@@ -184,6 +199,9 @@ class Run:
         if self.step == 0:
             self.look_at_claims(batch)
         self.prepare_to_learn()
+        network = self.accelerator.unwrap_model(self.model)
+        # The forward pass moves norm statistics; a skipped step must not.
+        before = [buffer.clone() for buffer in network.buffers()]
         optim, loss = self.config.optim, self.config.loss
         rate = learning_rate_at(self.step, steps=optim.steps, rate=optim.rate, warmup=optim.warmup)
         set_learning_rate(self.optimizer, rate)
@@ -201,6 +219,7 @@ class Run:
                 robust=loss.robust,
                 trim=loss.trim,
                 moving_weight=loss.moving_weight,
+                gradient_weight=loss.relative_gradient,
                 response_weight=loss.response_weight,
                 both_frames=loss.both_frames,
             ),
@@ -208,11 +227,32 @@ class Run:
             claims=self.claims,
             anchor=self.anchor,
             window=loss.anchor_window,
-            backward=self.accelerator.backward,
+            parts=optim.accumulate,
+            backward=self.backward,
+            clip=self.accelerator.clip_grad_norm_,
         )
-        self.average.update_parameters(self.accelerator.unwrap_model(self.model))
         self.step += 1
+        if terms.is_finite:
+            self.skipped_in_a_row = 0
+            self.average.update_parameters(network)
+            self._count(terms)
+        else:
+            self.skipped_in_a_row += 1
+            self._undo(dict(zip(network.buffers(), before, strict=True)))
         return terms
+
+    def _count(self, terms: LossTerms) -> None:
+        one = torch.ones_like(terms.target)
+        self.window += torch.stack((terms.absolute, terms.relative, terms.target, one))
+        for source, sums in terms.of_sources.items():
+            self.of_sources[source] += sums
+
+    def _undo(self, buffers: dict[torch.Tensor, torch.Tensor]) -> None:
+        """A step that was skipped leaves nothing but a smaller scale of the loss, where fp16 has one."""
+        for buffer, before in buffers.items():
+            buffer.copy_(before)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.update()
 
     def _absolute(self, *arguments: Any, frames: torch.Tensor) -> torch.Tensor:
         return self.losses(*arguments, frames=frames if self.config.loss.edge_aware else None)

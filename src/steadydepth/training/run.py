@@ -1,35 +1,31 @@
 """The loop: batches to steps, logging, checkpoints, and going on where an earlier run was cut."""
 
-import json
 import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from steadydepth.config import Config, dump_config
 from steadydepth.data.augment import Light
 from steadydepth.data.loader import ClipSamples, MixedSamples, load_batches, to_device
 from steadydepth.files.whole_files import new_file
 from steadydepth.models.adapt import without_lora
-from steadydepth.training.checkpoint import load_state, save_model, save_state
+from steadydepth.training.checkpoint import load_state, save_model, save_state, writing_in
+from steadydepth.training.failures import explained
 from steadydepth.training.hub import write_card
 from steadydepth.training.learner import Run
+from steadydepth.training.log import LOG, SKIPPED, add_line, keep_lines_until, line_of_losses, numbers_of, progress_bar
+from steadydepth.training.profile import StepClock
+from steadydepth.training.stopping import asked_to_stop
+from steadydepth.training.validation import check_validation, validate
 from steadydepth.types import Batch, InputError
 
 logger = logging.getLogger(__name__)
 
-LOG = "metrics.jsonl"
-
 
 def _sample_numbers(first: int, last: int, batch: int, rank: int, world: int) -> list[int]:
     """Which samples this process takes of steps [first, last): its share of each global batch."""
-    if batch % world:
-        raise InputError(f"optim.batch: {batch}: must be a multiple of the {world} processes")
     share = batch // world
     return [step * batch + rank * share + i for step in range(first, last) for i in range(share)]
 
@@ -37,6 +33,11 @@ def _sample_numbers(first: int, last: int, batch: int, rank: int, world: int) ->
 def open_samples(config: Config, first_step: int, rank: int, world: int) -> ClipSamples | MixedSamples:
     """The samples that the steps from `first_step` on will see."""
     data, seed = config.data, config.run.seed
+    if config.optim.batch % (world * config.optim.accumulate):
+        raise InputError(
+            f"optim.batch: {config.optim.batch}: must be a multiple of the {world} process(es) x optim.accumulate "
+            f"{config.optim.accumulate}"
+        )
     numbers = _sample_numbers(first_step, config.optim.steps, config.optim.batch, rank, world)
     sources = [
         ClipSamples(
@@ -52,8 +53,11 @@ def open_samples(config: Config, first_step: int, rank: int, world: int) -> Clip
                 data.exposure, data.white_balance, data.gamma, data.unevenness, data.noise, data.blur, data.jpeg
             ),
             most_crf=data.most_crf,
+            most_zoom=data.most_zoom,
+            most_turn_deg=data.most_turn_deg,
             seed=seed,
             cached_clips=data.cached_clips,
+            find_cuts=data.find_cuts,
             numbers=numbers,
             source=number,
         )
@@ -64,12 +68,18 @@ def open_samples(config: Config, first_step: int, rank: int, world: int) -> Clip
     return MixedSamples(sources, shares=[one.share for one in data.sources], seed=seed, numbers=numbers)
 
 
+def _what_is_learnt(config: str) -> list[str]:
+    """The lines of a config but for those that only say how it is computed: these may change from start to start."""
+    how = ("workers", "cached_clips", "accumulate", "shard")
+    return [line for line in config.splitlines() if line.split(":")[0].strip() not in how]
+
+
 def _claim_folder(config: Config, *, has_begun: bool) -> None:
     """Write the resolved config into the run folder, or refuse a folder in which another run has begun."""
     path = config.run.folder / "config.yaml"
     text = dump_config(config)
-    if has_begun and path.is_file() and path.read_text() != text:
-        ours, theirs = text.splitlines(), path.read_text().splitlines()
+    ours, theirs = (_what_is_learnt(one) for one in (text, path.read_text() if path.is_file() else text))
+    if has_begun and ours != theirs:
         other = [
             f"{old.strip()} there, {new.strip()} here" for old, new in zip(theirs, ours, strict=False) if old != new
         ]
@@ -77,71 +87,29 @@ def _claim_folder(config: Config, *, has_begun: bool) -> None:
             f"{path}: another run lives in this folder ({'; '.join(other[:5]) or 'other keys'}); "
             "choose another run.folder, or delete that one"
         )
-    config.run.folder.mkdir(parents=True, exist_ok=True)
-    with new_file(path) as part:
+    with writing_in(config.run.folder), new_file(path) as part:
         part.write_text(text)
 
 
-def _keep_log_until(path: Path, step: int) -> None:
-    """Drop what a cut run logged after its last checkpoint: those steps are taken again."""
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    with new_file(path) as part:
-        part.write_text("".join(kept))
-
-
-def _progress(show: bool) -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[losses]}"),
-        console=console,
-        disable=not (show and console.is_terminal),
-    )
-
-
-def _log_line(run: Run, seconds: float) -> dict[str, Any]:
-    """Mean losses since the last line, over all clips and over those of each source; empties the window."""
-    absolute, relative, target = (run.window / run.config.run.log_every).tolist()
-    run.window.zero_()
-    line = {
-        "step": run.step,
-        "absolute": absolute,
-        "relative": relative,
-        "target": target,
-        "rate": run.optimizer.param_groups[-1]["lr"],
-        "seconds": round(seconds, 3),
-    }
-    return line | ({"sources": _of_sources(run)} if run.config.data.sources else {})
-
-
-def _of_sources(run: Run) -> list[dict[str, Any]]:
-    """The clips of each source since the last line, and the mean losses over them; empties the sums."""
-    sums = run.of_sources.tolist()
-    run.of_sources.zero_()
-    return [
-        {
-            "root": str(source.root),
-            "clips": round(clips),
-            "absolute": absolute / clips if clips and source.labels != "none" else None,
-            "relative": relative / clips if clips and not source.single else None,
-        }
-        for source, (clips, absolute, relative) in zip(run.config.data.sources, sums, strict=True)
-    ]
-
-
-def train(config: Config) -> Path:
+def train(config: Config, *, profile: bool = False) -> Path:
     """Train as the config says, or go on where the same run was cut; returns the run folder with the model in it.
 
     The folder gets config.yaml, metrics.jsonl (a line every `run.log_every` steps with the mean losses since the line
-    before), checkpoint.pt, and in the end the model and its card, README.md. A finished run is left as it is.
+    before), skipped.jsonl (the clips of steps whose gradient was not finite), the last two checkpoints, and in the end
+    the model and its card, README.md. SIGTERM or Ctrl-C ends the run after the step under way: the folder has a
+    checkpoint then, and no model yet. A finished run is left as it is. With `profile` every line of the log on the
+    screen is followed by where the time since the last one went.
     """
     folder = config.run.folder
+    check_validation(config)
     run = Run(config)
     rank, world, is_main = run.accelerator.process_index, run.accelerator.num_processes, run.accelerator.is_main_process
+    if not is_main:
+        logging.getLogger("steadydepth").setLevel(logging.WARNING)
+    logger.info(
+        "%s: %d process(es) on %s, precision %s",
+        folder, world, run.accelerator.device.type, run.accelerator.mixed_precision,
+    )  # fmt: skip
     state = load_state(folder)
     # The data first: a run that cannot start leaves no folder behind.
     samples = open_samples(config, state["step"] if state else 0, rank, world)
@@ -151,43 +119,91 @@ def train(config: Config) -> Path:
         run.restore(state)
         logger.info("%s: going on after step %d of %d", folder, run.step, config.optim.steps)
     if is_main:
-        _keep_log_until(folder / LOG, run.step)
-    logger.info(
-        "%s: %d clips, %d process(es) on %s, precision %s",
-        folder, len(samples.clips), world, run.accelerator.device, config.run.precision,
-    )  # fmt: skip
+        for name in (LOG, SKIPPED):
+            keep_lines_until(folder / name, run.step)
+    logger.info("%s: %d clips", folder, len(samples.clips))
     batches = load_batches(samples, batch=config.optim.batch // world, workers=config.data.workers)
     if not run.stopped:
-        _take_steps(run, batches, is_main=is_main)
-    if is_main:
-        save_model(without_lora(run.average.module), folder)
-        write_card(folder)
+        clock = StepClock() if profile else None
+        _take_steps(run, samples, clock.watch(run, batches) if clock else batches, clock)
+    if run.step < config.optim.steps and not run.stopped:
+        logger.info("%s: stopped after step %d as asked; the same command goes on from there", folder, run.step)
+    else:
+        model = run.averaged()
+        if is_main:
+            save_model(without_lora(model), folder)
+            write_card(folder)
     run.accelerator.end_training()
     return folder
 
 
-def _take_steps(run: Run, batches: Iterator[Batch], *, is_main: bool) -> None:
-    config, started = run.config, time.monotonic()
-    with _progress(is_main) as progress:
+def _take_steps(
+    run: Run, samples: ClipSamples | MixedSamples, batches: Iterator[Batch], clock: StepClock | None
+) -> None:
+    """Steps until the last, or until the run stops or is asked to; a checkpoint at the end."""
+    config, started, is_main = run.config, time.monotonic(), run.accelerator.is_main_process
+    logged = run.step // config.run.log_every * config.run.log_every
+    with explained(), asked_to_stop() as is_asked, progress_bar(is_main) as progress:
         task = progress.add_task(config.run.folder.name, total=config.optim.steps, completed=run.step, losses="")
         for on_disk in batches:
             batch = to_device(on_disk, run.accelerator.device)
             terms = run.learn(batch)
-            run.window += torch.stack((terms.absolute, terms.relative, terms.target.detach()))
-            for source, sums in terms.of_sources.items():
-                run.of_sources[source] += sums
+            if clock:
+                clock.mark("update")
+            if not terms.is_finite and is_main:
+                _note_skipped(run, samples)
             progress.update(task, completed=run.step)
-            at_line = run.step % config.run.log_every == 0
-            seen = run.keep_watch(batch) if at_line else {}
-            if at_line and is_main:
-                line = _log_line(run, time.monotonic() - started) | seen
-                with (config.run.folder / LOG).open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-                losses = f"absolute {line['absolute']:.4f} relative {line['relative']:.4f}"
-                progress.update(task, losses=losses)
-                logger.info("%s: step %d of %d: %s", config.run.folder, run.step, config.optim.steps, losses)
-            last = run.stopped or run.step == config.optim.steps
-            if is_main and (last or run.step % config.run.checkpoint_every == 0):
-                save_state(run.state(), config.run.folder)
-            if last:
+            if run.step % config.run.log_every == 0:
+                line = line_of_losses(run, steps=run.step - logged, seconds=time.monotonic() - started)
+                progress.update(task, losses=_log(run, line, batch))
+                logged = run.step
+                if clock:
+                    logger.info("%s: %s", config.run.folder, clock.take())
+            ends = run.stopped or run.step == config.optim.steps or run.any_process(is_asked())
+            if ends or run.step % config.run.checkpoint_every == 0:
+                state = run.state()
+                if is_main:
+                    save_state(state, config.run.folder)
+            _refuse_only_skipping(run)
+            if ends:
                 break
+
+
+def _log(run: Run, line: dict[str, Any], batch: Batch) -> str:
+    """Write a line of losses with what the guard and the validation see; returns the losses in words."""
+    config = run.config.run
+    line |= run.keep_watch(batch)
+    if config.validate_every and run.step % config.validate_every == 0:
+        line["validation"] = validate(run)
+    if run.accelerator.is_main_process:
+        add_line(config.folder / LOG, line)
+    if config.tracker:
+        run.accelerator.log(numbers_of(line), step=run.step)
+    return _tell(run, line)
+
+
+def _tell(run: Run, line: dict[str, Any]) -> str:
+    """The losses of a line of the log in words, for people who watch."""
+    if line["target"] is None:
+        losses = "all steps skipped"
+    else:
+        losses = f"absolute {line['absolute']:.4f} relative {line['relative']:.4f}"
+    logger.info("%s: step %d of %d: %s", run.config.run.folder, run.step, run.config.optim.steps, losses)
+    return losses
+
+
+def _note_skipped(run: Run, samples: ClipSamples | MixedSamples) -> None:
+    """Write down the clips, of all processes, of a step whose gradient was not finite."""
+    numbers = _sample_numbers(run.step - 1, run.step, run.config.optim.batch, 0, 1)
+    clips = [samples.describe(number) for number in numbers]
+    add_line(run.config.run.folder / SKIPPED, {"step": run.step, "clips": clips})
+    logger.warning("%s: step %d skipped, its gradient is not finite", run.config.run.folder, run.step)
+
+
+def _refuse_only_skipping(run: Run) -> None:
+    if run.skipped_in_a_row >= run.config.optim.most_skipped:
+        raise InputError(
+            f"{run.config.run.folder / SKIPPED}: stopped after step {run.step}: the gradient of {run.skipped_in_a_row} "
+            "steps in a row was not finite, and changed no weight; their clips are named there. Look at them, or take "
+            "another run.folder and a smaller optim.rate or loss.relative_weight"
+        )

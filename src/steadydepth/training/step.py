@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from steadydepth.method.aligning import align_clips, as_depth
 from steadydepth.method.losses import absolute_loss, relative_loss, target_loss
@@ -23,17 +25,40 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     *,
-    relative_weight: float,
     max_grad_norm: float,
+    parts: int = 1,
+    backward: Callable[[Tensor], Any] = Tensor.backward,
+    clip: Callable[..., Tensor] = nn.utils.clip_grad_norm_,
+    **choices: Any,
+) -> LossTerms:
+    """Learn once from clips; return the losses before the update, `choices` being those of `find_losses`.
+
+    The clips pass in so many `parts`, for less memory, and the losses are means over these. Where the gradient is not
+    finite no weight changes. `backward` and `clip` are for launchers that scale the loss or gather gradients.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    found = []
+    for number, part in enumerate(split_batch(batch, parts), start=1):
+        with _gathered_later(model) if number < parts else nullcontext():
+            found.append(find_losses(model, part, **choices))
+            backward(_spread_not_finite(found[-1].target) / parts)
+    length = update_weights(model, optimizer, max_grad_norm, clip=clip)
+    return replace(mean_over_parts(found), is_finite=math.isfinite(length))
+
+
+def find_losses(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    relative_weight: float,
     absolute: Callable[..., Tensor] = absolute_loss,
     relative: Callable[[DepthPairs, DepthPairs], Tensor] = relative_loss,
     lags: Sequence[int] = (1,),
     claims: Claims = "metric",
     anchor: nn.Module | None = None,
     window: int = 1,
-    backward: Callable[[Tensor], Any] = Tensor.backward,
 ) -> LossTerms:
-    """Learn once from clips, each by the labels that it has; return the losses before the update.
+    """The losses of clips that pass through the network together, each by the labels that it has.
 
     Without measured depth a point seen in two frames is taken to keep its depth from one to the next, and the frozen
     `anchor` labels each frame, because steadiness alone is best served by a constant; with a `window` of more than one
@@ -54,9 +79,43 @@ def train_step(
             weight=relative_weight,
         )
 
-    loss = mean_over_clips(losses, batch)
-    update_weights(model, optimizer, loss.target, max_grad_norm, backward=backward)
-    return loss
+    return mean_over_clips(losses, batch)
+
+
+def _spread_not_finite(loss: Tensor) -> Tensor:
+    """The same loss; where it is not finite neither is its gradient, in which all processes then see it."""
+    return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+
+
+def _gathered_later(model: nn.Module) -> AbstractContextManager[Any]:
+    """Processes add up their gradients once a step, with the last part."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def split_batch(batch: Batch, parts: int) -> list[Batch]:
+    """A batch in `parts` of equally many clips, in order."""
+    if parts == 1:
+        return [batch]
+    size = len(batch.frames) // parts
+    return [take_clips(batch, list(range(first, first + size))) for first in range(0, len(batch.frames), size)]
+
+
+def mean_over_parts(parts: Sequence[LossTerms]) -> LossTerms:
+    """The losses of a step out of those of its parts; what is summed over clips is summed over all of them."""
+    absolute, relative, target = (
+        torch.stack([getattr(part, name).detach() for part in parts]).mean()
+        for name in ("absolute", "relative", "target")
+    )
+    sources = sorted({source for part in parts for source in part.of_sources})
+    return LossTerms(
+        absolute,
+        relative,
+        target,
+        {
+            source: torch.stack([part.of_sources[source] for part in parts if source in part.of_sources]).sum(0)
+            for source in sources
+        },
+    )
 
 
 def clips_of_sources(batch: Batch) -> dict[int, list[int] | slice]:

@@ -1,0 +1,33 @@
+"""What a run may meet that is not in its files, said with what to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from steadydepth.types import InputError
+
+LESS = (
+    "raise optim.accumulate, set model.checkpointing, or lower optim.batch, data.clip_length or data.height and width"
+)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """InputError for what a loader process says, for losing one, and for want of memory; all else passes."""
+    try:
+        yield
+    except InputError as error:
+        # A loader process sends its error as text, below its own stack.
+        raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from error
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"out of memory on the GPU: {LESS}; run.precision: bf16 takes less too") from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" in str(error):
+            raise InputError(f"out of memory: {LESS}") from error
+        if "DataLoader worker" in str(error):
+            raise InputError(
+                f"a loader process was lost, most likely for want of memory ({str(error).splitlines()[0]}): lower "
+                "data.workers or data.cached_clips, and the same command goes on from the last checkpoint"
+            ) from error
+        raise

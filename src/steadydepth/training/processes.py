@@ -1,0 +1,56 @@
+"""The processes and devices that a run really gets, and the random numbers of each process."""
+
+import importlib.util
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+
+from steadydepth.config import Config
+from steadydepth.types import InputError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
+
+
+def open_accelerator(config: Config) -> "Accelerator":
+    """Accelerate for the processes that the launcher has started; InputError where it would become something else."""
+    # Importing Accelerate costs a second: not at the import of this module.
+    from accelerate import Accelerator
+
+    precision, on_cpu = config.run.precision, config.run.device == "cpu" or not torch.cuda.is_available()
+    if precision == "fp16" and on_cpu:
+        raise InputError("run.precision: fp16: needs a GPU; take no, or bf16 on a CPU that has AMX")
+    if precision == "bf16" and on_cpu and not torch.cpu._is_amx_tile_supported():
+        logger.warning("run.precision: bf16: this CPU has no AMX and will take longer than with no")
+    tracker = config.run.tracker
+    # Accelerate goes on without a tracker whose package is not there.
+    if tracker and importlib.util.find_spec(tracker) is None:
+        raise InputError(f"run.tracker: {tracker}: is not installed: pip install {tracker}")
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision=precision,
+        step_scheduler_with_optimizer=False,
+        log_with=tracker,
+        project_dir=config.run.folder,
+    )
+    if config.run.shard and accelerator.num_processes == 1:
+        raise InputError("run.shard: there is one process, and nothing to share: start several with torchrun")
+    if tracker:
+        accelerator.init_trackers(config.run.folder.name)
+    return accelerator
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Where the random numbers of this process are, on the CPU and on `device`."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_random_state(state: dict[str, torch.Tensor]) -> None:
+    """Go on from there; what belongs to a GPU is left where there is none."""
+    torch.set_rng_state(state["cpu"].clone())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].clone())

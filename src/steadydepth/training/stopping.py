@@ -1,0 +1,39 @@
+"""A run that is asked to stop ends after the step under way; asked a second time, at once."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+AGAIN = 1.0  # seconds; sooner it is the same wish, passed on by a launcher to those who have heard it already
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM or Ctrl-C has come since; only the main thread can ask for signals, in others none is heard."""
+    asked: list[float] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, _: Any) -> None:
+        if not asked:
+            asked.append(time.monotonic())
+        elif time.monotonic() - asked[0] >= AGAIN:
+            restore()
+            os.kill(os.getpid(), number)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        restore()
