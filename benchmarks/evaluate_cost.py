@@ -24,7 +24,8 @@ def make(root: Path, height: int, width: int, n_frames: int, n_drawn: int) -> No
     """ROOT/data/<clip> of `n_frames` frames and ROOT/predictions/<clip>.npz, from a clip of `n_drawn` frames."""
     import numpy as np
 
-    from steadydepth.data.sequence_folder import open_sequence, write_sequence
+    from steadydepth.data.sequence_folder import open_sequence
+    from steadydepth.data.sequence_writer import write_sequence
     from steadydepth.data.synthetic import DEPTH_SCALE_M, make_clip
     from steadydepth.output.depth_files import write_predictions
 

@@ -137,6 +137,48 @@ def test_a_config_with_three_mistakes_lists_all_three(run, config):
     assert not (config.parent / "run").exists()
 
 
+def test_a_world_with_extras_is_made_or_refused(run, tmp_path):
+    sizes = ("--clips", 1, "--frames", 2, "--height", 34, "--width", 46)
+    extras = ("--shake", "--deform", "--blur", "--compress", 35)
+    assert run("data", "make", tmp_path / "made", *sizes, *extras)[0] == 0
+    meta = json.loads((tmp_path / "made" / "fixed_000000" / "meta.json").read_text())
+    assert meta["source"] == "steadydepth synthetic world: shake, deform, blur, compress 35"
+    status, _, complaint = run("data", "make", tmp_path / "none", *sizes, "--textures", tmp_path / "made" / "nowhere")
+    assert status == 2
+    assert "nowhere: no picture for textures" in complaint
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_list_of_images_is_converted_and_mistakes_exit_2(run, tmp_path, copy):
+    picture = next((copy / next(path.name for path in sorted(copy.iterdir())) / "rgb").iterdir())
+    (tmp_path / "list.csv").write_text(f"image,sequence\n{picture},kitchen\n")
+    status, printed, _ = run("data", "convert", "pairs", tmp_path / "list.csv", tmp_path / "out")
+    assert (status, printed.strip()) == (0, str(tmp_path / "out" / "kitchen"))
+    assert (tmp_path / "out" / "kitchen" / "rgb" / "0000.png").read_bytes() == picture.read_bytes()
+    for mistake in (("kitty",), ("kitti", "--split-shots"), ("kitti", "--name", "a"), ("kitti", "--split", "dev")):
+        status, _, complaint = run("data", "convert", mistake[0], tmp_path, tmp_path / "none", *mistake[1:])
+        assert status == 2
+        assert len(complaint.strip().splitlines()) == 1
+    assert not (tmp_path / "none").exists()
+
+
+def test_sequences_are_packed_and_checked_and_mistakes_exit_2(run, tmp_path, copy):
+    out = tmp_path / "shards"
+    status, printed, _ = run("data", "pack", copy, out, "--shard-size", "50KB", "--size", "40x56", "--flow")
+    assert (status, printed) == (0, f"{out}: 2 sequences\n")
+    assert run("data", "check", out)[:2] == (0, f"{out}: no faults\n")
+    for words, message in (
+        (["--shard-size", "1 cup"], "--shard-size 1 cup: give a whole number of bytes"),
+        (["--size", "40"], "--size 40: give two numbers"),
+        (["--size", "40x56", "--max-side", "40"], "give one of them"),
+        (["--codec", "gif"], "gif: unknown codec; there are zstd, png"),
+    ):
+        status, _, complaint = run("data", "pack", copy, tmp_path / "other", *words)
+        assert status == 2
+        assert message in complaint
+    assert run("data", "pack", copy, out)[0] == 2
+
+
 def test_a_run_from_data_to_report(run, tmp_path, config, copy):
     """make, check, train, train again, evaluate, predict, report: the whole way on two tiny clips."""
     data = tmp_path / "made"
@@ -225,6 +267,20 @@ def test_predict_filters_shards_and_goes_on(run, tmp_path, copy, model):
     status, _, complaint = run(*words, "--shard", "3/2", "--resume")
     assert status == 2
     assert "shard 3/2" in complaint
+
+
+def test_predict_goes_on_past_what_it_cannot_read(run, tmp_path, copy, model):
+    save_model(model, tmp_path / "model")
+    (copy / "cut.mp4").write_bytes(b"")
+    words = ("--model", tmp_path / "model", "--out", tmp_path / "out")
+    status, printed, complaint = run("predict", copy / "*", *words)
+    assert status == 1
+    assert [Path(line).suffix for line in printed.split()] == [".npz", ".mp4"] * 2
+    assert complaint.startswith("steadydepth: 1 input(s) failed, 2 written:\n")
+    assert "cut.mp4: cannot be read as video" in complaint
+    status, printed, complaint = run("predict", copy / "cut.mp4", *words)
+    assert (status, printed) == (2, "")
+    assert "cut.mp4: cannot be read as video" in complaint
 
 
 def test_stream_prints_a_line_for_a_frame(run, tmp_path, copy, model):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from steadydepth.config import Config as Config
     from steadydepth.config import load_config as load_config
     from steadydepth.data.sequence_folder import open_sequence as open_sequence
-    from steadydepth.data.sequence_folder import write_sequence as write_sequence
+    from steadydepth.data.sequence_writer import write_sequence as write_sequence
     from steadydepth.data.synthetic import make_world as make_world
     from steadydepth.errors import InputError as InputError
     from steadydepth.inference import runtime as runtime
@@ -43,7 +43,7 @@ _HOMES = {
     "open_sequence": "steadydepth.data.sequence_folder",
     "train": "steadydepth.training.run",
     "write_report": "steadydepth.training.report",
-    "write_sequence": "steadydepth.data.sequence_folder",
+    "write_sequence": "steadydepth.data.sequence_writer",
 }
 _MODULES = {
     "losses": "steadydepth.method.losses",

@@ -45,6 +45,7 @@ class DataConfig(Section):
     sources: tuple[SourceConfig, ...] = Field(
         (), description="In place of `root` and `labels`: several folders in one run, each with its own labels."
     )
+    validation: Path | None = Field(None, description="Folder of clips with depth that `run.validate_every` scores.")
     motion: Literal["none", "flow", "dis"] = Field(
         "flow", description="Pairs at the same pixel, along the flow files, or along DIS flow of the frames."
     )
@@ -52,9 +53,14 @@ class DataConfig(Section):
     strides: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (1,), min_length=1, description="Steps between the frames, one drawn a clip; 0 is one frame in several lights."
     )
+    find_cuts: bool = Field(
+        True, description="No clip of a video file crosses a cut; each file is decoded once, before the first step."
+    )
     height: int = Field(96, ge=32, description="Rows of a training frame.")
     width: int = Field(128, ge=32, description="Columns of a training frame.")
     flip: bool = Field(True, description="Mirror every other clip.")
+    most_zoom: float = Field(1.0, ge=1, le=4, description="Clips are zoomed in up to so far, and cut where drawn.")
+    most_turn_deg: float = Field(0.0, ge=0, le=45, description="Clips are turned up to so far, both ways.")
     exposure: float = Field(0.0, ge=0, description="Deviation of the log exposure drawn for each frame.")
     white_balance: float = Field(0.0, ge=0, description="Deviation of the log gain of each colour of a frame.")
     gamma: float = Field(0.0, ge=0, description="Deviation of the log gamma drawn for each frame.")
@@ -116,8 +122,15 @@ class LossConfig(Section):
     absolute: Literal["log_l1", "silog", "affine_invariant"] = Field(
         "log_l1", description="Each frame against its label."
     )
-    smoothness: float = Field(0.0, ge=0, description="Weight of the spatial smoothness inside the absolute loss.")
-    edge_aware: bool = Field(True, description="Smoothness is relaxed where the picture has edges.")
+    gradient: float = Field(
+        0.0,
+        ge=0,
+        description="Weight, inside the absolute loss, of how unevenly the log error lies: its partial derivatives.",
+    )
+    smoothness: float = Field(
+        0.0, ge=0, description="Weight, inside the absolute loss, of the partial derivatives of log depth itself."
+    )
+    edge_aware: bool = Field(True, description="`smoothness` is relaxed where the picture has edges.")
     relative: Literal["change", "warping", "geometry", "disparity", "disparity_size"] = Field(
         "change", description="What is compared between two frames; `change` with the label's own change in log depth."
     )
@@ -130,6 +143,11 @@ class LossConfig(Section):
     )
     both_frames: bool = Field(True, description="False: the earlier frame of a pair is taken as it is.")
     moving_weight: float = Field(0.0, ge=0, description="Extra weight, inside the relative loss, of what truly moves.")
+    relative_gradient: float = Field(
+        0.0,
+        ge=0,
+        description="Weight, inside the relative loss, of how unevenly the error of the change lies, as `gradient`.",
+    )
     response_weight: float = Field(
         0.0,
         ge=0,
@@ -153,6 +171,9 @@ class OptimConfig(Section):
 
     steps: int = Field(ge=1, description="Weight updates.")
     batch: int = Field(4, ge=1, description="Clips in a step, over all processes.")
+    accumulate: int = Field(
+        1, ge=1, description="A step's clips go through the network in so many parts, for less memory."
+    )
     rate: float = Field(1e-3, gt=0, description="Highest learning rate, of the decoder.")
     encoder_rate: float = Field(0.3, ge=0, description="The encoder's rate, as a share of `rate`.")
     layer_decay: float = Field(
@@ -161,6 +182,9 @@ class OptimConfig(Section):
     warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps over which the rate grows from 0.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of weights (not of biases and norms).")
     max_grad_norm: float = Field(1.0, gt=0, description="Longer gradients are cut to this length.")
+    most_skipped: int = Field(
+        10, ge=1, description="So many steps in a row without a finite gradient stop the run; fewer are skipped."
+    )
     norm_learns: float = Field(
         1.0, ge=0, le=1, description="Batch norm keeps its statistics after this share of the steps: 0 to fine-tune."
     )
@@ -173,9 +197,24 @@ class RunConfig(Section):
     folder: Path = Field(description="Run folder: config, metrics.jsonl, checkpoint and model.")
     seed: int = Field(0, ge=0, description="Start weights, data order and augmentation follow from it.")
     device: Literal["auto", "cpu"] = Field("auto", description="auto takes a GPU when there is one.")
-    precision: Literal["no", "bf16"] = Field("no", description="bf16 computes the network in bfloat16.")
+    precision: Literal["no", "bf16", "fp16"] = Field(
+        "no", description="bf16, or fp16 on a GPU, computes the network in 16 bits; losses and weights stay in 32."
+    )
+    shard: bool = Field(
+        False, description="Weights, gradients and optimizer are shared out over the processes (FSDP2): large models."
+    )
     log_every: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
     checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints.")
+    validate_every: int = Field(
+        0, ge=0, description="Steps between evaluations on `data.validation`, a multiple of `log_every`; 0: never."
+    )
+    best_by: str = Field("abs_rel", description="The metric of evaluate whose best model is kept in best/.")
+    patience: int = Field(
+        0, ge=0, description="So many evaluations in a row that are no better stop the run; 0 never does."
+    )
+    tracker: Literal["tensorboard", "wandb", "mlflow", "trackio"] | None = Field(
+        None, description="Where the lines of metrics.jsonl go as well; its package must be installed."
+    )
 
 
 class Config(Section):
@@ -186,6 +225,14 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     optim: OptimConfig
     run: RunConfig
+
+    @model_validator(mode="after")
+    def _validation_at_lines(self) -> "Config":
+        if self.run.validate_every % self.run.log_every:
+            raise ValueError(f"run.validate_every: must be a multiple of run.log_every, {self.run.log_every}")
+        if (self.data.validation is None) == (self.run.validate_every > 0):
+            raise ValueError("data.validation and run.validate_every: give both, or neither")
+        return self
 
     @model_validator(mode="after")
     def _label_is_there(self) -> "Config":

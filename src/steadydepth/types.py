@@ -38,6 +38,8 @@ class Clip:
     objects: UInt8[np.ndarray, "t h w"] | None = None  # 0 static world, n moving object n
     flow: Float32[np.ndarray, "p h w 2"] | None = None  # forward, frame i into i + 1, pixels (x, y)
     flow_valid: Bool[np.ndarray, "p h w"] | None = None
+    motion: Float32[np.ndarray, "p h w 2"] | None = None  # estimated, frame i + 1 into i, pixels (x, y)
+    seen: Bool[np.ndarray, "p h w"] | None = None  # where the motion can be trusted
     K: Float64[np.ndarray, "3 3"] | None = None  # pixels, pixel centres at integer coordinates
     cam_to_world: Float64[np.ndarray, "t 4 4"] | None = None  # OpenCV axes, metres
     fixed_camera: bool | None = None
@@ -87,6 +89,7 @@ class LossTerms:
     relative: Float[Tensor, ""]
     target: Float[Tensor, ""]
     of_sources: Mapping[int, Float[Tensor, "3"]] = field(default_factory=dict)  # clips, and the sums of both over them
+    is_finite: bool = True  # False: the gradient was not, and no weight was changed
 
 
 @runtime_checkable

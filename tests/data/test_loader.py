@@ -8,6 +8,7 @@ import torch
 from steadydepth.data.augment import Light
 from steadydepth.data.clips import Sample, clip_motion, fit_clip
 from steadydepth.data.loader import ClipSamples, MixedSamples, augment_sample, load_batches
+from steadydepth.data.video_files import write_video
 from steadydepth.types import InputError
 
 LIGHT = Light(exposure=0.2, white_balance=0.05, gamma=0.1, noise=0.02)
@@ -75,7 +76,8 @@ def test_what_is_missing_is_named(world, tmp_path):
         open_samples(world, range(1), length=9)
     from dataclasses import replace
 
-    from steadydepth.data.sequence_folder import open_sequence, write_sequence
+    from steadydepth.data.sequence_folder import open_sequence
+    from steadydepth.data.sequence_writer import write_sequence
 
     clip = open_sequence(world / "fixed_000003").read()
     bare = replace(clip, name="bare", depth=None, valid=None, flow=None, flow_valid=None, objects=None)
@@ -188,3 +190,18 @@ def test_pictures_are_every_frame_with_depth_once_an_epoch_and_no_other(world, t
 def test_videos_too_short_for_a_clip_are_pointed_to_pictures(world):
     with pytest.raises(InputError, match=r"no sequence has 9 frames; lower data\.clip_length.*`single: true`"):
         open_samples(world, range(1), length=9)
+
+
+def test_no_clip_of_a_video_crosses_a_cut(tmp_path):
+    random = np.random.default_rng(0)
+    shots = [random.integers(0, 256, (1, 6, 8, 3), dtype=np.uint8).repeat(n, axis=0) for n in (5, 4)]
+    frames = np.concatenate(shots).repeat(8, axis=1).repeat(8, axis=2)
+    write_video(tmp_path / "film.mp4", frames, 25.0)
+    settings = {"length": 3, "height": 32, "width": 32, "motion": "none", "labels": "none", "flip": False}
+    settings |= {"light": Light(), "seed": 0, "cached_clips": 0, "strides": (1, 2)}
+    samples = ClipSamples(tmp_path, numbers=range(10), find_cuts=True, **settings)
+    assert [start for _, start in samples.clips] == [0, 1, 2, 5, 6]
+    taken = {tuple(samples.describe(number)["frames"]) for number in range(40)}
+    assert (0, 2, 4) in taken
+    assert all(max(frames) < 5 or min(frames) >= 5 for frames in taken)
+    assert len(ClipSamples(tmp_path, numbers=range(10), **settings).clips) == 7

@@ -36,10 +36,11 @@ def doctor() -> None:
         print(line)
 
 
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, check and convert video data.")
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, check, convert and pack video data.")
 data_app.command()(data.make)
 data_app.command()(data.check)
 data_app.command()(data.convert)
+data_app.command()(data.pack)
 app.add_typer(data_app, name="data")
 
 

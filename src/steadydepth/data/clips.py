@@ -60,7 +60,7 @@ def fit_clip(clip: Clip, height: int, width: int, *, left: float = 0.5, top: flo
         K = np.diag([*ratio.astype(np.float64), 1.0]) @ clip.K
         # Pixel centres are integers: the scale acts around the outer edge, half a pixel before the first centre.
         K[:2, 2] += (ratio - 1) / 2 - [x0, y0]
-    flow = nearest(clip.flow)
+    flow, motion = nearest(clip.flow), nearest(clip.motion)
     frames = fit(clip.frames, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     assert frames is not None
     return replace(
@@ -71,6 +71,8 @@ def fit_clip(clip: Clip, height: int, width: int, *, left: float = 0.5, top: flo
         objects=nearest(clip.objects),
         flow=None if flow is None else flow * ratio,
         flow_valid=nearest(clip.flow_valid),
+        motion=None if motion is None else motion * ratio,
+        seen=nearest(clip.seen),
         K=K,
     )
 
@@ -80,10 +82,13 @@ def clip_motion(
 ) -> tuple[Float32[np.ndarray, "p h w 2"] | None, Bool[np.ndarray, "p h w"] | None]:
     """Motion from each frame to the one before it, and where that one saw the pixel.
 
-    `source`: `none` gives None (pairs at the same pixel), `flow` inverts the clip's forward flow, `dis` estimates it.
+    `source`: `none` gives None (pairs at the same pixel), `flow` inverts the clip's forward flow, `dis` estimates it,
+    or takes what was estimated when the clip was packed.
     """
     if source == "none":
         return None, None
+    if source == "dis" and clip.motion is not None:
+        return clip.motion, clip.seen
     if source == "flow":
         if clip.flow is None or clip.flow_valid is None:
             raise InputError(
@@ -106,7 +111,7 @@ def hold_frame(clip: Clip, length: int, *, moves: bool) -> Sample:
     """
     kept = {name: getattr(clip, name) for name in ("frames", "depth", "valid", "objects", "cam_to_world")}
     kept = {name: None if array is None else np.repeat(array, length, axis=0) for name, array in kept.items()}
-    held = replace(clip, flow=None, flow_valid=None, **kept)
+    held = replace(clip, flow=None, flow_valid=None, motion=None, seen=None, **kept)
     if not moves:
         return Sample(held, None, None)
     shape = (length - 1, *clip.frames.shape[1:3])
@@ -123,7 +128,7 @@ def skip_frames(sample: Sample, stride: int) -> Sample:
     clip, motion, seen = sample.clip, sample.motion, sample.seen
     kept = {name: getattr(clip, name) for name in ("frames", "depth", "valid", "objects", "cam_to_world")}
     kept = {name: None if array is None else array[::stride] for name, array in kept.items()}
-    shorter = replace(clip, flow=None, flow_valid=None, **kept)
+    shorter = replace(clip, flow=None, flow_valid=None, motion=None, seen=None, **kept)
     if motion is None or seen is None:
         return Sample(shorter, None, None)
     chains = [

@@ -1,5 +1,6 @@
 """Clips to Batch: what a sample is follows from (seed, epoch, index) alone, so a run can go on from any of them."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import gcd
@@ -13,9 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from steadydepth.data.augment import Light, relight
 from steadydepth.data.clips import Sample, clip_motion, clip_starts, fit_clip, fitting_strides, hold_frame, skip_frames
+from steadydepth.data.cuts import shots_of
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.video_files import recode
+from steadydepth.data.views import draw_view, view_sample
 from steadydepth.types import Batch, InputError, Labels
 
 Item = dict[str, Any]  # tensors, and what else a Batch knows of a clip
@@ -26,7 +29,7 @@ class ClipSamples(Dataset[Item]):
 
     The row is the same whatever part of it a process, a loader worker or a resumed run takes. With `labels` single the
     row is one of pictures, every frame that has depth, and `length` of them make a sample: number n is pictures
-    n * length and on. `source` tells the rows of one run apart.
+    n * length and on. With `find_cuts` no clip of a video file crosses a cut. `source` tells the rows of one run apart.
     """
 
     def __init__(
@@ -42,8 +45,11 @@ class ClipSamples(Dataset[Item]):
         flip: bool,
         light: Light,
         most_crf: int = 0,
+        most_zoom: float = 1.0,
+        most_turn_deg: float = 0.0,
         seed: int,
         cached_clips: int,
+        find_cuts: bool = False,
         numbers: Sequence[int] = (),
         source: int = 0,
     ) -> None:
@@ -56,8 +62,11 @@ class ClipSamples(Dataset[Item]):
                 )
         if labels == "single":
             self.clips = [(s, number) for s in sequences for number in sorted(s.labels["depth"])]
+            stops = [s.n_frames for s, _ in self.clips]
         else:
-            self.clips = [(s, start) for s in sequences for start in clip_starts(s.n_frames, length)]
+            shots = [(s, shot) for s in sequences for shot in (shots_of(s) if find_cuts else [range(s.n_frames)])]
+            clips = [(s, shot[start], shot.stop) for s, shot in shots for start in clip_starts(len(shot), length)]
+            self.clips, stops = [(s, start) for s, start, _ in clips], [stop for _, _, stop in clips]
         if not self.clips:
             raise InputError(
                 f"{root}: no sequence has {length} frames; lower data.clip_length, give longer videos, or take their "
@@ -65,7 +74,8 @@ class ClipSamples(Dataset[Item]):
             )
         self.length, self.strides, self.height, self.width, self.motion = length, strides, height, width, motion
         self.flip, self.light, self.most_crf, self.seed = flip, light, most_crf, seed
-        self.labels, self.source, self.numbers = labels, source, numbers
+        self.most_zoom, self.most_turn_deg = most_zoom, most_turn_deg
+        self.labels, self.source, self.numbers, self.stops = labels, source, numbers, stops
         self._read = lru_cache(maxsize=cached_clips)(self._read_sample)
 
     def __len__(self) -> int:
@@ -100,10 +110,24 @@ class ClipSamples(Dataset[Item]):
             item = self._clip(number)
         return item | {"labels": self.labels, "source": self.source}
 
-    def _clip(self, number: int) -> Item:
-        index, generator = self.place(number)
+    def describe(self, number: int) -> dict[str, Any]:
+        """The sequences and frames of sample `number`, for people who look for it on the disk."""
+        if self.labels == "single":
+            places = [self.clips[self.place(number * self.length + i)[0]] for i in range(self.length)]
+            return {"pictures": [{"sequence": sequence.name, "frame": frame} for sequence, frame in places]}
+        index, stride = self._drawn(number)[:2]
         sequence, start = self.clips[index]
-        stride = int(generator.choice(fitting_strides(sequence.n_frames - start, self.length, self.strides)))
+        return {"sequence": sequence.name, "frames": [start + i * stride for i in range(self.length)]}
+
+    def _drawn(self, number: int) -> tuple[int, int, np.random.Generator]:
+        """The clip of sample `number`, its stride, and what goes on to draw its augmentation."""
+        index, generator = self.place(number)
+        start = self.clips[index][1]
+        stride = int(generator.choice(fitting_strides(self.stops[index] - start, self.length, self.strides)))
+        return index, stride, generator
+
+    def _clip(self, number: int) -> Item:
+        index, stride, generator = self._drawn(number)
         return self._augment(self._read(index, stride), generator)
 
     def _picture(self, number: int) -> Item:
@@ -111,7 +135,10 @@ class ClipSamples(Dataset[Item]):
         return self._augment(self._read(index, 0), generator)
 
     def _augment(self, sample: Sample, generator: np.random.Generator) -> Item:
-        return augment_sample(sample, generator, flip=self.flip, light=self.light, most_crf=self.most_crf)
+        return augment_sample(
+            sample, generator, flip=self.flip, light=self.light, most_crf=self.most_crf, most_zoom=self.most_zoom,
+            most_turn_deg=self.most_turn_deg,
+        )  # fmt: skip
 
 
 class MixedSamples(Dataset[Item]):
@@ -145,6 +172,11 @@ class MixedSamples(Dataset[Item]):
         before = sum(other == source for _, other in spread[:index])
         return source, block * self.counts[source] + before
 
+    def describe(self, number: int) -> dict[str, Any]:
+        """The sequences and frames of sample `number`, for people who look for it on the disk."""
+        source, own = self.place(number)
+        return {"source": source} | self.sources[source].describe(own)
+
     def __getitem__(self, item: int) -> Item:
         source, number = self.place(self.numbers[item])
         sample = self.sources[source].sample(number)
@@ -157,9 +189,18 @@ class MixedSamples(Dataset[Item]):
 
 
 def augment_sample(
-    sample: Sample, generator: np.random.Generator, *, flip: bool, light: Light, most_crf: int = 0
+    sample: Sample,
+    generator: np.random.Generator,
+    *,
+    flip: bool,
+    light: Light,
+    most_crf: int = 0,
+    most_zoom: float = 1.0,
+    most_turn_deg: float = 0.0,
 ) -> Item:
-    """Tensors of one sample: mirrored as a whole or not, each frame in its own light, coded as video or not."""
+    """Tensors of one sample: seen, mirrored and coded as a whole or not, each frame in its own light."""
+    if most_zoom > 1 or most_turn_deg > 0:
+        sample = view_sample(sample, draw_view(generator, most_zoom=most_zoom, most_turn_deg=most_turn_deg))
     clip = sample.clip
     frames = clip.frames.astype(np.float32) / 255
     if light != Light():
@@ -215,14 +256,19 @@ def load_batches(samples: ClipSamples | MixedSamples, *, batch: int, workers: in
         drop_last=True,
         persistent_workers=workers > 0,
         generator=torch.Generator().manual_seed(samples.seed),
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
     )
     return iter(loader)
 
 
-def _one_thread(worker: int) -> None:
-    """Loader processes share the cores with the network: none of them takes more than one."""
+def _begin_worker(worker: int) -> None:
+    """Loader processes share the cores with the network: none of them takes more than one.
+
+    Ctrl-C and SIGTERM reach the whole group; how the run ends is for the process of the network to say.
+    """
     import cv2
 
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

@@ -16,7 +16,6 @@ from torch import nn
 
 from steadydepth.data.sequence_folder import Sequence, open_sequence
 from steadydepth.data.sequence_listing import name_of
-from steadydepth.data.video_files import read_video
 from steadydepth.metrics.protocol import Protocol
 from steadydepth.metrics.scene import Depth, Flow, Footage, excerpt
 from steadydepth.output.depth_files import find_predictions
@@ -58,7 +57,7 @@ def predict_sequence(
     On the model's own device.
     """
     last = sequence.n_frames if stop is None else min(stop, sequence.n_frames)
-    return np.concatenate(list(_predict(model, islice(_images(sequence), last), chunk)))
+    return np.concatenate(list(_predict(model, islice(sequence.images(), last), chunk)))
 
 
 def _predict(
@@ -71,20 +70,6 @@ def _predict(
             batch = torch.from_numpy(np.stack(frames)).to(device).permute(0, 3, 1, 2)[None].float() / 255
             predicted, state = model(batch, state)
         yield predicted[0].float().cpu().numpy()
-
-
-def _images(sequence: Sequence) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Every frame in order; a video file is decoded once from end to end."""
-    if sequence.rgb:
-        for number in range(sequence.n_frames):
-            yield sequence.read_frames(number, number + 1)[0]
-    else:
-        n_read = 0
-        for image in islice(read_video(sequence.path), sequence.n_frames):
-            yield image
-            n_read += 1
-        if n_read < sequence.n_frames:
-            raise InputError(f"{sequence.path}: ends after {n_read} frames; it promised {sequence.n_frames}")
 
 
 def open_footage(path: Path) -> Footage:
@@ -105,7 +90,7 @@ def open_footage(path: Path) -> Footage:
         n_frames=sequence.n_frames,
         height=sequence.height,
         width=sequence.width,
-        images=partial(_images, sequence),
+        images=sequence.images,
         depth=depth if sequence.has_depth else None,
         objects=partial(sequence.read_label, "objects") if sequence.has_objects else None,
         flow=flow if sequence.has_flow else None,

