@@ -1,6 +1,6 @@
 """A run of two processes, killed (-9) at random moments in a random process, ends as one that nothing has cut.
 
-    python benchmarks/kill_and_resume.py --data runs/demo/data/train --out /tmp/kills
+    python benchmarks/kill_and_resume.py --data runs/demo/data/train --out runs/kills
 
 20 kills over 5 runs; exit status 1 when a log of losses or a byte of a model differs.
 """

@@ -122,7 +122,7 @@ def pack(
     max_side: Annotated[int | None, typer.Option(min=2, help="Shrink to this side.")] = None,
     flow: Annotated[bool, typer.Option("--flow", help="Keep DIS flow, which data.motion=dis then takes.")] = False,
 ) -> None:
-    """Write sequences into few tar files that are read as fast as the disk allows, here or behind a URL.
+    """Write sequences into few tar files that are faster to read, here or behind a URL.
 
     Example: steadydepth data pack runs/world runs/shards --size 96x128
     """
