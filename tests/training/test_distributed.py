@@ -45,6 +45,8 @@ def _train_as(rank, world_size, port, config, log, number=None, step=0):
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
+        # Accelerate warns where nothing is said of threads, and takes one.
+        "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
     }  # fmt: skip
     AcceleratorState._reset_state(reset_partial_state=True)
     learn = Run.learn
