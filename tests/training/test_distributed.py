@@ -1,4 +1,4 @@
-"""Real processes, forked from this one so that each does not import everything anew."""
+"""Real processes, forked from one that has imported everything and done nothing: autograd does not survive a fork."""
 
 import json
 import logging
@@ -69,9 +69,10 @@ def free_port():
 def start(config, log, hit=()):
     """Two processes; `hit` is one of them, the signal that it gets, and after which step."""
     port = free_port()
-    fork = multiprocessing.get_context("fork")
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["steadydepth.training.run", "accelerate"])
     processes = [
-        fork.Process(target=_train_as, args=(rank, 2, port, config, log, *(hit[1:] if rank in hit[:1] else ())))
+        server.Process(target=_train_as, args=(rank, 2, port, config, log, *(hit[1:] if rank in hit[:1] else ())))
         for rank in range(2)
     ]
     for process in processes:
