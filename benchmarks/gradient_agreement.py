@@ -13,7 +13,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from steadydepth.config import load_config
+from steadydepth.config_files import load_config
 from steadydepth.data.loader import load_batches
 from steadydepth.method.losses import absolute_loss, relative_loss
 from steadydepth.method.pairing import pair_with_previous

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from steadydepth.data.synthetic import make_clip
-from steadydepth.data.video_files import read_video, write_video
+from steadydepth.data.video_files import read_video
+from steadydepth.data.video_write import write_video
 from steadydepth.inference.exported import ExportedNet, is_exported
 from steadydepth.inference.predict import Predictor, load, predict_files
 

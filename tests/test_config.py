@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from steadydepth.config import Config, describe_config, dump_config, load_config, resolve_config
+from steadydepth.config import Config
+from steadydepth.config_files import describe_config, dump_config, load_config, resolve_config
 from steadydepth.errors import InputError
 
 FILES = sorted(Path(__file__).parent.parent.joinpath("configs").glob("*.yaml"))

@@ -10,6 +10,7 @@ FLOORS = {
     "errors": 0,
     "types": 0,
     "config": 0,
+    "config_files": 0,
     "files": 1,
     "ops": 1,
     "data": 2,

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from steadydepth.cli import app
-from steadydepth.data.video_files import write_video
+from steadydepth.data.video_write import write_video
 from steadydepth.training.checkpoint import save_model
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steadydepth import metrics as metrics
     from steadydepth.config import Config as Config
-    from steadydepth.config import load_config as load_config
+    from steadydepth.config_files import load_config as load_config
     from steadydepth.data.sequence_folder import open_sequence as open_sequence
     from steadydepth.data.sequence_writer import write_sequence as write_sequence
     from steadydepth.data.synthetic import make_world as make_world
@@ -38,7 +38,7 @@ _HOMES = {
     "compare": "steadydepth.training.compare",
     "evaluate": "steadydepth.metrics.evaluate",
     "load": "steadydepth.inference.predict",
-    "load_config": "steadydepth.config",
+    "load_config": "steadydepth.config_files",
     "make_world": "steadydepth.data.synthetic",
     "open_sequence": "steadydepth.data.sequence_folder",
     "train": "steadydepth.training.run",

@@ -41,7 +41,7 @@ def test_blur_and_jpeg_lose_detail_and_keep_the_mean():
 
 
 def test_a_recoded_clip_is_the_clip_with_the_errors_of_its_rate():
-    from steadydepth.data.video_files import recode
+    from steadydepth.data.video_write import recode
 
     y, x = np.mgrid[:33, :46]
     frames = np.stack([np.stack([x * 4 + t, y * 5, x + y], axis=-1) for t in range(3)]).astype(np.uint8)

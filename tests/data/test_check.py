@@ -9,7 +9,7 @@ from steadydepth.data.check import check_data
 from steadydepth.data.convert import convert_shots, convert_videos
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_writer import write_sequence
-from steadydepth.data.video_files import write_video
+from steadydepth.data.video_write import write_video
 from steadydepth.types import Clip, InputError
 
 H, W = 36, 64

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from steadydepth.data.cuts import Shots, find_cuts, find_shots
-from steadydepth.data.video_files import read_video, write_video
+from steadydepth.data.video_files import read_video
+from steadydepth.data.video_write import write_video
 
 H, W = 54, 96
 

@@ -8,7 +8,7 @@ import torch
 from steadydepth.data.augment import Light
 from steadydepth.data.clips import Sample, clip_motion, fit_clip
 from steadydepth.data.loader import ClipSamples, MixedSamples, augment_sample, load_batches
-from steadydepth.data.video_files import write_video
+from steadydepth.data.video_write import write_video
 from steadydepth.types import InputError
 
 LIGHT = Light(exposure=0.2, white_balance=0.05, gamma=0.1, noise=0.02)

@@ -6,7 +6,7 @@ from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.synthetic import make_clip, make_world
 from steadydepth.data.synthetic_extras import SUBFRAMES, Extras, dress, open_shutter
 from steadydepth.data.synthetic_scene import TEXELS, draw_scene
-from steadydepth.data.video_files import recode
+from steadydepth.data.video_write import recode
 from steadydepth.types import InputError
 
 SIZES = {"n_frames": 4, "height": 44, "width": 60}

@@ -8,17 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from steadydepth.data import video_files
+from steadydepth.data import video_files, video_write
 from steadydepth.data.check import check_data
+from steadydepth.data.convert import convert_video
 from steadydepth.data.sequence_folder import open_sequence
-from steadydepth.data.video_files import (
-    convert_video,
-    probe_video,
-    read_depth_video,
-    read_video,
-    write_depth_video,
-    write_video,
-)
+from steadydepth.data.video_files import probe_video, read_depth_video, read_video
+from steadydepth.data.video_write import write_depth_video, write_video
 from steadydepth.types import InputError
 
 T, H, W = 42, 48, 64
@@ -314,7 +309,7 @@ def test_frames_keep_their_times_and_the_video_its_sound(tmp_path, name):
 
 
 def test_frames_beyond_the_known_times_follow_one_by_one():
-    assert [video_files._time_of(number, np.array([3, 9]), 5) for number in range(4)] == [3, 9, 14, 19]
+    assert [video_write._time_of(number, np.array([3, 9]), 5) for number in range(4)] == [3, 9, 14, 19]
 
 
 def test_sound_that_mp4_cannot_hold_is_left_out_and_said(tmp_path, caplog):

@@ -90,8 +90,9 @@ def test_every_item_is_done_and_four_are_held():
 
 
 def test_four_work_at_once():
-    together = threading.Barrier(4, timeout=PATIENCE)
-    for_each_in_threads(lambda _: together.wait(), range(8))
+    together, places = threading.Barrier(4, timeout=PATIENCE), []
+    for_each_in_threads(lambda _: places.append(together.wait()), range(8))
+    assert sorted(places) == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_the_first_error_ends_the_work():

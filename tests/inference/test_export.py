@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steadydepth.data.video_files import read_video, write_video
+from steadydepth.data.video_files import read_video
+from steadydepth.data.video_write import write_video
 from steadydepth.inference import export, runtime
 from steadydepth.inference.export import export_model
 from steadydepth.inference.predict import Predictor, load, predict_files

@@ -14,7 +14,8 @@ import pytest
 from torch import Tensor, nn
 
 from steadydepth.data import video_files
-from steadydepth.data.video_files import probe_video, read_video, write_video
+from steadydepth.data.video_files import probe_video, read_video
+from steadydepth.data.video_write import write_video
 from steadydepth.inference import sources
 from steadydepth.inference.predict import Predictor, SomeFailedError, predict_files
 from steadydepth.inference.sources import expand_input, open_source

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from steadydepth.data.sequence_writer import write_sequence
-from steadydepth.data.video_files import probe_video, read_depth_video, read_video, write_video
+from steadydepth.data.video_files import probe_video, read_depth_video, read_video
+from steadydepth.data.video_write import write_video
 from steadydepth.inference.filters import filter_depth
 from steadydepth.inference.predict import Predictor, predict_files
 from steadydepth.inference.sources import open_source

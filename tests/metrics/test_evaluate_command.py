@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from steadydepth.cli import app
 from steadydepth.data.sequence_folder import open_sequence
-from steadydepth.data.video_files import write_video
+from steadydepth.data.video_write import write_video
 from steadydepth.errors import InputError
 from steadydepth.metrics.evaluate import evaluate
 from steadydepth.output.depth_files import write_predictions

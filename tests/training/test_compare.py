@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from steadydepth import cli
-from steadydepth.config import CompareConfig, Filter, dump_config, load_compare_config
+from steadydepth.config import CompareConfig, Filter
+from steadydepth.config_files import dump_config, load_compare_config
 from steadydepth.method.losses import RELATIVE
 from steadydepth.metrics.evaluate import CONTROLS, evaluate
 from steadydepth.metrics.protocol import METRICS

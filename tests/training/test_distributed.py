@@ -14,7 +14,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from steadydepth.config import dump_config, resolve_config
+from steadydepth.config_files import dump_config, resolve_config
 from steadydepth.models.load import load_model
 from steadydepth.training.learner import Run
 from steadydepth.training.run import train

@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from steadydepth.config import resolve_config
+from steadydepth.config_files import resolve_config
 from steadydepth.training import learner, stopping
 from steadydepth.training.learner import Run
 from steadydepth.training.log import keep_lines_until

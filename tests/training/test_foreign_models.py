@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from steadydepth.config import resolve_config
+from steadydepth.config_files import resolve_config
 from steadydepth.method.aligning import as_depth
 from steadydepth.method.parts import freeze_unused, rate_shares, train_only
 from steadydepth.method.update import build_optimizer

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import HfApi
 
-from steadydepth.config import load_config
+from steadydepth.config_files import load_config
 from steadydepth.errors import InputError
 from steadydepth.metrics.evaluate import evaluate
 from steadydepth.models.load import load_model

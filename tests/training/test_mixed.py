@@ -6,9 +6,9 @@ from functools import partial
 import pytest
 import torch
 
-from steadydepth.config import resolve_config
+from steadydepth.config_files import resolve_config
 from steadydepth.data.sequence_folder import open_sequence
-from steadydepth.data.video_files import write_video
+from steadydepth.data.video_write import write_video
 from steadydepth.errors import InputError
 from steadydepth.method.aligning import align_clips
 from steadydepth.method.losses import log_l1, relative_loss

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from steadydepth.config import resolve_config
+from steadydepth.config_files import resolve_config
 from steadydepth.method.update import build_optimizer
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from steadydepth.config import resolve_config
+from steadydepth.config_files import resolve_config
 from steadydepth.metrics.evaluate import evaluate
 from steadydepth.models.load import load_model
 from steadydepth.training import validation

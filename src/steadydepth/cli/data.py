@@ -92,8 +92,7 @@ def convert(
 
     Example: steadydepth data convert tum rgbd_dataset_freiburg3_walking_xyz DATA --max-side 320
     """
-    from steadydepth.data.convert import convert_layout, convert_shots, convert_videos
-    from steadydepth.data.video_files import convert_video
+    from steadydepth.data.convert import convert_layout, convert_shots, convert_video, convert_videos
 
     part: dict[str, Any] = {"start": start, "stop": stop, "max_side": max_side}
     if name is not None and layout != "video":

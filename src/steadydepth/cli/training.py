@@ -14,7 +14,7 @@ ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="A YAML file; c
 
 def _print_keys(asked: bool) -> bool:
     if asked:
-        from steadydepth.config import describe_config
+        from steadydepth.config_files import describe_config
 
         print(describe_config())
         raise typer.Exit
@@ -39,7 +39,7 @@ def train(
 
     Example: steadydepth train -c configs/demo.yaml loss.relative_weight=0 run.folder=runs/plain
     """
-    from steadydepth.config import load_config
+    from steadydepth.config_files import load_config
     from steadydepth.training.checkpoint import CARD
     from steadydepth.training.run import train as train_model
 
@@ -65,7 +65,7 @@ def compare(
 
     Example: steadydepth compare -c configs/compare.yaml seeds=[0] optim.steps=200 out=runs/quick
     """
-    from steadydepth.config import load_compare_config
+    from steadydepth.config_files import load_compare_config
     from steadydepth.training.compare import compare as compare_all
     from steadydepth.training.compare_table import markdown_table
 

@@ -1,20 +1,23 @@
 """Public data sets and folders of videos become sequence folders, one frame in memory at a time."""
 
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
-from steadydepth.data.clips import fit_clip
+from steadydepth.data.clips import fit_clip, shrunk_size
 from steadydepth.data.cuts import find_shots
 from steadydepth.data.layouts import find_recordings
 from steadydepth.data.layouts.recording import Recording
 from steadydepth.data.sequence_listing import is_sequence
 from steadydepth.data.sequence_writer import write_clips
-from steadydepth.data.video_files import VIDEO_SUFFIXES, convert_video, read_video, shrunk_size
-from steadydepth.files.whole_files import check_name
+from steadydepth.data.video_files import VIDEO_SUFFIXES, probe_video, read_video
+from steadydepth.files.image_files import write_png
+from steadydepth.files.whole_files import check_name, new_folder
 from steadydepth.types import Clip, InputError
 
 LOG = logging.getLogger(__name__)
@@ -77,6 +80,41 @@ def convert_videos(
             yield convert_video(video, root, name=video.stem, start=start, stop=stop, max_side=max_side)
 
 
+def convert_video(
+    video: Path,
+    root: Path,
+    *,
+    name: str,
+    start: int = 0,
+    stop: int | None = None,
+    max_side: int | None = None,
+    stride: int = 1,
+) -> Path:
+    """Write every `stride`-th of the frames [start, stop) as the sequence folder ROOT/<name>, and return that folder.
+
+    A frame with a side above `max_side` is shrunk to it by area, to even sizes; others stay as they are. InputError
+    when the folder exists, the name climbs out, the video cannot be read or no frame is left.
+    """
+    if start < 0 or stride < 1 or (max_side is not None and max_side < 2):
+        raise InputError(
+            f"start {start}, stride {stride}, max_side {max_side}: give start >= 0, stride >= 1, side >= 2"
+        )
+    info = probe_video(video)
+    target = root / check_name(name, root)
+    with new_folder(target) as part:
+        (part / "rgb").mkdir()
+        n_written = 0
+        for number, frame in enumerate(read_video(video, start, stop)):
+            if number % stride == 0:
+                write_png(part / "rgb" / f"{n_written:04d}.png", _shrink(frame, max_side))
+                n_written += 1
+        if n_written == 0:
+            raise InputError(f"{video}: no frame from {start} to {stop}; it has {info.n_frames}: choose others")
+        meta = {"fps": info.fps / stride, "source": video.name}
+        (part / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    return target
+
+
 def convert_shots(
     video: Path, root: Path, *, name: str, start: int = 0, stop: int | None = None, max_side: int | None = None
 ) -> Iterator[Path]:
@@ -94,6 +132,11 @@ def convert_shots(
             LOG.info("%s: there already, left as it is", root / shot_name)
         else:
             yield convert_video(video, root, name=shot_name, start=first, stop=start + shot.stop, max_side=max_side)
+
+
+def _shrink(frame: UInt8[np.ndarray, "h w 3"], max_side: int | None) -> UInt8[np.ndarray, "i j 3"]:
+    size = shrunk_size(frame.shape[0], frame.shape[1], max_side)
+    return frame if size == frame.shape[:2] else cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 def _clip(recording: Recording, number: int, max_side: int | None) -> Clip:

@@ -17,7 +17,7 @@ from steadydepth.data.clips import Sample, clip_motion, clip_starts, fit_clip, f
 from steadydepth.data.cuts import shots_of
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
-from steadydepth.data.video_files import recode
+from steadydepth.data.video_write import recode
 from steadydepth.data.views import draw_view, view_sample
 from steadydepth.types import Batch, InputError, Labels
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from steadydepth.data.clips import fit_clip
+from steadydepth.data.clips import fit_clip, shrunk_size
 from steadydepth.data.sequence_folder import Sequence, find_sequences, open_sequence
 from steadydepth.data.shards import INDEX, KINDS, MEMBERS, ROW
-from steadydepth.data.video_files import shrunk_size
 from steadydepth.files.image_files import encode_flow, encode_png, read_depth_codes, read_flow, read_labels
 from steadydepth.files.whole_files import new_folder
 from steadydepth.files.zstd_images import encode_image

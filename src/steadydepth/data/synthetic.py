@@ -19,7 +19,7 @@ from steadydepth.data.synthetic_extras import SUBFRAMES, Extras, dress, open_shu
 from steadydepth.data.synthetic_light import SUPERSAMPLING, blur_textures, find_surface, shade
 from steadydepth.data.synthetic_rays import cast, land, make_grid
 from steadydepth.data.synthetic_scene import Scene, draw_scene
-from steadydepth.data.video_files import recode
+from steadydepth.data.video_write import recode
 from steadydepth.types import Clip
 
 DEPTH_SCALE_M = 0.00025  # 16 bits reach 16.4 m, farther than the largest room

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from steadydepth.data.video_files import write_depth_video, write_video
+from steadydepth.data.video_write import write_depth_video, write_video
 from steadydepth.files.exr_files import load_openexr
 from steadydepth.files.image_files import write_png
 from steadydepth.files.threads import for_each_in_threads, read_ahead

@@ -2,7 +2,6 @@
 
 import json
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -10,14 +9,12 @@ from typing import Any, cast, get_args
 import numpy as np
 from jaxtyping import Float, Float32, UInt16
 
+from steadydepth.files.depth_formats import UNREADABLE
 from steadydepth.files.exr_files import read_exr, write_exr
 from steadydepth.files.image_files import read_depth_codes, write_png
 from steadydepth.files.threads import for_each_in_threads
 from steadydepth.files.whole_files import check_name, new_file, new_folder
 from steadydepth.types import Claims, DepthFrames, InputError
-
-# What NumPy, zipfile and zlib raise for a file that is no npz, or a damaged one.
-UNREADABLE = (OSError, TypeError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
 def write_predictions(folder: Path, name: str, depth: Float[np.ndarray, "t h w"], claims: Claims) -> Path:

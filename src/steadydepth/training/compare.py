@@ -18,7 +18,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from steadydepth.config import CompareConfig, dump_config, load_compare_config
+from steadydepth.config import CompareConfig
+from steadydepth.config_files import dump_config, load_compare_config
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.errors import InputError
 from steadydepth.files.whole_files import new_file

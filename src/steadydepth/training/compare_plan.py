@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from steadydepth.config import CompareConfig, Config, Filter, dump_config, list_mistakes, load_config
+from steadydepth.config import CompareConfig, Config, Filter
+from steadydepth.config_files import dump_config, list_mistakes, load_config
 from steadydepth.errors import InputError
 from steadydepth.metrics.aligning import choose_alignment
 from steadydepth.metrics.protocol import choose_protocol

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from steadydepth.config import Config, load_config
+from steadydepth.config import Config
+from steadydepth.config_files import load_config
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.sequence_meta import read_meta
 from steadydepth.data.shards import find_pack

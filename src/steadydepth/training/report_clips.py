@@ -17,7 +17,7 @@ from torch import nn
 
 from steadydepth.data.sequence_folder import Sequence, open_sequence
 from steadydepth.data.sequence_listing import find_sequences
-from steadydepth.data.video_files import write_video
+from steadydepth.data.video_write import write_video
 from steadydepth.files.whole_files import new_file
 from steadydepth.metrics.evaluate import predict_sequence
 from steadydepth.metrics.protocol import choose_protocol, valid_labels

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from steadydepth.config import Config, dump_config
+from steadydepth.config import Config
+from steadydepth.config_files import dump_config
 from steadydepth.data.augment import Light
 from steadydepth.data.loader import ClipSamples, MixedSamples, load_batches, to_device
 from steadydepth.files.whole_files import new_file

@@ -6,7 +6,7 @@ import pytest
 from steadydepth.data.check import check_data
 from steadydepth.data.convert import convert_layout, convert_videos
 from steadydepth.data.sequence_folder import open_sequence
-from steadydepth.data.video_files import write_video
+from steadydepth.data.video_write import write_video
 from steadydepth.types import InputError
 
 H, W = 21, 35

@@ -1,0 +1,144 @@
+"""Configs as YAML: read with `section.key=value` on top, every mistake named at once, written back, and described."""
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from steadydepth.config import CompareConfig, Config, CurveConfig, DataConfig, Section, SourceConfig
+from steadydepth.errors import InputError
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 3e-4 as text; a person who writes it means a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _read(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def _section(annotation: Any) -> type[Section] | None:
+    """The section that a field holds, also where it may be left out."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((held for one in get_args(annotation) if (held := _section(one))), None)
+
+
+def _say(error: dict[str, Any], root: type[Section]) -> str:
+    """One mistake as `section.key: value: rule`."""
+    path = [str(part) for part in error["loc"] if part != "[key]"]
+    if error["type"] == "value_error":  # a rule between keys names them itself
+        return ": ".join((*[".".join(path)] * bool(path), str(error["msg"]).removeprefix("Value error, ")))
+    if error["type"] == "extra_forbidden":
+        section = root
+        for part in [part for part in path[:-1] if not part.isdigit()]:
+            section = _section(section.model_fields[part].annotation) or section
+        return f"{'.'.join(path)}: unknown; {'.'.join(path[:-1]) or 'a config'} has {', '.join(section.model_fields)}"
+    if error["type"] == "missing":
+        also = f" or as {'.'.join(path)}=VALUE" if root is Config and len(path) < 3 else ""
+        return f"{'.'.join(path)}: missing; give it in the file{also}"
+    return f"{'.'.join(path)}: {error['input']!r}: {error['msg']}"
+
+
+def list_mistakes(where: str, mistakes: list[str]) -> InputError:
+    """All mistakes of a config file as one error."""
+    return InputError(f"{where}: {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}:\n  " + "\n  ".join(mistakes))
+
+
+def _resolve(content: Any, where: str, root: type[AnySection]) -> AnySection:
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: a config is a mapping of sections: {', '.join(root.model_fields)}")
+    try:
+        return root.model_validate(content)
+    except ValidationError as error:
+        mistakes = [line for one in error.errors() for line in _say(dict(one), root).split("\n")]
+        raise list_mistakes(where, mistakes) from error
+
+
+def resolve_config(content: Any, where: str) -> Config:
+    """The checked config of a mapping; InputError lists every mistake, each with its path and value."""
+    return _resolve(content, where, Config)
+
+
+def load_compare_config(path: Path, overrides: list[str] | None = None) -> CompareConfig:
+    """The comparison that a YAML file describes; InputError lists every mistake of the file.
+
+    An override is a key of the comparison, `out=runs/other` or `curve.values=[1, 2]`, or one of the training config
+    that all methods share, `optim.steps=100`: a method that changes the same key has the last word.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such config file; configs/compare.yaml is one to start from")
+    content = _read(path.read_text(), str(path)) or {}
+    for override in overrides or [] if isinstance(content, dict) else []:
+        name, equals, value = override.partition("=")
+        key, dot, inner = name.partition(".")
+        if not (equals and key) or (dot and not inner):
+            raise InputError(f"{override}: write key=value or section.key=value, for instance optim.steps=100")
+        if dot and key in CompareConfig.model_fields:
+            if isinstance(content.setdefault(key, {}), dict):
+                content[key][inner] = _read(value, override)
+        elif dot:
+            content["set"] = [*(content.get("set") or []), override]
+        else:
+            content[key] = _read(value, override)
+    return _resolve(content, str(path), CompareConfig)
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> Config:
+    """The config of a YAML file with `section.key=value` on top; values are read as YAML."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such config file; configs/ holds some to start from")
+    content = _read(path.read_text(), str(path)) or {}
+    for override in overrides or []:
+        name, equals, value = override.partition("=")
+        section, dot, key = name.partition(".")
+        if not (equals and dot and key):
+            raise InputError(f"{override}: write section.key=value, for instance optim.steps=100")
+        if isinstance(content, dict) and isinstance(content.setdefault(section, {}), dict):
+            content[section][key] = _read(value, override)
+    return resolve_config(content, str(path))
+
+
+def dump_config(config: Config) -> str:
+    """The whole config as YAML that `load_config` reads back to the same values."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def describe_config() -> str:
+    """Every key of a config with its default and meaning, as Markdown; docs/config.md is this text."""
+    lines = ["# Every key of a config", "", "`steadydepth train --keys` prints this page. A run is one YAML file of"]
+    lines += ["these sections; `section.key=value` on the command line wins over the file.", ""]
+    for name, field in Config.model_fields.items():
+        model = _section(field.annotation)
+        assert model is not None
+        lines += [f"## {name}", "", *_describe(model)]
+        if model is DataConfig:
+            lines += ["## data.sources", "", *_describe(SourceConfig)]
+    lines += ["# Every key of a comparison", "", *_describe(CompareConfig), "## curve", "", *_describe(CurveConfig)]
+    return "\n".join(lines)
+
+
+def _describe(section: type[Section]) -> list[str]:
+    """What a section is, and a table of its keys."""
+    lines = [str(section.__doc__), "", "| key | default | meaning |", "| --- | --- | --- |"]
+    for key, field in section.model_fields.items():
+        default = "must be given" if field.is_required() else f"`{_plain(field.default)}`"
+        lines.append(f"| `{key}` | {default} | {field.description} |")
+    return [*lines, ""]
+
+
+def _plain(value: Any) -> str:
+    """A default as a person would write it in YAML."""
+    return yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True).split("\n")[0]
