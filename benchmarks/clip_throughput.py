@@ -5,13 +5,15 @@
 
 Packs DATA three ways into a temporary folder and reads all of them in turns: bytes and RGB-D frames a second of each,
 then clips a second of the loader with each number of processes, as a share of what one process that only decodes and
-resizes reaches, times the processes. Run with OMP_NUM_THREADS=1 on an idle machine.
+resizes reaches, times the processes. Medians of all rounds. Run with OMP_NUM_THREADS=1 on an idle machine.
 """
 
 import argparse
+import itertools
+import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -49,26 +51,30 @@ def make_data(root: Path, n_frames: int) -> None:
         write_sequence(root, clip, depth_scale_m=0.001, source=None, licence=None)
 
 
-def frames_per_second(sequences: list[Sequence], fit: Callable[[Clip], Clip]) -> float:
-    n_frames, begun = 0, time.perf_counter()
-    for sequence in sequences:
-        for start in range(0, sequence.n_frames - LENGTH + 1, LENGTH):
-            n_frames += len(fit(sequence.read(start, start + LENGTH)).frames)
-    return n_frames / (time.perf_counter() - begun)
+def per_second(parts: Iterator[int], seconds: float) -> float:
+    """The sum of what comes in that time, a second."""
+    done, begun = 0, time.perf_counter()
+    while (passed := time.perf_counter() - begun) < seconds:
+        done += next(parts)
+    return done / passed
 
 
-def clips_per_second(root: Path, size: tuple[int, int], workers: int, n_clips: int) -> float:
+def read_frames(sequences: list[Sequence], fit: Callable[[Clip], Clip]) -> Iterator[int]:
+    starts = [(one, start) for one in sequences for start in range(0, one.n_frames - LENGTH + 1, LENGTH)]
+    for sequence, start in itertools.cycle(starts):
+        yield len(fit(sequence.read(start, start + LENGTH)).frames)
+
+
+def load_clips(root: Path, size: tuple[int, int], workers: int) -> Iterator[int]:
     samples = ClipSamples(
         root, length=LENGTH, height=size[0], width=size[1], motion="none", labels="depth", flip=False, light=Light(),
-        seed=0, cached_clips=0, numbers=range(n_clips + 8),
+        seed=0, cached_clips=0, numbers=range(10**6),
     )  # fmt: skip
     batches = load_batches(samples, batch=4, workers=workers)
-    # The first ones wait for the processes to start.
-    for _ in range(2):
+    # The first ones wait for the processes to start; then what is made ahead is steady.
+    for _ in range(2 * max(workers, 1) + 2):
         next(batches)
-    begun = time.perf_counter()
-    done = sum(len(batch.frames) for batch in batches)
-    return done / (time.perf_counter() - begun)
+    return (len(batch.frames) for batch in batches)
 
 
 def n_bytes(root: Path) -> int:
@@ -80,9 +86,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--frames", type=int, default=24, help="of each video, without --data")
     parser.add_argument("--size", default="192x256", help="of training")
-    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -113,18 +119,18 @@ def report(roots: dict[str, Path], size: tuple[int, int], options: argparse.Name
     for _ in range(options.rounds):
         for name, root in roots.items():
             for kind, fit in fits.items():
-                speeds.setdefault((name, kind), []).append(frames_per_second(opened[name], fit))
+                speeds.setdefault((name, kind), []).append(per_second(read_frames(opened[name], fit), options.seconds))
             for workers in options.workers:
-                speed = clips_per_second(root, size, workers, options.clips)
+                speed = per_second(load_clips(root, size, workers), options.seconds)
                 speeds.setdefault((name, str(workers)), []).append(speed)
-    best = {key: max(values) for key, values in speeds.items()}
+    middle = {key: statistics.median(values) for key, values in speeds.items()}
     for name, root in roots.items():
-        bytes_share, frame_rate = n_bytes(root) / n_bytes(roots["loose PNG"]), best[name, "decode"]
-        limit = best[name, "resize"] / LENGTH
+        bytes_share, frame_rate = n_bytes(root) / n_bytes(roots["loose PNG"]), middle[name, "decode"]
+        limit = middle[name, "resize"] / LENGTH
         print(f"{name}: {bytes_share:.1%} of the bytes, {frame_rate:.0f} RGB-D frames/s decoded", end="")
-        print(f" ({frame_rate / best['loose PNG', 'decode']:.2f}x), limit {limit:.1f} clips/s", end="")
+        print(f" ({frame_rate / middle['loose PNG', 'decode']:.2f}x), limit {limit:.1f} clips/s", end="")
         for workers in options.workers:
-            clips = best[name, str(workers)]
+            clips = middle[name, str(workers)]
             print(f"; {workers} worker(s) {clips:.1f} ({clips / limit / max(workers, 1):.0%} of the limit)", end="")
         print()
 

@@ -13,4 +13,5 @@ check() { # the name of the environment, the extras, the tests
 }
 
 check integer onnx,nncf "tests/inference/test_export.py tests/inference/test_int8.py tests/inference/test_bench.py"
-check litert litert tests/inference/test_litert.py
+check litert litert tests/inference/test_mobile.py
+check executorch executorch,coreml tests/inference/test_mobile.py

@@ -29,9 +29,8 @@ from steadydepth.inference.runtime import SUFFIXES, ExportedModel, fit_picture
 def export_all(asked: argparse.Namespace, height: int, width: int) -> dict[str, Path]:
     """Every file by name, such as `onnx int8`; those of the plain model end in `plain`."""
     files = {}
-    for to, suffix in SUFFIXES.items():
-        if to == "litert":  # in an environment of its own: bench measures its files
-            continue
+    for to in ("onnx", "openvino"):  # the others want environments of their own: bench measures their files
+        suffix = SUFFIXES[to]
         for name, model in (("", asked.model), (" plain", asked.plain)):
             files[f"{to}{name}"] = path = asked.root / f"net{name.strip()}{suffix}"
             if not path.exists():

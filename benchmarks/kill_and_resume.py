@@ -1,8 +1,10 @@
-"""A run of two processes, killed (-9) at random moments in a random process, ends as one that nothing has cut.
+"""A run of two processes, killed (-9) at random moments, ends as one that nothing has cut.
 
-    python benchmarks/kill_and_resume.py --data runs/demo/data/train --out runs/kills
+    python benchmarks/kill_and_resume.py --out runs/kills
 
-20 kills over 5 runs; exit status 1 when a log of losses or a byte of a model differs.
+20 kills over 4 runs. When: while the processes start, in a step, or while a checkpoint is being written. Who: one of
+the two processes, which torchrun survives, or all of them and torchrun, as when the power goes. Exit status 1 when a
+log of losses or a byte of a model differs. Without --data the clips are made.
 """
 
 import argparse
@@ -14,12 +16,19 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+from steadydepth.data.synthetic import make_world
+
 STEPS = 40
+WHEN = ("start", "step", "checkpoint")
+WHO = ("process 0", "process 1", "all")
+Launcher = subprocess.Popen[bytes]
 
 
-def start(data: Path, folder: Path) -> subprocess.Popen[bytes]:
+def start(data: Path, folder: Path) -> Launcher:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
@@ -38,26 +47,42 @@ def start(data: Path, folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(words, stdout=log, stderr=log, env={"OMP_NUM_THREADS": "1"} | os.environ)
 
 
+def children(launcher: Launcher) -> list[int]:
+    path = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+    return [int(one) for one in path.read_text().split()] if path.exists() else []
+
+
 def steps_logged(folder: Path) -> int:
     path = folder / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
-def kill_one(launcher: subprocess.Popen[bytes], folder: Path, step: int, draw: random.Random) -> int | None:
-    """Which process was killed, somewhere after a step; None when the run was over before."""
-    while steps_logged(folder) < step:
-        if launcher.poll() is not None:
-            return None
-        time.sleep(0.02)
-    time.sleep(draw.random() * 0.5)
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
-    processes = children.read_text().split() if children.exists() else []
+def wait_until(reached: Callable[[], bool], launcher: Launcher) -> None:
+    while not reached() and launcher.poll() is None:
+        time.sleep(0.001)
+
+
+def kill_one(launcher: Launcher, folder: Path, when: str, who: str, draw: random.Random) -> bool:
+    """Whether somebody was killed; False when the run was over before."""
+    wait_until(lambda: len(children(launcher)) == 2, launcher)
+    if when == "start":
+        time.sleep(10 * draw.random())
+    else:
+        target = steps_logged(folder) + 1 + draw.randrange(4)
+        wait_until(lambda: steps_logged(folder) >= target, launcher)
+        if when == "checkpoint":
+            wait_until(lambda: any(folder.glob(".checkpoint.*.part.pt")), launcher)
+            time.sleep(0.02 * draw.random())
+        else:
+            time.sleep(0.3 * draw.random())
+    processes = children(launcher)
     if len(processes) < 2:
-        return None
-    rank = draw.randrange(2)
-    os.kill(int(processes[rank]), signal.SIGKILL)
+        launcher.wait()
+        return False
+    for process in [launcher.pid, *processes] if who == "all" else [processes[int(who[-1])]]:
+        os.kill(process, signal.SIGKILL)
     launcher.wait()
-    return rank
+    return True
 
 
 def ending(folder: Path) -> tuple[list[dict[str, float]], bytes]:
@@ -68,25 +93,34 @@ def ending(folder: Path) -> tuple[list[dict[str, float]], bytes]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--kills", type=int, default=4, help="in each run")
+    parser.add_argument("--runs", type=int, default=4)
+    parser.add_argument("--kills", type=int, default=5, help="in each run")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     draw = random.Random(options.seed)
-    if start(options.data, options.out / "uncut").wait():
+    data = options.data or options.out / "data"
+    if options.data is None and not data.exists():
+        make_world(data, n_clips=4, seed=0, n_frames=5, height=32, width=40, workers=1)
+    if start(data, options.out / "uncut").wait():
         raise SystemExit(f"the uncut run failed: {options.out / 'uncut.log'}")
-    differ = 0
+    counted, differ = Counter[str](), 0
     for number in range(options.runs):
         folder = options.out / f"killed{number}"
-        for step in sorted(draw.sample(range(1, STEPS), options.kills)):
-            rank = kill_one(start(options.data, folder), folder, step, draw)
-            print(f"{folder.name}: process {rank} killed after step {steps_logged(folder)}", flush=True)
-        start(options.data, folder).wait()
+        for _ in range(options.kills):
+            when, who = draw.choice(WHEN), draw.choice(WHO)
+            killed = kill_one(start(data, folder), folder, when, who, draw)
+            counted[f"{when}, {who}" if killed else "over before"] += 1
+            print(
+                f"{folder.name}: {when}: {who if killed else 'nobody'} killed; {steps_logged(folder)} lines", flush=True
+            )
+        if status := start(data, folder).wait():
+            raise SystemExit(f"{folder.name} did not go on (status {status}): {folder.with_suffix('.log')}")
         same = ending(folder) == ending(options.out / "uncut")
         print(f"{folder.name}: {'the same' if same else 'ANOTHER'} ending", flush=True)
         differ += not same
+    print(", ".join(f"{what}: {count}" for what, count in sorted(counted.items())))
     raise SystemExit(1 if differ else 0)
 
 

@@ -40,13 +40,14 @@ def _devices() -> Iterator[str]:
     import torch
 
     yield f"cpu: {torch.get_num_threads()} threads, capability {torch.backends.cpu.get_cpu_capability()}"
-    if not torch.cuda.is_available():
-        yield "cuda: no device"
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if found is None:
+        yield "no accelerator: training and predict run on the cpu"
+    elif found.type != "cuda":
+        yield f"{found.type}: {torch.accelerator.device_count()} device(s)"
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         yield f"cuda:{index}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-    if torch.backends.mps.is_available():
-        yield "mps: available"
 
 
 def _codecs() -> Iterator[str]:

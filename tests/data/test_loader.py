@@ -48,6 +48,16 @@ def test_loader_processes_change_nothing(world):
             assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs, name
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_frames_without_light_are_what_was_decoded_as_a_share_of_255(world, workers):
+    samples = open_samples(world, range(2), light=Light(), flip=False)
+    (batch,) = load_batches(samples, batch=2, workers=workers)
+    for i in range(2):
+        sequence, start = samples.clips[samples.place(i)[0]]
+        frames = fit_clip(sequence.read(start, start + 3), 40, 56).frames
+        assert np.array_equal(batch.frames[i].numpy(), np.moveaxis(frames.astype(np.float32) / 255, -1, 1))
+
+
 def test_mirroring_keeps_motion_true(fixed_clip, moving_clip):
     sample = Sample(moving_clip, *clip_motion(moving_clip, "flow"))
     draws = [augment_sample(sample, np.random.default_rng(seed), flip=True, light=Light()) for seed in range(8)]
@@ -64,7 +74,7 @@ def test_light_is_drawn_for_each_frame_and_geometry_once(fixed_clip):
     sample = Sample(fixed_clip, *clip_motion(fixed_clip, "none"))
     plain = augment_sample(sample, np.random.default_rng(0), flip=False, light=Light())
     lit = augment_sample(sample, np.random.default_rng(0), flip=False, light=Light(exposure=0.3))
-    ratio = (lit["frames"] / plain["frames"].clamp(min=0.01)).flatten(1).median(dim=1).values
+    ratio = (lit["frames"] / (plain["frames"] / 255).clamp(min=0.01)).flatten(1).median(dim=1).values
     assert ratio.std() > 0.05
     assert torch.equal(lit["depth"], plain["depth"])
     assert lit["frames"].min() >= 0
@@ -184,7 +194,7 @@ def test_pictures_are_every_frame_with_depth_once_an_epoch_and_no_other(world, t
         sequence, frame = samples.clips[places[3 + i]]
         picture = fit_clip(sequence.read(frame, frame + 1), 40, 56)
         torch.testing.assert_close(item["depth"][i], torch.from_numpy(picture.depth[0]))
-        torch.testing.assert_close(item["frames"][i], torch.from_numpy(picture.frames[0]).movedim(-1, 0) / 255)
+        assert torch.equal(item["frames"][i], torch.from_numpy(picture.frames[0]).movedim(-1, 0))
 
 
 def test_videos_too_short_for_a_clip_are_pointed_to_pictures(world):

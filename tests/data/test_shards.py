@@ -1,4 +1,5 @@
 import http.server
+import io
 import json
 import shutil
 import tarfile
@@ -103,20 +104,6 @@ def test_samples_of_shards_are_those_of_the_folder_whoever_reads_them(world, pac
     )
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_any_number_of_processes_see_the_same_samples(packed, world_size):
-    from steadydepth.training.run import _sample_numbers
-
-    batch, seen = 4, {}
-    for rank in range(world_size):
-        numbers = _sample_numbers(1, 3, batch, rank, world_size)
-        samples = open_samples(packed, numbers, length=2, flip=False, light=Light())
-        seen |= {number: samples[i]["frames"] for i, number in enumerate(numbers)}
-    alone = open_samples(packed, range(4, 12), length=2, flip=False, light=Light())
-    assert sorted(seen) == list(range(4, 12))
-    assert all(torch.equal(seen[4 + i], alone[i]["frames"]) for i in range(8))
-
-
 def test_kept_flow_is_that_of_dis_and_is_taken_in_its_place(packed, monkeypatch):
     clip = open_sequence(packed / "moving_000004").read(1, 4)
     for i in range(2):
@@ -180,6 +167,18 @@ def test_an_index_that_does_not_hold_together_is_refused(copied, change, message
     with pytest.raises(InputError) as error:
         find_sequences(copied)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [None, (10**15,), (10**12,)])
+def test_a_table_of_members_that_is_none_or_promises_more_than_there_is_is_refused(copied, shape):
+    table = io.BytesIO() if shape else io.BytesIO(b"no table")
+    if shape:
+        header = {"descr": np.lib.format.dtype_to_descr(ROW), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(table, header)
+    (copied / MEMBERS).write_bytes(table.getvalue())
+    _edit_index(copied, lambda index: index.update(members_crc32=zlib.crc32(table.getvalue())))
+    with pytest.raises(InputError, match=r"index\.json: members\.npy beside it is no table of members"):
+        find_sequences(copied)
 
 
 def _replace_first_member(root, data):

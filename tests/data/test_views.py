@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from steadydepth.data.augment import Light
-from steadydepth.data.clips import Sample, clip_motion
+from steadydepth.data.clips import Sample, clip_motion, fit_clip
 from steadydepth.data.loader import ClipSamples, augment_sample
 from steadydepth.data.views import View, draw_view, view_sample
 from steadydepth.ops.camera import move, project, relative_pose, unproject
@@ -46,10 +48,10 @@ def test_no_zoom_and_no_turn_change_nothing(moving_clip):
     np.testing.assert_allclose(same.motion, sample.motion, atol=1e-6)
 
 
-def _moved_by_pose(clip, t):
-    """Where each pixel of frame t lies in frame t + 1 by depth and pose, and how deep."""
+def _moved_by_pose(clip, t, other):
+    """Where each pixel of frame t lies in the other frame by depth and pose, and how deep."""
     K, poses = torch.from_numpy(clip.K), torch.from_numpy(clip.cam_to_world)
-    points = move(unproject(torch.from_numpy(clip.depth[t]).double(), K), relative_pose(poses[t], poses[t + 1]))
+    points = move(unproject(torch.from_numpy(clip.depth[t]).double(), K), relative_pose(poses[t], poses[other]))
     return project(points, K).numpy(), points[..., 2].numpy()
 
 
@@ -61,7 +63,7 @@ def test_flow_and_depth_with_pose_still_land_on_the_next_frame(moving_clip, seed
     t = seed % 4
     y, x = np.mgrid[:48, :64]
     by_flow = np.stack((x, y), axis=-1) + clip.flow[t]
-    by_pose, depth_there = _moved_by_pose(clip, t)
+    by_pose, depth_there = _moved_by_pose(clip, t, t + 1)
     inside = ((by_flow >= 0) & (by_flow <= [63, 47])).all(axis=-1) & clip.flow_valid[t]
     static = inside & clip.valid[t] & (clip.objects[t] == 0)
     assert static.mean() > 0.3
@@ -76,6 +78,34 @@ def test_flow_and_depth_with_pose_still_land_on_the_next_frame(moving_clip, seed
         # But for what something else comes to cover.
         assert np.median(off) < 0.005
         assert np.quantile(off, 0.8) < 0.02
+
+
+def test_scaled_cut_zoomed_turned_and_mirrored_motion_is_still_that_of_depth_and_pose(moving_clip):
+    fitted = fit_clip(moving_clip, 40, 48)
+    sample, mirror, were_mirrored = Sample(fitted, *clip_motion(fitted, "flow")), np.diag([-1.0, 1, 1, 1]), []
+    for seed in range(4):
+        settings = {"most_zoom": 1.6, "most_turn_deg": 10.0}
+        item = augment_sample(sample, np.random.default_rng(seed), flip=True, light=Light(), **settings)
+        generator = np.random.default_rng(seed)
+        clip = view_sample(sample, draw_view(generator, **settings)).clip
+        were_mirrored.append(generator.random() < 0.5)
+        K, poses, objects = clip.K.copy(), clip.cam_to_world, clip.objects
+        if were_mirrored[-1]:
+            K[0, 2], poses, objects = 47 - K[0, 2], mirror @ poses @ mirror, objects[..., ::-1]
+        viewed = replace(clip, depth=item["depth"].numpy(), K=K, cam_to_world=poses)
+        y, x = np.mgrid[:40, :48]
+        for pair in range(4):
+            by_pose, depth_there = _moved_by_pose(viewed, pair + 1, pair)
+            by_motion = np.stack((x, y), axis=-1) + item["motion"][pair].numpy()
+            static = item["seen"][pair].numpy() & item["valid"][pair + 1].numpy() & (objects[pair + 1] == 0)
+            assert static.mean() > 0.3
+            gap = np.linalg.norm(by_motion - by_pose, axis=-1)[static]
+            assert np.median(gap) < 0.05
+            assert np.quantile(gap, 0.9) < 0.3
+            before = item["depth"][pair].double()[None, None]
+            found = sample_at(before, torch.from_numpy(by_motion)[None])[0, 0].numpy()
+            assert np.median(np.abs(np.log(found.clip(1e-3) / depth_there.clip(1e-3)))[static]) < 0.01
+    assert set(were_mirrored) == {True, False}
 
 
 def test_motion_follows_as_the_inverse_of_flow_does(moving_clip):

@@ -2,16 +2,19 @@
 
 import resource
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import pytest
 
 from steadydepth.files.depth_formats import read_numbers
 from steadydepth.files.exr_files import write_exr
+from steadydepth.files.image_files import encode_png, read_colour
 from steadydepth.types import InputError
 
 SIDE = 60_000
@@ -47,13 +50,36 @@ def large_h5(path: Path) -> None:
         file.create_dataset("depth", (SIDE, SIDE), "f4", chunks=(100, 100), compression="gzip")
 
 
-@pytest.mark.parametrize("name", ["a.npy", "a.exr", "a.h5", "a.mat"])
-def test_what_promises_60000_x_60000_is_refused_with_200_mb_to_spare(tmp_path, name):
-    write = {".npy": large_npy, ".exr": large_exr}.get(Path(name).suffix, large_h5)
-    write(tmp_path / name)
+def large_png(path: Path) -> None:
+    data = encode_png(np.ones((3, 5), np.uint16))
+    header = b"IHDR" + struct.pack(">II", SIDE, SIDE) + data[24:29]
+    path.write_bytes(data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:])
+
+
+def large_jpg(path: Path) -> None:
+    data = cv2.imencode(".jpg", np.ones((3, 5, 3), np.uint8))[1].tobytes()
+    at = data.index(b"\xff\xc0") + 5
+    path.write_bytes(data[:at] + struct.pack(">HH", SIDE, SIDE) + data[at + 4 :])
+
+
+WRITERS = {
+    ".npy": large_npy,
+    ".exr": large_exr,
+    ".h5": large_h5,
+    ".mat": large_h5,
+    ".png": large_png,
+    ".jpg": large_jpg,
+}
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_what_promises_60000_x_60000_is_refused_with_200_mb_to_spare(tmp_path, suffix):
+    name = f"a{suffix}"
+    WRITERS[suffix](tmp_path / name)
+    read = read_colour if suffix == ".jpg" else read_numbers
     assert (tmp_path / name).stat().st_size < 10_000
     with most_memory(200 << 20), pytest.raises(InputError, match=f"{name}.*60000 x 60000"):
-        read_numbers(tmp_path / name)
+        read(tmp_path / name)
 
 
 def test_an_hdf5_of_a_group_or_of_text_is_refused(tmp_path):

@@ -48,6 +48,28 @@ def test_newest_frame_wins_while_the_model_works():
     assert min(first.latency_s, second.latency_s) > 0
 
 
+def test_the_state_begins_anew_at_a_cut():
+    class Counting(Red):
+        def forward(self, frames: Tensor, state: int | None = None) -> tuple[Tensor, int]:
+            depth, state = super().forward(frames, state)
+            self.done.clear()
+            given.release()
+            return depth * 0 + state, state
+
+    shots = np.random.default_rng(0).integers(0, 256, (2, 48, 72, 3), dtype=np.uint8)
+    model, given = Counting(), threading.Semaphore(1)
+
+    def camera():
+        for shot in (0, 0, 0, 0, 1, 1, 1):
+            assert given.acquire(timeout=20)  # each is taken before the next comes
+            model.done.set()
+            yield shots[shot]
+
+    live = list(stream_newest(Predictor(model), camera()))
+    assert [each.result.depth[0, 0] for each in live] == [1, 2, 3, 4, 1, 2, 3]
+    assert [each.is_cut for each in live] == [False, False, False, False, True, False, False]
+
+
 def test_an_error_of_the_source_is_raised_where_frames_are_asked_for(tmp_path):
     model = Red()
     model.done.set()

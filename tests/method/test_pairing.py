@@ -127,7 +127,7 @@ def test_motion_chained_once_serves_what_is_predicted_and_what_is_true(clip, mon
         pair_with_previous(one, clip.valid, clip.motion, clip.seen, lags=(1, 3)) for one in (clip.depth, clip.depth + 1)
     ]
     monkeypatch.setattr("steadydepth.method.pairing.chain", count)
-    ways = ways_back(clip.motion, clip.seen, (1, 3))
+    ways = ways_back(clip.valid, clip.motion, clip.seen, (1, 3))
     found = [pair_along(one, clip.valid, ways) for one in (clip.depth, clip.depth + 1)]
     assert chained == [1, 3]
     for one, other in zip(expected, found, strict=True):

@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 
-from steadydepth.training.checkpoint import PREVIOUS, STATE, load_state, save_model, save_state
+from steadydepth.training.checkpoint import PREVIOUS, STATE, load_state, remove_remains, save_model, save_state
 from steadydepth.types import InputError
 
 
@@ -106,3 +106,15 @@ def test_a_closed_folder_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.open", refuse)
     with pytest.raises(InputError, match=r"Permission denied.*get the right to write there"):
         save_state({"step": 1}, tmp_path)
+
+
+def test_what_a_killed_process_had_begun_to_write_is_deleted_and_nothing_else(tmp_path):
+    save_state({"step": 1}, tmp_path)
+    (tmp_path / "notes.part.pt").write_text("mine")
+    (tmp_path / ".checkpoint.0a1b2c3d.part.pt").write_bytes(b"half")
+    for folder in (tmp_path, tmp_path / "best"):
+        (folder / ".model-x1").mkdir(parents=True)
+        (folder / ".model-x1" / "model.safetensors").write_bytes(b"half")
+    remove_remains(tmp_path)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert left == ["best", "checkpoint.pt", "notes.part.pt"]

@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 import yaml
+from small_runs import train_until_cut
 
 from steadydepth import cli
 from steadydepth.config import CompareConfig, Filter
@@ -22,7 +23,6 @@ from steadydepth.training.compare import compare
 from steadydepth.training.compare_page import render_comparison
 from steadydepth.training.compare_plan import plan_runs
 from steadydepth.training.compare_table import best_row, build_comparison, constant_wins, markdown_table
-from steadydepth.training.learner import Run
 from steadydepth.training.run import train
 from steadydepth.types import InputError
 
@@ -438,25 +438,6 @@ def test_runs_end_with_the_comparison_that_started_them(tmp_path, world, childre
     # Nobody holds the folder any longer.
     with compare_module._alone_in(tmp_path / "out"):
         pass
-
-
-class Cut(Exception):
-    """The power goes."""
-
-
-def train_until_cut(config, after, monkeypatch):
-    """Train that many steps, then lose everything that is not on the disk."""
-    learn = Run.learn
-
-    def learn_until_cut(self, batch):
-        if self.step == after:
-            raise Cut
-        return learn(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "learn", learn_until_cut)
-        with pytest.raises(Cut):
-            train(config)
 
 
 def test_a_real_comparison_goes_on_where_it_was_cut_and_repeats_nothing(tmp_path, world, monkeypatch):

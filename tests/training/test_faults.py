@@ -1,35 +1,26 @@
 """What goes wrong while a run is under way: steps that cannot be taken, and a run that is asked to stop."""
 
-import json
+import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import count
 
 import pytest
 import torch
+from small_runs import make_config, read_log, train_until_cut
 
-from steadydepth.config_files import resolve_config
 from steadydepth.training import learner, stopping
+from steadydepth.training.checkpoint import load_state
 from steadydepth.training.learner import Run
 from steadydepth.training.log import keep_lines_until
 from steadydepth.training.run import open_samples, train
 from steadydepth.training.stopping import asked_to_stop
 from steadydepth.types import InputError
-
-
-def make_config(world, folder, steps=5, **sections):
-    content = {
-        "data": {"root": str(world), "motion": "none", "height": 32, "width": 40, "strides": [1, 2]},
-        "model": {"encoder": "test_efficientnet", "weights": "none", "decoder_width": 8},
-        "optim": {"steps": steps, "batch": 2},
-        "run": {"folder": str(folder), "device": "cpu", "log_every": 1, "checkpoint_every": 1},
-    }
-    for name, values in sections.items():
-        content[name] = content.get(name, {}) | values
-    return resolve_config(content, "test")
-
-
-def read_lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def snapshot(run):
@@ -39,6 +30,15 @@ def snapshot(run):
     for number, state in enumerate(run.optimizer.state_dict()["state"].values()):
         found |= {f"optimizer {number} {name}": value.clone() for name, value in state.items()}
     return found
+
+
+HOLDER = """
+import pathlib, sys
+from steadydepth.training.alone import alone_in
+with alone_in(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
 
 
 @pytest.fixture
@@ -76,12 +76,12 @@ def test_a_step_that_is_not_finite_leaves_everything_as_it_was(world, tmp_path, 
 
 def test_skipped_steps_are_counted_and_their_clips_named(world, tmp_path, spoil):
     spoil({2, 3}, float("nan"))
-    config = make_config(world, tmp_path / "run", run={"log_every": 2})
+    config = make_config(world, tmp_path / "run", steps=5, data={"strides": [1, 2]}, run={"log_every": 2})
     train(config)
-    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    lines = read_log(tmp_path / "run")
     assert [(line["step"], line["skipped"]) for line in lines] == [(2, 1), (4, 1)]
     assert all(line["target"] > 0 for line in lines)
-    skipped = read_lines(tmp_path / "run" / "skipped.jsonl")
+    skipped = read_log(tmp_path / "run", "skipped.jsonl")
     assert [line["step"] for line in skipped] == [2, 3]
     samples = open_samples(config, 0, 0, 1)
     names = sorted(path.name for path in world.iterdir() if path.is_dir())
@@ -99,10 +99,10 @@ def test_skipped_steps_are_counted_and_their_clips_named(world, tmp_path, spoil)
 
 def test_where_all_steps_are_skipped_there_are_no_losses_and_the_run_stops(world, tmp_path, spoil):
     spoil({2, 3, 4, 5}, float("nan"))
-    config = make_config(world, tmp_path / "run", optim={"most_skipped": 3})
+    config = make_config(world, tmp_path / "run", steps=5, optim={"most_skipped": 3})
     with pytest.raises(InputError, match=r"skipped\.jsonl: stopped after step 4: the gradient of 3 steps in a row"):
         train(config)
-    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    lines = read_log(tmp_path / "run")
     assert [line["target"] is None for line in lines] == [False, True, True, True]
     # The checkpoint remembers, so that the same command does not begin to count again.
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["skipped_in_a_row"] == 3
@@ -110,7 +110,7 @@ def test_where_all_steps_are_skipped_there_are_no_losses_and_the_run_stops(world
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_asked_to_stop_goes_on_as_if_it_had_not(world, tmp_path, monkeypatch, number):
-    whole = train(make_config(world, tmp_path / "whole", run={"log_every": 3, "checkpoint_every": 100}))
+    whole = train(make_config(world, tmp_path / "whole", steps=5, run={"log_every": 3, "checkpoint_every": 100}))
     learn = Run.learn
 
     def learn_and_ask(self, batch):
@@ -118,7 +118,7 @@ def test_a_run_asked_to_stop_goes_on_as_if_it_had_not(world, tmp_path, monkeypat
             os.kill(os.getpid(), number)
         return learn(self, batch)
 
-    config = make_config(world, tmp_path / "cut", run={"log_every": 3, "checkpoint_every": 100})
+    config = make_config(world, tmp_path / "cut", steps=5, run={"log_every": 3, "checkpoint_every": 100})
     monkeypatch.setattr(Run, "learn", learn_and_ask)
     folder = train(config)
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] == 2
@@ -127,8 +127,7 @@ def test_a_run_asked_to_stop_goes_on_as_if_it_had_not(world, tmp_path, monkeypat
     monkeypatch.setattr(Run, "learn", learn)
     train(config)
     assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    logs = [read_lines(one / "metrics.jsonl") for one in (folder, whole)]
-    assert [line | {"seconds": 0} for line in logs[0]] == [line | {"seconds": 0} for line in logs[1]]
+    assert read_log(folder) == read_log(whole)
 
 
 @pytest.fixture
@@ -166,3 +165,115 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(world, tmp_path, optim, ru
     with pytest.raises(InputError, match=rule):
         train(make_config(world, tmp_path / "run", optim=optim))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_label_that_is_not_a_number_changes_no_weight(world, tmp_path, clip):
+    run = Run(make_config(world, tmp_path))
+    depth = clip.depth.clone()
+    depth[1, 2, 7, 11] = torch.nan
+    assert clip.valid[1, 2, 7, 11]
+    before = snapshot(run)
+    assert not run.learn(replace(clip, depth=depth)).is_finite
+    after = snapshot(run)
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+
+def test_a_clock_that_jumps_back_changes_nothing(world, tmp_path, monkeypatch):
+    plain = train(make_config(world, tmp_path / "plain"))
+    hours = count(1_700_000_000, -3600)
+    config = make_config(world, tmp_path / "back")
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: next(hours))
+        train_until_cut(config, 2, monkeypatch)
+        for age, path in enumerate(sorted(config.run.folder.iterdir())):
+            os.utime(path, (10**9 * age, 10**9 * age))
+        train(config)
+    assert read_log(config.run.folder) == read_log(plain)
+    assert (config.run.folder / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+
+
+def test_a_folder_in_which_a_process_trains_is_refused_to_another(world, tmp_path):
+    config = make_config(world, tmp_path / "run")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, config.run.folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match="run: another process trains here: let it end, or stop it"):
+            train(config)
+        holder.kill()
+    assert (train(config) / "model.safetensors").is_file()
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of its own, and how it is mounted another way."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(how):
+        return subprocess.run(["mount", "-t", "tmpfs", "-o", how, "tmpfs", folder], capture_output=True).returncode
+
+    if mount("size=64m"):
+        pytest.skip("may not mount a disk")
+    yield folder, lambda how: mount(f"remount,{how}")
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_is_full_or_closed_costs_nothing_but_the_steps_since_the_checkpoint(world, tmp_path, disk):
+    plain = train(make_config(world, tmp_path / "plain", steps=4))
+    folder, remount = disk
+    # Two checkpoints and what else there is, but no third beside them.
+    room = int(2.5 * (plain / "checkpoint.pt").stat().st_size)
+    assert remount(f"size={room}") == 0
+    config = make_config(world, folder / "run", steps=4)
+    with pytest.raises(InputError, match=r"No space left on device.*make room.*goes on from the last checkpoint"):
+        train(config)
+    assert not list(config.run.folder.glob("*part*"))
+    assert load_state(config.run.folder)["step"] == 2
+    assert remount(f"size={10 * room},ro") == 0
+    with pytest.raises(InputError, match=r"Read-only file system.*get the right to write there"):
+        train(config)
+    assert remount("rw") == 0
+    train(config)
+    assert read_log(config.run.folder) == read_log(plain)
+    assert (config.run.folder / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """Something happens while a run takes its second step."""
+
+    def meanwhile_do(what):
+        learn = Run.learn
+
+        def learn_and_do(self, batch):
+            if self.step == 1:
+                what()
+            return learn(self, batch)
+
+        monkeypatch.setattr(Run, "learn", learn_and_do)
+
+    return meanwhile_do
+
+
+def test_a_picture_that_is_damaged_in_mid_epoch_is_named_and_mended_the_run_goes_on(world, tmp_path, meanwhile):
+    shutil.copytree(world, tmp_path / "world")
+    picture = tmp_path / "world" / "moving_000004" / "rgb" / "0002.png"
+    whole = picture.read_bytes()
+    config = make_config(tmp_path / "world", tmp_path / "run", steps=6, data={"cached_clips": 0})
+    meanwhile(lambda: picture.write_bytes(whole[: len(whole) // 2]))
+    with pytest.raises(InputError, match=r"moving_000004/rgb/0002\.png"):
+        train(config)
+    assert load_state(config.run.folder)["step"] >= 2
+    meanwhile(lambda: None)
+    picture.write_bytes(whole)
+    train(config)
+    assert read_log(config.run.folder) == read_log(train(make_config(world, tmp_path / "plain", steps=6)))
+
+
+def test_a_loader_process_that_is_killed_stops_the_run_with_what_to_do(world, tmp_path, meanwhile):
+    config = make_config(world, tmp_path / "run", steps=9, data={"workers": 1})
+    meanwhile(lambda: [process.kill() for process in multiprocessing.active_children()])
+    with pytest.raises(InputError, match=r"a loader process was lost.*lower data\.workers"):
+        train(config)
+    assert load_state(config.run.folder)["step"] >= 1

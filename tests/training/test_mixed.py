@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 import torch
+from small_runs import read_log, resolve, train_until_cut
 
-from steadydepth.config_files import resolve_config
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.video_write import write_video
 from steadydepth.errors import InputError
@@ -49,14 +49,7 @@ def make_config(folders, folder, steps=4, sources=None, **sections):
         "optim": {"steps": steps, "batch": 5},
         "run": {"folder": str(folder), "device": "cpu", "log_every": 1, "checkpoint_every": 1},
     }
-    for name, values in sections.items():
-        content[name] = content.get(name, {}) | values
-    return resolve_config(content, "test")
-
-
-def read_log(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return resolve(content, sections)
 
 
 @pytest.fixture
@@ -179,25 +172,11 @@ def test_a_mixed_run_learns_from_every_source_and_logs_each(folders, tmp_path):
     assert fell([one["relative"] for one in videos]) < 0.8
 
 
-class Cut(Exception):
-    """The power goes."""
-
-
 def test_a_mixed_run_cut_and_resumed_equals_one_never_cut(folders, tmp_path, monkeypatch):
     log = {"run": {"log_every": 2}}
     whole = train(make_config(folders, tmp_path / "whole", **log))
-    learn_once = Run.learn
-
-    def learn_until_cut(self, batch):
-        if self.step == 3:
-            raise Cut
-        return learn_once(self, batch)
-
     config = make_config(folders, tmp_path / "cut", **log)
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "learn", learn_until_cut)
-        with pytest.raises(Cut):
-            train(config)
+    train_until_cut(config, 3, monkeypatch)
     resumed = train(config)
     assert read_log(whole) == read_log(resumed)
     assert len(read_log(whole)) == 2

@@ -1,11 +1,10 @@
-import json
 from dataclasses import replace
 
 import pytest
 import torch
+from small_runs import read_log, resolve, train_until_cut
 from torch import nn
 
-from steadydepth.config_files import resolve_config
 from steadydepth.method.update import build_optimizer
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
@@ -24,17 +23,7 @@ def make_config(world, folder, steps=4, **sections):
         "optim": {"steps": steps, "batch": 2},
         "run": {"folder": str(folder), "device": "cpu", "log_every": 1, "checkpoint_every": 2},
     }
-    for name, values in sections.items():
-        content[name] = content.get(name, {}) | values
-    return resolve_config(content, "test")
-
-
-def read_log(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-class Cut(Exception):
-    """The power goes."""
+    return resolve(content, sections)
 
 
 def test_a_step_moves_every_weight(model, clip):
@@ -82,22 +71,11 @@ def test_stabilising_needs_no_labels_and_stays_near_the_anchor(model, clip):
 @pytest.mark.parametrize("cut_after", [1, 2, 3])
 def test_a_run_cut_and_resumed_equals_one_never_cut(world, tmp_path, monkeypatch, cut_after):
     whole = train(make_config(world, tmp_path / "whole"))
-    learn = Run.learn
-
-    def learn_until_cut(self, batch):
-        if self.step == cut_after:
-            raise Cut
-        return learn(self, batch)
-
     config = make_config(world, tmp_path / "cut")
-    monkeypatch.setattr(Run, "learn", learn_until_cut)
-    with pytest.raises(Cut):
-        train(config)
+    train_until_cut(config, cut_after, monkeypatch)
     assert not (tmp_path / "cut" / "model.safetensors").exists()
-    monkeypatch.setattr(Run, "learn", learn)
     resumed = train(config)
-    for one, other in zip(read_log(whole), read_log(resumed), strict=True):
-        assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+    assert read_log(whole) == read_log(resumed)
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
 
 

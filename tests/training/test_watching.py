@@ -1,37 +1,19 @@
 """What looks at a run while it learns: validation, early stopping, the clock and a tracker."""
 
-import json
 import re
 
 import pytest
 import torch
+from small_runs import make_config, read_log, train_until_cut
 
-from steadydepth.config_files import resolve_config
 from steadydepth.metrics.evaluate import evaluate
 from steadydepth.models.load import load_model
 from steadydepth.training import validation
 from steadydepth.training.failures import explained
-from steadydepth.training.learner import Run
 from steadydepth.training.log import numbers_of
 from steadydepth.training.run import train
 from steadydepth.training.validation import distance_from_best
 from steadydepth.types import InputError
-
-
-def make_config(world, folder, steps=3, **sections):
-    content = {
-        "data": {"root": str(world), "motion": "none", "height": 32, "width": 40},
-        "model": {"encoder": "test_efficientnet", "weights": "none", "decoder_width": 8},
-        "optim": {"steps": steps, "batch": 2},
-        "run": {"folder": str(folder), "device": "cpu", "log_every": 1, "checkpoint_every": 1},
-    }
-    for name, values in sections.items():
-        content[name] = content.get(name, {}) | values
-    return resolve_config(content, "test")
-
-
-def read_log(folder):
-    return [json.loads(line) | {"seconds": 0} for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_validation_says_what_evaluate_says_of_the_saved_model(world, tmp_path):
@@ -58,17 +40,7 @@ def test_the_best_is_kept_and_enough_without_a_better_one_stops_the_run(world, t
     options = {"validate_every": 1, "best_by": "delta1", "patience": 2}
     config = make_config(world, tmp_path / "run", steps=9, data={"validation": str(world)}, run=options)
     scored(monkeypatch, [0.5, 0.7, 0.6, 0.7])  # higher is better, and as good is not better
-    learn = Run.learn
-
-    def learn_until_cut(self, batch):
-        if self.step == 3:
-            raise KeyboardInterrupt
-        return learn(self, batch)
-
-    with monkeypatch.context() as cut:
-        cut.setattr(Run, "learn", learn_until_cut)
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
+    train_until_cut(config, 3, monkeypatch)
     best = (tmp_path / "run" / "best" / "model.safetensors").read_bytes()
     folder = train(config)  # a run that goes on still knows what was best, and for how long
     assert [line["validation"]["delta1"] for line in read_log(folder)] == [0.5, 0.7, 0.6, 0.7]
@@ -145,6 +117,10 @@ def test_a_tracker_is_told_every_line(world, tmp_path):
     [
         (torch.OutOfMemoryError("CUDA out of memory"), r"out of memory on the GPU: raise optim\.accumulate"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), r"out of memory: raise optim"),
+        (
+            RuntimeError("[pair.cc:547] Connection closed by peer [127.0.0.1]:17"),
+            r"another process of this run was lost",
+        ),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), r"pid 7.*lower data\.workers"),
         (
             InputError("Caught InputError in DataLoader worker process 0.\n...\nx.InputError: a.png: cut"),

@@ -105,6 +105,18 @@ def test_what_verify_found_stands_on_the_page(runs):
     assert re.search(r"<td>parameters</td>.*?different <small>\(\d+ tensors\)", cost, re.DOTALL)
 
 
+def test_runs_under_way_have_one_page_of_the_curves_so_far(tmp_path):
+    for name, steps in (("plain", 3), ("steady", 2), ("begun", 0)):
+        (tmp_path / name).mkdir()
+        lines = [json.dumps({"step": step, "absolute": 1 / step, "relative": None}) for step in range(1, steps + 1)]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines) + '{"step": 9, "abs')
+    page = write_report([tmp_path / name for name in ("plain", "steady", "begun")], tmp_path / "page.html").read_text()
+    assert page.count("<svg") == 1
+    assert "absolute loss" in page
+    assert "relative loss" not in page
+    assert all(name in page for name in ("plain", "steady"))
+
+
 def test_an_evaluation_of_old_without_curves_controls_and_intervals_has_a_page(runs):
     page = write_report([runs / "steady"]).read_text()
     assert 'aria-label="accuracy and flicker"' in page

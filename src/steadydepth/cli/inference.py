@@ -77,6 +77,9 @@ def stream(
 
     Example: steadydepth stream 0 --model runs/demo/steady
     """
+    # The first window of an OpenCV that was imported after PyAV never comes, and is waited for without end.
+    import cv2  # noqa: F401
+
     from steadydepth.inference.predict import load
     from steadydepth.inference.stream import stream_newest
     from steadydepth.inference.window import show_live
@@ -88,22 +91,25 @@ def stream(
             depth = frame.result.depth
             print(
                 f"frame {frame.number}: {frame.latency_s * 1e3:.0f} ms, {frame.n_skipped} skipped, "
-                f"{depth.min():.3g} to {depth.max():.3g}"
+                f"{depth.min():.3g} to {depth.max():.3g}{', cut' if frame.is_cut else ''}"
             )
 
 
 def export(
     model: ModelName,
-    to: Annotated[str, typer.Option(help="onnx, openvino or litert.")],
+    to: Annotated[str, typer.Option(help="onnx, openvino, litert, executorch or coreml.")],
     size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the network's pictures, as 192x256.")],
-    out: Annotated[Path, typer.Option(help="The file: .onnx, .tflite, or .xml with its .bin for openvino.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="The file: .onnx, .tflite, .pte, .xml (and its .bin) for openvino, .mlpackage for coreml."),
+    ],
     data: Annotated[
         Path | None, typer.Option(help="Sequence folders or videos to check with, and to calibrate int8 on.")
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit integers; measured before and after on --data.")] = False,
     licence: Annotated[str, typer.Option(help="Licence of the weights, noted in the file.")] = "not stated",
 ) -> None:
-    """Write a model as a file that ONNX Runtime, OpenVINO or LiteRT runs without torch, checked against the model.
+    """Write a model as a file that other runtimes run, checked against the model (a file for Core ML cannot be here).
 
     Example: steadydepth export --model runs/demo/steady --to onnx --size 192x256 --out steady.onnx
     """
@@ -124,7 +130,10 @@ def export(
         return
     frames = calibration_frames(data) if data is not None else None
     difference = export_model(network, out, to=to, height=height, width=width, frames=frames, licence=licence)
-    print(f"{out}: differs from the model by at most {difference:.1e} of the depth")
+    if difference is None:
+        print(f"{out}: not checked against the model, for Core ML runs on Apple's devices alone; try it on one")
+    else:
+        print(f"{out}: differs from the model by at most {difference:.1e} of the depth")
 
 
 def bench(

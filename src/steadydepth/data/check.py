@@ -122,7 +122,12 @@ def _units(path: Path, median_code: float | None, meta: SequenceMeta | None) -> 
 def _all_files(
     rgb: list[Path], labels: dict[str, dict[int, Path]]
 ) -> Iterator[tuple[Path, Callable[[Path], np.ndarray]]]:
-    readers = {"depth": read_depth_codes, "objects": read_labels, "flow": lambda file: read_flow(file)[0], "valid": read_labels}
+    readers = {
+        "depth": read_depth_codes,
+        "objects": read_labels,
+        "flow": lambda file: read_flow(file)[0],
+        "valid": read_labels,
+    }
     yield from ((file, read_colour) for file in rgb)
     for kind in LABELS:
         yield from ((labels[kind][number], readers[kind]) for number in sorted(labels[kind]))

@@ -67,6 +67,9 @@ class Sequence:
         depth = (
             self._read_all("depth", numbers, _read_depth(self.depth_scale_m or math.nan)) if self.has_depth else None
         )
+        measured = None if depth is None else depth > 0
+        if measured is not None and self.labels.get("valid"):
+            measured &= self._read_all("valid", numbers, read_labels, 1) != 0
         flow = self._read_all("flow", numbers[:-1], _read_flow) if self.has_flow else None
         motion = self._read_all("motion", numbers[1:], _read_flow) if self.labels.get("motion") else None
         return Clip(
@@ -74,7 +77,7 @@ class Sequence:
             frames=frames,
             fps=self.fps,
             depth=depth,
-            valid=None if depth is None else (depth > 0) & (self._read_all("valid", numbers, read_labels, 1) != 0),
+            valid=measured,
             objects=self._read_all("objects", numbers, read_labels) if self.has_objects else None,
             flow=None if flow is None else np.ascontiguousarray(flow[..., :2]),
             flow_valid=None if flow is None else flow[..., 2] != 0,

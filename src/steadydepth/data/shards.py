@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steadydepth.data.sequence_meta import SequenceMeta
 from steadydepth.data.shards_store import read_range, read_whole, url_of
+from steadydepth.files.depth_formats import UNREADABLE
 from steadydepth.files.whole_files import check_name
 from steadydepth.types import InputError
 
@@ -156,7 +157,10 @@ def _read_rows(root: Path, index: Index, where: str) -> np.ndarray:
         raise InputError(f"{where}: {MEMBERS} beside it cannot be read ({error}); copy it again") from error
     if zlib.crc32(data) != index.members_crc32:
         raise InputError(f"{where}: {MEMBERS} beside it is cut short, altered or of another packing; copy both again")
-    rows = np.load(io.BytesIO(data), allow_pickle=False)
+    try:
+        rows = np.load(io.BytesIO(data), allow_pickle=False)
+    except (*UNREADABLE, MemoryError) as error:
+        raise InputError(f"{where}: {MEMBERS} beside it is no table of members ({error}); pack again") from error
     return rows if rows.dtype == ROW else np.zeros(0, ROW)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from steadydepth.types import InputError
 
-SIGNATURE = b"\x89SDZ"
-# Of Zstandard; 9 takes five times as long for 5 % fewer bytes of video frames.
-_LEVEL = 3
+SIGNATURE = b"\x89SDR"
+# Of Zstandard; 3 packs video frames no smaller, and unpacks them a third slower.
+_LEVEL = 1
 # Signature, bytes of a value, channels, whether the channels are differences to the middle one, height, width.
 _HEADER = struct.Struct("<4sBB?xII")
 
@@ -19,13 +19,16 @@ _HEADER = struct.Struct("<4sBB?xII")
 def encode_image(image: np.ndarray) -> bytes:
     """`image`, uint8 or uint16 of shape (h, w) or (h, w, 3), in few bytes; `decode_image` gives back the same."""
     height, width = image.shape[:2]
-    planes = np.moveaxis(np.atleast_3d(image), -1, 0)
-    coded = [(False, _compress(planes))]
-    if len(planes) == 3:
+    # A row of each channel after another: they lie in memory as they are decoded, row by row.
+    rows = np.ascontiguousarray(np.atleast_3d(image).transpose(0, 2, 1))
+    channels = rows.shape[1]
+    coded = [(False, _compress(rows))]
+    if channels == 3:
         # Colours change together, but for the noise of a sensor: what is shorter is kept.
-        coded.append((True, _compress(np.stack((planes[0] - planes[1], planes[1], planes[2] - planes[1])))))
+        differences = np.stack((rows[:, 0] - rows[:, 1], rows[:, 1], rows[:, 2] - rows[:, 1]), axis=1)
+        coded.append((True, _compress(differences)))
     differs, data = min(coded, key=lambda one: len(one[1]))
-    return _HEADER.pack(SIGNATURE, image.itemsize, len(planes), differs, height, width) + data
+    return _HEADER.pack(SIGNATURE, image.itemsize, channels, differs, height, width) + data
 
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -36,9 +39,7 @@ def image_size(data: bytes) -> tuple[int, int]:
 def decode_image(data: bytes) -> np.ndarray:
     """The image that was encoded; ValueError saying what is wrong with `data`."""
     itemsize, channels, differs, height, width = _header(data)
-    change = _decompress(data[_HEADER.size :], itemsize, (channels, height, width))
-    # Row by row in memory: a running sum over an axis that is not takes NumPy four times as long.
-    rows = np.ascontiguousarray(change.transpose(1, 0, 2))
+    rows = _decompress(memoryview(data)[_HEADER.size :], itemsize, (height, channels, width))
     for above, row in pairwise(rows):
         row += above
     if differs:
@@ -56,9 +57,9 @@ def _header(data: bytes) -> tuple[int, int, bool, int, int]:
     return itemsize, channels, differs, height, width
 
 
-def _compress(planes: np.ndarray) -> bytes:
-    change = planes.copy()
-    change[:, 1:] -= planes[:, :-1]
+def _compress(rows: np.ndarray) -> bytes:
+    change = rows.copy()
+    change[1:] -= rows[:-1]
     if change.itemsize == 2:
         # Small changes of both signs become small numbers, whose high bytes are zeros: those stand by themselves.
         signed = change.view(np.int16)
@@ -67,21 +68,24 @@ def _compress(planes: np.ndarray) -> bytes:
     return _zstandard().ZstdCompressor(level=_LEVEL).compress(change.tobytes())
 
 
-def _decompress(data: bytes, itemsize: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """The changes from row to row, (c, h, w)."""
+def _decompress(data: memoryview, itemsize: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """The changes from row to row, (h, c, w)."""
     zstd, size = _zstandard(), itemsize * int(np.prod(shape, dtype=np.int64))
     try:
         # What the stream promises is asked first: nothing is unpacked that is larger than the header says.
         if zstd.frame_content_size(data) != size:
             raise ValueError(f"unpacks to {zstd.frame_content_size(data)} bytes where its header says {size}")
-        values = np.frombuffer(bytearray(zstd.decompress(data)), np.uint8)
+        values = np.frombuffer(zstd.decompress(data), np.uint8)
     except zstd.ZstdError as error:
         raise ValueError(f"cannot be unpacked ({error})") from error
     if itemsize == 1:
-        return values.reshape(shape)
-    low, high = values.reshape(2, *shape)
-    folded = low | (high.astype(np.uint16) << 8)
-    return (folded >> 1) ^ -(folded & 1)
+        return values.reshape(shape).copy()
+    # OpenCV puts the two bytes of a value side by side ten times as fast as shifting and adding them.
+    folded = cv2.merge(values.reshape(2, -1, shape[2])).view("<u2").reshape(shape)
+    odd = folded & 1
+    folded >>= 1
+    folded ^= np.negative(odd, out=odd)
+    return folded
 
 
 def _zstandard() -> Any:

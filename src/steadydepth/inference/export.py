@@ -6,30 +6,26 @@ left to the caller, and no mean and deviation to get wrong. It gives float32 dep
 
 import copy
 import hashlib
-import json
-import logging
 import shutil
-import sys
 import tempfile
-import warnings
-import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Num, UInt8
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from steadydepth.data.synthetic import make_clip
+from steadydepth.inference.export_formats import WRITERS
 from steadydepth.inference.exported import ExportedNet
+from steadydepth.inference.one_channel import move_taps
 from steadydepth.inference.runtime import (
     FORMAT_VERSION,
-    METADATA,
     SUFFIXES,
     ExportedModel,
     fit_picture,
@@ -41,6 +37,8 @@ _PACKAGES = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
     "litert": ("litert_torch", "ai_edge_litert"),
+    "executorch": ("executorch",),
+    "coreml": ("coremltools",),
 }
 TOLERANCE = 1e-3  # greatest relative difference of a float32 file from eager
 
@@ -48,13 +46,13 @@ Picture = UInt8[np.ndarray, "h w 3"]
 
 
 class _Picture(nn.Module):
-    """The model as the file has it, for a uint8 picture."""
+    """The model as the file has it, for a picture of bytes."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, picture: UInt8[Tensor, "1 h w 3"]) -> Float[Tensor, "1 h w"]:
+    def forward(self, picture: Num[Tensor, "1 h w 3"]) -> Float[Tensor, "1 h w"]:
         frames = picture.permute(0, 3, 1, 2).float() / 255
         return self.model(frames[:, None])[0][:, 0]
 
@@ -68,21 +66,27 @@ def export_model(
     width: int,
     frames: Iterable[Picture] | None = None,
     licence: str = "not stated",
-) -> float:
+) -> float | None:
     """Write `model` for pictures of height x width to `out`; return its greatest relative difference from eager.
 
-    `to` is onnx or litert (one file) or openvino (`out`, an .xml, and the weights beside it in .bin). The difference is
-    looked for on `frames`, stretched to that size, or without them on three of the synthetic world. InputError, and no
-    file, when it is above 1e-3, when a package is missing, or when the model has a state to pass on.
+    `to` is onnx, litert or executorch (one file), openvino (`out`, an .xml, and the weights beside it in .bin) or
+    coreml (a folder). The difference is looked for on `frames`, stretched to that size, or without them on three of the
+    synthetic world. InputError, and no file, when it is above 1e-3, when a package is missing, or when the model has a
+    state to pass on. None for coreml, which runs on Apple's devices alone: only what goes in and comes out is checked,
+    and the file says `checked`: false.
     """
     check_target(out, to)
     if isinstance(model, ExportedNet):
         raise InputError("this model is an exported file already; give the folder that it was exported from")
     pictures = [fit_picture(frame, height, width) for frame in (_synthetic() if frames is None else frames)]
     graph = _Picture(copy.deepcopy(model).cpu().eval()).requires_grad_(requires_grad=False)
-    metadata = describe(graph.model, height, width, licence)
+    is_checked = to != "coreml"
+    metadata = describe(graph.model, height, width, licence) | {"checked": is_checked}
+    faster = _Picture(move_taps(copy.deepcopy(graph.model)))
     with staging(out) as part:
-        _WRITERS[to](graph, metadata, part)
+        WRITERS[to](faster, metadata, part)
+        if not is_checked:
+            return None
         difference = greatest_difference(ExportedModel(part), graph, pictures)
         if not difference <= TOLERANCE:
             raise InputError(
@@ -139,50 +143,10 @@ def staging(out: Path) -> Iterator[Path]:
         # The weights first: whoever finds the .xml finds its weights beside it.
         for suffix in (".bin", out.suffix):
             if part.with_suffix(suffix).exists():
+                # Into a folder that is there it would be moved, not in its place.
+                if out.with_suffix(suffix).is_dir():
+                    shutil.rmtree(out.with_suffix(suffix))
                 shutil.move(part.with_suffix(suffix), out.with_suffix(suffix))
-
-
-def write_onnx(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
-    """One ONNX file of fixed sizes, without the exporter's notes on source lines of this machine."""
-    picture = torch.zeros(1, metadata["height"], metadata["width"], 3, dtype=torch.uint8)
-    with warnings.catch_warnings(), quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
-        # The exporter's own use of what it has deprecated; nothing a user could mend.
-        warnings.simplefilter("ignore")
-        exported = torch.export.export(graph, (picture,), strict=False)
-        program = torch.onnx.export(
-            exported, dynamo=True, input_names=["picture"], output_names=["depth"], verbose=False
-        )
-    assert program is not None
-    for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()
-    program.model.metadata_props[METADATA] = json.dumps(metadata)
-    program.save(path, external_data=False)
-
-
-def _write_openvino(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
-    import openvino
-
-    write_onnx(graph, metadata, path.with_suffix(".onnx"))
-    model = openvino.Core().read_model(path.with_suffix(".onnx"))
-    model.set_rt_info(json.dumps(metadata), METADATA)
-    # Half precision would be half the size, and above the tolerance.
-    openvino.save_model(model, path, compress_to_fp16=False)
-
-
-def _write_litert(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
-    import litert_torch
-
-    picture = torch.zeros(1, metadata["height"], metadata["width"], 3, dtype=torch.uint8)
-    # It takes minutes, and tells on standard output how far it is.
-    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
-        warnings.simplefilter("ignore")
-        litert_torch.convert(graph, (picture,)).export(str(path))
-    # As TensorFlow Lite keeps files that go with a model: a zip archive after its end.
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(METADATA, json.dumps(metadata))
-
-
-_WRITERS = {"onnx": write_onnx, "openvino": _write_openvino, "litert": _write_litert}
 
 
 def greatest_difference(file: ExportedModel, graph: nn.Module, pictures: list[Picture]) -> float:
@@ -203,17 +167,3 @@ def _relative(depth: Float32[np.ndarray, "h w"], eager: Float32[np.ndarray, "h w
 
 def _synthetic() -> list[Picture]:
     return list(make_clip(0, fixed_camera=False, n_frames=3, height=96, width=128).frames)
-
-
-@contextmanager
-def quiet(*names: str) -> Iterator[None]:
-    """Only errors of these loggers, the root being the empty name; what they say besides is not for the user."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -16,7 +16,8 @@ from torch import nn
 
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
 from steadydepth.files.whole_files import new_file
-from steadydepth.inference.export import check_target, export_model, quiet, staging
+from steadydepth.inference.export import check_target, export_model, staging
+from steadydepth.inference.export_formats import quiet
 from steadydepth.inference.predict import load
 from steadydepth.inference.runtime import METADATA, ExportedModel, fit_picture, missing_package
 from steadydepth.metrics.evaluate import evaluate

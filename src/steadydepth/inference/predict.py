@@ -35,14 +35,14 @@ class SomeFailedError(InputError):
 def load(name: str | Path, *, device: torch.device | str | None = None, max_side: int | None = None) -> Predictor:
     """The model `name`, ready to predict: a folder, a hub name, `package.module:factory` or an exported file.
 
-    A network is on a GPU when there is one and no device is named; a file runs on the CPU, at its own size.
+    A network is on an accelerator when there is one and no device is named; a file runs on the CPU, at its own size.
     """
     if is_exported(name):
         return Predictor(ExportedNet(name), device="cpu", max_side=max_side)
     from steadydepth.models.load import load_model
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Predictor(load_model(name), device=device, max_side=max_side)
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return Predictor(load_model(name), device=device or found or "cpu", max_side=max_side)
 
 
 def predict_files(

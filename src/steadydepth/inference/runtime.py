@@ -1,7 +1,8 @@
 """Run an exported file with NumPy, OpenCV and the file's own runtime alone: a picture in, depth of its size out.
 
 Nothing here, and nothing it imports, needs torch or any other package of the installation: on a device that only runs
-models they can be left out. That is why the shapes of arrays are said in words.
+models they can be left out. That is why the shapes of arrays are said in words. ExecuTorch's runtime for Python alone
+brings torch with it.
 """
 
 import json
@@ -19,7 +20,13 @@ from steadydepth.errors import InputError
 FORMAT_VERSION = 1
 # Where a file keeps what it says of itself: one JSON text under this name.
 METADATA = "steadydepth"
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "litert": ".tflite"}
+SUFFIXES = {
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "litert": ".tflite",
+    "executorch": ".pte",
+    "coreml": ".mlpackage",
+}
 
 # A network as its file has it: uint8 RGB (1, h, w, 3) to float32 (1, h, w).
 Network = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -29,11 +36,14 @@ class ExportedModel:
     """A file that `steadydepth export` wrote, open and ready; it sees each picture by itself and remembers nothing.
 
     `metadata` is what the file says of itself: claims, height, width, precision, version, licence, weights_sha256,
-    flops. `threads` is how many the runtime may use; None leaves the choice to it.
+    flops, checked. `threads` is how many the runtime may use; None leaves the choice to it. ExecuTorch has one pool of
+    threads for all files of a process: the last number given counts.
     """
 
     def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
         path = Path(path)
+        if path.suffix == SUFFIXES["coreml"]:
+            raise InputError(f"{path}: Core ML runs in apps on Apple's devices; here take one of {', '.join(_OPENERS)}")
         if path.suffix not in _OPENERS:
             raise InputError(f"{path}: no exported model; it ends in {' or '.join(_OPENERS)}: write one with export")
         if not path.is_file():
@@ -145,9 +155,7 @@ def _open_litert(path: Path, threads: int | None) -> tuple[Network, str]:
     except ImportError as error:
         raise missing_package("ai_edge_litert", "litert") from error
     try:
-        # At the end of the file, where the runtime does not look: a file that was cut is told by it.
-        with zipfile.ZipFile(path) as said_of_it:
-            said = said_of_it.read(METADATA).decode()
+        said = _read_appended(path)
         interpreter = Interpreter(model_path=str(path), num_threads=threads)
         interpreter.allocate_tensors()
     except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError) as error:
@@ -162,7 +170,30 @@ def _open_litert(path: Path, threads: int | None) -> tuple[Network, str]:
     return run, said
 
 
-_OPENERS = {".onnx": _open_onnx, ".xml": _open_openvino, ".tflite": _open_litert}
+def _open_executorch(path: Path, threads: int | None) -> tuple[Network, str]:
+    try:
+        import torch
+        from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+        from executorch.runtime import Runtime
+    except ImportError as error:
+        raise missing_package("executorch", "executorch") from error
+    if threads:
+        _unsafe_reset_threadpool(threads)
+    try:
+        said = _read_appended(path)
+        method = Runtime.get().load_program(path).load_method("forward")
+    except (zipfile.BadZipFile, KeyError, RuntimeError) as error:
+        raise InputError(f"{path}: ExecuTorch cannot read it ({error}): write or copy it again") from error
+    return lambda picture: method.execute([torch.from_numpy(picture)])[0].numpy().copy(), said
+
+
+def _read_appended(path: Path) -> str:
+    """What is said at the end of the file, where its runtime does not look: a file that was cut is told by it."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(METADATA).decode()
+
+
+_OPENERS = {".onnx": _open_onnx, ".xml": _open_openvino, ".tflite": _open_litert, ".pte": _open_executorch}
 
 
 def _check_metadata(said: str, path: Path) -> dict[str, Any]:

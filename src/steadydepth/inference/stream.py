@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from steadydepth.data.cuts import Shots
 from steadydepth.inference.predictor import Predictor, Result
 from steadydepth.inference.sources import open_source
+
+_REMEMBERED = 4  # frames: the newest, and those that it is compared with
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class LiveResult:
     number: int  # of the frame in its source, from 0
     n_skipped: int  # frames that came and went since the result before
     latency_s: float  # from the frame's arrival to its depth
+    is_cut: bool  # whether another shot begins: the model's state did as well
 
 
 class _Newest:
@@ -67,16 +71,29 @@ def stream_newest(
 ) -> Iterator[LiveResult]:
     """Depth of the newest frame of a camera, URL, path or iterator, as often as the model can; for `seconds`.
 
-    The state of the model goes from each frame that was taken to the next one taken.
+    The state of the model goes from each frame that was taken to the next one taken, and begins anew at a cut.
     """
     newest, state, before, begun = _Newest(open_source(source).frames()), None, -1, time.perf_counter()
+    shots = Shots()
     try:
         while (taken := newest.take()) is not None:
             number, image, arrived = taken
-            result, state = predictor.predict_next(image, state)
-            yield LiveResult(result, number, number - before - 1, time.perf_counter() - arrived)
+            is_cut = _begins_shot(shots, image)
+            result, state = predictor.predict_next(image, None if is_cut else state)
+            yield LiveResult(result, number, number - before - 1, time.perf_counter() - arrived, is_cut)
             before = number
             if seconds is not None and time.perf_counter() - begun >= seconds:
                 return
     finally:
         newest.stop()
+
+
+def _begins_shot(shots: Shots, image: np.ndarray) -> bool:
+    """Whether the newest frame is of another shot than the three before it (`data.cuts`).
+
+    Those after it are not known yet, so a flash begins a shot as well.
+    """
+    shots.see(image)
+    # A camera runs for days; what is older says nothing of this frame.
+    del shots.changes[:-_REMEMBERED], shots.repeats[:-_REMEMBERED]
+    return len(shots.changes) - 1 in shots.cuts()

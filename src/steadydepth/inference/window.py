@@ -18,7 +18,9 @@ _STOP_KEYS = (27, ord("q"))  # Escape
 def show_live(results: Iterable[LiveResult], title: str) -> Iterator[LiveResult]:
     """The results as they are, each shown with its depth in colours on its right, until q or Escape is pressed.
 
-    InputError where no window can be opened.
+    The colours follow the range of the depth slowly, and begin anew at a cut.
+
+    InputError where no window can be opened. The process must have imported cv2 before av, or the window hangs.
     """
     # Without a screen Qt, which OpenCV opens its windows with, would end the process.
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
@@ -26,7 +28,7 @@ def show_live(results: Iterable[LiveResult], title: str) -> Iterator[LiveResult]
     shown = None
     for live in results:
         said = live.result
-        shown = follow_range(shown, said.depth, claims=said.claims)
+        shown = follow_range(None if live.is_cut else shown, said.depth, claims=said.claims)
         picture = np.hstack((said.image, colour_depth(said.depth, *shown, said.valid, claims=said.claims)))
         if _show(title, picture) in _STOP_KEYS:
             break

@@ -20,7 +20,7 @@ class Way:
 
     lag: int
     motion: Float[Tensor, "b q h w 2"] | None
-    seen: Bool[Tensor, "b q h w"] | None
+    valid: Bool[Tensor, "b q h w"]  # True where there is something at both ends
 
 
 def pair_with_previous(
@@ -35,38 +35,40 @@ def pair_with_previous(
     Motion over several frames is chained, and a point must be seen all along. A lag that the clip is too short for
     gives no pairs.
     """
-    return pair_along(depth, valid, ways_back(motion, seen, lags))
+    return pair_along(depth, valid, ways_back(valid, motion, seen, lags))
 
 
-def ways_back(motion: Motion, seen: Seen, lags: Sequence[int]) -> tuple[Way, ...]:
-    """The motion of a clip over each of `lags`, for whatever is to be paired along it."""
-    return tuple(Way(lag, *chain(motion, seen, lag)) for lag in lags)
+def ways_back(valid: Valid, motion: Motion, seen: Seen, lags: Sequence[int]) -> tuple[Way, ...]:
+    """The ways of a clip over each of `lags`, for all that is to be paired along them: motion, and where it leads."""
+    return tuple(_way(valid, *chain(motion, seen, lag), lag) for lag in lags)
+
+
+def _way(valid: Valid, motion: Motion, seen: Seen, lag: int) -> Way:
+    current, previous = valid[:, lag:], valid[:, : max(valid.shape[1] - lag, 0)]
+    if motion is not None:
+        h, w = valid.shape[-2:]
+        at = (pixel_grid(h, w, motion) + motion).flatten(0, 1)
+        previous = all_neighbours(previous.flatten(0, 1), at).unflatten(0, current.shape[:2])
+    both = current & previous
+    return Way(lag, motion, both if seen is None else both & seen)
 
 
 def pair_along(depth: Depth, valid: Valid, ways: Sequence[Way]) -> DepthPairs:
-    """As `pair_with_previous`, along motion that `ways_back` has chained."""
+    """As `pair_with_previous`, along ways that were found for the same `valid`."""
     safe = torch.where(valid, depth, 1)  # before any logarithm, or NaN reaches the gradient
-    parts = [_pair(safe, valid, way.motion, way.seen, way.lag) for way in ways]
     return DepthPairs(
-        torch.cat([part.current for part in parts], dim=1),
-        torch.cat([part.previous for part in parts], dim=1),
-        torch.cat([part.valid for part in parts], dim=1),
+        torch.cat([safe[:, way.lag :] for way in ways], dim=1),
+        torch.cat([_ends(safe, way) for way in ways], dim=1),
+        torch.cat([way.valid for way in ways], dim=1),
     )
 
 
-def _pair(depth: Depth, valid: Valid, motion: Motion, seen: Seen, lag: int) -> DepthPairs:
-    kept = max(depth.shape[1] - lag, 0)
-    current, previous = depth[:, lag:], depth[:, :kept]
-    both = valid[:, lag:]
-    if motion is None:
-        both = both & valid[:, :kept]
-    else:
-        b, p, h, w = current.shape
-        flat = motion.flatten(0, 1)
-        previous = bring_here(previous.flatten(0, 1), flat).unflatten(0, (b, p))
-        read = all_neighbours(valid[:, :kept].flatten(0, 1), pixel_grid(h, w, flat) + flat)
-        both = both & read.unflatten(0, (b, p))
-    return DepthPairs(current, previous, both if seen is None else both & seen)
+def _ends(depth: Depth, way: Way) -> Float[Tensor, "b q h w"]:
+    """What stands at the other end of each pixel's way."""
+    previous = depth[:, : max(depth.shape[1] - way.lag, 0)]
+    if way.motion is None:
+        return previous
+    return bring_here(previous.flatten(0, 1), way.motion.flatten(0, 1)).view_as(previous)
 
 
 def chain(

@@ -32,13 +32,14 @@ def all_neighbours(mask: Bool[Tensor, "n h w"], at: Float[Tensor, "n i j 2"]) ->
     safe = torch.where(finite[..., None], at, -2.0)
     low, high = safe.floor().long(), safe.ceil().long()
     inside = (low[..., 0] >= 0) & (low[..., 1] >= 0) & (high[..., 0] < width) & (high[..., 1] < height) & finite
-    flat = mask.flatten(1)
-    kept = inside
-    for y in (low[..., 1], high[..., 1]):
-        for x in (low[..., 0], high[..., 0]):
-            index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)
-            kept = kept & flat.gather(1, index).unflatten(1, at.shape[1:3])
-    return kept
+    # What a sample reads from its upper left pixel on: that alone, with the one beside it, the one below, or all four.
+    beside = mask & F.pad(mask[..., 1:], (0, 1))
+    below, both_below = (one & F.pad(one[..., 1:, :], (0, 0, 0, 1)) for one in (mask, beside))
+    table = torch.stack((mask, beside, below, both_below), dim=1).flatten(1)
+    aside, down = (high > low).unbind(-1)
+    x, y = low[..., 0].clamp(0, width - 1), low[..., 1].clamp(0, height - 1)
+    index = ((2 * down + aside) * height + y) * width + x
+    return inside & table.gather(1, index.flatten(1)).view_as(inside)
 
 
 def bring_here(previous: Float[Tensor, "n h w"], motion: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n h w"]:

@@ -9,10 +9,10 @@ from typing import IO, get_args
 import numpy as np
 from jaxtyping import Float, Float32
 
+from steadydepth.files.depth_formats import UNREADABLE
 from steadydepth.files.exr_files import read_exr
 from steadydepth.files.image_files import read_depth_codes
 from steadydepth.files.whole_files import check_name
-from steadydepth.files.depth_formats import UNREADABLE
 from steadydepth.output.depth_files import read_predictions
 from steadydepth.types import Claims, DepthFrames, InputError
 

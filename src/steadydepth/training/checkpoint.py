@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 STATE = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 CARD = "README.md"
+MODEL_PART = ".model-"  # a model that is being written
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def save_model(model: nn.Module, folder: Path) -> None:
     """
     with writing_in(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as temporary:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=MODEL_PART) as temporary:
             model.save_pretrained(temporary)  # type: ignore[operator]
             written = [path for path in Path(temporary).iterdir() if path.name != CARD]
             # The weights first: whoever finds a config finds its weights beside it.
@@ -67,6 +69,14 @@ def save_state(state: dict[str, Any], folder: Path) -> None:
         if path.is_file():
             path.replace(folder / PREVIOUS)
     _settle(folder)
+
+
+def remove_remains(folder: Path) -> None:
+    """Delete what a killed process had begun to write: no other may be writing now."""
+    for part in folder.glob(f".{Path(STATE).stem}.*.part.pt"):
+        part.unlink()
+    for part in folder.rglob(f"{MODEL_PART}*"):
+        shutil.rmtree(part)
 
 
 def _settle(folder: Path) -> None:

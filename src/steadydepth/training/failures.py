@@ -7,6 +7,8 @@ import torch
 
 from steadydepth.types import InputError
 
+# What gloo and NCCL say in the processes that are left.
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 LESS = (
     "raise optim.accumulate, set model.checkpointing, or lower optim.batch, data.clip_length or data.height and width"
 )
@@ -14,7 +16,7 @@ LESS = (
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """InputError for what a loader process says, for losing one, and for want of memory; all else passes."""
+    """InputError for what a loader process says, for a process that is lost and for want of memory; all else passes."""
     try:
         yield
     except InputError as error:
@@ -29,5 +31,10 @@ def explained() -> Iterator[None]:
             raise InputError(
                 f"a loader process was lost, most likely for want of memory ({str(error).splitlines()[0]}): lower "
                 "data.workers or data.cached_clips, and the same command goes on from the last checkpoint"
+            ) from error
+        if any(words in str(error) for words in LOST):
+            raise InputError(
+                "another process of this run was lost: its own log, or the launcher's, says why; the same command goes "
+                "on from the last checkpoint"
             ) from error
         raise

@@ -80,6 +80,16 @@ class Run:
             gradient_weight=config.loss.gradient,
             smoothness_weight=config.loss.smoothness,
         )
+        self.relative: Callable[..., torch.Tensor] = partial(
+            relative_loss,
+            kind=config.loss.relative,
+            robust=config.loss.robust,
+            trim=config.loss.trim,
+            moving_weight=config.loss.moving_weight,
+            gradient_weight=config.loss.relative_gradient,
+            response_weight=config.loss.response_weight,
+            both_frames=config.loss.both_frames,
+        )
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold; all processes together, for each has random numbers and sums of its own."""
@@ -213,16 +223,7 @@ class Run:
             relative_weight=weight,
             max_grad_norm=optim.max_grad_norm,
             absolute=self._absolute,
-            relative=partial(
-                relative_loss,
-                kind=loss.relative,
-                robust=loss.robust,
-                trim=loss.trim,
-                moving_weight=loss.moving_weight,
-                gradient_weight=loss.relative_gradient,
-                response_weight=loss.response_weight,
-                both_frames=loss.both_frames,
-            ),
+            relative=self.relative,
             lags=loss.lags,
             claims=self.claims,
             anchor=self.anchor,

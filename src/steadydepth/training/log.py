@@ -15,12 +15,16 @@ LOG = "metrics.jsonl"
 SKIPPED = "skipped.jsonl"
 
 
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a log, each with its end; a run that is under way, or was cut, may have begun one more."""
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
 def keep_lines_until(path: Path, step: int) -> None:
     """Drop what a cut run wrote after its last checkpoint: those steps are taken again."""
     if not path.is_file():
         return
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    kept = [line for line in whole_lines(path) if json.loads(line)["step"] <= step]
     with writing_in(path.parent), new_file(path) as part:
         part.write_text("".join(kept))
 

@@ -1,4 +1,4 @@
-"""What a person wants to see of finished runs, collected into one page."""
+"""What a person wants to see of runs, finished or under way, collected into one page."""
 
 import json
 from collections import Counter
@@ -11,6 +11,7 @@ from steadydepth.metrics.intervals import read_report
 from steadydepth.metrics.summary import table_rows
 from steadydepth.models.load import load_model
 from steadydepth.output.report import Section, Table, draw_curves, render_page
+from steadydepth.training.log import LOG, whole_lines
 from steadydepth.training.report_charts import draw_planes
 from steadydepth.training.report_clips import Shown, choose_clips, view_sequence
 
@@ -34,15 +35,12 @@ def _find(folders: list[Path], file: str) -> dict[str, Path]:
     }
 
 
-def _read_log(path: Path) -> list[dict[str, float | int]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def write_report(runs: list[Path], out: Path | None = None) -> Path:
     """One page of the runs and evaluations in `runs`, at `out` or as report.html in the first; returns its path.
 
-    A folder is taken with the folders directly inside it. Evaluations on the same data stand in one section; what
-    `verify --out verify.json` found stands in the last. Beside the page, flicker.webp shows the first labelled clip.
+    A folder is taken with the folders directly inside it; of a run under way there are the curves so far. Evaluations
+    on the same data stand in one section; what `verify --out verify.json` found stands in the last. Beside the page,
+    flicker.webp shows the first labelled clip.
     """
     missing = [str(folder) for folder in runs if not folder.is_dir()]
     if missing:
@@ -50,7 +48,7 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
             f"{', '.join(missing)}: no such folder; give run folders, or a folder of them such as runs/demo"
         )
     reports = {name: read_report(path) for name, path in _find(runs, "metrics.json").items()}
-    logs = {name: _read_log(path) for name, path in _find(runs, "metrics.jsonl").items()}
+    logs = {name: [json.loads(line) for line in whole_lines(path)] for name, path in _find(runs, LOG).items()}
     if not reports and not logs:
         raise InputError(f"{runs[0]}: holds no metrics.json and no metrics.jsonl; train or evaluate into it first")
     page = out or runs[0] / "report.html"

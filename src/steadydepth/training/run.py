@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from steadydepth.data.augment import Light
 from steadydepth.data.loader import ClipSamples, MixedSamples, load_batches, to_device
 from steadydepth.files.whole_files import new_file
 from steadydepth.models.adapt import without_lora
-from steadydepth.training.checkpoint import load_state, save_model, save_state, writing_in
+from steadydepth.training.alone import alone_in
+from steadydepth.training.checkpoint import load_state, remove_remains, save_model, save_state, writing_in
 from steadydepth.training.failures import explained
 from steadydepth.training.hub import write_card
 from steadydepth.training.learner import Run
@@ -114,8 +116,20 @@ def train(config: Config, *, profile: bool = False) -> Path:
     state = load_state(folder)
     # The data first: a run that cannot start leaves no folder behind.
     samples = open_samples(config, state["step"] if state else 0, rank, world)
+    with alone_in(folder) if is_main else nullcontext():
+        _go_on(run, samples, state, StepClock() if profile else None)
+    run.accelerator.end_training()
+    return folder
+
+
+def _go_on(
+    run: Run, samples: ClipSamples | MixedSamples, state: dict[str, Any] | None, clock: StepClock | None
+) -> None:
+    """From `state`, or from the beginning, to the model in the folder, unless the run is asked to stop before."""
+    config, folder, is_main = run.config, run.config.run.folder, run.accelerator.is_main_process
     if is_main:
         _claim_folder(config, has_begun=state is not None)
+        remove_remains(folder)
     if state is not None:
         run.restore(state)
         logger.info("%s: going on after step %d of %d", folder, run.step, config.optim.steps)
@@ -123,25 +137,26 @@ def train(config: Config, *, profile: bool = False) -> Path:
         for name in (LOG, SKIPPED):
             keep_lines_until(folder / name, run.step)
     logger.info("%s: %d clips", folder, len(samples.clips))
-    batches = load_batches(samples, batch=config.optim.batch // world, workers=config.data.workers)
+    share = config.optim.batch // run.accelerator.num_processes
+    batches = load_batches(samples, batch=share, workers=config.data.workers)
     if not run.stopped:
-        clock = StepClock() if profile else None
-        _take_steps(run, samples, clock.watch(run, batches) if clock else batches, clock)
+        take_steps(run, samples, clock.watch(run, batches) if clock else batches, clock)
     if run.step < config.optim.steps and not run.stopped:
         logger.info("%s: stopped after step %d as asked; the same command goes on from there", folder, run.step)
-    else:
-        model = run.averaged()
-        if is_main:
-            save_model(without_lora(model), folder)
-            write_card(folder)
-    run.accelerator.end_training()
-    return folder
+        return
+    model = run.averaged()
+    if is_main:
+        save_model(without_lora(model), folder)
+        write_card(folder)
 
 
-def _take_steps(
+def take_steps(
     run: Run, samples: ClipSamples | MixedSamples, batches: Iterator[Batch], clock: StepClock | None
 ) -> None:
-    """Steps until the last, or until the run stops or is asked to; a checkpoint at the end."""
+    """Steps until the last, or until the run stops or is asked to, or `batches` end; a checkpoint at the end.
+
+    `samples` know the names of the clips of a step that is skipped.
+    """
     config, started, is_main = run.config, time.monotonic(), run.accelerator.is_main_process
     logged = run.step // config.run.log_every * config.run.log_every
     with explained(), asked_to_stop() as is_asked, progress_bar(is_main) as progress:

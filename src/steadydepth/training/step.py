@@ -160,12 +160,12 @@ def label_with(anchor: nn.Module, batch: Batch, *, window: int) -> Batch:
 
 
 def pair_both(depth: Depth, batch: Batch, labels: Labels, lags: Sequence[int]) -> tuple[DepthPairs, DepthPairs]:
-    """Pairs of what is predicted and of what is true; the motion is chained once for both."""
-    ways = ways_back(batch.motion, batch.seen, lags)
-    if labels in ("anchor", "none"):
-        predicted = pair_along(depth, torch.ones_like(batch.valid), ways)
-        return predicted, unchanged(predicted)
-    return pair_along(depth, batch.valid, ways), pair_along(batch.depth, batch.valid, ways)
+    """Pairs of what is predicted and of what is true, along ways that are found once for both."""
+    is_labelled = labels not in ("anchor", "none")
+    valid = batch.valid if is_labelled else torch.ones_like(batch.valid)
+    ways = ways_back(valid, batch.motion, batch.seen, lags)
+    predicted = pair_along(depth, valid, ways)
+    return predicted, pair_along(batch.depth, valid, ways) if is_labelled else unchanged(predicted)
 
 
 def mean_over_clips(losses: Mapping[int, LossTerms], batch: Batch) -> LossTerms:

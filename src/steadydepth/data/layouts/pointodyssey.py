@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from steadydepth.data.layouts.recording import Recording, files_reader, inverted, numbered, scaled
+from steadydepth.data.layouts.recording import Recording, inverted, numbered, numbered_reader, scaled
 from steadydepth.files.depth_formats import UNREADABLE
 from steadydepth.types import InputError
 
@@ -34,9 +34,7 @@ def _recording(images: Path) -> Recording:
         name=f"{images.parent.parent.name}_{images.parent.name}",
         fps=30.0,
         n_frames=len(files),
-        read=files_reader(
-            list(files.values()), [labels.get(number) for number in files], scaled(1000 / 65535, 65535.0)
-        ),
+        read=numbered_reader(files, labels, scaled(1000 / 65535, 65535.0)),
         depth_scale_m=1000 / 65535,
         source="PointOdyssey",
         licence="CC-BY-NC-SA-4.0",

@@ -1,7 +1,7 @@
 """One video of a public data set as its own files have it: what each layout gives, and the conversion writes."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,13 @@ def files_reader(
         return read_colour(images[number]), None if depth is None else read_depth(depth)
 
     return read
+
+
+def numbered_reader(
+    files: Mapping[int, Path], labels: Mapping[int, Path], read_depth: Callable[[Path], Float32[np.ndarray, "h w"]]
+) -> Callable[[int], Frame]:
+    """The frames of `files` in order; one whose number is not among `labels` has no depth."""
+    return files_reader(list(files.values()), [labels.get(number) for number in files], read_depth)
 
 
 def scaled(step_m: float, beyond: float = np.inf) -> Callable[[Path], Float32[np.ndarray, "h w"]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from steadydepth.data.layouts.recording import Recording, files_reader, inverted, numbered, scaled
+from steadydepth.data.layouts.recording import Recording, inverted, numbered, numbered_reader, scaled
 from steadydepth.files.depth_formats import read_tagged
 from steadydepth.types import InputError
 
@@ -30,7 +30,7 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
             name=f"{images.parent.name}_{images.name}",
             fps=24.0,
             n_frames=len(files),
-            read=files_reader(list(files.values()), [labels.get(number) for number in files], scaled(1.0)),
+            read=numbered_reader(files, labels, scaled(1.0)),
             depth_scale_m=0.002,
             source="MPI Sintel depth",
             licence="CC-BY-3.0 (Blender Foundation, durian.blender.org)",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from steadydepth.data.layouts.recording import Recording, files_reader, inverted, numbered, pinhole, read_table
+from steadydepth.data.layouts.recording import Recording, inverted, numbered, numbered_reader, pinhole, read_table
 from steadydepth.files.depth_formats import read_numbers
 from steadydepth.types import InputError
 
@@ -33,9 +33,9 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
             name=f"spring_{scene.name}",
             fps=24.0,
             n_frames=len(files),
-            read=files_reader(
-                list(files.values()),
-                [labels.get(number) for number in files],
+            read=numbered_reader(
+                files,
+                labels,
                 lambda path, focal_px=focal_px: _read_depth(path, focal_px),  # type: ignore[misc]
             ),
             depth_scale_m=0.002,

@@ -11,8 +11,8 @@ import numpy as np
 
 from steadydepth.data.layouts.recording import (
     Recording,
-    files_reader,
     numbered,
+    numbered_reader,
     pinhole,
     quaternion_poses,
     read_table,
@@ -43,7 +43,7 @@ def _recording(images: Path) -> Recording:
         name=f"{place.parent.parent.name}_{place.parent.name}_{place.name}",
         fps=30.0,
         n_frames=len(files),
-        read=files_reader(list(files.values()), [labels.get(number) for number in files], scaled(1.0)),
+        read=numbered_reader(files, labels, scaled(1.0)),
         depth_scale_m=0.002,
         source="TartanAir",
         licence="CC-BY-4.0",

@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from steadydepth.data.layouts.recording import Recording, files_reader, inverted, numbered, pinhole, read_table, scaled
+from steadydepth.data.layouts.recording import (
+    Recording,
+    inverted,
+    numbered,
+    numbered_reader,
+    pinhole,
+    read_table,
+    scaled,
+)
 from steadydepth.types import InputError
 
 
@@ -26,7 +34,7 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
             name=f"{variation.parent.name}_{variation.name}_{camera}",
             fps=10.0,
             n_frames=len(files),
-            read=files_reader(list(files.values()), [labels.get(number) for number in files], scaled(0.01, 65535.0)),
+            read=numbered_reader(files, labels, scaled(0.01, 65535.0)),
             depth_scale_m=0.01,
             source="Virtual KITTI 2",
             licence="CC-BY-NC-SA-3.0",

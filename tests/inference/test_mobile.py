@@ -1,4 +1,4 @@
-"""LiteRT's files; most is skipped where litert-torch is not, which wants an environment of its own."""
+"""Files for phones; most is skipped where their packages are not, which want environments of their own."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from steadydepth.inference.export import export_model
 from steadydepth.inference.int8 import export_int8
 from steadydepth.inference.predict import Predictor, load
-from steadydepth.inference.runtime import METADATA, ExportedModel
+from steadydepth.inference.runtime import METADATA, SUFFIXES, ExportedModel
 from steadydepth.types import InputError
 
 H, W = 18, 22
@@ -35,11 +35,11 @@ class Uneven(nn.Module):
         return self.conv(frames.flatten(0, 1))[:, 0].exp().unflatten(0, (b, t)), state
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory) -> Path:
-    pytest.importorskip("litert_torch")
-    path = tmp_path_factory.mktemp("litert") / "net.tflite"
-    assert export_model(Uneven(), path, to="litert", height=H, width=W, licence="CC0-1.0") < 1e-4
+@pytest.fixture(scope="module", params=["litert", "executorch"])
+def file(tmp_path_factory, request) -> Path:
+    pytest.importorskip({"litert": "litert_torch", "executorch": "executorch"}[request.param])
+    path = tmp_path_factory.mktemp(request.param) / f"net{SUFFIXES[request.param]}"
+    assert export_model(Uneven(), path, to=request.param, height=H, width=W, licence="CC0-1.0") < 1e-4
     return path
 
 
@@ -52,10 +52,13 @@ def test_the_file_gives_what_the_model_gives_and_says_what_it_is(file):
     np.testing.assert_allclose(first, expected, rtol=1e-5)  # the second call did not write into the first one's depth
     said = opened.metadata
     assert (said["claims"], said["height"], said["width"], said["licence"]) == ("disparity", H, W, "CC0-1.0")
-    assert [path.name for path in file.parent.iterdir()] == ["net.tflite"]
+    assert said["checked"]
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_the_runtime_needs_no_torch(file, tmp_path):
+    if file.suffix == ".pte":
+        pytest.skip("ExecuTorch's own runtime for Python imports torch")
     depth, picture = tmp_path / "depth.npy", np.full((9, 31, 3), 70, np.uint8)
     code = f"""
 import sys
@@ -72,13 +75,31 @@ np.save({str(depth)!r}, model.predict(np.full((9, 31, 3), 70, np.uint8)))
 
 def test_a_file_that_is_cut_or_of_others_is_refused(file, tmp_path):
     data = file.read_bytes()
-    (tmp_path / "cut.tflite").write_bytes(data[: len(data) // 2])
-    (tmp_path / "empty.tflite").touch()
-    with zipfile.ZipFile(tmp_path / "only_zip.tflite", "w") as archive:
+    (tmp_path / f"cut{file.suffix}").write_bytes(data[: len(data) // 2])
+    (tmp_path / f"empty{file.suffix}").touch()
+    with zipfile.ZipFile(tmp_path / f"only_zip{file.suffix}", "w") as archive:
         archive.writestr(METADATA, json.dumps({}))
     for name in ("cut", "empty", "only_zip"):
-        with pytest.raises(InputError, match=rf"{name}\.tflite: LiteRT cannot read it"):
-            ExportedModel(tmp_path / f"{name}.tflite")
+        with pytest.raises(InputError, match=rf"{name}{file.suffix}: \w+ cannot read it"):
+            ExportedModel(tmp_path / f"{name}{file.suffix}")
+
+
+def test_a_package_for_core_ml_takes_an_image_and_says_it_was_not_run(tmp_path):
+    coremltools = pytest.importorskip("coremltools")
+    path = tmp_path / "net.mlpackage"
+    for _ in range(2):  # the second in the place of the first
+        assert export_model(Uneven(), path, to="coreml", height=H, width=W, licence="CC0-1.0") is None
+    assert list(tmp_path.iterdir()) == [path]
+    spec = coremltools.utils.load_spec(str(path))
+    picture, depth = spec.description.input[0], spec.description.output[0]
+    assert (picture.name, picture.type.imageType.height, picture.type.imageType.width) == ("picture", H, W)
+    assert (depth.name, list(depth.type.multiArrayType.shape)) == ("depth", [1, H, W])
+    said = json.loads(spec.description.metadata.userDefined[METADATA])
+    assert (said["claims"], said["licence"], said["checked"]) == ("disparity", "CC0-1.0", False)
+    block = next(iter(spec.mlProgram.functions["main"].block_specializations.values()))
+    operations = [operation.type for operation in block.operations]
+    assert operations.count("conv") == 1
+    assert "exp" in operations
 
 
 def test_what_is_missing_or_not_for_it_is_told(tmp_path, monkeypatch):
@@ -90,6 +111,14 @@ def test_what_is_missing_or_not_for_it_is_told(tmp_path, monkeypatch):
         export_model(Uneven(), tmp_path / "a.tflite", to="litert", **size)
     with pytest.raises(InputError, match=r"a file for litert ends in \.tflite"):
         export_model(Uneven(), tmp_path / "a.onnx", to="litert", **size)
+    for to, package in (("executorch", "executorch"), ("coreml", "coremltools")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(InputError, match=rf"{package} is not installed: pip install 'steadydepth\[{to}\]'"):
+            export_model(Uneven(), tmp_path / f"a{SUFFIXES[to]}", to=to, **size)
+    with pytest.raises(
+        InputError, match=r"a\.mlpackage: Core ML runs in apps on Apple's devices; here take one of \.onnx"
+    ):
+        ExportedModel(tmp_path / "a.mlpackage")
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     (tmp_path / "a.tflite").touch()
     with pytest.raises(InputError, match="ai_edge_litert is not installed"):

@@ -1,0 +1,312 @@
+"""What a training step costs, as ratios in one run: each part takes its arms in turns, in an order drawn every round.
+
+    python benchmarks/train_step.py --out train_step.json
+    python benchmarks/train_step.py --parts a b --height 48 --width 64 --rounds 3
+
+a  our loop, with its log lines, against a bare PyTorch loop of the same net, loss, optimizer and clipping
+b  the relative loss and its gradient, as a share of the bare step: same pixel, along ready flow, DIS flow in line
+c  the network in channels_last against contiguous
+d  bf16 against float32
+e  checkpointing by encoder stage against none: activations kept for the way back, and time
+f  waiting for data, as a share of a step, with the real loader
+g  two processes against one, a thread and a core each, twice the clips: speed over twice the speed
+
+The net and the loss are those of configs/demo.yaml; the clips are made, unless --data names a folder of them. A ratio
+is the median over the rounds, with its quartiles.
+"""
+
+import argparse
+import json
+import logging
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import islice, repeat
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from steadydepth.config import Config
+from steadydepth.config_files import dump_config, load_config
+from steadydepth.data.clips import clip_motion, fit_clip
+from steadydepth.data.loader import ClipSamples, load_batches
+from steadydepth.data.synthetic import make_world
+from steadydepth.method.losses import log_l1, relative_loss
+from steadydepth.method.pairing import pair_with_previous
+from steadydepth.models.adapt import checkpoint_gradients
+from steadydepth.training.checkpoint import save_state
+from steadydepth.training.learner import Run
+from steadydepth.training.profile import StepClock
+from steadydepth.training.run import open_samples, take_steps
+from steadydepth.training.starting import build_model
+from steadydepth.training.step import pair_both
+from steadydepth.types import Batch
+
+STEPS = 20_000  # of the run that is timed, more than are ever taken
+Spent = dict[str, list[float]]
+Found = dict[str, Any]
+
+
+class Bench:
+    """What all parts share: the config, a batch that is ready, and how arms are timed."""
+
+    def __init__(self, asked: argparse.Namespace, folder: Path) -> None:
+        self.asked, self.folder, self.draw = asked, folder, random.Random(0)
+        self.config = self.make_config("run")
+        samples = open_samples(self.config, 0, 0, 1)
+        assert isinstance(samples, ClipSamples)
+        self.samples = samples
+        self.batch = next(load_batches(samples, batch=asked.clips, workers=0))
+
+    def make_config(self, name: str, *overrides: str) -> Config:
+        asked = self.asked
+        sizes = [f"data.height={asked.height}", f"data.width={asked.width}", f"data.clip_length={asked.frames}"]
+        steps = [f"optim.batch={asked.clips}", f"optim.steps={STEPS}", "data.strides=[1]", "run.device=cpu"]
+        places = [f"data.root={asked.data}", f"run.folder={self.folder / name}"]
+        return load_config(Path("configs/demo.yaml"), [*sizes, *steps, *places, "run.log_every=10", *overrides])
+
+    def time(self, arms: dict[str, Callable[[], object]]) -> Spent:
+        """Seconds of every arm, one of each a round; the first round warms up and does not count."""
+        spent: Spent = {name: [] for name in arms}
+        for _ in range(self.asked.rounds + 1):
+            for name in self.draw.sample(list(arms), len(arms)):
+                begun = time.perf_counter()
+                arms[name]()
+                spent[name].append(time.perf_counter() - begun)
+        return {name: seconds[1:] for name, seconds in spent.items()}
+
+    def bare_step(self) -> Callable[[], None]:
+        """A step as one would write it for this net and this loss alone."""
+        model = build_model(self.config).train().to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        loss, most = self.config.loss, self.config.optim.max_grad_norm
+        batch = self.batch
+
+        def step() -> None:
+            depth, _ = model(batch.frames)
+            predicted = pair_with_previous(depth, batch.valid, batch.motion, batch.seen)
+            truth = pair_with_previous(batch.depth, batch.valid, batch.motion, batch.seen)
+            relative = relative_loss(predicted, truth, response_weight=loss.response_weight)
+            optimizer.zero_grad()
+            (log_l1(depth, batch.depth, batch.valid) + loss.relative_weight * relative).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), most)
+            optimizer.step()
+
+        return step
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return {"median": middle, "low": low, "high": high}
+
+
+def ratio(spent: Spent, one: str, other: str) -> dict[str, float]:
+    return spread([mine / theirs for mine, theirs in zip(spent[one], spent[other], strict=True)])
+
+
+def loop(bench: Bench) -> Found:
+    """Part a; a checkpoint is timed by itself and shared out over the steps between two."""
+    steps, run, bare = bench.asked.steps, Run(bench.config), bench.bare_step()
+    run.config.run.folder.mkdir()
+    arms = {
+        "ours": lambda: take_steps(run, bench.samples, repeat(bench.batch, steps), None),
+        "bare": lambda: [bare() for _ in range(steps)],
+        "checkpoint": lambda: save_state(run.state(), run.config.run.folder),
+    }
+    spent = bench.time(arms)
+    step, between = statistics.median(spent["bare"]) / steps, bench.config.run.checkpoint_every
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run.averaged()(bench.batch.frames)
+    return {
+        "ours / bare": ratio(spent, "ours", "bare"),
+        f"checkpoint / {between} steps": spread([one / between / step for one in spent["checkpoint"]]),
+        "seconds of a bare step": spread([one / steps for one in spent["bare"]]),
+        # torch counts the way back of a depthwise convolution wrongly; it takes about two passes there.
+        "GFLOP/s, a step as three forwards": 3 * counter.get_total_flops() / step / 1e9,
+    }
+
+
+def relative(bench: Bench) -> Found:
+    """Part b."""
+    run, batch = Run(bench.config), bench.batch
+    still = replace(batch, motion=None, seen=None)
+    said = batch.depth.clamp(min=0.3) * (1 + 0.1 * torch.rand_like(batch.depth))
+    length = bench.asked.frames
+    clips = [
+        fit_clip(sequence.read(start, start + length), bench.asked.height, bench.asked.width)
+        for sequence, start in bench.samples.clips[: bench.asked.clips]
+    ]
+
+    def way(of: Batch) -> None:
+        depth = said.clone().requires_grad_()
+        run.relative(*pair_both(depth, of, "depth", (1,))).backward()
+
+    def with_dis() -> None:
+        for clip in clips:
+            clip_motion(replace(clip, motion=None), "dis")
+        way(batch)
+
+    arms = {"same pixel": partial(way, still), "ready flow": partial(way, batch), "DIS in line": with_dis}
+    spent = bench.time(arms | {"step": bench.bare_step()})
+    return {f"{name} / step": ratio(spent, name, "step") for name in arms}
+
+
+def formats(bench: Bench) -> Found:
+    """Part c."""
+
+    def arm(memory_format: torch.memory_format) -> Callable[[], None]:
+        model: Any = build_model(bench.config).train().to(memory_format=memory_format)
+        pictures = bench.batch.frames.flatten(0, 1).contiguous(memory_format=memory_format)
+
+        def there_and_back() -> None:
+            model.zero_grad()
+            model.decoder(model.encoder(pictures)).mean().backward()
+
+        return there_and_back
+
+    spent = bench.time({"channels_last": arm(torch.channels_last), "contiguous": arm(torch.contiguous_format)})
+    return {"channels_last / contiguous": ratio(spent, "channels_last", "contiguous")}
+
+
+def precisions(bench: Bench) -> Found:
+    """Part d."""
+    step = bench.bare_step()
+
+    def bf16() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            step()
+
+    spent = bench.time({"bf16": bf16, "float32": step})
+    return {"bf16 / float32": ratio(spent, "bf16", "float32"), "has AMX": torch.cpu._is_amx_tile_supported()}
+
+
+def kept_bytes(model: nn.Module, frames: Tensor) -> int:
+    """Bytes that a forward pass keeps for the way back, each storage once, weights left out."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        depth, _ = model(frames)
+    del depth
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
+
+
+def checkpointing(bench: Bench) -> Found:
+    """Part e."""
+    plain, thrifty = (build_model(bench.config).train().to(memory_format=torch.channels_last) for _ in range(2))
+    checkpoint_gradients(thrifty)
+    frames = bench.batch.frames
+    kept = {name: kept_bytes(model, frames) for name, model in (("thrifty", thrifty), ("plain", plain))}
+    spent = bench.time(
+        {"thrifty": lambda: thrifty(frames)[0].mean().backward(), "plain": lambda: plain(frames)[0].mean().backward()}
+    )
+    return {
+        "activations kept": kept["thrifty"] / kept["plain"],
+        "MiB kept without": kept["plain"] / 2**20,
+        "time": ratio(spent, "thrifty", "plain"),
+    }
+
+
+def waiting(bench: Bench) -> Found:
+    """Part f; the first steps, in which loader processes start, do not count."""
+    found = {}
+    for workers in dict.fromkeys((0, bench.asked.workers)):
+        config = bench.make_config(f"wait{workers}", f"data.workers={workers}", "run.log_every=10000")
+        run, clock, shares = Run(config), StepClock(), []
+        batches = clock.watch(run, load_batches(bench.samples, batch=bench.asked.clips, workers=workers))
+        for _ in range(bench.asked.rounds + 1):
+            clock.seconds.clear()
+            take_steps(run, bench.samples, islice(batches, bench.asked.steps), clock)
+            shares.append(clock.seconds["data wait"] / sum(clock.seconds.values()))
+        found[f"data wait / step, {workers} loader processes"] = spread(shares[1:])
+    return found
+
+
+def processes(bench: Bench) -> Found:
+    """Part g: whole runs; the time of a step is that between the first and the last line of the log."""
+    rates: Spent = {"one": [], "two": []}
+    for number in range(bench.asked.rounds):
+        for name in bench.draw.sample(list(rates), 2):
+            world = {"one": 1, "two": 2}[name]
+            batch = world * bench.asked.clips
+            steps = 3 * bench.asked.steps
+            config = bench.make_config(
+                f"{name}{number}", f"optim.batch={batch}", f"optim.steps={steps}", f"run.log_every={bench.asked.steps}"
+            )
+            path = bench.folder / f"{name}{number}.yaml"
+            path.write_text(dump_config(config))
+            words = ["taskset", "-c", "0-1" if world == 2 else "0", "env", "OMP_NUM_THREADS=1", sys.executable]
+            words += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+            subprocess.run([*words, "-m", "steadydepth.cli", "train", "-c", path], check=True, capture_output=True)
+            lines = [json.loads(line) for line in (config.run.folder / "metrics.jsonl").read_text().splitlines()]
+            first, last = lines[0], lines[-1]
+            rates[name].append(batch * (last["step"] - first["step"]) / (last["seconds"] - first["seconds"]))
+    return {"efficiency": spread([two / one / 2 for two, one in zip(rates["two"], rates["one"], strict=True)])}
+
+
+PARTS = {
+    "a": loop,
+    "b": relative,
+    "c": formats,
+    "d": precisions,
+    "e": checkpointing,
+    "f": waiting,
+    "g": processes,
+}
+
+
+def tell(part: str, found: Found) -> None:
+    for name, value in found.items():
+        said = "{median:.4f}  ({low:.4f} to {high:.4f})".format(**value) if isinstance(value, dict) else f"{value:.4g}"
+        print(f"{part}  {name:40} {said}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--data", type=Path, help="sequence folders with flow; made in a temporary place without it")
+    parser.add_argument("--clips", type=int, default=4)
+    parser.add_argument("--frames", type=int, default=3)
+    parser.add_argument("--height", type=int, default=192)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=10, help="in a round of parts a, f and g")
+    parser.add_argument("--workers", type=int, default=1, help="loader processes of part f, besides none")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="a JSON file of all figures")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    cv2.setNumThreads(asked.threads)
+    logging.getLogger("steadydepth").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        if asked.data is None:
+            asked.data = folder / "data"
+            size = {"height": asked.height, "width": asked.width}
+            make_world(asked.data, n_clips=2 * asked.clips, seed=0, n_frames=2 * asked.frames, **size)
+        bench = Bench(asked, folder)
+        found = {}
+        for part in asked.parts:
+            found[part] = PARTS[part](bench)
+            tell(part, found[part])
+    if asked.out:
+        sizes = {name: getattr(asked, name) for name in ("clips", "frames", "height", "width", "rounds", "threads")}
+        asked.out.write_text(json.dumps({"asked": sizes, "found": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

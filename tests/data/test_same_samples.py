@@ -1,0 +1,54 @@
+"""Whoever loads, and wherever it begins, a sample has the same pixels: checksums, by real processes."""
+
+import multiprocessing
+import zlib
+from concurrent.futures import ProcessPoolExecutor
+from itertools import chain
+
+import pytest
+
+from steadydepth.data.augment import Light
+from steadydepth.data.loader import ClipSamples, load_batches
+from steadydepth.data.shards_write import pack_sequences
+from steadydepth.training.run import _sample_numbers
+
+
+@pytest.fixture(scope="module", params=["folder", "shards"])
+def root(request, world, tmp_path_factory):
+    if request.param == "folder":
+        return world
+    shards = tmp_path_factory.mktemp("same") / "shards"
+    pack_sequences(world, shards, shard_size=30_000)
+    return shards
+
+
+def checksums(root, numbers, workers, light=0.2):
+    """Of the frames, depth and motion of each of the samples `numbers`."""
+    samples = ClipSamples(
+        root, length=2, height=40, width=56, motion="flow", labels="depth", flip=True, light=Light(exposure=light),
+        most_zoom=1.3, seed=3, cached_clips=2, numbers=numbers,
+    )  # fmt: skip
+    batches = load_batches(samples, batch=1, workers=workers)
+    return [
+        tuple(zlib.crc32(part[0].numpy().tobytes()) for part in (batch.frames, batch.depth, batch.motion))
+        for batch in batches
+    ]
+
+
+def test_a_run_resumed_in_mid_epoch_with_other_workers_sees_the_samples_that_follow(root):
+    whole = checksums(root, range(12), workers=0)
+    assert len(set(whole)) == 12
+    # An epoch is 8 clips; the run is cut after 3, and again after 10.
+    parts = [(range(3), 1), (range(3, 10), 2), (range(10, 12), 0)]
+    assert [one for numbers, workers in parts for one in checksums(root, numbers, workers)] == whole
+
+
+def test_one_two_and_four_processes_see_the_same_samples_together(root):
+    batch, first_step, stop = 4, 1, 3
+    alone = dict(zip(range(4, 12), checksums(root, range(4, 12), workers=0), strict=True))
+    for world_size in (1, 2, 4):
+        shares = [_sample_numbers(first_step, stop, batch, rank, world_size) for rank in range(world_size)]
+        assert sum(len(share) for share in shares) == len(alone)
+        with ProcessPoolExecutor(world_size, mp_context=multiprocessing.get_context("fork")) as processes:
+            sums = list(processes.map(checksums, [root] * world_size, shares, [0, 1, 0, 0][:world_size]))
+        assert dict(zip(chain(*shares), chain(*sums), strict=True)) == alone

@@ -1,0 +1,71 @@
+"""A camera on a network, played by a process of its own."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from torch import Tensor, nn
+
+from steadydepth.data import video_files
+from steadydepth.data.video_files import read_video
+from steadydepth.inference.predict import Predictor, predict_files
+from steadydepth.inference.stream import stream_newest
+from steadydepth.output.depth_files import read_predictions
+from steadydepth.types import InputError
+
+T, H, W = 20, 24, 40
+# The last frames of a broken connection may have come in part.
+SURE = 15
+
+
+class Red(nn.Module):
+    """Depth is the red of the pixel plus one."""
+
+    claims = "metric"
+
+    def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+        return frames[:, :, 0] * 255 + 1, None
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("rtsp") / "film.ts"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = H, W, "yuv420p"
+        for number in range(T):
+            image = np.full((H, W, 3), 90, np.uint8)
+            image[..., 0] = np.linspace(30, 50, W) + 9 * number
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        file.mux(stream.encode())
+    return path
+
+
+@pytest.fixture
+def camera(film, monkeypatch) -> Iterator[str]:
+    monkeypatch.setattr(video_files, "_PATIENCE_S", 1.0)
+    server = Path(__file__).with_name("rtsp_server.py")
+    with subprocess.Popen([sys.executable, str(server), str(film)], stdout=subprocess.PIPE, text=True) as process:
+        yield f"rtsp://127.0.0.1:{process.stdout.readline().strip()}"
+        process.kill()
+
+
+@pytest.mark.parametrize("how", ["ends", "stalls"])
+def test_what_a_camera_sent_is_predicted_and_kept(camera, film, tmp_path, how, caplog):
+    predict_files(Predictor(Red()), [f"{camera}/{how}"], tmp_path)
+    depth, _ = read_predictions(tmp_path, f"127_0_0_1_{how}")
+    assert SURE <= len(depth) <= T
+    sent = list(read_video(film))[: len(depth)]
+    np.testing.assert_allclose(depth, np.stack(sent)[..., 0] + 1.0, rtol=1e-5)
+    assert ("no answer for 1 s" in caplog.text) == (how == "stalls")
+
+
+def test_a_stream_ends_with_its_camera(camera):
+    seen = list(stream_newest(Predictor(Red()), f"{camera}/ends"))
+    assert seen[0].result.depth.shape == (H, W)
+    with pytest.raises(InputError, match=r"stalls: no answer for 1 s: check the address, and that it sends"):
+        list(stream_newest(Predictor(Red()), f"{camera}/stalls"))
