@@ -81,7 +81,7 @@ def _decompress(data: memoryview, itemsize: int, shape: tuple[int, int, int]) ->
     if itemsize == 1:
         return values.reshape(shape).copy()
     # OpenCV puts the two bytes of a value side by side ten times as fast as shifting and adding them.
-    folded = cv2.merge(values.reshape(2, -1, shape[2])).view("<u2").reshape(shape)
+    folded = cv2.merge(list(values.reshape(2, -1, shape[2]))).view("<u2").reshape(shape)
     odd = folded & 1
     folded >>= 1
     folded ^= np.negative(odd, out=odd)
