@@ -41,7 +41,7 @@ from steadydepth.config_files import dump_config, load_config
 from steadydepth.data.clips import clip_motion, fit_clip
 from steadydepth.data.loader import ClipSamples, load_batches
 from steadydepth.data.synthetic import make_world
-from steadydepth.method.losses import log_l1, relative_loss
+from steadydepth.method.losses import ABSOLUTE, relative_loss
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.models.adapt import checkpoint_gradients
 from steadydepth.training.checkpoint import save_state
@@ -96,9 +96,14 @@ class Bench:
             depth, _ = model(batch.frames)
             predicted = pair_with_previous(depth, batch.valid, batch.motion, batch.seen)
             truth = pair_with_previous(batch.depth, batch.valid, batch.motion, batch.seen)
-            relative = relative_loss(predicted, truth, response_weight=loss.response_weight)
+            relative = relative_loss(
+                predicted,
+                truth,
+                gradient_weight=loss.relative_gradient,
+                response_weight=loss.response_weight,
+            )
             optimizer.zero_grad()
-            (log_l1(depth, batch.depth, batch.valid) + loss.relative_weight * relative).backward()
+            (ABSOLUTE[loss.absolute](depth, batch.depth, batch.valid) + loss.relative_weight * relative).backward()
             nn.utils.clip_grad_norm_(model.parameters(), most)
             optimizer.step()
 
