@@ -48,7 +48,7 @@ def affine_invariant(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
     """
     flat = valid.flatten(0, 1)
     residual = _standardise(depth, valid) - _standardise(truth, valid)
-    return masked_mean(residual.abs(), flat) + 0.5 * _unevenness(residual, flat)
+    return masked_mean(residual.abs(), flat) + 0.5 * _unevenness(torch.where(flat, residual, 0), flat)
 
 
 def gradient_matching(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
@@ -62,8 +62,11 @@ def gradient_matching(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
 
 
 def _unevenness(residual: Float[Tensor, "n h w"], valid: Bool[Tensor, "n h w"]) -> Scalar:
-    """Sum over four scales of |horizontal| + |vertical| differences between valid neighbours, for each valid pixel."""
-    residual, loss = torch.where(valid, residual, 0), residual.new_zeros(())
+    """Sum over four scales of |horizontal| + |vertical| differences between valid neighbours, for each valid pixel.
+
+    `residual` is finite where invalid.
+    """
+    loss = residual.new_zeros(())
     for step in (1, 2, 4, 8):
         coarse, kept = residual[:, ::step, ::step], valid[:, ::step, ::step]
         for dim in (-1, -2):
@@ -126,38 +129,47 @@ def absolute_loss(
     return loss
 
 
-def change_error(predicted: DepthPairs, truth: DepthPairs, valid: PairValid) -> Pairs:
+def without_invalid(pairs: DepthPairs, valid: PairValid) -> DepthPairs:
+    """Pairs of depth 1 where not `valid`: made harmless, once, for whatever is computed from them."""
+    out = ~valid
+    return DepthPairs(pairs.current.masked_fill(out, 1), pairs.previous.masked_fill(out, 1), valid)
+
+
+def log_change(pairs: DepthPairs) -> Pairs:
+    """Change of log depth from the earlier frame to the later one."""
+    return pairs.current.log() - pairs.previous.log()
+
+
+def change_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
     """Change of log predicted - change of log truth: a constant factor is no change, a moving thing has its own."""
-    change = _log_error(predicted.current, predicted.previous, valid)
-    return change - _log_error(truth.current, truth.previous, valid)
+    return log_change(predicted) - log_change(truth)
 
 
-def warping_error(predicted: DepthPairs, truth: DepthPairs, valid: PairValid) -> Pairs:
+def warping_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
     """Change of log predicted, whatever the truth does: the warping loss of NVDS and its kin, as a rival.
 
     It pulls a thing that comes nearer back to where it was.
     """
-    return _log_error(predicted.current, predicted.previous, valid)
+    return log_change(predicted)
 
 
-def geometry_error(predicted: DepthPairs, truth: DepthPairs, valid: PairValid) -> Pairs:
+def geometry_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
     """(D - D') / (D + D'), D' the earlier depth brought here (Bian et al. 2019), blind to the truth as well."""
-    current, previous = torch.where(valid, predicted.current, 1), torch.where(valid, predicted.previous, 1)
-    return (current - previous) / (current + previous)
+    return (predicted.current - predicted.previous) / (predicted.current + predicted.previous)
 
 
-def disparity_error(predicted: DepthPairs, truth: DepthPairs, valid: PairValid) -> Pairs:
+def disparity_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
     """Change of inverse depth - true change of inverse depth, 1 / metres: temporal gradients, near things first."""
-    return _disparity_change(predicted, valid) - _disparity_change(truth, valid)
+    return _disparity_change(predicted) - _disparity_change(truth)
 
 
-def disparity_size_error(predicted: DepthPairs, truth: DepthPairs, valid: PairValid) -> Pairs:
+def disparity_size_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
     """|Change of inverse depth| - |true change|, blind to its direction: the form of Video-Depth-Anything."""
-    return _disparity_change(predicted, valid).abs() - _disparity_change(truth, valid).abs()
+    return _disparity_change(predicted).abs() - _disparity_change(truth).abs()
 
 
-def _disparity_change(pairs: DepthPairs, valid: PairValid) -> Pairs:
-    return 1 / torch.where(valid, pairs.current, 1) - 1 / torch.where(valid, pairs.previous, 1)
+def _disparity_change(pairs: DepthPairs) -> Pairs:
+    return 1 / pairs.current - 1 / pairs.previous
 
 
 def where_smooth(truth: DepthPairs, valid: PairValid, *, share: float = 0.05) -> PairValid:
@@ -165,13 +177,15 @@ def where_smooth(truth: DepthPairs, valid: PairValid, *, share: float = 0.05) ->
 
     The mask of Video-Depth-Anything's temporal gradient matching (loss/loss.py): a larger change is an edge passing.
     """
-    inverse = 1 / torch.where(valid, truth.current, 1)
+    truth = without_invalid(truth, valid)
+    inverse = 1 / truth.current
     most = torch.where(valid, inverse, -torch.inf).amax(dim=(-2, -1), keepdim=True)
     least = torch.where(valid, inverse, torch.inf).amin(dim=(-2, -1), keepdim=True)
-    return valid & (_disparity_change(truth, valid).abs() < share * (most - least))
+    return valid & (_disparity_change(truth).abs() < share * (most - least))
 
 
-RELATIVE: dict[str, Callable[[DepthPairs, DepthPairs, PairValid], Pairs]] = {
+# Of pairs that are 1 where invalid: the error is 0 there.
+RELATIVE: dict[str, Callable[[DepthPairs, DepthPairs], Pairs]] = {
     "change": change_error,
     "warping": warping_error,
     "geometry": geometry_error,
@@ -239,35 +253,32 @@ def relative_loss(
         valid = where_smooth(truth, valid)
     if not both_frames:
         predicted = replace(predicted, previous=predicted.previous.detach())
-    compared = RELATIVE[kind](predicted, truth, valid)
+    predicted, truth = without_invalid(predicted, valid), without_invalid(truth, valid)
+    compared = RELATIVE[kind](predicted, truth)
     error = ROBUST[robust](compared)
     counted = without_worst(error, valid, trim) if trim else valid
     of_clips = masked_mean(error, counted, dim=(1, 2, 3))
     if moving_weight:
-        moving = valid & (_log_error(truth.current, truth.previous, valid).abs() > MOVING)
+        moving = log_change(truth).abs() > MOVING
         of_clips = of_clips + moving_weight * masked_mean(error, moving, dim=(1, 2, 3))
     loss = masked_mean(of_clips, valid.flatten(1).any(dim=1))
     if gradient_weight:
         loss = loss + gradient_weight * _unevenness(compared.flatten(0, 1), valid.flatten(0, 1))
     if response_weight:
-        loss = loss + response_weight * (response(predicted, truth) - 1).abs()
+        loss = loss + response_weight * (response(log_change(predicted), log_change(truth)) - 1).abs()
     return loss
 
 
-def response(predicted: DepthPairs, truth: DepthPairs) -> Scalar:
-    """How much of the true change is predicted: sum v v* / sum v*^2 over the pairs whose true change is above 1 %.
+def response(change: Pairs, true_change: Pairs) -> Scalar:
+    """How much of the true change of log depth is predicted: sum v v* / sum v*^2 where |v*| is above 1 %.
 
-    v and v* are the changes of log predicted and of log truth; all clips are pooled. 1 is ideal, 0 frozen. An error of
-    the change asks each pixel to be right, and what cannot be known well is then best left unchanged; this asks the
-    batch as a whole not to fall short. 1 where nothing changes.
+    Both are 0 where invalid; all clips are pooled. 1 is ideal, 0 frozen. An error of the change asks each pixel to be
+    right, and what cannot be known well is then best left unchanged; this asks the batch as a whole not to fall short.
+    1 where nothing changes.
     """
-    valid = predicted.valid & truth.valid
-    true_change = _log_error(truth.current, truth.previous, valid)
-    moving = valid & (true_change.abs() > MOVING)
-    change = torch.where(moving, _log_error(predicted.current, predicted.previous, valid), 0)
-    true_change = torch.where(moving, true_change, 0)
-    energy = true_change.square().sum()
-    share = (change * true_change).sum() / torch.where(energy > 0, energy, 1)
+    moved = true_change.masked_fill(true_change.abs() <= MOVING, 0)
+    energy = moved.square().sum()
+    share = (change * moved).sum() / torch.where(energy > 0, energy, 1)
     return torch.where(energy > 0, share, 1)
 
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from steadydepth.ops.warp import all_neighbours, bring_here, pixel_grid, sample
+from steadydepth.ops.warp import all_neighbours, bring_here, follow, sample
 from steadydepth.types import Depth, DepthPairs, Valid
 
 Motion = Float[Tensor, "b p h w 2"] | None
@@ -19,7 +19,7 @@ class Way:
     """The way from each frame back to the one `lag` before it."""
 
     lag: int
-    motion: Float[Tensor, "b q h w 2"] | None
+    at: Float[Tensor, "n h w 2"] | None  # where each pixel was, in pixels; None for the same pixel
     valid: Bool[Tensor, "b q h w"]  # True where there is something at both ends
 
 
@@ -45,12 +45,11 @@ def ways_back(valid: Valid, motion: Motion, seen: Seen, lags: Sequence[int]) -> 
 
 def _way(valid: Valid, motion: Motion, seen: Seen, lag: int) -> Way:
     current, previous = valid[:, lag:], valid[:, : max(valid.shape[1] - lag, 0)]
-    if motion is not None:
-        h, w = valid.shape[-2:]
-        at = (pixel_grid(h, w, motion) + motion).flatten(0, 1)
+    at = None if motion is None else follow(motion.flatten(0, 1))
+    if at is not None:
         previous = all_neighbours(previous.flatten(0, 1), at).unflatten(0, current.shape[:2])
     both = current & previous
-    return Way(lag, motion, both if seen is None else both & seen)
+    return Way(lag, at, both if seen is None else both & seen)
 
 
 def pair_along(depth: Depth, valid: Valid, ways: Sequence[Way]) -> DepthPairs:
@@ -66,9 +65,9 @@ def pair_along(depth: Depth, valid: Valid, ways: Sequence[Way]) -> DepthPairs:
 def _ends(depth: Depth, way: Way) -> Float[Tensor, "b q h w"]:
     """What stands at the other end of each pixel's way."""
     previous = depth[:, : max(depth.shape[1] - way.lag, 0)]
-    if way.motion is None:
+    if way.at is None:
         return previous
-    return bring_here(previous.flatten(0, 1), way.motion.flatten(0, 1)).view_as(previous)
+    return bring_here(previous.flatten(0, 1), way.at).view_as(previous)
 
 
 def chain(
@@ -80,7 +79,7 @@ def chain(
     """
     if motion is None:
         return None, seen
-    b, p, h, w, _ = motion.shape
+    b, p = motion.shape[:2]
     kept = max(p + 1 - lag, 0)
     total = motion[:, lag - 1 :]
     visible = (
@@ -90,11 +89,11 @@ def chain(
         return total, visible
     for back in range(1, lag):
         earlier = slice(lag - 1 - back, p - back)
-        at = pixel_grid(h, w, motion) + torch.where(torch.isfinite(total), total, 0)
-        step = torch.where(torch.isfinite(motion[:, earlier]), motion[:, earlier], 0).flatten(0, 1).movedim(-1, 1)
-        more = sample(step, at.flatten(0, 1)).movedim(1, -1).unflatten(0, (b, kept))
+        at = follow(total.flatten(0, 1))
+        step = motion[:, earlier].nan_to_num(0, 0, 0).flatten(0, 1).movedim(-1, 1)
+        more = sample(step, at).movedim(1, -1).unflatten(0, (b, kept))
         if seen is not None:
-            read = all_neighbours(seen[:, earlier].flatten(0, 1), at.flatten(0, 1))
+            read = all_neighbours(seen[:, earlier].flatten(0, 1), at)
             visible = visible & read.unflatten(0, (b, kept))
         total = total + more
     return total, visible

@@ -26,7 +26,7 @@ def masked_share(
 
     0 where nothing is valid; what stands where nothing is counted reaches neither the value nor the gradient.
     """
-    safe = torch.where(counted, values, 0)
+    safe = values.masked_fill(~counted, 0)
     dim = tuple(range(values.ndim)) if dim is None else dim
     return safe.sum(dim) / valid.sum(dim).clamp(min=1)
 

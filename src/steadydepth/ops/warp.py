@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+_NOWHERE = (-2.0, -2.0, -2.0)  # in place of NaN and of both infinities: a pixel outside any image
+
 
 def pixel_grid(height: int, width: int, like: Tensor) -> Float[Tensor, "h w 2"]:
     """Coordinates (x, y) of every pixel centre, in pixels, on the device and in the type of `like`."""
@@ -25,29 +27,30 @@ def sample(image: Float[Tensor, "n c h w"], at: Float[Tensor, "n i j 2"]) -> Flo
     return F.grid_sample(image, normalised, mode="bilinear", padding_mode="border", align_corners=False)
 
 
+def follow(motion: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n h w 2"]:
+    """Coordinates (x, y) of where each pixel was, `motion` pixels from here; outside the image where unknown."""
+    at = pixel_grid(*motion.shape[1:3], motion) + motion
+    return at.nan_to_num(*_NOWHERE)
+
+
 def all_neighbours(mask: Bool[Tensor, "n h w"], at: Float[Tensor, "n i j 2"]) -> Bool[Tensor, "n i j"]:
     """True where every neighbour that a bilinear sample at `at` reads is inside the image and True in `mask`."""
     height, width = mask.shape[-2:]
-    finite = torch.isfinite(at).all(dim=-1)
-    safe = torch.where(finite[..., None], at, -2.0)
-    low, high = safe.floor().long(), safe.ceil().long()
-    inside = (low[..., 0] >= 0) & (low[..., 1] >= 0) & (high[..., 0] < width) & (high[..., 1] < height) & finite
+    x, y = at.nan_to_num(*_NOWHERE).unbind(-1)
+    column, row = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    inside = (column == x) & (row == y)
     # What a sample reads from its upper left pixel on: that alone, with the one beside it, the one below, or all four.
     beside = mask & F.pad(mask[..., 1:], (0, 1))
     below, both_below = (one & F.pad(one[..., 1:, :], (0, 0, 0, 1)) for one in (mask, beside))
     table = torch.stack((mask, beside, below, both_below), dim=1).flatten(1)
-    aside, down = (high > low).unbind(-1)
-    x, y = low[..., 0].clamp(0, width - 1), low[..., 1].clamp(0, height - 1)
-    index = ((2 * down + aside) * height + y) * width + x
-    return inside & table.gather(1, index.flatten(1)).view_as(inside)
+    aside, down = (one.frac().ceil() for one in (column, row))
+    index = ((2 * down + aside) * height + row.floor()) * width + column.floor()
+    return inside & table.gather(1, index.long().flatten(1)).view_as(inside)
 
 
-def bring_here(previous: Float[Tensor, "n h w"], motion: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n h w"]:
+def bring_here(previous: Float[Tensor, "n h w"], at: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n h w"]:
     """Sample the positive `previous` where each pixel was, in log depth: the geometric mean of the neighbours.
 
-    `motion` is in pixels from the current pixel to where it was. Log-bilinear, as the temporal metrics are: a constant
-    factor of depth stays one.
+    Log-bilinear, as the temporal metrics are: a constant factor of depth stays one.
     """
-    height, width = previous.shape[-2:]
-    at = pixel_grid(height, width, motion) + torch.where(torch.isfinite(motion), motion, 0)
     return sample(previous.log()[:, None], at)[:, 0].exp()
