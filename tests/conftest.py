@@ -5,7 +5,7 @@ import torch
 
 from steadydepth.data.augment import Light
 from steadydepth.data.clips import Sample, clip_motion
-from steadydepth.data.loader import augment_sample, collate
+from steadydepth.data.loader import augment_sample, gather_items, make_batch
 from steadydepth.data.synthetic import make_clip, make_world
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.types import Batch
@@ -29,7 +29,8 @@ def fixed_clip():
 def clip(moving_clip, fixed_clip) -> Batch:
     """Two labelled clips of five frames, 48 x 64, with motion."""
     samples = [Sample(one, *clip_motion(one, "flow")) for one in (moving_clip, fixed_clip)]
-    return collate([augment_sample(one, np.random.default_rng(0), flip=False, light=Light()) for one in samples])
+    items = [augment_sample(one, np.random.default_rng(0), flip=False, light=Light()) for one in samples]
+    return make_batch(gather_items(items))
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from steadydepth.metrics.evaluate import CONTROLS, evaluate
 from steadydepth.metrics.protocol import METRICS
 from steadydepth.models.load import load_model
 from steadydepth.training import compare as compare_module
+from steadydepth.training.alone import alone_in
 from steadydepth.training.compare import compare
 from steadydepth.training.compare_page import render_comparison
 from steadydepth.training.compare_plan import plan_runs
@@ -408,7 +409,7 @@ def test_another_comparison_does_not_take_the_folder(tmp_path, world, children):
 
 def test_two_comparisons_in_one_folder_at_once_are_refused(tmp_path, world, children):
     path = write_config(tmp_path, world)
-    with compare_module._alone_in(tmp_path / "out"), pytest.raises(InputError, match="is under way here"):
+    with alone_in(tmp_path / "out", with_children=True), pytest.raises(InputError, match="trains here"):
         compare(path)
     assert children == []
 
@@ -436,7 +437,7 @@ def test_runs_end_with_the_comparison_that_started_them(tmp_path, world, childre
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()[:-1]), 0)
     # Nobody holds the folder any longer.
-    with compare_module._alone_in(tmp_path / "out"):
+    with alone_in(tmp_path / "out", with_children=True):
         pass
 
 

@@ -53,6 +53,15 @@ class Shots:
             self.see(frame)
             yield frame
 
+    def begins_with(self, frame: UInt8[np.ndarray, "h w 3"]) -> bool:
+        """The next frame of a camera that may run for days: whether it is of another shot than the three before it.
+
+        Those after it are not known yet, so a flash begins a shot as well. What is older is forgotten.
+        """
+        self.see(frame)
+        del self.changes[: -_LAGS - 1], self.repeats[: -_LAGS - 1]
+        return len(self.changes) - 1 in self.cuts()
+
     def cuts(self) -> list[int]:
         """Numbers of the frames that begin a new shot, the first frame not among them."""
         changes = np.array(self.changes)

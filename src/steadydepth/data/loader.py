@@ -235,12 +235,7 @@ def _mirror(name: str, array: np.ndarray) -> np.ndarray:
     return array[..., ::-1]
 
 
-def collate(items: Sequence[Item]) -> Batch:
-    """Samples of one size to a Batch."""
-    return _batch_of(_gathered(items))
-
-
-def _gathered(items: Sequence[Item]) -> Item:
+def gather_items(items: Sequence[Item]) -> Item:
     """The parts of all items, each stacked; frames stay bytes: a quarter of what passes between processes."""
 
     def gather(of_items: list[Any]) -> Any:
@@ -250,7 +245,8 @@ def _gathered(items: Sequence[Item]) -> Item:
     return {name: gather([item[name] for item in items]) for name in items[0]}
 
 
-def _batch_of(parts: Item) -> Batch:
+def make_batch(parts: Item) -> Batch:
+    """What `gather_items` made, with frames in [0, 1]."""
     frames = parts["frames"]
     return Batch(**parts | {"frames": frames if frames.is_floating_point() else frames / 255})
 
@@ -271,13 +267,13 @@ def load_batches(samples: ClipSamples | MixedSamples, *, batch: int, workers: in
         samples,
         batch_size=batch,
         num_workers=workers,
-        collate_fn=_gathered,
+        collate_fn=gather_items,
         drop_last=True,
         persistent_workers=workers > 0,
         generator=torch.Generator().manual_seed(samples.seed),
         worker_init_fn=_begin_worker,
     )
-    return map(_batch_of, loader)
+    return map(make_batch, loader)
 
 
 def _begin_worker(worker: int) -> None:

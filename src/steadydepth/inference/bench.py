@@ -25,6 +25,8 @@ from steadydepth.types import InputError
 Call = Callable[[], Any]
 
 _WARM_UP = 3
+# Seconds. Those of ONNX Runtime spin for some 20 ms after a call: the next runtime's was half as fast beside them.
+_PAUSE = 0.05
 # Channels, rows and columns of the convolution whose rate is taken for the machine's best.
 _PEAK = (64, 96, 128)
 
@@ -88,8 +90,8 @@ def time_in_turn(
 ) -> dict[str, list[float]]:
     """Seconds of each call by `clock`, one of each in turn, for `seconds` in all and at least `rounds` of each.
 
-    What else the machine does so falls on all of them alike. Each timed call comes right after an untimed one of its
-    own: the threads of the one before may still be spinning, and its caches are not these.
+    What else the machine does so falls on all of them alike. Each timed call comes after a pause, in which the threads
+    of the one before stop to wait for more, and right after an untimed one of its own: those caches are not these.
     """
     for call in calls.values():
         for _ in range(_WARM_UP):
@@ -98,6 +100,7 @@ def time_in_turn(
     end, done = time.perf_counter() + seconds, 0
     while done < rounds or time.perf_counter() < end:
         for name, call in calls.items():
+            time.sleep(_PAUSE)
             call()
             begun = clock()
             call()

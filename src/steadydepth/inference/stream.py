@@ -12,8 +12,6 @@ from steadydepth.data.cuts import Shots
 from steadydepth.inference.predictor import Predictor, Result
 from steadydepth.inference.sources import open_source
 
-_REMEMBERED = 4  # frames: the newest, and those that it is compared with
-
 
 @dataclass(frozen=True)
 class LiveResult:
@@ -78,7 +76,7 @@ def stream_newest(
     try:
         while (taken := newest.take()) is not None:
             number, image, arrived = taken
-            is_cut = _begins_shot(shots, image)
+            is_cut = shots.begins_with(image)
             result, state = predictor.predict_next(image, None if is_cut else state)
             yield LiveResult(result, number, number - before - 1, time.perf_counter() - arrived, is_cut)
             before = number
@@ -86,14 +84,3 @@ def stream_newest(
                 return
     finally:
         newest.stop()
-
-
-def _begins_shot(shots: Shots, image: np.ndarray) -> bool:
-    """Whether the newest frame is of another shot than the three before it (`data.cuts`).
-
-    Those after it are not known yet, so a flash begins a shot as well.
-    """
-    shots.see(image)
-    # A camera runs for days; what is older says nothing of this frame.
-    del shots.changes[:-_REMEMBERED], shots.repeats[:-_REMEMBERED]
-    return len(shots.changes) - 1 in shots.cuts()

@@ -29,8 +29,8 @@ def sample(image: Float[Tensor, "n c h w"], at: Float[Tensor, "n i j 2"]) -> Flo
 
 def follow(motion: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n h w 2"]:
     """Coordinates (x, y) of where each pixel was, `motion` pixels from here; outside the image where unknown."""
-    at = pixel_grid(*motion.shape[1:3], motion) + motion
-    return at.nan_to_num(*_NOWHERE)
+    height, width = motion.shape[1:3]
+    return (pixel_grid(height, width, motion) + motion).nan_to_num(*_NOWHERE)
 
 
 def all_neighbours(mask: Bool[Tensor, "n h w"], at: Float[Tensor, "n i j 2"]) -> Bool[Tensor, "n i j"]:

@@ -1,5 +1,6 @@
-"""One run at a time in a folder, whoever starts it."""
+"""One run, or one comparison, at a time in a folder, whoever starts it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +10,12 @@ from steadydepth.training.checkpoint import writing_in
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, *, with_children: bool = False) -> Iterator[None]:
     """Hold `folder`, made if need be, against a second run; InputError where another process holds it.
 
     A launcher that is killed leaves its processes behind: they train on, and would write over who comes after. The
-    lock is of this process alone, not of its loader processes, and falls with it however that ends.
+    lock falls with this process, however that ends; `with_children` it stays until the last of them that inherits it
+    has ended as well.
     """
     import fcntl
 
@@ -21,10 +23,13 @@ def alone_in(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a")
     with lock:
+        # The one is of the open file, and so of whoever inherits it; the other of this process, not of its loaders.
+        take = fcntl.flock if with_children else fcntl.lockf
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise InputError(
                 f"{folder}: another process trains here: let it end, or stop it, and the same command goes on"
             ) from None
+        os.set_inheritable(lock.fileno(), with_children)
         yield

@@ -24,6 +24,7 @@ from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.errors import InputError
 from steadydepth.files.whole_files import new_file
 from steadydepth.metrics.intervals import read_report
+from steadydepth.training.alone import alone_in
 from steadydepth.training.checkpoint import STATE
 from steadydepth.training.compare_page import render_comparison
 from steadydepth.training.compare_plan import PlannedRun, Row, frames_seen, plan_runs
@@ -52,7 +53,8 @@ def compare(config: CompareConfig | str | Path) -> dict[str, Any]:
     roots = (source.root for run in runs for source in run.config.data.all_sources())
     for root in dict.fromkeys((config.test, *roots)):
         find_sequences(root)
-    with _alone_in(config.out), _stopped_like_interrupted():
+    # A run that outlives us still holds the folder.
+    with alone_in(config.out, with_children=True), _stopped_like_interrupted():
         _refuse_other_runs(runs)
         failed = _carry_out(runs, config)
         result = build_comparison(
@@ -67,21 +69,6 @@ def compare(config: CompareConfig | str | Path) -> dict[str, Any]:
         with new_file(config.out / "compare.html") as part:
             part.write_text(render_comparison(result))
     return result
-
-
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Hold `out` against a second comparison; the runs inherit the lock, so one that outlives us still holds it."""
-    import fcntl
-
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{out}: a comparison, or a run that it started, is under way here: let it end") from None
-        os.set_inheritable(lock.fileno(), True)
-        yield
 
 
 @contextmanager
@@ -176,7 +163,7 @@ def _start(run: PlannedRun, stage: Stage, config: CompareConfig) -> _Child:
     with log.open("a") as file:
         file.write(f"$ {' '.join(command)}\n")
         file.flush()
-        # The child inherits the lock of `_alone_in`.
+        # The child inherits the lock of `alone_in`.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment, close_fds=False
         )

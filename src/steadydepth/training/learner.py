@@ -74,7 +74,7 @@ class Run:
         # The same of each source: clips, absolute, relative.
         self.of_sources = torch.zeros(len(config.data.all_sources()), 3, device=self.accelerator.device)
         self.backward: Callable[[torch.Tensor], Any] = self.accelerator.backward
-        self.losses: Callable[..., torch.Tensor] = partial(
+        self.absolute: Callable[..., torch.Tensor] = partial(
             absolute_loss,
             kind=config.loss.absolute,
             gradient_weight=config.loss.gradient,
@@ -256,4 +256,4 @@ class Run:
             self.accelerator.scaler.update()
 
     def _absolute(self, *arguments: Any, frames: torch.Tensor) -> torch.Tensor:
-        return self.losses(*arguments, frames=frames if self.config.loss.edge_aware else None)
+        return self.absolute(*arguments, frames=frames if self.config.loss.edge_aware else None)

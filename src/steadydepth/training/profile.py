@@ -31,7 +31,7 @@ class StepClock:
         network.register_forward_pre_hook(lambda *_: self.mark("to the device"))
         network.register_forward_hook(lambda *_: self.mark("forward"))
         # What is neither of these two, between the forward pass and the way back, is pairing and the relative loss.
-        run.losses = self._marking("absolute loss", run.losses)
+        run.absolute = self._marking("absolute loss", run.absolute)
         run.backward = self._marking("backward", run.backward)
         self.last = time.perf_counter()
         for batch in batches:
