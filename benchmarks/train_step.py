@@ -4,7 +4,8 @@
     python benchmarks/train_step.py --parts a b --height 48 --width 64 --rounds 3
 
 a  our loop, with its log lines, against a bare PyTorch loop of the same net, loss, optimizer and clipping
-b  the relative loss and its gradient, as a share of the bare step: same pixel, along ready flow, DIS flow in line
+b  the relative loss and its gradient, as a share of the bare step: the change alone and as the config has it, at the
+   same pixel and along ready flow, and DIS flow in line
 c  the network in channels_last against contiguous
 d  bf16 against float32
 e  checkpointing by encoder stage against none: activations kept for the way back, and time
@@ -18,105 +19,34 @@ is the median over the rounds, with its quartiles.
 import argparse
 import json
 import logging
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import islice, repeat
 from pathlib import Path
-from typing import Any
 
 import cv2
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from train_bench import Bench, Found, Spent, ratio, spread
+from train_network import checkpointing, formats, precisions
 
-from steadydepth.config import Config
-from steadydepth.config_files import dump_config, load_config
+from steadydepth.config_files import dump_config
 from steadydepth.data.clips import clip_motion, fit_clip
-from steadydepth.data.loader import ClipSamples, load_batches
+from steadydepth.data.loader import load_batches
 from steadydepth.data.synthetic import make_world
-from steadydepth.method.losses import ABSOLUTE, relative_loss
-from steadydepth.method.pairing import pair_with_previous
-from steadydepth.models.adapt import checkpoint_gradients
+from steadydepth.method.losses import relative_loss
 from steadydepth.training.checkpoint import save_state
 from steadydepth.training.learner import Run
 from steadydepth.training.profile import StepClock
-from steadydepth.training.run import open_samples, take_steps
-from steadydepth.training.starting import build_model
+from steadydepth.training.run import take_steps
 from steadydepth.training.step import pair_both
 from steadydepth.types import Batch
-
-STEPS = 20_000  # of the run that is timed, more than are ever taken
-Spent = dict[str, list[float]]
-Found = dict[str, Any]
-
-
-class Bench:
-    """What all parts share: the config, a batch that is ready, and how arms are timed."""
-
-    def __init__(self, asked: argparse.Namespace, folder: Path) -> None:
-        self.asked, self.folder, self.draw = asked, folder, random.Random(0)
-        self.config = self.make_config("run")
-        samples = open_samples(self.config, 0, 0, 1)
-        assert isinstance(samples, ClipSamples)
-        self.samples = samples
-        self.batch = next(load_batches(samples, batch=asked.clips, workers=0))
-
-    def make_config(self, name: str, *overrides: str) -> Config:
-        asked = self.asked
-        sizes = [f"data.height={asked.height}", f"data.width={asked.width}", f"data.clip_length={asked.frames}"]
-        steps = [f"optim.batch={asked.clips}", f"optim.steps={STEPS}", "data.strides=[1]", "run.device=cpu"]
-        places = [f"data.root={asked.data}", f"run.folder={self.folder / name}"]
-        return load_config(Path("configs/demo.yaml"), [*sizes, *steps, *places, "run.log_every=10", *overrides])
-
-    def time(self, arms: dict[str, Callable[[], object]]) -> Spent:
-        """Seconds of every arm, one of each a round; the first round warms up and does not count."""
-        spent: Spent = {name: [] for name in arms}
-        for _ in range(self.asked.rounds + 1):
-            for name in self.draw.sample(list(arms), len(arms)):
-                begun = time.perf_counter()
-                arms[name]()
-                spent[name].append(time.perf_counter() - begun)
-        return {name: seconds[1:] for name, seconds in spent.items()}
-
-    def bare_step(self) -> Callable[[], None]:
-        """A step as one would write it for this net and this loss alone."""
-        model = build_model(self.config).train().to(memory_format=torch.channels_last)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-        loss, most = self.config.loss, self.config.optim.max_grad_norm
-        batch = self.batch
-
-        def step() -> None:
-            depth, _ = model(batch.frames)
-            predicted = pair_with_previous(depth, batch.valid, batch.motion, batch.seen)
-            truth = pair_with_previous(batch.depth, batch.valid, batch.motion, batch.seen)
-            relative = relative_loss(
-                predicted,
-                truth,
-                gradient_weight=loss.relative_gradient,
-                response_weight=loss.response_weight,
-            )
-            optimizer.zero_grad()
-            (ABSOLUTE[loss.absolute](depth, batch.depth, batch.valid) + loss.relative_weight * relative).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), most)
-            optimizer.step()
-
-        return step
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    return {"median": middle, "low": low, "high": high}
-
-
-def ratio(spent: Spent, one: str, other: str) -> dict[str, float]:
-    return spread([mine / theirs for mine, theirs in zip(spent[one], spent[other], strict=True)])
 
 
 def loop(bench: Bench) -> Found:
@@ -152,78 +82,24 @@ def relative(bench: Bench) -> Found:
         for sequence, start in bench.samples.clips[: bench.asked.clips]
     ]
 
-    def way(of: Batch) -> None:
+    def way(of: Batch, relative: Callable[..., Tensor] = run.relative) -> None:
         depth = said.clone().requires_grad_()
-        run.relative(*pair_both(depth, of, "depth", (1,))).backward()
+        relative(*pair_both(depth, of, "depth", (1,))).backward()
 
     def with_dis() -> None:
         for clip in clips:
             clip_motion(replace(clip, motion=None), "dis")
         way(batch)
 
-    arms = {"same pixel": partial(way, still), "ready flow": partial(way, batch), "DIS in line": with_dis}
+    arms = {
+        "same pixel, change alone": partial(way, still, relative_loss),
+        "same pixel": partial(way, still),
+        "ready flow, change alone": partial(way, batch, relative_loss),
+        "ready flow": partial(way, batch),
+        "DIS in line": with_dis,
+    }
     spent = bench.time(arms | {"step": bench.bare_step()})
     return {f"{name} / step": ratio(spent, name, "step") for name in arms}
-
-
-def formats(bench: Bench) -> Found:
-    """Part c."""
-
-    def arm(memory_format: torch.memory_format) -> Callable[[], None]:
-        model: Any = build_model(bench.config).train().to(memory_format=memory_format)
-        pictures = bench.batch.frames.flatten(0, 1).contiguous(memory_format=memory_format)
-
-        def there_and_back() -> None:
-            model.zero_grad()
-            model.decoder(model.encoder(pictures)).mean().backward()
-
-        return there_and_back
-
-    spent = bench.time({"channels_last": arm(torch.channels_last), "contiguous": arm(torch.contiguous_format)})
-    return {"channels_last / contiguous": ratio(spent, "channels_last", "contiguous")}
-
-
-def precisions(bench: Bench) -> Found:
-    """Part d."""
-    step = bench.bare_step()
-
-    def bf16() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
-            step()
-
-    spent = bench.time({"bf16": bf16, "float32": step})
-    return {"bf16 / float32": ratio(spent, "bf16", "float32"), "has AMX": torch.cpu._is_amx_tile_supported()}
-
-
-def kept_bytes(model: nn.Module, frames: Tensor) -> int:
-    """Bytes that a forward pass keeps for the way back, each storage once, weights left out."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        depth, _ = model(frames)
-    del depth
-    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
-
-
-def checkpointing(bench: Bench) -> Found:
-    """Part e."""
-    plain, thrifty = (build_model(bench.config).train().to(memory_format=torch.channels_last) for _ in range(2))
-    checkpoint_gradients(thrifty)
-    frames = bench.batch.frames
-    kept = {name: kept_bytes(model, frames) for name, model in (("thrifty", thrifty), ("plain", plain))}
-    spent = bench.time(
-        {"thrifty": lambda: thrifty(frames)[0].mean().backward(), "plain": lambda: plain(frames)[0].mean().backward()}
-    )
-    return {
-        "activations kept": kept["thrifty"] / kept["plain"],
-        "MiB kept without": kept["plain"] / 2**20,
-        "time": ratio(spent, "thrifty", "plain"),
-    }
 
 
 def waiting(bench: Bench) -> Found:
