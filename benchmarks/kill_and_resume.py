@@ -3,8 +3,9 @@
     python benchmarks/kill_and_resume.py --out runs/kills
 
 20 kills over 4 runs. When: while the processes start, in a step, or while a checkpoint is being written. Who: one of
-the two processes, which torchrun survives, or all of them and torchrun, as when the power goes. Exit status 1 when a
-log of losses or a byte of a model differs. Without --data the clips are made.
+the two processes, which torchrun survives, all of them and torchrun, as when the power goes, or torchrun alone: then
+the processes train on, and the same command must be refused until they are killed as well. Exit status 1 when a log of
+losses or a byte of a model differs. Without --data the clips are made.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from steadydepth.data.synthetic import make_world
 
 STEPS = 40
 WHEN = ("start", "step", "checkpoint")
-WHO = ("process 0", "process 1", "all")
+WHO = ("process 0", "process 1", "all", "launcher")
 Launcher = subprocess.Popen[bytes]
 
 
@@ -79,10 +80,39 @@ def kill_one(launcher: Launcher, folder: Path, when: str, who: str, draw: random
     if len(processes) < 2:
         launcher.wait()
         return False
-    for process in [launcher.pid, *processes] if who == "all" else [processes[int(who[-1])]]:
+    killed = {"all": [launcher.pid, *processes], "launcher": [launcher.pid]}.get(who) or [processes[int(who[-1])]]
+    for process in killed:
         os.kill(process, signal.SIGKILL)
     launcher.wait()
     return True
+
+
+def outlive_launcher(data: Path, folder: Path, left: list[int]) -> str:
+    """What the same command meets while the processes that are `left` train on; they are killed in the end."""
+    before = len(folder.with_suffix(".log").read_bytes())
+    status = start(data, folder).wait()
+    said = folder.with_suffix(".log").read_bytes()[before:]
+    for process in filter(is_alive, left):
+        os.kill(process, signal.SIGKILL)
+    wait_until_dead(left)
+    if status == 0:
+        return "they had ended, or had not begun"
+    if b"another process trains here" not in said:
+        raise SystemExit(f"{folder.name}: beside the processes left behind, status {status}: {folder}.log")
+    return "refused beside them"
+
+
+def is_alive(process: int) -> bool:
+    """Whether it runs; one that nobody asks for its status any more does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until_dead(processes: list[int]) -> None:
+    while any(map(is_alive, processes)):
+        time.sleep(0.01)
 
 
 def ending(folder: Path) -> tuple[list[dict[str, float]], bytes]:
@@ -110,11 +140,16 @@ def main() -> None:
         folder = options.out / f"killed{number}"
         for _ in range(options.kills):
             when, who = draw.choice(WHEN), draw.choice(WHO)
-            killed = kill_one(start(data, folder), folder, when, who, draw)
+            launcher = start(data, folder)
+            wait_until(lambda launcher=launcher: len(children(launcher)) == 2, launcher)
+            processes = children(launcher)
+            killed = kill_one(launcher, folder, when, who, draw)
             counted[f"{when}, {who}" if killed else "over before"] += 1
             print(
                 f"{folder.name}: {when}: {who if killed else 'nobody'} killed; {steps_logged(folder)} lines", flush=True
             )
+            if killed and who == "launcher":
+                print(f"{folder.name}: {outlive_launcher(data, folder, processes)}", flush=True)
         if status := start(data, folder).wait():
             raise SystemExit(f"{folder.name} did not go on (status {status}): {folder.with_suffix('.log')}")
         same = ending(folder) == ending(options.out / "uncut")

@@ -188,13 +188,13 @@ def test_pictures_are_every_frame_with_depth_once_an_epoch_and_no_other(world, t
     places = [samples.place(number)[0] for number in range(10)]
     assert sorted(places[:5]) == sorted(places[5:]) == list(range(5))
     item = samples[1]
-    assert item["frames"].shape == (3, 3, 40, 56)
+    assert item["frames"].shape == (3, 40, 56, 3)
     assert "motion" not in item
     for i in range(3):
         sequence, frame = samples.clips[places[3 + i]]
         picture = fit_clip(sequence.read(frame, frame + 1), 40, 56)
         torch.testing.assert_close(item["depth"][i], torch.from_numpy(picture.depth[0]))
-        assert torch.equal(item["frames"][i], torch.from_numpy(picture.frames[0]).movedim(-1, 0))
+        assert torch.equal(item["frames"][i], torch.from_numpy(picture.frames[0]))
 
 
 def test_videos_too_short_for_a_clip_are_pointed_to_pictures(world):

@@ -100,7 +100,7 @@ def test_samples_of_shards_are_those_of_the_folder_whoever_reads_them(world, pac
             assert torch.equal(packs[number][name], plain[number][name]), (number, name)
     resumed = list(load_batches(open_samples(packed, range(6, 14)), batch=2, workers=1))
     assert torch.equal(
-        torch.cat([batch.frames for batch in resumed]), torch.stack([one["frames"] for one in plain[6:]])
+        torch.cat([batch.frames for batch in resumed]), torch.stack([one["frames"].movedim(-1, 1) for one in plain[6:]])
     )
 
 

@@ -12,7 +12,8 @@ def dis_flow(source: UInt8[np.ndarray, "h w 3"], target: UInt8[np.ndarray, "h w 
     """Dense flow from `source` to `target` in pixels (x, y): OpenCV's DIS, medium preset (Kroeger et al. 2016).
 
     Both frames are histogram-equalised first: DIS assumes that a point keeps its brightness, and light that changes
-    from frame to frame is what this package is about.
+    from frame to frame is what this package is about. The fast preset takes 0.3 of the time, but where its flow comes
+    back to where it began it is over a pixel off in 24 % of the synthetic world, this one in 10 %.
     """
     height, width = source.shape[:2]
     # Any: the stubs of OpenCV 5 forbid the None that asks for a new image, and those of OpenCV 4 know no DIS.
