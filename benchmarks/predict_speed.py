@@ -4,7 +4,9 @@
 
 Decoding alone and the model alone, with what it needs before and after, are timed on the same frames, then the stream
 of the file, which decodes ahead in a thread; a share above 100 % is what the overlap gains. The formats of predict
-follow, writing included. One of each in turn, --rounds times; the medians count.
+follow, writing included. One of each in turn, --rounds times; the medians count. Of an exported file, last, what a call
+costs over its bare network: uint8 picture in, float32 depth of its size out; and the same with the image processor of
+transformers before and after that network.
 """
 
 import argparse
@@ -20,8 +22,10 @@ import torch
 from steadydepth.data.synthetic import make_clip
 from steadydepth.data.video_files import read_video
 from steadydepth.data.video_write import write_video
+from steadydepth.inference.bench import time_in_turn
 from steadydepth.inference.exported import ExportedNet, is_exported
 from steadydepth.inference.predict import Predictor, load, predict_files
+from steadydepth.inference.runtime import ExportedModel, fit_picture
 
 
 def film(n_frames: int, height: int, width: int) -> Iterator[np.ndarray]:
@@ -57,6 +61,28 @@ def all_parts(predictor: Predictor, video: Path, frames: list[np.ndarray], folde
     return spent
 
 
+def ms_around(file: ExportedModel, picture: np.ndarray, rounds: int) -> dict[str, float]:
+    """Milliseconds of whole calls over the bare network: ours, and through the processor of transformers."""
+    from transformers import DPTImageProcessor
+    from transformers.modeling_outputs import DepthEstimatorOutput
+
+    processor = DPTImageProcessor(size={"height": file.height, "width": file.width})
+    fitted = fit_picture(picture, file.height, file.width)
+
+    def through_processor() -> None:
+        processor(picture, return_tensors="pt")
+        said = DepthEstimatorOutput(predicted_depth=torch.from_numpy(file.run(fitted))[None])
+        processor.post_process_depth_estimation(said, target_sizes=[picture.shape[:2]])
+
+    calls = {
+        "bare": lambda: file.run(fitted),
+        "ours": lambda: file.predict(picture),
+        "transformers": through_processor,
+    }
+    ms = {name: 1e3 * float(np.median(times)) for name, times in time_in_turn(calls, rounds=rounds).items()}
+    return {name: ms[name] - ms["bare"] for name in ("ours", "transformers")}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="steady.onnx")
@@ -84,6 +110,9 @@ def main() -> None:
         print(f"{name:18} {each:7.2f} ms a frame  {1e3 / each:6.1f} frames/s")
     shares = [(spent["decode"] + spent["model"]) / spent["stream"] for spent in rounds]
     print(f"stream: {100 * np.median(shares):.0f} % of the speed of decode and model one after the other")
+    if isinstance(predictor.model, ExportedNet):
+        around = ms_around(predictor.model.file, frames[0], 20 * asked.rounds)
+        print(", ".join(f"{name} {each:.2f} ms" for name, each in around.items()), "over the bare network")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ NAMES = [
     "metrics",
     "open_sequence",
     "runtime",
+    "search",
     "train",
     "write_report",
     "write_sequence",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from steadydepth.training.compare import compare as compare
     from steadydepth.training.report import write_report as write_report
     from steadydepth.training.run import train as train
+    from steadydepth.training.search import search as search
     from steadydepth.types import Batch as Batch
     from steadydepth.types import Clip as Clip
     from steadydepth.types import VideoDepthModel as VideoDepthModel
@@ -41,6 +42,7 @@ _HOMES = {
     "load_config": "steadydepth.config_files",
     "make_world": "steadydepth.data.synthetic",
     "open_sequence": "steadydepth.data.sequence_folder",
+    "search": "steadydepth.training.search",
     "train": "steadydepth.training.run",
     "write_report": "steadydepth.training.report",
     "write_sequence": "steadydepth.data.sequence_writer",

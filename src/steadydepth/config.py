@@ -1,4 +1,4 @@
-"""Every knob of a run and of a comparison, with its default, its bounds and what it means."""
+"""Every knob of a run, of a comparison and of a search, with its default, its bounds and what it means."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -286,3 +286,37 @@ class CompareConfig(Section):
     filters: dict[str, tuple[Filter, ...]] | None = Field(
         None, description="Filters of a method's predictions that get a row; all, of the first method, without it."
     )
+
+
+class RangeConfig(Section):
+    """Where a key is searched."""
+
+    low: float = Field(allow_inf_nan=False, description="Its smallest value.")
+    high: float = Field(allow_inf_nan=False, description="Its largest value.")
+    log: bool = Field(False, description="Tried evenly in its logarithm: for rates and weights, above 0.")
+
+    @model_validator(mode="after")
+    def _has_room(self) -> "RangeConfig":
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"low {self.low:g}, high {self.high:g}: low must be below high, and above 0 with log")
+        return self
+
+
+class SearchConfig(Section):
+    """Values of numeric keys that give the best metric; every trial of them is a run."""
+
+    base: Path = Field(description="The training config that all runs share.")
+    set: tuple[Override, ...] = Field((), description="`section.key=value` on top of it, for all runs.")
+    ranges: dict[str, RangeConfig] = Field(min_length=1, description="`section.key` of each number that is searched.")
+    validation: Path = Field(description="Sequences that every run is scored on: none that the result is tested on.")
+    out: Path = Field(description="Folder of the runs, the table and the best config.")
+    trials: int = Field(20, ge=1, description="How many values of the keys are tried.")
+    jobs: int = Field(1, ge=1, description="Runs side by side, each on its share of the cores.")
+    metric: str = Field("flicker", description="The metric of evaluate that is to be best.")
+    keep: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {"abs_rel": 0.02},
+        description="Metrics that may be worse than those of the plain run by so large a share of them; the plain run, "
+        "with `loss.relative_weight` 0, is left out where there are none.",
+    )
+    align: str = Field("auto", description="How predictions are brought to the label, as in evaluate.")
+    protocol: str = Field("plain", description="What counts, as in evaluate.")

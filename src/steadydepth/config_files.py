@@ -1,13 +1,23 @@
 """Configs as YAML: read with `section.key=value` on top, every mistake named at once, written back, and described."""
 
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
 
-from steadydepth.config import CompareConfig, Config, CurveConfig, DataConfig, Section, SourceConfig
+from steadydepth.config import (
+    CompareConfig,
+    Config,
+    CurveConfig,
+    DataConfig,
+    RangeConfig,
+    SearchConfig,
+    Section,
+    SourceConfig,
+)
 from steadydepth.errors import InputError
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -57,6 +67,17 @@ def list_mistakes(where: str, mistakes: list[str]) -> InputError:
     return InputError(f"{where}: {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}:\n  " + "\n  ".join(mistakes))
 
 
+def mistakes_of(checks: Iterable[Callable[[], object]]) -> list[str]:
+    """What each of the checks refuses with an InputError."""
+    found = []
+    for check in checks:
+        try:
+            check()
+        except InputError as error:
+            found.append(str(error))
+    return found
+
+
 def _resolve(content: Any, where: str, root: type[AnySection]) -> AnySection:
     if not isinstance(content, dict):
         raise InputError(f"{where}: a config is a mapping of sections: {', '.join(root.model_fields)}")
@@ -78,22 +99,32 @@ def load_compare_config(path: Path, overrides: list[str] | None = None) -> Compa
     An override is a key of the comparison, `out=runs/other` or `curve.values=[1, 2]`, or one of the training config
     that all methods share, `optim.steps=100`: a method that changes the same key has the last word.
     """
+    return _load_series(path, overrides or [], CompareConfig, "compare")
+
+
+def load_search_config(path: Path, overrides: list[str] | None = None) -> SearchConfig:
+    """The search that a YAML file describes, with overrides as those of a comparison."""
+    return _load_series(path, overrides or [], SearchConfig, "search")
+
+
+def _load_series(path: Path, overrides: list[str], root: type[AnySection], command: str) -> AnySection:
+    """A file of several runs; what is no key of its own goes to the training config that they share."""
     if not path.is_file():
-        raise InputError(f"{path}: no such config file; configs/compare.yaml is one to start from")
+        raise InputError(f"{path}: no such config file; configs/{command}.yaml is one to start from")
     content = _read(path.read_text(), str(path)) or {}
-    for override in overrides or [] if isinstance(content, dict) else []:
+    for override in overrides if isinstance(content, dict) else []:
         name, equals, value = override.partition("=")
         key, dot, inner = name.partition(".")
         if not (equals and key) or (dot and not inner):
             raise InputError(f"{override}: write key=value or section.key=value, for instance optim.steps=100")
-        if dot and key in CompareConfig.model_fields:
+        if dot and key in root.model_fields:
             if isinstance(content.setdefault(key, {}), dict):
                 content[key][inner] = _read(value, override)
         elif dot:
             content["set"] = [*(content.get("set") or []), override]
         else:
             content[key] = _read(value, override)
-    return _resolve(content, str(path), CompareConfig)
+    return _resolve(content, str(path), root)
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
@@ -127,6 +158,7 @@ def describe_config() -> str:
         if model is DataConfig:
             lines += ["## data.sources", "", *_describe(SourceConfig)]
     lines += ["# Every key of a comparison", "", *_describe(CompareConfig), "## curve", "", *_describe(CurveConfig)]
+    lines += ["# Every key of a search", "", *_describe(SearchConfig), "## ranges", "", *_describe(RangeConfig)]
     return "\n".join(lines)
 
 

@@ -14,6 +14,8 @@ OPTIONAL = {
     "rerun-sdk": ("recordings of points", "rerun"),
     "transformers": ("depth models of transformers", "transformers"),
     "peft": ("LoRA", "lora"),
+    "optuna": ("searching hyper-parameters", "search"),
+    "ray": ("training and prediction on a cluster", "ray"),
 }
 CODECS = {"libx264": "MP4 that browsers play", "ffv1": "lossless 16-bit depth video"}
 

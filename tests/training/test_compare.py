@@ -18,7 +18,7 @@ from steadydepth.method.losses import RELATIVE
 from steadydepth.metrics.evaluate import CONTROLS, evaluate
 from steadydepth.metrics.protocol import METRICS
 from steadydepth.models.load import load_model
-from steadydepth.training import compare as compare_module
+from steadydepth.training import side_by_side
 from steadydepth.training.alone import alone_in
 from steadydepth.training.compare import compare
 from steadydepth.training.compare_page import render_comparison
@@ -343,7 +343,7 @@ def children(monkeypatch, world):
 
     started = Started()
 
-    given = compare_module._command
+    given = side_by_side._command
 
     def command(run, stage, config):
         words = given(run, stage, config)
@@ -354,8 +354,8 @@ def children(monkeypatch, world):
         words = str(run.folder), str(config.out / "configs" / f"{run.name}.yaml"), report, started.unlucky, scores
         return [sys.executable, "-c", script.format(*words)]
 
-    monkeypatch.setattr(compare_module, "_command", command)
-    monkeypatch.setattr(compare_module, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(side_by_side, "_command", command)
+    monkeypatch.setattr(side_by_side, "LOOK_EVERY", 0.01)
     return started
 
 
@@ -427,7 +427,7 @@ def interrupt_when(there):
 
 def test_runs_end_with_the_comparison_that_started_them(tmp_path, world, children, monkeypatch):
     script = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()) + '.'); time.sleep(600)"
-    monkeypatch.setattr(compare_module, "_command", lambda *_: [sys.executable, "-c", script])
+    monkeypatch.setattr(side_by_side, "_command", lambda *_: [sys.executable, "-c", script])
     before = signal.getsignal(signal.SIGTERM)
     pid = tmp_path / "pid"
     interrupt_when(lambda: pid.is_file() and pid.read_text().endswith("."))

@@ -18,6 +18,7 @@ app = typer.Typer(
 app.command()(training.train)
 app.command()(evaluate.evaluate)
 app.command()(training.compare)
+app.command()(training.search)
 app.command()(inference.predict)
 app.command()(inference.stream)
 app.command()(inference.export)

@@ -18,6 +18,7 @@ def make(
     height: Annotated[int, typer.Option(min=32, help="Rows.")] = 96,
     width: Annotated[int, typer.Option(min=32, help="Columns.")] = 128,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    meshes: Annotated[Path | None, typer.Option(help="Folder of GLB, glTF, OBJ, PLY or STL: shapes of things.")] = None,
     textures: Annotated[Path | None, typer.Option(help="Folder of pictures, shown on all surfaces.")] = None,
     shake: Annotated[bool, typer.Option("--shake", help="Moving cameras shake and roll as in a hand.")] = False,
     deform: Annotated[bool, typer.Option("--deform", help="Moving objects stretch and swing arms.")] = False,
@@ -31,7 +32,7 @@ def make(
     from steadydepth.data.synthetic import make_world
     from steadydepth.data.synthetic_extras import Extras
 
-    extras = Extras(textures=textures, shake=shake, deform=deform, blur=blur, compress=compress)
+    extras = Extras(textures=textures, shake=shake, deform=deform, blur=blur, compress=compress, meshes=meshes)
     done: list[Path] = []
 
     def count(path: Path) -> None:

@@ -79,6 +79,34 @@ def compare(
     raise typer.Exit(1 if result["failed"] else 0)
 
 
+def search(
+    config: ConfigFile,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[[SECTION.]KEY=VALUE]...", help="Keys of the search, or of what all runs share."),
+    ] = None,
+) -> None:
+    """Search numeric keys for the best metric and print one table; the same command again goes on.
+
+    Example: steadydepth search -c configs/search.yaml trials=8 keep.abs_rel=0.01 out=runs/quick
+    """
+    from steadydepth.config_files import load_search_config
+    from steadydepth.training.search import BEST, FILE, markdown_table
+    from steadydepth.training.search import search as search_all
+
+    resolved = load_search_config(config, overrides)
+    result = search_all(resolved)
+    print(markdown_table(result), end="\n\n")
+    if result["best"] is None:
+        print("no trial keeps what it must: allow more under `keep`, or search other ranges")
+    else:
+        print(f"best: {resolved.out / result['best']}; {resolved.out / BEST} trains it again")
+    print(f"{resolved.out / FILE} written")
+    for name, why in result["failed"].items():
+        print(f"steadydepth: {name} failed: {why}", file=sys.stderr)
+    raise typer.Exit(1 if result["failed"] else 0)
+
+
 def verify(
     before: Annotated[str, typer.Argument(help="The model as it came.")],
     after: Annotated[str, typer.Argument(help="The model as it was trained.")],

@@ -132,8 +132,8 @@ def _make_and_write(root: Path, extras: Extras, index_seed: tuple[int, int], **s
     index, seed = index_seed
     clip = make_clip(seed, fixed_camera=index % 2 == 0, extras=extras, **sizes)
     source = ": ".join(filter(None, ("steadydepth synthetic world", extras.describe())))
-    # Pictures that someone gave keep the licence that they have, which is not known here.
-    licence = "CC0-1.0" if extras.textures is None else None
+    # Pictures and meshes that someone gave keep the licence that they have, which is not known here.
+    licence = "CC0-1.0" if extras.textures is None and extras.meshes is None else None
     return write_sequence(root, clip, depth_scale_m=DEPTH_SCALE_M, source=source, licence=licence)
 
 

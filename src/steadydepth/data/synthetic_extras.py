@@ -1,4 +1,4 @@
-"""What makes the synthetic world harder: pictures as textures, shake, deformation, blur, compression."""
+"""What makes the synthetic world harder: meshes, pictures as textures, shake, deformation, blur, compression."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from steadydepth.data.synthetic_meshes import MESH_SUFFIXES, read_mesh, stand
 from steadydepth.data.synthetic_scene import TEXELS, Scene, Solid, draw_texture, pose, swing
 from steadydepth.files.image_files import FRAME_SUFFIXES, read_colour
 from steadydepth.types import InputError
@@ -21,6 +22,7 @@ class Extras:
     textures: surfaces show crops of the pictures of that folder. shake: a moving camera shakes and rolls as in a hand.
     deform: moving objects squash and stretch, and swing arms. blur: the shutter is open for part of a frame, and
     the labels are those of the middle of that time. compress: constant rate factor of H.264 that the frames go through.
+    meshes: half of all things have the shape of one of the mesh files of that folder.
     """
 
     textures: Path | None = None
@@ -28,38 +30,46 @@ class Extras:
     deform: bool = False
     blur: bool = False
     compress: int | None = None
+    meshes: Path | None = None
 
     def __post_init__(self) -> None:
         if self.compress is not None and not 0 <= self.compress <= 51:
             raise InputError(f"compress {self.compress}: a constant rate factor of H.264 is 0 to 51: try 30")
-        if self.textures is not None and not find_pictures(self.textures):
+        if self.textures is not None and not find_files(self.textures, FRAME_SUFFIXES):
             raise InputError(
                 f"{self.textures}: no picture for textures; a folder with {', '.join(FRAME_SUFFIXES)} at any depth: "
                 "check the path"
             )
+        if self.meshes is not None and not find_files(self.meshes, MESH_SUFFIXES):
+            raise InputError(
+                f"{self.meshes}: no mesh; a folder with {', '.join(MESH_SUFFIXES)} at any depth: check the path"
+            )
 
     def describe(self) -> str:
         """The parts that are on, as text; empty without any."""
-        parts = {"textures": self.textures is not None, "shake": self.shake, "deform": self.deform, "blur": self.blur}
-        names = [name for name, is_on in parts.items() if is_on]
+        names = [name for name in ("meshes", "textures", "shake", "deform", "blur") if getattr(self, name)]
         return ", ".join(names + ([] if self.compress is None else [f"compress {self.compress}"]))
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """The pictures in `folder` at any depth, in order of their names."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in FRAME_SUFFIXES)
+def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files in `folder` at any depth that end so, in order of their names."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
 
 
 def dress(scene: Scene, extras: Extras, seed: int, *, fps: float, fixed_camera: bool) -> Scene:
     """The scene of `seed` with the extras that change what stands in it and how it and the camera move."""
     seconds = np.arange(len(scene.cam_to_world)) / fps
     # A stream for each extra: none changes what another draws.
-    streams = [np.random.default_rng((seed, number)) for number in (1, 2, 3)]
+    streams = [np.random.default_rng((seed, number)) for number in (1, 2, 3, 5)]
+    if extras.meshes is not None:
+        paths = find_files(extras.meshes, MESH_SUFFIXES)
+        solids = [scene.solids[0], *(_reshape(solid, paths, streams[3]) for solid in scene.solids[1:])]
+        scene = replace(scene, solids=solids)
     if extras.deform:
         solids = [part for solid in scene.solids for part in _bend(solid, seconds, streams[0])]
         scene = replace(scene, solids=solids)
     if extras.textures is not None:
-        pictures = find_pictures(extras.textures)
+        pictures = find_files(extras.textures, FRAME_SUFFIXES)
         solids = [replace(solid, texture=_draw_crop(pictures, streams[1])) for solid in scene.solids]
         scene = replace(scene, solids=solids)
     if extras.shake and not fixed_camera:
@@ -88,6 +98,12 @@ def _move_on(
 ) -> Float64[np.ndarray, "t_times_m 4 4"]:
     speed = np.gradient(poses, axis=0) if len(poses) > 1 else np.zeros_like(poses)
     return (poses[:, None] + moments[:, None, None] * speed[:, None]).reshape(-1, 4, 4)
+
+
+def _reshape(solid: Solid, meshes: list[Path], generator: np.random.Generator) -> Solid:
+    """Half of the time the solid as one of the meshes, on the same ground and within the same box."""
+    number, is_mesh = generator.integers(len(meshes)), generator.random() < 0.5
+    return replace(solid, shape="mesh", triangles=stand(read_mesh(meshes[number]), solid.half)) if is_mesh else solid
 
 
 def _draw_crop(pictures: list[Path], generator: np.random.Generator) -> Float32[np.ndarray, "texel texel 3"]:

@@ -58,10 +58,15 @@ def find_surface(
     )
     for i in solids:
         solid, lamp = scene.solids[i], _lamp_in(scene.solids[i], t, scene)
+        eye = (np.linalg.inv(solid.local_to_world[t]) @ scene.cam_to_world[t])[:3, 3:]
         for pixels, local in points(scene, t, grid, hits, i):
             to_lamp = lamp - local
             squared = to_lamp[0] * to_lamp[0] + to_lamp[1] * to_lamp[1] + to_lamp[2] * to_lamp[2]
-            across, along, facing = _lay_out(solid, local, to_lamp)
+            if solid.triangles is None:
+                across, along, facing = _lay_out(solid, local, to_lamp)
+            else:
+                seen = solid.triangles[hits.triangle.ravel()[pixels]]
+                across, along, facing = _lay_out_mesh(seen, local, to_lamp, eye)
             level = _level(hits.depth.ravel()[pixels], scene.K[0, 0])
             for plane, values in zip(surface.albedo, _look_up(textures[i], across, along, level), strict=True):
                 plane[pixels] = values
@@ -104,7 +109,7 @@ def _lay_out(solid: Solid, local: np.ndarray, to_lamp: np.ndarray) -> tuple[np.n
         np.copyto(faced, local[axis], where=is_face)
         np.copyto(lamp, to_lamp[axis], where=is_face)
     # Faces start at different places of the texture, so that the edges of a box can be seen.
-    start = 74.0 - 74.0 * is_side - 37.0 * is_floor
+    start = np.where(is_side, 0.0, np.where(is_floor, 37.0, 74.0))
     facing = lamp * np.sign(faced)
     return (
         across * TEXELS_PER_METRE + start,
@@ -113,13 +118,28 @@ def _lay_out(solid: Solid, local: np.ndarray, to_lamp: np.ndarray) -> tuple[np.n
     )
 
 
+def _lay_out_mesh(
+    triangles: Float64[np.ndarray, "n 3 3"], local: np.ndarray, to_lamp: np.ndarray, eye: Float64[np.ndarray, "3 1"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `_lay_out`, of points each on its triangle; the normal is on the side of the `eye`.
+
+    The texture lies along the two axes that the triangle faces least.
+    """
+    normal = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]).T
+    normal *= np.sign((normal * (eye - local)).sum(axis=0)) / np.maximum(np.linalg.norm(normal, axis=0), 1e-300)
+    faced = np.abs(normal).argmax(axis=0)
+    across, along = np.where(faced == 0, local[2], local[0]), np.where(faced == 1, local[2], local[1])
+    return across * TEXELS_PER_METRE, along * TEXELS_PER_METRE, (normal * to_lamp).sum(axis=0)
+
+
 def _level(depth: np.ndarray, focal_px: float) -> np.ndarray:
     """The blur level of the texture that fits each depth.
 
     One texel of level l covers 2 ** l texels; a colour ray covers depth / focal metres, less what supersampling adds.
     """
     footprint = depth / (focal_px * SUPERSAMPLING) * TEXELS_PER_METRE
-    return np.clip(np.round(np.log2(np.maximum(footprint, 1e-6)) + 0.5), 0, LEVELS - 1).astype(np.int64)
+    # The exponent of a float is its base-2 logarithm, rounded up, and needs no logarithm.
+    return np.clip(np.frexp(footprint)[1], 0, LEVELS - 1).astype(np.int64)
 
 
 def _look_up(

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 
 import numpy as np
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int32, Int64, UInt8
 
+from steadydepth.data.synthetic_meshes import meet_triangles
 from steadydepth.data.synthetic_scene import Scene, Solid
 
 PIECE = 16384  # rays at a time: what is computed of them stays in the cache
@@ -28,10 +29,14 @@ class Grid:
 
 @dataclass(frozen=True)
 class Hits:
-    """What each ray of a grid meets first: planar depth in metres, and the number of the solid in its scene."""
+    """What each ray of a grid meets first: planar depth in metres, and the number of the solid in its scene.
+
+    Of a mesh also the number of the triangle; elsewhere that says nothing.
+    """
 
     depth: Float[np.ndarray, "h w"]
     solid: UInt8[np.ndarray, "h w"]
+    triangle: Int32[np.ndarray, "h w"]
 
 
 def make_grid(scene: Scene, y: Float[np.ndarray, "h"], x: Float[np.ndarray, "w"]) -> Grid:
@@ -48,17 +53,29 @@ def cast(scene: Scene, t: int, grid: Grid, solids: list[int], onto: Hits | None 
     kind, shape = grid.rays.dtype, grid.rays.shape[1:]
     depth = np.full(shape, np.inf, kind) if onto is None else onto.depth.copy()
     index = np.zeros(shape, np.uint8) if onto is None else onto.solid.copy()
+    triangle = np.zeros(shape, np.int32) if onto is None else onto.triangle.copy()
     for i in solids:
         solid = scene.solids[i]
         view = np.linalg.inv(solid.local_to_world[t]) @ scene.cam_to_world[t]
         for window in _windows(solid, t, scene, grid):
-            rays = view[:3, :3].astype(kind) @ grid.rays[:, *window].reshape(3, -1)
-            length = _meet(solid, view[:3, 3].astype(kind), rays).reshape(depth[window].shape)
+            if solid.triangles is None:
+                rays = view[:3, :3].astype(kind) @ grid.rays[:, *window].reshape(3, -1)
+                length = _meet(solid, view[:3, 3].astype(kind), rays).reshape(depth[window].shape)
+            else:
+                seen = _transform(np.linalg.inv(view), solid.triangles)
+                length, met = meet_triangles(seen, scene.K, grid.y[window[0]], grid.x[window[1]])
+                length = length.astype(kind)
             # Of two at one depth the first in the scene is seen, whichever was cast first.
             won = (length < depth[window]) | ((length == depth[window]) & (index[window] > i))
             np.copyto(depth[window], length, where=won)
             np.copyto(index[window], np.uint8(i), where=won)
-    return Hits(depth, index)
+            if solid.triangles is not None:
+                np.copyto(triangle[window], met, where=won)
+    return Hits(depth, index, triangle)
+
+
+def _transform(pose: Float[np.ndarray, "4 4"], points: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+    return points @ pose[:3, :3].T + pose[:3, 3]
 
 
 def points(
@@ -125,8 +142,10 @@ def _windows(solid: Solid, t: int, scene: Scene, grid: Grid) -> Iterator[tuple[s
     """Rows and columns that show the solid, in pieces: most solids cover few, and only these are worth casting."""
     u, v = _bounds(solid, np.linalg.inv(scene.cam_to_world[t]) @ solid.local_to_world[t], scene.K)
     rows, columns = _between(grid.y, *v), _between(grid.x, *u)
-    # A ball's product of one row with all rays is rounded as their number has it: never in pieces.
-    n_pieces = 1 if solid.shape == "ball" else -(-(rows.stop - rows.start) * (columns.stop - columns.start) // PIECE)
+    # A ball's product of one row with all rays is rounded as their number has it: never in pieces. A mesh has its own.
+    n_pieces = (
+        1 if solid.shape in ("ball", "mesh") else -(-(rows.stop - rows.start) * (columns.stop - columns.start) // PIECE)
+    )
     edges = np.linspace(rows.start, rows.stop, n_pieces + 1).astype(int)
     for first, stop in pairwise(edges):
         yield slice(first, stop), columns

@@ -33,13 +33,14 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Solid:
-    """A textured box, ball, or room seen from inside, and its motion over the clip: rigid, or one that stretches it."""
+    """A textured box, ball, mesh, or room seen from inside, and its motion: rigid, or one that stretches it."""
 
-    shape: Literal["room", "box", "ball"]
-    half: Float64[np.ndarray, "3"]  # half extents in metres; a ball's radius three times
+    shape: Literal["room", "box", "ball", "mesh"]
+    half: Float64[np.ndarray, "3"]  # half extents in metres; a ball's radius three times; a mesh is inside of them
     texture: Float32[np.ndarray, "texel texel 3"]  # reflectance in [0, 1], wraps around
     local_to_world: Float64[np.ndarray, "t 4 4"]
     object_id: int  # 0 for the static world
+    triangles: Float64[np.ndarray, "face 3 3"] | None = None  # a mesh's corners in its axes, metres
 
 
 @dataclass(frozen=True)

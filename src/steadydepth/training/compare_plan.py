@@ -9,8 +9,7 @@ from typing import Any, get_args
 from steadydepth.config import CompareConfig, Config, Filter
 from steadydepth.config_files import dump_config, list_mistakes, load_config
 from steadydepth.errors import InputError
-from steadydepth.metrics.aligning import choose_alignment
-from steadydepth.metrics.protocol import choose_protocol
+from steadydepth.training.series import PlannedRun, scoring_mistakes
 
 # What may differ between methods that share start, data order and schedule; a dot at the end is a whole section.
 METHOD_KEYS = (
@@ -22,19 +21,6 @@ METHOD_KEYS = (
 BUDGET_KEYS = ("optim.steps", "optim.batch", "data.clip_length")
 # What the comparison itself sets for each run.
 OUR_KEYS = ("run.seed", "run.folder")
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One training and its evaluation; `name` is that of its folder, `controls` those that its evaluation must have."""
-
-    name: str
-    config: Config
-    controls: tuple[str, ...]
-
-    @property
-    def folder(self) -> Path:
-        return self.config.run.folder
 
 
 Row = Mapping[int, PlannedRun]  # by seed
@@ -136,11 +122,7 @@ def _check_parts(config: CompareConfig) -> list[str]:
     for where, seeds in (("seeds", config.seeds), ("curve.seeds", curve_seeds)):
         if len(set(seeds)) < len(seeds):
             mistakes.append(f"{where}: {list(seeds)}: each counts once")
-    for check in (lambda: choose_alignment(config.align, "metric"), lambda: choose_protocol(config.protocol)):
-        try:
-            check()
-        except InputError as error:
-            mistakes.append(str(error))
+    mistakes += scoring_mistakes(config.align, config.protocol)
     changed = {"set": config.set} | {f"methods.{name}": own for name, own in config.methods.items()}
     for where, own in changed.items():
         mistakes += [

@@ -21,11 +21,14 @@ def check_validation(config: Config) -> None:
     """InputError before anything starts where `data.validation` has no clips, or `run.best_by` is nothing to go by."""
     if config.data.validation is not None:
         find_sequences(config.data.validation)
-    usable = [name for name, metric in METRICS.items() if metric.better != "-"]
-    if config.run.best_by not in usable:
-        raise InputError(
-            f"run.best_by: {config.run.best_by}: is no metric with a best value; choose {', '.join(usable)}"
-        )
+    check_metric("run.best_by", config.run.best_by)
+
+
+def check_metric(key: str, metric: str) -> None:
+    """InputError where `metric`, the value of `key`, is nothing to go by."""
+    usable = [name for name, one in METRICS.items() if one.better != "-"]
+    if metric not in usable:
+        raise InputError(f"{key}: {metric}: is no metric with a best value; choose {', '.join(usable)}")
 
 
 def validate(run: Run) -> dict[str, float]:
