@@ -23,7 +23,7 @@ from pathlib import Path
 
 from steadydepth.data.synthetic import make_world
 
-STEPS = 40
+STEPS = 400  # more than processes take while the same command starts beside them
 WHEN = ("start", "step", "checkpoint")
 WHO = ("process 0", "process 1", "all", "launcher")
 Launcher = subprocess.Popen[bytes]

@@ -2,18 +2,24 @@
 
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from small_runs import make_config, read_log, train_until_cut
 
+from steadydepth import cli
+from steadydepth.config_files import dump_config
 from steadydepth.training import learner, stopping
 from steadydepth.training.checkpoint import load_state
 from steadydepth.training.learner import Run
@@ -237,6 +243,49 @@ def test_a_disk_that_is_full_or_closed_costs_nothing_but_the_steps_since_the_che
     train(config)
     assert read_log(config.run.folder) == read_log(plain)
     assert (config.run.folder / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [(0o755, "run: cannot be written: .*get the right to write there"), (0o700, "world.*: permission denied: ask")],
+)
+def test_folders_of_another_user_are_refused_with_what_to_do(world, monkeypatch, capsys, mode, message):
+    # Not under tmp_path, where no other user may look.
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copytree(world, Path(place) / "world")
+        (Path(place) / "run.yaml").write_text(dump_config(make_config(Path(place) / "world", Path(place) / "run")))
+        Path(place).chmod(0o755)
+        (Path(place) / "world").chmod(mode)
+        monkeypatch.setattr(sys, "argv", ["steadydepth", "train", "-c", f"{place}/run.yaml"])
+        before = os.geteuid()
+        os.seteuid(65534)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        finally:
+            os.seteuid(before)
+        assert ended.value.code == 2
+        assert re.search(message, capsys.readouterr().err)
+        assert not (Path(place) / "run").exists()
+
+
+@pytest.fixture
+def other_precision():
+    """Accelerate takes one precision for a process, but for its own tests."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("has_amx", [False, True])
+@pytest.mark.usefixtures("other_precision")
+def test_bf16_without_amx_is_warned_about(world, tmp_path, monkeypatch, caplog, has_amx):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    config = make_config(world, tmp_path / "run", steps=1, run={"precision": "bf16"})
+    with caplog.at_level("WARNING"):
+        train(config)
+    assert ("this CPU has no AMX" in caplog.text) is not has_amx
 
 
 @pytest.fixture

@@ -53,3 +53,6 @@ def main() -> None:
     except InputError as error:
         print(f"steadydepth: {error}", file=sys.stderr)
         sys.exit(2)
+    except PermissionError as error:
+        print(f"steadydepth: {error.filename}: permission denied: ask its owner for the right to it", file=sys.stderr)
+        sys.exit(2)
