@@ -194,6 +194,9 @@ class RunConfig(Section):
     precision: Literal["no", "bf16", "fp16"] = Field(
         "no", description="bf16, or fp16 on a GPU, computes the network in 16 bits; losses and weights stay in 32."
     )
+    compile: bool = Field(
+        False, description="torch.compile the network that learns, for GPUs: the first step takes minutes."
+    )
     shard: bool = Field(
         False, description="Weights, gradients and optimizer are shared out over the processes (FSDP2): large models."
     )

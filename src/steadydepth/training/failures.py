@@ -27,6 +27,9 @@ def explained() -> Iterator[None]:
     except RuntimeError as error:
         if "DefaultCPUAllocator" in str(error):
             raise InputError(f"out of memory: {LESS}") from error
+        if type(error).__module__.startswith("torch._"):
+            reason = str(error).splitlines()[0]
+            raise InputError(f"run.compile: torch.compile failed ({reason}): set run.compile: false") from error
         if "DataLoader worker" in str(error):
             raise InputError(
                 f"a loader process was lost, most likely for want of memory ({str(error).splitlines()[0]}): lower "

@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -64,6 +65,9 @@ class Run:
         )
         # A sharded model gathers its gradients itself: in Accelerate's words, as one that is only evaluated.
         self.model = self.accelerator.prepare_model(model, evaluation_mode=config.run.shard)
+        if config.run.compile:
+            # In place: Accelerate would wrap it, and give the weights of checkpoints other names.
+            self.model.compile()
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.step, self.stopped = 0, False
         self.skipped_in_a_row = 0
@@ -200,7 +204,9 @@ class Run:
     def look_at_claims(self, batch: Batch) -> None:
         """Before the first step: InputError where what the model says is seen not to be what it claims."""
         self.model.eval()
-        with torch.no_grad():
+        # Compiling takes minutes; not for this one call.
+        as_it_is = torch.compiler.set_stance("force_eager") if self.config.run.compile else nullcontext()
+        with torch.no_grad(), as_it_is:
             said, _ = self.model(batch.frames)
         check_claims(said, self.claims, str(self.config.model.init or "model"))
 

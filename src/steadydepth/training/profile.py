@@ -28,8 +28,10 @@ class StepClock:
     def watch(self, run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches; from here on the parts of every step of `run` are marked."""
         network = run.accelerator.unwrap_model(run.model)
-        network.register_forward_pre_hook(lambda *_: self.mark("to the device"))
-        network.register_forward_hook(lambda *_: self.mark("forward"))
+        # A clock in a compiled network would be read while it is compiled.
+        mark = torch.compiler.disable(self.mark) if run.config.run.compile else self.mark
+        network.register_forward_pre_hook(lambda *_: mark("to the device"))
+        network.register_forward_hook(lambda *_: mark("forward"))
         # What is neither of these two, between the forward pass and the way back, is pairing and the relative loss.
         run.absolute = self._marking("absolute loss", run.absolute)
         run.backward = self._marking("backward", run.backward)

@@ -110,8 +110,9 @@ def train(config: Config, *, profile: bool = False) -> Path:
     if not is_main:
         logging.getLogger("steadydepth").setLevel(logging.WARNING)
     logger.info(
-        "%s: %d process(es) on %s, precision %s",
+        "%s: %d process(es) on %s, precision %s%s",
         folder, world, run.accelerator.device.type, run.accelerator.mixed_precision,
+        ", compiled" if config.run.compile else "",
     )  # fmt: skip
     state = load_state(folder)
     # The data first: a run that cannot start leaves no folder behind.
