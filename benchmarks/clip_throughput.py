@@ -22,7 +22,7 @@ import torch
 
 from steadydepth.data.augment import Light
 from steadydepth.data.clips import fit_clip
-from steadydepth.data.loader import ClipSamples, load_batches
+from steadydepth.data.loader import ClipSamples, load_items
 from steadydepth.data.sequence_folder import Sequence, open_sequence
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.sequence_writer import write_sequence
@@ -70,11 +70,11 @@ def load_clips(root: Path, size: tuple[int, int], workers: int) -> Iterator[int]
         root, length=LENGTH, height=size[0], width=size[1], motion="none", labels="depth", flip=False, light=Light(),
         seed=0, cached_clips=0, numbers=range(10**6),
     )  # fmt: skip
-    batches = load_batches(samples, batch=4, workers=workers)
+    batches = load_items(samples, batch=4, workers=workers)
     # The first ones wait for the processes to start; then what is made ahead is steady.
     for _ in range(2 * max(workers, 1) + 2):
         next(batches)
-    return (len(batch.frames) for batch in batches)
+    return (len(items["frames"]) for items in batches)
 
 
 def n_bytes(root: Path) -> int:

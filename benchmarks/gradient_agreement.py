@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from steadydepth.config_files import load_config
-from steadydepth.data.loader import load_batches
+from steadydepth.data.loader import load_items, make_batch
 from steadydepth.method.losses import absolute_loss, relative_loss
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.models.load import load_model
@@ -53,7 +53,9 @@ def main() -> None:
     given = parser.parse_args()
     config = load_config(given.config, [f"optim.steps={given.batches}", "run.device=cpu", "run.seed=5"])
     run = Run(config)
-    batches = list(load_batches(open_samples(config, 0, 0, 1), batch=config.optim.batch, workers=0))
+    batches = [
+        make_batch(items) for items in load_items(open_samples(config, 0, 0, 1), batch=config.optim.batch, workers=0)
+    ]
     for name in given.models or ["start"]:
         if given.models:
             run.model, run.step = load_model(name), config.optim.steps

@@ -13,7 +13,7 @@ from torch import nn
 
 from steadydepth.config import Config
 from steadydepth.config_files import load_config
-from steadydepth.data.loader import ClipSamples, load_batches
+from steadydepth.data.loader import ClipSamples, load_items, make_batch
 from steadydepth.method.losses import ABSOLUTE, relative_loss
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.training.run import open_samples
@@ -31,7 +31,7 @@ class Bench:
         samples = open_samples(self.config, 0, 0, 1)
         assert isinstance(samples, ClipSamples)
         self.samples = samples
-        self.batch = next(load_batches(samples, batch=asked.clips, workers=0))
+        self.batch = make_batch(next(load_items(samples, batch=asked.clips, workers=0)))
 
     def make_config(self, name: str, *overrides: str) -> Config:
         asked = self.asked

@@ -38,7 +38,7 @@ from train_network import checkpointing, formats, precisions
 
 from steadydepth.config_files import dump_config
 from steadydepth.data.clips import clip_motion, fit_clip
-from steadydepth.data.loader import load_batches
+from steadydepth.data.loader import load_items
 from steadydepth.data.synthetic import make_world
 from steadydepth.method.losses import relative_loss
 from steadydepth.training.checkpoint import save_state
@@ -108,7 +108,7 @@ def waiting(bench: Bench) -> Found:
     for workers in dict.fromkeys((0, bench.asked.workers)):
         config = bench.make_config(f"wait{workers}", f"data.workers={workers}", "run.log_every=10000")
         run, clock, shares = Run(config), StepClock(), []
-        batches = clock.watch(run, load_batches(bench.samples, batch=bench.asked.clips, workers=workers))
+        batches = clock.watch(run, load_items(bench.samples, batch=bench.asked.clips, workers=workers))
         for _ in range(bench.asked.rounds + 1):
             clock.seconds.clear()
             take_steps(run, bench.samples, islice(batches, bench.asked.steps), clock)

@@ -7,7 +7,7 @@ import torch
 
 from steadydepth.data.augment import Light
 from steadydepth.data.clips import Sample, clip_motion, fit_clip
-from steadydepth.data.loader import ClipSamples, MixedSamples, augment_sample, load_batches
+from steadydepth.data.loader import ClipSamples, MixedSamples, augment_sample, load_items, make_batch
 from steadydepth.data.video_write import write_video
 from steadydepth.types import InputError
 
@@ -39,19 +39,21 @@ def test_an_epoch_shows_every_clip_once_in_an_order_of_its_own(world):
 
 
 def test_loader_processes_change_nothing(world):
-    alone = list(load_batches(open_samples(world, range(4)), batch=2, workers=0))
-    helped = list(load_batches(open_samples(world, range(4)), batch=2, workers=2))
+    alone = list(load_items(open_samples(world, range(4)), batch=2, workers=0))
+    helped = list(load_items(open_samples(world, range(4)), batch=2, workers=2))
     assert len(alone) == len(helped) == 2
     for one, other in zip(alone, helped, strict=True):
-        for name in vars(one):
-            ours, theirs = getattr(one, name), getattr(other, name)
+        for name, ours in one.items():
+            theirs = other[name]
             assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs, name
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_frames_without_light_are_what_was_decoded_as_a_share_of_255(world, workers):
     samples = open_samples(world, range(2), light=Light(), flip=False)
-    (batch,) = load_batches(samples, batch=2, workers=workers)
+    (items,) = load_items(samples, batch=2, workers=workers)
+    assert items["frames"].dtype == torch.uint8
+    batch = make_batch(items)
     for i in range(2):
         sequence, start = samples.clips[samples.place(i)[0]]
         frames = fit_clip(sequence.read(start, start + 3), 40, 56).frames
@@ -160,14 +162,14 @@ def test_the_first_source_of_a_mix_draws_what_a_run_of_it_alone_does(world):
 
 
 def test_mixed_batches_come_the_same_from_loader_processes_and_fit_together(world):
-    alone = list(load_batches(open_mix(world, range(10)), batch=5, workers=0))
-    helped = list(load_batches(open_mix(world, range(10)), batch=5, workers=1))
+    alone = list(load_items(open_mix(world, range(10)), batch=5, workers=0))
+    helped = list(load_items(open_mix(world, range(10)), batch=5, workers=1))
     for one, other in zip(alone, helped, strict=True):
-        assert one.labels == other.labels
-        assert one.source == other.source
+        assert one["labels"] == other["labels"]
+        assert one["source"] == other["source"]
         for name in ("frames", "depth", "valid", "motion", "seen"):
-            assert torch.equal(getattr(one, name), getattr(other, name)), name
-    still = alone[0].motion[list(alone[0].labels).index("none")]
+            assert torch.equal(one[name], other[name]), name
+    still = alone[0]["motion"][list(alone[0]["labels"]).index("none")]
     assert (still == 0).all()
 
 

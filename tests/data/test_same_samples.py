@@ -8,7 +8,7 @@ from itertools import chain
 import pytest
 
 from steadydepth.data.augment import Light
-from steadydepth.data.loader import ClipSamples, load_batches
+from steadydepth.data.loader import ClipSamples, load_items
 from steadydepth.data.shards_write import pack_sequences
 from steadydepth.training.run import _sample_numbers
 
@@ -28,10 +28,9 @@ def checksums(root, numbers, workers, light=0.2):
         root, length=2, height=40, width=56, motion="flow", labels="depth", flip=True, light=Light(exposure=light),
         most_zoom=1.3, seed=3, cached_clips=2, numbers=numbers,
     )  # fmt: skip
-    batches = load_batches(samples, batch=1, workers=workers)
     return [
-        tuple(zlib.crc32(part[0].numpy().tobytes()) for part in (batch.frames, batch.depth, batch.motion))
-        for batch in batches
+        tuple(zlib.crc32(items[name].numpy().tobytes()) for name in ("frames", "depth", "motion"))
+        for items in load_items(samples, batch=1, workers=workers)
     ]
 
 

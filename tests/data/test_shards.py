@@ -14,7 +14,7 @@ import torch
 from steadydepth.data.augment import Light
 from steadydepth.data.check import check_data
 from steadydepth.data.clips import clip_motion, fit_clip
-from steadydepth.data.loader import ClipSamples, load_batches
+from steadydepth.data.loader import ClipSamples, load_items
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.shards import INDEX, MEMBERS, ROW
@@ -98,10 +98,9 @@ def test_samples_of_shards_are_those_of_the_folder_whoever_reads_them(world, pac
     for number in range(14):
         for name in ("frames", "depth", "valid", "motion", "seen"):
             assert torch.equal(packs[number][name], plain[number][name]), (number, name)
-    resumed = list(load_batches(open_samples(packed, range(6, 14)), batch=2, workers=1))
-    assert torch.equal(
-        torch.cat([batch.frames for batch in resumed]), torch.stack([one["frames"].movedim(-1, 1) for one in plain[6:]])
-    )
+    resumed = list(load_items(open_samples(packed, range(6, 14)), batch=2, workers=1))
+    frames = torch.cat([items["frames"] for items in resumed])
+    assert torch.equal(frames, torch.stack([one["frames"] for one in plain[6:]]))
 
 
 def test_kept_flow_is_that_of_dis_and_is_taken_in_its_place(packed, monkeypatch):

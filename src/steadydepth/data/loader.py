@@ -78,6 +78,8 @@ class ClipSamples(Dataset[Item]):
         self.most_zoom, self.most_turn_deg = most_zoom, most_turn_deg
         self.labels, self.source, self.numbers, self.stops = labels, source, numbers, stops
         self._read = lru_cache(maxsize=cached_clips)(self._read_sample)
+        # A batch may lie on both sides of the end of an epoch.
+        self._order = lru_cache(maxsize=2)(self._shuffle)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -96,8 +98,10 @@ class ClipSamples(Dataset[Item]):
         """The clip of number `number` and the generator of its augmentation, from (seed, epoch, index) alone."""
         epoch, index = divmod(number, len(self.clips))
         # NumPy takes (a, b) and (a, b, 0, 0) for the same seed: the first source draws what a run of one alone does.
-        order = np.random.default_rng((self.seed, epoch, 0, self.source)).permutation(len(self.clips))
-        return int(order[index]), np.random.default_rng((self.seed, epoch, index, self.source))
+        return int(self._order(epoch)[index]), np.random.default_rng((self.seed, epoch, index, self.source))
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, epoch, 0, self.source)).permutation(len(self.clips))
 
     def __getitem__(self, item: int) -> Item:
         return self.sample(self.numbers[item])
@@ -243,24 +247,17 @@ def gather_items(items: Sequence[Item]) -> Item:
     return {name: gather([item[name] for item in items]) for name in items[0]}
 
 
-def make_batch(parts: Item) -> Batch:
-    """What `gather_items` made; frames stay in memory with the channels last, as networks want them."""
-    frames = parts["frames"]
+def make_batch(parts: Item, device: torch.device | str = "cpu") -> Batch:
+    """What `gather_items` made, on `device`; frames stay in memory with the channels last, as networks want them."""
+    moved = {name: part.to(device, non_blocking=True) for name, part in parts.items() if isinstance(part, Tensor)}
+    frames = moved["frames"]
+    # Not before: bytes are a quarter of what passes to the device.
     frames = frames if frames.is_floating_point() else frames.float().div_(255)
-    return Batch(**parts | {"frames": frames.movedim(-1, 2)})
+    return Batch(**parts | moved | {"frames": frames.movedim(-1, 2)})
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The same batch on `device`."""
-
-    def move(part: Any) -> Any:
-        return part.to(device, non_blocking=True) if isinstance(part, Tensor) else part
-
-    return Batch(**{name: move(part) for name, part in vars(batch).items()})
-
-
-def load_batches(samples: ClipSamples | MixedSamples, *, batch: int, workers: int) -> Iterator[Batch]:
-    """The samples in order, `batch` at a time; the last ones that do not fill a batch are left out."""
+def load_items(samples: ClipSamples | MixedSamples, *, batch: int, workers: int) -> Iterator[Item]:
+    """The samples in order, `batch` at a time, for `make_batch`; the last ones that do not fill one are left out."""
     # Its own generator: a loader without one draws from the global state and breaks exact resume.
     loader = DataLoader(
         samples,
@@ -272,7 +269,7 @@ def load_batches(samples: ClipSamples | MixedSamples, *, batch: int, workers: in
         generator=torch.Generator().manual_seed(samples.seed),
         worker_init_fn=_begin_worker,
     )
-    return map(make_batch, loader)
+    return iter(loader)
 
 
 def _begin_worker(worker: int) -> None:

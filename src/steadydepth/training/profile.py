@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from steadydepth.data.loader import Item
 from steadydepth.training.learner import Run
-from steadydepth.types import Batch
 
 
 class StepClock:
@@ -25,7 +25,7 @@ class StepClock:
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
         self.last = now
 
-    def watch(self, run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def watch(self, run: Run, batches: Iterator[Item]) -> Iterator[Item]:
         """The same batches; from here on the parts of every step of `run` are marked."""
         network = run.accelerator.unwrap_model(run.model)
         # A clock in a compiled network would be read while it is compiled.

@@ -10,7 +10,7 @@ from typing import Any
 from steadydepth.config import Config
 from steadydepth.config_files import dump_config
 from steadydepth.data.augment import Light
-from steadydepth.data.loader import ClipSamples, MixedSamples, load_batches, to_device
+from steadydepth.data.loader import ClipSamples, Item, MixedSamples, load_items, make_batch
 from steadydepth.files.whole_files import new_file
 from steadydepth.models.adapt import without_lora
 from steadydepth.training.alone import alone_in
@@ -139,7 +139,7 @@ def _go_on(
             keep_lines_until(folder / name, run.step)
     logger.info("%s: %d clips", folder, len(samples.clips))
     share = config.optim.batch // run.accelerator.num_processes
-    batches = load_batches(samples, batch=share, workers=config.data.workers)
+    batches = load_items(samples, batch=share, workers=config.data.workers)
     if not run.stopped:
         take_steps(run, samples, clock.watch(run, batches) if clock else batches, clock)
     if run.step < config.optim.steps and not run.stopped:
@@ -151,9 +151,7 @@ def _go_on(
         write_card(folder)
 
 
-def take_steps(
-    run: Run, samples: ClipSamples | MixedSamples, batches: Iterator[Batch], clock: StepClock | None
-) -> None:
+def take_steps(run: Run, samples: ClipSamples | MixedSamples, batches: Iterator[Item], clock: StepClock | None) -> None:
     """Steps until the last, or until the run stops or is asked to, or `batches` end; a checkpoint at the end.
 
     `samples` know the names of the clips of a step that is skipped.
@@ -162,8 +160,8 @@ def take_steps(
     logged = run.step // config.run.log_every * config.run.log_every
     with explained(), asked_to_stop() as is_asked, progress_bar(is_main) as progress:
         task = progress.add_task(config.run.folder.name, total=config.optim.steps, completed=run.step, losses="")
-        for on_disk in batches:
-            batch = to_device(on_disk, run.accelerator.device)
+        for items in batches:
+            batch = make_batch(items, run.accelerator.device)
             terms = run.learn(batch)
             if clock:
                 clock.mark("update")
