@@ -10,7 +10,8 @@ c  the network in channels_last against contiguous
 d  bf16 against float32
 e  checkpointing by encoder stage against none: activations kept for the way back, and time
 f  waiting for data, as a share of a step, with the real loader
-g  two processes against one, a thread and a core each, twice the clips: speed over twice the speed
+g  two processes against one, a thread and a core each, twice the clips: speed over twice the speed; and against two
+   runs side by side that know nothing of each other, which is what the machine allows
 
 The net and the loss are those of configs/demo.yaml; the clips are made, unless --data names a folder of them. A ratio
 is the median over the rounds, with its quartiles.
@@ -36,6 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from train_bench import Bench, Found, Spent, ratio, spread
 from train_network import checkpointing, formats, precisions
 
+from steadydepth.config import Config
 from steadydepth.config_files import dump_config
 from steadydepth.data.clips import clip_motion, fit_clip
 from steadydepth.data.loader import load_items
@@ -118,25 +120,42 @@ def waiting(bench: Bench) -> Found:
 
 
 def processes(bench: Bench) -> Found:
-    """Part g: whole runs; the time of a step is that between the first and the last line of the log."""
-    rates: Spent = {"one": [], "two": []}
+    """Part g: whole runs."""
+    rates: Spent = {"one": [], "two": [], "apart": []}
     for number in range(bench.asked.rounds):
-        for name in bench.draw.sample(list(rates), 2):
-            world = {"one": 1, "two": 2}[name]
-            batch = world * bench.asked.clips
-            steps = 3 * bench.asked.steps
-            config = bench.make_config(
-                f"{name}{number}", f"optim.batch={batch}", f"optim.steps={steps}", f"run.log_every={bench.asked.steps}"
-            )
-            path = bench.folder / f"{name}{number}.yaml"
-            path.write_text(dump_config(config))
-            words = ["taskset", "-c", "0-1" if world == 2 else "0", "env", "OMP_NUM_THREADS=1", sys.executable]
-            words += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
-            subprocess.run([*words, "-m", "steadydepth.cli", "train", "-c", path], check=True, capture_output=True)
-            lines = [json.loads(line) for line in (config.run.folder / "metrics.jsonl").read_text().splitlines()]
-            first, last = lines[0], lines[-1]
-            rates[name].append(batch * (last["step"] - first["step"]) / (last["seconds"] - first["seconds"]))
-    return {"efficiency": spread([two / one / 2 for two, one in zip(rates["two"], rates["one"], strict=True)])}
+        for name in bench.draw.sample(list(rates), len(rates)):
+            begun = [
+                start_run(bench, f"{name}{number}{core}", world=2 if name == "two" else 1, cores=core)
+                for core in {"one": ["0"], "two": ["0-1"], "apart": ["0", "1"]}[name]
+            ]
+            rates[name].append(sum(clips_per_second(*one) for one in begun))
+
+    return {
+        "efficiency": spread([two / one / 2 for two, one in zip(rates["two"], rates["one"], strict=True)]),
+        "two / two apart": ratio(rates, "two", "apart"),
+    }
+
+
+def start_run(bench: Bench, name: str, *, world: int, cores: str) -> tuple[subprocess.Popen[bytes], Config]:
+    """A run of `world` processes, one thread each, every one with as many clips."""
+    steps = bench.asked.steps
+    sizes = [f"optim.batch={world * bench.asked.clips}", f"optim.steps={3 * steps}", f"run.log_every={steps}"]
+    config = bench.make_config(name, *sizes)
+    path = bench.folder / f"{name}.yaml"
+    path.write_text(dump_config(config))
+    words = ["taskset", "-c", cores, "env", "OMP_NUM_THREADS=1", sys.executable]
+    words += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+    said = subprocess.DEVNULL
+    return subprocess.Popen([*words, "-m", "steadydepth.cli", "train", "-c", path], stdout=said, stderr=said), config
+
+
+def clips_per_second(process: subprocess.Popen[bytes], config: Config) -> float:
+    """Of a run that has ended, from the first line of its log to the last."""
+    if process.wait():
+        raise SystemExit(f"{config.run.folder}: the run failed")
+    lines = [json.loads(line) for line in (config.run.folder / "metrics.jsonl").read_text().splitlines()]
+    steps, seconds = (lines[-1][name] - lines[0][name] for name in ("step", "seconds"))
+    return config.optim.batch * steps / seconds
 
 
 PARTS = {

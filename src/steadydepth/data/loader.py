@@ -1,5 +1,6 @@
 """Clips to Batch: what a sample is follows from (seed, epoch, index) alone, so a run can go on from any of them."""
 
+import logging
 import signal
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -21,6 +22,8 @@ from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.video_write import recode
 from steadydepth.data.views import draw_view, view_sample
 from steadydepth.types import Batch, InputError, Labels
+
+logger = logging.getLogger(__name__)
 
 Item = dict[str, Any]  # tensors, and what else a Batch knows of a clip
 
@@ -65,6 +68,8 @@ class ClipSamples(Dataset[Item]):
             self.clips = [(s, number) for s in sequences for number in sorted(s.labels["depth"])]
             stops = [s.n_frames for s, _ in self.clips]
         else:
+            if find_cuts and (n_videos := sum(sequence.path.is_file() for sequence in sequences)):
+                logger.info("%s: looking for cuts in %d video file(s)", root, n_videos)
             shots = [(s, shot) for s in sequences for shot in (shots_of(s) if find_cuts else [range(s.n_frames)])]
             clips = [(s, shot[start], shot.stop) for s, shot in shots for start in clip_starts(len(shot), length)]
             self.clips, stops = [(s, start) for s, start, _ in clips], [stop for _, _, stop in clips]

@@ -73,7 +73,7 @@ def open_samples(config: Config, first_step: int, rank: int, world: int) -> Clip
 
 def _what_is_learnt(config: str) -> list[str]:
     """The lines of a config but for those that only say how it is computed: these may change from start to start."""
-    how = ("workers", "cached_clips", "accumulate", "shard")
+    how = ("workers", "cached_clips", "accumulate", "shard", "compile")
     return [line for line in config.splitlines() if line.split(":")[0].strip() not in how]
 
 
