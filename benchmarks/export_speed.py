@@ -3,27 +3,24 @@
     .venv/bin/python benchmarks/export_speed.py --model runs/demo/steady --plain runs/demo/plain
 
 Files that --root does not have yet are exported first (int8 where nncf is installed for OpenVINO). Then every network
-is called once in turn for --seconds: all numbers are of one run, and ratios of medians are the ones to believe. The
-whole call takes a 640 x 480 picture to depth of that size. MiDaS v2.1 small, with random weights, runs at its own 256 x
-256 in the same runtimes. An idle machine, please.
+has its turns, in a process of its own, for --seconds in all: all numbers are of one run, and the ratios are the ones to
+believe. The whole call takes a 640 x 480 picture to depth of that size. MiDaS v2.1 small, with random weights, runs at
+its own 256 x 256 in the same runtimes. An idle machine, please.
 """
 
 import argparse
-from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from midas_small import MidasSmall
 
-from steadydepth.inference.bench import peak_convolution, time_in_turn
+from steadydepth.inference.bench import TimedProcess, take_turns
 from steadydepth.inference.export import export_model
 from steadydepth.inference.int8 import export_int8
 from steadydepth.inference.predict import load
-from steadydepth.inference.runtime import SUFFIXES, ExportedModel, fit_picture
+from steadydepth.inference.runtime import SUFFIXES
 
 
 def export_all(asked: argparse.Namespace, height: int, width: int) -> dict[str, Path]:
@@ -46,17 +43,6 @@ def export_all(asked: argparse.Namespace, height: int, width: int) -> dict[str, 
     return files
 
 
-def eager_call(model: str, picture: np.ndarray) -> Callable[[], Any]:
-    net = load(model, device="cpu").model
-    frames = torch.from_numpy(picture).permute(2, 0, 1)[None, None].float() / 255
-
-    def call() -> None:
-        with torch.inference_mode():
-            net(frames)
-
-    return call
-
-
 def same_graphs(one: Path, other: Path) -> bool:
     """Whether two ONNX files have the same operations on the same names in the same order."""
     import onnx
@@ -76,36 +62,41 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("runs/export_speed"))
     parser.add_argument("--size", type=int, nargs=2, default=(192, 256))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=50)
+    parser.add_argument("--seconds", type=float, default=200)
     asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    cv2.setNumThreads(asked.threads)
 
     files = export_all(asked, *asked.size)
-    open_files = {name: ExportedModel(path, threads=asked.threads) for name, path in files.items()}
-    large = np.random.default_rng(1).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    picture = fit_picture(large, *asked.size)
-    calls = {"torch": eager_call(asked.model, picture), "torch plain": eager_call(asked.plain, picture)}
-    for name, file in open_files.items():
-        fitted = fit_picture(large, file.height, file.width)
-        calls[name] = lambda file=file, fitted=fitted: file.run(fitted)
-    calls["onnx, whole call"] = lambda: open_files["onnx"].predict(large)
-    convolution, operations = peak_convolution()
-    spent = time_in_turn({**calls, "": convolution}, asked.seconds)
+    wanted = {"torch": ("network", asked.model), "torch plain": ("network", asked.plain)}
+    wanted |= {name: ("network", str(path)) for name, path in files.items()}
+    wanted |= {"onnx, whole call": ("predict", str(files["onnx"]))}
+    wanted |= {"peak": ("peak", "float32"), "peak int8": ("peak", "int8")}
+    with ExitStack() as stack:
+        calls = {}
+        for name, (what, model) in wanted.items():
+            size = (480, 640) if what == "predict" else tuple(asked.size)
+            process = TimedProcess(what, model, size=size, threads=asked.threads, device="cpu")
+            calls[name] = stack.enter_context(process)
+        rounds = take_turns(calls.values(), asked.seconds)
+        flops = {name: call.finish()["flops"] for name, call in calls.items()}
+    # The middle of each turn; a ratio is of turns of one round.
+    ms = {name: np.array([1e3 * np.median(turn) for turn in call.turns]) for name, call in calls.items()}
 
-    ms = {name: 1e3 * float(np.median(times)) for name, times in spent.items()}
-    peak = operations / ms.pop("") / 1e6
-    gflops = {name: file.metadata["flops"] / 1e9 for name, file in open_files.items()}
-    print(f"{asked.size}, {asked.threads} threads, {len(spent['torch'])} rounds; 3x3 convolution {peak:.0f} GFLOP/s")
-    for name, time_ms in ms.items():
-        share = gflops.get(name, gflops["onnx"]) / time_ms * 1e3 / peak
-        print(f"{name:22} {time_ms:7.2f} ms  {ms['torch'] / time_ms:5.2f} x torch  {100 * share:4.0f} % of the peak")
+    print(f"{asked.size}, {asked.threads} threads, {rounds} rounds; ratios: median of the rounds (quartiles)")
+    for name, times in ms.items():
+        peak = "peak int8" if "int8" in name else "peak"
+        share = flops[name] / flops[peak] * ms[peak] / times
+        print(f"{name:18} {np.median(times):7.2f} ms, {told(ms['torch'] / times)} x torch, {told(share)} of the peak")
     for name in ("torch", "onnx", "openvino"):
-        print(f"{name}: steady / plain = {ms[name] / ms[f'{name} plain']:.3f}")
+        print(f"{name}: steady / plain = {told(ms[name] / ms[f'{name} plain'], 3)}")
     for name in ("onnx", "openvino"):
-        print(f"{name}: {ms[f'{name} midas'] / ms[name]:.1f} x the frames/s of MiDaS small")
-    print(f"whole call over the bare network: {ms['onnx, whole call'] - ms['onnx']:.2f} ms")
+        print(f"{name}: {told(ms[f'{name} midas'] / ms[name])} x the frames/s of MiDaS small")
+    print(f"whole call over the bare network: {told(ms['onnx, whole call'] - ms['onnx'])} ms")
     print(f"graphs of steady and plain are the same: {same_graphs(files['onnx'], files['onnx plain'])}")
+
+
+def told(values: np.ndarray, digits: int = 2) -> str:
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from steadydepth.data.synthetic import make_clip
 from steadydepth.data.video_files import read_video
 from steadydepth.data.video_write import write_video
 from steadydepth.inference.bench import time_in_turn
-from steadydepth.inference.exported import ExportedNet, is_exported
+from steadydepth.inference.exported import ExportedNet
 from steadydepth.inference.predict import Predictor, load, predict_files
 from steadydepth.inference.runtime import ExportedModel, fit_picture
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from steadydepth.cli.show import print_columns, progress
+from steadydepth.cli.show import cell, print_columns, progress
 from steadydepth.errors import InputError
 
 
@@ -102,7 +102,7 @@ def _print_lengths(scores: dict[str, Any]) -> None:
         return
     means = {length: table["mean"] for length, table in scores["lengths"].items()}
     names = [name for name in next(iter(means.values())) if any(mean[name] is not None for mean in means.values())]
-    rows = [[name, *("" if mean[name] is None else f"{mean[name]:.4g}" for mean in means.values())] for name in names]
+    rows = [[name, *(cell(mean[name]) for mean in means.values())] for name in names]
     print_columns(["metric", *(f"{length} frames" for length in means)], rows, "over windows of a clip")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from steadydepth.cli.show import ModelName, pair, print_columns
+from steadydepth.cli.show import ModelName, cell, pair, print_columns
 from steadydepth.errors import InputError
 
 
@@ -124,7 +124,7 @@ def export(
     if int8 and data is not None:
         found = export_int8(network, out, to=to, height=height, width=width, data=data, licence=licence)
         names = [name for name, value in found["before"].items() if value is not None]
-        rows = [[name, f"{found['before'][name]:.4g}", f"{found['after'][name]:.4g}"] for name in names]
+        rows = [[name, cell(found["before"][name]), cell(found["after"][name])] for name in names]
         print_columns(["metric", "float32", "int8"], rows, f"on {data}")
         print(f"{out} and {report_path(out)} written")
         return
@@ -141,6 +141,7 @@ def bench(
     size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the pictures.")] = "192x256",
     threads: Annotated[int, typer.Option(min=1, help="Of the processor, for each model.")] = 2,
     seconds: Annotated[float, typer.Option(min=0, help="For all together.")] = 10.0,
+    device: Annotated[str, typer.Option(help="For folders: auto, cpu, cuda, ...; files run on the CPU.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="A json file for the numbers.")] = None,
 ) -> None:
     """Latency, frames a second and memory of models side by side, and their share of the machine's peak.
@@ -150,8 +151,11 @@ def bench(
     from steadydepth.inference.bench import bench as bench_all
 
     height, width = pair(size, "x", "--size", "192x256")
-    found = bench_all(models, height=height, width=width, threads=threads, seconds=seconds, out=out)
+    found = bench_all(
+        models, height=height, width=width, threads=threads, seconds=seconds, out=out,
+        device=None if device == "auto" else device,
+    )  # fmt: skip
     names = list(next(iter(found["models"].values())))
-    rows = [[name, *(f"{values[key]:.4g}" for key in names)] for name, values in found["models"].items()]
-    title = f"{size}, {threads} threads; 3x3 convolution: {found['peak_gflops']:.0f} GFLOP/s"
-    print_columns(["model", *names], rows, title)
+    rows = [[name, *(cell(values[key]) for key in names)] for name, values in found["models"].items()]
+    peaks = ", ".join(f"{rate:.0f} GFLOP/s ({kind})" for kind, rate in found["peak_gflops"].items())
+    print_columns(["model", *names], rows, f"{size}, {threads} threads; 3x3 convolution: {peaks}")

@@ -33,6 +33,11 @@ def pair(words: str, between: str, option: str, example: str) -> tuple[int, int]
     return int(first), int(second)
 
 
+def cell(value: float | str | None) -> str:
+    """A value as a table shows it; nothing for None."""
+    return f"{value:.4g}" if isinstance(value, float | int) else value or ""
+
+
 def print_columns(names: list[str], rows: list[list[str]], title: str) -> None:
     """A table as wide as the terminal."""
     from rich.console import Console

@@ -5,68 +5,150 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from steadydepth.files.whole_files import new_file
-from steadydepth.inference.export import describe
-from steadydepth.inference.exported import is_exported
-from steadydepth.inference.predict import load
-from steadydepth.inference.runtime import ExportedModel
+from steadydepth.inference.runtime import ExportedModel, is_exported
 from steadydepth.types import InputError
 
 Call = Callable[[], Any]
 
 _WARM_UP = 3
-# Seconds. Those of ONNX Runtime spin for some 20 ms after a call: the next runtime's was half as fast beside them.
+# Seconds of a call in `time_in_turn`. The threads of ONNX Runtime spin for some 20 ms after a call: the next runtime's
+# was half as fast beside them.
 _PAUSE = 0.05
-# Channels, rows and columns of the convolution whose rate is taken for the machine's best.
-_PEAK = (64, 96, 128)
+# Seconds of a turn in `bench`, long enough for caches and threads to be those of the one whose turn it is.
+_TURN = 0.5
+
+
+class TimedProcess:
+    """A call in a process of its own (`timed_call`): it runs when it is told to, and sleeps in between."""
+
+    def __init__(self, what: str, name: str, *, size: tuple[int, int], threads: int, device: str | None = None) -> None:
+        """Start it, as `timed_call.open_call` says; entered, it is ready, and has `precision` and `device`."""
+        self.name = name
+        asked = {"what": what, "name": name, "size": size, "threads": threads, "device": device}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "steadydepth.inference.timed_call", json.dumps(asked)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )  # fmt: skip
+        self.pid = self._process.pid
+        self.turns: list[list[float]] = []  # seconds of each call of each turn so far
+
+    def __enter__(self) -> "TimedProcess":
+        try:
+            self.opened: dict[str, str] = self._answer()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._process:  # which waits for its end
+            self._process.kill()
+
+    @property
+    def spent(self) -> list[float]:
+        """Seconds of each call so far."""
+        return [seconds for turn in self.turns for seconds in turn]
+
+    def run(self, seconds: float) -> None:
+        """A turn of that length."""
+        assert self._process.stdin is not None
+        print(seconds, file=self._process.stdin, flush=True)
+        self.turns.append(self._answer())
+
+    def finish(self) -> dict[str, Any]:
+        """The end of all turns: `memory_mib`, `device_memory_mib` and `flops`."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise InputError(f"{self.name}: its process was lost (exit status {self._process.wait()}); see above")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise InputError(answer["error"])
+        return answer
 
 
 def bench(
-    models: list[str], *, height: int, width: int, threads: int = 2, seconds: float = 10.0, out: Path | None = None
+    models: list[str],
+    *,
+    height: int,
+    width: int,
+    threads: int = 2,
+    seconds: float = 10.0,
+    device: str | None = None,
+    out: Path | None = None,
 ) -> dict[str, Any]:
-    """Time each model on pictures of height x width, one call of each in turn for `seconds` in all.
+    """Time each model on pictures of height x width, in turns of half a second, for `seconds` in all.
 
-    A folder runs in torch at that size; an exported file must have it. The call is that of a frame: uint8 in, float32
-    depth out. Latencies are in ms; memory is the greatest resident size of a process of its own in MiB (Linux);
-    `peak_share` is the operations of the network a second over those of a 3x3 convolution of torch, timed in between.
-    JSON to `out`.
+    A folder runs in torch at that size, on `device` or else as predict would; an exported file must have it, and runs
+    on the CPU. Each has a process of its own, so that no runtime's threads are in another's way. The call is that of a
+    frame: uint8 in, float32 depth out. Latencies are in ms, memory is the greatest size of the process in MiB (Linux),
+    and of what it took on an accelerator. `peak_share` is the operations of the network a second over those of a 3x3
+    convolution in the same precision on the same device, which has its turns too: of torch, and for int8 of ONNX
+    Runtime. What there is none of is None. JSON to `out`.
     """
-    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    with _threads(threads):
-        calls, flops = {}, {}
-        for name in models:
-            calls[name], flops[name] = _open(name, picture, threads)
-        convolution, operations = peak_convolution()
-        spent = time_in_turn({**calls, "": convolution}, seconds)
-    peak = operations / float(np.median(spent.pop("")))
-    found = {
-        "size": [height, width],
-        "threads": threads,
-        "peak_gflops": peak / 1e9,
-        "models": {
-            name: summarise(times)
-            | {
-                "memory_mib": resident_mib(name, height, width, threads),
-                "gflops": flops[name] / 1e9,
-                "peak_share": flops[name] / float(np.median(times)) / peak,
-            }
-            for name, times in spent.items()
-        },
-    }
+    _check_sizes(models, height, width)
+    with ExitStack() as stack:
+
+        def start(what: str, name: str, place: str | None) -> TimedProcess:
+            one = TimedProcess(what, name, size=(height, width), threads=threads, device=place)
+            return stack.enter_context(one)
+
+        calls = {name: start("predict", name, device) for name in models}
+        peaks = {}
+        for precision, place in sorted({(call.opened["precision"], call.opened["device"]) for call in calls.values()}):
+            with suppress(InputError):  # onnx is not there
+                peaks[f"{place}, {precision}"] = start("peak", precision, place)
+        take_turns([*calls.values(), *peaks.values()], seconds)
+        rates = {kind: call.finish()["flops"] / float(np.median(call.spent)) for kind, call in peaks.items()}
+        found = {
+            "size": [height, width],
+            "threads": threads,
+            "peak_gflops": {kind: rate / 1e9 for kind, rate in rates.items()},
+            "models": {name: _tell(call, rates) for name, call in calls.items()},
+        }
     if out is not None:
         with new_file(out) as part:
             part.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return found
+
+
+def _tell(call: TimedProcess, rates: dict[str, float]) -> dict[str, Any]:
+    end, device = call.finish(), call.opened["device"]
+    flops, rate = end.pop("flops"), rates.get(f"{device}, {call.opened['precision']}")
+    share = rate and flops / float(np.median(call.spent)) / rate
+    return {"device": device} | summarise(call.spent) | end | {"gflops": flops / 1e9, "peak_share": share}
+
+
+def take_turns(calls: Iterable[TimedProcess], seconds: float) -> int:
+    """Each in turn, for `seconds` in all and once at least; how many rounds that were."""
+    end, rounds = time.perf_counter() + seconds, 0
+    while not rounds or time.perf_counter() < end:
+        for call in calls:
+            call.run(min(_TURN, seconds))
+        rounds += 1
+    return rounds
+
+
+def _check_sizes(models: list[str], height: int, width: int) -> None:
+    for name in filter(is_exported, models):
+        file = ExportedModel(name)
+        if (file.height, file.width) != (height, width):
+            own = f"{file.height}x{file.width}"
+            raise InputError(f"{name} is for {own}, not {height}x{width}: give --size {own}")
 
 
 def summarise(times: list[float]) -> dict[str, float]:
@@ -107,57 +189,3 @@ def time_in_turn(
             spent[name].append(clock() - begun)
         done += 1
     return spent
-
-
-def resident_mib(name: str, height: int, width: int, threads: int) -> float:
-    """The greatest resident size of a process that does nothing but predict with the model a few times, MiB."""
-    size, kind = f"({height}, {width}, 3)", "runtime" if is_exported(name) else "predict"
-    opened = f"ExportedModel({name!r}, threads={threads})" if is_exported(name) else f"load({name!r}, device='cpu')"
-    code = (
-        "import numpy as np\n"
-        f"from steadydepth.inference.{kind} import {opened.partition('(')[0]}\n"
-        f"model = {opened}\n"
-        f"for _ in range({_WARM_UP}): model.predict(np.zeros({size}, np.uint8))\n"
-        # Not getrusage: what it tells of a child begins at the size of its parent.
-        "print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])\n"
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    return int(done.stdout) / 2**10
-
-
-def _open(name: str, picture: np.ndarray, threads: int) -> tuple[Call, int]:
-    height, width = picture.shape[:2]
-    if is_exported(name):
-        file = ExportedModel(name, threads=threads)
-        if (file.height, file.width) != (height, width):
-            own = f"{file.height}x{file.width}"
-            raise InputError(f"{name} is for {own}, not {height}x{width}: give --size {own}")
-        return lambda: file.predict(picture), file.metadata["flops"]
-    predictor = load(name, device="cpu")
-    return lambda: predictor.predict(picture), describe(predictor.model, height, width, "")["flops"]
-
-
-def peak_convolution() -> tuple[Call, int]:
-    """A 3x3 convolution of a shape that torch computes as fast as it can, and its operations."""
-    channels, height, width = _PEAK
-    frame = torch.randn(1, channels, height, width).contiguous(memory_format=torch.channels_last)
-    kernel = torch.randn(channels, channels, 3, 3).contiguous(memory_format=torch.channels_last)
-
-    def convolve() -> torch.Tensor:
-        with torch.inference_mode():
-            return F.conv2d(frame, kernel, padding=1)
-
-    return convolve, 2 * 9 * channels * channels * height * width
-
-
-@contextmanager
-def _threads(n: int) -> Iterator[None]:
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(n)
-    cv2.setNumThreads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        cv2.setNumThreads(before[1])

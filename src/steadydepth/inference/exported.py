@@ -7,13 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from steadydepth.inference.runtime import SUFFIXES, ExportedModel
+from steadydepth.inference.runtime import ExportedModel
 from steadydepth.types import Claims, Depth, Frames
-
-
-def is_exported(name: str | Path) -> bool:
-    """Whether it is named as an exported file is."""
-    return Path(name).suffix in SUFFIXES.values()
 
 
 class ExportedNet(nn.Module):

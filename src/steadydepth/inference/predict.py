@@ -12,10 +12,11 @@ import torch
 
 from steadydepth.data.video_files import probe_video
 from steadydepth.files.whole_files import check_name
-from steadydepth.inference.exported import ExportedNet, is_exported
+from steadydepth.inference.exported import ExportedNet
 from steadydepth.inference.filters import check_filter
 from steadydepth.inference.formats import NEED_CAMERA, WRITERS, check_format, folder_content, outputs
 from steadydepth.inference.predictor import Predictor, Result
+from steadydepth.inference.runtime import is_exported
 from steadydepth.inference.sources import Input, Source, expand_input, open_source
 from steadydepth.inference.spool import Progress, spool
 from steadydepth.output.points import Lens

@@ -28,6 +28,7 @@ SUFFIXES = {
     "coreml": ".mlpackage",
 }
 
+
 # A network as its file has it: uint8 RGB (1, h, w, 3) to float32 (1, h, w).
 Network = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -68,6 +69,11 @@ class ExportedModel:
     def run(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Depth (height, width) of a picture that has the network's size, uint8 RGB (height, width, 3)."""
         return self._network(np.ascontiguousarray(picture)[None])[0]
+
+
+def is_exported(name: str | Path) -> bool:
+    """Whether it is named as an exported file is."""
+    return Path(name).suffix in SUFFIXES.values()
 
 
 def fit_picture(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
