@@ -8,7 +8,8 @@ from steadydepth.data.check import check_data
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.synthetic import make_clip, make_world
 from steadydepth.data.synthetic_extras import Extras
-from steadydepth.data.synthetic_light import blur_levels
+from steadydepth.data.synthetic_light import blur_levels, blur_textures
+from steadydepth.data.synthetic_rolling import Strip
 from steadydepth.data.synthetic_scene import draw_scene, draw_texture
 from steadydepth.ops.flow import invert_flow
 
@@ -75,11 +76,13 @@ def test_a_fixed_camera_stands_still_and_only_objects_change(fixed_clip):
 
 def test_what_is_kept_of_a_fixed_camera_is_what_each_frame_gives_anew():
     scene = draw_scene(np.random.default_rng(15), n_frames=3, fps=15.0, height=34, width=46, fixed_camera=True)
-    kept, anew = (synthetic._label(scene, 34, 46, fixed_camera=fixed) for fixed in (True, False))
+    strip = Strip(scene, np.arange(34))
+    kept, anew = (synthetic._label(strip, 46, fixed_camera=fixed, readout=None) for fixed in (True, False))
     for name in ("depth", "objects", "flow_valid"):
         np.testing.assert_array_equal(getattr(kept, name), getattr(anew, name))
     np.testing.assert_allclose(kept.flow, anew.flow, atol=1e-9)
-    light = (synthetic._render(scene, 34, 46, fixed_camera=fixed) for fixed in (True, False))
+    textures = blur_textures(scene)
+    light = (synthetic._render(strip, 46, textures, fixed_camera=fixed) for fixed in (True, False))
     for one, other in zip(*light, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 

@@ -4,7 +4,7 @@ import pytest
 
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.synthetic import make_clip, make_world
-from steadydepth.data.synthetic_extras import SUBFRAMES, Extras, dress, open_shutter
+from steadydepth.data.synthetic_extras import SUBFRAMES, Extras, at_moments, draw_shutter, dress
 from steadydepth.data.synthetic_scene import TEXELS, draw_scene
 from steadydepth.data.video_write import recode
 from steadydepth.types import InputError
@@ -108,7 +108,7 @@ def test_blur_is_of_the_frames_alone_and_where_something_moves():
 
 def test_the_middle_of_an_exposure_is_the_frame_and_the_others_lie_evenly_around_it():
     scene = dressed(8, Extras(), fixed_camera=False)
-    opened = open_shutter(scene, 8).cam_to_world.reshape(4, SUBFRAMES, 4, 4)
+    opened = at_moments(scene, draw_shutter(8)).cam_to_world.reshape(4, SUBFRAMES, 4, 4)
     np.testing.assert_array_equal(opened[:, SUBFRAMES // 2], scene.cam_to_world)
     share = (opened[1, -1] - opened[1, 0])[:3, 3] / ((scene.cam_to_world[2] - scene.cam_to_world[0])[:3, 3] / 2)
     assert 0.2 < share[0] < 0.8

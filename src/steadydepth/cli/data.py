@@ -23,6 +23,7 @@ def make(
     shake: Annotated[bool, typer.Option("--shake", help="Moving cameras shake and roll as in a hand.")] = False,
     deform: Annotated[bool, typer.Option("--deform", help="Moving objects stretch and swing arms.")] = False,
     blur: Annotated[bool, typer.Option("--blur", help="Motion blurs; labels are of the middle moment.")] = False,
+    rolling: Annotated[bool, typer.Option("--rolling", help="Rows are exposed one after the other; slow.")] = False,
     compress: Annotated[int | None, typer.Option(help="Rate factor (CRF, 0 to 51) of H.264 for the frames.")] = None,
 ) -> None:
     """Write a synthetic moving world: exact depth, flow, poses, moving objects, and light that flickers.
@@ -32,7 +33,9 @@ def make(
     from steadydepth.data.synthetic import make_world
     from steadydepth.data.synthetic_extras import Extras
 
-    extras = Extras(textures=textures, shake=shake, deform=deform, blur=blur, compress=compress, meshes=meshes)
+    extras = Extras(
+        textures=textures, shake=shake, deform=deform, blur=blur, rolling=rolling, compress=compress, meshes=meshes
+    )
     done: list[Path] = []
 
     def count(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
@@ -11,13 +11,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32, Int64, UInt8
 
 from steadydepth.data.augment import Light, relight
 from steadydepth.data.sequence_writer import write_sequence
-from steadydepth.data.synthetic_extras import SUBFRAMES, Extras, dress, open_shutter
+from steadydepth.data.synthetic_extras import SUBFRAMES, Extras, at_moments, draw_readout, draw_shutter, dress
 from steadydepth.data.synthetic_light import SUPERSAMPLING, blur_textures, find_surface, shade
 from steadydepth.data.synthetic_rays import cast, land, make_grid
+from steadydepth.data.synthetic_rolling import Readout, Strip, roll
 from steadydepth.data.synthetic_scene import Scene, draw_scene
 from steadydepth.data.video_write import recode
 from steadydepth.types import Clip
@@ -44,13 +45,14 @@ def _split(scene: Scene, *, fixed_camera: bool) -> tuple[list[int], list[int]]:
     return still, [i for i in numbers if i not in still]
 
 
-def _label(scene: Scene, height: int, width: int, *, fixed_camera: bool) -> _Labels:
-    """The exact labels of each frame, from one ray through the middle of each pixel."""
-    n_frames = len(scene.cam_to_world)
-    grid = make_grid(scene, np.arange(height, dtype=np.float64), np.arange(width, dtype=np.float64))
+def _label(strip: Strip, width: int, *, fixed_camera: bool, readout: Readout | None) -> _Labels:
+    """The exact labels of each frame, from one ray through the middle of each pixel of the strip."""
+    scene = strip.scene
+    n_frames, height = len(scene.cam_to_world), len(strip.rows)
+    grid = make_grid(scene, strip.rows.astype(np.float64), np.arange(width, dtype=np.float64))
     still, changing = _split(scene, fixed_camera=fixed_camera)
     still_hits = cast(scene, 0, grid, still)
-    still_landed = land(scene, 0, grid, still_hits, still) if n_frames > 1 else None
+    still_landed = land(scene, 0, grid, still_hits, still, None, scene) if n_frames > 1 else None
     ids = np.array([solid.object_id for solid in scene.solids], np.uint8)
     labels = _Labels(
         np.empty((n_frames, height, width), np.float32),
@@ -62,7 +64,8 @@ def _label(scene: Scene, height: int, width: int, *, fixed_camera: bool) -> _Lab
         hits = cast(scene, t, grid, changing, still_hits)
         labels.depth[t], labels.objects[t] = hits.depth, ids[hits.solid]
         if t + 1 < n_frames:
-            u, v, depth = land(scene, t, grid, hits, changing, still_landed)
+            landing = partial(land, scene, t, grid, hits, changing, still_landed)
+            u, v, depth = landing(scene) if readout is None else readout.settle(landing)
             u, v = u - grid.x, v - grid.y[:, None]
             # The file format holds flow up to 512 px; nothing in a clip that can be learnt from moves farther.
             known = (depth > 0.05) & (np.abs(u) < 500) & (np.abs(v) < 500)
@@ -71,10 +74,12 @@ def _label(scene: Scene, height: int, width: int, *, fixed_camera: bool) -> _Lab
     return labels
 
 
-def _render(scene: Scene, height: int, width: int, *, fixed_camera: bool) -> Iterator[Float32[np.ndarray, "h w 3"]]:
-    """Linear light of each frame, averaged over the rays of each pixel."""
-    y, x = (((np.arange(n * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - 0.5).astype(np.float32) for n in (height, width))
-    grid, textures = make_grid(scene, y, x), blur_textures(scene)
+def _render(
+    strip: Strip, width: int, textures: list[Float32[np.ndarray, "level texel texel 3"]], *, fixed_camera: bool
+) -> Iterator[Float32[np.ndarray, "h w 3"]]:
+    """Linear light of the strip in each frame, averaged over the rays of each pixel."""
+    scene = strip.scene
+    grid = make_grid(scene, _rays_through(strip.rows), _rays_through(np.arange(width)))
     still, changing = _split(scene, fixed_camera=fixed_camera)
     still_hits = cast(scene, 0, grid, still)
     still_surface = find_surface(scene, 0, grid, still_hits, still, textures)
@@ -82,7 +87,13 @@ def _render(scene: Scene, height: int, width: int, *, fixed_camera: bool) -> Ite
         hits = cast(scene, t, grid, changing, still_hits)
         surface = find_surface(scene, t, grid, hits, changing, textures, still_surface)
         light = shade(scene, t, surface, grid)
-        yield cv2.resize(light, (width, height), interpolation=cv2.INTER_AREA)
+        yield cv2.resize(light, (width, len(strip.rows)), interpolation=cv2.INTER_AREA)
+
+
+def _rays_through(pixels: Int64[np.ndarray, "n"]) -> Float32[np.ndarray, "m"]:
+    """Where the rays of colour go through the rows or columns `pixels`."""
+    within = (np.arange(SUPERSAMPLING) + 0.5) / SUPERSAMPLING - 0.5
+    return (pixels[:, None] + within).ravel().astype(np.float32)
 
 
 def _expose(linear: Float32[np.ndarray, "h w 3"], generator: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
@@ -103,25 +114,37 @@ def make_clip(
 ) -> Clip:
     """One clip of the world that belongs to `seed`: the same seed and sizes, the same clip, bit for bit.
 
-    Depth is exact planar z in metres, flow and poses are exact, moving objects are numbered from 1.
+    Depth is exact planar z in metres, flow and poses are exact, moving objects are numbered from 1. With rolling
+    exposure depth and flow are those of the moment of each row, and poses those of the middle of the picture.
     """
     generator, extras = np.random.default_rng(seed), extras or Extras()
     scene = draw_scene(generator, n_frames=n_frames, fps=fps, height=height, width=width, fixed_camera=fixed_camera)
     scene = dress(scene, extras, seed, fps=fps, fixed_camera=fixed_camera)
-    labels = _label(scene, height, width, fixed_camera=fixed_camera)
-    rendered = _render(open_shutter(scene, seed) if extras.blur else scene, height, width, fixed_camera=fixed_camera)
-    n_exposures = SUBFRAMES if extras.blur else 1
-    light = (np.mean(list(islice(rendered, n_exposures)), axis=0) for _ in range(n_frames))
+    strips, readout = [Strip(scene, np.arange(height))], None
+    if extras.rolling:
+        strips, readout = roll(scene, draw_readout(seed, height))
+    labels = [_label(strip, width, fixed_camera=fixed_camera, readout=readout) for strip in strips]
+    depth, objects, flow, flow_valid = (
+        np.concatenate([getattr(one, name) for one in labels], axis=1)
+        for name in ("depth", "objects", "flow", "flow_valid")
+    )
+    if extras.blur:
+        shutter = draw_shutter(seed)
+        strips = [replace(strip, scene=at_moments(strip.scene, shutter)) for strip in strips]
+    textures, n_exposures = blur_textures(scene), SUBFRAMES if extras.blur else 1
+    rendered = [_render(strip, width, textures, fixed_camera=fixed_camera) for strip in strips]
+    exposures = map(np.concatenate, zip(*rendered, strict=True))
+    light = (np.mean(list(islice(exposures, n_exposures)), axis=0) for _ in range(n_frames))
     frames = np.stack([_expose(linear, generator) for linear in light])
     return Clip(
         name=f"{'fixed' if fixed_camera else 'moving'}_{seed:06d}",
         frames=frames if extras.compress is None else recode(frames, crf=extras.compress),
         fps=fps,
-        depth=labels.depth,
-        valid=labels.depth > 0,
-        objects=labels.objects,
-        flow=labels.flow,
-        flow_valid=labels.flow_valid,
+        depth=depth,
+        valid=depth > 0,
+        objects=objects,
+        flow=flow,
+        flow_valid=flow_valid,
         K=scene.K,
         cam_to_world=scene.cam_to_world,
         fixed_camera=fixed_camera,

@@ -21,14 +21,16 @@ class Extras:
 
     textures: surfaces show crops of the pictures of that folder. shake: a moving camera shakes and rolls as in a hand.
     deform: moving objects squash and stretch, and swing arms. blur: the shutter is open for part of a frame, and
-    the labels are those of the middle of that time. compress: constant rate factor of H.264 that the frames go through.
-    meshes: half of all things have the shape of one of the mesh files of that folder.
+    the labels are those of the middle of that time. rolling: rows are exposed one after the other, and the labels of
+    each are those of its moment. compress: constant rate factor of H.264 that the frames go through. meshes: half of
+    all things have the shape of one of the mesh files of that folder.
     """
 
     textures: Path | None = None
     shake: bool = False
     deform: bool = False
     blur: bool = False
+    rolling: bool = False
     compress: int | None = None
     meshes: Path | None = None
 
@@ -47,7 +49,7 @@ class Extras:
 
     def describe(self) -> str:
         """The parts that are on, as text; empty without any."""
-        names = [name for name in ("meshes", "textures", "shake", "deform", "blur") if getattr(self, name)]
+        names = [name for name in ("meshes", "textures", "shake", "deform", "blur", "rolling") if getattr(self, name)]
         return ", ".join(names + ([] if self.compress is None else [f"compress {self.compress}"]))
 
 
@@ -77,19 +79,26 @@ def dress(scene: Scene, extras: Extras, seed: int, *, fps: float, fixed_camera: 
     return scene
 
 
-def open_shutter(scene: Scene, seed: int) -> Scene:
-    """The scene at SUBFRAMES moments around each frame, one after another, while the shutter is open.
-
-    It is open for 0.2 to 0.8 of the time to the next frame; meanwhile everything moves on in a straight line.
-    """
+def draw_shutter(seed: int) -> Float64[np.ndarray, "m"]:
+    """SUBFRAMES moments while the shutter is open, in frames: for 0.2 to 0.8 of the time to the next one."""
     share = np.random.default_rng((seed, 4)).uniform(0.2, 0.8)
-    moments = np.linspace(-share / 2, share / 2, SUBFRAMES)
+    return np.linspace(-share / 2, share / 2, SUBFRAMES)
+
+
+def draw_readout(seed: int, height: int) -> Float64[np.ndarray, "h"]:
+    """The moment of each row, in frames, the middle of the picture at 0: 0.3 to 0.9 of the time to the next frame."""
+    share = np.random.default_rng((seed, 6)).uniform(0.3, 0.9)
+    return share * ((np.arange(height) + 0.5) / height - 0.5)
+
+
+def at_moments(scene: Scene, moments: Float64[np.ndarray, "m"]) -> Scene:
+    """The scene at so many moments around each frame, one after another; everything moves on in a straight line."""
     solids = [replace(solid, local_to_world=_move_on(solid.local_to_world, moments)) for solid in scene.solids]
     return replace(
         scene,
         solids=solids,
         cam_to_world=_move_on(scene.cam_to_world, moments),
-        lamp_power=np.repeat(scene.lamp_power, SUBFRAMES),
+        lamp_power=np.repeat(scene.lamp_power, len(moments)),
     )
 
 

@@ -58,7 +58,7 @@ def find_surface(
     )
     for i in solids:
         solid, lamp = scene.solids[i], _lamp_in(scene.solids[i], t, scene)
-        eye = (np.linalg.inv(solid.local_to_world[t]) @ scene.cam_to_world[t])[:3, 3:]
+        eye = (solid.world_to_local[t] @ scene.cam_to_world[t])[:3, 3:]
         for pixels, local in points(scene, t, grid, hits, i):
             to_lamp = lamp - local
             squared = to_lamp[0] * to_lamp[0] + to_lamp[1] * to_lamp[1] + to_lamp[2] * to_lamp[2]

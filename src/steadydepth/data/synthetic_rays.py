@@ -56,7 +56,7 @@ def cast(scene: Scene, t: int, grid: Grid, solids: list[int], onto: Hits | None 
     triangle = np.zeros(shape, np.int32) if onto is None else onto.triangle.copy()
     for i in solids:
         solid = scene.solids[i]
-        view = np.linalg.inv(solid.local_to_world[t]) @ scene.cam_to_world[t]
+        view = solid.world_to_local[t] @ scene.cam_to_world[t]
         for window in _windows(solid, t, scene, grid):
             if solid.triangles is None:
                 rays = view[:3, :3].astype(kind) @ grid.rays[:, *window].reshape(3, -1)
@@ -86,7 +86,7 @@ def points(
     Of solid 0, the room, everywhere: what stands in it comes later, and writes over it.
     """
     depth = hits.depth.ravel()
-    view = (np.linalg.inv(scene.solids[i].local_to_world[t]) @ scene.cam_to_world[t]).astype(depth.dtype)
+    view = (scene.solids[i].world_to_local[t] @ scene.cam_to_world[t]).astype(depth.dtype)
     for pixels in _everywhere(depth.size) if i == 0 else _pieces(np.flatnonzero(hits.solid == i)):
         # Three rows one by one: NumPy picks columns of a matrix several times slower.
         local = view[:3, :3] @ np.stack([row[pixels] for row in grid.rays.reshape(3, -1)])
@@ -100,21 +100,26 @@ def _everywhere(n: int) -> list[slice]:
 
 
 def _pieces(pixels: Int64[np.ndarray, "n"]) -> list[Int64[np.ndarray, "m"]]:
-    return np.array_split(pixels, -(-len(pixels) // PIECE) or 1)
+    return np.array_split(pixels, -(-len(pixels) // PIECE)) if len(pixels) else []
 
 
 def land(
-    scene: Scene, t: int, grid: Grid, hits: Hits, solids: list[int], onto: Float[np.ndarray, "3 h w"] | None = None
+    scene: Scene,
+    t: int,
+    grid: Grid,
+    hits: Hits,
+    solids: list[int],
+    onto: Float[np.ndarray, "3 h w"] | None,
+    then: Scene,
 ) -> Float[np.ndarray, "3 h w"]:
     """Column and row, in pixels, and depth in metres at which frame t + 1 has what frame `t` sees of `solids`.
 
-    Elsewhere what `onto` says.
+    Elsewhere what `onto` says. Frame t + 1 is that of `then`: the same scene, at the same moments or others.
     """
     landed = np.empty(grid.rays.shape) if onto is None else onto.copy()
     flat = landed.reshape(3, -1)
-    world_to_camera = np.linalg.inv(scene.cam_to_world[t + 1])
     for i in solids:
-        view = world_to_camera @ scene.solids[i].local_to_world[t + 1]
+        view = then.world_to_cam[t + 1] @ then.solids[i].local_to_world[t + 1]
         for pixels, local in points(scene, t, grid, hits, i):
             there = view[:3, :3] @ local + view[:3, 3:]
             u, v = (scene.K @ there)[:2] / np.where(there[2] > 0.05, there[2], 1)
@@ -140,7 +145,7 @@ def _meet(solid: Solid, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
 
 def _windows(solid: Solid, t: int, scene: Scene, grid: Grid) -> Iterator[tuple[slice, slice]]:
     """Rows and columns that show the solid, in pieces: most solids cover few, and only these are worth casting."""
-    u, v = _bounds(solid, np.linalg.inv(scene.cam_to_world[t]) @ solid.local_to_world[t], scene.K)
+    u, v = _bounds(solid, scene.world_to_cam[t] @ solid.local_to_world[t], scene.K)
     rows, columns = _between(grid.y, *v), _between(grid.x, *u)
     # A ball's product of one row with all rays is rounded as their number has it: never in pieces. A mesh has its own.
     n_pieces = (

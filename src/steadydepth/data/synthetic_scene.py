@@ -1,6 +1,7 @@
 """What stands in the synthetic world: rooms, boxes and balls with textures, and how they and the camera move."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -42,6 +43,11 @@ class Solid:
     object_id: int  # 0 for the static world
     triangles: Float64[np.ndarray, "face 3 3"] | None = None  # a mesh's corners in its axes, metres
 
+    @cached_property
+    def world_to_local(self) -> Float64[np.ndarray, "t 4 4"]:
+        """The inverse of `local_to_world`."""
+        return np.linalg.inv(self.local_to_world)
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -53,6 +59,11 @@ class Scene:
     lamp: Float64[np.ndarray, "3"]  # world position, metres
     lamp_power: Float64[np.ndarray, "t"]
     ambient: float
+
+    @cached_property
+    def world_to_cam(self) -> Float64[np.ndarray, "t 4 4"]:
+        """The inverse of `cam_to_world`."""
+        return np.linalg.inv(self.cam_to_world)
 
 
 def _periodic_noise(generator: np.random.Generator, slope: float) -> np.ndarray:

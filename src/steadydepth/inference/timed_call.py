@@ -185,8 +185,11 @@ def main() -> None:
         opened = open_call(**asked)
         for _ in range(_WARM_UP):
             opened.call()
-    except (InputError, ImportError) as error:
+    except InputError as error:
         print(json.dumps({"error": str(error)}), file=answers)
+        return
+    except (ImportError, RuntimeError, AssertionError) as error:  # what torch says of a device that is not there
+        print(json.dumps({"error": f"{asked['name']}: {str(error).strip().splitlines()[0]}"}), file=answers)
         return
     print(json.dumps({"precision": opened.precision, "device": opened.device}), file=answers)
     for line in sys.stdin:
