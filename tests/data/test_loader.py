@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -217,3 +219,32 @@ def test_no_clip_of_a_video_crosses_a_cut(tmp_path):
     assert (0, 2, 4) in taken
     assert all(max(frames) < 5 or min(frames) >= 5 for frames in taken)
     assert len(ClipSamples(tmp_path, numbers=range(10), **settings).clips) == 7
+
+
+CRASH = """
+import multiprocessing
+import sys
+from pathlib import Path
+from steadydepth.data.augment import Light
+from steadydepth.data.loader import ClipSamples, load_items
+
+def use():
+    samples = ClipSamples(
+        Path(sys.argv[1]), length=3, height=32, width=40, motion="none", labels="depth", flip=False, light=Light(),
+        seed=0, cached_clips=0, numbers=range(10**6),
+    )
+    items = load_items(samples, batch=2, workers=2)
+    next(items)
+    print(len(multiprocessing.active_children()), "workers")
+    raise RuntimeError("crash")
+
+use()
+"""
+
+
+def test_a_process_that_crashes_while_its_loader_reads_on_ends(world):
+    command = [sys.executable, "-c", CRASH, str(world)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 1
+    assert ended.stdout == "2 workers\n"
+    assert ended.stderr.strip().endswith("RuntimeError: crash")

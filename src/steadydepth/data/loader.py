@@ -1,10 +1,12 @@
 """Clips to Batch: what a sample is follows from (seed, epoch, index) alone, so a run can go on from any of them."""
 
+import atexit
 import logging
 import signal
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import gcd
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -274,7 +276,17 @@ def load_items(samples: ClipSamples | MixedSamples, *, batch: int, workers: int)
         generator=torch.Generator().manual_seed(samples.seed),
         worker_init_fn=_begin_worker,
     )
-    return iter(loader)
+    before = set(active_children())
+    items = iter(loader)
+    atexit.register(_end_workers, set(active_children()) - before)
+    return items
+
+
+def _end_workers(workers: set[Any]) -> None:
+    """Python's own end of a process asks its children to stop, which they ignore, and waits: after a crash forever."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes each for a failure
+    for worker in workers:
+        worker.kill()
 
 
 def _begin_worker(worker: int) -> None:

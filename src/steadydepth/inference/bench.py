@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def bench(
         calls = {name: start("predict", name, device) for name in models}
         peaks = {}
         for precision, place in sorted({(call.opened["precision"], call.opened["device"]) for call in calls.values()}):
-            with suppress(InputError):  # onnx is not there
+            if precision != "int8" or (find_spec("onnx") and find_spec("onnxruntime")):
                 peaks[f"{place}, {precision}"] = start("peak", precision, place)
         take_turns([*calls.values(), *peaks.values()], seconds)
         rates = {kind: call.finish()["flops"] / float(np.median(call.spent)) for kind, call in peaks.items()}
@@ -134,11 +135,12 @@ def _tell(call: TimedProcess, rates: dict[str, float]) -> dict[str, Any]:
 
 
 def take_turns(calls: Iterable[TimedProcess], seconds: float) -> int:
-    """Each in turn, for `seconds` in all and once at least; how many rounds that were."""
-    end, rounds = time.perf_counter() + seconds, 0
+    """Each in turn, there and back, for `seconds` in all and once at least; how many rounds that were."""
+    end, rounds, order = time.perf_counter() + seconds, 0, list(calls)
     while not rounds or time.perf_counter() < end:
-        for call in calls:
+        for call in order:
             call.run(min(_TURN, seconds))
+        order.reverse()
         rounds += 1
     return rounds
 
