@@ -204,9 +204,14 @@ def test_a_folder_in_which_a_process_trains_is_refused_to_another(world, tmp_pat
         [sys.executable, "-c", HOLDER, config.run.folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout.readline() == b"held\n"
+        # A checkpoint of which the other is just writing the next: what it says now is nobody else's to read.
+        (config.run.folder / "checkpoint.pt").symlink_to("gone")
+        (config.run.folder / "checkpoint.previous.pt").write_bytes(b"half")
         with pytest.raises(InputError, match="run: another process trains here: let it end, or stop it"):
             train(config)
         holder.kill()
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        (config.run.folder / name).unlink()
     assert (train(config) / "model.safetensors").is_file()
 
 
@@ -247,16 +252,18 @@ def test_a_disk_that_is_full_or_closed_costs_nothing_but_the_steps_since_the_che
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize(
-    ("mode", "message"),
-    [(0o755, "run: cannot be written: .*get the right to write there"), (0o700, "world.*: permission denied: ask")],
+    ("closed", "message"),
+    [("runs", "run: cannot be written: .*get the right to write there"), ("world", "world.*: permission denied: ask")],
 )
-def test_folders_of_another_user_are_refused_with_what_to_do(world, monkeypatch, capsys, mode, message):
+def test_folders_of_another_user_are_refused_with_what_to_do(world, monkeypatch, capsys, closed, message):
     # Not under tmp_path, where no other user may look.
     with tempfile.TemporaryDirectory() as place:
+        run = Path(place) / "runs" / "run"
         shutil.copytree(world, Path(place) / "world")
-        (Path(place) / "run.yaml").write_text(dump_config(make_config(Path(place) / "world", Path(place) / "run")))
-        Path(place).chmod(0o755)
-        (Path(place) / "world").chmod(mode)
+        (Path(place) / "run.yaml").write_text(dump_config(make_config(Path(place) / "world", run)))
+        run.parent.mkdir()
+        for name in (".", "world", "runs"):
+            (Path(place) / name).chmod(0o700 if name == closed else 0o777)
         monkeypatch.setattr(sys, "argv", ["steadydepth", "train", "-c", f"{place}/run.yaml"])
         before = os.geteuid()
         os.seteuid(65534)
@@ -267,7 +274,7 @@ def test_folders_of_another_user_are_refused_with_what_to_do(world, monkeypatch,
             os.seteuid(before)
         assert ended.value.code == 2
         assert re.search(message, capsys.readouterr().err)
-        assert not (Path(place) / "run").exists()
+        assert not run.exists()
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 """One run, or one comparison, at a time in a folder, whoever starts it."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from steadydepth.errors import InputError
 from steadydepth.training.checkpoint import writing_in
+
+LOCK = ".lock"
 
 
 @contextmanager
@@ -15,13 +18,14 @@ def alone_in(folder: Path, *, with_children: bool = False) -> Iterator[None]:
 
     A launcher that is killed leaves its processes behind: they train on, and would write over who comes after. The
     lock falls with this process, however that ends; `with_children` it stays until the last of them that inherits it
-    has ended as well.
+    has ended as well. A folder that was made for one who then could do nothing in it is removed.
     """
     import fcntl
 
     with writing_in(folder):
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a")
+        lock = (folder / LOCK).open("a")
     with lock:
         # The one is of the open file, and so of whoever inherits it; the other of this process, not of its loaders.
         take = fcntl.flock if with_children else fcntl.lockf
@@ -32,4 +36,8 @@ def alone_in(folder: Path, *, with_children: bool = False) -> Iterator[None]:
                 f"{folder}: another process trains here: let it end, or stop it, and the same command goes on"
             ) from None
         os.set_inheritable(lock.fileno(), with_children)
-        yield
+        try:
+            yield
+        finally:
+            if is_new and [path.name for path in folder.glob("*")] == [LOCK]:
+                shutil.rmtree(folder)

@@ -114,10 +114,12 @@ def train(config: Config, *, profile: bool = False) -> Path:
         folder, world, run.accelerator.device.type, run.accelerator.mixed_precision,
         ", compiled" if config.run.compile else "",
     )  # fmt: skip
-    state = load_state(folder)
-    # The data first: a run that cannot start leaves no folder behind.
-    samples = open_samples(config, state["step"] if state else 0, rank, world)
     with alone_in(folder) if is_main else nullcontext():
+        with explained():
+            # From here on nobody else writes there: all processes find one and the same checkpoint.
+            run.accelerator.wait_for_everyone()
+        state = load_state(folder)
+        samples = open_samples(config, state["step"] if state else 0, rank, world)
         _go_on(run, samples, state, StepClock() if profile else None)
     run.accelerator.end_training()
     return folder
