@@ -22,7 +22,8 @@ import torch
 
 from steadydepth.data.augment import Light
 from steadydepth.data.clips import fit_clip
-from steadydepth.data.loader import ClipSamples, load_items
+from steadydepth.data.loader import ClipSamples
+from steadydepth.data.loader_processes import load_items
 from steadydepth.data.sequence_folder import Sequence, open_sequence
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.sequence_writer import write_sequence

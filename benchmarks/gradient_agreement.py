@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from steadydepth.config_files import load_config
-from steadydepth.data.loader import load_items, make_batch
+from steadydepth.data.loader import make_batch
+from steadydepth.data.loader_processes import load_items
 from steadydepth.method.losses import absolute_loss, relative_loss
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.models.load import load_model

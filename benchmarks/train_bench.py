@@ -13,7 +13,8 @@ from torch import nn
 
 from steadydepth.config import Config
 from steadydepth.config_files import load_config
-from steadydepth.data.loader import ClipSamples, load_items, make_batch
+from steadydepth.data.loader import ClipSamples, make_batch
+from steadydepth.data.loader_processes import load_items
 from steadydepth.method.losses import ABSOLUTE, relative_loss
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.training.run import open_samples

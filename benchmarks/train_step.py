@@ -40,7 +40,7 @@ from train_network import checkpointing, formats, precisions
 from steadydepth.config import Config
 from steadydepth.config_files import dump_config
 from steadydepth.data.clips import clip_motion, fit_clip
-from steadydepth.data.loader import load_items
+from steadydepth.data.loader_processes import load_items
 from steadydepth.data.synthetic import make_world
 from steadydepth.method.losses import relative_loss
 from steadydepth.training.checkpoint import save_state

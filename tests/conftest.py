@@ -5,7 +5,8 @@ import torch
 
 from steadydepth.data.augment import Light
 from steadydepth.data.clips import Sample, clip_motion
-from steadydepth.data.loader import augment_sample, gather_items, make_batch
+from steadydepth.data.loader import augment_sample, make_batch
+from steadydepth.data.loader_processes import gather_items
 from steadydepth.data.synthetic import make_clip, make_world
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.types import Batch
@@ -13,6 +14,14 @@ from steadydepth.types import Batch
 # Machines that run tests are small and shared.
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _caches_of_their_own(tmp_path_factory):
+    """What is kept for the next time is not kept among the caches of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        yield
 
 
 @pytest.fixture(scope="session")

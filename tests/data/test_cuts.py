@@ -1,10 +1,12 @@
+import logging
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from steadydepth.data.cuts import Shots, find_cuts, find_shots
+from steadydepth.data.cuts import Shots, find_cuts, find_shots, shots_of
+from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.video_files import read_video
 from steadydepth.data.video_write import write_video
 
@@ -63,6 +65,32 @@ def test_cuts_of_real_film_are_found_and_its_fast_motion_is_not():
     # From frame 95 on a car fills the picture in passing.
     assert find_cuts(read_video(folder / "bikes.mp4", 0, 145)) == [30, 76, 137]
     assert find_cuts(read_video(folder / "carphone_pristine.mp4", 0, 60)) == []
+
+
+def test_cuts_of_a_file_are_kept_until_the_file_is_another(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    path = tmp_path / "shots.mp4"
+
+    def looked_at(frames=None):
+        """Shots of the file, rewritten or not, and whether it was looked through for them."""
+        if frames is not None:
+            path.unlink(missing_ok=True)
+            write_video(path, frames, 25.0)
+        caplog.clear()
+        return shots_of(open_sequence(path)), "looking for cuts" in caplog.text
+
+    first, second = [range(11), range(11, 18)], [range(9), range(9, 18)]
+    assert looked_at(pan(1, 11) + pan(2, 7)) == (first, True)
+    assert looked_at() == (first, False)
+    assert looked_at(pan(1, 9) + pan(2, 9)) == (second, True)
+    (kept,) = (one for one in (tmp_path / "caches").rglob("*.json") if "9" in one.read_text().split("borders")[1])
+    kept.write_text("half")
+    assert looked_at() == (second, True)
+    assert looked_at() == (second, False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # no folder: nothing can be kept there
+    assert looked_at() == (second, True)
+    assert "are not kept" in caplog.text
 
 
 def test_frames_that_stand_still_are_found():

@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -9,7 +7,8 @@ import torch
 
 from steadydepth.data.augment import Light
 from steadydepth.data.clips import Sample, clip_motion, fit_clip
-from steadydepth.data.loader import ClipSamples, MixedSamples, augment_sample, load_items, make_batch
+from steadydepth.data.loader import ClipSamples, MixedSamples, augment_sample, make_batch
+from steadydepth.data.loader_processes import load_items
 from steadydepth.data.video_write import write_video
 from steadydepth.types import InputError
 
@@ -38,16 +37,6 @@ def test_an_epoch_shows_every_clip_once_in_an_order_of_its_own(world):
     first, second = ([samples.place(epoch * n + i)[0] for i in range(n)] for epoch in (0, 1))
     assert sorted(first) == sorted(second) == list(range(n))
     assert first != second
-
-
-def test_loader_processes_change_nothing(world):
-    alone = list(load_items(open_samples(world, range(4)), batch=2, workers=0))
-    helped = list(load_items(open_samples(world, range(4)), batch=2, workers=2))
-    assert len(alone) == len(helped) == 2
-    for one, other in zip(alone, helped, strict=True):
-        for name, ours in one.items():
-            theirs = other[name]
-            assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs, name
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -163,18 +152,6 @@ def test_the_first_source_of_a_mix_draws_what_a_run_of_it_alone_does(world):
     assert draws[0] != draws[1]
 
 
-def test_mixed_batches_come_the_same_from_loader_processes_and_fit_together(world):
-    alone = list(load_items(open_mix(world, range(10)), batch=5, workers=0))
-    helped = list(load_items(open_mix(world, range(10)), batch=5, workers=1))
-    for one, other in zip(alone, helped, strict=True):
-        assert one["labels"] == other["labels"]
-        assert one["source"] == other["source"]
-        for name in ("frames", "depth", "valid", "motion", "seen"):
-            assert torch.equal(one[name], other[name]), name
-    still = alone[0]["motion"][list(alone[0]["labels"]).index("none")]
-    assert (still == 0).all()
-
-
 def test_pictures_are_every_frame_with_depth_once_an_epoch_and_no_other(world, tmp_path):
     shutil.copytree(world / "fixed_000003", tmp_path / "room")
     shutil.copytree(world / "fixed_000003", tmp_path / "photo")
@@ -219,32 +196,3 @@ def test_no_clip_of_a_video_crosses_a_cut(tmp_path):
     assert (0, 2, 4) in taken
     assert all(max(frames) < 5 or min(frames) >= 5 for frames in taken)
     assert len(ClipSamples(tmp_path, numbers=range(10), **settings).clips) == 7
-
-
-CRASH = """
-import multiprocessing
-import sys
-from pathlib import Path
-from steadydepth.data.augment import Light
-from steadydepth.data.loader import ClipSamples, load_items
-
-def use():
-    samples = ClipSamples(
-        Path(sys.argv[1]), length=3, height=32, width=40, motion="none", labels="depth", flip=False, light=Light(),
-        seed=0, cached_clips=0, numbers=range(10**6),
-    )
-    items = load_items(samples, batch=2, workers=2)
-    next(items)
-    print(len(multiprocessing.active_children()), "workers")
-    raise RuntimeError("crash")
-
-use()
-"""
-
-
-def test_a_process_that_crashes_while_its_loader_reads_on_ends(world):
-    command = [sys.executable, "-c", CRASH, str(world)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 1
-    assert ended.stdout == "2 workers\n"
-    assert ended.stderr.strip().endswith("RuntimeError: crash")

@@ -8,7 +8,8 @@ from itertools import chain
 import pytest
 
 from steadydepth.data.augment import Light
-from steadydepth.data.loader import ClipSamples, load_items
+from steadydepth.data.loader import ClipSamples
+from steadydepth.data.loader_processes import load_items
 from steadydepth.data.shards_write import pack_sequences
 from steadydepth.training.run import _sample_numbers
 

@@ -14,7 +14,8 @@ import torch
 from steadydepth.data.augment import Light
 from steadydepth.data.check import check_data
 from steadydepth.data.clips import clip_motion, fit_clip
-from steadydepth.data.loader import ClipSamples, load_items
+from steadydepth.data.loader import ClipSamples
+from steadydepth.data.loader_processes import load_items
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.shards import INDEX, MEMBERS, ROW

@@ -1,8 +1,13 @@
 """Cuts: where a video goes from one shot to the next, so that no clip is taken across one."""
 
+import hashlib
+import json
+import logging
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 
 import cv2
@@ -12,6 +17,9 @@ from jaxtyping import Float32, Float64, UInt8
 from steadydepth.data.sequence_folder import Sequence
 from steadydepth.data.sequence_listing import unbroken
 from steadydepth.data.video_files import read_video
+from steadydepth.files.whole_files import new_file
+
+logger = logging.getLogger(__name__)
 
 # A frame as small as this forgets detail and noise, but not what is where; that is looked for up to an eighth of the
 # width away, so that a moving camera changes little.
@@ -25,6 +33,8 @@ _LAGS = 3
 _LEAST_CHANGE, _LEAST_RATIO, _AROUND = 0.4, 2.0, 2
 # Grey levels of deviation below which a frame shows nothing, and between such a frame, black or a title, and a picture.
 _FLAT, _LEAST_STEP = 4.0, 25.0
+# Part of the names under which cuts are kept: another one whenever other cuts are found.
+_DETECTOR = "1"
 # Two equal frames are common, where a rate was changed; more are a recording that stood still.
 _MOST_EQUAL = 2
 
@@ -93,8 +103,33 @@ def find_shots(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[range]:
 
 
 def shots_of(sequence: Sequence) -> list[range]:
-    """The shots of a video file, which is decoded once; every other sequence is one shot."""
-    return find_shots(read_video(sequence.path)) if sequence.path.is_file() else [range(sequence.n_frames)]
+    """The shots of a video file; every other sequence is one shot.
+
+    A file is decoded for it once, and never again while it stays as it is: its cuts are kept among the user's caches.
+    """
+    if not sequence.path.is_file():
+        return [range(sequence.n_frames)]
+    kept = _kept_at(sequence.path)
+    try:
+        borders = json.loads(kept.read_text())["borders"]
+    except (OSError, ValueError, KeyError, TypeError):
+        logger.info("%s: looking for cuts", sequence.path)
+        shots = find_shots(read_video(sequence.path))
+        borders = [0, *(shot.stop for shot in shots)]
+        try:
+            with new_file(kept) as part:
+                part.write_text(json.dumps({"video": str(sequence.path.resolve()), "borders": borders}))
+        except OSError as error:
+            logger.info("%s: cuts are not kept for the next time: %s", sequence.path, error)
+    return [range(start, stop) for start, stop in pairwise(borders)]
+
+
+def _kept_at(video: Path) -> Path:
+    """Where the cuts of a video file are kept: another file of that name, size or time has another place."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    facts = video.stat()
+    name = "\0".join((_DETECTOR, str(video.resolve()), str(facts.st_size), str(facts.st_mtime_ns)))
+    return caches / "steadydepth" / "cuts" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
 
 
 def change(now: Float32[np.ndarray, "h w 3"], before: Float32[np.ndarray, "h w 3"]) -> float:

@@ -1,20 +1,15 @@
 """Clips to Batch: what a sample is follows from (seed, epoch, index) alone, so a run can go on from any of them."""
 
-import atexit
-import logging
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from math import gcd
-from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset
 
 from steadydepth.data.augment import Light, relight
 from steadydepth.data.clips import Sample, clip_motion, clip_starts, fit_clip, fitting_strides, hold_frame, skip_frames
@@ -24,8 +19,6 @@ from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.video_write import recode
 from steadydepth.data.views import draw_view, view_sample
 from steadydepth.types import Batch, InputError, Labels
-
-logger = logging.getLogger(__name__)
 
 Item = dict[str, Any]  # tensors, and what else a Batch knows of a clip
 
@@ -70,8 +63,6 @@ class ClipSamples(Dataset[Item]):
             self.clips = [(s, number) for s in sequences for number in sorted(s.labels["depth"])]
             stops = [s.n_frames for s, _ in self.clips]
         else:
-            if find_cuts and (n_videos := sum(sequence.path.is_file() for sequence in sequences)):
-                logger.info("%s: looking for cuts in %d video file(s)", root, n_videos)
             shots = [(s, shot) for s in sequences for shot in (shots_of(s) if find_cuts else [range(s.n_frames)])]
             clips = [(s, shot[start], shot.stop) for s, shot in shots for start in clip_starts(len(shot), length)]
             self.clips, stops = [(s, start) for s, start, _ in clips], [stop for _, _, stop in clips]
@@ -244,57 +235,10 @@ def _mirror(name: str, array: np.ndarray) -> np.ndarray:
     return mirrored * np.array([-1, 1], np.float32) if name == "motion" else mirrored
 
 
-def gather_items(items: Sequence[Item]) -> Item:
-    """The parts of all items, each stacked; frames stay bytes: a quarter of what passes between processes."""
-
-    def gather(of_items: list[Any]) -> Any:
-        # In a loader process torch's own stacks right into the memory that the training process reads.
-        return default_collate(of_items) if isinstance(of_items[0], Tensor) else tuple(of_items)
-
-    return {name: gather([item[name] for item in items]) for name in items[0]}
-
-
 def make_batch(parts: Item, device: torch.device | str = "cpu") -> Batch:
-    """What `gather_items` made, on `device`; frames stay in memory with the channels last, as networks want them."""
+    """A batch of `load_items` on `device`; frames stay in memory with the channels last, as networks want them."""
     moved = {name: part.to(device, non_blocking=True) for name, part in parts.items() if isinstance(part, Tensor)}
     frames = moved["frames"]
     # Not before: bytes are a quarter of what passes to the device.
     frames = frames if frames.is_floating_point() else frames.float().div_(255)
     return Batch(**parts | moved | {"frames": frames.movedim(-1, 2)})
-
-
-def load_items(samples: ClipSamples | MixedSamples, *, batch: int, workers: int) -> Iterator[Item]:
-    """The samples in order, `batch` at a time, for `make_batch`; the last ones that do not fill one are left out."""
-    # Its own generator: a loader without one draws from the global state and breaks exact resume.
-    loader = DataLoader(
-        samples,
-        batch_size=batch,
-        num_workers=workers,
-        collate_fn=gather_items,
-        drop_last=True,
-        persistent_workers=workers > 0,
-        generator=torch.Generator().manual_seed(samples.seed),
-        worker_init_fn=_begin_worker,
-    )
-    before = set(active_children())
-    items = iter(loader)
-    atexit.register(_end_workers, set(active_children()) - before)
-    return items
-
-
-def _end_workers(workers: set[Any]) -> None:
-    """Python's own end of a process asks its children to stop, which they ignore, and waits: after a crash forever."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes each for a failure
-    for worker in workers:
-        worker.kill()
-
-
-def _begin_worker(worker: int) -> None:
-    """Loader processes share the cores with the network: none of them takes more than one.
-
-    Ctrl-C and SIGTERM reach the whole group; how the run ends is for the process of the network to say.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)

@@ -10,7 +10,8 @@ from typing import Any
 from steadydepth.config import Config
 from steadydepth.config_files import dump_config
 from steadydepth.data.augment import Light
-from steadydepth.data.loader import ClipSamples, Item, MixedSamples, load_items, make_batch
+from steadydepth.data.loader import ClipSamples, Item, MixedSamples, make_batch
+from steadydepth.data.loader_processes import load_items
 from steadydepth.files.whole_files import new_file
 from steadydepth.models.adapt import without_lora
 from steadydepth.training.alone import alone_in
