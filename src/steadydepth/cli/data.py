@@ -18,6 +18,7 @@ def make(
     height: Annotated[int, typer.Option(min=32, help="Rows.")] = 96,
     width: Annotated[int, typer.Option(min=32, help="Columns.")] = 128,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    device: Annotated[str | None, typer.Option(help="Render on this device of torch, such as cuda.")] = None,
     meshes: Annotated[Path | None, typer.Option(help="Folder of GLB, glTF, OBJ, PLY or STL: shapes of things.")] = None,
     textures: Annotated[Path | None, typer.Option(help="Folder of pictures, shown on all surfaces.")] = None,
     shake: Annotated[bool, typer.Option("--shake", help="Moving cameras shake and roll as in a hand.")] = False,
@@ -52,6 +53,7 @@ def make(
             width=width,
             workers=workers,
             extras=extras,
+            device=device,
             on_clip=count,
         )
     print(f"{root}: {len(made)} sequences")

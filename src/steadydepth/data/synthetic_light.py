@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int64
 
-from steadydepth.data.synthetic_rays import Grid, Hits, points
+from steadydepth.data.synthetic_rays import Array, Grid, Hits, points, space
 from steadydepth.data.synthetic_scene import TEXELS, TEXELS_PER_METRE, Scene, Solid
 
 SUPERSAMPLING = 2  # colour rays a pixel side: edges and textures are averaged as a sensor would
@@ -22,10 +22,16 @@ class Surface:
     falloff: Float64[np.ndarray, "n"]  # with the distance of the lamp; the light is divided by it
 
 
+def rays_through(pixels: Int64[np.ndarray, "n"]) -> Float32[np.ndarray, "m"]:
+    """Where the rays of colour go through the rows or columns `pixels`."""
+    within = (np.arange(SUPERSAMPLING) + 0.5) / SUPERSAMPLING - 0.5
+    return (pixels[:, None] + within).ravel().astype(np.float32)
+
+
 def blur_textures(scene: Scene) -> list[Float32[np.ndarray, "level texel texel 3"]]:
     """Of each solid the texture and its blurred copies, as many as the farthest corner of the room asks for."""
     farthest = 2 * np.linalg.norm(scene.solids[0].half)
-    n_levels = 1 + int(_level(np.array([farthest]), scene.K[0, 0])[0])
+    n_levels = 1 + int(level_of(np.array([farthest]), scene.K[0, 0])[0])
     return [blur_levels(solid.texture, n_levels) for solid in scene.solids]
 
 
@@ -57,22 +63,31 @@ def find_surface(
         else Surface(onto.albedo.copy(), onto.cosine.copy(), onto.falloff.copy())
     )
     for i in solids:
-        solid, lamp = scene.solids[i], _lamp_in(scene.solids[i], t, scene)
+        solid, lamp = scene.solids[i], lamp_in(scene.solids[i], t, scene)
         eye = (solid.world_to_local[t] @ scene.cam_to_world[t])[:3, 3:]
+        normals = None if solid.triangles is None else face_normals(solid.triangles)
         for pixels, local in points(scene, t, grid, hits, i):
             to_lamp = lamp - local
-            squared = to_lamp[0] * to_lamp[0] + to_lamp[1] * to_lamp[1] + to_lamp[2] * to_lamp[2]
-            if solid.triangles is None:
-                across, along, facing = _lay_out(solid, local, to_lamp)
+            if normals is not None:
+                seen = normals[:, hits.triangle.ravel()[pixels]]
+                across, along, facing = lay_out_mesh(seen, local, to_lamp, eye)
+            elif solid.shape == "ball":
+                across, along, facing = lay_out_ball(solid.half[0], local, to_lamp)
             else:
-                seen = solid.triangles[hits.triangle.ravel()[pixels]]
-                across, along, facing = _lay_out_mesh(seen, local, to_lamp, eye)
-            level = _level(hits.depth.ravel()[pixels], scene.K[0, 0])
-            for plane, values in zip(surface.albedo, _look_up(textures[i], across, along, level), strict=True):
+                across, along, facing = lay_out_box(solid.half[:, None], local, to_lamp)
+                facing = -facing if solid.shape == "room" else facing
+            level = level_of(hits.depth.ravel()[pixels], scene.K[0, 0])
+            for plane, values in zip(surface.albedo, look_up(textures[i], across, along, level), strict=True):
                 plane[pixels] = values
-            surface.cosine[pixels] = np.clip(facing / np.sqrt(squared), 0, 1)
-            surface.falloff[pixels] = 0.5 + 0.15 * squared
+            surface.cosine[pixels], surface.falloff[pixels] = lamp_light(facing, to_lamp)
     return surface
+
+
+def lamp_light(facing: Array, to_lamp: Array) -> tuple[Array, Array]:
+    """Cosine and falloff of a `Surface`, from the normal times `to_lamp` (3, ...), the way to the lamp in metres."""
+    squared = to_lamp[0] * to_lamp[0] + to_lamp[1] * to_lamp[1] + to_lamp[2] * to_lamp[2]
+    xp = space(squared)
+    return xp.clip(facing / xp.sqrt(squared), 0, 1), 0.5 + 0.15 * squared
 
 
 def shade(scene: Scene, t: int, surface: Surface, grid: Grid) -> Float32[np.ndarray, "h w 3"]:
@@ -81,7 +96,7 @@ def shade(scene: Scene, t: int, surface: Surface, grid: Grid) -> Float32[np.ndar
     return cv2.merge([(albedo * light).reshape(len(grid.y), len(grid.x)) for albedo in surface.albedo])
 
 
-def _lamp_in(solid: Solid, t: int, scene: Scene) -> Float64[np.ndarray, "3 1"]:
+def lamp_in(solid: Solid, t: int, scene: Scene) -> Float64[np.ndarray, "3 1"]:
     """The lamp brought into the solid's axes, rather than every point into the world's.
 
     What is stretched is lit as if it were not: that is light, and no label.
@@ -90,73 +105,76 @@ def _lamp_in(solid: Solid, t: int, scene: Scene) -> Float64[np.ndarray, "3 1"]:
     return rotation.T @ (scene.lamp[:, None] - position)
 
 
-def _lay_out(solid: Solid, local: np.ndarray, to_lamp: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Texel coordinates (n,) across and along the surface at points (3, n) of the solid, and normal times `to_lamp`.
+def lay_out_ball(radius: Array, local: Array, to_lamp: Array) -> tuple[Array, Array, Array]:
+    """Texel coordinates across and along a ball at points (3, ...) in its axes, and its normal times `to_lamp`.
 
-    Along a face the two axes of the face; on a ball the angles times the radius.
+    The angles times the radius.
     """
-    if solid.shape == "ball":
-        normal = local / solid.half[0]
-        across = np.arctan2(normal[0], normal[2]) * solid.half[0] * TEXELS_PER_METRE
-        along = np.arccos(np.clip(normal[1], -1, 1)) * solid.half[0] * TEXELS_PER_METRE
-        return across, along, (to_lamp * normal).sum(axis=0)
-    x, y, z = np.abs(local / solid.half[:, None])
+    xp, normal = space(local), local / radius
+    across = xp.arctan2(normal[0], normal[2]) * radius * TEXELS_PER_METRE
+    along = xp.arccos(xp.clip(normal[1], -1, 1)) * radius * TEXELS_PER_METRE
+    return across, along, (to_lamp * normal).sum(axis=0)
+
+
+def lay_out_box(half: Array, local: Array, to_lamp: Array) -> tuple[Array, Array, Array]:
+    """As `lay_out_ball`, of a box of half extents `half`: along a face the two axes of the face."""
+    xp = space(local)
+    x, y, z = abs(local / half)
     is_side = (x >= y) & (x >= z)
     is_floor = ~is_side & (y >= z)
-    across, along, faced, lamp = local[0].copy(), local[1].copy(), local[2].copy(), to_lamp[2].copy()
-    for axis, is_face in enumerate((is_side, is_floor)):
-        np.copyto(across if axis == 0 else along, local[2], where=is_face)
-        np.copyto(faced, local[axis], where=is_face)
-        np.copyto(lamp, to_lamp[axis], where=is_face)
+    across, along = xp.where(is_side, local[2], local[0]), xp.where(is_floor, local[2], local[1])
+    faced = xp.where(is_side, local[0], xp.where(is_floor, local[1], local[2]))
+    lamp = xp.where(is_side, to_lamp[0], xp.where(is_floor, to_lamp[1], to_lamp[2]))
     # Faces start at different places of the texture, so that the edges of a box can be seen.
-    start = np.where(is_side, 0.0, np.where(is_floor, 37.0, 74.0))
-    facing = lamp * np.sign(faced)
-    return (
-        across * TEXELS_PER_METRE + start,
-        along * TEXELS_PER_METRE + start,
-        -facing if solid.shape == "room" else facing,
-    )
+    start = xp.where(is_side, 0.0, xp.where(is_floor, 37.0, 74.0))
+    return across * TEXELS_PER_METRE + start, along * TEXELS_PER_METRE + start, lamp * xp.sign(faced)
 
 
-def _lay_out_mesh(
-    triangles: Float64[np.ndarray, "n 3 3"], local: np.ndarray, to_lamp: np.ndarray, eye: Float64[np.ndarray, "3 1"]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `_lay_out`, of points each on its triangle; the normal is on the side of the `eye`.
+def face_normals(triangles: Float64[np.ndarray, "face 3 3"]) -> Float64[np.ndarray, "3 face"]:
+    """A vector across each triangle, of any length and to any side."""
+    return np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]).T
+
+
+def lay_out_mesh(normal: Array, local: Array, to_lamp: Array, eye: Array) -> tuple[Array, Array, Array]:
+    """As `lay_out_ball`, of points on triangles, each with what `face_normals` says; it faces the side of the `eye`.
 
     The texture lies along the two axes that the triangle faces least.
     """
-    normal = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]).T
-    normal *= np.sign((normal * (eye - local)).sum(axis=0)) / np.maximum(np.linalg.norm(normal, axis=0), 1e-300)
-    faced = np.abs(normal).argmax(axis=0)
-    across, along = np.where(faced == 0, local[2], local[0]), np.where(faced == 1, local[2], local[1])
+    xp = space(normal)
+    length = xp.sqrt((normal * normal).sum(axis=0))
+    normal = normal * (xp.sign((normal * (eye - local)).sum(axis=0)) / xp.clip(length, 1e-300, None))
+    faced = abs(normal).argmax(axis=0)
+    across, along = xp.where(faced == 0, local[2], local[0]), xp.where(faced == 1, local[2], local[1])
     return across * TEXELS_PER_METRE, along * TEXELS_PER_METRE, (normal * to_lamp).sum(axis=0)
 
 
-def _level(depth: np.ndarray, focal_px: float) -> np.ndarray:
+def level_of(depth: Array, focal_px: float) -> Array:
     """The blur level of the texture that fits each depth.
 
     One texel of level l covers 2 ** l texels; a colour ray covers depth / focal metres, less what supersampling adds.
     """
     footprint = depth / (focal_px * SUPERSAMPLING) * TEXELS_PER_METRE
     # The exponent of a float is its base-2 logarithm, rounded up, and needs no logarithm.
-    return np.clip(np.frexp(footprint)[1], 0, LEVELS - 1).astype(np.int64)
+    return space(depth).clip(space(depth).frexp(footprint)[1], 0, LEVELS - 1)
 
 
-def _look_up(
-    texture: Float32[np.ndarray, "level texel texel 3"], across: np.ndarray, along: np.ndarray, level: np.ndarray
-) -> Float32[np.ndarray, "3 n"]:
-    """Bilinear texture values; the texture wraps around."""
-    low_x, low_y = np.floor(across), np.floor(along)
-    right, down = (across - low_x).astype(np.float32), (along - low_y).astype(np.float32)
+def look_up(textures: Array, across: Array, along: Array, level: Array) -> list[Array]:
+    """Bilinear values of each colour in `textures` (level, texel, texel, 3), which wrap around."""
+    xp = space(across)
+    low_x, low_y = xp.floor(across), xp.floor(along)
+    right, down = (xp.asarray(part, dtype=xp.float32) for part in (across - low_x, along - low_y))
     left, up = 1 - right, 1 - down
     # A remainder, as TEXELS is a power of two.
-    x0, y0 = low_x.astype(np.int64) & (TEXELS - 1), low_y.astype(np.int64) & (TEXELS - 1)
+    x0, y0 = (xp.asarray(low, dtype=xp.int64) & (TEXELS - 1) for low in (low_x, low_y))
     x1, y1 = (x0 + 1) & (TEXELS - 1), (y0 + 1) & (TEXELS - 1)
     row0, row1 = (level * TEXELS + y0) * TEXELS, (level * TEXELS + y1) * TEXELS
-    corners = [3 * (row + x) for row in (row0, row1) for x in (x0, x1)]
-    values = np.empty((3, len(level)), np.float32)
-    for channel, value in enumerate(values):
-        # Clipping clips nothing, and spares the check of each index.
-        a, b, c, d = (texture.ravel()[channel:].take(corner, mode="clip") for corner in corners)
-        value[:] = (a * left + b * right) * up + (c * left + d * right) * down
-    return values
+    corners, colours = [3 * (row + x) for row in (row0, row1) for x in (x0, x1)], []
+    for channel in range(3):
+        a, b, c, d = (_take(textures.reshape(-1)[channel:], corner) for corner in corners)
+        colours.append((a * left + b * right) * up + (c * left + d * right) * down)
+    return colours
+
+
+def _take(values: Array, places: Array) -> Array:
+    # Clipping clips nothing, and spares NumPy the check of each place.
+    return values.take(places, mode="clip") if isinstance(values, np.ndarray) else values[places]

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise, product
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt8
 
 from steadydepth.data.synthetic_meshes import meet_triangles
 from steadydepth.data.synthetic_scene import Scene, Solid
@@ -13,6 +14,19 @@ from steadydepth.data.synthetic_scene import Scene, Solid
 PIECE = 16384  # rays at a time: what is computed of them stays in the cache
 _ALL = np.array([[-np.inf, np.inf]] * 2)
 _CORNERS = np.array(list(product((-1.0, 1.0), repeat=3))).T
+
+
+# Formulas are written once for arrays of NumPy and tensors of torch, which are on any device.
+Array = Any
+
+
+def space(array: Array) -> Any:
+    """The library of `array`: NumPy, or torch."""
+    if isinstance(array, np.ndarray):
+        return np
+    import torch
+
+    return torch
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,16 @@ class Hits:
     triangle: Int32[np.ndarray, "h w"]
 
 
+@dataclass(frozen=True)
+class Labels:
+    """Depth in metres, object numbers, and the flow in pixels with where it is known."""
+
+    depth: Float32[np.ndarray, "t h w"]
+    objects: UInt8[np.ndarray, "t h w"]
+    flow: Float32[np.ndarray, "p h w 2"]
+    flow_valid: Bool[np.ndarray, "p h w"]
+
+
 def make_grid(scene: Scene, y: Float[np.ndarray, "h"], x: Float[np.ndarray, "w"]) -> Grid:
     """The grid of the rows `y` and columns `x`, in pixels."""
     kind = x.dtype
@@ -62,7 +86,7 @@ def cast(scene: Scene, t: int, grid: Grid, solids: list[int], onto: Hits | None 
                 rays = view[:3, :3].astype(kind) @ grid.rays[:, *window].reshape(3, -1)
                 length = _meet(solid, view[:3, 3].astype(kind), rays).reshape(depth[window].shape)
             else:
-                seen = _transform(np.linalg.inv(view), solid.triangles)
+                seen = transform(np.linalg.inv(view), solid.triangles)
                 length, met = meet_triangles(seen, scene.K, grid.y[window[0]], grid.x[window[1]])
                 length = length.astype(kind)
             # Of two at one depth the first in the scene is seen, whichever was cast first.
@@ -74,7 +98,8 @@ def cast(scene: Scene, t: int, grid: Grid, solids: list[int], onto: Hits | None 
     return Hits(depth, index, triangle)
 
 
-def _transform(pose: Float[np.ndarray, "4 4"], points: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+def transform(pose: Float[np.ndarray, "4 4"], points: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+    """The points after a rigid motion."""
     return points @ pose[:3, :3].T + pose[:3, 3]
 
 
@@ -121,10 +146,31 @@ def land(
     for i in solids:
         view = then.world_to_cam[t + 1] @ then.solids[i].local_to_world[t + 1]
         for pixels, local in points(scene, t, grid, hits, i):
-            there = view[:3, :3] @ local + view[:3, 3:]
-            u, v = (scene.K @ there)[:2] / np.where(there[2] > 0.05, there[2], 1)
-            flat[0, pixels], flat[1, pixels], flat[2, pixels] = u, v, there[2]
+            flat[:, pixels] = project(view, scene.K, local)
     return landed
+
+
+def project(view: Array, K: Array, local: Array) -> Array:
+    """Column, row and depth (..., 3, n) of points (..., 3, n) that `view` brings into the axes of the camera `K`.
+
+    Columns and rows mean nothing where the depth is not above 0.05 m.
+    """
+    there = view[..., :3, :3] @ local + view[..., :3, 3:]
+    depth = there[..., 2:, :]
+    xp = space(there)
+    return xp.concatenate(((K @ there)[..., :2, :] / xp.where(depth > 0.05, depth, 1), depth), axis=-2)
+
+
+def flow_to(landed: Array, y: Array, x: Array) -> tuple[Array, Array, Array]:
+    """Flow across and down, in pixels, to where `landed` (3, ..., h, w) says, and where it is known; elsewhere it is 0.
+
+    `y` and `x` are the rows and columns that it comes from. The file format holds flow up to 512 px; nothing in a clip
+    that can be learnt from moves farther.
+    """
+    xp = space(landed)
+    u, v = landed[0] - x, landed[1] - y[:, None]
+    known = (landed[2] > 0.05) & (abs(u) < 500) & (abs(v) < 500)
+    return xp.where(known, u, 0), xp.where(known, v, 0), known
 
 
 def _meet(solid: Solid, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
@@ -132,15 +178,34 @@ def _meet(solid: Solid, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         if solid.shape == "ball":
             a, b = (rays * rays).sum(axis=0), origin @ rays
-            length = (-b - np.sqrt(b * b - a * (origin @ origin - solid.half[0] ** 2))) / a
-            return np.where(length > 1e-6, length, np.inf)
-        middle, reach = -origin[:, None] / rays, np.abs(solid.half.astype(rays.dtype)[:, None] / rays)
-        # Three planes a pair: seen from inside, the nearest exit counts; from outside, the farthest entry before it.
-        far = (middle + reach).min(axis=0)
-        if solid.shape == "room":
-            return far
-        near = (middle - reach).max(axis=0)
-        return np.where((near <= far) & (near > 1e-6), near, np.inf)
+            return meet_ball(a, b, origin @ origin - solid.half[0] ** 2)
+        return meet_box(
+            origin[:, None], rays, solid.half.astype(rays.dtype)[:, None], from_inside=solid.shape == "room"
+        )
+
+
+def meet_ball(a: Array, b: Array, c: Array) -> Array:
+    """Length at which the ray o + length r enters a ball around 0: a = r r, b = o r, c = o o - radius squared.
+
+    inf where it misses it.
+    """
+    length = (-b - space(a).sqrt(b * b - a * c)) / a
+    return space(a).where(length > 1e-6, length, np.inf)
+
+
+def meet_box(origin: Array, rays: Array, half: Array, *, from_inside: bool) -> Array:
+    """Length at which rays (3, ...) from `origin` enter the box of half extents `half`; from inside, leave it.
+
+    inf where they miss it; `origin` and `half` broadcast against the rays.
+    """
+    xp = space(rays)
+    middle, reach = -origin / rays, abs(half / rays)
+    # Three planes a pair: seen from inside, the nearest exit counts; from outside, the farthest entry before it.
+    far = xp.amin(middle + reach, axis=0)
+    if from_inside:
+        return far
+    near = xp.amax(middle - reach, axis=0)
+    return xp.where((near <= far) & (near > 1e-6), near, np.inf)
 
 
 def _windows(solid: Solid, t: int, scene: Scene, grid: Grid) -> Iterator[tuple[slice, slice]]:

@@ -29,7 +29,7 @@ class Readout:
     last: Scene
     n_rows: int
 
-    def settle(self, land: Callable[[Scene], Float[np.ndarray, "3 h w"]]) -> Float[np.ndarray, "3 h w"]:
+    def settle(self, land: Callable[[Scene], Float[np.ndarray, "3 *t h w"]]) -> Float[np.ndarray, "3 *t h w"]:
         """Column, row and least depth at which points land in the row that is exposed when they are there.
 
         `land` says where they are at a moment; in between they go along a parabola.
