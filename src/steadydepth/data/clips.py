@@ -1,11 +1,12 @@
 """Consecutive frames of a video as one training sample: where clips start, their size, their motion."""
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, UInt8
 
 from steadydepth.ops.flow import consistent, dis_flow, invert_flow
 from steadydepth.types import Clip, InputError
@@ -106,11 +107,17 @@ def clip_motion(
             )
         pairs = [invert_flow(flow, valid) for flow, valid in zip(clip.flow, clip.flow_valid, strict=True)]
     else:
-        pairs = []
-        for before, now in zip(clip.frames[:-1], clip.frames[1:], strict=True):
-            back = dis_flow(now, before)
-            pairs.append((back, consistent(back, dis_flow(before, now))))
+        # OpenCV's own threads share one flow; a thread for each pair of frames is faster. Loader processes have one.
+        with ThreadPoolExecutor(max(cv2.getNumThreads(), 1)) as threads:
+            pairs = list(threads.map(_motion_back, clip.frames[:-1], clip.frames[1:]))
     return np.stack([motion for motion, _ in pairs]), np.stack([seen for _, seen in pairs])
+
+
+def _motion_back(
+    before: UInt8[np.ndarray, "h w 3"], now: UInt8[np.ndarray, "h w 3"]
+) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
+    back = dis_flow(now, before)
+    return back, consistent(back, dis_flow(before, now))
 
 
 def hold_frame(clip: Clip, length: int, *, moves: bool) -> Sample:
