@@ -29,14 +29,14 @@ WHO = ("process 0", "process 1", "all", "launcher")
 Launcher = subprocess.Popen[bytes]
 
 
-def start(data: Path, folder: Path) -> Launcher:
+def start(data: Path, folder: Path, workers: int) -> Launcher:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
     folder.mkdir(parents=True, exist_ok=True)
     config = folder.parent / f"{folder.name}.yaml"
     content = {
-        "data": {"root": str(data), "height": 32, "width": 40, "exposure": 0.1},
+        "data": {"root": str(data), "height": 32, "width": 40, "exposure": 0.1, "workers": workers},
         "model": {"encoder": "test_efficientnet", "weights": "none"},
         "optim": {"steps": STEPS, "batch": 4},
         "run": {"folder": str(folder), "device": "cpu", "log_every": 1, "checkpoint_every": 3},
@@ -87,10 +87,10 @@ def kill_one(launcher: Launcher, folder: Path, when: str, who: str, draw: random
     return True
 
 
-def outlive_launcher(data: Path, folder: Path, left: list[int]) -> str:
+def outlive_launcher(data: Path, folder: Path, left: list[int], workers: int) -> str:
     """What the same command meets while the processes that are `left` train on; they are killed in the end."""
     before = len(folder.with_suffix(".log").read_bytes())
-    status = start(data, folder).wait()
+    status = start(data, folder, workers).wait()
     said = folder.with_suffix(".log").read_bytes()[before:]
     for process in filter(is_alive, left):
         os.kill(process, signal.SIGKILL)
@@ -127,20 +127,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=4)
     parser.add_argument("--kills", type=int, default=5, help="in each run")
+    parser.add_argument("--workers", type=int, default=0, help="loader processes of each of the two")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     draw = random.Random(options.seed)
     data = options.data or options.out / "data"
     if options.data is None and not data.exists():
         make_world(data, n_clips=4, seed=0, n_frames=5, height=32, width=40, workers=1)
-    if start(data, options.out / "uncut").wait():
+    if start(data, options.out / "uncut", options.workers).wait():
         raise SystemExit(f"the uncut run failed: {options.out / 'uncut.log'}")
     counted, differ = Counter[str](), 0
     for number in range(options.runs):
         folder = options.out / f"killed{number}"
         for _ in range(options.kills):
             when, who = draw.choice(WHEN), draw.choice(WHO)
-            launcher = start(data, folder)
+            launcher = start(data, folder, options.workers)
             wait_until(lambda launcher=launcher: len(children(launcher)) == 2, launcher)
             processes = children(launcher)
             killed = kill_one(launcher, folder, when, who, draw)
@@ -149,8 +150,8 @@ def main() -> None:
                 f"{folder.name}: {when}: {who if killed else 'nobody'} killed; {steps_logged(folder)} lines", flush=True
             )
             if killed and who == "launcher":
-                print(f"{folder.name}: {outlive_launcher(data, folder, processes)}", flush=True)
-        if status := start(data, folder).wait():
+                print(f"{folder.name}: {outlive_launcher(data, folder, processes, options.workers)}", flush=True)
+        if status := start(data, folder, options.workers).wait():
             raise SystemExit(f"{folder.name} did not go on (status {status}): {folder.with_suffix('.log')}")
         same = ending(folder) == ending(options.out / "uncut")
         print(f"{folder.name}: {'the same' if same else 'ANOTHER'} ending", flush=True)
