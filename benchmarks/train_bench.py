@@ -32,7 +32,8 @@ class Bench:
         samples = open_samples(self.config, 0, 0, 1)
         assert isinstance(samples, ClipSamples)
         self.samples = samples
-        self.batch = make_batch(next(load_items(samples, batch=asked.clips, workers=0)))
+        self.items = next(load_items(samples, batch=asked.clips, workers=0))
+        self.batch = make_batch(self.items)
 
     def make_config(self, name: str, *overrides: str) -> Config:
         asked = self.asked

@@ -56,7 +56,7 @@ def loop(bench: Bench) -> Found:
     steps, run, bare = bench.asked.steps, Run(bench.config), bench.bare_step()
     run.config.run.folder.mkdir()
     arms = {
-        "ours": lambda: take_steps(run, bench.samples, repeat(bench.batch, steps), None),
+        "ours": lambda: take_steps(run, bench.samples, repeat(bench.items, steps), None),
         "bare": lambda: [bare() for _ in range(steps)],
         "checkpoint": lambda: save_state(run.state(), run.config.run.folder),
     }

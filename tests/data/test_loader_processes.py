@@ -113,3 +113,30 @@ def test_a_process_that_crashes_while_its_loader_reads_on_ends(world):
     assert ended.returncode == 1
     assert ended.stdout == "2 workers\n"
     assert ended.stderr.strip().endswith("RuntimeError: crash")
+
+
+THREADS = """
+import sys
+from pathlib import Path
+import cv2
+import numpy as np
+from steadydepth.data.augment import Light
+from steadydepth.data.loader import ClipSamples
+from steadydepth.data.loader_processes import load_items
+from steadydepth.ops.flow import dis_flow
+
+cv2.setNumThreads(3)
+picture = np.random.default_rng(0).integers(0, 256, (192, 256, 3), np.uint8)
+dis_flow(picture, picture)
+samples = ClipSamples(
+    Path(sys.argv[1]), length=3, height=32, width=40, motion="dis", labels="depth", flip=False, light=Light(),
+    seed=0, cached_clips=0, numbers=range(4),
+)
+print(len(list(load_items(samples, batch=2, workers=1))), "batches", cv2.getNumThreads(), "threads")
+"""
+
+
+def test_loader_processes_start_though_opencv_has_threads(world):
+    command = [sys.executable, "-c", THREADS, str(world)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "2 batches 3 threads\n"), ended.stderr

@@ -3,6 +3,7 @@
 import atexit
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import active_children
 from typing import Any
 
@@ -37,10 +38,24 @@ def load_items(samples: ClipSamples | MixedSamples, *, batch: int, workers: int)
         generator=torch.Generator().manual_seed(samples.seed),
         worker_init_fn=_begin_worker,
     )
+    if not workers:
+        return iter(loader)
     before = set(active_children())
-    items = iter(loader)
+    with _one_opencv_thread():
+        items = iter(loader)
     atexit.register(_end_workers, set(active_children()) - before)
-    return _unpack(items) if workers else items
+    return _unpack(items)
+
+
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """A process that is forked while OpenCV has threads has none of them, and waits for them for ever."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def gather_items(items: Sequence[Item]) -> Item:

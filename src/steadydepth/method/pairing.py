@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from steadydepth.ops.warp import all_neighbours, bring_here, follow, sample
+from steadydepth.ops.warp import all_neighbours, as_grid, bring_here, follow, sample
 from steadydepth.types import Depth, DepthPairs, Valid
 
 Motion = Float[Tensor, "b p h w 2"] | None
@@ -19,7 +19,7 @@ class Way:
     """The way from each frame back to the one `lag` before it."""
 
     lag: int
-    at: Float[Tensor, "n h w 2"] | None  # where each pixel was, in pixels; None for the same pixel
+    grid: Float[Tensor, "n h w 2"] | None  # where each pixel was, as `bring_here` wants it; None for the same pixel
     valid: Bool[Tensor, "b q h w"]  # True where there is something at both ends
 
 
@@ -45,29 +45,35 @@ def ways_back(valid: Valid, motion: Motion, seen: Seen, lags: Sequence[int]) -> 
 
 def _way(valid: Valid, motion: Motion, seen: Seen, lag: int) -> Way:
     current, previous = valid[:, lag:], valid[:, : max(valid.shape[1] - lag, 0)]
-    at = None if motion is None else follow(motion.flatten(0, 1))
-    if at is not None:
+    grid = None
+    if motion is not None:
+        at = follow(motion.flatten(0, 1))
         previous = all_neighbours(previous.flatten(0, 1), at).unflatten(0, current.shape[:2])
+        grid = as_grid(at, *valid.shape[-2:])
     both = current & previous
-    return Way(lag, at, both if seen is None else both & seen)
+    return Way(lag, grid, both if seen is None else both & seen)
 
 
 def pair_along(depth: Depth, valid: Valid, ways: Sequence[Way]) -> DepthPairs:
     """As `pair_with_previous`, along ways that were found for the same `valid`."""
     safe = torch.where(valid, depth, 1)  # before any logarithm, or NaN reaches the gradient
     return DepthPairs(
-        torch.cat([safe[:, way.lag :] for way in ways], dim=1),
-        torch.cat([_ends(safe, way) for way in ways], dim=1),
-        torch.cat([way.valid for way in ways], dim=1),
+        _join([safe[:, way.lag :] for way in ways]),
+        _join([_ends(safe, way) for way in ways]),
+        _join([way.valid for way in ways]),
     )
+
+
+def _join(pairs: list[Tensor]) -> Tensor:
+    return pairs[0] if len(pairs) == 1 else torch.cat(pairs, dim=1)
 
 
 def _ends(depth: Depth, way: Way) -> Float[Tensor, "b q h w"]:
     """What stands at the other end of each pixel's way."""
     previous = depth[:, : max(depth.shape[1] - way.lag, 0)]
-    if way.at is None:
+    if way.grid is None:
         return previous
-    return bring_here(previous.flatten(0, 1), way.at).view_as(previous)
+    return bring_here(previous.flatten(0, 1), way.grid).view_as(previous)
 
 
 def chain(

@@ -18,39 +18,48 @@ def pixel_grid(height: int, width: int, like: Tensor) -> Float[Tensor, "h w 2"]:
     return torch.stack((x, y), dim=-1)
 
 
+def as_grid(at: Float[Tensor, "n i j 2"], height: int, width: int) -> Float[Tensor, "n i j 2"]:
+    """Pixel coordinates (x, y), centres at integers, as `grid_sample` wants them for images of that size."""
+    # With align_corners=False, -1 and 1 are the outer edges, at -0.5 and size - 0.5. In place: of large temporaries
+    # the memory costs more time than the sums.
+    size = torch.tensor([width, height], dtype=at.dtype, device=at.device)
+    return (2 * at).add_(1).div_(size).sub_(1)
+
+
 def sample(image: Float[Tensor, "n c h w"], at: Float[Tensor, "n i j 2"]) -> Float[Tensor, "n c i j"]:
     """Bilinear samples of `image` at pixel coordinates (x, y), centres at integers; the border is repeated outside."""
-    height, width = image.shape[-2:]
-    # Pixel centres at integers: with align_corners=False, -1 and 1 are the outer edges, at -0.5 and size - 0.5.
-    size = torch.tensor([width, height], dtype=at.dtype, device=at.device)
-    normalised = (2 * at + 1) / size - 1
-    return F.grid_sample(image, normalised, mode="bilinear", padding_mode="border", align_corners=False)
+    return _sample(image, as_grid(at, *image.shape[-2:]))
+
+
+def _sample(image: Float[Tensor, "n c h w"], grid: Float[Tensor, "n i j 2"]) -> Float[Tensor, "n c i j"]:
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def follow(motion: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n h w 2"]:
     """Coordinates (x, y) of where each pixel was, `motion` pixels from here; outside the image where unknown."""
     height, width = motion.shape[1:3]
-    return (pixel_grid(height, width, motion) + motion).nan_to_num(*_NOWHERE)
+    return (pixel_grid(height, width, motion) + motion).nan_to_num_(*_NOWHERE)
 
 
 def all_neighbours(mask: Bool[Tensor, "n h w"], at: Float[Tensor, "n i j 2"]) -> Bool[Tensor, "n i j"]:
     """True where every neighbour that a bilinear sample at `at` reads is inside the image and True in `mask`."""
     height, width = mask.shape[-2:]
-    x, y = at.nan_to_num(*_NOWHERE).unbind(-1)
+    x, y = at.unbind(-1)
     column, row = x.clamp(0, width - 1), y.clamp(0, height - 1)
-    inside = (column == x) & (row == y)
+    inside = (column == x) & (row == y)  # nowhere, if not a number
     # What a sample reads from its upper left pixel on: that alone, with the one beside it, the one below, or all four.
     beside = mask & F.pad(mask[..., 1:], (0, 1))
     below, both_below = (one & F.pad(one[..., 1:, :], (0, 0, 0, 1)) for one in (mask, beside))
     table = torch.stack((mask, beside, below, both_below), dim=1).flatten(1)
-    aside, down = (one.frac().ceil() for one in (column, row))
-    index = ((2 * down + aside) * height + row.floor()) * width + column.floor()
+    left, top = (one.nan_to_num_(0).floor() for one in (column, row))
+    which = (row > top).int().mul_(2).add_(column > left)
+    index = which.mul_(height).add_(top.int()).mul_(width).add_(left.int())
     return inside & table.gather(1, index.long().flatten(1)).view_as(inside)
 
 
-def bring_here(previous: Float[Tensor, "n h w"], at: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n h w"]:
+def bring_here(previous: Float[Tensor, "n h w"], grid: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n h w"]:
     """Sample the positive `previous` where each pixel was, in log depth: the geometric mean of the neighbours.
 
-    Log-bilinear, as the temporal metrics are: a constant factor of depth stays one.
+    Log-bilinear, as the temporal metrics are: a constant factor of depth stays one. `grid` is that of `as_grid`.
     """
-    return sample(previous.log()[:, None], at)[:, 0].exp()
+    return _sample(previous.log()[:, None], grid)[:, 0].exp()
