@@ -112,7 +112,7 @@ def shots_of(sequence: Sequence) -> list[range]:
     kept = _kept_at(sequence.path)
     try:
         borders = json.loads(kept.read_text())["borders"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):  # not there, or damaged
         logger.info("%s: looking for cuts", sequence.path)
         shots = find_shots(read_video(sequence.path))
         borders = [0, *(shot.stop for shot in shots)]

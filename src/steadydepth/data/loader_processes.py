@@ -60,15 +60,11 @@ def _one_opencv_thread() -> Iterator[None]:
 
 def gather_items(items: Sequence[Item]) -> Item:
     """The parts of all items: tensors stacked, others side by side."""
-    return {name: _stack(values) if isinstance(values[0], Tensor) else values for name, values in _by_part(items)}
+    return {name: torch.stack(values) if isinstance(values[0], Tensor) else values for name, values in _by_part(items)}
 
 
 def _by_part(items: Sequence[Item]) -> Iterator[tuple[str, tuple[Any, ...]]]:
     return ((name, tuple(item[name] for item in items)) for name in items[0])
-
-
-def _stack(tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-    return torch.stack(list(tensors), out=out)
 
 
 class _Packer:
@@ -95,7 +91,7 @@ class _Packer:
             known = memory is not None and (memory.shape, memory.dtype) == (shape, dtype)
             if memory is None or not known:
                 memory = self.slots[slot][name] = torch.empty(shape, dtype=dtype).share_memory_()
-            _stack(values, out=memory)
+            torch.stack(values, out=memory)
             parts[name] = None if known else memory
         return worker.id, slot, parts
 
