@@ -10,7 +10,6 @@ from torch import Tensor
 
 from steadydepth.data.synthetic_light import (
     SUPERSAMPLING,
-    face_normals,
     lamp_in,
     lamp_light,
     lay_out_ball,
@@ -194,7 +193,7 @@ def _shade(
     for i, solid in enumerate(solids):
         if solid.triangles is None:
             continue
-        normals = torch.from_numpy(face_normals(solid.triangles)).to(device)
+        normals = torch.from_numpy(solid.normals).to(device)
         # What another mesh numbered means nothing here, and is not looked at afterwards.
         seen = normals[:, hits.triangle.clamp(max=len(solid.triangles) - 1)]
         eye = torch.from_numpy(_views(scene, frames, solid)[:, :3, 3].T[..., None].copy()).to(device)

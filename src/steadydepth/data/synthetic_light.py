@@ -65,11 +65,10 @@ def find_surface(
     for i in solids:
         solid, lamp = scene.solids[i], lamp_in(scene.solids[i], t, scene)
         eye = (solid.world_to_local[t] @ scene.cam_to_world[t])[:3, 3:]
-        normals = None if solid.triangles is None else face_normals(solid.triangles)
         for pixels, local in points(scene, t, grid, hits, i):
             to_lamp = lamp - local
-            if normals is not None:
-                seen = normals[:, hits.triangle.ravel()[pixels]]
+            if solid.triangles is not None:
+                seen = solid.normals[:, hits.triangle.ravel()[pixels]]
                 across, along, facing = lay_out_mesh(seen, local, to_lamp, eye)
             elif solid.shape == "ball":
                 across, along, facing = lay_out_ball(solid.half[0], local, to_lamp)
@@ -130,13 +129,8 @@ def lay_out_box(half: Array, local: Array, to_lamp: Array) -> tuple[Array, Array
     return across * TEXELS_PER_METRE + start, along * TEXELS_PER_METRE + start, lamp * xp.sign(faced)
 
 
-def face_normals(triangles: Float64[np.ndarray, "face 3 3"]) -> Float64[np.ndarray, "3 face"]:
-    """A vector across each triangle, of any length and to any side."""
-    return np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]).T
-
-
 def lay_out_mesh(normal: Array, local: Array, to_lamp: Array, eye: Array) -> tuple[Array, Array, Array]:
-    """As `lay_out_ball`, of points on triangles, each with what `face_normals` says; it faces the side of the `eye`.
+    """As `lay_out_ball`, of points on triangles, each with the `normals` of its solid; it faces the side of the `eye`.
 
     The texture lies along the two axes that the triangle faces least.
     """

@@ -48,6 +48,13 @@ class Solid:
         """The inverse of `local_to_world`."""
         return np.linalg.inv(self.local_to_world)
 
+    @cached_property
+    def normals(self) -> Float64[np.ndarray, "3 face"]:
+        """A vector across each triangle of a mesh, of any length and to any side."""
+        assert self.triangles is not None
+        first, second, third = self.triangles.swapaxes(0, 1)
+        return np.cross(second - first, third - first).T
+
 
 @dataclass(frozen=True)
 class Scene:
