@@ -25,7 +25,7 @@ from steadydepth.data.video_write import write_video
 from steadydepth.inference.bench import time_in_turn
 from steadydepth.inference.exported import ExportedNet
 from steadydepth.inference.predict import Predictor, load, predict_files
-from steadydepth.inference.runtime import ExportedModel, fit_picture
+from steadydepth.inference.runtime import ExportedModel, fit_picture, is_exported
 
 
 def film(n_frames: int, height: int, width: int) -> Iterator[np.ndarray]:

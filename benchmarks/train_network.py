@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from train_bench import Bench, Found, ratio
 
 from steadydepth.models.adapt import checkpoint_gradients
+from steadydepth.training.processes import has_bf16
 from steadydepth.training.starting import build_model
 
 
@@ -37,7 +38,7 @@ def precisions(bench: Bench) -> Found:
             step()
 
     spent = bench.time({"bf16": bf16, "float32": step})
-    return {"bf16 / float32": ratio(spent, "bf16", "float32"), "has AMX": torch.cpu._is_amx_tile_supported()}
+    return {"bf16 / float32": ratio(spent, "bf16", "float32"), "has AMX or AVX512_BF16": has_bf16()}
 
 
 def kept_bytes(model: nn.Module, frames: Tensor) -> int:

@@ -27,7 +27,7 @@ class Small(nn.Module):
 
     claims = "metric"
 
-    def __init__(self) -> None:
+    def __init__(self, last: int = 1) -> None:
         super().__init__()
         torch.manual_seed(3)
         self.layers = nn.Sequential(
@@ -35,7 +35,7 @@ class Small(nn.Module):
             nn.ReLU6(),
             nn.Conv2d(8, 8, 3, padding=1),
             nn.ReLU6(),
-            nn.Conv2d(8, 1, 1),
+            nn.Conv2d(8, 1, last, padding=last // 2),
             nn.Upsample((H, W), mode="bilinear"),
         )
 
@@ -50,11 +50,13 @@ class Attending(Small):
         return depth + depth.softmax(dim=-1), state
 
 
+# A last convolution of more than one pixel reaches the file as one of 1 x 1 to its taps.
+@pytest.mark.parametrize("last", [1, 3])
 @pytest.mark.parametrize("to", ["onnx", "openvino"])
-def test_int8_is_near_and_measured_before_and_after(world, tmp_path, to):
+def test_int8_is_near_and_measured_before_and_after(world, tmp_path, to, last):
     if to == "openvino":
         pytest.importorskip("nncf")
-    model, suffix = Small(), {"onnx": "onnx", "openvino": "xml"}[to]
+    model, suffix = Small(last), {"onnx": "onnx", "openvino": "xml"}[to]
     out = tmp_path / f"small.{suffix}"
     report = export_int8(model, out, to=to, height=H, width=W, data=world, licence="CC0-1.0")
     assert json.loads(report_path(out).read_text()) == report

@@ -285,14 +285,15 @@ def other_precision():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.mark.parametrize("has_amx", [False, True])
+@pytest.mark.parametrize(("has_amx", "has_avx512"), [(False, False), (True, False), (False, True)])
 @pytest.mark.usefixtures("other_precision")
-def test_bf16_without_amx_is_warned_about(world, tmp_path, monkeypatch, caplog, has_amx):
+def test_bf16_is_warned_about_on_a_cpu_that_has_none(world, tmp_path, monkeypatch, caplog, has_amx, has_avx512):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_avx512)
     config = make_config(world, tmp_path / "run", steps=1, run={"precision": "bf16"})
     with caplog.at_level("WARNING"):
         train(config)
-    assert ("this CPU has no AMX" in caplog.text) is not has_amx
+    assert ("neither AMX nor AVX512_BF16" in caplog.text) is not (has_amx or has_avx512)
 
 
 @pytest.fixture

@@ -14,16 +14,24 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from steadydepth.inference.one_channel import ENLARGED_BY_SLICES
 from steadydepth.inference.runtime import METADATA
 from steadydepth.types import InputError
 
 
-def write_onnx(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
-    """One ONNX file of fixed sizes, without the exporter's notes on source lines of this machine."""
+def write_onnx(
+    graph: nn.Module, metadata: dict[str, Any], path: Path, *, taken_apart: dict[Any, Callable[..., Any]] | None = None
+) -> None:
+    """One ONNX file of fixed sizes, without the exporter's notes on source lines of this machine.
+
+    `taken_apart` says for operators of torch what stands in the file in their place.
+    """
     with warnings.catch_warnings(), quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
         # The exporter's own use of what it has deprecated; nothing a user could mend.
         warnings.simplefilter("ignore")
         exported = torch.export.export(graph, (_picture(metadata),), strict=False)
+        if taken_apart:
+            exported = exported.run_decompositions(taken_apart)
         program = torch.onnx.export(
             exported, dynamo=True, input_names=["picture"], output_names=["depth"], verbose=False
         )
@@ -37,7 +45,7 @@ def write_onnx(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
 def _write_openvino(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
     import openvino
 
-    write_onnx(graph, metadata, path.with_suffix(".onnx"))
+    write_onnx(graph, metadata, path.with_suffix(".onnx"), taken_apart=ENLARGED_BY_SLICES)
     model = openvino.Core().read_model(path.with_suffix(".onnx"))
     model.set_rt_info(json.dumps(metadata), METADATA)
     # Half precision would be half the size, and above the tolerance.

@@ -98,7 +98,7 @@ class _Reader:
 
 
 def _quantise_onnx(exact: Path, out: Path, pictures: list[np.ndarray], said: str) -> None:
-    """Static, QDQ, a scale for each channel; not from the last convolution on, or 256 depths would be seen as steps."""
+    """Static, QDQ, a scale for each channel; from the last convolution on floats: 256 depths would be seen as steps."""
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -112,8 +112,7 @@ def _quantise_onnx(exact: Path, out: Path, pictures: list[np.ndarray], said: str
         )
     prepared = out.with_name("prepared.onnx")
     quant_pre_process(str(exact), str(prepared), skip_symbolic_shape=True)
-    nodes = onnx.load(prepared).graph.node
-    last = max(number for number, node in enumerate(nodes) if node.op_type == "Conv")
+    kept, operators = _keep_last_in_floats(prepared)
     with quiet(""):
         quantization.quantize_static(
             str(prepared),
@@ -123,8 +122,9 @@ def _quantise_onnx(exact: Path, out: Path, pictures: list[np.ndarray], said: str
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
-            op_types_to_quantize=_INTEGER_OPS,
-            nodes_to_exclude=[node.name for node in nodes[last:]],
+            op_types_to_quantize=operators,
+            nodes_to_exclude=kept,
+            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
         )
     quantised = onnx.load(out)
     del quantised.metadata_props[:]
@@ -132,14 +132,69 @@ def _quantise_onnx(exact: Path, out: Path, pictures: list[np.ndarray], said: str
     onnx.save(quantised, out)
 
 
+def _keep_last_in_floats(prepared: Path) -> tuple[list[str], list[str]]:
+    """The names of what stays in floats in the ONNX file `prepared`, and the operators that do not.
+
+    A last convolution of 1 x 1 is rewritten as a matrix product, which ONNX Runtime computes from 8 bits to floats; a
+    convolution would have to be wholly in one or the other, and bringing all channels back to floats takes a sixth of
+    the time of a small network.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(prepared)
+    graph = model.graph
+    last = max(number for number, node in enumerate(graph.node) if node.op_type == "Conv")
+    conv, after = graph.node[last], [node.name for node in graph.node[last + 1 :]]
+    weights = {stored.name: stored for stored in graph.initializer}[conv.input[1]]
+    if len(conv.input) > 2 or weights.dims[2:] != [1, 1] or _attribute(conv, "strides") not in ([], [1, 1]):
+        return [conv.name, *after], _INTEGER_OPS
+    others = [node.name for node in graph.node if node.op_type == "MatMul"]
+    product = f"{conv.name}_product"
+    pixels, channels, factors = (f"{product}_{part}" for part in ("pixels", "channels", "factors"))
+    graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(weights)[:, :, 0, 0].T.copy(), factors))
+    graph.initializer.remove(weights)
+    nodes = [
+        helper.make_node("Transpose", [conv.input[0]], [pixels], name=pixels, perm=[0, 2, 3, 1]),
+        helper.make_node("MatMul", [pixels, factors], [channels], name=product),
+        helper.make_node("Transpose", [channels], [conv.output[0]], name=channels, perm=[0, 3, 1, 2]),
+    ]
+    graph.node.remove(conv)
+    for number, node in enumerate(nodes, start=last):
+        graph.node.insert(number, node)
+    onnx.save(model, prepared)
+    return [*others, channels, *after], [*_INTEGER_OPS, "MatMul"]
+
+
+def _attribute(node: Any, name: str) -> list[int]:
+    return next((list(one.ints) for one in node.attribute if one.name == name), [])
+
+
 def _quantise_openvino(exact: Path, out: Path, pictures: list[np.ndarray], said: str) -> None:
+    """Floats from the last convolution on here as well, and ranges that hold all that calibration saw.
+
+    Those of nncf's default cut off the rarest values: of the demo's model that made 7 % more flicker, these make 2 %.
+    """
     import nncf
     import openvino
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     nncf.set_log_level(logging.ERROR)
     model = openvino.Core().read_model(exact)
     batches = [picture[None] for picture in pictures]
-    quantised = nncf.quantize(model, nncf.Dataset(batches), subset_size=len(batches))
+    operators = model.get_ordered_ops()
+    last = max(number for number, one in enumerate(operators) if one.get_type_name() == "Convolution")
+    after = [one.get_friendly_name() for one in operators[last + 1 :]]
+    quantised = nncf.quantize(
+        model,
+        nncf.Dataset(batches),
+        subset_size=len(batches),
+        ignored_scope=nncf.IgnoredScope(names=after, validate=False),
+        advanced_parameters=AdvancedQuantizationParameters(
+            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+        ),
+    )
     quantised.set_rt_info(said, METADATA)
     openvino.save_model(quantised, out, compress_to_fp16=False)
 

@@ -1,5 +1,9 @@
-"""A convolution to one channel in a form that runtimes compute fast; the same sums in another order."""
+"""What ends in one channel, in a form that runtimes compute fast; the same sums in another order."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -42,3 +46,30 @@ def _is_to_one(conv: nn.Conv2d) -> bool:
     is_same_size &= conv.padding == tuple(size // 2 for size in conv.kernel_size)
     is_odd = all(size % 2 for size in conv.kernel_size) and conv.kernel_size != (1, 1)
     return conv.out_channels == 1 and conv.in_channels > 1 and is_same_size and is_odd
+
+
+def enlarge_twice(picture: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c i j"]:
+    """Bilinear to twice the height and width, as `interpolate` without align_corners: a pixel and a neighbour, 3 to 1.
+
+    OpenVINO enlarges a single channel as slowly as sixteen, which is a tenth of the time of a small network.
+    """
+    for dim in (3, 2):  # columns first: to put them side by side costs more than rows, and they are half as long then
+        size = picture.shape[dim]
+        before = torch.cat((picture.narrow(dim, 0, 1), picture.narrow(dim, 0, size - 1)), dim)
+        after = torch.cat((picture.narrow(dim, 1, size - 1), picture.narrow(dim, size - 1, 1)), dim)
+        halves = [0.75 * picture + 0.25 * neighbour for neighbour in (before, after)]
+        picture = torch.stack(halves, dim + 1).flatten(dim, dim + 1)
+    return picture
+
+
+def _enlarge(
+    picture: Tensor, size: Sequence[int] | None, align_corners: bool, factors: Sequence[float] | None = None
+) -> Any:
+    """What stands in the place of an enlargement when torch takes it apart; NotImplemented leaves it whole."""
+    h, w = picture.shape[2:]
+    is_twice = list(size) == [2 * h, 2 * w] if size is not None else list(factors or ()) == [2, 2]
+    return enlarge_twice(picture) if is_twice and not align_corners and picture.shape[1] == 1 else NotImplemented
+
+
+# For `run_decompositions` of an exported program.
+ENLARGED_BY_SLICES: dict[Any, Callable[..., Any]] = {torch.ops.aten.upsample_bilinear2d.vec: _enlarge}

@@ -22,9 +22,11 @@ def open_accelerator(config: Config) -> "Accelerator":
 
     precision, on_cpu = config.run.precision, config.run.device == "cpu" or not torch.accelerator.is_available()
     if precision == "fp16" and on_cpu:
-        raise InputError("run.precision: fp16: needs a GPU; take no, or bf16 on a CPU that has AMX")
-    if precision == "bf16" and on_cpu and not torch.cpu._is_amx_tile_supported():
-        logger.warning("run.precision: bf16: this CPU has no AMX and will take longer than with no")
+        raise InputError("run.precision: fp16: needs a GPU; take no, or bf16 on a CPU that has AMX or AVX512_BF16")
+    if precision == "bf16" and on_cpu and not has_bf16():
+        logger.warning(
+            "run.precision: bf16: this CPU has neither AMX nor AVX512_BF16 and will take longer than with no"
+        )
     tracker = config.run.tracker
     # Accelerate goes on without a tracker whose package is not there.
     if tracker and importlib.util.find_spec(tracker) is None:
@@ -41,6 +43,11 @@ def open_accelerator(config: Config) -> "Accelerator":
     if tracker:
         accelerator.init_trackers(config.run.folder.name)
     return accelerator
+
+
+def has_bf16() -> bool:
+    """Whether this CPU multiplies in bfloat16 by itself."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
