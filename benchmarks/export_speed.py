@@ -5,7 +5,8 @@
 Files that --root does not have yet are exported first (int8 where nncf is installed for OpenVINO). Then every network
 has its turns, in a process of its own, for --seconds in all: all numbers are of one run, and the ratios are the ones to
 believe. The whole call takes a 640 x 480 picture to depth of that size. MiDaS v2.1 small, with random weights, runs at
-its own 256 x 256 in the same runtimes. An idle machine, please.
+its own 256 x 256 in the same runtimes. An idle machine, please; where others share it, the fastest turn of each network
+says what it takes when they rest.
 """
 
 import argparse
@@ -84,8 +85,13 @@ def main() -> None:
     print(f"{asked.size}, {asked.threads} threads, {rounds} rounds; ratios: median of the rounds (quartiles)")
     for name, times in ms.items():
         peak = "peak int8" if "int8" in name else "peak"
-        share = flops[name] / flops[peak] * ms[peak] / times
-        print(f"{name:18} {np.median(times):7.2f} ms, {told(ms['torch'] / times)} x torch, {told(share)} of the peak")
+        share, best = flops[name] / flops[peak] * ms[peak] / times, times.min()
+        print(
+            f"{name:18} {np.median(times):7.2f} ms, {told(ms['torch'] / times)} x torch, {told(share)} of the peak",
+            end="",
+        )
+        best_share = flops[name] / flops[peak] * ms[peak].min() / best
+        print(f"; fastest turn {best:.2f} ms, {ms['torch'].min() / best:.2f} x, {best_share:.2f}")
     for name in ("torch", "onnx", "openvino"):
         print(f"{name}: steady / plain = {told(ms[name] / ms[f'{name} plain'], 3)}")
     for name in ("onnx", "openvino"):
