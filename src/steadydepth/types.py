@@ -5,6 +5,7 @@ Axes: b clip, t time, p pair (t - 1), c channel, h row, w column.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -79,6 +80,12 @@ class DepthPairs:
     current: Float[Tensor, "b p h w"]
     previous: Float[Tensor, "b p h w"]
     valid: Bool[Tensor, "b p h w"]  # True where both are
+    harmless: bool = False  # whether a depth stands at invalid pairs too, above 0, and not just anything
+
+    @cached_property
+    def log_change(self) -> Float[Tensor, "b p h w"]:
+        """Change of log depth from the earlier frame to the later one; of invalid pairs it may be anything."""
+        return self.current.log() - self.previous.log()
 
 
 @dataclass(frozen=True)

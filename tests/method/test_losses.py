@@ -12,7 +12,6 @@ from steadydepth.method.losses import (
     affine_invariant,
     gradient_matching,
     huber,
-    log_change,
     log_l1,
     relative_loss,
     response,
@@ -343,14 +342,15 @@ def test_the_response_by_hand_and_its_weight():
     truth = pairs([2.0, 1.0, 1.005], [1.0, 4.0, 1.0])
     predicted = pairs([2.0**1.5, 1.0, 3.0], [1.0, 2.0, 1.0])
     share = (1.5 * 1 + 1 * 2) / (1 + 4)
-    change, true_change = log_change(predicted), log_change(truth)
-    torch.testing.assert_close(response(change, true_change), torch.tensor(share))
+    torch.testing.assert_close(response(predicted, truth), torch.tensor(share))
     plain = relative_loss(predicted, truth)
     torch.testing.assert_close(relative_loss(predicted, truth, response_weight=0.2), plain + 0.2 * (1 - share))
-    assert response(true_change, true_change).item() == pytest.approx(1)
-    still = torch.zeros_like(change)
-    assert response(still, true_change).item() == 0
-    assert response(change, still).item() == 1
+    assert response(truth, truth).item() == pytest.approx(1)
+    still = pairs([2.0, 1.0, 1.005], [2.0, 1.0, 1.005])
+    assert response(still, truth).item() == 0
+    assert response(predicted, still).item() == 1
+    one_seen = pairs([2.0, 1.0, 1.005], [1.0, 4.0, 1.0], torch.tensor([True, False, True]).view(1, 1, 1, 3))
+    assert response(predicted, one_seen).item() == pytest.approx(1.5)
 
 
 @pytest.mark.parametrize("poison", POISON)

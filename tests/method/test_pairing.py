@@ -131,4 +131,4 @@ def test_motion_chained_once_serves_what_is_predicted_and_what_is_true(clip, mon
     found = [pair_along(one, clip.valid, ways) for one in (clip.depth, clip.depth + 1)]
     assert chained == [1, 3]
     for one, other in zip(expected, found, strict=True):
-        assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in vars(one))
+        assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("current", "previous", "valid"))

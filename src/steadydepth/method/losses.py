@@ -130,19 +130,19 @@ def absolute_loss(
 
 
 def without_invalid(pairs: DepthPairs, valid: PairValid) -> DepthPairs:
-    """Pairs of depth 1 where not `valid`: made harmless, once, for whatever is computed from them."""
+    """Pairs that are harmless where not `valid`, for whatever is computed from them: depth 1, if they were not.
+
+    On a CPU a mask of a tensor takes as long as its logarithm: none is made twice.
+    """
+    if pairs.harmless:
+        return replace(pairs, valid=valid)
     out = ~valid
-    return DepthPairs(pairs.current.masked_fill(out, 1), pairs.previous.masked_fill(out, 1), valid)
-
-
-def log_change(pairs: DepthPairs) -> Pairs:
-    """Change of log depth from the earlier frame to the later one."""
-    return pairs.current.log() - pairs.previous.log()
+    return DepthPairs(pairs.current.masked_fill(out, 1), pairs.previous.masked_fill(out, 1), valid, harmless=True)
 
 
 def change_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
     """Change of log predicted - change of log truth: a constant factor is no change, a moving thing has its own."""
-    return log_change(predicted) - log_change(truth)
+    return predicted.log_change - truth.log_change
 
 
 def warping_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
@@ -150,7 +150,7 @@ def warping_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
 
     It pulls a thing that comes nearer back to where it was.
     """
-    return log_change(predicted)
+    return predicted.log_change
 
 
 def geometry_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
@@ -184,7 +184,7 @@ def where_smooth(truth: DepthPairs, valid: PairValid, *, share: float = 0.05) ->
     return valid & (_disparity_change(truth).abs() < share * (most - least))
 
 
-# Of pairs that are 1 where invalid: the error is 0 there.
+# Of harmless pairs: the error is finite where they are invalid.
 RELATIVE: dict[str, Callable[[DepthPairs, DepthPairs], Pairs]] = {
     "change": change_error,
     "warping": warping_error,
@@ -259,26 +259,27 @@ def relative_loss(
     counted = without_worst(error, valid, trim) if trim else valid
     of_clips = masked_mean(error, counted, dim=(1, 2, 3))
     if moving_weight:
-        moving = log_change(truth).abs() > MOVING
+        moving = valid & (truth.log_change.abs() > MOVING)
         of_clips = of_clips + moving_weight * masked_mean(error, moving, dim=(1, 2, 3))
     loss = masked_mean(of_clips, valid.flatten(1).any(dim=1))
     if gradient_weight:
         loss = loss + gradient_weight * _unevenness(compared.flatten(0, 1), valid.flatten(0, 1))
     if response_weight:
-        loss = loss + response_weight * (response(log_change(predicted), log_change(truth)) - 1).abs()
+        loss = loss + response_weight * (response(predicted, truth) - 1).abs()
     return loss
 
 
-def response(change: Pairs, true_change: Pairs) -> Scalar:
+def response(predicted: DepthPairs, truth: DepthPairs) -> Scalar:
     """How much of the true change of log depth is predicted: sum v v* / sum v*^2 where |v*| is above 1 %.
 
-    Both are 0 where invalid; all clips are pooled. 1 is ideal, 0 frozen. An error of the change asks each pixel to be
+    The pairs are harmless; all clips are pooled. 1 is ideal, 0 frozen. An error of the change asks each pixel to be
     right, and what cannot be known well is then best left unchanged; this asks the batch as a whole not to fall short.
     1 where nothing changes.
     """
-    moved = true_change.masked_fill(true_change.abs() <= MOVING, 0)
+    true_change = truth.log_change
+    moved = true_change.masked_fill(~truth.valid | (true_change.abs() <= MOVING), 0)
     energy = moved.square().sum()
-    share = (change * moved).sum() / torch.where(energy > 0, energy, 1)
+    share = (predicted.log_change * moved).sum() / torch.where(energy > 0, energy, 1)
     return torch.where(energy > 0, share, 1)
 
 

@@ -61,6 +61,7 @@ def pair_along(depth: Depth, valid: Valid, ways: Sequence[Way]) -> DepthPairs:
         _join([safe[:, way.lag :] for way in ways]),
         _join([_ends(safe, way) for way in ways]),
         _join([way.valid for way in ways]),
+        harmless=True,
     )
 
 
@@ -108,4 +109,4 @@ def chain(
 def unchanged(pairs: DepthPairs) -> DepthPairs:
     """What is true of `pairs` where no label says otherwise: a point keeps its depth from one frame to the next."""
     ones = torch.ones_like(pairs.current)
-    return DepthPairs(ones, ones, pairs.valid)
+    return DepthPairs(ones, ones, pairs.valid, harmless=True)
