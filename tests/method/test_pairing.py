@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from steadydepth.method.losses import relative_loss
 from steadydepth.method.pairing import chain, pair_along, pair_with_previous, unchanged, ways_back
 
 
@@ -38,6 +39,30 @@ def test_a_sample_that_reads_an_invalid_or_unseen_pixel_makes_no_pair():
     seen = torch.tensor([[[[False, True, True, True]]]])
     assert pair_with_previous(depth, valid, motion).valid[0, 0, 0].tolist() == [True, False, False, False]
     assert not pair_with_previous(depth, valid, motion, seen).valid.any()
+
+
+def test_of_sparse_labels_the_nearest_pixel_is_read():
+    depth = torch.tensor([[[[3.0, 0.0, 4.0, 8.0]], [[9.0, 9.0, 9.0, 9.0]]]])
+    motion = torch.zeros(1, 1, 1, 4, 2)
+    motion[..., 0] = torch.tensor([0.4, 0.4, 0.25, 0.4])
+    pairs = pair_with_previous(depth, depth > 0, motion)
+    assert pairs.valid[0, 0, 0].tolist() == [True, False, True, False]
+    torch.testing.assert_close(pairs.previous[pairs.valid], torch.tensor([3.0, 4**0.75 * 8**0.25]), rtol=1e-4, atol=0)
+
+
+def test_of_sparse_labels_what_is_predicted_and_what_is_true_are_compared_at_the_same_pixels():
+    """A slope seen by a lidar, every fourth row of it: a prediction that is right but for a factor costs nothing."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.arange(24.0)[:, None].expand(24, 30)
+    depth = torch.stack([40 / (1 + rows + 0.3 * t) for t in range(4)])[None]
+    valid = (rows % 4 == 0) & (torch.rand(1, 4, 24, 30, generator=generator) < 0.8)
+    motion = torch.rand(1, 3, 24, 30, 2, generator=generator) - 0.5
+    sparse = torch.where(valid, depth, 0)
+    predicted, truth = (pair_with_previous(one, valid, motion) for one in (1.3 * depth, sparse))
+    assert truth.valid.sum() > 0.5 * valid[:, 1:].sum()
+    torch.testing.assert_close(relative_loss(predicted, truth), torch.tensor(0.0), atol=1e-4, rtol=0)
+    wrong = pair_with_previous(depth * torch.tensor([1.0, 1.1, 1.0, 1.1])[:, None, None], valid, motion)
+    torch.testing.assert_close(relative_loss(wrong, truth).exp(), torch.tensor(1.1), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("poison", [0.0, -1.0, float("nan"), float("inf")])

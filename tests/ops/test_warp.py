@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from steadydepth.ops.warp import all_neighbours, as_grid, bring_here, follow, pixel_grid, sample
+from steadydepth.ops.warp import all_neighbours, as_grid, bring_here, follow, pixel_grid, sample, snap_to_known
 
 
 @pytest.fixture
@@ -50,6 +50,28 @@ def test_every_neighbour_that_is_read_must_be_in_the_mask():
     }
     at = torch.tensor(list(places))[None, None]
     assert all_neighbours(mask, at)[0, 0].tolist() == list(places.values())
+
+
+def test_where_not_all_neighbours_are_in_the_mask_the_nearest_is_taken():
+    mask = torch.ones(1, 5, 7, dtype=torch.bool)
+    mask[0, 2, 3] = False
+    mask[0, 4, 6] = False
+    snapped = {
+        (2.4, 2.0): (2.0, 2.0),
+        (3.4, 1.4): (3.0, 1.0),
+        (1.25, 3.5): (1.25, 3.5),  # all four are there
+        (6.0, 3.3): (6.0, 3.0),
+        (2.6, 2.0): None,  # nearest to the one that is not
+        (5.8, 3.9): None,
+        (6.1, 1.0): None,  # past the border, though the nearest is there
+        (-0.1, 1.0): None,
+        (float("nan"), 1.0): None,
+        (1.0, float("inf")): None,
+    }
+    at = torch.tensor(list(snapped))[None, None]
+    found, known = snap_to_known(mask, at)
+    assert known[0, 0].tolist() == [to is not None for to in snapped.values()]
+    assert found[known].tolist() == [list(to) for to in snapped.values() if to]
 
 
 def test_depth_is_brought_along_the_motion_in_log(image):

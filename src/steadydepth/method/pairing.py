@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from steadydepth.ops.warp import all_neighbours, as_grid, bring_here, follow, sample
+from steadydepth.ops.warp import all_neighbours, as_grid, bring_here, follow, sample, snap_to_known
 from steadydepth.types import Depth, DepthPairs, Valid
 
 Motion = Float[Tensor, "b p h w 2"] | None
@@ -29,7 +29,9 @@ def pair_with_previous(
     """Frame i beside frame i - 1 of the same clip: at the same pixel, or brought here along `motion`.
 
     A pair is valid where both pixels are and, with `motion`, where all that the sample reads was valid and the previous
-    frame had `seen` the point. Depth at invalid pixels may be anything. One frame gives no pairs (p = 0).
+    frame had `seen` the point. Where not all pixels around the point were valid the nearest is taken, if that one was:
+    what is predicted and what is true are then compared at the same two pixels. Depth at invalid pixels may be
+    anything. One frame gives no pairs (p = 0).
 
     `lags` pairs frame i with frame i - lag for each of them, one after another along p: longer lags hold slow drift.
     Motion over several frames is chained, and a point must be seen all along. A lag that the clip is too short for
@@ -47,8 +49,8 @@ def _way(valid: Valid, motion: Motion, seen: Seen, lag: int) -> Way:
     current, previous = valid[:, lag:], valid[:, : max(valid.shape[1] - lag, 0)]
     grid = None
     if motion is not None:
-        at = follow(motion.flatten(0, 1))
-        previous = all_neighbours(previous.flatten(0, 1), at).unflatten(0, current.shape[:2])
+        at, known = snap_to_known(previous.flatten(0, 1), follow(motion.flatten(0, 1)))
+        previous = known.unflatten(0, current.shape[:2])
         grid = as_grid(at, *valid.shape[-2:])
     both = current & previous
     return Way(lag, grid, both if seen is None else both & seen)

@@ -57,6 +57,24 @@ def all_neighbours(mask: Bool[Tensor, "n h w"], at: Float[Tensor, "n i j 2"]) ->
     return inside & table.gather(1, index.long().flatten(1)).view_as(inside)
 
 
+def snap_to_known(
+    mask: Bool[Tensor, "n h w"], at: Float[Tensor, "n i j 2"]
+) -> tuple[Float[Tensor, "n i j 2"], Bool[Tensor, "n i j"]]:
+    """Where to sample so that nothing is read that is not True in `mask`, and where that can be done.
+
+    At `at` itself where all its neighbours are True, else at the nearest pixel where that one is: of sparse labels, as
+    those of a lidar, hardly any place has four.
+    """
+    height, width = mask.shape[-2:]
+    whole = all_neighbours(mask, at)
+    x, y = at.unbind(-1)
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    nearest = torch.where(inside[..., None], at, 0).round()
+    index = (nearest[..., 1] * width + nearest[..., 0]).long()
+    known = inside & mask.flatten(1).gather(1, index.flatten(1)).view_as(whole)
+    return torch.where((known & ~whole)[..., None], nearest, at), whole | known
+
+
 def bring_here(previous: Float[Tensor, "n h w"], grid: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n h w"]:
     """Sample the positive `previous` where each pixel was, in log depth: the geometric mean of the neighbours.
 
