@@ -74,6 +74,17 @@ def test_where_not_all_neighbours_are_in_the_mask_the_nearest_is_taken():
     assert found[known].tolist() == [list(to) for to in snapped.values() if to]
 
 
+def test_of_a_full_mask_every_place_in_the_image_is_read_as_it_is():
+    mask = torch.ones(2, 5, 7, dtype=torch.bool)
+    at = 9 * torch.rand(2, 30, 20, 2, generator=torch.Generator().manual_seed(0)) - 1
+    at[0, 0] = torch.tensor([6.0, 4.0])
+    at[1, 2, 3, 0] = torch.nan
+    found, known = snap_to_known(mask, at)
+    assert found is at
+    assert torch.equal(known, all_neighbours(mask, at))
+    assert 0 < known.float().mean() < 1
+
+
 def test_depth_is_brought_along_the_motion_in_log(image):
     depth = image[:, 0]
     motion = torch.zeros(2, 5, 7, 2, dtype=torch.float64)
