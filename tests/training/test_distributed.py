@@ -41,6 +41,7 @@ def _train_as(rank, world_size, port, config, log, number=None, step=0):
         # Accelerate warns where nothing is said of threads, and takes one.
         "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
     }  # fmt: skip
+    torch.set_num_threads(1)  # this process has read how many before that was said
     AcceleratorState._reset_state(reset_partial_state=True)
     learn = Run.learn
 
