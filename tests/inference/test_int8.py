@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from steadydepth.data.sequence_writer import write_sequence
+from steadydepth.inference import int8
 from steadydepth.inference.export import export_model
 from steadydepth.inference.int8 import calibration_frames, export_int8, report_path
 from steadydepth.inference.runtime import ExportedModel
 from steadydepth.types import Clip, InputError
 
 onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
 H, W = 36, 44
@@ -76,6 +77,38 @@ def test_int8_is_near_and_measured_before_and_after(world, tmp_path, to, last):
         assert report["after"][name] == pytest.approx(report["before"][name], rel=0.2)
         assert report["after"][name] != report["before"][name]
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "shape", "bias"),
+    [
+        ({}, (2, 4, 1, 1), False),
+        ({"pads": [1, 1, 1, 1]}, (2, 4, 3, 3), False),
+        ({"pads": [1, 1, 1, 1]}, (2, 4, 1, 1), False),
+        ({"strides": [2, 2]}, (2, 4, 1, 1), False),
+        ({"group": 2}, (2, 2, 1, 1), False),
+        ({}, (2, 4, 1, 1), True),
+    ],
+)
+def test_only_a_last_convolution_that_is_a_matrix_product_becomes_one(tmp_path, attributes, shape, bias):
+    draw = np.random.default_rng(0)
+    stored = {"weights": draw.normal(size=shape)} | ({"bias": np.arange(shape[0])} if bias else {})
+    node = onnx.helper.make_node("Conv", ["features", *stored], ["depth"], name="conv", **attributes)
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, size)
+        for name, size in (("features", (1, 4, 5, 6)), ("depth", None))
+    ]
+    kept = [onnx.numpy_helper.from_array(values.astype(np.float32), name) for name, values in stored.items()]
+    graph = onnx.helper.make_graph([node], "last", ends[:1], ends[1:], kept)
+    path = tmp_path / "last.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    features = {"features": draw.normal(size=(1, 4, 5, 6)).astype(np.float32)}
+    before = onnxruntime.InferenceSession(path).run(None, features)[0]
+    in_floats, operators = int8._keep_last_in_floats(path)
+    is_plain = shape == (2, 4, 1, 1) and not attributes and not bias
+    assert ("MatMul" in [one.op_type for one in onnx.load(path).graph.node]) is is_plain
+    assert ("MatMul" in operators, "conv" in in_floats) == (is_plain, not is_plain)
+    np.testing.assert_allclose(onnxruntime.InferenceSession(path).run(None, features)[0], before, rtol=1e-5, atol=1e-6)
 
 
 def test_transformers_in_onnx_are_refused_with_the_reason(world, tmp_path):

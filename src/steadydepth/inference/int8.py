@@ -147,13 +147,14 @@ def _keep_last_in_floats(prepared: Path) -> tuple[list[str], list[str]]:
     last = max(number for number, node in enumerate(graph.node) if node.op_type == "Conv")
     conv, after = graph.node[last], [node.name for node in graph.node[last + 1 :]]
     weights = {stored.name: stored for stored in graph.initializer}[conv.input[1]]
-    if len(conv.input) > 2 or weights.dims[2:] != [1, 1] or _attribute(conv, "strides") not in ([], [1, 1]):
+    said = {one.name: helper.get_attribute_value(one) for one in conv.attribute}
+    is_product = len(conv.input) == 2 and weights.dims[2:] == [1, 1] and said.get("group", 1) == 1
+    if not is_product or said.get("strides", [1, 1]) != [1, 1] or any(said.get("pads", [])):
         return [conv.name, *after], _INTEGER_OPS
     others = [node.name for node in graph.node if node.op_type == "MatMul"]
     product = f"{conv.name}_product"
     pixels, channels, factors = (f"{product}_{part}" for part in ("pixels", "channels", "factors"))
     graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(weights)[:, :, 0, 0].T.copy(), factors))
-    graph.initializer.remove(weights)
     nodes = [
         helper.make_node("Transpose", [conv.input[0]], [pixels], name=pixels, perm=[0, 2, 3, 1]),
         helper.make_node("MatMul", [pixels, factors], [channels], name=product),
@@ -162,16 +163,14 @@ def _keep_last_in_floats(prepared: Path) -> tuple[list[str], list[str]]:
     graph.node.remove(conv)
     for number, node in enumerate(nodes, start=last):
         graph.node.insert(number, node)
+    if not any(weights.name in node.input for node in graph.node):
+        graph.initializer.remove(weights)
     onnx.save(model, prepared)
     return [*others, channels, *after], [*_INTEGER_OPS, "MatMul"]
 
 
-def _attribute(node: Any, name: str) -> list[int]:
-    return next((list(one.ints) for one in node.attribute if one.name == name), [])
-
-
 def _quantise_openvino(exact: Path, out: Path, pictures: list[np.ndarray], said: str) -> None:
-    """Floats from the last convolution on here as well, and ranges that hold all that calibration saw.
+    """Floats from the last layer with weights on here as well, and ranges that hold all that calibration saw.
 
     Those of nncf's default cut off the rarest values: of the demo's model that made 7 % more flicker, these make 2 %.
     """
@@ -184,7 +183,9 @@ def _quantise_openvino(exact: Path, out: Path, pictures: list[np.ndarray], said:
     model = openvino.Core().read_model(exact)
     batches = [picture[None] for picture in pictures]
     operators = model.get_ordered_ops()
-    last = max(number for number, one in enumerate(operators) if one.get_type_name() == "Convolution")
+    # A transformer may end in a product.
+    learned = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
+    last = max((number for number, one in enumerate(operators) if one.get_type_name() in learned), default=0)
     after = [one.get_friendly_name() for one in operators[last + 1 :]]
     quantised = nncf.quantize(
         model,

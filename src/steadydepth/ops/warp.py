@@ -73,7 +73,8 @@ def snap_to_known(
         return at, inside
     whole = all_neighbours(mask, at)
     nearest = torch.where(inside[..., None], at, 0).round()
-    index = (nearest[..., 1] * width + nearest[..., 0]).long()
+    column, row = nearest.long().unbind(-1)
+    index = row * width + column
     known = inside & mask.flatten(1).gather(1, index.flatten(1)).view_as(whole)
     return torch.where((known & ~whole)[..., None], nearest, at), whole | known
 
