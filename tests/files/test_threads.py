@@ -1,4 +1,5 @@
 import threading
+from threading import Event
 
 import pytest
 
@@ -110,3 +111,23 @@ def test_the_first_error_ends_the_work():
     with pytest.raises(OSError, match="disk full"):
         for_each_in_threads(work, items())
     assert len(taken) < 10
+
+
+def test_what_is_forgotten_may_be_collected_in_its_own_thread():
+    go, ended, found = Event(), Event(), []
+
+    def source():
+        yield 1
+        go.wait(10)
+        try:
+            items.close()
+        except RuntimeError as error:
+            found.append(error)
+        ended.set()
+        yield 2
+
+    items = read_ahead(source())
+    assert next(items) == 1
+    go.set()
+    assert ended.wait(10)
+    assert found == []

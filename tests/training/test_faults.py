@@ -22,6 +22,7 @@ from steadydepth import cli
 from steadydepth.config_files import dump_config
 from steadydepth.training import learner, stopping
 from steadydepth.training.checkpoint import load_state
+from steadydepth.training.failures import explained
 from steadydepth.training.learner import Run
 from steadydepth.training.log import keep_lines_until
 from steadydepth.training.run import open_samples, train
@@ -326,6 +327,18 @@ def test_a_picture_that_is_damaged_in_mid_epoch_is_named_and_mended_the_run_goes
     picture.write_bytes(whole)
     train(config)
     assert read_log(config.run.folder) == read_log(train(make_config(world, tmp_path / "plain", steps=6)))
+
+
+def write_until_a_loader_process_is_lost():
+    try:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    finally:
+        raise TypeError("unexpected pos 1084672 vs 1084564")
+
+
+def test_a_lost_loader_process_is_named_though_what_was_under_way_failed_of_it():
+    with pytest.raises(InputError, match=r"a loader process was lost.*pid 7.*lower data\.workers"), explained():
+        write_until_a_loader_process_is_lost()
 
 
 def test_a_loader_process_that_is_killed_stops_the_run_with_what_to_do(world, tmp_path, meanwhile):

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Thread, current_thread
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -19,15 +20,16 @@ def read_ahead(items: Iterable[T]) -> Iterator[T]:
     Nothing is asked for before the first is. An error is raised where its item would have come; closed early, the
     thread ends with the item that it is at.
     """
-    source = iter(items)
-    with ThreadPoolExecutor(1) as thread:
+    source, own = iter(items), set[Thread]()
+    thread = ThreadPoolExecutor(1, initializer=lambda: own.add(current_thread()))
+    try:
         coming = deque(thread.submit(next, source, _END) for _ in range(_AHEAD))
-        try:
-            while (item := coming.popleft().result()) is not _END:
-                coming.append(thread.submit(next, source, _END))
-                yield item
-        finally:
-            _cancel(coming)
+        while (item := coming.popleft().result()) is not _END:
+            coming.append(thread.submit(next, source, _END))
+            yield item
+    finally:
+        # Forgotten rather than closed, it may be collected in that very thread, which cannot wait for itself.
+        thread.shutdown(wait=current_thread() not in own, cancel_futures=True)
 
 
 def for_each_in_threads(function: Callable[[T], None], items: Iterable[T]) -> None:

@@ -24,15 +24,16 @@ def explained() -> Iterator[None]:
         raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from error
     except torch.OutOfMemoryError as error:
         raise InputError(f"out of memory on the GPU: {LESS}; run.precision: bf16 takes less too") from error
-    except RuntimeError as error:
+    except Exception as error:
         if "DefaultCPUAllocator" in str(error):
             raise InputError(f"out of memory: {LESS}") from error
         if type(error).__module__.startswith("torch._"):
             reason = str(error).splitlines()[0]
             raise InputError(f"run.compile: torch.compile failed ({reason}): set run.compile: false") from error
-        if "DataLoader worker" in str(error):
+        first = _lost_loader(error)
+        if first is not None:
             raise InputError(
-                f"a loader process was lost, most likely for want of memory ({str(error).splitlines()[0]}): lower "
+                f"a loader process was lost, most likely for want of memory ({str(first).splitlines()[0]}): lower "
                 "data.workers or data.cached_clips, and the same command goes on from the last checkpoint"
             ) from error
         if any(words in str(error) for words in LOST):
@@ -41,3 +42,10 @@ def explained() -> Iterator[None]:
                 "on from the last checkpoint"
             ) from error
         raise
+
+
+def _lost_loader(error: BaseException | None) -> BaseException | None:
+    """What torch says of it, raised in the middle of anything: a write, say, which may then fail in its own words."""
+    while error is not None and "DataLoader worker" not in str(error):
+        error = error.__cause__ or error.__context__
+    return error
