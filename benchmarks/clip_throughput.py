@@ -20,17 +20,17 @@ import cv2
 import numpy as np
 import torch
 
-from steadydepth.data.augment import Light
 from steadydepth.data.clips import fit_clip
 from steadydepth.data.loader import ClipSamples
-from steadydepth.data.loader_processes import load_items
+from steadydepth.data.loader_workers import load_items
 from steadydepth.data.sequence_folder import Sequence, open_sequence
 from steadydepth.data.sequence_listing import find_sequences
-from steadydepth.data.sequence_writer import write_sequence
-from steadydepth.data.shards import INDEX, MEMBERS
-from steadydepth.data.shards_write import pack_sequences
-from steadydepth.data.synthetic import make_clip
-from steadydepth.data.video_files import read_video
+from steadydepth.data.shards.read import INDEX, MEMBERS
+from steadydepth.data.shards.write import pack_sequences
+from steadydepth.files.sequence_writer import write_sequence
+from steadydepth.files.video_read import read_video
+from steadydepth.ops.photometric import Photometric
+from steadydepth.synthetic.world import make_clip
 from steadydepth.types import Clip
 
 LENGTH = 4
@@ -68,8 +68,8 @@ def read_frames(sequences: list[Sequence], fit: Callable[[Clip], Clip]) -> Itera
 
 def load_clips(root: Path, size: tuple[int, int], workers: int) -> Iterator[int]:
     samples = ClipSamples(
-        root, length=LENGTH, height=size[0], width=size[1], motion="none", labels="depth", flip=False, light=Light(),
-        seed=0, cached_clips=0, numbers=range(10**6),
+        root, length=LENGTH, height=size[0], width=size[1], motion="none", labels="depth", flip=False,
+        photometric=Photometric(), seed=0, cached_clips=0, numbers=range(10**6),
     )  # fmt: skip
     batches = load_items(samples, batch=4, workers=workers)
     # The first ones wait for the processes to start; then what is made ahead is steady.

@@ -25,9 +25,9 @@ def make(root: Path, height: int, width: int, n_frames: int, n_drawn: int) -> No
     import numpy as np
 
     from steadydepth.data.sequence_folder import open_sequence
-    from steadydepth.data.sequence_writer import write_sequence
-    from steadydepth.data.synthetic import DEPTH_SCALE_M, make_clip
-    from steadydepth.output.depth_files import write_predictions
+    from steadydepth.files.predictions import write_predictions
+    from steadydepth.files.sequence_writer import write_sequence
+    from steadydepth.synthetic.world import DEPTH_SCALE_M, make_clip
 
     drawn = root / "drawn" / f"moving_000007_{height}x{width}"
     if not drawn.exists():
@@ -49,8 +49,8 @@ def make(root: Path, height: int, width: int, n_frames: int, n_drawn: int) -> No
     meta["cam_to_world"] = [meta["cam_to_world"][t] for t in order]
     (target / "meta.json").write_text(json.dumps(meta))
     (video / "rgb").mkdir(parents=True)
-    for picture in (target / "rgb").iterdir():
-        os.link(picture, video / "rgb" / picture.name)
+    for image in (target / "rgb").iterdir():
+        os.link(image, video / "rgb" / image.name)
     (video / "meta.json").write_text(json.dumps({"fps": meta["fps"]}))
     truth, generator = open_sequence(drawn).read().depth, np.random.default_rng(0)
     raw = root / "depth.raw"
@@ -67,8 +67,8 @@ def measure(what: str, folder: Path) -> dict[str, float]:
     import torch
 
     from steadydepth.data.sequence_folder import open_sequence
-    from steadydepth.metrics.evaluate import evaluate
-    from steadydepth.output.stored_depth import open_predictions
+    from steadydepth.evaluation.evaluate import evaluate
+    from steadydepth.files.stored_depth import open_predictions
 
     threads = int(os.environ["OMP_NUM_THREADS"])
     torch.set_num_threads(threads)

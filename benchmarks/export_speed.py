@@ -4,7 +4,7 @@
 
 Files that --root does not have yet are exported first (int8 where nncf is installed for OpenVINO). Then every network
 has its turns, in a process of its own, for --seconds in all: all numbers are of one run, and the ratios are the ones to
-believe. The whole call takes a 640 x 480 picture to depth of that size. MiDaS v2.1 small, with random weights, runs at
+believe. The whole call takes a 640 x 480 image to depth of that size. MiDaS v2.1 small, with random weights, runs at
 its own 256 x 256 in the same runtimes. An idle machine, please; where others share it, the fastest turn of each network
 says what it takes when they rest.
 """
@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from midas_small import MidasSmall
 
-from steadydepth.inference.bench import TimedProcess, take_turns
-from steadydepth.inference.export import export_model
-from steadydepth.inference.int8 import export_int8
-from steadydepth.inference.predict import load
+from steadydepth.exporters.bench import TimedProcess, take_turns
+from steadydepth.exporters.export import export_model
+from steadydepth.exporters.quantise import export_int8
+from steadydepth.inference.predict_files import load
 from steadydepth.inference.runtime import SUFFIXES
 
 

@@ -15,22 +15,24 @@ from torch import Tensor, nn
 
 from steadydepth.config_files import load_config
 from steadydepth.data.loader import make_batch
-from steadydepth.data.loader_processes import load_items
+from steadydepth.data.loader_workers import load_items
 from steadydepth.method.losses import absolute_loss, relative_loss
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.models.load import load_model
-from steadydepth.training.learner import Run
-from steadydepth.training.run import open_samples
+from steadydepth.training.loop import open_samples
+from steadydepth.training.state import Run
 from steadydepth.types import Batch
 
 
-def agreement(model: nn.Module, batch: Batch, *, response_weight: float) -> tuple[float, float]:
+def agreement(model: nn.Module, batch: Batch, *, motion_gain_weight: float) -> tuple[float, float]:
     """Cosine of the gradients of the two losses, in all weights together and in the predicted depth."""
     depth, _ = model(batch.frames)
-    predicted, truth = (pair_with_previous(one, batch.valid, batch.motion, batch.seen) for one in (depth, batch.depth))
+    predicted, truth = (
+        pair_with_previous(one, batch.valid, batch.motion, batch.visible) for one in (depth, batch.depth)
+    )
     losses = (
         absolute_loss(depth, batch.depth, batch.valid),
-        relative_loss(predicted, truth, response_weight=response_weight),
+        relative_loss(predicted, truth, motion_gain_weight=motion_gain_weight),
     )
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     in_weights, in_depth = (cosine(*(gradient(loss, of) for loss in losses)) for of in (weights, [depth]))
@@ -61,7 +63,7 @@ def main() -> None:
         if given.models:
             run.model, run.step = load_model(name), config.optim.steps
         run.prepare_to_learn()
-        found = [agreement(run.model, batch, response_weight=config.loss.response_weight) for batch in batches]
+        found = [agreement(run.model, batch, motion_gain_weight=config.loss.motion_gain_weight) for batch in batches]
         for where, cosines in zip(("weights", "depth"), zip(*found, strict=True), strict=True):
             n_fights = sum(one < 0 for one in cosines)
             print(

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from steadydepth.data.synthetic import make_world
+from steadydepth.synthetic.world import make_world
 
 STEPS = 400  # more than processes take while the same command starts beside them
 WHEN = ("start", "step", "checkpoint")

@@ -5,7 +5,7 @@
 Decoding alone and the model alone, with what it needs before and after, are timed on the same frames, then the stream
 of the file, which decodes ahead in a thread; a share above 100 % is what the overlap gains. The formats of predict
 follow, writing included. One of each in turn, --rounds times; the medians count. Of an exported file, last, what a call
-costs over its bare network: uint8 picture in, float32 depth of its size out; and the same with the image processor of
+costs over its bare network: uint8 image in, float32 depth of its size out; and the same with the image processor of
 transformers before and after that network.
 """
 
@@ -19,13 +19,13 @@ import cv2
 import numpy as np
 import torch
 
-from steadydepth.data.synthetic import make_clip
-from steadydepth.data.video_files import read_video
-from steadydepth.data.video_write import write_video
-from steadydepth.inference.bench import time_in_turn
+from steadydepth.exporters.bench import time_in_turn
+from steadydepth.files.video_read import read_video
+from steadydepth.files.video_write import write_video
 from steadydepth.inference.exported import ExportedNet
-from steadydepth.inference.predict import Predictor, load, predict_files
-from steadydepth.inference.runtime import ExportedModel, fit_picture, is_exported
+from steadydepth.inference.predict_files import Predictor, load, predict_files
+from steadydepth.inference.runtime import ExportedModel, fit_image, is_exported
+from steadydepth.synthetic.world import make_clip
 
 
 def film(n_frames: int, height: int, width: int) -> Iterator[np.ndarray]:
@@ -61,22 +61,22 @@ def all_parts(predictor: Predictor, video: Path, frames: list[np.ndarray], folde
     return spent
 
 
-def ms_around(file: ExportedModel, picture: np.ndarray, rounds: int) -> dict[str, float]:
+def ms_around(file: ExportedModel, image: np.ndarray, rounds: int) -> dict[str, float]:
     """Milliseconds of whole calls over the bare network: ours, and through the processor of transformers."""
     from transformers import DPTImageProcessor
     from transformers.modeling_outputs import DepthEstimatorOutput
 
     processor = DPTImageProcessor(size={"height": file.height, "width": file.width})
-    fitted = fit_picture(picture, file.height, file.width)
+    fitted = fit_image(image, file.height, file.width)
 
     def through_processor() -> None:
-        processor(picture, return_tensors="pt")
+        processor(image, return_tensors="pt")
         said = DepthEstimatorOutput(predicted_depth=torch.from_numpy(file.run(fitted))[None])
-        processor.post_process_depth_estimation(said, target_sizes=[picture.shape[:2]])
+        processor.post_process_depth_estimation(said, target_sizes=[image.shape[:2]])
 
     calls = {
         "bare": lambda: file.run(fitted),
-        "ours": lambda: file.predict(picture),
+        "ours": lambda: file.predict(image),
         "transformers": through_processor,
     }
     ms = {name: 1e3 * float(np.median(times)) for name, times in time_in_turn(calls, rounds=rounds).items()}

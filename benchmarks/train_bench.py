@@ -14,11 +14,11 @@ from torch import nn
 from steadydepth.config import Config
 from steadydepth.config_files import load_config
 from steadydepth.data.loader import ClipSamples, make_batch
-from steadydepth.data.loader_processes import load_items
+from steadydepth.data.loader_workers import load_items
 from steadydepth.method.losses import ABSOLUTE, relative_loss
 from steadydepth.method.pairing import pair_with_previous
-from steadydepth.training.run import open_samples
-from steadydepth.training.starting import build_model
+from steadydepth.training.loop import open_samples
+from steadydepth.training.setup import build_model
 
 STEPS = 20_000  # of the run that is timed, more than are ever taken
 Spent = dict[str, list[float]]
@@ -61,13 +61,13 @@ class Bench:
 
         def step() -> None:
             depth, _ = model(batch.frames)
-            predicted = pair_with_previous(depth, batch.valid, batch.motion, batch.seen)
-            truth = pair_with_previous(batch.depth, batch.valid, batch.motion, batch.seen)
+            predicted = pair_with_previous(depth, batch.valid, batch.motion, batch.visible)
+            truth = pair_with_previous(batch.depth, batch.valid, batch.motion, batch.visible)
             relative = relative_loss(
                 predicted,
                 truth,
                 gradient_weight=loss.relative_gradient,
-                response_weight=loss.response_weight,
+                motion_gain_weight=loss.motion_gain_weight,
             )
             optimizer.zero_grad()
             (ABSOLUTE[loss.absolute](depth, batch.depth, batch.valid) + loss.relative_weight * relative).backward()

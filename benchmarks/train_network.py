@@ -9,7 +9,7 @@ from train_bench import Bench, Found, ratio
 
 from steadydepth.models.adapt import checkpoint_gradients
 from steadydepth.training.processes import has_bf16
-from steadydepth.training.starting import build_model
+from steadydepth.training.setup import build_model
 
 
 def formats(bench: Bench) -> Found:
@@ -17,11 +17,11 @@ def formats(bench: Bench) -> Found:
 
     def arm(memory_format: torch.memory_format) -> Callable[[], None]:
         model: Any = build_model(bench.config).train().to(memory_format=memory_format)
-        pictures = bench.batch.frames.flatten(0, 1).contiguous(memory_format=memory_format)
+        images = bench.batch.frames.flatten(0, 1).contiguous(memory_format=memory_format)
 
         def there_and_back() -> None:
             model.zero_grad()
-            model.decoder(model.encoder(pictures)).mean().backward()
+            model.decoder(model.encoder(images)).mean().backward()
 
         return there_and_back
 

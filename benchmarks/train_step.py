@@ -40,13 +40,13 @@ from train_network import checkpointing, formats, precisions
 from steadydepth.config import Config
 from steadydepth.config_files import dump_config
 from steadydepth.data.clips import clip_motion, fit_clip
-from steadydepth.data.loader_processes import load_items
-from steadydepth.data.synthetic import make_world
+from steadydepth.data.loader_workers import load_items
 from steadydepth.method.losses import relative_loss
+from steadydepth.synthetic.world import make_world
 from steadydepth.training.checkpoint import save_state
-from steadydepth.training.learner import Run
+from steadydepth.training.loop import take_steps
 from steadydepth.training.profile import StepClock
-from steadydepth.training.run import take_steps
+from steadydepth.training.state import Run
 from steadydepth.training.step import pair_both
 from steadydepth.types import Batch
 
@@ -76,7 +76,7 @@ def loop(bench: Bench) -> Found:
 def relative(bench: Bench) -> Found:
     """Part b."""
     run, batch = Run(bench.config), bench.batch
-    still = replace(batch, motion=None, seen=None)
+    still = replace(batch, motion=None, visible=None)
     said = batch.depth.clamp(min=0.3) * (1 + 0.1 * torch.rand_like(batch.depth))
     length = bench.asked.frames
     clips = [
@@ -84,20 +84,20 @@ def relative(bench: Bench) -> Found:
         for sequence, start in bench.samples.clips[: bench.asked.clips]
     ]
 
-    def way(of: Batch, relative: Callable[..., Tensor] = run.relative) -> None:
+    def correspondence(of: Batch, relative: Callable[..., Tensor] = run.relative) -> None:
         depth = said.clone().requires_grad_()
         relative(*pair_both(depth, of, "depth", (1,))).backward()
 
     def with_dis() -> None:
         for clip in clips:
             clip_motion(replace(clip, motion=None), "dis")
-        way(batch)
+        correspondence(batch)
 
     arms = {
-        "same pixel, change alone": partial(way, still, relative_loss),
-        "same pixel": partial(way, still),
-        "ready flow, change alone": partial(way, batch, relative_loss),
-        "ready flow": partial(way, batch),
+        "same pixel, change alone": partial(correspondence, still, relative_loss),
+        "same pixel": partial(correspondence, still),
+        "ready flow, change alone": partial(correspondence, batch, relative_loss),
+        "ready flow": partial(correspondence, batch),
         "DIS in line": with_dis,
     }
     spent = bench.time(arms | {"step": bench.bare_step()})

@@ -145,16 +145,16 @@ def test_a_world_with_extras_is_made_or_refused(run, tmp_path):
     assert meta["source"] == "steadydepth synthetic world: shake, deform, blur, compress 35"
     status, _, complaint = run("data", "make", tmp_path / "none", *sizes, "--textures", tmp_path / "made" / "nowhere")
     assert status == 2
-    assert "nowhere: no picture for textures" in complaint
+    assert "nowhere: no image for textures" in complaint
     assert not (tmp_path / "none").exists()
 
 
 def test_a_list_of_images_is_converted_and_mistakes_exit_2(run, tmp_path, copy):
-    picture = next((copy / next(path.name for path in sorted(copy.iterdir())) / "rgb").iterdir())
-    (tmp_path / "list.csv").write_text(f"image,sequence\n{picture},kitchen\n")
+    image = next((copy / next(path.name for path in sorted(copy.iterdir())) / "rgb").iterdir())
+    (tmp_path / "list.csv").write_text(f"image,sequence\n{image},kitchen\n")
     status, printed, _ = run("data", "convert", "pairs", tmp_path / "list.csv", tmp_path / "out")
     assert (status, printed.strip()) == (0, str(tmp_path / "out" / "kitchen"))
-    assert (tmp_path / "out" / "kitchen" / "rgb" / "0000.png").read_bytes() == picture.read_bytes()
+    assert (tmp_path / "out" / "kitchen" / "rgb" / "0000.png").read_bytes() == image.read_bytes()
     for mistake in (("kitty",), ("kitti", "--split-shots"), ("kitti", "--name", "a"), ("kitti", "--split", "dev")):
         status, _, complaint = run("data", "convert", mistake[0], tmp_path, tmp_path / "none", *mistake[1:])
         assert status == 2

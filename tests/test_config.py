@@ -45,20 +45,20 @@ def test_all_mistakes_are_listed_at_once_with_path_and_value(tmp_path):
 
 def test_overrides_win_and_are_read_as_yaml(tmp_path):
     path = write(tmp_path, {"data": {"root": "x"}, "optim": {"steps": 5}, "run": {"folder": "y"}})
-    config = load_config(path, ["optim.rate=3e-4", "data.flip=false", "model.encoder=resnet18"])
-    assert config.optim.rate == 3e-4
+    config = load_config(path, ["optim.learning_rate=3e-4", "data.flip=false", "model.encoder=resnet18"])
+    assert config.optim.learning_rate == 3e-4
     assert config.data.flip is False
     assert config.model.encoder == "resnet18"
 
 
 def test_numbers_with_an_exponent_are_numbers(tmp_path):
     path = tmp_path / "c.yaml"
-    path.write_text("data: {root: x}\noptim: {steps: 5, rate: 3e-4, weight_decay: 1E-2}\nrun: {folder: y}\n")
+    path.write_text("data: {root: x}\noptim: {steps: 5, learning_rate: 3e-4, weight_decay: 1E-2}\nrun: {folder: y}\n")
     config = load_config(path)
-    assert (config.optim.rate, config.optim.weight_decay) == (3e-4, 1e-2)
+    assert (config.optim.learning_rate, config.optim.weight_decay) == (3e-4, 1e-2)
 
 
-@pytest.mark.parametrize("override", ["optim.rate", "rate=3", "=3", "optim.=3"])
+@pytest.mark.parametrize("override", ["optim.learning_rate", "rate=3", "=3", "optim.=3"])
 def test_a_malformed_override_is_refused_with_the_form(tmp_path, override):
     path = write(tmp_path, {"data": {"root": "x"}, "optim": {"steps": 5}, "run": {"folder": "y"}})
     with pytest.raises(InputError, match=r"section\.key=value"):
@@ -91,12 +91,12 @@ def test_the_page_of_keys_is_up_to_date_and_complete():
 
 def test_a_loss_that_needs_a_label_is_refused_without_one():
     content = {
-        "data": {"root": "videos", "labels": "anchor"},
+        "data": {"root": "videos", "labels": "teacher"},
         "loss": {"relative": "disparity"},
         "optim": {"steps": 1},
         "run": {"folder": "runs/x"},
     }
-    with pytest.raises(InputError, match=r"1 mistake:\n  loss\.relative: the disparity forms .* data\.labels=anchor"):
+    with pytest.raises(InputError, match=r"1 mistake:\n  loss\.relative: the disparity forms .* data\.labels=teacher"):
         resolve_config(content, "x.yaml")
     content["loss"] = {"relative": "warping"}
     resolve_config(content, "x.yaml")

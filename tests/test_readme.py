@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from steadydepth.cli import app
-from steadydepth.data.video_write import write_video
+from steadydepth.files.video_write import write_video
 from steadydepth.training.checkpoint import save_model
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +23,7 @@ def test_there_is_python_to_run():
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_python_of_the_readme_runs(block, tmp_path, monkeypatch, model, moving_clip):
-    """In a folder with what the demo leaves and the user's own picture and video."""
+    """In a folder with what the demo leaves and the user's own image and video."""
     monkeypatch.chdir(tmp_path)
     save_model(model, tmp_path / "runs" / "demo" / "steady")
     cv2.imwrite(str(tmp_path / "room.png"), moving_clip.frames[0])

@@ -11,19 +11,20 @@ if TYPE_CHECKING:
     from steadydepth.config import Config as Config
     from steadydepth.config_files import load_config as load_config
     from steadydepth.data.sequence_folder import open_sequence as open_sequence
-    from steadydepth.data.sequence_writer import write_sequence as write_sequence
-    from steadydepth.data.synthetic import make_world as make_world
     from steadydepth.errors import InputError as InputError
+    from steadydepth.evaluation.evaluate import evaluate as evaluate
+    from steadydepth.evaluation.evaluate import evaluate_clip as evaluate_clip
+    from steadydepth.experiments.compare import compare as compare
+    from steadydepth.experiments.search import search as search
+    from steadydepth.files.sequence_writer import write_sequence as write_sequence
     from steadydepth.inference import runtime as runtime
-    from steadydepth.inference.predict import load as load
+    from steadydepth.inference.predict_files import load as load
     from steadydepth.inference.predictor import Predictor as Predictor
     from steadydepth.method import losses as losses
-    from steadydepth.metrics.evaluate import evaluate as evaluate
     from steadydepth.models.depth_net import DepthNet as DepthNet
-    from steadydepth.training.compare import compare as compare
-    from steadydepth.training.report import write_report as write_report
-    from steadydepth.training.run import train as train
-    from steadydepth.training.search import search as search
+    from steadydepth.reports.report import write_report as write_report
+    from steadydepth.synthetic.world import make_world as make_world
+    from steadydepth.training.loop import train as train
     from steadydepth.types import Batch as Batch
     from steadydepth.types import Clip as Clip
     from steadydepth.types import VideoDepthModel as VideoDepthModel
@@ -36,16 +37,17 @@ _HOMES = {
     "InputError": "steadydepth.errors",
     "Predictor": "steadydepth.inference.predictor",
     "VideoDepthModel": "steadydepth.types",
-    "compare": "steadydepth.training.compare",
-    "evaluate": "steadydepth.metrics.evaluate",
-    "load": "steadydepth.inference.predict",
+    "compare": "steadydepth.experiments.compare",
+    "evaluate": "steadydepth.evaluation.evaluate",
+    "evaluate_clip": "steadydepth.evaluation.evaluate",
+    "load": "steadydepth.inference.predict_files",
     "load_config": "steadydepth.config_files",
-    "make_world": "steadydepth.data.synthetic",
+    "make_world": "steadydepth.synthetic.world",
     "open_sequence": "steadydepth.data.sequence_folder",
-    "search": "steadydepth.training.search",
-    "train": "steadydepth.training.run",
-    "write_report": "steadydepth.training.report",
-    "write_sequence": "steadydepth.data.sequence_writer",
+    "search": "steadydepth.experiments.search",
+    "train": "steadydepth.training.loop",
+    "write_report": "steadydepth.reports.report",
+    "write_sequence": "steadydepth.files.sequence_writer",
 }
 _MODULES = {
     "losses": "steadydepth.method.losses",

@@ -17,17 +17,17 @@ class SourceConfig(Section):
     """One of the `data.sources` of a mixed run."""
 
     root: Path = Field(description="Folder of sequence folders or video files.")
-    labels: Literal["depth", "anchor", "none"] = Field("depth", description=f"{DEPTH}; none: relative loss alone.")
+    labels: Literal["depth", "teacher", "none"] = Field("depth", description=f"{DEPTH}; none: relative loss alone.")
     share: float = Field(
         1.0, ge=0.001, description="Its part of the samples, in proportion to the other shares, to a thousandth."
     )
-    single: bool = Field(False, description="Frames are pictures, drawn one by one: absolute loss alone.")
+    single: bool = Field(False, description="Frames are images, drawn one by one: absolute loss alone.")
     motion: Literal["none", "flow", "dis"] | None = Field(None, description="In place of `data.motion`.")
 
     @model_validator(mode="after")
-    def _pictures_have_depth(self) -> "SourceConfig":
+    def _images_have_depth(self) -> "SourceConfig":
         if self.single and self.labels != "depth":
-            raise ValueError("single: pictures have the absolute loss alone, so their labels must be depth")
+            raise ValueError("single: images have the absolute loss alone, so their labels must be depth")
         return self
 
 
@@ -35,7 +35,7 @@ class DataConfig(Section):
     """Which videos, and how clips are cut from them."""
 
     root: Path | None = Field(None, description="Folder of sequence folders or video files.")
-    labels: Literal["depth", "anchor"] = Field("depth", description=f"{DEPTH}.")
+    labels: Literal["depth", "teacher"] = Field("depth", description=f"{DEPTH}.")
     sources: tuple[SourceConfig, ...] = Field(
         (), description="In place of `root` and `labels`: several folders in one run, each with its own labels."
     )
@@ -53,16 +53,16 @@ class DataConfig(Section):
     height: int = Field(96, ge=32, description="Rows of a training frame.")
     width: int = Field(128, ge=32, description="Columns of a training frame.")
     flip: bool = Field(True, description="Mirror every other clip.")
-    most_zoom: float = Field(1.0, ge=1, le=4, description="Clips are zoomed in up to so far, and cut where drawn.")
-    most_turn_deg: float = Field(0.0, ge=0, le=45, description="Clips are turned up to so far, both ways.")
+    max_zoom: float = Field(1.0, ge=1, le=4, description="Clips are zoomed in up to so far, and cut where drawn.")
+    max_rotation_deg: float = Field(0.0, ge=0, le=45, description="Clips are turned up to so far, both ways.")
     exposure: float = Field(0.0, ge=0, description="Deviation of the log exposure drawn for each frame.")
     white_balance: float = Field(0.0, ge=0, description="Deviation of the log gain of each colour of a frame.")
     gamma: float = Field(0.0, ge=0, description="Deviation of the log gamma drawn for each frame.")
     noise: float = Field(0.0, ge=0, description="Deviation of sensor noise at mid grey, frames in [0, 1].")
-    unevenness: float = Field(0.0, ge=0, description="Deviation of the log gain of a smooth field over each frame.")
+    vignetting: float = Field(0.0, ge=0, description="Deviation of the log gain of a smooth field over each frame.")
     blur: float = Field(0.0, ge=0, description="Deviation of the Gaussian blur drawn for each frame, pixels.")
     jpeg: float = Field(0.0, ge=0, le=1, description="Up to this share of the JPEG quality is lost in each frame.")
-    most_crf: int = Field(0, ge=0, le=51, description="Clips are coded as H.264 with a CRF up to this; 0 does not.")
+    max_crf: int = Field(0, ge=0, le=51, description="Clips are coded as H.264 with a CRF up to this; 0 does not.")
     cached_clips: int = Field(
         2000, ge=0, description="Decoded clips of a source kept in memory by each loader process."
     )
@@ -124,7 +124,7 @@ class LossConfig(Section):
     smoothness: float = Field(
         0.0, ge=0, description="Weight, inside the absolute loss, of the partial derivatives of log depth itself."
     )
-    edge_aware: bool = Field(True, description="`smoothness` is relaxed where the picture has edges.")
+    edge_aware: bool = Field(True, description="`smoothness` is relaxed where the image has edges.")
     relative: Literal["change", "warping", "geometry", "disparity", "disparity_size"] = Field(
         "change", description="What is compared between two frames; `change` with the label's own change in log depth."
     )
@@ -132,7 +132,7 @@ class LossConfig(Section):
     trim: float = Field(
         0.0, ge=0, lt=1, description="Share of the pairs of a clip that is left out: those with the largest errors."
     )
-    lags: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    frame_offsets: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (1,), min_length=1, description="Frame i is paired with frame i - lag, for each."
     )
     both_frames: bool = Field(True, description="False: the earlier frame of a pair is taken as it is.")
@@ -142,20 +142,20 @@ class LossConfig(Section):
         ge=0,
         description="Weight, inside the relative loss, of how unevenly the error of the change lies, as `gradient`.",
     )
-    response_weight: float = Field(
+    motion_gain_weight: float = Field(
         0.0,
         ge=0,
         description="Weight, inside the relative loss, of how far the predicted share of the true change is from 1.",
     )
     relative_weight: float = Field(1.0, ge=0, description="0 trains the plain model: absolute loss only.")
-    anchor_window: int = Field(
+    teacher_window: int = Field(
         1, ge=1, description="Without labels: the frozen copy's depth is averaged along the motion over so many frames."
     )
-    least_structure: float = Field(
+    min_log_depth_correlation: float = Field(
         0.95,
         ge=0,
         le=1,
-        description="Without labels: less of the frozen copy's picture (correlation) stops the run; 0 never does.",
+        description="Without labels: less of the frozen copy's image (correlation) stops the run; 0 never does.",
     )
     relative_ramp: float = Field(0.33, ge=0, le=1, description="The weight grows from 0 over this share of the steps.")
 
@@ -168,8 +168,8 @@ class OptimConfig(Section):
     accumulate: int = Field(
         1, ge=1, description="A step's clips go through the network in so many parts, for less memory."
     )
-    rate: float = Field(1e-3, gt=0, description="Highest learning rate, of the decoder.")
-    encoder_rate: float = Field(0.3, ge=0, description="The encoder's rate, as a share of `rate`.")
+    learning_rate: float = Field(1e-3, gt=0, description="Highest learning rate, of the decoder.")
+    encoder_learning_rate: float = Field(0.3, ge=0, description="The encoder's rate, as a share of `learning_rate`.")
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="Each layer of the encoder takes so much of the rate of the one after it."
     )
@@ -179,7 +179,7 @@ class OptimConfig(Section):
     most_skipped: int = Field(
         10, ge=1, description="So many steps in a row without a finite gradient stop the run; fewer are skipped."
     )
-    norm_learns: float = Field(
+    freeze_batch_norm_after: float = Field(
         1.0, ge=0, le=1, description="Batch norm keeps its statistics after this share of the steps: 0 to fine-tune."
     )
     average: float = Field(0.99, ge=0, lt=1, description="Decay of the running average of weights that is saved.")
@@ -238,18 +238,20 @@ class Config(Section):
         wrong = []
         if self.loss.relative.startswith("disparity") and any(one.labels != "depth" for one in sources):
             wrong.append(
-                "loss.relative: the disparity forms look at how the label changes, and data.labels=anchor or none has "
+                "loss.relative: the disparity forms look at how the label changes, and data.labels=teacher or none has "
                 "none that does: take change, warping or geometry"
             )
-        if self.loss.response_weight > 0 and all(one.labels != "depth" or one.single for one in sources):
+        if self.loss.motion_gain_weight > 0 and all(one.labels != "depth" or one.single for one in sources):
             wrong.append(
-                "loss.response_weight: looks at how the label changes, and no clip has measured depth: set it to 0"
+                "loss.motion_gain_weight: looks at how the label changes, and no clip has measured depth: set it to 0"
             )
         if all(one.labels == "none" for one in sources):
-            wrong.append("data.sources: without any labels a constant is best: give one of them labels depth or anchor")
-        if self.data.sources and self.model.init is None and any(one.labels == "anchor" for one in sources):
             wrong.append(
-                "data.sources: labels anchor is a frozen copy of the starting model, and this run starts from none: "
+                "data.sources: without any labels a constant is best: give one of them labels depth or teacher"
+            )
+        if self.data.sources and self.model.init is None and any(one.labels == "teacher" for one in sources):
+            wrong.append(
+                "data.sources: labels teacher is a frozen copy of the starting model, and this run starts from none: "
                 "give model.init, or take labels none"
             )
         if wrong:

@@ -18,9 +18,9 @@ Frames = Float[Tensor, "b t 3 h w"]  # RGB in [0, 1]
 Depth = Float[Tensor, "b t h w"]  # metres along the optical axis, > 0
 Valid = Bool[Tensor, "b t h w"]  # True where the depth was measured
 
-# What a clip learns from: its measured depth; the same, of pictures that have nothing to do with each other; what a
+# What a clip learns from: its measured depth; the same, of images that have nothing to do with each other; what a
 # frozen copy of the starting model says; or nothing but itself.
-Labels = Literal["depth", "single", "anchor", "none"]
+Labels = Literal["depth", "single", "teacher", "none"]
 
 # What the numbers of a model claim to be: metres; depth up to one factor; depth up to one factor and one offset;
 # inverse depth up to one factor and one offset.
@@ -40,7 +40,7 @@ class Clip:
     flow: Float32[np.ndarray, "p h w 2"] | None = None  # forward, frame i into i + 1, pixels (x, y)
     flow_valid: Bool[np.ndarray, "p h w"] | None = None
     motion: Float32[np.ndarray, "p h w 2"] | None = None  # estimated, frame i + 1 into i, pixels (x, y)
-    seen: Bool[np.ndarray, "p h w"] | None = None  # where the motion can be trusted
+    visible: Bool[np.ndarray, "p h w"] | None = None  # where the motion can be trusted
     K: Float64[np.ndarray, "3 3"] | None = None  # pixels, pixel centres at integer coordinates
     cam_to_world: Float64[np.ndarray, "t 4 4"] | None = None  # OpenCV axes, metres
     fixed_camera: bool | None = None
@@ -68,7 +68,7 @@ class Batch:
     depth: Depth
     valid: Valid
     motion: Float[Tensor, "b p h w 2"] | None = None  # where each pixel was in the previous frame, in pixels from here
-    seen: Bool[Tensor, "b p h w"] | None = None  # True where the previous frame saw it too
+    visible: Bool[Tensor, "b p h w"] | None = None  # True where the previous frame saw it too
     labels: tuple[Labels, ...] = ()
     source: tuple[int, ...] = ()  # number of the folder that it is from, of those that a run mixes
 

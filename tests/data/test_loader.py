@@ -5,19 +5,19 @@ import numpy as np
 import pytest
 import torch
 
-from steadydepth.data.augment import Light
 from steadydepth.data.clips import Sample, clip_motion, fit_clip
 from steadydepth.data.loader import ClipSamples, MixedSamples, augment_sample, make_batch
-from steadydepth.data.loader_processes import load_items
-from steadydepth.data.video_write import write_video
+from steadydepth.data.loader_workers import load_items
+from steadydepth.files.video_write import write_video
+from steadydepth.ops.photometric import Photometric
 from steadydepth.types import InputError
 
-LIGHT = Light(exposure=0.2, white_balance=0.05, gamma=0.1, noise=0.02)
+LIGHT = Photometric(exposure=0.2, white_balance=0.05, gamma=0.1, noise=0.02)
 
 
 def open_samples(root, numbers, **changes):
     settings = {"length": 3, "height": 40, "width": 56, "motion": "flow", "labels": "depth", "flip": True}
-    settings |= {"light": LIGHT, "seed": 7, "cached_clips": 4} | changes
+    settings |= {"photometric": LIGHT, "seed": 7, "cached_clips": 4} | changes
     return ClipSamples(root, numbers=numbers, **settings)
 
 
@@ -41,7 +41,7 @@ def test_an_epoch_shows_every_clip_once_in_an_order_of_its_own(world):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_frames_without_light_are_what_was_decoded_as_a_share_of_255(world, workers):
-    samples = open_samples(world, range(2), light=Light(), flip=False)
+    samples = open_samples(world, range(2), photometric=Photometric(), flip=False)
     (items,) = load_items(samples, batch=2, workers=workers)
     assert items["frames"].dtype == torch.uint8
     batch = make_batch(items)
@@ -53,7 +53,9 @@ def test_frames_without_light_are_what_was_decoded_as_a_share_of_255(world, work
 
 def test_mirroring_keeps_motion_true(fixed_clip, moving_clip):
     sample = Sample(moving_clip, *clip_motion(moving_clip, "flow"))
-    draws = [augment_sample(sample, np.random.default_rng(seed), flip=True, light=Light()) for seed in range(8)]
+    draws = [
+        augment_sample(sample, np.random.default_rng(seed), flip=True, photometric=Photometric()) for seed in range(8)
+    ]
     straight = next(one for one in draws if torch.equal(one["motion"], torch.from_numpy(sample.motion)))
     mirrored = next(one for one in draws if not torch.equal(one["motion"], torch.from_numpy(sample.motion)))
     width = 64
@@ -65,8 +67,8 @@ def test_mirroring_keeps_motion_true(fixed_clip, moving_clip):
 
 def test_light_is_drawn_for_each_frame_and_geometry_once(fixed_clip):
     sample = Sample(fixed_clip, *clip_motion(fixed_clip, "none"))
-    plain = augment_sample(sample, np.random.default_rng(0), flip=False, light=Light())
-    lit = augment_sample(sample, np.random.default_rng(0), flip=False, light=Light(exposure=0.3))
+    plain = augment_sample(sample, np.random.default_rng(0), flip=False, photometric=Photometric())
+    lit = augment_sample(sample, np.random.default_rng(0), flip=False, photometric=Photometric(exposure=0.3))
     ratio = (lit["frames"] / (plain["frames"] / 255).clamp(min=0.01)).flatten(1).median(dim=1).values
     assert ratio.std() > 0.05
     assert torch.equal(lit["depth"], plain["depth"])
@@ -80,12 +82,12 @@ def test_what_is_missing_is_named(world, tmp_path):
     from dataclasses import replace
 
     from steadydepth.data.sequence_folder import open_sequence
-    from steadydepth.data.sequence_writer import write_sequence
+    from steadydepth.files.sequence_writer import write_sequence
 
     clip = open_sequence(world / "fixed_000003").read()
     bare = replace(clip, name="bare", depth=None, valid=None, flow=None, flow_valid=None, objects=None)
     write_sequence(tmp_path, bare, depth_scale_m=None, source=None, licence=None)
-    with pytest.raises(InputError, match=r"bare: has no depth/.*data\.labels=anchor"):
+    with pytest.raises(InputError, match=r"bare: has no depth/.*data\.labels=teacher"):
         open_samples(tmp_path, range(1))
 
 
@@ -97,11 +99,11 @@ def test_a_held_frame_has_no_motion_and_another_light_each_time(world):
         assert ("motion" in item) is (motion == "flow")
         if motion == "flow":
             assert (item["motion"] == 0).all()
-            assert item["seen"].all()
+            assert item["visible"].all()
 
 
 def open_mix(root, numbers, shares=(0.5, 0.2, 0.3), seed=7):
-    """Clips with depth, their frames as pictures, and the same clips as if they had no depth."""
+    """Clips with depth, their frames as images, and the same clips as if they had no depth."""
     kinds = ({"labels": "depth"}, {"labels": "single"}, {"labels": "none", "motion": "none"})
     sources = [open_samples(root, (), source=i, seed=seed, **kind) for i, kind in enumerate(kinds)]
     return MixedSamples(sources, shares=shares, seed=seed, numbers=numbers)
@@ -152,7 +154,7 @@ def test_the_first_source_of_a_mix_draws_what_a_run_of_it_alone_does(world):
     assert draws[0] != draws[1]
 
 
-def test_pictures_are_every_frame_with_depth_once_an_epoch_and_no_other(world, tmp_path):
+def test_images_are_every_frame_with_depth_once_an_epoch_and_no_other(world, tmp_path):
     shutil.copytree(world / "fixed_000003", tmp_path / "room")
     shutil.copytree(world / "fixed_000003", tmp_path / "photo")
     for kind in ("rgb", "depth", "objects", "flow"):
@@ -162,7 +164,7 @@ def test_pictures_are_every_frame_with_depth_once_an_epoch_and_no_other(world, t
     meta = json.loads((tmp_path / "photo" / "meta.json").read_text())
     (tmp_path / "photo" / "meta.json").write_text(json.dumps(meta | {"cam_to_world": meta["cam_to_world"][:1]}))
     (tmp_path / "room" / "depth" / "0002.png").unlink()
-    samples = open_samples(tmp_path, range(2), labels="single", flip=False, light=Light(), length=3)
+    samples = open_samples(tmp_path, range(2), labels="single", flip=False, photometric=Photometric(), length=3)
     assert [(s.name, frame) for s, frame in samples.clips] == [
         ("photo", 0), ("room", 0), ("room", 1), ("room", 3), ("room", 4)
     ]  # fmt: skip
@@ -173,12 +175,12 @@ def test_pictures_are_every_frame_with_depth_once_an_epoch_and_no_other(world, t
     assert "motion" not in item
     for i in range(3):
         sequence, frame = samples.clips[places[3 + i]]
-        picture = fit_clip(sequence.read(frame, frame + 1), 40, 56)
-        torch.testing.assert_close(item["depth"][i], torch.from_numpy(picture.depth[0]))
-        assert torch.equal(item["frames"][i], torch.from_numpy(picture.frames[0]))
+        image = fit_clip(sequence.read(frame, frame + 1), 40, 56)
+        torch.testing.assert_close(item["depth"][i], torch.from_numpy(image.depth[0]))
+        assert torch.equal(item["frames"][i], torch.from_numpy(image.frames[0]))
 
 
-def test_videos_too_short_for_a_clip_are_pointed_to_pictures(world):
+def test_videos_too_short_for_a_clip_are_pointed_to_images(world):
     with pytest.raises(InputError, match=r"no sequence has 9 frames; lower data\.clip_length.*`single: true`"):
         open_samples(world, range(1), length=9)
 
@@ -189,7 +191,7 @@ def test_no_clip_of_a_video_crosses_a_cut(tmp_path):
     frames = np.concatenate(shots).repeat(8, axis=1).repeat(8, axis=2)
     write_video(tmp_path / "film.mp4", frames, 25.0)
     settings = {"length": 3, "height": 32, "width": 32, "motion": "none", "labels": "none", "flip": False}
-    settings |= {"light": Light(), "seed": 0, "cached_clips": 0, "strides": (1, 2)}
+    settings |= {"photometric": Photometric(), "seed": 0, "cached_clips": 0, "strides": (1, 2)}
     samples = ClipSamples(tmp_path, numbers=range(10), find_cuts=True, **settings)
     assert [start for _, start in samples.clips] == [0, 1, 2, 5, 6]
     taken = {tuple(samples.describe(number)["frames"]) for number in range(40)}

@@ -7,11 +7,11 @@ from itertools import chain
 
 import pytest
 
-from steadydepth.data.augment import Light
 from steadydepth.data.loader import ClipSamples
-from steadydepth.data.loader_processes import load_items
-from steadydepth.data.shards_write import pack_sequences
-from steadydepth.training.run import _sample_numbers
+from steadydepth.data.loader_workers import load_items
+from steadydepth.data.shards.write import pack_sequences
+from steadydepth.ops.photometric import Photometric
+from steadydepth.training.loop import _sample_numbers
 
 
 @pytest.fixture(scope="module", params=["folder", "shards"])
@@ -23,11 +23,11 @@ def root(request, world, tmp_path_factory):
     return shards
 
 
-def checksums(root, numbers, workers, light=0.2):
+def checksums(root, numbers, workers, photometric=0.2):
     """Of the frames, depth and motion of each of the samples `numbers`."""
     samples = ClipSamples(
-        root, length=2, height=40, width=56, motion="flow", labels="depth", flip=True, light=Light(exposure=light),
-        most_zoom=1.3, seed=3, cached_clips=2, numbers=numbers,
+        root, length=2, height=40, width=56, motion="flow", labels="depth", flip=True,
+        photometric=Photometric(exposure=photometric), max_zoom=1.3, seed=3, cached_clips=2, numbers=numbers,
     )  # fmt: skip
     return [
         tuple(zlib.crc32(items[name].numpy().tobytes()) for name in ("frames", "depth", "motion"))

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steadydepth.data.check import check_data
+from steadydepth.data.checks import check_data
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
-from steadydepth.data.sequence_writer import write_sequence
-from steadydepth.data.video_write import write_video
+from steadydepth.files.sequence_writer import write_sequence
+from steadydepth.files.video_write import write_video
 from steadydepth.types import Clip, InputError
 
 T, H, W = 5, 24, 40

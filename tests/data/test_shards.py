@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from steadydepth.data.augment import Light
-from steadydepth.data.check import check_data
+from steadydepth.data.checks import check_data
 from steadydepth.data.clips import clip_motion, fit_clip
 from steadydepth.data.loader import ClipSamples
-from steadydepth.data.loader_processes import load_items
+from steadydepth.data.loader_workers import load_items
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
-from steadydepth.data.shards import INDEX, MEMBERS, ROW
-from steadydepth.data.shards_write import pack_sequences
-from steadydepth.ops.flow import consistent, dis_flow
+from steadydepth.data.shards.read import INDEX, MEMBERS, ROW
+from steadydepth.data.shards.write import pack_sequences
+from steadydepth.ops.optical_flow import consistent, dis_flow
+from steadydepth.ops.photometric import Photometric
 from steadydepth.types import InputError
 
 ARRAYS = ("frames", "depth", "valid", "objects", "flow", "flow_valid", "K", "cam_to_world")
@@ -41,7 +41,7 @@ def copied(packed, tmp_path):
 
 def open_samples(root, numbers, **changes):
     settings = {"length": 3, "height": 40, "width": 56, "motion": "flow", "labels": "depth", "flip": True}
-    settings |= {"light": Light(exposure=0.2), "seed": 7, "cached_clips": 0} | changes
+    settings |= {"photometric": Photometric(exposure=0.2), "seed": 7, "cached_clips": 0} | changes
     return ClipSamples(root, numbers=numbers, **settings)
 
 
@@ -97,7 +97,7 @@ def test_samples_of_shards_are_those_of_the_folder_whoever_reads_them(world, pac
     plain = list(map(open_samples(world, range(14)).__getitem__, range(14)))
     packs = open_samples(packed, range(14))
     for number in range(14):
-        for name in ("frames", "depth", "valid", "motion", "seen"):
+        for name in ("frames", "depth", "valid", "motion", "visible"):
             assert torch.equal(packs[number][name], plain[number][name]), (number, name)
     resumed = list(load_items(open_samples(packed, range(6, 14)), batch=2, workers=1))
     frames = torch.cat([items["frames"] for items in resumed])
@@ -108,13 +108,13 @@ def test_kept_flow_is_that_of_dis_and_is_taken_in_its_place(packed, monkeypatch)
     clip = open_sequence(packed / "moving_000004").read(1, 4)
     for i in range(2):
         back = dis_flow(clip.frames[i + 1], clip.frames[i])
-        seen = consistent(back, dis_flow(clip.frames[i], clip.frames[i + 1]))
-        np.testing.assert_array_equal(clip.seen[i], seen)
-        assert np.abs(clip.motion[i] - back)[seen].max() <= 1 / 128
+        visible = consistent(back, dis_flow(clip.frames[i], clip.frames[i + 1]))
+        np.testing.assert_array_equal(clip.visible[i], visible)
+        assert np.abs(clip.motion[i] - back)[visible].max() <= 1 / 128
     monkeypatch.setattr("steadydepth.data.clips.dis_flow", None)
-    motion, seen = clip_motion(clip, "dis")
+    motion, visible = clip_motion(clip, "dis")
     assert motion is clip.motion
-    assert seen is clip.seen
+    assert visible is clip.visible
     item = open_samples(packed, range(1), motion="dis")[0]
     assert item["motion"].shape == (2, 40, 56, 2)
 
@@ -194,7 +194,7 @@ def _replace_first_member(root, data):
 def test_bombs_and_impostors_are_refused_before_they_unpack(copied):
     import zstandard
 
-    from steadydepth.files.zstd_images import _HEADER, SIGNATURE
+    from steadydepth.files.packed_images import _HEADER, SIGNATURE
 
     bomb = zstandard.compress(bytes(2**26))
     cases = [
@@ -260,7 +260,7 @@ def test_shards_behind_http_and_in_an_object_store_are_read_by_range(packed, tmp
         for url in (f"http://127.0.0.1:{server.server_port}", "memory://bucket"):
             root = type(packed)(url)
             there = open_sequence(find_sequences(root)[1]).read(1, 4)
-            for name in (*ARRAYS, "motion", "seen"):
+            for name in (*ARRAYS, "motion", "visible"):
                 np.testing.assert_array_equal(getattr(there, name), getattr(here, name), err_msg=name)
             item = open_samples(root, range(3))[2]
             assert torch.equal(item["frames"], open_samples(packed, range(3))[2]["frames"])

@@ -9,8 +9,8 @@ import pytest
 import scipy.io
 
 from steadydepth.files.depth_formats import read_numbers
-from steadydepth.files.exr_files import write_exr
-from steadydepth.files.image_files import read_colour, read_pnm, write_png
+from steadydepth.files.exr import write_exr
+from steadydepth.files.images import read_colour, read_pnm, write_png
 from steadydepth.types import InputError
 
 VALUES = np.arange(15, dtype=np.float32).reshape(3, 5) + 0.25

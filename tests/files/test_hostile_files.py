@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from steadydepth.files.depth_formats import read_numbers
-from steadydepth.files.exr_files import write_exr
-from steadydepth.files.image_files import encode_png, read_colour
+from steadydepth.files.exr import write_exr
+from steadydepth.files.images import encode_png, read_colour
 from steadydepth.types import InputError
 
 SIDE = 60_000

@@ -5,7 +5,7 @@ import pytest
 
 from steadydepth.errors import InputError
 from steadydepth.inference.filters import FILTERS, causal_median, ema, ema_along_flow, filter_depth, filter_frames
-from steadydepth.ops.smooth import flow_ema
+from steadydepth.ops.smoothing import flow_ema
 
 T, HEIGHT, WIDTH = 5, 13, 16
 

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from steadydepth.inference.predict import Predictor, load, predict_files
-from steadydepth.inference.ray_predict import predict_on_ray
-from steadydepth.output.depth_files import read_predictions
+from steadydepth.files.predictions import read_predictions
+from steadydepth.inference.predict_files import Predictor, load, predict_files
+from steadydepth.inference.ray import predict_on_ray
 from steadydepth.types import InputError
 
 # Predicts the folder in/ into out/ twice, with a damaged file there at first; then two files of one name.
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import ray
 from steadydepth.errors import InputError
-from steadydepth.inference.ray_predict import predict_on_ray
+from steadydepth.inference.ray import predict_on_ray
 
 def predict(*paths):
     rows = ray.data.from_items([{"path": str(path)} for path in paths])
@@ -42,16 +42,16 @@ Path("found.json").write_text(json.dumps(found))
 # Depth is the red of the pixel plus one.
 FACTORY = """
 def build():
-    return lambda pictures: pictures[:, 0] * 255 + 1
+    return lambda images: images[:, 0] * 255 + 1
 """
 
 
 def test_each_row_is_written_as_predict_writes_it_or_says_why_not(tmp_path, monkeypatch):
     pytest.importorskip("ray.data")
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 24, 40, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, 24, 40, 3), dtype=np.uint8)
     (tmp_path / "in").mkdir()
-    for name, picture in zip("abc", pictures, strict=True):
-        cv2.imwrite(str(tmp_path / "in" / f"{name}.png"), picture)
+    for name, image in zip("abc", images, strict=True):
+        cv2.imwrite(str(tmp_path / "in" / f"{name}.png"), image)
     (tmp_path / "in" / "d.mp4").write_bytes(b"no video")
     (tmp_path / "other").mkdir()
     shutil.copy(tmp_path / "in" / "a.png", tmp_path / "other")
@@ -75,11 +75,11 @@ def test_each_row_is_written_as_predict_writes_it_or_says_why_not(tmp_path, monk
     assert again == [{"path": "in/a.png", "written": [], "error": ""}]
     assert refused.startswith("other/a.png: another row would be written as a")
     shrinking = Predictor(predictor.model, device="cpu", max_side=20)
-    for name, picture in zip("ac", pictures[[0, 2]], strict=True):
+    for name, image in zip("ac", images[[0, 2]], strict=True):
         written, claims = read_predictions(tmp_path / "out", name)
         assert claims == "metric"
-        np.testing.assert_array_equal(written[0], shrinking.predict(picture[..., ::-1]).depth)
-    np.testing.assert_array_equal(read_predictions(tmp_path / "out", "b")[0][0], pictures[1, ..., 2] + 1.0)
+        np.testing.assert_array_equal(written[0], shrinking.predict(image[..., ::-1]).depth)
+    np.testing.assert_array_equal(read_predictions(tmp_path / "out", "b")[0][0], images[1, ..., 2] + 1.0)
 
 
 def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from torch import Tensor, nn
 
-from steadydepth.data import video_files
-from steadydepth.data.video_files import read_video
-from steadydepth.inference.predict import Predictor, predict_files
-from steadydepth.inference.stream import stream_newest
-from steadydepth.output.depth_files import read_predictions
+from steadydepth.files import video_read
+from steadydepth.files.predictions import read_predictions
+from steadydepth.files.video_read import read_video
+from steadydepth.inference.live import stream_newest
+from steadydepth.inference.predict_files import Predictor, predict_files
 from steadydepth.types import InputError
 
 T, H, W = 20, 24, 40
@@ -47,8 +47,8 @@ def film(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def camera(film, monkeypatch) -> Iterator[str]:
-    monkeypatch.setattr(video_files, "_PATIENCE_S", 1.0)
-    server = Path(__file__).with_name("rtsp_server.py")
+    monkeypatch.setattr(video_read, "_PATIENCE_S", 1.0)
+    server = Path(__file__).parent.with_name("helpers") / "rtsp_server.py"
     with subprocess.Popen([sys.executable, str(server), str(film)], stdout=subprocess.PIPE, text=True) as process:
         yield f"rtsp://127.0.0.1:{process.stdout.readline().strip()}"
         process.kill()
@@ -65,7 +65,7 @@ def test_what_a_camera_sent_is_predicted_and_kept(camera, film, tmp_path, how, c
 
 
 def test_a_stream_ends_with_its_camera(camera):
-    seen = list(stream_newest(Predictor(Red()), f"{camera}/ends"))
-    assert seen[0].result.depth.shape == (H, W)
+    visible = list(stream_newest(Predictor(Red()), f"{camera}/ends"))
+    assert visible[0].result.depth.shape == (H, W)
     with pytest.raises(InputError, match=r"stalls: no answer for 1 s: check the address, and that it sends"):
         list(stream_newest(Predictor(Red()), f"{camera}/stalls"))

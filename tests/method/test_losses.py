@@ -13,8 +13,8 @@ from steadydepth.method.losses import (
     gradient_matching,
     huber,
     log_l1,
+    motion_gain,
     relative_loss,
-    response,
     silog,
     smoothness,
     target_loss,
@@ -114,7 +114,7 @@ def test_gradient_matching_equals_slow_loops():
     assert gradient_matching(depth, truth, valid).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_smoothness_by_hand_and_relaxed_at_edges_of_the_picture():
+def test_smoothness_by_hand_and_relaxed_at_edges_of_the_image():
     depth = torch.tensor([[1.0, math.e], [1.0, math.e]]).view(1, 1, 2, 2)
     # Every step to the right is 1 in log depth, no step down.
     torch.testing.assert_close(smoothness(depth), torch.tensor(1.0))
@@ -146,8 +146,8 @@ def test_relative_loss_equals_slow_loops():
 
 
 def test_the_truth_costs_nothing_and_a_constant_factor_is_no_change(clip):
-    truth = pair_with_previous(clip.depth, clip.valid, clip.motion, clip.seen)
-    scaled = pair_with_previous(clip.depth * 1.7, clip.valid, clip.motion, clip.seen)
+    truth = pair_with_previous(clip.depth, clip.valid, clip.motion, clip.visible)
+    scaled = pair_with_previous(clip.depth * 1.7, clip.valid, clip.motion, clip.visible)
     assert absolute_loss(clip.depth, clip.depth, clip.valid).item() == 0
     assert relative_loss(truth, truth).item() == 0
     assert relative_loss(scaled, truth).item() < 1e-6
@@ -155,8 +155,8 @@ def test_the_truth_costs_nothing_and_a_constant_factor_is_no_change(clip):
 
 
 def test_a_frozen_prediction_pays_where_the_truth_moves(clip):
-    truth = pair_with_previous(clip.depth, clip.valid, clip.motion, clip.seen)
-    still = pair_with_previous(torch.ones_like(clip.depth), clip.valid, clip.motion, clip.seen)
+    truth = pair_with_previous(clip.depth, clip.valid, clip.motion, clip.visible)
+    still = pair_with_previous(torch.ones_like(clip.depth), clip.valid, clip.motion, clip.visible)
     assert relative_loss(still, truth).item() > 1e-3
 
 
@@ -305,10 +305,13 @@ def test_every_relative_loss_has_true_gradients_and_no_poison(kind, robust):
     valid = random_depth(21, label.shape) > 0.8
     depth = random_depth(22, label.shape).double().requires_grad_()
     dirty = torch.where(valid, label, torch.nan)
-    truth, poisoned = pair_with_previous(label, valid, lags=(1, 2)), pair_with_previous(dirty, valid, lags=(1, 2))
+    truth, poisoned = (
+        pair_with_previous(label, valid, frame_offsets=(1, 2)),
+        pair_with_previous(dirty, valid, frame_offsets=(1, 2)),
+    )
 
     def loss(depth, truth=truth):
-        predicted = pair_with_previous(depth, valid, lags=(1, 2))
+        predicted = pair_with_previous(depth, valid, frame_offsets=(1, 2))
         return relative_loss(predicted, truth, kind=kind, robust=robust, moving_weight=0.3, gradient_weight=0.2)
 
     assert loss(depth).item() > 0
@@ -342,19 +345,19 @@ def test_the_response_by_hand_and_its_weight():
     truth = pairs([2.0, 1.0, 1.005], [1.0, 4.0, 1.0])
     predicted = pairs([2.0**1.5, 1.0, 3.0], [1.0, 2.0, 1.0])
     share = (1.5 * 1 + 1 * 2) / (1 + 4)
-    torch.testing.assert_close(response(predicted, truth), torch.tensor(share))
+    torch.testing.assert_close(motion_gain(predicted, truth), torch.tensor(share))
     plain = relative_loss(predicted, truth)
-    torch.testing.assert_close(relative_loss(predicted, truth, response_weight=0.2), plain + 0.2 * (1 - share))
-    assert response(truth, truth).item() == pytest.approx(1)
+    torch.testing.assert_close(relative_loss(predicted, truth, motion_gain_weight=0.2), plain + 0.2 * (1 - share))
+    assert motion_gain(truth, truth).item() == pytest.approx(1)
     still = pairs([2.0, 1.0, 1.005], [2.0, 1.0, 1.005])
-    assert response(still, truth).item() == 0
-    assert response(predicted, still).item() == 1
+    assert motion_gain(still, truth).item() == 0
+    assert motion_gain(predicted, still).item() == 1
     one_seen = pairs([2.0, 1.0, 1.005], [1.0, 4.0, 1.0], torch.tensor([True, False, True]).view(1, 1, 1, 3))
-    assert response(predicted, one_seen).item() == pytest.approx(1.5)
+    assert motion_gain(predicted, one_seen).item() == pytest.approx(1.5)
 
 
 @pytest.mark.parametrize("poison", POISON)
-@pytest.mark.parametrize("options", [{"response_weight": 0.5}, {"trim": 0.3}, {"gradient_weight": 0.4}], ids=str)
+@pytest.mark.parametrize("options", [{"motion_gain_weight": 0.5}, {"trim": 0.3}, {"gradient_weight": 0.4}], ids=str)
 def test_the_terms_of_the_change_have_true_gradients_and_no_poison(poison, options):
     label, valid = random_depth(40).double(), random_depth(41) > 1
     depth = random_depth(42).double().requires_grad_()

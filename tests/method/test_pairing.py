@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from steadydepth.method.losses import relative_loss
-from steadydepth.method.pairing import chain, pair_along, pair_with_previous, unchanged, ways_back
+from steadydepth.method.pairing import chain, correspondences_back, pair_along, pair_with_previous, unchanged
 
 
 def test_a_fixed_view_pairs_the_same_pixel_of_consecutive_frames():
@@ -36,9 +36,9 @@ def test_a_sample_that_reads_an_invalid_or_unseen_pixel_makes_no_pair():
     valid[0, 0, 0, 2] = False
     motion = torch.zeros(1, 1, 1, 4, 2)
     motion[..., 0] = 0.5
-    seen = torch.tensor([[[[False, True, True, True]]]])
+    visible = torch.tensor([[[[False, True, True, True]]]])
     assert pair_with_previous(depth, valid, motion).valid[0, 0, 0].tolist() == [True, False, False, False]
-    assert not pair_with_previous(depth, valid, motion, seen).valid.any()
+    assert not pair_with_previous(depth, valid, motion, visible).valid.any()
 
 
 def test_of_sparse_labels_the_nearest_pixel_is_read():
@@ -81,7 +81,7 @@ def test_invalid_depth_may_be_anything(poison):
 
 def test_true_labels_keep_their_depth_along_the_motion_of_static_things(clip):
     """A fixed camera and things at rest: the pair's two sides agree to the interpolation."""
-    pairs = pair_with_previous(clip.depth, clip.valid, clip.motion, clip.seen)
+    pairs = pair_with_previous(clip.depth, clip.valid, clip.motion, clip.visible)
     change = (pairs.current / pairs.previous).log().abs()
     assert pairs.valid.float().mean() > 0.6
     assert change[1][pairs.valid[1]].median() < 1e-4
@@ -105,7 +105,7 @@ def test_longer_lags_follow_the_neighbours_along_p():
     depth = torch.arange(1.0, 6.0).view(1, 5, 1, 1)
     valid = torch.ones_like(depth, dtype=torch.bool)
     valid[0, 1] = False
-    pairs = pair_with_previous(depth, valid, lags=(1, 3, 7))
+    pairs = pair_with_previous(depth, valid, frame_offsets=(1, 3, 7))
     # The second frame is not valid: a harmless 1 stands for it.
     assert pairs.current.flatten().tolist() == [1, 3, 4, 5, 4, 5]
     assert pairs.previous.flatten().tolist() == [1, 1, 3, 4, 1, 1]
@@ -117,22 +117,22 @@ def test_chained_motion_goes_where_the_steps_go():
     motion = torch.zeros(1, 3, 1, 5, 2)
     motion[..., 0] = -1.0
     motion[:, 2, ..., 0] = -2.0
-    seen = torch.ones(1, 3, 1, 5, dtype=torch.bool)
-    seen[0, 0, 0, 1] = False
-    total, visible = chain(motion, seen, 3)
+    visible = torch.ones(1, 3, 1, 5, dtype=torch.bool)
+    visible[0, 0, 0, 1] = False
+    total, chained = chain(motion, visible, 3)
     assert total.shape == (1, 1, 1, 5, 2)
     assert total[0, 0, 0, :, 0].tolist() == [-4] * 5
-    # Pixel 4 was at 2, at 1, at 0, but the step from 1 was not seen; 0 to 2 leave the picture on the way.
-    assert visible[0, 0, 0].tolist() == [False, False, False, True, False]
-    _, visible = chain(motion, torch.ones_like(seen), 3)
-    assert visible[0, 0, 0].tolist() == [False, False, False, True, True]
-    assert chain(motion, seen, 5)[0].shape == (1, 0, 1, 5, 2)
+    # Pixel 4 was at 2, at 1, at 0, but the step from 1 was not seen; 0 to 2 leave the image on the way.
+    assert chained[0, 0, 0].tolist() == [False, False, False, True, False]
+    _, chained = chain(motion, torch.ones_like(visible), 3)
+    assert chained[0, 0, 0].tolist() == [False, False, False, True, True]
+    assert chain(motion, visible, 5)[0].shape == (1, 0, 1, 5, 2)
 
 
 def test_a_long_lag_along_motion_reads_the_point_itself(clip):
     """In the synthetic world the chained motion finds the same surface: the label changes little on static points."""
-    pairs = pair_with_previous(clip.depth, clip.valid, clip.motion, clip.seen, lags=(4,))
-    direct = pair_with_previous(clip.depth, clip.valid, lags=(4,))
+    pairs = pair_with_previous(clip.depth, clip.valid, clip.motion, clip.visible, frame_offsets=(4,))
+    direct = pair_with_previous(clip.depth, clip.valid, frame_offsets=(4,))
     assert pairs.valid.float().mean() > 0.4
 
     def change(one, kept):
@@ -144,16 +144,17 @@ def test_a_long_lag_along_motion_reads_the_point_itself(clip):
 def test_motion_chained_once_serves_what_is_predicted_and_what_is_true(clip, monkeypatch):
     chained = []
 
-    def count(motion, seen, lag):
-        chained.append(lag)
-        return chain(motion, seen, lag)
+    def count(motion, visible, offset):
+        chained.append(offset)
+        return chain(motion, visible, offset)
 
     expected = [
-        pair_with_previous(one, clip.valid, clip.motion, clip.seen, lags=(1, 3)) for one in (clip.depth, clip.depth + 1)
+        pair_with_previous(one, clip.valid, clip.motion, clip.visible, frame_offsets=(1, 3))
+        for one in (clip.depth, clip.depth + 1)
     ]
     monkeypatch.setattr("steadydepth.method.pairing.chain", count)
-    ways = ways_back(clip.valid, clip.motion, clip.seen, (1, 3))
-    found = [pair_along(one, clip.valid, ways) for one in (clip.depth, clip.depth + 1)]
+    correspondences = correspondences_back(clip.valid, clip.motion, clip.visible, (1, 3))
+    found = [pair_along(one, clip.valid, correspondences) for one in (clip.depth, clip.depth + 1)]
     assert chained == [1, 3]
     for one, other in zip(expected, found, strict=True):
         assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("current", "previous", "valid"))

@@ -16,7 +16,7 @@ class Two(nn.Module):
 
 def test_groups_hold_every_weight_once_with_its_rate_and_decay():
     model = Two()
-    optimizer = build_optimizer(model, rate=0.1, encoder_rate=0.3, weight_decay=0.05)
+    optimizer = build_optimizer(model, learning_rate=0.1, encoder_learning_rate=0.3, weight_decay=0.05)
     found = {
         name: (group["lr"], group["weight_decay"])
         for group in optimizer.param_groups
@@ -35,7 +35,7 @@ def test_groups_hold_every_weight_once_with_its_rate_and_decay():
 
 
 def test_the_rate_rises_then_falls_to_a_hundredth():
-    rates = [learning_rate_at(step, steps=100, rate=2.0, warmup=0.1) for step in range(100)]
+    rates = [learning_rate_at(step, steps=100, learning_rate=2.0, warmup=0.1) for step in range(100)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[9] == rates[10] == pytest.approx(2.0)
     assert rates[55] == pytest.approx(2.0 * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * 0.5))))
@@ -56,7 +56,7 @@ def test_a_step_goes_down_the_cut_gradient_by_hand():
 def test_a_gradient_that_is_not_finite_changes_no_weight(factor):
     model = Two()
     before = [weight.detach().clone() for weight in model.parameters()]
-    optimizer = build_optimizer(model, rate=0.1, encoder_rate=1.0, weight_decay=0.0)
+    optimizer = build_optimizer(model, learning_rate=0.1, encoder_learning_rate=1.0, weight_decay=0.0)
     loss = model.decoder(model.encoder(torch.ones(1, 2))).sum() * factor
     loss.backward()
     assert not math.isfinite(update_weights(model, optimizer, 1.0))

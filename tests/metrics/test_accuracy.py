@@ -6,7 +6,7 @@ import torch
 
 from steadydepth.errors import InputError
 from steadydepth.metrics.accuracy import accuracy_scores
-from steadydepth.metrics.protocol import (
+from steadydepth.metrics.protocols import (
     ACCURACY,
     METRICS,
     PROTOCOLS,

@@ -12,9 +12,9 @@ def all_masked(tiny, kind):
     """Every score that takes a mask, the masks through `kind`."""
     kept, moving, static = kind(tiny.valid), kind(tiny.moving), kind(tiny.valid & ~tiny.moving)
     poses = {"K": tiny.K, "cam_to_world": tiny.poses}
-    flow = metrics.label_flow(tiny.two_way.forward, kind(tiny.two_way.forward_seen), tiny.truth, kept)
+    flow = metrics.label_flow(tiny.two_way.forward, kind(tiny.two_way.forward_visible), tiny.truth, kept)
     split = metrics.split_by_objects(moving, kept)
-    pose_split = metrics.split_by_pose(tiny.truth, kept, **poses, seen_next=kept)
+    pose_split = metrics.split_by_pose(tiny.truth, kept, **poses, visible_next=kept)
     return {
         "set": metrics.fixed_static_set(tiny.truth, kept, moving),
         "split": np.stack((split.static, split.moving, pose_split.static, pose_split.moving)),
@@ -25,7 +25,7 @@ def all_masked(tiny, kind):
         **metrics.fixed_camera_scores(tiny.depth, kept, kind(np.ones((12, 16), bool))),
         **metrics.rigid_error(tiny.depth, tiny.truth, kept, static, **poses),
         **metrics.warping_scores(
-            tiny.depth, tiny.frames, tiny.two_way, kind(tiny.two_way.forward_seen), kept, landing=kept
+            tiny.depth, tiny.frames, tiny.two_way, kind(tiny.two_way.forward_visible), kept, landing=kept
         ),
         **metrics.flow_flicker(tiny.depth, tiny.two_way, kept),
         **metrics.flow_roughness(tiny.depth, tiny.two_way, kept),

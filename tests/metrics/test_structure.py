@@ -6,14 +6,14 @@ import torch
 
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
-from steadydepth.metrics.accuracy import structure
-from steadydepth.metrics.evaluate import evaluate, predict_sequence
-from steadydepth.output.depth_files import write_predictions
+from steadydepth.evaluation.evaluate import evaluate, predict_sequence
+from steadydepth.files.predictions import write_predictions
+from steadydepth.metrics.accuracy import log_depth_correlation
 
 
 def test_correlation_of_log_depth_by_hand():
     def correlation(depth, other):
-        return float(structure(depth.reshape(2, 1, 2), other.reshape(2, 1, 2))["structure"])
+        return float(log_depth_correlation(depth.reshape(2, 1, 2), other.reshape(2, 1, 2))["log_depth_correlation"])
 
     depth = torch.tensor([1.0, 2.0, 4.0, 8.0]).double()
     assert correlation(3 * depth**2, depth) == pytest.approx(1)
@@ -26,10 +26,10 @@ def test_correlation_of_log_depth_by_hand():
 
 def test_evaluate_says_how_much_of_a_reference_is_kept(world, model, tmp_path):
     report = evaluate(model, world, out=tmp_path, reference=model, model_name="mine", controls=False)
-    assert report["mean"]["structure"] == pytest.approx(1.0)
+    assert report["mean"]["log_depth_correlation"] == pytest.approx(1.0)
     assert json.loads((tmp_path / "metrics.json").read_text())["header"]["model"] == "mine"
     without = evaluate(model, world, controls=False)
-    assert without["mean"]["structure"] is None
+    assert without["mean"]["log_depth_correlation"] is None
 
 
 def test_stored_predictions_have_a_reference_too(world, model, tmp_path):
@@ -38,4 +38,4 @@ def test_stored_predictions_have_a_reference_too(world, model, tmp_path):
         write_predictions(tmp_path, open_sequence(path).name, depth, "metric")
         assert predict_sequence(model, open_sequence(path), stop=2).shape[0] == 2
     report = evaluate(tmp_path, world, reference=model, controls=False)
-    assert report["mean"]["structure"] == pytest.approx(1.0)
+    assert report["mean"]["log_depth_correlation"] == pytest.approx(1.0)

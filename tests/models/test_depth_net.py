@@ -69,7 +69,7 @@ def test_encoders_by_name(encoder, decoder, tmp_path):
         torch.testing.assert_close(loaded(FRAMES)[0], model.eval()(FRAMES)[0], rtol=0, atol=0)
 
 
-def test_a_vit_s_padding_is_cut_and_does_not_shift_the_picture():
+def test_a_vit_s_padding_is_cut_and_does_not_shift_the_image():
     model = DepthNet(encoder="vit_tiny_patch16_224", decoder_width=8).eval()
     black = model.mean.expand(1, 3, 3, 48, 80).clone()  # zeros, once normalised
     black[..., :40, :72] = FRAMES[:1]
@@ -88,7 +88,7 @@ def test_a_dpt_decoder_gives_four_times_the_size_out_of_all_its_maps():
 
 
 @pytest.mark.parametrize("size", [(31, 64), (64, 20)])
-def test_a_picture_too_small_is_refused_with_the_rule(model, size):
+def test_a_image_too_small_is_refused_with_the_rule(model, size):
     with pytest.raises(InputError, match=rf"{size[0]} x {size[1]}; the network needs 32 x 32"):
         model(torch.zeros(1, 1, 3, *size))
 
@@ -101,7 +101,7 @@ def test_packaged_weights_fill_the_whole_encoder():
     after = encoder.state_dict()
     same = [key for key in before if "num_batches" not in key and torch.equal(before[key], after[key])]
     assert same == []
-    # ImageNet weights know pictures: an edge stirs the stem's filters more than flat grey does.
+    # ImageNet weights know images: an edge stirs the stem's filters more than flat grey does.
     encoder.eval()
     edge = torch.zeros(1, 3, 64, 64)
     edge[..., 32:] = 1
@@ -124,10 +124,10 @@ def test_wrong_encoders_and_weights_are_named(tmp_path):
 
 
 def test_the_anchor_stays_when_the_model_moves(model):
-    anchor = frozen_copy(model)
-    before, _ = anchor(FRAMES)
+    teacher = frozen_copy(model)
+    before, _ = teacher(FRAMES)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.1)
-    torch.testing.assert_close(anchor(FRAMES)[0], before, rtol=0, atol=0)
-    assert not any(weight.requires_grad for weight in anchor.parameters())
+    torch.testing.assert_close(teacher(FRAMES)[0], before, rtol=0, atol=0)
+    assert not any(weight.requires_grad for weight in teacher.parameters())

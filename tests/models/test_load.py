@@ -31,10 +31,10 @@ class Patches(nn.Module):
         self.twin.weight = self.first.weight
         self.multiple = multiple
 
-    def forward(self, pictures):
-        assert pictures.shape[-2] % self.multiple == 0
-        assert pictures.shape[-1] % self.multiple == 0
-        return self.backbone(pictures).square().mean(dim=1) * self.first.weight**2 + self.twin.bias**2 + 0.5
+    def forward(self, images):
+        assert images.shape[-2] % self.multiple == 0
+        assert images.shape[-1] % self.multiple == 0
+        return self.backbone(images).square().mean(dim=1) * self.first.weight**2 + self.twin.bias**2 + 0.5
 
 
 def build():
@@ -43,7 +43,7 @@ def build():
 
 
 def light():
-    return lambda pictures: pictures.mean(dim=1, keepdim=True)
+    return lambda images: images.mean(dim=1, keepdim=True)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_one_size_is_reached_by_resizing(own):
     torch.testing.assert_close(said, middle[0, 0, 0].expand(1, 2, 30, 44))
 
 
-def test_a_function_of_pictures_predicts_and_is_floored(own):
+def test_a_function_of_images_predicts_and_is_floored(own):
     model = load_model("mine.net:light,claims=disparity")
     torch.testing.assert_close(model(FRAMES)[0], FRAMES.mean(dim=2).clamp(min=LEAST))
     assert float(model(torch.zeros(1, 1, 3, 5, 7))[0].min()) == pytest.approx(LEAST)

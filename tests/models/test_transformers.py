@@ -36,7 +36,7 @@ def depth_anything(tmp_path_factory):
     return save_tiny("depth_anything", tmp_path_factory.mktemp("anything"))
 
 
-def picture(height, width):
+def image(height, width):
     coarse = np.random.default_rng(0).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8)
     return coarse.repeat(4, 0).repeat(4, 1)[:height, :width].copy()
 
@@ -54,10 +54,10 @@ def test_it_says_what_the_pipeline_of_transformers_says(saved):
     model, pipe = load_model(name), pipeline("depth-estimation", model=str(folder))
     assert model.claims == CLAIMS.get(kind, "metric")
     for size in ((37, 91), (90, 41), (64, 64)):
-        image = picture(*size)
-        expected = pipe(Image.fromarray(image))["predicted_depth"]
+        one = image(*size)
+        expected = pipe(Image.fromarray(one))["predicted_depth"]
         with torch.no_grad():
-            said = model(as_frames(image))[0]
+            said = model(as_frames(one))[0]
         assert said.shape == (1, 1, *size)
         assert float(expected.std()) > 0
         torch.testing.assert_close(said[0, 0], expected.clamp(min=LEAST), rtol=1e-5, atol=1e-5)
@@ -67,7 +67,7 @@ def test_it_says_what_the_pipeline_of_transformers_says(saved):
 def test_one_step_lowers_the_target_and_transformers_alone_loads_what_is_saved(saved, clip, tmp_path):
     _, folder, name = saved
     model = load_model(name)
-    optimizer = build_optimizer(model, rate=2e-5, encoder_rate=1.0, weight_decay=0.0)
+    optimizer = build_optimizer(model, learning_rate=2e-5, encoder_learning_rate=1.0, weight_decay=0.0)
     options = {"relative_weight": 1.0, "max_grad_norm": 1.0, "claims": model.claims}
     before = train_step(model, optimizer, clip, **options)
     after = train_step(model, optimizer, clip, **options)
@@ -91,7 +91,7 @@ def test_one_step_lowers_the_target_and_transformers_alone_loads_what_is_saved(s
 
 
 def test_gradients_reach_the_frames_through_the_processor(depth_anything):
-    model, frames = load_model(depth_anything), as_frames(picture(37, 91))
+    model, frames = load_model(depth_anything), as_frames(image(37, 91))
     with_gradient = frames.clone().requires_grad_()
     said = model(with_gradient)[0]
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_zeros_of_inverse_depth_have_a_logarithm(depth_anything):
     model = load_model(depth_anything)
     with torch.no_grad():
         model.network.head.conv3.bias.fill_(-10.0)
-        said = model(as_frames(picture(40, 56)))[0]
+        said = model(as_frames(image(40, 56)))[0]
     assert torch.equal(said, torch.full_like(said, LEAST))
 
 

@@ -28,14 +28,14 @@ def test_a_camera_that_steps_forward_sees_things_nearer():
     transform = relative_pose(pose(), pose(z=1.0))
     moved = move(unproject(torch.full((5, 7), 4.0, dtype=torch.float64), K), transform)
     torch.testing.assert_close(moved[..., 2], torch.full((5, 7), 3.0, dtype=torch.float64))
-    # The picture grows around the principal point (3, 2).
+    # The image grows around the principal point (3, 2).
     torch.testing.assert_close(project(moved, K)[2, 6], torch.tensor([3 + 3 * 4 / 3, 2.0], dtype=torch.float64))
 
 
 def test_poses_are_camera_to_world():
     point = torch.tensor([0.5, 0.0, 2.0], dtype=torch.float64)
-    seen = move(point, relative_pose(pose(x=1.0), pose(x=3.0, y=-1.0)))
-    torch.testing.assert_close(seen, torch.tensor([-1.5, 1.0, 2.0], dtype=torch.float64))
+    visible = move(point, relative_pose(pose(x=1.0), pose(x=3.0, y=-1.0)))
+    torch.testing.assert_close(visible, torch.tensor([-1.5, 1.0, 2.0], dtype=torch.float64))
 
 
 def test_a_rotation_turns_before_it_shifts():

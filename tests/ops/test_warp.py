@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from steadydepth.ops.warp import all_neighbours, as_grid, bring_here, follow, pixel_grid, sample, snap_to_known
+from steadydepth.ops.warp import all_neighbours, as_grid, follow, pixel_grid, sample, snap_to_known, warp
 
 
 @pytest.fixture
@@ -90,14 +90,14 @@ def test_depth_is_brought_along_the_motion_in_log(image):
     motion = torch.zeros(2, 5, 7, 2, dtype=torch.float64)
     motion[..., 0] = -0.5
     grid = as_grid(follow(motion), 5, 7)
-    brought = bring_here(depth, grid)
+    brought = warp(depth, grid)
     torch.testing.assert_close(brought[:, :, 1:], (depth[:, :, :-1] * depth[:, :, 1:]).sqrt())
     torch.testing.assert_close(brought[:, :, 0], depth[:, :, 0])
-    torch.testing.assert_close(bring_here(3 * depth, grid), 3 * brought)
+    torch.testing.assert_close(warp(3 * depth, grid), 3 * brought)
 
 
 def test_motion_that_is_not_finite_harms_only_its_own_pixel(image):
     motion = torch.zeros(2, 5, 7, 2, dtype=torch.float64)
     motion[0, 1, 2] = float("nan")
-    assert torch.isfinite(bring_here(image[:, 0], as_grid(follow(motion), 5, 7))).all()
+    assert torch.isfinite(warp(image[:, 0], as_grid(follow(motion), 5, 7))).all()
     assert follow(motion)[0, 1, 2].tolist() == [-2, -2]

@@ -16,7 +16,7 @@ from small_runs import make_config, read_log, train_until_cut
 from torch import nn
 
 from steadydepth.models.weights import read_weights
-from steadydepth.training.run import train
+from steadydepth.training.loop import train
 
 
 class Toy(nn.Module):
@@ -27,8 +27,8 @@ class Toy(nn.Module):
         self.encoder = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
         self.head = nn.Conv2d(6, 1, 1)
 
-    def forward(self, pictures):
-        return nn.functional.softplus(self.head(self.encoder(pictures))) + 0.1
+    def forward(self, images):
+        return nn.functional.softplus(self.head(self.encoder(images))) + 0.1
 
 
 def build():
@@ -41,7 +41,7 @@ def make_run(world, folder, **run):
 
 
 def run_this(*arguments, **environment):
-    places = {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    places = {"PYTHONPATH": str(Path(__file__).parents[1] / "helpers"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, *map(str, arguments)]
     return subprocess.run(
         command, env=os.environ | places | environment, capture_output=True, text=True, timeout=300, check=False

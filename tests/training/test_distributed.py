@@ -16,8 +16,8 @@ from small_runs import read_log, resolve
 
 from steadydepth.config_files import dump_config
 from steadydepth.models.load import load_model
-from steadydepth.training.learner import Run
-from steadydepth.training.run import train
+from steadydepth.training.loop import train
+from steadydepth.training.state import Run
 from steadydepth.types import InputError
 
 
@@ -26,7 +26,7 @@ def make_config(world, folder, steps=4, **sections):
     content = {
         "data": {"root": str(world), "motion": "none", "height": 32, "width": 40, "exposure": 0.1},
         "model": {"encoder": "test_efficientnet", "weights": "none", "decoder_width": 8},
-        "optim": {"steps": steps, "batch": 4, "norm_learns": 0.0, "rate": 3e-4},
+        "optim": {"steps": steps, "batch": 4, "freeze_batch_norm_after": 0.0, "learning_rate": 3e-4},
         "run": {"folder": str(folder), "device": "cpu", "log_every": 1, "checkpoint_every": 2},
     }
     return resolve(content, sections)
@@ -64,7 +64,7 @@ def start(config, log, hit=()):
     """Two processes; `hit` is one of them, the signal that it gets, and after which step."""
     port = free_port()
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["steadydepth.training.run", "accelerate"])
+    server.set_forkserver_preload(["steadydepth.training.loop", "accelerate"])
     processes = [
         server.Process(target=_train_as, args=(rank, 2, port, config, log, *(hit[1:] if rank in hit[:1] else ())))
         for rank in range(2)

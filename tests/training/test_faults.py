@@ -20,13 +20,13 @@ from small_runs import make_config, read_log, train_until_cut
 
 from steadydepth import cli
 from steadydepth.config_files import dump_config
-from steadydepth.training import learner, stopping
+from steadydepth.training import signals, state
 from steadydepth.training.checkpoint import load_state
 from steadydepth.training.failures import explained
-from steadydepth.training.learner import Run
 from steadydepth.training.log import keep_lines_until
-from steadydepth.training.run import open_samples, train
-from steadydepth.training.stopping import asked_to_stop
+from steadydepth.training.loop import open_samples, train
+from steadydepth.training.signals import asked_to_stop
+from steadydepth.training.state import Run
 from steadydepth.types import InputError
 
 
@@ -34,14 +34,14 @@ def snapshot(run):
     """Everything that learns, by name."""
     parts = {"model": run.model.state_dict(), "average": run.average.state_dict()}
     found = {f"{part} {name}": value.clone() for part, values in parts.items() for name, value in values.items()}
-    for number, state in enumerate(run.optimizer.state_dict()["state"].values()):
-        found |= {f"optimizer {number} {name}": value.clone() for name, value in state.items()}
+    for number, held in enumerate(run.optimizer.state_dict()["state"].values()):
+        found |= {f"optimizer {number} {name}": value.clone() for name, value in held.items()}
     return found
 
 
 HOLDER = """
 import pathlib, sys
-from steadydepth.training.alone import alone_in
+from steadydepth.training.lock import alone_in
 with alone_in(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     input()
@@ -53,14 +53,14 @@ def spoil(monkeypatch):
     """Losses of the given steps become NaN or infinite, as an overflow in the network would make them."""
 
     def spoil_steps(steps, value):
-        losses, calls = learner.absolute_loss, []
+        losses, calls = state.absolute_loss, []
 
         def spoiled(*arguments, **options):
             calls.append(None)
             loss = losses(*arguments, **options)
             return loss + value if len(calls) in steps else loss
 
-        monkeypatch.setattr(learner, "absolute_loss", spoiled)
+        monkeypatch.setattr(state, "absolute_loss", spoiled)
 
     return spoil_steps
 
@@ -152,7 +152,7 @@ def test_the_second_signal_does_what_it_always_did(interruptible, monkeypatch):
         assert is_asked()
         # The same wish again, from a launcher.
         os.kill(os.getpid(), signal.SIGINT)
-        monkeypatch.setattr(stopping, "AGAIN", 0.0)
+        monkeypatch.setattr(signals, "AGAIN", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is interruptible
@@ -314,17 +314,17 @@ def meanwhile(monkeypatch):
     return meanwhile_do
 
 
-def test_a_picture_that_is_damaged_in_mid_epoch_is_named_and_mended_the_run_goes_on(world, tmp_path, meanwhile):
+def test_a_image_that_is_damaged_in_mid_epoch_is_named_and_mended_the_run_goes_on(world, tmp_path, meanwhile):
     shutil.copytree(world, tmp_path / "world")
-    picture = tmp_path / "world" / "moving_000004" / "rgb" / "0002.png"
-    whole = picture.read_bytes()
+    image = tmp_path / "world" / "moving_000004" / "rgb" / "0002.png"
+    whole = image.read_bytes()
     config = make_config(tmp_path / "world", tmp_path / "run", steps=6, data={"cached_clips": 0})
-    meanwhile(lambda: picture.write_bytes(whole[: len(whole) // 2]))
+    meanwhile(lambda: image.write_bytes(whole[: len(whole) // 2]))
     with pytest.raises(InputError, match=r"moving_000004/rgb/0002\.png"):
         train(config)
     assert load_state(config.run.folder)["step"] >= 2
     meanwhile(lambda: None)
-    picture.write_bytes(whole)
+    image.write_bytes(whole)
     train(config)
     assert read_log(config.run.folder) == read_log(train(make_config(world, tmp_path / "plain", steps=6)))
 

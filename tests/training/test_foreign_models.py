@@ -13,23 +13,23 @@ import torch
 from torch import nn
 
 from steadydepth.config_files import resolve_config
-from steadydepth.method.aligning import as_depth
-from steadydepth.method.parts import freeze_unused, rate_shares, train_only
+from steadydepth.method.alignment import as_depth
+from steadydepth.method.parameter_groups import freeze_unused, rate_shares, train_only
 from steadydepth.method.update import build_optimizer
 from steadydepth.models.adapt import add_lora, checkpoint_gradients, without_lora
 from steadydepth.models.declare import LEAST
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.models.weights import read_weights
-from steadydepth.training.learner import Run
-from steadydepth.training.run import train
+from steadydepth.training.loop import train
+from steadydepth.training.state import Run
 from steadydepth.training.step import train_step
 from steadydepth.types import InputError
 
 
 @pytest.fixture(autouse=True)
 def _tiny_models(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "models")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "helpers")
 
 
 class Toy(nn.Module):
@@ -42,8 +42,8 @@ class Toy(nn.Module):
         self.head = nn.Conv2d(4, 1, 1)
         self.spare = nn.Conv2d(4, 1, 1)
 
-    def forward(self, pictures):
-        mixed = self.mix(self.encoder(pictures).movedim(1, -1)).movedim(-1, 1)
+    def forward(self, images):
+        mixed = self.mix(self.encoder(images).movedim(1, -1)).movedim(-1, 1)
         return nn.functional.softplus(self.head(mixed)) + 0.1
 
 
@@ -55,7 +55,7 @@ def build():
 @pytest.fixture
 def toy(monkeypatch):
     module = types.ModuleType("toy_network")
-    module.build, module.function = build, lambda: lambda pictures: pictures.mean(dim=1)
+    module.build, module.function = build, lambda: lambda images: images.mean(dim=1)
     monkeypatch.setitem(sys.modules, "toy_network", module)
     return "toy_network:build,claims=scale"
 
@@ -64,7 +64,7 @@ def make_config(world, folder, init, steps=3, **sections):
     content = {
         "data": {"root": str(world), "clip_length": 3, "height": 48, "width": 64},
         "model": {"init": init},
-        "optim": {"steps": steps, "batch": 2, "average": 0.0, "rate": 1e-2},
+        "optim": {"steps": steps, "batch": 2, "average": 0.0, "learning_rate": 1e-2},
         "run": {"folder": str(folder), "device": "cpu", "log_every": 1, "checkpoint_every": 1},
     }
     for name, values in sections.items():
@@ -102,14 +102,14 @@ def test_inverse_depth_is_stabilised_without_labels(clip):
 
     with tempfile.TemporaryDirectory() as folder:
         model = load_model(save_tiny("dpt", Path(folder)))
-    with torch.no_grad():  # zeros in a part of the picture, as a sky has them
+    with torch.no_grad():  # zeros in a part of the image, as a sky has them
         model.network.head.head[-2].bias.sub_(0.05)
     assert (model(clip.frames)[0] <= LEAST).any()
     assert (model(clip.frames)[0] > LEAST).any()
-    anchor = frozen_copy(model)
-    batch = replace(clip, labels=("anchor",) * 2, source=(0,) * 2)
-    optimizer = build_optimizer(model, rate=2e-5, encoder_rate=1.0, weight_decay=0.0)
-    options = {"relative_weight": 2.0, "max_grad_norm": 1.0, "claims": "disparity", "anchor": anchor}
+    teacher = frozen_copy(model)
+    batch = replace(clip, labels=("teacher",) * 2, source=(0,) * 2)
+    optimizer = build_optimizer(model, learning_rate=2e-5, encoder_learning_rate=1.0, weight_decay=0.0)
+    options = {"relative_weight": 2.0, "max_grad_norm": 1.0, "claims": "disparity", "teacher": teacher}
     losses = [train_step(model, optimizer, batch, **options) for _ in range(4)]
     assert 0 < losses[-1].relative < losses[0].relative < 1
 
@@ -119,7 +119,7 @@ def test_a_run_of_a_transformers_model_cut_and_resumed_equals_one_never_cut(worl
     from tiny_transformers import save_tiny
 
     name = str(save_tiny("glpn", tmp_path / "glpn"))
-    optim = {"rate": 1e-4}
+    optim = {"learning_rate": 1e-4}
     whole = train(make_config(world, tmp_path / "whole", name, optim=optim))
     learn = Run.learn
 
@@ -190,7 +190,7 @@ def test_looking_for_unused_weights_leaves_the_model_as_it_is(toy):
 
 
 def test_layers_take_their_share_of_the_rate_by_hand(toy):
-    shares = rate_shares(load_model(toy), encoder_rate=0.5, layer_decay=0.1)
+    shares = rate_shares(load_model(toy), encoder_learning_rate=0.5, layer_decay=0.1)
     weights = {name.removeprefix("network."): share for name, share in shares.items() if name.endswith("weight")}
     assert weights == pytest.approx(
         {
@@ -202,7 +202,9 @@ def test_layers_take_their_share_of_the_rate_by_hand(toy):
             "spare.weight": 1.0,
         }
     )
-    optimizer = build_optimizer(load_model(toy), rate=2.0, encoder_rate=0.5, weight_decay=0.1, layer_decay=0.1)
+    optimizer = build_optimizer(
+        load_model(toy), learning_rate=2.0, encoder_learning_rate=0.5, weight_decay=0.1, layer_decay=0.1
+    )
     assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([0.01, 0.1, 1.0, 2.0])
 
 

@@ -8,21 +8,21 @@ import torch
 from small_runs import read_log, resolve, train_until_cut
 
 from steadydepth.data.sequence_folder import open_sequence
-from steadydepth.data.video_write import write_video
 from steadydepth.errors import InputError
-from steadydepth.method.aligning import align_clips
+from steadydepth.files.video_write import write_video
+from steadydepth.method.alignment import align_clips
 from steadydepth.method.losses import log_l1, relative_loss
 from steadydepth.method.pairing import chain, pair_with_previous, unchanged
 from steadydepth.method.update import build_optimizer
 from steadydepth.models.frozen import frozen_copy
-from steadydepth.training.learner import Run
-from steadydepth.training.run import open_samples, train
+from steadydepth.training.loop import open_samples, train
+from steadydepth.training.state import Run
 from steadydepth.training.step import train_step
 
 
 @pytest.fixture(scope="module")
 def folders(world, tmp_path_factory):
-    """Sequences with depth, pictures of one frame, and a video file."""
+    """Sequences with depth, images of one frame, and a video file."""
     root = tmp_path_factory.mktemp("mixed")
     shutil.copytree(world, root / "clips")
     for frame, name in enumerate(("hall", "stairs", "attic")):
@@ -54,14 +54,14 @@ def make_config(folders, folder, steps=4, sources=None, **sections):
 
 @pytest.fixture
 def batch(clip):
-    """Four clips of five frames: measured, pictures, anchored and bare, in an order of no kind."""
+    """Four clips of five frames: measured, images, anchored and bare, in an order of no kind."""
     both = {name: torch.cat((value, value.flip(0))) for name, value in vars(clip).items() if torch.is_tensor(value)}
-    return replace(clip, **both, labels=("none", "depth", "anchor", "single"), source=(2, 0, 3, 1))
+    return replace(clip, **both, labels=("none", "depth", "teacher", "single"), source=(2, 0, 3, 1))
 
 
 def learn(model, batch, **settings):
     """The losses of one step that changes nothing, and the gradient of the last layer."""
-    settings = {"relative_weight": 0.7, "max_grad_norm": 1e9, "lags": (1, 2)} | settings
+    settings = {"relative_weight": 0.7, "max_grad_norm": 1e9, "frame_offsets": (1, 2)} | settings
     model = frozen_copy(model).requires_grad_()
     terms = train_step(model, torch.optim.SGD(model.parameters(), lr=0.0), batch, **settings)
     return terms, model.decoder.head.weight.grad
@@ -69,18 +69,18 @@ def learn(model, batch, **settings):
 
 def test_a_mixed_step_is_the_mean_over_clips_of_what_each_alone_asks_for(model, batch):
     torch.manual_seed(1)
-    anchor = type(model)(decoder_width=16).eval()
-    terms, _ = learn(model, batch, anchor=anchor)
+    teacher = type(model)(decoder_width=16).eval()
+    terms, _ = learn(model, batch, teacher=teacher)
     with torch.no_grad():
-        said, anchored = model(batch.frames)[0], anchor(batch.frames)[0]
+        said, anchored = model(batch.frames)[0], teacher(batch.frames)[0]
     everywhere = torch.ones_like(batch.valid[:1])
-    pair = partial(pair_with_previous, lags=(1, 2))
+    pair = partial(pair_with_previous, frame_offsets=(1, 2))
 
     def still(i):
-        pairs = pair(said[i : i + 1], everywhere, batch.motion[i : i + 1], batch.seen[i : i + 1])
+        pairs = pair(said[i : i + 1], everywhere, batch.motion[i : i + 1], batch.visible[i : i + 1])
         return relative_loss(pairs, unchanged(pairs))
 
-    one = [batch.valid[1:2], batch.motion[1:2], batch.seen[1:2]]
+    one = [batch.valid[1:2], batch.motion[1:2], batch.visible[1:2]]
     absolute = [
         torch.tensor(0.0),
         log_l1(said[1:2], batch.depth[1:2], batch.valid[1:2]),
@@ -105,21 +105,21 @@ def test_a_mixed_step_is_the_mean_over_clips_of_what_each_alone_asks_for(model, 
 def test_depth_of_clips_without_labels_never_reaches_the_step(model, batch, poison):
     dirty = replace(batch, depth=batch.depth.clone())
     dirty.depth[[0, 2]] = poison
-    clean_terms, clean = learn(model, batch, anchor=model)
-    terms, gradient = learn(model, dirty, anchor=model)
+    clean_terms, clean = learn(model, batch, teacher=model)
+    terms, gradient = learn(model, dirty, teacher=model)
     assert torch.equal(terms.target, clean_terms.target)
     assert torch.equal(gradient, clean)
     assert torch.isfinite(gradient).all()
     assert (gradient != 0).any()
 
 
-def test_pictures_are_not_compared_with_each_other_and_each_is_brought_to_its_own_label(model, batch):
-    pictures = replace(batch, labels=("single",) * 4, source=())
+def test_images_are_not_compared_with_each_other_and_each_is_brought_to_its_own_label(model, batch):
+    images = replace(batch, labels=("single",) * 4, source=())
     with torch.no_grad():
         said = model(batch.frames)[0]
-    terms, _ = learn(model, pictures, claims="scale")
+    terms, _ = learn(model, images, claims="scale")
     assert terms.relative.item() == 0
-    # A factor for each picture: the median of its label over the median of what is said.
+    # A factor for each image: the median of its label over the median of what is said.
     errors = []
     for depth, label, valid in zip(*(one.flatten(0, 1) for one in (said, batch.depth, batch.valid)), strict=True):
         factor = label[valid].median() / depth[valid].median()
@@ -127,16 +127,19 @@ def test_pictures_are_not_compared_with_each_other_and_each_is_brought_to_its_ow
     torch.testing.assert_close(terms.absolute, torch.cat(errors).abs().mean(), rtol=1e-4, atol=1e-5)
     as_clip = log_l1(align_clips(said, batch.depth, batch.valid, "scale"), batch.depth, batch.valid)
     assert not torch.isclose(terms.absolute, as_clip, rtol=1e-3)
-    _, gradient = learn(model, pictures, relative_weight=100.0)
-    _, alone = learn(model, pictures, relative_weight=0.0)
+    _, gradient = learn(model, images, relative_weight=100.0)
+    _, alone = learn(model, images, relative_weight=0.0)
     assert torch.equal(gradient, alone)
 
 
 def test_a_step_chains_the_motion_once(model, clip, monkeypatch):
-    lags = []
-    monkeypatch.setattr("steadydepth.method.pairing.chain", lambda *way: lags.append(way[2]) or chain(*way))
+    frame_offsets = []
+    monkeypatch.setattr(
+        "steadydepth.method.pairing.chain",
+        lambda *correspondence: frame_offsets.append(correspondence[2]) or chain(*correspondence),
+    )
     learn(model, clip)
-    assert lags == [1, 2]
+    assert frame_offsets == [1, 2]
 
 
 def test_one_source_is_no_other_step_than_no_source(model, clip):
@@ -148,7 +151,9 @@ def test_one_source_is_no_other_step_than_no_source(model, clip):
 
 
 def test_a_mixed_run_learns_from_every_source_and_logs_each(folders, tmp_path):
-    config = make_config(folders, tmp_path / "run", steps=24, optim={"rate": 3e-3}, loss={"relative_ramp": 0.0})
+    config = make_config(
+        folders, tmp_path / "run", steps=24, optim={"learning_rate": 3e-3}, loss={"relative_ramp": 0.0}
+    )
     lines = read_log(train(config))
     clips, photos, videos = ([line["sources"][i] for line in lines] for i in range(3))
     assert [one["root"] for one in lines[0]["sources"]] == [
@@ -198,11 +203,11 @@ def test_a_starting_model_anchors_videos_beside_clips_and_no_guard_holds_it_back
     first = train(make_config(folders, tmp_path / "first", steps=1))
     sources = [
         {"root": str(folders / "clips"), "share": 1},
-        {"root": str(folders / "videos"), "labels": "anchor", "motion": "dis", "share": 1},
+        {"root": str(folders / "videos"), "labels": "teacher", "motion": "dis", "share": 1},
     ]
     config = make_config(folders, tmp_path / "second", steps=2, sources=sources, model={"init": str(first)})
     run = Run(config)
-    assert run.anchor is not None
+    assert run.teacher is not None
     assert run.guard is None
     line = read_log(train(config))[0]
     assert all(line["sources"][1][name] is not None for name in ("absolute", "relative"))
@@ -223,16 +228,16 @@ def test_all_mistakes_of_the_sources_are_listed_at_once(folders, tmp_path):
         "data.sources.0.shar: unknown; data.sources.0 has root, labels, share, single, motion",
         "data.sources.1.root: missing; give it in the file\n",
         "data.sources.1.share: 0: ",
-        "data.sources.2: single: pictures have the absolute loss alone",
+        "data.sources.2: single: images have the absolute loss alone",
         "optim.batch: 0: ",
     ):
         assert mistake in message
     bare = [{"root": "a", "labels": "none"}]
-    message = mistakes_of(folders, tmp_path, sources=bare, loss={"relative": "disparity", "response_weight": 1})
-    for mistake in ("3 mistakes", "loss.relative: ", "loss.response_weight: ", "data.sources: without any labels"):
+    message = mistakes_of(folders, tmp_path, sources=bare, loss={"relative": "disparity", "motion_gain_weight": 1})
+    for mistake in ("3 mistakes", "loss.relative: ", "loss.motion_gain_weight: ", "data.sources: without any labels"):
         assert mistake in message
-    anchored = [{"root": "a"}, {"root": "b", "labels": "anchor"}]
-    assert "1 mistake:\n  data.sources: labels anchor" in mistakes_of(folders, tmp_path, sources=anchored)
+    anchored = [{"root": "a"}, {"root": "b", "labels": "teacher"}]
+    assert "1 mistake:\n  data.sources: labels teacher" in mistakes_of(folders, tmp_path, sources=anchored)
     both = mistakes_of(folders, tmp_path, data={"root": "a"})
     assert "1 mistake:\n  data: give either root or sources" in both
 
@@ -247,6 +252,6 @@ def test_a_folder_without_depth_is_no_labelled_source(folders, tmp_path):
 def test_the_optimizer_of_a_mixed_run_sees_every_weight(model, batch):
     model.train()
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    optimizer = build_optimizer(model, rate=1e-2, encoder_rate=1.0, weight_decay=0.0)
-    train_step(model, optimizer, batch, relative_weight=1.0, max_grad_norm=1.0, anchor=frozen_copy(model))
+    optimizer = build_optimizer(model, learning_rate=1e-2, encoder_learning_rate=1.0, weight_decay=0.0)
+    train_step(model, optimizer, batch, relative_weight=1.0, max_grad_norm=1.0, teacher=frozen_copy(model))
     assert not [name for name, weight in model.named_parameters() if torch.equal(before[name], weight)]

@@ -9,7 +9,7 @@ from small_runs import read_log
 from test_distributed import finish, make_config, start
 
 from steadydepth.config_files import dump_config
-from steadydepth.training.ray_train import train_on_ray
+from steadydepth.training.ray import train_on_ray
 from steadydepth.types import InputError
 
 # Trains the config that it is given, and kills the worker that comes second as soon as there is a first checkpoint.
@@ -20,7 +20,7 @@ from pathlib import Path
 import ray
 from ray.train import ScalingConfig
 from steadydepth.config_files import load_config
-from steadydepth.training.ray_train import train_on_ray
+from steadydepth.training.ray import train_on_ray
 
 def workers():
     for path in Path("/proc").glob("[0-9]*/cmdline"):

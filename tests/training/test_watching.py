@@ -6,12 +6,12 @@ import pytest
 import torch
 from small_runs import make_config, read_log, train_until_cut
 
-from steadydepth.metrics.evaluate import evaluate
+from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.models.load import load_model
 from steadydepth.training import validation
 from steadydepth.training.failures import explained
 from steadydepth.training.log import numbers_of
-from steadydepth.training.run import train
+from steadydepth.training.loop import train
 from steadydepth.training.validation import distance_from_best
 from steadydepth.types import InputError
 

@@ -31,7 +31,7 @@ app.command()(training.report)
 @app.command()
 def doctor() -> None:
     """Say what this installation has: versions, devices, codecs, optional parts, and what to install for the rest."""
-    from steadydepth.doctor import diagnose
+    from steadydepth.diagnosis import diagnose
 
     for line in diagnose():
         print(line)

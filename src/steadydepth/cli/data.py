@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from steadydepth.cli.show import pair, progress
+from steadydepth.cli.printing import pair, progress
 from steadydepth.errors import InputError
 
 
@@ -20,7 +20,7 @@ def make(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     device: Annotated[str | None, typer.Option(help="Render on this device of torch, such as cuda.")] = None,
     meshes: Annotated[Path | None, typer.Option(help="Folder of GLB, glTF, OBJ, PLY or STL: shapes of things.")] = None,
-    textures: Annotated[Path | None, typer.Option(help="Folder of pictures, shown on all surfaces.")] = None,
+    textures: Annotated[Path | None, typer.Option(help="Folder of images, shown on all surfaces.")] = None,
     shake: Annotated[bool, typer.Option("--shake", help="Moving cameras shake and roll as in a hand.")] = False,
     deform: Annotated[bool, typer.Option("--deform", help="Moving objects stretch and swing arms.")] = False,
     blur: Annotated[bool, typer.Option("--blur", help="Motion blurs; labels are of the middle moment.")] = False,
@@ -31,8 +31,8 @@ def make(
 
     Example: steadydepth data make runs/world --clips 20 --seed 7 --shake --blur --compress 30
     """
-    from steadydepth.data.synthetic import make_world
-    from steadydepth.data.synthetic_extras import Extras
+    from steadydepth.synthetic.effects import Extras
+    from steadydepth.synthetic.world import make_world
 
     extras = Extras(
         textures=textures, shake=shake, deform=deform, blur=blur, rolling=rolling, compress=compress, meshes=meshes
@@ -64,7 +64,7 @@ def check(root: Annotated[Path, typer.Argument(help="Folder of sequence folders 
 
     Example: steadydepth data check runs/world
     """
-    from steadydepth.data.check import check_data
+    from steadydepth.data.checks import check_data
 
     faults = check_data(root)
     for fault in faults:
@@ -98,7 +98,7 @@ def convert(
 
     Example: steadydepth data convert tum rgbd_dataset_freiburg3_walking_xyz DATA --max-side 320
     """
-    from steadydepth.data.convert import convert_layout, convert_shots, convert_video, convert_videos
+    from steadydepth.data.conversion import convert_layout, convert_shots, convert_video, convert_videos
 
     part: dict[str, Any] = {"start": start, "stop": stop, "max_side": max_side}
     if name is not None and layout != "video":
@@ -131,7 +131,7 @@ def pack(
 
     Example: steadydepth data pack runs/world runs/shards --size 96x128
     """
-    from steadydepth.data.shards_write import pack_sequences
+    from steadydepth.data.shards.write import pack_sequences
 
     if size and max_side:
         raise InputError(f"--size {size} and --max-side {max_side}: give one of them")

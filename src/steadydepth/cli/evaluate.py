@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from steadydepth.cli.show import cell, print_columns, progress
+from steadydepth.cli.printing import cell, print_columns, progress
 from steadydepth.errors import InputError
 
 
@@ -19,7 +19,9 @@ def evaluate(
     align: Annotated[str, typer.Option(help="auto, none, scale, affine or disparity; once for a clip.")] = "auto",
     max_depth: Annotated[float | None, typer.Option(help="Labels beyond this are left out, metres.")] = None,
     controls: Annotated[bool, typer.Option(help="Also score a constant, EMA, median and flow-guided EMA.")] = True,
-    reference: Annotated[str | None, typer.Option(help="A model to keep the picture of: gives `structure`.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="A model to keep the image of: gives `log_depth_correlation`.")
+    ] = None,
     protocol: Annotated[
         str, typer.Option(help="What counts, as a benchmark has it: plain, kitti, nyu, sintel, bonn, scannet, vda_...")
     ] = "plain",
@@ -43,10 +45,10 @@ def evaluate(
     """
     if (model is None) == (predictions is None):
         raise InputError("give either --model or --predictions")
-    from steadydepth.inference.predict import load
-    from steadydepth.metrics.evaluate import evaluate as evaluate_all
-    from steadydepth.metrics.evaluate import write_report as write_metrics
-    from steadydepth.metrics.intervals import add_intervals, read_report
+    from steadydepth.evaluation.bootstrap import add_intervals, read_report
+    from steadydepth.evaluation.evaluate import evaluate as evaluate_all
+    from steadydepth.evaluation.evaluate import write_report as write_metrics
+    from steadydepth.inference.predict_files import load
 
     other = read_report(versus) if versus is not None else None
 
@@ -88,7 +90,7 @@ def _lengths(words: str | None) -> list[int | None]:
 
 def _print_table(scores: dict[str, Any]) -> None:
     """The headline metrics of a report beside its controls."""
-    from steadydepth.metrics.summary import table_rows
+    from steadydepth.evaluation.summary import table_rows
 
     rows = table_rows({"model": scores})
     names = [name for name in rows[0] if name not in ("best", "note")] if rows else []
@@ -108,7 +110,7 @@ def _print_lengths(scores: dict[str, Any]) -> None:
 
 def _print_comparison(scores: dict[str, Any], other: dict[str, Any], name: str) -> None:
     """What is better and what is worse than in `other`, clip by clip."""
-    from steadydepth.metrics.intervals import compare_reports, comparison_rows
+    from steadydepth.evaluation.bootstrap import compare_reports, comparison_rows
 
     found = compare_reports(scores, other)
     rows = comparison_rows(found)

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from steadydepth.cli.show import ModelName, cell, pair, print_columns
+from steadydepth.cli.printing import ModelName, cell, pair, print_columns
 from steadydepth.errors import InputError
 
 
 def predict(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Pictures, folders, videos, 'patterns*', camera numbers and URLs."),
+        typer.Argument(metavar="INPUT...", help="Images, folders, videos, 'patterns*', camera numbers and URLs."),
     ],
     model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder that gets the depth.")],
@@ -34,14 +34,14 @@ def predict(
     focal: Annotated[float | None, typer.Option(help="Of ply and rerun: focal length in pixels of the input.")] = None,
     fov: Annotated[float | None, typer.Option(help="Of ply and rerun: degrees from left to right.")] = None,
 ) -> None:
-    """Depth of pictures, folders, videos, cameras and URLs; one colour range for a whole video.
+    """Depth of images, folders, videos, cameras and URLs; one colour range for a whole video.
 
     Inputs that cannot be read are named at the end, the others done; exit status 1 then, and 2 when none could.
 
     Example: steadydepth predict clip.mp4 --model runs/demo/steady --out out --format mp4
     """
-    from steadydepth.inference.predict import SomeFailedError, load, predict_files
-    from steadydepth.output.points import Lens
+    from steadydepth.inference.point_clouds import Lens
+    from steadydepth.inference.predict_files import SomeFailedError, load, predict_files
 
     complaint = ""
     try:
@@ -68,7 +68,7 @@ def predict(
 
 
 def stream(
-    source: Annotated[str, typer.Argument(help="A camera's index, a URL, a video or a folder of pictures.")],
+    source: Annotated[str, typer.Argument(help="A camera's index, a URL, a video or a folder of images.")],
     model: ModelName,
     seconds: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
     show: Annotated[bool, typer.Option("--show", help="In a window as well; q ends it.")] = False,
@@ -80,9 +80,9 @@ def stream(
     # The first window of an OpenCV that was imported after PyAV never comes, and is waited for without end.
     import cv2  # noqa: F401
 
-    from steadydepth.inference.predict import load
-    from steadydepth.inference.stream import stream_newest
-    from steadydepth.inference.window import show_live
+    from steadydepth.inference.live import stream_newest
+    from steadydepth.inference.predict_files import load
+    from steadydepth.inference.viewer import show_live
 
     frames = stream_newest(load(model), int(source) if source.isdecimal() else source, seconds=seconds)
     frames = show_live(frames, source) if show else frames
@@ -98,7 +98,7 @@ def stream(
 def export(
     model: ModelName,
     to: Annotated[str, typer.Option(help="onnx, openvino, litert, executorch or coreml.")],
-    size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the network's pictures, as 192x256.")],
+    size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the network's images, as 192x256.")],
     out: Annotated[
         Path,
         typer.Option(help="The file: .onnx, .tflite, .pte, .xml (and its .bin) for openvino, .mlpackage for coreml."),
@@ -116,9 +116,9 @@ def export(
     height, width = pair(size, "x", "--size", "192x256")
     if int8 and data is None:
         raise InputError("--int8 needs --data: clips like those it will see, to calibrate on and to measure")
-    from steadydepth.inference.export import export_model
-    from steadydepth.inference.int8 import calibration_frames, export_int8, report_path
-    from steadydepth.inference.predict import load
+    from steadydepth.exporters.export import export_model
+    from steadydepth.exporters.quantise import calibration_frames, export_int8, report_path
+    from steadydepth.inference.predict_files import load
 
     network = load(model, device="cpu").model
     if int8 and data is not None:
@@ -138,7 +138,7 @@ def export(
 
 def bench(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Model folders and exported files.")],
-    size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the pictures.")] = "192x256",
+    size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the images.")] = "192x256",
     threads: Annotated[int, typer.Option(min=1, help="Of the processor, for each model.")] = 2,
     seconds: Annotated[float, typer.Option(min=0, help="For all together.")] = 10.0,
     device: Annotated[str, typer.Option(help="For folders: auto, cpu, cuda, ...; files run on the CPU.")] = "auto",
@@ -148,7 +148,7 @@ def bench(
 
     Example: steadydepth bench runs/demo/steady steady.onnx steady.xml --size 192x256
     """
-    from steadydepth.inference.bench import bench as bench_all
+    from steadydepth.exporters.bench import bench as bench_all
 
     height, width = pair(size, "x", "--size", "192x256")
     found = bench_all(

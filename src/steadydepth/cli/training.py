@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from steadydepth.cli.show import pair
+from steadydepth.cli.printing import pair
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="A YAML file; configs/ has some to start from.")]
 
@@ -41,7 +41,7 @@ def train(
     """
     from steadydepth.config_files import load_config
     from steadydepth.training.checkpoint import CARD
-    from steadydepth.training.run import train as train_model
+    from steadydepth.training.loop import train as train_model
 
     resolved = load_config(config, overrides)
     folder = train_model(resolved, profile=profile)
@@ -66,8 +66,8 @@ def compare(
     Example: steadydepth compare -c configs/compare.yaml seeds=[0] optim.steps=200 out=runs/quick
     """
     from steadydepth.config_files import load_compare_config
-    from steadydepth.training.compare import compare as compare_all
-    from steadydepth.training.compare_table import markdown_table
+    from steadydepth.experiments.compare import compare as compare_all
+    from steadydepth.experiments.compare_table import markdown_table
 
     resolved = load_compare_config(config, overrides)
     result = compare_all(resolved)
@@ -91,8 +91,8 @@ def search(
     Example: steadydepth search -c configs/search.yaml trials=8 keep.abs_rel=0.01 out=runs/quick
     """
     from steadydepth.config_files import load_search_config
-    from steadydepth.training.search import BEST, FILE, markdown_table
-    from steadydepth.training.search import search as search_all
+    from steadydepth.experiments.search import BEST, FILE, markdown_table
+    from steadydepth.experiments.search import search as search_all
 
     resolved = load_search_config(config, overrides)
     result = search_all(resolved)
@@ -118,7 +118,7 @@ def verify(
 
     Example: steadydepth verify runs/demo/plain runs/demo/stabilised --out verify.json
     """
-    from steadydepth.training.verify import verify as verify_models
+    from steadydepth.exporters.verify import verify as verify_models
 
     height, width = pair(size, "x", "--size", "96x128")
     found = verify_models(before, after, height=height, width=width, rounds=rounds, out=out)
@@ -142,7 +142,7 @@ def push(
 
     Example: steadydepth push runs/mine me/steady-depth --licence apache-2.0 --private
     """
-    from steadydepth.training.hub import push_to_hub
+    from steadydepth.training.model_card import push_to_hub
 
     print(push_to_hub(run, name, licence=licence, private=private))
 
@@ -151,10 +151,10 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or a folder of them such as runs/demo.")],
     out: Annotated[Path | None, typer.Option(help="The page; report.html in the first folder without it.")] = None,
 ) -> None:
-    """Write one self-contained page: tables, loss curves, pictures and video.
+    """Write one self-contained page: tables, loss curves, images and video.
 
     Example: steadydepth report runs/demo
     """
-    from steadydepth.training.report import write_report
+    from steadydepth.reports.report import write_report
 
     print(write_report(runs, out))

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from steadydepth.ops.flow import consistent, dis_flow, invert_flow
+from steadydepth.ops.optical_flow import consistent, dis_flow, invert_flow
 from steadydepth.types import Clip, InputError
 
 
@@ -18,7 +18,7 @@ class Sample:
 
     clip: Clip
     motion: Float32[np.ndarray, "p h w 2"] | None  # pixels, from the later frame to the earlier
-    seen: Bool[np.ndarray, "p h w"] | None  # True where the earlier frame saw it
+    visible: Bool[np.ndarray, "p h w"] | None  # True where the earlier frame saw it
 
 
 def clip_starts(n_frames: int, length: int) -> range:
@@ -73,7 +73,7 @@ def fit_clip(clip: Clip, height: int, width: int, *, left: float = 0.5, top: flo
         flow=None if flow is None else flow * ratio,
         flow_valid=nearest(clip.flow_valid),
         motion=None if motion is None else motion * ratio,
-        seen=nearest(clip.seen),
+        visible=nearest(clip.visible),
         K=K,
     )
 
@@ -98,7 +98,7 @@ def clip_motion(
     if source == "none":
         return None, None
     if source == "dis" and clip.motion is not None:
-        return clip.motion, clip.seen
+        return clip.motion, clip.visible
     if source == "flow":
         if clip.flow is None or clip.flow_valid is None:
             raise InputError(
@@ -110,7 +110,7 @@ def clip_motion(
         # OpenCV's own threads share one flow; a thread for each pair of frames is faster. Loader processes have one.
         with ThreadPoolExecutor(max(cv2.getNumThreads(), 1)) as threads:
             pairs = list(threads.map(_motion_back, clip.frames[:-1], clip.frames[1:]))
-    return np.stack([motion for motion, _ in pairs]), np.stack([seen for _, seen in pairs])
+    return np.stack([motion for motion, _ in pairs]), np.stack([visible for _, visible in pairs])
 
 
 def _motion_back(
@@ -127,7 +127,7 @@ def hold_frame(clip: Clip, length: int, *, moves: bool) -> Sample:
     """
     kept = {name: getattr(clip, name) for name in ("frames", "depth", "valid", "objects", "cam_to_world")}
     kept = {name: None if array is None else np.repeat(array, length, axis=0) for name, array in kept.items()}
-    held = replace(clip, flow=None, flow_valid=None, motion=None, seen=None, **kept)
+    held = replace(clip, flow=None, flow_valid=None, motion=None, visible=None, **kept)
     if not moves:
         return Sample(held, None, None)
     shape = (length - 1, *clip.frames.shape[1:3])
@@ -141,30 +141,30 @@ def skip_frames(sample: Sample, stride: int) -> Sample:
     """
     if stride == 1:
         return sample
-    clip, motion, seen = sample.clip, sample.motion, sample.seen
+    clip, motion, visible = sample.clip, sample.motion, sample.visible
     kept = {name: getattr(clip, name) for name in ("frames", "depth", "valid", "objects", "cam_to_world")}
     kept = {name: None if array is None else array[::stride] for name, array in kept.items()}
-    shorter = replace(clip, flow=None, flow_valid=None, motion=None, seen=None, **kept)
-    if motion is None or seen is None:
+    shorter = replace(clip, flow=None, flow_valid=None, motion=None, visible=None, **kept)
+    if motion is None or visible is None:
         return Sample(shorter, None, None)
     chains = [
-        chain_motion(motion[first : first + stride], seen[first : first + stride])
+        chain_motion(motion[first : first + stride], visible[first : first + stride])
         for first in range(0, len(motion) - stride + 1, stride)
     ]
     return Sample(shorter, np.stack([chain for chain, _ in chains]), np.stack([whole for _, whole in chains]))
 
 
 def chain_motion(
-    motion: Float32[np.ndarray, "p h w 2"], seen: Bool[np.ndarray, "p h w"]
+    motion: Float32[np.ndarray, "p h w 2"], visible: Bool[np.ndarray, "p h w"]
 ) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
     """Motion from the last frame to the one before the first pair, and where every frame between saw the pixel."""
-    total, whole = motion[-1], seen[-1]
+    total, whole = motion[-1], visible[-1]
     height, width = whole.shape
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    for step, visible in zip(motion[-2::-1], seen[-2::-1], strict=True):
+    for step, known_there in zip(motion[-2::-1], visible[-2::-1], strict=True):
         at = x + total[..., 0], y + total[..., 1]
         # Outside the image, and beside a pixel that was not seen, the sample is not a number.
-        known = np.where(visible[..., None], step, np.float32(np.nan))
+        known = np.where(known_there[..., None], step, np.float32(np.nan))
         more = cv2.remap(known, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(np.nan, np.nan))
         whole = whole & np.isfinite(more).all(axis=-1)
         total = total + np.where(whole[..., None], more, 0)

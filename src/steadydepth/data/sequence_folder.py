@@ -11,15 +11,16 @@ from jaxtyping import Float64, UInt8
 
 from steadydepth.data.sequence_listing import find_sequences, is_sequence, list_files, name_of
 from steadydepth.data.sequence_meta import SequenceMeta, against_files, read_meta
-from steadydepth.data.shards import KINDS, Members, find_packed
-from steadydepth.data.video_files import VIDEO_SUFFIXES, probe_video, read_video
-from steadydepth.files.image_files import (
+from steadydepth.data.shards.read import KINDS, Members, find_packed
+from steadydepth.files.images import (
     ImageFile,
+    check_size,
     read_colour,
     read_depth_codes,
     read_flow,
     read_labels,
 )
+from steadydepth.files.video_read import VIDEO_SUFFIXES, probe_video, read_video
 from steadydepth.types import Clip, InputError
 
 __all__ = ["Sequence", "find_sequences", "open_sequence"]
@@ -82,7 +83,7 @@ class Sequence:
             flow=None if flow is None else np.ascontiguousarray(flow[..., :2]),
             flow_valid=None if flow is None else flow[..., 2] != 0,
             motion=None if motion is None else np.ascontiguousarray(motion[..., :2]),
-            seen=None if motion is None else motion[..., 2] != 0,
+            visible=None if motion is None else motion[..., 2] != 0,
             K=self.K,
             cam_to_world=None if self.cam_to_world is None else self.cam_to_world[start:stop],
             fixed_camera=self.fixed_camera,
@@ -156,16 +157,6 @@ def _read_depth(scale_m: float) -> Callable[[ImageFile], np.ndarray]:
 
 def _read_flow(path: ImageFile) -> np.ndarray:
     return np.dstack(read_flow(path))
-
-
-def check_size(path: ImageFile, image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`image` itself when it is height x width; InputError naming `path` when it is not."""
-    if image.shape[:2] != (height, width):
-        raise InputError(
-            f"{path}: {image.shape[0]} x {image.shape[1]} in a sequence of {height} x {width}; the size never changes "
-            "inside a sequence: resize it, or start a new sequence here"
-        )
-    return image
 
 
 def open_sequence(path: Path) -> Sequence:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from steadydepth.data.shards import find_pack, find_packed
-from steadydepth.data.shards_store import url_of
-from steadydepth.data.video_files import VIDEO_SUFFIXES
-from steadydepth.files.image_files import FRAME_SUFFIXES
+from steadydepth.data.shards.read import find_pack, find_packed
+from steadydepth.data.shards.store import url_of
+from steadydepth.files.images import FRAME_SUFFIXES
+from steadydepth.files.video_read import VIDEO_SUFFIXES
 from steadydepth.types import InputError
 
 LABELS = ("depth", "objects", "flow", "valid")

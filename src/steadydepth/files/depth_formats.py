@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from steadydepth.errors import InputError
-from steadydepth.files.exr_files import read_exr
-from steadydepth.files.image_files import read_depth_codes, size_fault
+from steadydepth.files.exr import read_exr
+from steadydepth.files.images import read_depth_codes, size_fault
 
 _DPT_TAG = 202021.25  # first number of a .dpt or .cam file, MPI Sintel
 # What NumPy, zipfile, zlib, h5py and SciPy raise for a damaged file, or one of another kind.

@@ -21,6 +21,6 @@ class ExportedNet(nn.Module):
 
     def forward(self, frames: Frames, state: Any = None) -> tuple[Depth, Any]:
         """Depth of each frame by itself, of its size; frames are rounded to the 8 bits that the file takes."""
-        pictures = (frames * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).cpu().numpy()
-        depth = np.stack([[self.file.predict(picture) for picture in clip] for clip in pictures])
+        images = (frames * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).cpu().numpy()
+        depth = np.stack([[self.file.predict(image) for image in clip] for clip in images])
         return torch.from_numpy(depth), state

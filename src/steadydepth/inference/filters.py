@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from steadydepth.ops.smooth import MEDIAN_WINDOW, causal_median, ema, flow_ema
-from steadydepth.ops.two_way import two_way_from_frames
+from steadydepth.ops.bidirectional_flow import two_way_from_frames
+from steadydepth.ops.smoothing import MEDIAN_WINDOW, causal_median, ema, flow_ema
 from steadydepth.types import InputError
 
 __all__ = ["FILTERS", "causal_median", "check_filter", "ema", "ema_along_flow", "filter_depth", "filter_frames"]
@@ -21,9 +21,9 @@ Filter = Callable[[Float[np.ndarray, "t h w"], UInt8[np.ndarray, "t h w 3"]], Fl
 def ema_along_flow(
     depth: Float[np.ndarray, "t h w"], frames: UInt8[np.ndarray, "t h w 3"], *, decay: float = 0.8
 ) -> Float[np.ndarray, "t h w"]:
-    """`ops.smooth.flow_ema` along DIS flow, which is trusted where forward and backward flow agree."""
+    """`ops.smoothing.flow_ema` along DIS flow, which is trusted where forward and backward flow agree."""
     flow = two_way_from_frames(frames)
-    return flow_ema(depth, flow.backward, flow.backward_seen, decay=decay)
+    return flow_ema(depth, flow.backward, flow.backward_visible, decay=decay)
 
 
 FILTERS: dict[str, Filter] = {

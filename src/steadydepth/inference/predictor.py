@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Bool, Float32, UInt8
 from torch import nn
 
-from steadydepth.files.image_files import read_colour
+from steadydepth.files.images import read_colour
 from steadydepth.inference.exported import ExportedNet
+from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.runtime import resize_depth
-from steadydepth.inference.sources import open_source
-from steadydepth.output.colours import is_measured
+from steadydepth.ops.colours import is_measured
 from steadydepth.types import Claims, InputError
 
 
@@ -32,7 +32,7 @@ class Result:
 class Predictor:
     """A video depth model on a device; it is put in evaluation mode and stays there.
 
-    Nothing is remembered between calls: each picture begins anew, each stream carries its own state. `max_side` shrinks
+    Nothing is remembered between calls: each image begins anew, each stream carries its own state. `max_side` shrinks
     frames by area for the network, and its depth is brought back to their size, bilinear in log depth.
     """
 
@@ -58,7 +58,7 @@ class Predictor:
     @overload
     def predict(self, image: list[Any]) -> list[Result]: ...
     def predict(self, image: np.ndarray | Path | str | list[Any]) -> Result | list[Result]:
-        """Depth of one picture, uint8 RGB (h, w, 3) or a path; of each of a list, by itself, as a list."""
+        """Depth of one image, uint8 RGB (h, w, 3) or a path; of each of a list, by itself, as a list."""
         if isinstance(image, list):
             return [self.predict(each) for each in image]
         return self.predict_next(read_colour(Path(image)) if isinstance(image, Path | str) else image, None)[0]
@@ -73,7 +73,7 @@ class Predictor:
             if shape is not None and np.shape(image) != shape:
                 raise InputError(
                     f"frame {number} of {_short(source)} is {np.shape(image)} and those before it {shape}; one stream "
-                    "has one size: resize it, or predict the pictures one by one"
+                    "has one size: resize it, or predict the images one by one"
                 )
             shape = np.shape(image)
             result, state = self.predict_next(image, state)
@@ -83,7 +83,7 @@ class Predictor:
         """Depth of `image`, uint8 RGB (h, w, 3), given the state that the frame before it left; and the next state."""
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise InputError(f"a picture is {kind}; it is a numpy array of uint8 (h, w, 3) in RGB: convert it")
+            raise InputError(f"an image is {kind}; it is a numpy array of uint8 (h, w, 3) in RGB: convert it")
         if isinstance(self.model, ExportedNet):
             depth = self.model.file.predict(image)  # it resizes by itself, and needs no floats
             return Result(depth, self.claims, is_measured(depth, self.claims), image), state

@@ -1,4 +1,4 @@
-"""Run an exported file with NumPy, OpenCV and the file's own runtime alone: a picture in, depth of its size out.
+"""Run an exported file with NumPy, OpenCV and the file's own runtime alone: an image in, depth of its size out.
 
 Nothing here, and nothing it imports, needs torch or any other package of the installation: on a device that only runs
 models they can be left out. That is why the shapes of arrays are said in words. ExecuTorch's runtime for Python alone
@@ -34,7 +34,7 @@ Network = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 class ExportedModel:
-    """A file that `steadydepth export` wrote, open and ready; it sees each picture by itself and remembers nothing.
+    """A file that `steadydepth export` wrote, open and ready; it sees each image by itself and remembers nothing.
 
     `metadata` is what the file says of itself: claims, height, width, precision, version, licence, weights_sha256,
     flops, checked. `threads` is how many the runtime may use; None leaves the choice to it. ExecuTorch has one pool of
@@ -56,19 +56,19 @@ class ExportedModel:
         self.width: int = self.metadata["width"]
 
     def predict(self, image: np.ndarray) -> NDArray[np.float32]:
-        """Depth (h, w), in the units of `claims`, of a picture of any size, uint8 RGB (h, w, 3).
+        """Depth (h, w), in the units of `claims`, of an image of any size, uint8 RGB (h, w, 3).
 
-        The picture is stretched to the network's size, whatever its shape, and the depth back to the picture's.
+        The image is stretched to the network's size, whatever its shape, and the depth back to the image's.
         """
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise InputError(f"a picture is {kind}; it is a numpy array of uint8 (h, w, 3) in RGB: convert it")
-        depth = self.run(fit_picture(image, self.height, self.width))
+            raise InputError(f"an image is {kind}; it is a numpy array of uint8 (h, w, 3) in RGB: convert it")
+        depth = self.run(fit_image(image, self.height, self.width))
         return resize_depth(depth, image.shape[0], image.shape[1], self.claims)
 
-    def run(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Depth (height, width) of a picture that has the network's size, uint8 RGB (height, width, 3)."""
-        return self._network(np.ascontiguousarray(picture)[None])[0]
+    def run(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Depth (height, width) of an image that has the network's size, uint8 RGB (height, width, 3)."""
+        return self._network(np.ascontiguousarray(image)[None])[0]
 
 
 def is_exported(name: str | Path) -> bool:
@@ -76,7 +76,7 @@ def is_exported(name: str | Path) -> bool:
     return Path(name).suffix in SUFFIXES.values()
 
 
-def fit_picture(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def fit_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """`image` (i, j, 3) stretched to (height, width, 3), without aliasing where it shrinks.
 
     Halved by exact means of 2 x 2 while it can be, then bilinear: OpenCV's area resize by a broken factor takes thirty
@@ -130,7 +130,7 @@ def _open_onnx(path: Path, threads: int | None) -> tuple[Network, str]:
     except Exception as error:
         raise InputError(f"{path}: ONNX Runtime cannot read it ({error}): write or copy it again") from error
     said = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
-    return lambda picture: session.run(None, {"picture": picture})[0], said
+    return lambda image: session.run(None, {"image": image})[0], said
 
 
 def _open_openvino(path: Path, threads: int | None) -> tuple[Network, str]:
@@ -153,7 +153,7 @@ def _open_openvino(path: Path, threads: int | None) -> tuple[Network, str]:
         ) from error
     said = model.get_rt_info(METADATA).astype(str) if model.has_rt_info(METADATA) else ""
     # A copy: the next call writes into the same buffer.
-    return lambda picture: request.infer([picture])[0].copy(), said
+    return lambda image: request.infer([image])[0].copy(), said
 
 
 def _open_litert(path: Path, threads: int | None) -> tuple[Network, str]:
@@ -167,10 +167,10 @@ def _open_litert(path: Path, threads: int | None) -> tuple[Network, str]:
         interpreter.allocate_tensors()
     except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: LiteRT cannot read it ({error}): write or copy it again") from error
-    picture_at, depth_at = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    image_at, depth_at = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
 
-    def run(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        interpreter.set_tensor(picture_at, picture)
+    def run(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        interpreter.set_tensor(image_at, image)
         interpreter.invoke()
         return interpreter.get_tensor(depth_at)
 
@@ -191,7 +191,7 @@ def _open_executorch(path: Path, threads: int | None) -> tuple[Network, str]:
         method = Runtime.get().load_program(path).load_method("forward")
     except (zipfile.BadZipFile, KeyError, RuntimeError) as error:
         raise InputError(f"{path}: ExecuTorch cannot read it ({error}): write or copy it again") from error
-    return lambda picture: method.execute([torch.from_numpy(picture)])[0].numpy().copy(), said
+    return lambda image: method.execute([torch.from_numpy(image)])[0].numpy().copy(), said
 
 
 def _read_appended(path: Path) -> str:

@@ -48,20 +48,20 @@ def affine_invariant(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
     """
     flat = valid.flatten(0, 1)
     residual = _standardise(depth, valid) - _standardise(truth, valid)
-    return masked_mean(residual.abs(), flat) + 0.5 * _unevenness(torch.where(flat, residual, 0), flat)
+    return masked_mean(residual.abs(), flat) + 0.5 * _multi_scale_gradient(torch.where(flat, residual, 0), flat)
 
 
 def gradient_matching(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
     """How unevenly the log error lies: the gradient term of `affine_invariant`, of log predicted - log truth.
 
     Edges and slopes of the prediction should be those of the label (Eigen and Fergus 2015; MegaDepth, Li and Snavely
-    2018). What a network makes of noise in the picture changes from pixel to pixel, and from frame to frame: `log_l1`
+    2018). What a network makes of noise in the image changes from pixel to pixel, and from frame to frame: `log_l1`
     hardly asks it to be even.
     """
-    return _unevenness(_log_error(depth, truth, valid).flatten(0, 1), valid.flatten(0, 1))
+    return _multi_scale_gradient(_log_error(depth, truth, valid).flatten(0, 1), valid.flatten(0, 1))
 
 
-def _unevenness(residual: Float[Tensor, "n h w"], valid: Bool[Tensor, "n h w"]) -> Scalar:
+def _multi_scale_gradient(residual: Float[Tensor, "n h w"], valid: Bool[Tensor, "n h w"]) -> Scalar:
     """Sum over four scales of |horizontal| + |vertical| differences between valid neighbours, for each valid pixel.
 
     `residual` is finite where invalid.
@@ -88,8 +88,8 @@ def _standardise(depth: Depth, valid: Valid) -> Float[Tensor, "n h w"]:
 def smoothness(depth: Depth, frames: Frames | None = None) -> Scalar:
     """Mean |d/dx log depth| + mean |d/dy log depth|, forward differences of neighbouring pixels.
 
-    With `frames`, each difference is weighted by exp(-mean over colours of |the same difference of the picture|): depth
-    may jump where the picture does (Godard et al. 2017).
+    With `frames`, each difference is weighted by exp(-mean over colours of |the same difference of the image|): depth
+    may jump where the image does (Godard et al. 2017).
     """
     log_depth = depth.log()
     total = log_depth.new_zeros(())
@@ -233,7 +233,7 @@ def relative_loss(
     trim: float = 0.0,
     moving_weight: float = 0.0,
     gradient_weight: float = 0.0,
-    response_weight: float = 0.0,
+    motion_gain_weight: float = 0.0,
     both_frames: bool = True,
 ) -> Scalar:
     """Mean over the valid pairs of a clip of what is wrong with the change from frame to frame, then over clips.
@@ -244,7 +244,7 @@ def relative_loss(
     a clip, those with the largest errors, is left out. `moving_weight` times the mean over the pairs whose true change
     is above 1 %, none left out, is added: they are few, and what they ask for would drown among the static ones.
     `gradient_weight` times how unevenly what is compared lies, as in `gradient_matching`, is added: most of what
-    flickers is fine-grained, and differs from pixel to pixel. `response_weight` times |`response` - 1| is added.
+    flickers is fine-grained, and differs from pixel to pixel. `motion_gain_weight` times |`motion_gain` - 1| is added.
     Without `both_frames` the earlier frame is taken as it is and only the later one learns. Clips without a valid pair
     are left out; a differentiable 0 when none has one.
     """
@@ -263,13 +263,13 @@ def relative_loss(
         of_clips = of_clips + moving_weight * masked_mean(error, moving, dim=(1, 2, 3))
     loss = masked_mean(of_clips, valid.flatten(1).any(dim=1))
     if gradient_weight:
-        loss = loss + gradient_weight * _unevenness(compared.flatten(0, 1), valid.flatten(0, 1))
-    if response_weight:
-        loss = loss + response_weight * (response(predicted, truth) - 1).abs()
+        loss = loss + gradient_weight * _multi_scale_gradient(compared.flatten(0, 1), valid.flatten(0, 1))
+    if motion_gain_weight:
+        loss = loss + motion_gain_weight * (motion_gain(predicted, truth) - 1).abs()
     return loss
 
 
-def response(predicted: DepthPairs, truth: DepthPairs) -> Scalar:
+def motion_gain(predicted: DepthPairs, truth: DepthPairs) -> Scalar:
     """How much of the true change of log depth is predicted: sum v v* / sum v*^2 where |v*| is above 1 %.
 
     The pairs are harmless; all clips are pooled. 1 is ideal, 0 frozen. An error of the change asks each pixel to be

@@ -1,38 +1,37 @@
-"""Accuracy and steadiness of depth video: plain functions, the benchmarks' protocols as data, and the evaluator.
+"""Accuracy and temporal consistency of depth video: plain functions, and the benchmarks' protocols as data.
 
 The names of `__all__` are loaded when first used. Functions of whole clips take NumPy arrays or tensors, depth
 (*methods, t, h, w) in metres after one alignment for the whole clip, and give float64 tensors, NaN where there is no
-sample; `evaluate_clip` does everything from a raw prediction to the numbers of metrics.json.
+sample; `steadydepth.evaluate_clip` goes from a raw prediction to the numbers of metrics.json.
 """
 
 from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "METRICS": "protocol",
-    "PROTOCOLS": "protocol",
+    "METRICS": "protocols",
+    "PROTOCOLS": "protocols",
     "accuracy_scores": "accuracy",
-    "bend_scores": "moving",
-    "change_scores": "moving",
-    "evaluate_clip": "evaluate",
+    "bend_scores": "dynamic",
+    "change_scores": "dynamic",
     "fit_disparity": "fits",
     "fit_median_scale": "fits",
     "fit_scale": "fits",
     "fit_scale_shift": "fits",
-    "fixed_camera_scores": "steadiness",
-    "fixed_static_set": "steadiness",
+    "fixed_camera_scores": "temporal",
+    "fixed_static_set": "temporal",
     "flow_flicker": "along_flow",
     "flow_roughness": "along_flow",
     "image_flow": "along_flow",
-    "label_change_scores": "moving",
+    "label_change_scores": "dynamic",
     "label_flow": "along_flow",
     "opw_nvds": "along_flow",
-    "rigid_error": "steadiness",
-    "split_by_objects": "moving",
-    "split_by_pose": "moving",
-    "structure": "accuracy",
-    "tae": "steadiness",
-    "tcc": "steadiness",
+    "rigid_error": "temporal",
+    "split_by_objects": "dynamic",
+    "split_by_pose": "dynamic",
+    "log_depth_correlation": "accuracy",
+    "tae": "temporal",
+    "tcc": "temporal",
     "warping_scores": "along_flow",
 }
 

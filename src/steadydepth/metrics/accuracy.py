@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float64
 
+from steadydepth.metrics.accumulators import Correlation, Mean, Part, merge
 from steadydepth.metrics.arrays import (
     Chosen,
     Images,
@@ -19,8 +20,7 @@ from steadydepth.metrics.arrays import (
     log_depth,
     pixels_of,
 )
-from steadydepth.metrics.protocol import ACCURACY
-from steadydepth.metrics.sums import Correlation, Mean, Part, merge
+from steadydepth.metrics.protocols import ACCURACY
 
 
 def accuracy_scores(depth: Images, truth: Truth, valid: Mask) -> Scores:
@@ -110,14 +110,14 @@ def _errors(
     }
 
 
-def structure(depth: Images, other: Truth) -> Scores:
-    """Pearson correlation of log depth with the log depth of another model over all pixels of a clip; `structure`.
+def log_depth_correlation(depth: Images, other: Truth) -> Scores:
+    """Pearson correlation of log depth with the log depth of another model over all pixels of a clip.
 
-    1 is the same picture up to a power and a factor, 0 has nothing to do with it; NaN when either is constant. Both are
+    1 is the same image up to a power and a factor, 0 has nothing to do with it; NaN when either is constant. Both are
     positive. It says whether a model that was made steady still sees what it saw, not whether that is right.
     """
     stack, beside = Stack(depth), Stack(other)
     total: dict[str, Part] = {}
     for t in range(stack.n_frames):
-        total = merge(total, {"structure": Correlation.of(stack.log(t), beside.log(t)[0])})
+        total = merge(total, {"log_depth_correlation": Correlation.of(stack.log(t), beside.log(t)[0])})
     return stack.scores(total)

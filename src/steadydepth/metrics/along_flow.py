@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from torch import Tensor
 
+from steadydepth.metrics.accumulators import Count, Mean, Part, merge
 from steadydepth.metrics.arrays import (
     LEAST_DEPTH_M,
     Chosen,
@@ -26,10 +27,18 @@ from steadydepth.metrics.arrays import (
     layer_sums,
     pick,
 )
-from steadydepth.metrics.matches import Match, Triple, Way, colours_of, photometric_match, triple, trust, ways_of
-from steadydepth.metrics.sums import Count, Mean, Part, merge
+from steadydepth.metrics.correspondences import (
+    Correspondence,
+    Match,
+    Triple,
+    colours_of,
+    correspondences_of,
+    photometric_match,
+    triple,
+    trust,
+)
+from steadydepth.ops.bidirectional_flow import PairFlow, TwoWayFlow, pair_from_frames, stack_pairs, two_way_from_labels
 from steadydepth.ops.sampling import places_at, sample
-from steadydepth.ops.two_way import PairFlow, TwoWayFlow, pair_from_frames, stack_pairs, two_way_from_labels
 
 # Optical-flow warping error as NVDS computes it: infer_NVDS_dpt_bi.py and smooth_loss.py.
 _NVDS_SHARPNESS, _NVDS_FACTOR, _NVDS_LEAST_SPREAD = 50.0, 10.0, 1e-6
@@ -49,17 +58,17 @@ def warping_scores(
     opw       mean |W d_(t+1) - d_t|, metres, lower; optical-flow warping error
     rtc_TAU   share of max(d_t / W d_(t+1), W d_(t+1) / d_t) < TAU, fraction, higher; TAU = 1.01 and 1.25
 
-    Over `kept` pixels with a valid forward flow that pass `matches.photometric_match`; `landing`, for depth with holes,
-    are the pixels that may be read. Each pair of frames by itself, then the mean over the pairs that have pixels. Khan
-    et al. 2023, without their optional pose compensation: a camera moving forward changes true depth, and this counts
-    it.
+    Over `kept` pixels with a valid forward flow that pass `correspondences.photometric_match`; `landing`, for depth
+    with holes, are the pixels that may be read. Each pair of frames by itself, then the mean over the pairs that have
+    pixels. Khan et al. 2023, without their optional pose compensation: a camera moving forward changes true depth, and
+    this counts it.
     """
     stack, start, known = Stack(depth), as_mask(kept), as_mask(flow_valid)
     ends = None if landing is None else as_mask(landing)
     total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ("opw", "rtc_1.01", "rtc_1.25")}
     for t in range(stack.n_frames - 1):
         match = photometric_match(
-            ways_of(flow.pair(t)).forward,
+            correspondences_of(flow.pair(t)).forward,
             (start[t] & known[t]).ravel(),
             colours_of(frames[t]),
             colours_of(frames[t + 1]),
@@ -90,8 +99,8 @@ def flow_flicker(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) -> S
     stack = Stack(depth)
     total: dict[str, Part] = {"flicker_flow": Mean(np.zeros(1), 0.0), "n_followed": Count(0)}
     for t in range(1, stack.n_frames):
-        way = ways_of(flow.pair(t - 1)).backward
-        match = way.match(_among(way.seen, kept, t), _frame_of(kept, t - 1))
+        correspondence = correspondences_of(flow.pair(t - 1)).backward
+        match = correspondence.match(_among(correspondence.visible, kept, t), _frame_of(kept, t - 1))
         total = merge(total, flow_flicker_parts(stack.log(t - 1), stack.log(t), match))
     return stack.scores(total)
 
@@ -100,8 +109,8 @@ def _frame_of(kept: Mask | None, t: int) -> Chosen | None:
     return None if kept is None else as_mask(kept[t]).ravel()
 
 
-def _among(seen: Chosen, kept: Mask | None, t: int) -> Chosen:
-    return seen if kept is None else seen & as_mask(kept[t]).ravel()
+def _among(visible: Chosen, kept: Mask | None, t: int) -> Chosen:
+    return visible if kept is None else visible & as_mask(kept[t]).ravel()
 
 
 def flow_flicker_parts(before: Layers, now: Layers, match: Match) -> dict[str, Part]:
@@ -119,7 +128,7 @@ def flow_roughness(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) ->
     stack = Stack(depth)
     total: dict[str, Part] = {"rough_flow": Mean(np.zeros(1), 0.0), "n_followed_twice": Count(0)}
     for t in range(1, stack.n_frames - 1):
-        ahead, behind = ways_of(flow.pair(t)).forward, ways_of(flow.pair(t - 1)).backward
+        ahead, behind = correspondences_of(flow.pair(t)).forward, correspondences_of(flow.pair(t - 1)).backward
         tracked = triple(ahead, behind, _frame_of(kept, t - 1), _frame_of(kept, t), _frame_of(kept, t + 1))
         logs = (stack.log(t - 1), stack.log(t), stack.log(t + 1))
         total = merge(total, flow_roughness_parts(logs, tracked))
@@ -154,12 +163,12 @@ def opw_nvds(depth: Images, frames: UInt8[np.ndarray, "t h w 3"], flow: TwoWayFl
     total: dict[str, Part] = {"opw_nvds": Mean(np.zeros(1), 0.0)}
     for t in range(1, stack.n_frames):
         colours = colours_of(frames[t - 1]), colours_of(frames[t])
-        part = nvds_part(stack.frame(t - 1), stack.frame(t), *colours, ways_of(flow.pair(t - 1)).backward)
+        part = nvds_part(stack.frame(t - 1), stack.frame(t), *colours, correspondences_of(flow.pair(t - 1)).backward)
         total = merge(total, {"opw_nvds": part})
     return stack.scores(total)["opw_nvds"] * (stack.n_frames - 1) / stack.n_frames
 
 
-def nvds_part(before: Layers, now: Layers, colours_before: Colours, colours: Colours, back: Way) -> Mean:
+def nvds_part(before: Layers, now: Layers, colours_before: Colours, colours: Colours, back: Correspondence) -> Mean:
     """What a pair of frames adds to the mean over pairs of `opw_nvds`: depth of both, and colours in [0, 1]."""
     height, width = back.to.flow.shape[:2]
     x, y = back.to.at
@@ -194,11 +203,14 @@ def label_flow(flow: Float32[np.ndarray, "p h w 2"], flow_valid: PairMask, depth
 
 
 def image_flow(frames: UInt8[np.ndarray, "t h w 3"]) -> TwoWayFlow:
-    """DIS flow of a clip both ways, seen where there and back agree, and colours too (`matches.trust`)."""
+    """DIS flow of a clip both ways, seen where there and back agree, and colours too (`correspondences.trust`)."""
     pairs = []
     for before, after in pairwise(frames):
         pair = pair_from_frames(before, after)
-        ways = trust(ways_of(pair), colours_of(before), colours_of(after))
-        seen = (way.seen.reshape(before.shape[:2]) for way in (ways.forward, ways.backward))
-        pairs.append(PairFlow(pair.forward, pair.backward, *seen))
+        correspondences = trust(correspondences_of(pair), colours_of(before), colours_of(after))
+        visible = (
+            correspondence.visible.reshape(before.shape[:2])
+            for correspondence in (correspondences.forward, correspondences.backward)
+        )
+        pairs.append(PairFlow(pair.forward, pair.backward, *visible))
     return stack_pairs(pairs, *frames.shape[1:3])

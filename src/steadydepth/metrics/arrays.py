@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Float64, Real, Shaped
 from torch import Tensor
 
 from steadydepth.errors import InputError
-from steadydepth.metrics.sums import Parts
+from steadydepth.metrics.accumulators import Parts
 
 # *m: any number of methods scored together on one clip; they share what is computed from the label.
 Images = Float[Tensor, "*m t h w"] | Float[np.ndarray, "*m t h w"]

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 from steadydepth.metrics.arrays import as_mask
-from steadydepth.ops import align
-from steadydepth.ops.align import Alignment
+from steadydepth.ops import alignment
+from steadydepth.ops.alignment import Alignment
 
 Values = Float[Tensor, "..."] | Float[np.ndarray, "..."]
 Chosen = Bool[Tensor, "..."] | Bool[np.ndarray, "..."] | Real[Tensor, "..."] | Real[np.ndarray, "..."]
@@ -23,17 +23,17 @@ def _fit(how: Fit, predicted: Values, target: Values, valid: Chosen) -> Alignmen
 
 def fit_scale(predicted: Values, target: Values, valid: Chosen) -> Alignment:
     """Least squares of scale * predicted = target over the valid finite values; shift 0."""
-    return _fit(align.fit_scale, predicted, target, valid)
+    return _fit(alignment.fit_scale, predicted, target, valid)
 
 
 def fit_median_scale(predicted: Values, target: Values, valid: Chosen) -> Alignment:
     """median(target) / median(predicted) over the valid finite values together; shift 0."""
-    return _fit(align.fit_median_scale, predicted, target, valid)
+    return _fit(alignment.fit_median_scale, predicted, target, valid)
 
 
 def fit_scale_shift(predicted: Values, target: Values, valid: Chosen) -> Alignment:
     """Least squares of scale * predicted + shift = target; a constant prediction gets scale 0 and the mean target."""
-    return _fit(align.fit_scale_shift, predicted, target, valid)
+    return _fit(alignment.fit_scale_shift, predicted, target, valid)
 
 
 def fit_disparity(disparity: Values, depth: Values, valid: Chosen) -> Alignment:
@@ -41,4 +41,4 @@ def fit_disparity(disparity: Values, depth: Values, valid: Chosen) -> Alignment:
 
     As DepthCrafter and Video-Depth-Anything do; a negative scale is an inverted prediction.
     """
-    return _fit(align.fit_disparity, disparity, depth, valid)
+    return _fit(alignment.fit_disparity, disparity, depth, valid)

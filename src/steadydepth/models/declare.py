@@ -87,7 +87,7 @@ def claims_or_refuse(where: str, claims: Any, kind: Any = None) -> Claims:
 def check_claims(said: Tensor, claims: Claims, name: str) -> None:
     """Refuse what a model is seen to get wrong on a batch: numbers that are all equal, or depths that are not above 0.
 
-    `said` is floored at LEAST, as the adapters give it.
+    `predicted` is floored at LEAST, as the adapters give it.
     """
     if not torch.isfinite(said).all():
         raise InputError(f"{name}: gives numbers that are not finite: are its weights whole, its precision enough?")

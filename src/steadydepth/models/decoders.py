@@ -72,7 +72,8 @@ class DPTDecoder(nn.Module):
 
     def forward(self, features: list[Float[Tensor, "n _ h w"]]) -> Float[Tensor, "n 1 _ _"]:
         maps = [
-            residual(way(one)) for residual, way, one in zip(self.residuals, self.reassemble, features, strict=True)
+            residual(correspondence(one))
+            for residual, correspondence, one in zip(self.residuals, self.reassemble, features, strict=True)
         ]
         merged = self.fusions[-1](maps[-1])
         for one, fusion in zip(maps[-2::-1], reversed(self.fusions[:-1]), strict=True):

@@ -1,4 +1,4 @@
-"""An encoder and a decoder put together: a picture in, metres out, nothing remembered."""
+"""An encoder and a decoder put together: an image in, metres out, nothing remembered."""
 
 import math
 from typing import Any
@@ -55,9 +55,9 @@ class DepthNet(nn.Module, PyTorchModelHubMixin):
         b, t, _, h, w = frames.shape
         if min(h, w) < SMALLEST:
             raise InputError(f"frames are {h} x {w}; the network needs {SMALLEST} x {SMALLEST} or more: resize them")
-        pictures = (frames.flatten(0, 1) - self.mean) / self.std
-        pictures = pictures.contiguous(memory_format=torch.channels_last)
-        share = self.decoder(self.encoder(pictures))
+        images = (frames.flatten(0, 1) - self.mean) / self.std
+        images = images.contiguous(memory_format=torch.channels_last)
+        share = self.decoder(self.encoder(images))
         padded = (h + -h % self.patch, w + -w % self.patch)
         share = F.interpolate(share, padded, mode="bilinear", align_corners=False)[..., :h, :w]
         share = torch.sigmoid(share.float())

@@ -20,7 +20,7 @@ PACKAGED_WEIGHTS = {
 def build_encoder(name: str, *, pretrained: bool = False) -> nn.Module:
     """A timm encoder that gives its feature maps, fine to coarse; `feature_info` describes them.
 
-    A plain ViT gives those of its last four blocks, all of one size, for pictures of any size: it pads them below and
+    A plain ViT gives those of its last four blocks, all of one size, for images of any size: it pads them below and
     on the right to whole patches.
     """
     any_size: dict[str, Any] = {"dynamic_img_size": True, "dynamic_img_pad": True, "out_indices": 4}

@@ -1,4 +1,4 @@
-"""The anchor: a frozen copy of a model that labels unlabelled video."""
+"""The teacher: a frozen copy of a model that labels unlabelled video."""
 
 import copy
 

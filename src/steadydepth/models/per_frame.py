@@ -1,4 +1,4 @@
-"""Anyone's picture network as a video model: `package.module:factory`, what it says and the sizes it takes."""
+"""Anyone's image network as a video model: `package.module:factory`, what it says and the sizes it takes."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ WEIGHTS = "model.safetensors"
 
 
 class PerFrame(nn.Module):
-    """A network from pictures (n, 3, h, w), RGB in [0, 1] unless normalised, to what it says (n, h, w) or (n, 1, h, w).
+    """A network from images (n, 3, h, w), RGB in [0, 1] unless normalised, to what it says (n, h, w) or (n, 1, h, w).
 
     With `multiple` frames are padded below and on the right with their last pixels, and the answer is cut; with `size`
     they are resized and the answer is resized back, bilinear. A smaller answer is brought to the size of its input.
@@ -42,24 +42,24 @@ class PerFrame(nn.Module):
     def forward(self, frames: Frames, state: Any = None) -> tuple[Depth, Any]:
         """What the network says of each frame by itself, at least LEAST; the state is passed through."""
         b, t, _, h, w = frames.shape
-        pictures = self._fit((frames.flatten(0, 1) - self.mean) / self.std)
-        said = self._ask(pictures, h, w).float()
-        if said.shape[-2:] != pictures.shape[-2:]:
-            said = F.interpolate(said, pictures.shape[-2:], mode="bilinear", align_corners=False)
+        images = self._fit((frames.flatten(0, 1) - self.mean) / self.std)
+        predicted = self._ask(images, h, w).float()
+        if predicted.shape[-2:] != images.shape[-2:]:
+            predicted = F.interpolate(predicted, images.shape[-2:], mode="bilinear", align_corners=False)
         if self.declared.size:
-            said = F.interpolate(said, (h, w), mode="bilinear", align_corners=False)
-        return said[:, 0, :h, :w].clamp(min=LEAST).unflatten(0, (b, t)), state
+            predicted = F.interpolate(predicted, (h, w), mode="bilinear", align_corners=False)
+        return predicted[:, 0, :h, :w].clamp(min=LEAST).unflatten(0, (b, t)), state
 
-    def _fit(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 _ _"]:
-        h, w = pictures.shape[-2:]
+    def _fit(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 _ _"]:
+        h, w = images.shape[-2:]
         if self.declared.size:
-            return F.interpolate(pictures, self.declared.size, mode="bilinear", align_corners=False, antialias=True)
+            return F.interpolate(images, self.declared.size, mode="bilinear", align_corners=False, antialias=True)
         multiple = self.declared.multiple or 1
-        return F.pad(pictures, (0, -w % multiple, 0, -h % multiple), mode="replicate")
+        return F.pad(images, (0, -w % multiple, 0, -h % multiple), mode="replicate")
 
-    def _ask(self, pictures: Float[Tensor, "n 3 _ _"], h: int, w: int) -> Float[Tensor, "n 1 _ _"]:
+    def _ask(self, images: Float[Tensor, "n 3 _ _"], h: int, w: int) -> Float[Tensor, "n 1 _ _"]:
         try:
-            said = self.network(pictures)
+            predicted = self.network(images)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, AssertionError) as error:
@@ -68,10 +68,14 @@ class PerFrame(nn.Module):
                 f"{self.factory}: fails on frames of {h} x {w}: {why}: does it take other sizes? Declare them as "
                 f"{self.factory},multiple=N or {self.factory},size=HxW"
             ) from error
-        if not isinstance(said, Tensor) or said.ndim not in (3, 4) or (said.ndim == 4 and said.shape[1] != 1):
-            found = tuple(said.shape) if isinstance(said, Tensor) else type(said).__name__
+        if (
+            not isinstance(predicted, Tensor)
+            or predicted.ndim not in (3, 4)
+            or (predicted.ndim == 4 and predicted.shape[1] != 1)
+        ):
+            found = tuple(predicted.shape) if isinstance(predicted, Tensor) else type(predicted).__name__
             raise InputError(f"{self.factory}: gives {found}; its depth is a tensor (n, h, w) or (n, 1, h, w)")
-        return said if said.ndim == 4 else said[:, None]
+        return predicted if predicted.ndim == 4 else predicted[:, None]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """The network's own state_dict, and beside it how the network is made and what was declared."""
@@ -81,8 +85,8 @@ class PerFrame(nn.Module):
         own = self.network.state_dict().items()
         weights = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in own}
         save_file(weights, Path(folder) / WEIGHTS)
-        said = {key: value for key, value in vars(self.declared).items() if value is not None and key != "weights"}
-        content = {"factory": self.factory} | said
+        predicted = {key: value for key, value in vars(self.declared).items() if value is not None and key != "weights"}
+        content = {"factory": self.factory} | predicted
         (Path(folder) / SIDECAR).write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -109,7 +113,7 @@ def _make(factory: str) -> Callable[[Tensor], Tensor]:
         raise InputError(f"{factory}: {error}; write package.module:factory") from error
     network = make()
     if not callable(network):
-        raise InputError(f"{factory}: gives {type(network).__name__}; it makes an nn.Module or a function of pictures")
+        raise InputError(f"{factory}: gives {type(network).__name__}; it makes an nn.Module or a function of images")
     return network
 
 

@@ -1,4 +1,4 @@
-"""Any depth model of transformers as a video model: its own picture processing on tensors, in and out unchanged."""
+"""Any depth model of transformers as a video model: its own image processing on tensors, in and out unchanged."""
 
 import json
 import logging
@@ -38,7 +38,7 @@ MOST_MISSING = 0.1  # share of the weights a file may lack: some layers are in t
 class TransformersDepth(nn.Module):
     """A transformers depth model and its image processor; `network` is the model itself.
 
-    Frames are rounded to 8 bits, as the pictures are that the processor is made for; what comes out is what
+    Frames are rounded to 8 bits, as the images are that the processor is made for; what comes out is what
     transformers' own pipeline gives for each frame, at least LEAST. A gradient to the frames goes through the
     processor's resize, as if nothing had been rounded.
     """
@@ -56,27 +56,27 @@ class TransformersDepth(nn.Module):
         b, t, _, h, w = frames.shape
         outputs = self.network(pixel_values=self._to_pixels(frames.flatten(0, 1)))
         outputs["predicted_depth"] = outputs["predicted_depth"].float()
-        said = self.processor.post_process_depth_estimation(outputs, [(h, w)] * (b * t))
-        depth = torch.stack([one["predicted_depth"].reshape(h, w) for one in said])
+        predicted = self.processor.post_process_depth_estimation(outputs, [(h, w)] * (b * t))
+        depth = torch.stack([one["predicted_depth"].reshape(h, w) for one in predicted])
         # Inverse depth has exact zeros, and bicubic resizing goes below: neither has a logarithm.
         return depth.clamp(min=LEAST).unflatten(0, (b, t)), state
 
-    def _to_pixels(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 _ _"]:
-        smooth = pictures * 255
+    def _to_pixels(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 _ _"]:
+        smooth = images * 255
         # A graph for other runtimes has no resize of integers.
         if torch.compiler.is_exporting():
             return self._process(smooth)
         pixels = self._process(smooth.detach().round().clamp(0, 255).to(torch.uint8))
-        if pictures.requires_grad:
+        if images.requires_grad:
             with_gradient = self._process(smooth)
             pixels = with_gradient + (pixels - with_gradient).detach()
         return pixels
 
-    def _process(self, pictures: Tensor) -> Tensor:
+    def _process(self, images: Tensor) -> Tensor:
         try:
-            made = self.processor(images=list(pictures), input_data_format="channels_first", return_tensors="pt")
+            made = self.processor(images=list(images), input_data_format="channels_first", return_tensors="pt")
         except (RuntimeError, ValueError) as error:
-            h, w = pictures.shape[-2:]
+            h, w = images.shape[-2:]
             raise InputError(
                 f"frames are {h} x {w}, which {type(self.processor).__name__} cannot take: {error}: resize them"
             ) from error

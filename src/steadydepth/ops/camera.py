@@ -36,5 +36,5 @@ def move(points: Float[Tensor, "*any 3"], transform: Float[Tensor, "4 4"]) -> Fl
 def project(points: Float[Tensor, "*any 3"], K: Float[Tensor, "3 3"]) -> Float[Tensor, "*any 2"]:
     """Pixel coordinates (x, y) of points; NaN for a point that is not in front of the camera (z <= 0)."""
     ahead = points[..., 2:] > 0
-    seen = points @ K.T
-    return torch.where(ahead, seen[..., :2] / torch.where(ahead, seen[..., 2:], 1), torch.nan)
+    visible = points @ K.T
+    return torch.where(ahead, visible[..., :2] / torch.where(ahead, visible[..., 2:], 1), torch.nan)

@@ -74,8 +74,8 @@ def sample(values: Float64[np.ndarray, "m p"], places: Places) -> Float64[np.nda
 
 def sees_only(mask: Bool[np.ndarray, "p"], places: Places) -> Bool[np.ndarray, "n"]:
     """True where every pixel that a sample reads is inside the image and True in `mask`."""
-    seen = places.inside
+    visible = places.inside
     if not mask.all():
         for pixels in places.pixels(slice(None)):
-            seen = seen & mask.take(pixels, mode="clip")
-    return seen
+            visible = visible & mask.take(pixels, mode="clip")
+    return visible

@@ -79,7 +79,7 @@ def snap_to_known(
     return torch.where((known & ~whole)[..., None], nearest, at), whole | known
 
 
-def bring_here(previous: Float[Tensor, "n h w"], grid: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n h w"]:
+def warp(previous: Float[Tensor, "n h w"], grid: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n h w"]:
     """Sample the positive `previous` where each pixel was, in log depth: the geometric mean of the neighbours.
 
     Log-bilinear, as the temporal metrics are: a constant factor of depth stays one. `grid` is that of `as_grid`.

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from steadydepth.errors import InputError
-from steadydepth.files.whole_files import new_file
+from steadydepth.files.atomic_writes import new_file
 
 logger = logging.getLogger(__name__)
 

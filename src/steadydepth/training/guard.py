@@ -1,41 +1,45 @@
-"""Stabilising without labels stops before the picture is lost: the best weights so far are kept."""
+"""Stabilising without labels stops before the image is lost: the best weights so far are kept."""
 
 from typing import Any
 
 import torch
 from torch import nn
 
-from steadydepth.method.aligning import as_depth
-from steadydepth.metrics.accuracy import structure
+from steadydepth.method.alignment import as_depth
+from steadydepth.metrics.accuracy import log_depth_correlation
 from steadydepth.types import Frames
 
 
 class Guard:
-    """Watches how much of the frozen copy's picture a model keeps, and holds the last weights that kept enough."""
+    """Watches how much of the frozen copy's image a model keeps, and holds the last weights that kept enough."""
 
-    def __init__(self, anchor: nn.Module, *, least: float) -> None:
-        self.anchor, self.least = anchor, least
+    def __init__(self, teacher: nn.Module, *, least: float) -> None:
+        self.teacher, self.least = teacher, least
         self.kept: dict[str, torch.Tensor] | None = None
 
-    def structure(self, model: nn.Module, frames: Frames) -> float:
+    def log_depth_correlation(self, model: nn.Module, frames: Frames) -> float:
         """Correlation of log depth with the frozen copy's over all pixels; 0 for a constant prediction."""
         training = model.training
         model.eval()
         with torch.no_grad():
             depth, _ = model(frames)
-            said, _ = self.anchor(frames)
+            predicted, _ = self.teacher(frames)
         model.train(training)
-        depth, said = (as_depth(one, said, getattr(self.anchor, "claims", "metric")) for one in (depth, said))
-        kept = structure(depth.float().flatten(0, 1).cpu(), said.float().flatten(0, 1).cpu())["structure"]
+        depth, predicted = (
+            as_depth(one, predicted, getattr(self.teacher, "claims", "metric")) for one in (depth, predicted)
+        )
+        kept = log_depth_correlation(depth.float().flatten(0, 1).cpu(), predicted.float().flatten(0, 1).cpu())[
+            "log_depth_correlation"
+        ]
         return float(kept.nan_to_num(0))
 
     def keep(self, model: nn.Module) -> None:
         """Remember the weights as they are now."""
         self.kept = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
-    def holds(self, structure: float) -> bool:
+    def holds(self, log_depth_correlation: float) -> bool:
         """Whether so much is enough; always where the least is 0."""
-        return structure >= self.least or self.least == 0
+        return log_depth_correlation >= self.least or self.least == 0
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""

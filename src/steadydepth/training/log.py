@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from steadydepth.files.whole_files import new_file
+from steadydepth.files.atomic_writes import new_file
 from steadydepth.training.checkpoint import writing_in
-from steadydepth.training.learner import Run
+from steadydepth.training.state import Run
 
 LOG = "metrics.jsonl"
 SKIPPED = "skipped.jsonl"
@@ -46,7 +46,7 @@ def line_of_losses(run: Run, *, steps: int, seconds: float) -> dict[str, Any]:
         "relative": relative,
         "target": target,
         "skipped": steps - taken,
-        "rate": run.optimizer.param_groups[-1]["lr"],
+        "learning_rate": run.optimizer.param_groups[-1]["lr"],
         "seconds": round(seconds, 3),
     }
     return line | ({"sources": _of_sources(run, of_sources.tolist())} if run.config.data.sources else {})

@@ -1,10 +1,17 @@
-"""The processes and devices that a run really gets, and the random numbers of each process."""
+"""The processes and devices that a run gets: their random numbers, and weights shared out over them (FSDP2)."""
 
 import importlib.util
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils._pytree import tree_map
 
 from steadydepth.config import Config
 from steadydepth.types import InputError
@@ -61,3 +68,33 @@ def set_random_state(state: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["cpu"].clone())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].clone())
+
+
+def shard(model: nn.Module) -> None:
+    """Share out the weights of `model` in place: they are gathered for a pass and its gradient, and let go again."""
+    device = next(model.parameters()).device.type
+    mesh = init_device_mesh(device, (dist.get_world_size(),))
+    # FSDP2 hangs its work on what the network returns, and loses it with a view.
+    model.register_forward_hook(lambda _, __, predicted: (predicted[0].clone(), predicted[1]))
+    # Let go after a pass without a gradient too, or the optimizer would find whole weights.
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+
+
+def gather(state: Any) -> Any:
+    """The same state with whole tensors in place of shared ones; all processes together."""
+
+    def whole(value: Any) -> Any:
+        return value.full_tensor() if isinstance(value, DTensor) else value
+
+    return tree_map(whole, state)
+
+
+def spread(state: Mapping[str, Any], like: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Whole tensors shared out as those of the same names in `like` are; numbers stay whole."""
+    return {name: _spread(value, like[name]) for name, value in state.items()}
+
+
+def _spread(value: Any, like: Tensor) -> Any:
+    if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.ndim == 0:
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from steadydepth.data.loader import Item
-from steadydepth.training.learner import Run
+from steadydepth.training.state import Run
 
 
 class StepClock:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from steadydepth.method.aligning import align_clips, as_depth
+from steadydepth.method.alignment import align_clips, as_depth
 from steadydepth.method.losses import absolute_loss, relative_loss, target_loss
-from steadydepth.method.pairing import Motion, Seen, pair_along, pair_with_previous, unchanged, ways_back
+from steadydepth.method.pairing import Motion, Visible, correspondences_back, pair_along, pair_with_previous, unchanged
 from steadydepth.method.sequence import process_sequence
 from steadydepth.method.update import update_weights
 from steadydepth.types import Batch, Claims, Depth, DepthPairs, Labels, LossTerms
@@ -53,29 +53,29 @@ def find_losses(
     relative_weight: float,
     absolute: Callable[..., Tensor] = absolute_loss,
     relative: Callable[[DepthPairs, DepthPairs], Tensor] = relative_loss,
-    lags: Sequence[int] = (1,),
+    frame_offsets: Sequence[int] = (1,),
     claims: Claims = "metric",
-    anchor: nn.Module | None = None,
+    teacher: nn.Module | None = None,
     window: int = 1,
 ) -> LossTerms:
     """The losses of clips that pass through the network together, each by the labels that it has.
 
     Without measured depth a point seen in two frames is taken to keep its depth from one to the next, and the frozen
-    `anchor` labels each frame, because steadiness alone is best served by a constant; with a `window` of more than one
+    `teacher` labels each frame, because steadiness alone is best served by a constant; with a `window` of more than one
     frame, what it says is averaged along the motion. The clips of a source are pooled, and the target is the mean over
     all clips: one that has no absolute loss, or no pairs, adds 0 there.
     """
-    said, _ = process_sequence(model, batch.frames)
+    predicted, _ = process_sequence(model, batch.frames)
 
     losses = {}
     for source, clips in clips_of_sources(batch).items():
         part = take_clips(batch, clips)
         labels = part.labels[0] if part.labels else "depth"
-        depth, part = with_labels(said[clips], part, labels, claims=claims, anchor=anchor, window=window)
+        depth, part = with_labels(predicted[clips], part, labels, claims=claims, teacher=teacher, window=window)
         none = depth.new_zeros(())
         losses[source] = target_loss(
             absolute=none if labels == "none" else absolute(depth, part.depth, part.valid, frames=part.frames),
-            relative=none if labels == "single" else relative(*pair_both(depth, part, labels, lags)),
+            relative=none if labels == "single" else relative(*pair_both(depth, part, labels, frame_offsets)),
             weight=relative_weight,
         )
 
@@ -138,34 +138,36 @@ def take_clips(batch: Batch, clips: list[int] | slice) -> Batch:
 
 
 def with_labels(
-    said: Depth, batch: Batch, labels: Labels, *, claims: Claims, anchor: nn.Module | None, window: int
+    predicted: Depth, batch: Batch, labels: Labels, *, claims: Claims, teacher: nn.Module | None, window: int
 ) -> tuple[Depth, Batch]:
-    """Depth from what the model `said`, and the clips with the depth that it is held against, in the same units."""
+    """Depth from `predicted`, and the clips with the depth that it is held against, in the same units."""
     if labels in ("depth", "single"):
-        return align_clips(said, batch.depth, batch.valid, claims, single=labels == "single"), batch
+        return align_clips(predicted, batch.depth, batch.valid, claims, single=labels == "single"), batch
     if labels == "none":
-        return as_depth(said, said, claims), batch
-    assert anchor is not None
-    batch = label_with(anchor, batch, window=window)
-    depth = as_depth(said, batch.depth, claims)
+        return as_depth(predicted, predicted, claims), batch
+    assert teacher is not None
+    batch = label_with(teacher, batch, window=window)
+    depth = as_depth(predicted, batch.depth, claims)
     return depth, replace(batch, depth=as_depth(batch.depth, batch.depth, claims))
 
 
-def label_with(anchor: nn.Module, batch: Batch, *, window: int) -> Batch:
-    """The same clips with what `anchor` says of them, everywhere, as their depth."""
+def label_with(teacher: nn.Module, batch: Batch, *, window: int) -> Batch:
+    """The same clips with what `teacher` says of them, everywhere, as their depth."""
     with torch.no_grad():
-        said, _ = process_sequence(anchor, batch.frames)
-        depth = average_along(said, batch.motion, batch.seen, window=window)
+        predicted, _ = process_sequence(teacher, batch.frames)
+        depth = average_along(predicted, batch.motion, batch.visible, window=window)
     return replace(batch, depth=depth, valid=torch.ones_like(batch.valid))
 
 
-def pair_both(depth: Depth, batch: Batch, labels: Labels, lags: Sequence[int]) -> tuple[DepthPairs, DepthPairs]:
+def pair_both(
+    depth: Depth, batch: Batch, labels: Labels, frame_offsets: Sequence[int]
+) -> tuple[DepthPairs, DepthPairs]:
     """Pairs of what is predicted and of what is true, along ways that are found once for both."""
-    is_labelled = labels not in ("anchor", "none")
+    is_labelled = labels not in ("teacher", "none")
     valid = batch.valid if is_labelled else torch.ones_like(batch.valid)
-    ways = ways_back(valid, batch.motion, batch.seen, lags)
-    predicted = pair_along(depth, valid, ways)
-    return predicted, pair_along(batch.depth, valid, ways) if is_labelled else unchanged(predicted)
+    correspondences = correspondences_back(valid, batch.motion, batch.visible, frame_offsets)
+    predicted = pair_along(depth, valid, correspondences)
+    return predicted, pair_along(batch.depth, valid, correspondences) if is_labelled else unchanged(predicted)
 
 
 def mean_over_clips(losses: Mapping[int, LossTerms], batch: Batch) -> LossTerms:
@@ -183,7 +185,7 @@ def mean_over_clips(losses: Mapping[int, LossTerms], batch: Batch) -> LossTerms:
     return LossTerms(absolute, relative, target, of_sources)
 
 
-def average_along(depth: Depth, motion: Motion, seen: Seen, *, window: int) -> Depth:
+def average_along(depth: Depth, motion: Motion, visible: Visible, *, window: int) -> Depth:
     """Each depth image averaged in log depth with those of up to `window` - 1 frames before it, brought here.
 
     A point counts where it was seen all along, and where its depth there is within EDGE of its depth here: beyond
@@ -191,10 +193,10 @@ def average_along(depth: Depth, motion: Motion, seen: Seen, *, window: int) -> D
     """
     log_depth, everywhere = depth.log(), torch.ones_like(depth, dtype=torch.bool)
     total, count = log_depth.clone(), torch.ones_like(depth)
-    for lag in range(1, min(window, depth.shape[1])):
-        earlier = pair_with_previous(depth, everywhere, motion, seen, lags=(lag,))
-        away = earlier.previous.log() - log_depth[:, lag:]
+    for offset in range(1, min(window, depth.shape[1])):
+        earlier = pair_with_previous(depth, everywhere, motion, visible, frame_offsets=(offset,))
+        away = earlier.previous.log() - log_depth[:, offset:]
         same = earlier.valid & (away.abs() < EDGE)
-        total[:, lag:] += torch.where(same, away + log_depth[:, lag:], 0)
-        count[:, lag:] += same
+        total[:, offset:] += torch.where(same, away + log_depth[:, offset:], 0)
+        count[:, offset:] += same
     return (total / count).exp()

@@ -5,11 +5,11 @@ from typing import Any
 
 from steadydepth.config import Config
 from steadydepth.data.sequence_listing import find_sequences
-from steadydepth.metrics.evaluate import evaluate
-from steadydepth.metrics.protocol import METRICS
+from steadydepth.evaluation.evaluate import evaluate
+from steadydepth.metrics.protocols import METRICS
 from steadydepth.models.adapt import without_lora
 from steadydepth.training.checkpoint import save_model
-from steadydepth.training.learner import Run
+from steadydepth.training.state import Run
 from steadydepth.types import InputError
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from steadydepth.data.check import check_data
+from steadydepth.data.checks import check_data
 from steadydepth.data.sequence_folder import open_sequence
-from steadydepth.files.image_files import write_png
+from steadydepth.files.images import write_png
 
 N_FRAMES, H, W = 3, 31, 45
 

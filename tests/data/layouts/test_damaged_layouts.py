@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from steadydepth.data.convert import convert_layout
+from steadydepth.data.conversion import convert_layout
 from steadydepth.types import InputError
 
 EYE = "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1"

@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from steadydepth.data.check import check_data
-from steadydepth.data.convert import convert_layout, convert_videos
+from steadydepth.data.checks import check_data
+from steadydepth.data.conversion import convert_layout, convert_videos
 from steadydepth.data.sequence_folder import open_sequence
-from steadydepth.data.video_write import write_video
+from steadydepth.files.video_write import write_video
 from steadydepth.types import InputError
 
 H, W = 21, 35
@@ -22,16 +22,16 @@ def files(tmp_path, write_png_at):
     return frames
 
 
-def test_a_csv_of_pairs_becomes_sequences_and_pictures(tmp_path, files):
+def test_a_csv_of_pairs_becomes_sequences_and_images(tmp_path, files):
     lines = ["image,depth,scale,sequence,fps", "0.png,0_depth.png,0.001,walk,25", "1.png,,0.001,walk,25", "2.png,,,,"]
     (tmp_path / "in" / "list.csv").write_text("\n".join(lines) + "\n")
-    walk, picture = convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out")
-    assert (walk.name, picture.name) == ("walk", "list_000003")
+    walk, image = convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out")
+    assert (walk.name, image.name) == ("walk", "list_000003")
     sequence = open_sequence(walk)
     assert (sequence.fps, sequence.n_frames, list(sequence.labels["depth"])) == (25, 2, [0])
     np.testing.assert_array_equal(sequence.read().depth[0], np.float32(2))
     np.testing.assert_array_equal(sequence.read().frames, files[:2])
-    assert not open_sequence(picture).has_depth
+    assert not open_sequence(image).has_depth
 
 
 def test_json_lines_with_other_formats_of_depth(tmp_path, files):

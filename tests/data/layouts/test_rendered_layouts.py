@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from steadydepth.data.convert import convert_layout
+from steadydepth.data.conversion import convert_layout
 from steadydepth.data.layouts.hypersim import planar
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.types import InputError

@@ -3,7 +3,7 @@ import h5py
 import numpy as np
 import scipy.io
 
-from steadydepth.data.convert import convert_layout
+from steadydepth.data.conversion import convert_layout
 from steadydepth.data.layouts.nyu import into_colour, splat
 from steadydepth.data.sequence_folder import open_sequence
 
@@ -50,11 +50,11 @@ def test_a_point_moves_from_the_depth_camera_to_the_colour_camera():
     )
     point = np.linalg.inv(turn) @ point - [0.025031875, -0.00029342, 0.00066239]
     u, v, _ = COLOUR_K @ point / point[2]
-    seen = into_colour(depth)
-    rows, columns = np.nonzero(seen)
+    visible = into_colour(depth)
+    rows, columns = np.nonzero(visible)
     assert abs(columns.mean() - u) < 1
     assert abs(rows.mean() - v) < 1
-    np.testing.assert_allclose(seen[seen > 0], point[2], atol=0.002)
+    np.testing.assert_allclose(visible[visible > 0], point[2], atol=0.002)
 
 
 def test_of_points_on_one_pixel_the_nearest_counts():
@@ -63,7 +63,7 @@ def test_of_points_on_one_pixel_the_nearest_counts():
     assert splat(points, K, 3, 4).tolist() == [[0, 0, 0, 0], [0, 2, 1, 0], [0, 0, 0, 0]]
 
 
-def test_nyu_labelled_pictures_of_the_official_split(tmp_path):
+def test_nyu_labelled_images_of_the_official_split(tmp_path):
     n, h, w = 4, 25, 33
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (h, w, 3, n), dtype=np.uint8)
@@ -101,7 +101,7 @@ def test_scannet_colour_takes_the_size_of_depth_and_lost_tracking_ends_a_sequenc
     assert open_sequence(rest).n_frames == 1
 
 
-def test_diode_pictures_keep_only_what_their_mask_says(tmp_path, write_png_at):
+def test_diode_images_keep_only_what_their_mask_says(tmp_path, write_png_at):
     place = tmp_path / "in" / "val" / "indoors" / "scene_00019" / "scan_00183"
     frame = np.random.default_rng(2).integers(0, 256, (21, 35, 3), dtype=np.uint8)
     write_png_at(place / "00019_00183_indoors_330_010.png", frame)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from steadydepth.data.convert import convert_layout
+from steadydepth.data.conversion import convert_layout
 from steadydepth.data.layouts.tum import nearest
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.types import InputError

@@ -1,6 +1,6 @@
 """DIODE: {train,val}/{indoors,outdoor}/scene_*/scan_*/*.png, with _depth.npy (h, w, 1, metres) and _depth_mask.npy.
 
-Pictures of a laser scanner's stops, no video: each becomes a sequence of one frame.
+Images of a laser scanner's stops, no video: each becomes a sequence of one frame.
 Source: diode-dataset.org and github.com/diode-dataset/diode-devkit.
 """
 
@@ -18,7 +18,7 @@ _K = pinhole(886.81, 927.06, 512.0, 384.0)  # intrinsics.txt of the development 
 
 
 def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
-    """Every picture of the given part, or of all in `folder`."""
+    """Every image of the given part, or of all in `folder`."""
     for part in (split,) if split else SPLITS:
         for image in sorted(folder.glob(f"{part}/*/scene_*/scan_*/*.png")):
             yield Recording(

@@ -2,7 +2,7 @@
 
 Raw: r-<time>-<n>.ppm and d-<time>-<n>.pgm of a Kinect, not synchronised; metres are 351.3 / (1092.5 - code), its bytes
 swapped, of a camera of its own, 2.5 cm beside the colour camera. Both images are undistorted and depth is brought
-into the colour camera, the nearer point in front, as the toolbox's project_depth_map does. Labelled: pictures that are
+into the colour camera, the nearer point in front, as the toolbox's project_depth_map does. Labelled: images that are
 not video, depth already aligned and filled. `split` (train, test) reads splits.mat of the toolbox beside the .mat file.
 Source: cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html and its toolbox (camera_params.m).
 """
@@ -19,7 +19,7 @@ from steadydepth.data.layouts.recording import Frame, Recording, part_name, pinh
 from steadydepth.data.layouts.tum import nearest
 from steadydepth.data.sequence_listing import unbroken
 from steadydepth.files.depth_formats import UNREADABLE, load_extra, open_h5
-from steadydepth.files.image_files import read_pnm
+from steadydepth.files.images import read_pnm
 from steadydepth.types import InputError
 
 SPLITS = ("train", "test")
@@ -44,7 +44,7 @@ _NEAR_S, _GAP_S = 0.03, 0.35
 
 
 def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
-    """Raw scenes in `folder` (or `folder` itself), or the pictures of the .mat file `folder`."""
+    """Raw scenes in `folder` (or `folder` itself), or the images of the .mat file `folder`."""
     if folder.suffix == ".mat":
         yield from _labelled(folder, split)
         return
@@ -115,7 +115,7 @@ def splat(
 
 
 def _labelled(path: Path, split: str | None) -> Iterator[Recording]:
-    """Each picture a recording of one frame; MATLAB's (h, w, 3, n) is (n, 3, w, h) in HDF5."""
+    """Each image a recording of one frame; MATLAB's (h, w, 3, n) is (n, 3, w, h) in HDF5."""
     with open_h5(path) as file:
         if "images" not in file or "depths" not in file:
             raise InputError(f"{path}: no images and depths; it is nyu_depth_v2_labeled.mat: give that file")

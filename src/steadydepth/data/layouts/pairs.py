@@ -5,7 +5,7 @@
 
 `image` is all that must be there; paths are relative to the list. `scale` is the metres of one unit of the depth file
 (needed for 16-bit PNG, 1 otherwise). Lines of one `sequence` are its frames, in their order; a line without one is a
-picture, a sequence of one frame.
+image, a sequence of one frame.
 """
 
 import csv

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from steadydepth.files.depth_formats import read_numbers
-from steadydepth.files.image_files import read_colour
+from steadydepth.files.images import read_colour
 from steadydepth.types import InputError
 
 Frame = tuple[UInt8[np.ndarray, "h w 3"], Float32[np.ndarray, "h w"] | None]

@@ -20,7 +20,7 @@ from steadydepth.data.layouts.recording import (
     scaled,
 )
 from steadydepth.data.sequence_listing import unbroken
-from steadydepth.files.image_files import read_colour
+from steadydepth.files.images import read_colour
 from steadydepth.types import InputError
 
 SPLITS = ("train", "val", "test")

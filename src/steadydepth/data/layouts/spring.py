@@ -48,5 +48,5 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
 
 def _read_depth(path: Path, focal_px: float) -> Float32[np.ndarray, "h w"]:
     disparity = read_numbers(path)[::2, ::2]
-    seen = disparity > 0  # NaN is not
-    return np.where(seen, focal_px * _BASELINE_M / np.where(seen, disparity, 1), 0).astype(np.float32)
+    visible = disparity > 0  # NaN is not
+    return np.where(visible, focal_px * _BASELINE_M / np.where(visible, disparity, 1), 0).astype(np.float32)

@@ -1,0 +1,133 @@
+"""Every fault of a data folder at once, each with the file, the rule and the way out; nothing is changed."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+
+from steadydepth.data.cuts import Shots
+from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.data.sequence_listing import LABELS, is_sequence, list_files, list_sequences, name_clashes, visible
+from steadydepth.data.sequence_meta import SequenceMeta, against_files, bent_poses, misspelt_keys, read_meta
+from steadydepth.data.shards.read import find_pack
+from steadydepth.files.images import check_size, read_colour, read_depth_codes, read_flow, read_labels
+from steadydepth.files.video_read import frame_times_s, probe_video, read_video
+from steadydepth.types import InputError
+
+# Of what the median pixel shows: a hand before the lens, a valley from a mountain.
+_NEAREST_M, _FARTHEST_M = 0.05, 500.0
+
+
+def check_data(root: Path) -> list[str]:
+    """Every fault of the tree `root`, each naming file and rule; empty when there is none.
+
+    Every file is read and none is written. Beyond what keeps a sequence from being read: poses that are no rigid
+    motion, keys of meta.json that look misspelt, frames that repeat, cuts inside a sequence, pauses in a video's time,
+    and depth in a unit that cannot be. InputError when `root` holds no sequence at all.
+    """
+    paths = list_sequences(root)
+    if find_pack(root):
+        return [fault for path in paths for fault in _check_packed(path)]
+    faults = name_clashes(paths)
+    if not is_sequence(root):
+        headless = [path for path in sorted(visible(root)) if (path / "meta.json").is_file() and path not in paths]
+        faults += [f"{path}: meta.json without rgb/; a sequence has its frames there: add them" for path in headless]
+    for path in paths:
+        faults += _check_video(path) if path.is_file() else _check_folder(path)
+    return faults
+
+
+def _check_packed(path: Path) -> list[str]:
+    sequence, faults = open_sequence(path), []
+    for kind, images in {"rgb": sequence.rgb, **sequence.labels}.items():
+        for number in images:
+            try:
+                sequence.read_frames(number, number + 1) if kind == "rgb" else sequence.read_label(kind, number)
+            except InputError as error:
+                faults.append(str(error))
+    return faults
+
+
+def _check_video(path: Path) -> list[str]:
+    shots = Shots()
+    try:
+        n_read = sum(1 for _ in shots.watch(read_video(path)))
+        n_frames = probe_video(path).n_frames
+        times_s = frame_times_s(path)
+    except InputError as error:
+        return [str(error)]
+    faults = _shot_faults(path, shots) + _pauses(path, times_s)
+    if n_read != n_frames:
+        faults.append(f"{path}: promises {n_frames} frames and decodes to {n_read}: encode it again")
+    return faults
+
+
+def _shot_faults(path: Path, shots: Shots) -> list[str]:
+    one_shot = "a sequence is one shot: begin a new one there (data convert video --split-shots)"
+    moves = "the frames of a video follow one another in time: leave the copies out"
+    return [f"{path}: a cut between frames {cut - 1} and {cut}; {one_shot}" for cut in shots.cuts()] + [
+        f"{path}: frames {still.start} to {still.stop - 1} are one image; {moves}" for still in shots.stills()
+    ]
+
+
+def _pauses(path: Path, times_s: Float64[np.ndarray, "t"]) -> list[str]:
+    """Where a video's time jumps: by more than three usual steps, frames are missing."""
+    steps = np.diff(times_s)
+    late = np.flatnonzero(steps > 3 * np.median(steps)) if len(steps) else np.zeros(0, np.intp)
+    rule = "frames are missing there: cut it there, with data convert video --start --stop"
+    return [f"{path}: {steps[number]:.3g} s between frames {number} and {number + 1}; {rule}" for number in late]
+
+
+def _check_folder(path: Path) -> list[str]:
+    rgb, labels, faults = list_files(path)
+    meta, meta_faults = read_meta(path / "meta.json")
+    if meta is not None:
+        meta_faults = against_files(path / "meta.json", meta, len(rgb), has_depth_folder=(path / "depth").is_dir())
+        meta_faults += misspelt_keys(path / "meta.json") + bent_poses(path / "meta.json", meta)
+    if rgb and len(rgb) - 1 in labels["flow"]:
+        faults.append(f"{labels['flow'][len(rgb) - 1]}: the last frame has no flow to a next one: remove it")
+    size: tuple[int, int] | None = None
+    shots, medians = Shots(), []
+    for file, read in _all_files(rgb, labels):
+        try:
+            image = read(file)
+            size = size or (image.shape[0], image.shape[1])
+            check_size(file, image, *size)
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        if read is read_colour:
+            shots.see(image)
+        elif read is read_depth_codes and image.any():
+            medians.append(np.median(image[image > 0]))
+    faults += _shot_faults(path, shots)
+    return meta_faults + faults + _units(path, float(np.median(medians)) if medians else None, meta)
+
+
+def _units(path: Path, median_code: float | None, meta: SequenceMeta | None) -> list[str]:
+    """Depth of which half lies beyond what is ever filmed: a wrong unit."""
+    if median_code is None or meta is None or meta.depth_scale_m is None:
+        return []
+    median_m = median_code * meta.depth_scale_m
+    if _NEAREST_M <= median_m <= _FARTHEST_M:
+        return []
+    side = "within" if median_m < _NEAREST_M else "beyond"
+    return [
+        f"{path / 'depth'}: half of the depth is {side} {median_m:.3g} m; half of a scene is {_NEAREST_M} to "
+        f"{_FARTHEST_M} m away: correct depth_scale_m of meta.json, the metres of one step"
+    ]
+
+
+def _all_files(
+    rgb: list[Path], labels: dict[str, dict[int, Path]]
+) -> Iterator[tuple[Path, Callable[[Path], np.ndarray]]]:
+    readers = {
+        "depth": read_depth_codes,
+        "objects": read_labels,
+        "flow": lambda file: read_flow(file)[0],
+        "valid": read_labels,
+    }
+    yield from ((file, read_colour) for file in rgb)
+    for kind in LABELS:
+        yield from ((labels[kind][number], readers[kind]) for number in sorted(labels[kind]))

@@ -1,0 +1,180 @@
+"""Many sequences in few tar files: an index says where each image lies, and reading goes straight there."""
+
+import io
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from steadydepth.data.sequence_meta import SequenceMeta
+from steadydepth.data.shards.store import read_range, read_whole, url_of
+from steadydepth.files.atomic_writes import check_name
+from steadydepth.files.depth_formats import UNREADABLE
+from steadydepth.types import InputError
+
+INDEX, MEMBERS = "index.json", "members.npy"
+# What a member may hold; a row of the index says it by its place here.
+KINDS = ("rgb", "depth", "objects", "flow", "valid", "motion")
+# A row of members.npy: those of a sequence follow one another, frame by frame, as the members do in the tar.
+ROW = np.dtype(
+    [("kind", "u1"), ("frame", "<u4"), ("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4")]
+)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ShardEntry(_Part):
+    name: str
+    size: int = Field(ge=0, description="Bytes of the tar file.")
+
+
+class SequenceEntry(_Part):
+    name: str
+    n_frames: int = Field(ge=1)
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    first_row: int = Field(ge=0, description="Of members.npy.")
+    n_rows: int = Field(ge=1)
+    meta: SequenceMeta
+
+
+class Index(_Part):
+    version: int = Field(1, ge=1, le=1)
+    members_crc32: int
+    shards: tuple[ShardEntry, ...]
+    sequences: tuple[SequenceEntry, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Pack:
+    """A folder or URL of shards, its index read."""
+
+    root: Path
+    index: Index
+    rows: np.ndarray  # of ROW
+    sequences: dict[str, SequenceEntry] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return url_of(self.root) or str(self.root)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One image of a pack, read like a file."""
+
+    pack: Pack
+    sequence: str
+    row: int
+
+    def __str__(self) -> str:
+        row = self.pack.rows[self.row]
+        shard = self.pack.index.shards[int(row["shard"])].name
+        return f"{self.pack}/{shard}: {self.sequence}/{int(row['frame']):04d}.{KINDS[int(row['kind'])]}"
+
+    def read_bytes(self) -> bytes:
+        """Its bytes; InputError naming shard and member when the shard is missing, cut short or altered."""
+        row = self.pack.rows[self.row]
+        size, path = int(row["size"]), self.pack.root / self.pack.index.shards[int(row["shard"])].name
+        try:
+            data = read_range(path, int(row["offset"]), size)
+        except OSError as error:
+            raise InputError(f"{self}: cannot be read ({error}); copy the shard again") from error
+        if len(data) < size:
+            raise InputError(f"{self}: the shard is cut short; copy it again, or pack again")
+        if zlib.crc32(data) != int(row["crc32"]):
+            raise InputError(
+                f"{self}: altered since it was packed, says its checksum; copy the shard again, or pack again"
+            )
+        return data
+
+
+class Members(Mapping[int, Member]):
+    """The members of one kind of a sequence by frame; each is made when asked for, so that millions cost no memory."""
+
+    def __init__(self, pack: Pack, entry: SequenceEntry, kind: str) -> None:
+        rows = pack.rows[entry.first_row : entry.first_row + entry.n_rows]
+        at = np.flatnonzero(rows["kind"] == KINDS.index(kind))
+        self._pack, self._name, self._frames, self._rows = pack, entry.name, rows["frame"][at], at + entry.first_row
+
+    def __getitem__(self, frame: int) -> Member:
+        place = int(np.searchsorted(self._frames, frame))
+        if place == len(self._frames) or self._frames[place] != frame:
+            raise KeyError(frame)
+        return Member(self._pack, self._name, int(self._rows[place]))
+
+    def __iter__(self) -> Iterator[int]:
+        return (int(frame) for frame in self._frames)
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+
+def find_pack(root: Path) -> Pack | None:
+    """The pack in the folder or behind the URL `root`, or None; InputError when its index is damaged."""
+    if url_of(root) is not None:
+        return _read_pack(root, None)
+    path = root / INDEX
+    return _read_pack(root, path.stat().st_mtime_ns) if path.is_file() else None
+
+
+def find_packed(path: Path) -> tuple[Pack, SequenceEntry] | None:
+    """The sequence `path` of the pack above it; None when that is no pack or has no such sequence."""
+    pack = find_pack(path.parent)
+    return (pack, pack.sequences[path.name]) if pack is not None and path.name in pack.sequences else None
+
+
+@lru_cache(maxsize=16)
+def _read_pack(root: Path, changed_ns: int | None) -> Pack | None:
+    where = f"{url_of(root) or root}/{INDEX}"
+    try:
+        text = read_whole(root / INDEX)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read ({error}): check the address, and that it may be read") from error
+    try:
+        index = Index.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{where}: no index of shards ({place}: {first['msg']}); pack the sequences again") from error
+    rows = _read_rows(root, index, where)
+    if fault := _fault(root, index, rows):
+        raise InputError(f"{where}: {fault}; copy {INDEX} and {MEMBERS} again, or pack the sequences again")
+    return Pack(root, index, rows, {entry.name: entry for entry in index.sequences})
+
+
+def _read_rows(root: Path, index: Index, where: str) -> np.ndarray:
+    try:
+        data = read_whole(root / MEMBERS)
+    except OSError as error:
+        raise InputError(f"{where}: {MEMBERS} beside it cannot be read ({error}); copy it again") from error
+    if zlib.crc32(data) != index.members_crc32:
+        raise InputError(f"{where}: {MEMBERS} beside it is cut short, altered or of another packing; copy both again")
+    try:
+        rows = np.load(io.BytesIO(data), allow_pickle=False)
+    except (*UNREADABLE, MemoryError) as error:
+        raise InputError(f"{where}: {MEMBERS} beside it is no table of members ({error}); pack again") from error
+    return rows if rows.dtype == ROW else np.zeros(0, ROW)
+
+
+def _fault(root: Path, index: Index, rows: np.ndarray) -> str | None:
+    """What in an index does not hold together, so that reading by it stays inside the shards."""
+    for name in (*(shard.name for shard in index.shards), *(sequence.name for sequence in index.sequences)):
+        check_name(name, root)
+    if len({entry.name for entry in index.sequences}) < len(index.sequences):
+        return "two sequences of one name"
+    if any(entry.first_row + entry.n_rows > len(rows) for entry in index.sequences):
+        return f"asks for more rows than {MEMBERS} has"
+    if rows["kind"].max(initial=0) >= len(KINDS) or rows["shard"].max(initial=0) >= len(index.shards):
+        return f"{MEMBERS} names a kind or a shard that does not exist"
+    sizes = np.array([shard.size for shard in index.shards], np.uint64)
+    if np.any(rows["offset"] > sizes[rows["shard"]]) or np.any(rows["size"] > sizes[rows["shard"]] - rows["offset"]):
+        return f"{MEMBERS} reaches beyond the end of a shard"
+    return None

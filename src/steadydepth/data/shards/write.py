@@ -1,0 +1,164 @@
+"""Sequences into shards: the tar files, and the index that says where each image lies."""
+
+import io
+import json
+import math
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steadydepth.data.clips import fit_clip, shrunk_size
+from steadydepth.data.sequence_folder import Sequence, find_sequences, open_sequence
+from steadydepth.data.shards.read import INDEX, KINDS, MEMBERS, ROW
+from steadydepth.files.atomic_writes import new_folder
+from steadydepth.files.images import encode_flow, encode_png, read_depth_codes, read_flow, read_labels
+from steadydepth.files.packed_images import encode_image
+from steadydepth.ops.optical_flow import consistent, dis_flow
+from steadydepth.types import Clip, InputError
+
+Images = dict[str, np.ndarray]  # by kind, as they are stored: depth and flow as 16-bit codes
+ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {"zstd": encode_image, "png": encode_png}
+
+
+@dataclass
+class _Shards:
+    """The tar files being written, one after another, and where every member of them lies."""
+
+    folder: Path
+    shard_size: int
+    sizes: list[int] = field(default_factory=list)
+    rows: list[tuple[int, ...]] = field(default_factory=list)
+    _tar: tarfile.TarFile | None = None
+
+    def add(self, sequence: str, frame: int, images: dict[str, bytes], codec: str) -> None:
+        """Write what belongs to one frame; all of it lies in one shard."""
+        if self._tar is None or self._tar.offset >= self.shard_size:
+            self.close()
+            self._tar = tarfile.open(self.folder / f"{len(self.sizes):05d}.tar", "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
+        for kind, data in images.items():
+            member = tarfile.TarInfo(f"{sequence}/{frame:04d}.{kind}.{codec}")
+            member.size = len(data)
+            self._tar.addfile(member, io.BytesIO(data))
+            padded = math.ceil(len(data) / tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            start = self._tar.offset - padded
+            self.rows.append((KINDS.index(kind), frame, len(self.sizes), start, len(data), zlib.crc32(data)))
+
+    def close(self) -> None:
+        """End the tar file under way."""
+        if self._tar is not None:
+            self._tar.close()
+            self.sizes.append((self.folder / f"{len(self.sizes):05d}.tar").stat().st_size)
+            self._tar = None
+
+
+def pack_sequences(
+    root: Path,
+    out: Path,
+    *,
+    shard_size: int = 10**9,
+    codec: str = "zstd",
+    size: tuple[int, int] | None = None,
+    max_side: int | None = None,
+    flow: bool = False,
+    on_frame: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> int:
+    """Write the sequences of `root` as shards into the new folder `out`, whole or not at all; returns their number.
+
+    A shard ends with the first frame that reaches `shard_size` bytes. With `size`, (height, width), or `max_side`
+    frames and labels are scaled and cut as for training. With `flow` the DIS motion to the frame before is kept.
+    `on_frame` is told sequence, frames done, and frames in all. InputError naming the file that cannot be read, or when
+    `out` exists.
+    """
+    if codec not in ENCODERS:
+        raise InputError(f"{codec}: unknown codec; there are {', '.join(ENCODERS)}")
+    sequences = [open_sequence(path) for path in find_sequences(root)]
+    entries = []
+    with new_folder(out) as part, closing(_Shards(part, shard_size)) as shards:
+        for sequence in sequences:
+            height, width = size or shrunk_size(sequence.height, sequence.width, max_side)
+            first_row = len(shards.rows)
+            for frame, images in enumerate(_stored(sequence, height, width, flow=flow)):
+                coded = {kind: ENCODERS[codec](image) for kind, image in images.items()}
+                shards.add(sequence.name, frame, coded, codec)
+                on_frame(sequence.name, frame + 1, sequence.n_frames)
+            entry: dict[str, Any] = {"name": sequence.name, "n_frames": sequence.n_frames}
+            entry |= {"height": height, "width": width, "first_row": first_row}
+            entries.append(entry | {"n_rows": len(shards.rows) - first_row, "meta": _meta(sequence, height, width)})
+        shards.close()
+        _write_index(part, shards, entries)
+    return len(sequences)
+
+
+def _stored(sequence: Sequence, height: int, width: int, *, flow: bool) -> Iterator[Images]:
+    """The images of each frame at that size."""
+    before: np.ndarray | None = None
+    for frame, image in enumerate(sequence.images()):
+        clip = _fitted(sequence, frame, image, height, width)
+        images = {"rgb": clip.frames[0]} | _label_codes(sequence, clip, frame)
+        if flow and before is not None:
+            back = dis_flow(images["rgb"], before)
+            # What leaves the image by more than the codes can say is not seen either.
+            visible = consistent(back, dis_flow(before, images["rgb"])) & (np.abs(back) < 500).all(axis=-1)
+            images["motion"] = encode_flow(back, visible, name=f"{sequence.name}, frame {frame}")
+        before = images["rgb"]
+        yield images
+
+
+def _fitted(sequence: Sequence, frame: int, image: np.ndarray, height: int, width: int) -> Clip:
+    """One frame and its labels at that size; the depth in the codes that it is stored in."""
+    files = {kind: files[frame] for kind, files in sequence.labels.items() if frame in files}
+    codes = {kind: read_labels(files[kind]) for kind in ("objects", "valid") if kind in files}
+    depth = read_depth_codes(files["depth"]).astype(np.float32)[None] if "depth" in files else None
+    flow, flow_valid = read_flow(files["flow"]) if "flow" in files else (None, None)
+    clip = Clip(
+        name=sequence.name,
+        frames=image[None],
+        fps=sequence.fps,
+        depth=depth,
+        valid=codes["valid"][None] != 0 if "valid" in codes else None,
+        objects=codes["objects"][None] if "objects" in codes else None,
+        flow=None if flow is None else flow[None],
+        flow_valid=None if flow_valid is None else flow_valid[None],
+        K=sequence.K,
+    )
+    return fit_clip(clip, height, width)
+
+
+def _label_codes(sequence: Sequence, clip: Clip, frame: int) -> Images:
+    codes = {}
+    if clip.depth is not None:
+        codes["depth"] = clip.depth[0].astype(np.uint16)
+    if clip.objects is not None:
+        codes["objects"] = clip.objects[0]
+    if clip.flow is not None and clip.flow_valid is not None:
+        codes["flow"] = encode_flow(clip.flow[0], clip.flow_valid[0], name=f"{sequence.name}, frame {frame}")
+    if clip.valid is not None:
+        codes["valid"] = clip.valid[0].astype(np.uint8) * np.uint8(255)
+    return codes
+
+
+def _meta(sequence: Sequence, height: int, width: int) -> dict[str, Any]:
+    """What meta.json says, the camera at that size."""
+    blank = np.zeros((1, sequence.height, sequence.width, 3), np.uint8)
+    camera = fit_clip(Clip(sequence.name, blank, sequence.fps, K=sequence.K), height, width).K
+    meta = {key: getattr(sequence, key) for key in ("fps", "fixed_camera", "depth_scale_m", "source", "licence")}
+    meta["K"] = None if camera is None else camera.tolist()
+    meta["cam_to_world"] = None if sequence.cam_to_world is None else sequence.cam_to_world.tolist()
+    return {key: value for key, value in meta.items() if value is not None}
+
+
+def _write_index(folder: Path, shards: _Shards, entries: list[dict[str, Any]]) -> None:
+    np.save(folder / MEMBERS, np.array(shards.rows, ROW), allow_pickle=False)
+    index = {
+        "version": 1,
+        "members_crc32": zlib.crc32((folder / MEMBERS).read_bytes()),
+        "shards": [{"name": f"{number:05d}.tar", "size": size} for number, size in enumerate(shards.sizes)],
+        "sequences": entries,
+    }
+    (folder / INDEX).write_text(json.dumps(index, allow_nan=False) + "\n", encoding="utf-8")

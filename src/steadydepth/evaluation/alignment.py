@@ -1,0 +1,202 @@
+"""A prediction brought to the label once for a clip, in constant memory: sums from each frame, then a number."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Float64
+
+from steadydepth.evaluation.footage import Footage, LabelFrame, chosen_frames
+from steadydepth.metrics.arrays import Pixels
+from steadydepth.metrics.protocols import KB_SIZE, Protocol, clean
+from steadydepth.ops.alignment import LEAST_DISPARITY, FitSums, count_keys, find_rank, value_of
+from steadydepth.types import Claims, DepthFrames, InputError
+
+ALIGNMENTS = ("none", "scale", "affine", "disparity")
+# What a model claims decides what it is forgiven.
+_AUTO = {"metric": "none", "scale": "scale", "affine": "affine", "disparity": "disparity"}
+# How far the shape of a prediction may be from that of its frames: networks round to multiples of 14 or 32 pixels.
+_MOST_SQUEEZE = 0.05
+
+
+def choose_alignment(align: str, claims: Claims, protocol: Protocol | None = None) -> str:
+    """`align`, or for "auto" what the protocol or else the claims call for.
+
+    InputError for anything that is not one alignment a clip.
+    """
+    if claims not in _AUTO:
+        raise InputError(f"claims {claims!r}: unknown; a model claims one of {', '.join(_AUTO)}")
+    if align == "auto":
+        return (protocol.align if protocol is not None else None) or _AUTO[claims]
+    if align not in ALIGNMENTS:
+        raise InputError(
+            f"align {align!r}: choose auto or one of {', '.join(ALIGNMENTS)}; all are fitted once for a clip, because "
+            "aligning each frame would hide the flicker that the temporal metrics measure"
+            + (f", and the claims {claims!r} allow one factor and offset a clip" if claims == "affine" else "")
+        )
+    return align
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What turns predicted values into metres as they are scored; no scale when there was no label to fit."""
+
+    chosen: str
+    claims: Claims
+    protocol: Protocol
+    scale: float | None
+    shift: float | None
+    n_nonfinite: int
+    has_label: bool = True
+
+    def apply(self, values: Float64[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]:
+        """Depth in metres, cleaned to the protocol's range; without a label of unknown scale, positive and finite."""
+        if not self.has_label:
+            depth = _as_depth(values, self.claims)
+            return np.clip(np.nan_to_num(depth, nan=1e-3, posinf=1e6, neginf=1e-3), 1e-3, 1e6)
+        x = domain(values, self.claims, self.chosen)
+        if self.chosen != "none":
+            x = x * (np.nan if self.scale is None else self.scale) + (np.nan if self.shift is None else self.shift)
+        return clean(1 / np.maximum(x, LEAST_DISPARITY) if self.chosen == "disparity" else x, self.protocol)
+
+
+def _as_depth(values: Float64[np.ndarray, "*any"], claims: Claims) -> Float64[np.ndarray, "*any"]:
+    return 1 / np.maximum(values, LEAST_DISPARITY) if claims == "disparity" else values
+
+
+def domain(values: Float64[np.ndarray, "*any"], claims: Claims, chosen: str) -> Float64[np.ndarray, "*any"]:
+    """What is fitted: inverse depth, 1e-3 or more, for `disparity` (as in Video-Depth-Anything), else depth."""
+    if chosen != "disparity":
+        return _as_depth(values, claims)
+    with np.errstate(divide="ignore"):
+        disparity = values if claims == "disparity" else 1 / np.maximum(values, LEAST_DISPARITY)
+    return np.maximum(disparity, LEAST_DISPARITY)
+
+
+class Fitter:
+    """Fits one prediction to the label of a clip, told of it frame by frame; the exact median is told of it twice.
+
+    scale, one ratio of medians; affine, least squares in depth; disparity, least squares in inverse depth. Values that
+    are not finite are counted and have no part in the fit.
+    """
+
+    def __init__(self, chosen: str, claims: Claims, protocol: Protocol) -> None:
+        self.chosen, self.claims, self.protocol = chosen, claims, protocol
+        self._line = FitSums()
+        self._counts = [np.zeros(65536, np.int64) for _ in range(2)]
+        self._halves: list[list[tuple[int, int]]] = [[], []]
+        self._second: list[dict[int, np.ndarray]] = [{}, {}]
+        self._n_nonfinite = self._n_values = 0
+
+    @property
+    def n_rounds(self) -> int:
+        """How often the fitter must see the clip."""
+        return 2 if self.chosen == "scale" else 1
+
+    def count(self, raw: Float32[np.ndarray, "i j"]) -> int:
+        """Note how many values of a frame are not finite, and return it."""
+        missing = int(raw.size - np.isfinite(raw).sum())
+        self._n_nonfinite += missing
+        self._n_values += raw.size
+        return missing
+
+    def add(self, values: Pixels, label: LabelFrame) -> None:
+        """One frame of the first round."""
+        if self.chosen != "none":
+            x, y = self._pairs(values, label)
+            if self.chosen != "scale":
+                self._line = self._line + FitSums.of(x, y)
+            else:
+                for counts, one in zip(self._counts, (x, y), strict=True):
+                    counts += count_keys(one.astype(np.float32))
+
+    def begin_second_round(self) -> None:
+        """Between the rounds: which values the middle ones begin as."""
+        for number, counts in enumerate(self._counts):
+            n = int(counts.sum())
+            self._halves[number] = [find_rank(counts, rank) for rank in ((n - 1) // 2, n // 2)] if n else []
+            self._second[number] = {half: np.zeros(65536, np.int64) for half, _ in self._halves[number]}
+
+    def add_again(self, values: Pixels, label: LabelFrame) -> None:
+        """One frame of the second round."""
+        for found, one in zip(self._second, self._pairs(values, label), strict=True):
+            for half, counts in found.items():
+                counts += count_keys(one.astype(np.float32), half)
+
+    def _pairs(self, values: Pixels, label: LabelFrame) -> tuple[Float64[np.ndarray, "k"], Float64[np.ndarray, "k"]]:
+        x = domain(values, self.claims, self.chosen)
+        kept = label.valid & np.isfinite(values) & np.isfinite(x)
+        y = label.truth[kept]
+        return x[kept], 1 / (y + 1e-8) if self.chosen == "disparity" else y
+
+    def result(self, *, has_label: bool) -> Alignment:
+        """The alignment; InputError when there was no finite value at all."""
+        if self._n_values and self._n_nonfinite == self._n_values:
+            raise InputError("every predicted value is NaN or infinite: nothing can be scored; look at the model")
+        scale: float | None
+        shift: float | None
+        if not has_label:
+            scale, shift = None, None
+        elif self.chosen == "none":
+            scale, shift = 1.0, 0.0
+        else:
+            fitted = (self._ratio(), 0.0) if self.chosen == "scale" else self._line.line()
+            scale, shift = (None if np.isnan(value) else value for value in fitted)
+            shift = None if scale is None else shift
+        return Alignment(self.chosen, self.claims, self.protocol, scale, shift, self._n_nonfinite, has_label)
+
+    def _ratio(self) -> float:
+        if not self._halves[0]:
+            return float("nan")
+        middles = [
+            sum(value_of(half, find_rank(second[half], rank)[0]) for half, rank in halves) / 2
+            for halves, second in zip(self._halves, self._second, strict=True)
+        ]
+        return 0.0 if middles[0] == 0 else middles[1] / middles[0]
+
+
+def check_prediction(prediction: DepthFrames, footage: Footage, whole: int, protocol: Protocol) -> None:
+    """InputError when a prediction cannot belong to the footage, an excerpt of a clip of `whole` frames."""
+    if prediction.n_frames not in (footage.n_frames, whole):
+        fewer = "" if whole == footage.n_frames else f", or {footage.n_frames} for those of the protocol"
+        given = f"{footage.name}: {prediction.n_frames} predicted frames for {whole} frames{fewer}"
+        raise InputError(f"{given}: predict every frame once")
+    own, other = (prediction.height, prediction.width), (footage.height, footage.width)
+    squeeze = abs(own[0] * other[1] / (own[1] * other[0]) - 1)
+    one_pixel = min(1 / own[0], 1 / own[1])
+    if squeeze > max(_MOST_SQUEEZE, one_pixel) and not (protocol.pastes_kb and own == KB_SIZE):
+        raise InputError(
+            f"{footage.name}: predictions are {own[0]} x {own[1]}, frames {other[0]} x {other[1]}, which is another "
+            "shape, not another size: predict the whole frame, neither cropped nor turned"
+        )
+
+
+def read_values(
+    prediction: DepthFrames, footage: Footage, whole: int, protocol: Protocol
+) -> Iterator[Float32[np.ndarray, "i j"]]:
+    """The predicted frames of the footage, an excerpt of a clip of `whole` frames, or a prediction of just these."""
+    numbers = chosen_frames(whole, protocol) if prediction.n_frames == whole else range(footage.n_frames)
+    for number, values in enumerate(prediction.read()):
+        if number in numbers:
+            yield values
+        if number >= numbers[-1]:
+            return
+
+
+def resize(values: Float[np.ndarray, "i j"], footage: Footage, protocol: Protocol) -> Pixels:
+    """Bilinear with half-pixel centres, as cv2.resize does, to the size of the footage; flattened.
+
+    A prediction for BTS's KITTI crop is pasted where it was cut, and 0 is around it, in protocols that say so.
+    """
+    height, width = footage.height, footage.width
+    if values.shape == (height, width):
+        return values.astype(np.float64).ravel()
+    if protocol.pastes_kb and values.shape == KB_SIZE and height >= KB_SIZE[0] and width >= KB_SIZE[1]:
+        left = int((width - KB_SIZE[1]) / 2)
+        pasted = np.zeros((height, width))
+        pasted[height - KB_SIZE[0] :, left : left + KB_SIZE[1]] = values
+        return pasted.ravel()
+    image = torch.from_numpy(values.astype(np.float64))[None, None]
+    return F.interpolate(image, (height, width), mode="bilinear", align_corners=False).numpy().ravel()

@@ -1,0 +1,189 @@
+"""One clip scored from start to end in constant memory: read once to fit and survey, once more to score."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from steadydepth.evaluation.alignment import (
+    Alignment,
+    Fitter,
+    check_prediction,
+    choose_alignment,
+    read_values,
+    resize,
+)
+from steadydepth.evaluation.clip_scorer import ClipScorer
+from steadydepth.evaluation.footage import Footage, SceneFrame, excerpt, read_label, scene_frames, split_source
+from steadydepth.evaluation.windows import Values
+from steadydepth.metrics.arrays import Chosen, Pixels, log_depth
+from steadydepth.metrics.protocols import Protocol
+from steadydepth.metrics.temporal import StaticSearch
+from steadydepth.ops.smoothing import MEDIAN_WINDOW, blend, blend_along, middle
+from steadydepth.types import DepthFrames, InputError
+
+# What anyone has without training; each is made from the aligned prediction of the model itself.
+CONTROLS = ("ema", "ema_0.8", "median", "flow_ema")
+_DECAYS = {"ema": 0.5, "ema_0.8": 0.8, "flow_ema": 0.8}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every clip is scored."""
+
+    protocol: Protocol
+    align: str = "auto"
+    constant: float | None = None  # in the units of the model; None: no controls
+    lengths: tuple[int | None, ...] = ()  # windows of so many frames; None: all
+    is_strict: bool = False  # a value that is not finite is an InputError
+    with_opw_nvds: bool = False
+
+
+@dataclass(frozen=True)
+class ScoredClip:
+    """What was found on one clip."""
+
+    name: str
+    methods: Mapping[str, Values]  # "model", and the controls by name
+    label: Values
+    facts: Mapping[str, Any]  # how it was scored: align, claims, fps, flow_source, split_source
+    curves: Mapping[str, list[float | None]]
+    lengths: Mapping[int | None, Values] = field(default_factory=dict)
+
+
+def score_clip(
+    whole: Footage, depth: DepthFrames, settings: Settings, reference: DepthFrames | None = None
+) -> ScoredClip:
+    """Every number of one clip: the model's `depth`, the controls made of it, and the label beside it.
+
+    InputError when a prediction does not belong to the clip.
+    """
+    protocol = settings.protocol
+    footage = excerpt(whole, protocol)
+    predictions = {"model": depth} | ({} if reference is None else {"reference": reference})
+    for prediction in predictions.values():
+        check_prediction(prediction, footage, whole.n_frames, protocol)
+    if settings.constant is not None:
+        predictions["constant"] = _constant(settings.constant, footage, depth)
+    alignments, static_set, has_label = _survey(footage, predictions, whole.n_frames, settings)
+    controls = None if settings.constant is None else Controls()
+    methods = ("model", "constant", *CONTROLS) if controls is not None else ("model",)
+    scorer = ClipScorer(
+        footage,
+        protocol,
+        methods,
+        static_set=static_set,
+        lengths=settings.lengths,
+        with_opw_nvds=settings.with_opw_nvds,
+    )
+    values = {name: read_values(one, footage, whole.n_frames, protocol) for name, one in predictions.items()}
+    for frame in scene_frames(footage, protocol, has_label=has_label):
+        found = {name: alignments[name].apply(_next(values[name], footage, protocol)) for name in predictions}
+        depths, logs = _methods(found, frame, controls)
+        scorer.add(frame, depths, logs, log_depth(found["reference"]) if reference is not None else None)
+    flow = "label" if footage.flow is not None else "DIS"
+    return ScoredClip(
+        name=footage.name,
+        methods=scorer.values(alignments | dict.fromkeys(CONTROLS, alignments["model"])),
+        label=scorer.label_values() if has_label else {},
+        facts={
+            "align": alignments["model"].chosen,
+            "claims": depth.claims,
+            "fps": footage.fps / protocol.stride,
+            "flow_source": flow if has_label else None,
+            "split_source": split_source(footage) if has_label else None,
+        },
+        curves=scorer.curves,
+        lengths=scorer.length_values(),
+    )
+
+
+def _next(values: Iterator[Float32[np.ndarray, "i j"]], footage: Footage, protocol: Protocol) -> Pixels:
+    frame = next(values, None)
+    if frame is None:
+        raise InputError(f"{footage.name}: the prediction ends before the clip does: write it again")
+    return resize(frame, footage, protocol)
+
+
+def _constant(value: float, footage: Footage, depth: DepthFrames) -> DepthFrames:
+    flat = np.full((footage.height, footage.width), value, np.float32)
+    shape = footage.n_frames, footage.height, footage.width
+    return DepthFrames(depth.claims, *shape, lambda: (flat for _ in range(footage.n_frames)))
+
+
+def _survey(
+    footage: Footage, predictions: Mapping[str, DepthFrames], n_whole: int, settings: Settings
+) -> tuple[dict[str, Alignment], Chosen | None, bool]:
+    """The first reading: alignments, the static set of a fixed camera, and whether a label counts anywhere."""
+    protocol = settings.protocol
+    chosen = {name: choose_alignment(settings.align, one.claims, protocol) for name, one in predictions.items()}
+    fitters = {name: Fitter(chosen[name], one.claims, protocol) for name, one in predictions.items()}
+    search = StaticSearch() if footage.fixed_camera and footage.depth is not None else None
+    has_label = False
+    for number_of_round in range(max(fitter.n_rounds for fitter in fitters.values())):
+        values = {name: read_values(one, footage, n_whole, protocol) for name, one in predictions.items()}
+        for number in range(footage.n_frames):
+            label = None if footage.depth is None else read_label(footage, number, protocol)
+            if label is not None and number_of_round == 0:
+                has_label |= bool(label.valid.any())
+                if search is not None:
+                    search.add(label.log, label.valid, label.objects_moving)
+            for name, fitter in fitters.items():
+                raw = next(values[name], None)
+                if raw is None:
+                    raise InputError(f"{footage.name}: the prediction ends before the clip does: write it again")
+                if number_of_round == 0 and fitter.count(raw) and settings.is_strict:
+                    raise InputError(
+                        f"{footage.name}, frame {number}: predicted values that are not finite (strict); mend the "
+                        "model, or leave strict out: they are then counted and scored as very wrong"
+                    )
+                if label is not None and number_of_round < fitter.n_rounds:
+                    add = fitter.add if number_of_round == 0 else fitter.add_again
+                    add(resize(raw, footage, protocol), label)
+        if number_of_round == 0:
+            for fitter in fitters.values():
+                fitter.begin_second_round()
+    try:
+        alignments = {name: fitter.result(has_label=has_label) for name, fitter in fitters.items()}
+    except InputError as error:
+        raise InputError(f"{footage.name}: {error}") from error
+    return alignments, search.result() if search is not None and has_label else None, has_label
+
+
+class Controls:
+    """The filters of `ops.smooth` by name, told of one frame of log depth after another."""
+
+    def __init__(self) -> None:
+        self._past: dict[str, Pixels] = {}
+        self._recent: deque[Pixels] = deque(maxlen=MEDIAN_WINDOW)
+
+    def next(self, log: Pixels, frame: SceneFrame) -> dict[str, Pixels]:
+        """The next frame as each filter leaves it; `log` is finite."""
+        self._recent.append(log)
+        found = {"median": middle(self._recent)}
+        for name in ("ema", "ema_0.8"):
+            found[name] = blend(self._past[name], log, _DECAYS[name]) if self._past else log
+        flow = frame.before.image.backward if frame.before is not None else None
+        found["flow_ema"] = log
+        if flow is not None and self._past:
+            found["flow_ema"] = blend_along(
+                self._past["flow_ema"], log, flow.to.places, flow.visible, _DECAYS["flow_ema"]
+            )
+        self._past = found
+        return {name: found[name] for name in CONTROLS}
+
+
+def _methods(
+    found: Mapping[str, Pixels], frame: SceneFrame, controls: Controls | None
+) -> tuple[list[Pixels], list[Pixels]]:
+    """Depth of every method and its logarithm, in the order of the methods."""
+    model = found["model"]
+    log = log_depth(model)
+    if controls is None:
+        return [model], [log]
+    smooth = list(controls.next(log, frame).values())
+    depths = [model, found["constant"], *map(np.exp, smooth)]
+    return depths, [log, log_depth(found["constant"]), *smooth]

@@ -1,0 +1,278 @@
+"""A model, or a folder of predictions, and videos in; metrics.json out."""
+
+import json
+import logging
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from steadydepth.data.sequence_folder import find_sequences
+from steadydepth.evaluation.alignment import choose_alignment
+from steadydepth.evaluation.clip_evaluation import CONTROLS as CONTROLS
+from steadydepth.evaluation.clip_evaluation import ScoredClip, Settings, score_clip
+from steadydepth.evaluation.footage import footage_of
+from steadydepth.evaluation.sources import (
+    Progress,
+    Source,
+    is_model,
+    sources_of_folder,
+    sources_of_model,
+    with_reference,
+)
+from steadydepth.evaluation.sources import predict_sequence as predict_sequence
+from steadydepth.evaluation.summary import ClipRecord, build_report, mean_over_clips
+from steadydepth.evaluation.windows import Values
+from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.stored_depth import open_array
+from steadydepth.metrics.protocols import TEMPORAL, Protocol, choose_protocol
+from steadydepth.types import Claims, Clip, InputError
+
+LOG = logging.getLogger(__name__)
+# Scored in half a minute or more; a process spends a few seconds on its imports.
+_PIXELS_A_PROCESS = 20_000_000
+
+
+def evaluate_clip(
+    depth: Float[np.ndarray, "t i j"] | Float[torch.Tensor, "t i j"],
+    clip: Clip,
+    *,
+    claims: Claims,
+    align: str = "auto",
+    max_depth: float | None = None,
+    protocol: str = "plain",
+) -> Values:
+    """Every metric of one clip and one prediction of it, by name; None where a metric does not apply.
+
+    `depth` in the units of `claims`, of any size. Aligned once for the clip: `auto` does what the claims call for.
+    """
+    array = depth.detach().cpu().numpy() if isinstance(depth, torch.Tensor) else depth
+    settings = Settings(choose_protocol(protocol, max_depth=max_depth), align)
+    return dict(score_clip(footage_of(clip), open_array(array, claims), settings).methods["model"])
+
+
+def evaluate_predictions(
+    sources: Iterable[Source],
+    *,
+    align: str = "auto",
+    max_depth: float | None = None,
+    protocol: str = "plain",
+    controls: bool = True,
+    lengths: Iterable[int | None] = (),
+    strict: bool = False,
+    opw: str = "khan",
+    jobs: int | None = 1,
+    data: str = "",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The report of `evaluate` over clips that are read frame by frame, `jobs` of them at a time in processes.
+
+    With None there are as many as pay for their start, a process for each thread of torch at the most. A clip that
+    raises InputError is named under `failed` and the others still count, unless `strict`; InputError when all fail.
+    """
+    settings = _settings(align, choose_protocol(protocol, max_depth=max_depth), lengths, strict=strict, opw=opw)
+    tell = progress or _silent
+    if controls or jobs is None:
+        sources = list(sources)
+    n_jobs = _enough_jobs(sources) if jobs is None else jobs
+    if controls:
+        assert isinstance(sources, list)
+        settings = replace(settings, constant=_geometric_mean(sources, tell))
+    scored: dict[str, ScoredClip | str] = {}
+    for name, found in _score_all(sources, settings, n_jobs, tell):
+        scored[name] = found
+        if isinstance(found, str):
+            LOG.warning("%s is left out: %s", name, found)
+    tell("scored", len(scored), len(scored))
+    return report_of(scored, settings, data=data)
+
+
+def _settings(align: str, protocol: Protocol, lengths: Iterable[int | None], *, strict: bool, opw: str) -> Settings:
+    choose_alignment(align, "metric")
+    lengths = tuple(lengths)
+    if wrong := [length for length in lengths if length is not None and length < 2]:
+        raise InputError(f"lengths {wrong}: a window has 2 frames or more, or all of them")
+    if opw not in ("khan", "nvds"):
+        raise InputError(f"opw {opw!r}: choose khan, or nvds to have that script's number as well")
+    return Settings(protocol, align, lengths=lengths, is_strict=strict, with_opw_nvds=opw == "nvds")
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    pass
+
+
+def _geometric_mean(sources: list[Source], tell: Progress) -> float:
+    """Geometric mean of all positive finite predictions of the data set: the constant that knows nothing else."""
+    total, count = 0.0, 0
+    for done, source in enumerate(sources):
+        tell(f"reading {source.name}", done, len(sources))
+        try:
+            for depth in source.open_depth().read():
+                usable = depth[np.isfinite(depth) & (depth > 0)]
+                total += float(np.log(usable.astype(np.float64)).sum())
+                count += usable.size
+        except InputError:
+            continue  # named when its turn to be scored comes
+    return math.exp(total / count) if count else 1.0
+
+
+def _enough_jobs(sources: Iterable[Source]) -> int:
+    """A process for each thread of torch, but none that has less to score than its own start costs."""
+    pixels, n_clips = 0, 0
+    for source in sources:
+        try:
+            clip = source.open_clip()
+        except InputError:
+            continue  # named when its turn to be scored comes
+        pixels, n_clips = pixels + clip.n_frames * clip.height * clip.width, n_clips + 1
+    return max(1, min(torch.get_num_threads(), n_clips, pixels // _PIXELS_A_PROCESS))
+
+
+def _score_all(
+    sources: Iterable[Source], settings: Settings, jobs: int, tell: Progress
+) -> Iterator[tuple[str, ScoredClip | str]]:
+    """Each clip and what was found on it, or why nothing was, in order."""
+    n_clips = len(sources) if isinstance(sources, list) else 0
+    if jobs < 1:
+        raise InputError(f"jobs {jobs}: give 1 or more processes")
+    if jobs == 1:
+        for done, source in enumerate(sources):
+            tell(f"scoring {source.name}", done, n_clips)
+            yield source.name, _score_source(source, settings)
+        return
+    # spawn, not fork: the caller may have started threads (torch, OpenCV) that a forked child would wait for.
+    threads = max(1, torch.get_num_threads() // jobs)
+    with ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_begin_worker, initargs=(threads,)
+    ) as pool:
+        tasks = {pool.submit(_score_source, source, settings): source.name for source in sources}
+        for done, task in enumerate(as_completed(tasks), start=1):
+            tell(f"scored {tasks[task]}", done, len(tasks))
+            if task.exception() is not None:
+                pool.shutdown(cancel_futures=True)
+                task.result()
+        yield from ((name, task.result()) for task, name in tasks.items())
+
+
+def _begin_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+
+
+def _score_source(source: Source, settings: Settings) -> ScoredClip | str:
+    try:
+        reference = None if source.open_reference is None else source.open_reference()
+        return score_clip(source.open_clip(), source.open_depth(), settings, reference)
+    except InputError as error:
+        if settings.is_strict:
+            raise
+        return str(error)
+
+
+def report_of(scored: Mapping[str, ScoredClip | str], settings: Settings, *, data: str) -> dict[str, Any]:
+    """The report of clips that were scored in any number of processes: nothing but their own numbers goes into it.
+
+    A text in place of a clip says why it was left out. InputError when nothing else is there.
+    """
+    clips = {name: found for name, found in scored.items() if isinstance(found, ScoredClip)}
+    failed = {name: why for name, why in scored.items() if isinstance(why, str)}
+    if not clips:
+        listed = "\n".join(f"{name}: {why}" for name, why in failed.items())
+        raise InputError(f"no clip of {data or 'the data'} could be evaluated\n{listed}")
+    records = [ClipRecord(clip.name, clip.methods, clip.label, clip.facts) for clip in clips.values()]
+    report = build_report(records, failed, data=data, protocol=settings.protocol)
+    report["curves"] = {name: dict(clip.curves) for name, clip in clips.items()}
+    if settings.lengths:
+        report["lengths"] = {_length_name(length): _of_length(clips, length) for length in settings.lengths}
+    turned = [name for name, clip in clips.items() if clip.methods["model"]["negative_scale"]]
+    if turned:
+        LOG.warning("negative scale, so near and far are exchanged in the prediction of: %s", ", ".join(turned))
+    return report
+
+
+def _length_name(length: int | None) -> str:
+    return "all" if length is None else str(length)
+
+
+def _of_length(clips: Mapping[str, ScoredClip], length: int | None) -> dict[str, Any]:
+    of_clips = {name: dict(clip.lengths[length]) for name, clip in clips.items()}
+    mean = mean_over_clips(of_clips.values())
+    return {"mean": {name: value for name, value in mean.items() if name in TEMPORAL}, "clips": of_clips}
+
+
+def evaluate(
+    model_or_predictions: Any,
+    data: str | Path,
+    *,
+    out: str | Path | None = None,
+    align: str = "auto",
+    max_depth: float | None = None,
+    protocol: str = "plain",
+    controls: bool = True,
+    lengths: Iterable[int | None] = (),
+    strict: bool = False,
+    opw: str = "khan",
+    jobs: int | None = 1,
+    chunk: int = 16,
+    model_name: str | None = None,
+    reference: Any = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score a model (a module with `claims`, or what `load` returns) or a folder of predictions on the clips of `data`.
+
+    Returns what is written to `out`/metrics.json: header, mean, mean_fixed, mean_moving, clips, label, failed, curves
+    and, unless `controls` is False, the same tables for a constant and for filters of the same predictions. A value is
+    None where a metric does not apply. Memory does not grow with the length of a clip; predictions of a model are kept
+    in a temporary folder. `protocol` is a key of `metrics.protocols.PROTOCOLS`. `lengths` repeats the temporal metrics
+    on consecutive windows of so many frames (None: the whole clip). `strict` stops at the first value that is not
+    finite and the first clip that cannot be scored. `opw="nvds"` adds `opw_nvds`. `jobs` processes score clips side by
+    side; None chooses how many, and any but 1 wants a script to have `if __name__ == "__main__":`. `chunk` frames are
+    predicted, or read, at once. `model_name` is noted in the header, for whoever looks for the model later. With a
+    `reference`, a second model, `log_depth_correlation` says how much of its depth is kept. `progress` is called
+    with (what, done, total).
+    """
+    paths, chosen, tell = (
+        find_sequences(Path(data)),
+        choose_protocol(protocol, max_depth=max_depth),
+        progress or _silent,
+    )
+    if chunk < 1:
+        raise InputError(f"chunk {chunk}: give 1 or more frames")
+    settings: dict[str, Any] = {"align": align, "max_depth": max_depth, "protocol": protocol, "controls": controls}
+    settings |= {
+        "lengths": lengths,
+        "strict": strict,
+        "opw": opw,
+        "jobs": jobs,
+        "data": str(data),
+        "progress": progress,
+    }
+    with tempfile.TemporaryDirectory(prefix="steadydepth-") as keep:
+        sources: Iterable[Source]
+        if is_model(model_or_predictions):
+            sources = sources_of_model(model_or_predictions, paths, Path(keep), chosen, chunk, tell)
+        else:
+            sources = sources_of_folder(Path(model_or_predictions), paths, chunk)
+        if reference is not None:
+            sources = with_reference(sources, paths, reference, Path(keep), chosen, chunk)
+        report = evaluate_predictions(sources, **settings)
+    predictions = None if is_model(model_or_predictions) else str(model_or_predictions)
+    report["header"] |= {"model": model_name, "predictions": predictions}
+    if out is not None:
+        write_report(report, Path(out) / "metrics.json")
+    return report
+
+
+def write_report(report: Mapping[str, Any], path: Path) -> None:
+    """JSON of `report` at `path`, whole or not at all; NaN and infinity are refused, None becomes null."""
+    with new_file(path) as part:
+        part.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,160 @@
+"""Means over clips, the report that is written, and the table people compare methods by."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from steadydepth.metrics.protocols import METRICS, MIN_SAMPLES, Protocol
+
+Values = Mapping[str, float | int | None]
+
+# The first columns of a comparison; everything else is in metrics.json.
+HEADLINE = (
+    "abs_rel", "delta1", "rmse", "abs_rel_static", "abs_rel_moving", "tsd", "flicker", "drift", "sre", "vel", "gain",
+    "acc", "rough", "ltg_static", "ltg_moving", "tae", "tae_static", "tcc", "opw", "rtc_1.01", "flicker_flow",
+    "rough_flow", "log_depth_correlation",
+)  # fmt: skip
+
+
+def mean_over_clips(clips: Iterable[Values]) -> dict[str, float | None]:
+    """Unweighted mean of each metric over the clips that have it, and at least 100 samples of its set of pixels.
+
+    None where no clip has.
+    """
+    clips = list(clips)
+    return {name: _mean([clip.get(name) for clip in clips if is_counted(name, clip)]) for name in METRICS}
+
+
+def is_counted(name: str, clip: Values) -> bool:
+    """Whether `clip` has enough samples of the pixels of metric `name` to enter its mean."""
+    counted_by = METRICS[name].counted_by
+    return counted_by is None or (clip.get(counted_by) or 0) >= MIN_SAMPLES
+
+
+def _mean(values: list[float | int | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(sum(known) / len(known)) if known else None
+
+
+def table_of_clips(clips: Mapping[str, Values]) -> dict[str, Any]:
+    """The clips of one method with their means: over all, over fixed cameras, over moving ones."""
+    return {
+        "mean": mean_over_clips(clips.values()),
+        "mean_fixed": mean_over_clips(clip for clip in clips.values() if clip.get("fixed_camera") is True),
+        "mean_moving": mean_over_clips(clip for clip in clips.values() if clip.get("fixed_camera") is False),
+        "clips": dict(clips),
+    }
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """What was found on one clip."""
+
+    name: str
+    methods: Mapping[str, Values]  # "model", and the controls by name
+    label: Values
+    facts: Mapping[str, Any]  # how it was scored: align, claims, fps, flow_source, split_source
+
+
+def build_report(
+    records: list[ClipRecord], failed: Mapping[str, str], *, data: str, protocol: Protocol
+) -> dict[str, Any]:
+    """The dict that becomes metrics.json: version, header, means, clips, label, failed; controls if there are any."""
+    tables = {
+        method: table_of_clips({record.name: record.methods[method] for record in records})
+        for method in records[0].methods
+    }
+    model = tables.pop("model")
+    report = {
+        "version": 1,
+        "header": {"data": data} | _header(records, protocol) | {"n_failed": len(failed)},
+        **model,
+        "label": {record.name: dict(record.label) for record in records},
+        "failed": dict(failed),
+    }
+    return report | {"controls": tables} if tables else report
+
+
+def _header(records: list[ClipRecord], protocol: Protocol) -> dict[str, Any]:
+    clips = [record.methods["model"] for record in records]
+    counts = ("n_frames", "n_skipped", "n_nonfinite", "n_static", "n_moving")
+    return {
+        **{name: _one_or_all(record.facts[name] for record in records) for name in records[0].facts},
+        "protocol": protocol.name,
+        "crop": protocol.crop,
+        "dmin": protocol.dmin,
+        "dmax": protocol.dmax,
+        "max_depth": protocol.dmax,
+        "n_clips": len(clips),
+        **{name: sum(int(clip[name] or 0) for clip in clips) for name in counts},
+        "scale": _span(clip["scale"] for clip in clips),
+        "shift": _span(clip["shift"] for clip in clips),
+        "steadydepth": version("steadydepth"),
+    }
+
+
+def _one_or_all(values: Iterable[Any]) -> Any:
+    """What all clips agree on, or the list of what they have; None when no clip has it."""
+    known = sorted({value for value in values if value is not None})
+    return known[0] if len(known) == 1 else known or None
+
+
+def _span(values: Iterable[float | None]) -> list[float] | None:
+    known = [value for value in values if value is not None]
+    return [min(known), max(known)] if known else None
+
+
+def is_better(name: str, value: float | None, other: float | None) -> bool:
+    """True when `value` beats `other` in metric `name`; never when either is missing."""
+    if value is None or other is None:
+        return False
+    better = METRICS[name].better
+    if better == "nearer 1":
+        return abs(value - 1) < abs(other - 1)
+    return value > other if better == "higher" else value < other and better == "lower"
+
+
+def table_rows(reports: Mapping[str, Mapping[str, Any]], *, names: Iterable[str] = HEADLINE) -> list[dict[str, str]]:
+    """One row for each metric that any report has a mean of: metric, unit, better, a column for each report.
+
+    `reports` maps the name of a column to a report of `evaluate`; the controls of the first report that has some
+    follow as columns of their own. `best` names the best report; `note` says where the constant control beats every
+    report: such a metric alone proves nothing. A report with intervals has them beside its values.
+    """
+    columns = {name: report["mean"] for name, report in reports.items()}
+    intervals = {name: report["interval"] for name, report in reports.items() if report.get("interval")}
+    tables: Mapping[str, Any] = next((report["controls"] for report in reports.values() if report.get("controls")), {})
+    controls: dict[str, Values] = {name: table["mean"] for name, table in tables.items()}
+    rows = []
+    for metric in names:
+        if any(column.get(metric) is not None for column in columns.values()):
+            best = _best(metric, columns)
+            constant = controls.get("constant", {}).get(metric)
+            wins = best is not None and is_better(metric, constant, columns[best].get(metric))
+            cells = {name: _cell(column.get(metric)) for name, column in (columns | controls).items()}
+            for name, interval in intervals.items():
+                cells[name] += interval_text(interval.get(metric))
+            head = {"metric": metric, "unit": METRICS[metric].unit, "better": METRICS[metric].better}
+            rows.append(head | cells | {"best": best or "", "note": "a constant wins" if wins else ""})
+    return rows
+
+
+def _best(metric: str, columns: Mapping[str, Values]) -> str | None:
+    best: str | None = None
+    for name, column in columns.items():
+        if column.get(metric) is not None and (
+            best is None or is_better(metric, column[metric], columns[best][metric])
+        ):
+            best = name
+    return best
+
+
+def _cell(value: float | None, digits: int = 4) -> str:
+    # What is this small in any of the units is the rounding of a sum that is 0.
+    return "" if value is None else f"{0 if abs(value) < 1e-9 else value:.{digits}g}"
+
+
+def interval_text(interval: Sequence[float] | None) -> str:
+    """An interval as it stands after a value; nothing when there is none."""
+    return "" if interval is None else f" [{_cell(interval[0], 3)}, {_cell(interval[1], 3)}]"

@@ -1,0 +1,108 @@
+"""A comparison as one self-contained page: its tables, and accuracy against steadiness."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from steadydepth.experiments.compare_table import (
+    CONSTANT,
+    SHOWN,
+    best_row,
+    cell_text,
+    constant_wins,
+    frames_text,
+    heading,
+    row_label,
+    same_row,
+    table_rows,
+)
+from steadydepth.metrics.protocols import METRICS
+from steadydepth.reports.charts import Point, plane_chart
+
+_TITLES = {"rows": "All clips", "rows_fixed": "Clips of a fixed camera", "rows_moving": "Clips of a moving camera"}
+# How much a video flickers, by the first of these that the data allows; and how well it follows what moves.
+_STEADINESS = (("flicker", "sre", "flicker_flow"), ("vel",))
+
+
+def render_comparison(result: Mapping[str, Any]) -> str:
+    """The page of what `compare` returns; nothing in it is loaded from elsewhere."""
+    import jinja2
+    from markupsafe import Markup
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("compare.html.j2").render(
+        title=f"steadydepth compare: {Path(result['config']['out']).name}",
+        facts={name: value for name, value in result["header"].items() if value is not None},
+        plain=result["plain"],
+        tables=[table for table in (_table(result, part, title) for part, title in _TITLES.items()) if table["rows"]],
+        charts=[Markup(chart) for chart in _planes(result)],
+        curve=result["config"]["curve"],
+        failed=result["failed"],
+    )
+
+
+def _table(result: Mapping[str, Any], part: str, title: str) -> dict[str, Any]:
+    rows = table_rows(result, part)
+    shown = [metric for metric in SHOWN if best_row(metric, rows) is not None]
+    best = {metric: best_row(metric, rows) for metric in shown}
+    return {
+        "title": title,
+        "columns": [(heading(metric), METRICS[metric].unit, constant_wins(metric, rows)) for metric in shown],
+        "rows": [
+            {
+                "name": row_label(name, row, result),
+                "cells": [_cell(row, metric) | {"is_best": best[metric] == name} for metric in shown],
+                "frames": frames_text(row),
+            }
+            for name, row in rows.items()
+            if shown
+        ],
+    }
+
+
+def _cell(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """Text of a cell, the ratio and verdict below it, and the interval that is shown when the pointer rests on it."""
+    ratio, interval = row["ratio_to_plain"][metric], row["interval"][metric]
+    verdict = row["versus_plain"].get(metric, {}).get("verdict")
+    return {
+        "text": cell_text(row, metric),
+        "ratio": "" if ratio is None or verdict is None else f"{ratio:.3f}",
+        "verdict": verdict if verdict in ("better", "worse") else "",
+        "interval": "" if interval is None else f"95 % over clips: {interval[0]:.4g} to {interval[1]:.4g}",
+    }
+
+
+def _planes(result: Mapping[str, Any]) -> list[str]:
+    rows = table_rows(result)
+    charts = []
+    for choices in _STEADINESS:
+        across = next((metric for metric in choices if best_row(metric, rows) is not None), None)
+        if across is not None:
+            charts.append(_plane(result, rows, across))
+    return [chart for chart in charts if chart]
+
+
+def _plane(result: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], across: str) -> str:
+    methods = list(result["config"]["methods"])
+    labels = {name: row_label(name, row, result) for name, row in rows.items()}
+    points, far = [], []
+    for name, row in rows.items():
+        x, y = row["mean"][across], row["mean"]["abs_rel"]
+        if x is None or y is None:
+            continue
+        if name == CONSTANT:
+            far.append(Point(name, x, y, colour=len(methods), is_filled=False))
+        else:
+            colour = methods.index(name.partition(" + ")[0].partition("@")[0])
+            points.append(Point(labels[name], x, y, colour=colour, is_filled=" + " not in name))
+    joins = [[labels[name.partition(" + ")[0]], labels[name]] for name in rows if " + " in name]
+    joins.append([labels[same_row(point, result)] for point in result["curve"]])
+    return plane_chart(
+        f"abs_rel against {across}",
+        points,
+        x_label=f"{across} ({METRICS[across].unit})",
+        y_label="abs_rel",
+        joins=joins,
+        far=far,
+    )

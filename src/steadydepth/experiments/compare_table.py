@@ -1,0 +1,239 @@
+"""The rows of a comparison: means and spread over seeds, intervals over clips, ratios to the first method."""
+
+from collections.abc import Mapping
+from math import floor, log10
+from statistics import fmean, stdev
+from typing import Any
+
+from steadydepth.config import CompareConfig
+from steadydepth.errors import InputError
+from steadydepth.evaluation.bootstrap import add_intervals, compare_reports
+from steadydepth.evaluation.summary import is_better
+from steadydepth.experiments.compare_plan import filters_of, row_of_value
+from steadydepth.metrics.protocols import METRICS
+
+# The columns that are printed; compare.json has every metric.
+SHOWN = ("abs_rel", "delta1", "flicker", "tsd", "sre", "vel", "gain", "acc", "tae_static", "opw", "flicker_flow")
+CONSTANT = "constant"
+
+Report = Mapping[str, Any]
+Reports = Mapping[int, Report]  # by seed: what evaluate wrote, or one of its controls with the header
+
+# What reports must agree on before their means stand in one table.
+_SETTINGS = ("data", "align", "protocol", "max_depth", "n_clips", "n_frames")
+# Part of the result: its means in a report, and the clips they are of, by whether their camera is fixed.
+_PARTS = {"rows": ("mean", None), "rows_fixed": ("mean_fixed", True), "rows_moving": ("mean_moving", False)}
+
+
+def build_comparison(
+    methods: Mapping[str, Reports], curve: Mapping[str, Reports], *, config: CompareConfig, frames: Mapping[str, int]
+) -> dict[str, Any]:
+    """The dict that becomes compare.json: version, config, header, plain, rows, rows_fixed, rows_moving, curve.
+
+    A row for each method, for the filters of its predictions, and for the constant of the first method, named by
+    `plain`; `frames` is what a run of each method or point of the curve learns from. A row without any report is left
+    out. Its keys: `seeds`, the means over clips of each seed; `mean` and `std` of those, the sample standard deviation;
+    `interval`, 95 % of the mean over the choice of clips, seeds averaged; `ratio_to_plain` and `versus_plain`, over the
+    seeds that both have, the latter paired by clip. A value is None where a metric does not apply.
+    """
+    _check_alike({**methods, **curve})
+    first = next(iter(methods))
+    plain, visible = methods[first], frames[first]
+    tables = [(row, of_row, frames[name]) for name in methods for row, of_row in _rows_of(name, methods[name], config)]
+    tables += [(CONSTANT, _control(plain, CONSTANT), visible)]
+    result: dict[str, Any] = {
+        "version": 1,
+        "config": config.model_dump(mode="json"),
+        "header": _header({**methods, **curve}),
+        "plain": first,
+    }
+    for part, (means, is_fixed) in _PARTS.items():
+        result[part] = {
+            row: _row(of_row, plain, means, is_fixed) | _budget(frames_trained_on, visible)
+            for row, of_row, frames_trained_on in tables
+            if of_row
+        }
+    values = {} if config.curve is None else {row_of_value(config.curve.method, v): v for v in config.curve.values}
+    result["curve"] = [
+        {"row": row, "value": value} | _row(curve[row], plain, "mean", None) | _budget(frames[row], visible)
+        for row, value in values.items()
+        if curve[row]
+    ]
+    return result
+
+
+def _rows_of(name: str, reports: Reports, config: CompareConfig) -> list[tuple[str, Reports]]:
+    """A method and those of its filters that get a row."""
+    return [(name, reports), *((f"{name} + {one}", _control(reports, one)) for one in filters_of(name, config))]
+
+
+def _control(reports: Reports, name: str) -> Reports:
+    return {seed: {"header": report["header"], **report["controls"][name]} for seed, report in reports.items()}
+
+
+def _header(rows: Mapping[str, Reports]) -> dict[str, Any]:
+    found: Mapping[str, Any] = next((one["header"] for reports in rows.values() for one in reports.values()), {})
+    return {name: found.get(name) for name in (*_SETTINGS, "fps", "steadydepth")}
+
+
+def _check_alike(rows: Mapping[str, Reports]) -> None:
+    """InputError when two runs were scored on other clips or in another way."""
+    expected = _header(rows)
+    for row, reports in rows.items():
+        for seed, report in reports.items():
+            for name in _SETTINGS:
+                here = report["header"].get(name)
+                if here != expected[name]:
+                    raise InputError(
+                        f"{row}-{seed}: was scored with {name} {here}, the others with {expected[name]}: "
+                        "delete the metrics.json that is wrong, and compare again"
+                    )
+
+
+def _budget(frames_trained_on: int, of_first: int) -> dict[str, Any]:
+    return {"frames_seen": frames_trained_on, "other_budget": frames_trained_on != of_first}
+
+
+def _row(reports: Reports, plain: Reports, means: str, is_fixed: bool | None) -> dict[str, Any]:
+    seeds = {str(seed): {name: report[means].get(name) for name in METRICS} for seed, report in reports.items()}
+    known = {name: [values[name] for values in seeds.values() if values[name] is not None] for name in METRICS}
+    shared = [seed for seed in reports if seed in plain]
+    ours, theirs = (_mean_over_seeds({seed: one[seed] for seed in shared}, is_fixed) for one in (reports, plain))
+    both = ours["clips"] and theirs["clips"] and reports is not plain
+    return {
+        "seeds": seeds,
+        "mean": {name: fmean(values) if values else None for name, values in known.items()},
+        "std": {name: stdev(values) if len(values) > 1 else None for name, values in known.items()},
+        "interval": add_intervals(_mean_over_seeds(reports, is_fixed))["interval"],
+        "ratio_to_plain": {name: _ratio(name, reports, plain, means) for name in METRICS},
+        "versus_plain": _versus(ours, theirs) if both else {},
+    }
+
+
+def _ratio(name: str, reports: Reports, plain: Reports, means: str) -> float | None:
+    """Mean over seeds divided by plain's, over the seeds in which both have a value; None where plain's is 0."""
+    pairs = [
+        (report[means].get(name), plain[seed][means].get(name)) for seed, report in reports.items() if seed in plain
+    ]
+    known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
+    theirs = sum(pair[1] for pair in known)
+    return sum(pair[0] for pair in known) / theirs if theirs else None
+
+
+def _mean_over_seeds(reports: Reports, is_fixed: bool | None) -> dict[str, Any]:
+    """A report whose value of each clip is the mean over seeds, over the clips of fixed or moving cameras or all."""
+    chosen: dict[str, list[Mapping[str, Any]]] = {}
+    for report in reports.values():
+        for clip, values in report["clips"].items():
+            if is_fixed is None or values.get("fixed_camera") is is_fixed:
+                chosen.setdefault(clip, []).append(values)
+    clips = {
+        clip: {name: _mean_known(name, of_seeds) for name in of_seeds[0] if name in METRICS or name.startswith("n_")}
+        for clip, of_seeds in chosen.items()
+    }
+    return {"header": next((report["header"] for report in reports.values()), {}), "clips": clips}
+
+
+def _mean_known(name: str, of_seeds: list[Mapping[str, Any]]) -> float | None:
+    known = [values[name] for values in of_seeds if values.get(name) is not None]
+    return fmean(known) if known else None
+
+
+def _versus(ours: Report, theirs: Report) -> dict[str, Any]:
+    found = compare_reports(ours, theirs).differences
+    return {
+        name: {
+            "difference": one.difference,
+            "interval": one.interval,
+            "better_in_clips": [one.n_better, one.n_clips],
+            "verdict": one.verdict,
+        }
+        for name, one in found.items()
+    }
+
+
+def same_row(point: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """The method that is made of the same runs as a point of the curve; the point's own row when none is."""
+    methods = [row for row in result["config"]["methods"] if row in result["rows"]]
+    return next((row for row in methods if result["rows"][row]["seeds"] == point["seeds"]), point["row"])
+
+
+def row_label(name: str, row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """The name of a row, with its number of seeds where it is not that of the comparison."""
+    n_seeds = len(row["seeds"])
+    return name if n_seeds == len(result["config"]["seeds"]) else f"{name} ({n_seeds} seed{'s' * (n_seeds > 1)})"
+
+
+def table_rows(result: Mapping[str, Any], part: str = "rows") -> dict[str, Mapping[str, Any]]:
+    """The rows of a part; those of all clips with the points of the curve that are not among them already."""
+    points = {same_row(point, result): point for point in result["curve"]} if part == "rows" else {}
+    return result[part] | {name: point for name, point in points.items() if name not in result[part]}
+
+
+def best_row(metric: str, rows: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The row with the best mean, of those with the most seeds.
+
+    The constant, which wins some metrics knowing nothing, stands aside.
+    """
+    most = max((len(row["seeds"]) for row in rows.values()), default=0)
+    values = {name: row["mean"][metric] for name, row in rows.items() if len(row["seeds"]) == most and name != CONSTANT}
+    best: str | None = None
+    for name, value in values.items():
+        if value is not None and (best is None or is_better(metric, value, values[best])):
+            best = name
+    return best
+
+
+def constant_wins(metric: str, rows: Mapping[str, Mapping[str, Any]]) -> bool:
+    """True where the constant beats every row: the metric alone proves nothing."""
+    best = best_row(metric, rows)
+    return (
+        best is not None
+        and CONSTANT in rows
+        and is_better(metric, *(rows[n]["mean"][metric] for n in (CONSTANT, best)))
+    )
+
+
+def cell_text(row: Mapping[str, Any], metric: str) -> str:
+    """Mean ± standard deviation over seeds, to the second digit of the deviation at most; empty where there is none."""
+    value, spread = row["mean"][metric], row["std"][metric]
+    if value is None:
+        return ""
+    # What rounding leaves of a spread, or of a constant's change, is none.
+    if not spread or spread < 1e-6 * abs(value) or abs(value) + spread < 1e-9:
+        return f"{0 if abs(value) < 1e-9 else value:.4g}"
+    decimals = min(max(1 - floor(log10(spread)), 0), 4)
+    return f"{value:.{decimals}f} ± {spread:.{decimals}f}"
+
+
+def heading(metric: str) -> str:
+    """A metric with the direction that is better."""
+    return f"{metric} {({'lower': '↓', 'higher': '↑', 'nearer 1': '→1'})[METRICS[metric].better]}"
+
+
+def markdown_table(result: Mapping[str, Any]) -> str:
+    """The rows over all clips and the ratios of the methods to the first, as Markdown; the best of a column in bold."""
+    rows = table_rows(result)
+    shown = [metric for metric in SHOWN if best_row(metric, rows) is not None]
+    marks = {metric: " †" if constant_wins(metric, rows) else "" for metric in shown}
+    lines = ["| | " + " | ".join(f"{heading(metric)}{marks[metric]}" for metric in shown) + " | frames seen |"]
+    lines += ["| --- |" + " --- |" * (len(shown) + 1)]
+    for name, row in rows.items():
+        cells = [cell_text(row, metric) for metric in shown]
+        cells = [
+            f"**{cell}**" if best_row(metric, rows) == name else cell for metric, cell in zip(shown, cells, strict=True)
+        ]
+        lines.append(f"| {row_label(name, row, result)} | {' | '.join(cells)} | {frames_text(row)} |")
+    for name in (name for name in result["config"]["methods"] if name != result["plain"] and name in rows):
+        ratios = (rows[name]["ratio_to_plain"][metric] for metric in shown)
+        lines.append(
+            f"| {name} / {result['plain']} | {' | '.join('' if r is None else f'{r:.3f}' for r in ratios)} | |"
+        )
+    if any(marks.values()):
+        lines += ["", "† a constant depth does better still: the metric alone proves nothing"]
+    return "\n".join(lines)
+
+
+def frames_text(row: Mapping[str, Any]) -> str:
+    """Frames that a run learns from, marked where they are not as many as the first method's."""
+    return f"{row['frames_seen']}{' (other budget)' if row['other_budget'] else ''}"

@@ -1,0 +1,201 @@
+"""Planned runs, each trained and scored in a process of its own, some at a time; what is finished is not repeated."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from steadydepth.config_files import dump_config
+from steadydepth.experiments.planned_runs import PlannedRun, Series, Stage, next_stage, refuse_other_runs, scores_of
+from steadydepth.files.atomic_writes import new_file
+from steadydepth.training.lock import alone_in
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY = 0.2  # seconds between looks at the runs under way
+TELL_EVERY = 60  # seconds between lines about them where there is no terminal
+PATIENCE = 10  # seconds that a stopped run gets before it is killed
+
+
+@contextmanager
+def at_work_in(out: Path) -> Iterator[None]:
+    """Hold `out` against others, and end the runs at a polite kill as Ctrl-C does; a run that outlives us holds it."""
+    with alone_in(out, with_children=True), _stopped_like_interrupted():
+        yield
+
+
+@contextmanager
+def _stopped_like_interrupted() -> Iterator[None]:
+    """A polite kill ends the runs as Ctrl-C does; only the main thread may ask for signals."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@dataclass(frozen=True)
+class _Child:
+    """A stage of a run under way in a process of its own."""
+
+    run: PlannedRun
+    stage: Stage
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+def _command(run: PlannedRun, stage: Stage, series: Series) -> list[str]:
+    words = [sys.executable, "-m", "steadydepth.cli", stage]
+    if stage == "train":
+        return [*words, "-c", str(series.out / "configs" / f"{run.name}.yaml")]
+    controls = "--controls" if run.controls else "--no-controls"
+    words += ["--model", str(run.folder), "--data", str(series.data), "--out", str(scores_of(run, series))]
+    return [*words, "--align", series.align, "--protocol", series.protocol, controls]
+
+
+def _start(run: PlannedRun, stage: Stage, series: Series) -> _Child:
+    log = series.out / "logs" / f"{run.name}.log"
+    log.parent.mkdir(exist_ok=True)
+    with new_file(series.out / "configs" / f"{run.name}.yaml") as part:
+        part.write_text(dump_config(run.config))
+    command = _command(run, stage, series)
+    share = str(max((os.cpu_count() or 1) // series.jobs, 1))
+    # Whoever sets the threads outside knows better.
+    environment = {"OMP_NUM_THREADS": share, "OPENCV_FOR_THREADS_NUM": share} | os.environ
+    with log.open("a") as file:
+        file.write(f"$ {' '.join(command)}\n")
+        file.flush()
+        # The child inherits the lock of `alone_in`.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment, close_fds=False
+        )
+    return _Child(run, stage, process, log)
+
+
+def carry_out(runs: list[PlannedRun], series: Series) -> dict[str, str]:
+    """Do what is left of every run, `jobs` of them at a time; returns why those that failed did.
+
+    InputError before anything starts where another run lives in the folder of one of them.
+    """
+    refuse_other_runs(runs)
+    left = [run for run in runs if next_stage(run, series) is not None]
+    logger.info("%s: %d runs, %d finished before", series.out, len(runs), len(runs) - len(left))
+    waiting, failed, active = deque(left), dict[str, str](), list[_Child]()
+    with _telling(len(left)) as tell:
+        try:
+            while waiting or active:
+                while waiting and len(active) < series.jobs:
+                    run = waiting.popleft()
+                    active.append(_start(run, next_stage(run, series) or "evaluate", series))
+                tell(active, len(left) - len(waiting) - len(active))
+                time.sleep(LOOK_EVERY)
+                for child in [child for child in active if child.process.poll() is not None]:
+                    active.remove(child)
+                    after = next_stage(child.run, series)
+                    if child.process.returncode or after == child.stage:
+                        failed[child.run.name] = _why(child)
+                        logger.error("%s failed: %s", child.run.name, failed[child.run.name])
+                    elif after is not None:
+                        active.append(_start(child.run, after, series))
+            if left:
+                tell(active, len(left))
+        finally:
+            _stop(active)
+    return failed
+
+
+def _why(child: _Child) -> str:
+    """The last line that a failed process wrote, and where the others are."""
+    lines = [line for line in child.log.read_text(errors="replace").splitlines() if line.strip()]
+    return f"{child.stage}: exit status {child.process.returncode}: {lines[-1]} (see {child.log})"
+
+
+def _stop(children: list[_Child]) -> None:
+    for child in children:
+        child.process.terminate()
+    for child in children:
+        try:
+            child.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            child.process.kill()
+            child.process.wait()
+
+
+def _steps_done(run: PlannedRun) -> int:
+    """The step that a run logged last."""
+    path = run.folder / "metrics.jsonl"
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 2000, 0))
+        lines = file.read().split(b"\n")
+    # After the last line break stands nothing, or a line that is being written.
+    return json.loads(lines[-2])["step"] if len(lines) > 1 else 0
+
+
+Tell = Callable[[list[_Child], int], None]
+
+
+@contextmanager
+def _telling(total: int) -> Iterator[Tell]:
+    """How far the runs are: bars on a terminal, lines elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _tell_in_lines(total)
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console) as progress:
+        whole = progress.add_task("runs", total=total)
+        bars: dict[str, TaskID] = {}
+
+        def tell(active: list[_Child], finished: int) -> None:
+            progress.update(whole, completed=finished)
+            names = {child.run.name for child in active}
+            for name in [name for name in bars if name not in names]:
+                progress.remove_task(bars.pop(name))
+            for child in active:
+                name, steps = child.run.name, child.run.config.optim.steps
+                if name not in bars:
+                    bars[name] = progress.add_task(name, total=steps)
+                progress.update(bars[name], description=f"{name}: {child.stage}", completed=_steps_done(child.run))
+
+        yield tell
+
+
+def _tell_in_lines(total: int) -> Tell:
+    """A line when what is under way changes, and one now and then about how far it is."""
+    told: list[Any] = [None, 0.0]
+
+    def tell(active: list[_Child], finished: int) -> None:
+        state = [(child.run.name, child.stage) for child in active], finished
+        if state == told[0] and time.monotonic() - told[1] < TELL_EVERY:
+            return
+        told[:] = state, time.monotonic()
+        under_way = [
+            f"{child.run.name}: {child.stage}"
+            + (f", step {_steps_done(child.run)} of {child.run.config.optim.steps}" if child.stage == "train" else "")
+            for child in active
+        ]
+        logger.info("%d of %d runs done; %s", finished, total, "; ".join(under_way) or "none under way")
+
+    return tell

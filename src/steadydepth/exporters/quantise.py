@@ -1,0 +1,203 @@
+"""An exported file in 8-bit integers: calibrated on the user's clips, and measured on them before and after.
+
+The rounding of int8 is as large as the flicker that training removes, so a file is never written without the
+accuracy and the steadiness it has left.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import nn
+
+from steadydepth.data.sequence_folder import find_sequences, open_sequence
+from steadydepth.evaluation.evaluate import evaluate
+from steadydepth.exporters.export import check_target, export_model, staging
+from steadydepth.exporters.targets import quiet
+from steadydepth.files.atomic_writes import new_file
+from steadydepth.inference.predict_files import load
+from steadydepth.inference.runtime import METADATA, ExportedModel, fit_image, missing_package
+from steadydepth.types import InputError
+
+N_CALIBRATION = 64  # images, spread evenly over clips and their frames
+# What ONNX Runtime computes in 8 bits without going to floats and back between.
+_INTEGER_OPS = ["Conv", "Add", "Clip", "Relu", "Resize", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat"]
+
+
+def export_int8(
+    model: nn.Module, out: Path, *, to: str, height: int, width: int, data: Path, licence: str = "not stated"
+) -> dict[str, Any]:
+    """Write `model` to `out` in int8, calibrated on images of `data`, and what that changed to `out`.int8.json.
+
+    Returns what the json holds: under `before` and `after` the means of evaluate on `data`, for the float32 file and
+    for this one. InputError as for export_model; for a transformer in ONNX; without a package that is needed.
+    """
+    if to not in _QUANTISERS:
+        raise InputError(f"{to}: int8 is for {' and '.join(_QUANTISERS)}; choose one of them, or leave --int8 out")
+    check_target(out, to)
+    _check_package(to)
+    images = [fit_image(frame, height, width) for frame in calibration_frames(data)]
+    with staging(out) as part:
+        exact = part.with_name(f"float32{part.suffix}")
+        export_model(model, exact, to=to, height=height, width=width, frames=images[:3], licence=licence)
+        metadata = ExportedModel(exact).metadata | {"precision": "int8"}
+        _QUANTISERS[to](exact, part, images, json.dumps(metadata))
+        report = {
+            "data": str(data),
+            "n_calibration": len(images),
+            "median_difference": _median_difference(ExportedModel(part), ExportedModel(exact), images),
+            "before": evaluate(load(exact), data, controls=False)["mean"],
+            "after": evaluate(load(part), data, controls=False)["mean"],
+        }
+    with new_file(report_path(out)) as unfinished:
+        unfinished.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return report
+
+
+def report_path(out: Path) -> Path:
+    """Where the measurement of an int8 file lies: beside it."""
+    return out.with_name(f"{out.name}.int8.json")
+
+
+def calibration_frames(data: Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """At most 64 frames of the clips of `data`, spread evenly."""
+    sequences = [open_sequence(path) for path in find_sequences(data)]
+    places = [(sequence, number) for sequence in sequences for number in range(sequence.n_frames)]
+    for sequence, number in places[:: -(-len(places) // N_CALIBRATION)]:
+        yield sequence.read_frames(number, number + 1)[0]
+
+
+def _check_package(to: str) -> None:
+    if to == "openvino":
+        try:
+            with quiet("torch.utils.cpp_extension"):  # nncf looks for a compiler that it does not need here
+                import nncf  # noqa: F401
+        except ImportError as error:
+            raise missing_package("nncf", "nncf") from error
+
+
+def _median_difference(one: ExportedModel, other: ExportedModel, images: list[np.ndarray]) -> float:
+    """Median over all pixels of |one - other| / |other|."""
+    differences = [np.abs(one.run(image) / other.run(image) - 1) for image in images]
+    return float(np.median(np.stack(differences)))
+
+
+class _Reader:
+    """Images as ONNX Runtime's calibration asks for them."""
+
+    def __init__(self, images: list[np.ndarray]) -> None:
+        self._rest = iter(images)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        image = next(self._rest, None)
+        return None if image is None else {"image": image[None]}
+
+
+def _quantise_onnx(exact: Path, out: Path, images: list[np.ndarray], said: str) -> None:
+    """Static, QDQ, a scale for each channel; from the last convolution on floats: 256 depths would be seen as steps."""
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    graph = onnx.load(exact).graph
+    if any(node.op_type in ("Softmax", "Attention", "MultiHeadAttention") for node in graph.node):
+        raise InputError(
+            "int8 of a transformer in ONNX Runtime is refused: its attention and norms stay in floats, so every layer "
+            "is converted back and forth, slower than float32, and its outliers lose the accuracy; "
+            "use --to openvino, or leave --int8 out"
+        )
+    prepared = out.with_name("prepared.onnx")
+    quant_pre_process(str(exact), str(prepared), skip_symbolic_shape=True)
+    kept, operators = _keep_last_in_floats(prepared)
+    with quiet(""):
+        quantization.quantize_static(
+            str(prepared),
+            str(out),
+            _Reader(images),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            op_types_to_quantize=operators,
+            nodes_to_exclude=kept,
+            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
+        )
+    quantised = onnx.load(out)
+    del quantised.metadata_props[:]
+    quantised.metadata_props.add(key=METADATA, value=said)
+    onnx.save(quantised, out)
+
+
+def _keep_last_in_floats(prepared: Path) -> tuple[list[str], list[str]]:
+    """The names of what stays in floats in the ONNX file `prepared`, and the operators that do not.
+
+    A last convolution of 1 x 1 is rewritten as a matrix product, which ONNX Runtime computes from 8 bits to floats; a
+    convolution would have to be wholly in one or the other, and bringing all channels back to floats takes a sixth of
+    the time of a small network.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(prepared)
+    graph = model.graph
+    last = max(number for number, node in enumerate(graph.node) if node.op_type == "Conv")
+    conv, after = graph.node[last], [node.name for node in graph.node[last + 1 :]]
+    weights = {stored.name: stored for stored in graph.initializer}[conv.input[1]]
+    said = {one.name: helper.get_attribute_value(one) for one in conv.attribute}
+    is_product = len(conv.input) == 2 and weights.dims[2:] == [1, 1] and said.get("group", 1) == 1
+    if not is_product or said.get("strides", [1, 1]) != [1, 1] or any(said.get("pads", [])):
+        return [conv.name, *after], _INTEGER_OPS
+    others = [node.name for node in graph.node if node.op_type == "MatMul"]
+    product = f"{conv.name}_product"
+    pixels, channels, factors = (f"{product}_{part}" for part in ("pixels", "channels", "factors"))
+    graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(weights)[:, :, 0, 0].T.copy(), factors))
+    nodes = [
+        helper.make_node("Transpose", [conv.input[0]], [pixels], name=pixels, perm=[0, 2, 3, 1]),
+        helper.make_node("MatMul", [pixels, factors], [channels], name=product),
+        helper.make_node("Transpose", [channels], [conv.output[0]], name=channels, perm=[0, 3, 1, 2]),
+    ]
+    graph.node.remove(conv)
+    for number, node in enumerate(nodes, start=last):
+        graph.node.insert(number, node)
+    if not any(weights.name in node.input for node in graph.node):
+        graph.initializer.remove(weights)
+    onnx.save(model, prepared)
+    return [*others, channels, *after], [*_INTEGER_OPS, "MatMul"]
+
+
+def _quantise_openvino(exact: Path, out: Path, images: list[np.ndarray], said: str) -> None:
+    """Floats from the last layer with weights on here as well, and ranges that hold all that calibration saw.
+
+    Those of nncf's default cut off the rarest values: of the demo's model that made 7 % more flicker, these make 2 %.
+    """
+    import nncf
+    import openvino
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    nncf.set_log_level(logging.ERROR)
+    model = openvino.Core().read_model(exact)
+    batches = [image[None] for image in images]
+    operators = model.get_ordered_ops()
+    # A transformer may end in a product.
+    learned = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
+    last = max((number for number, one in enumerate(operators) if one.get_type_name() in learned), default=0)
+    after = [one.get_friendly_name() for one in operators[last + 1 :]]
+    quantised = nncf.quantize(
+        model,
+        nncf.Dataset(batches),
+        subset_size=len(batches),
+        ignored_scope=nncf.IgnoredScope(names=after, validate=False),
+        advanced_parameters=AdvancedQuantizationParameters(
+            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+        ),
+    )
+    quantised.set_rt_info(said, METADATA)
+    openvino.save_model(quantised, out, compress_to_fp16=False)
+
+
+_QUANTISERS = {"onnx": _quantise_onnx, "openvino": _quantise_openvino}

@@ -1,0 +1,238 @@
+"""Images on disk, read strictly: what is truncated, damaged or of another kind is an error, never a grey patch."""
+
+import re
+import zlib
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8, UInt16
+
+from steadydepth.files import packed_images
+from steadydepth.types import InputError
+
+FRAME_SUFFIXES = (".png", ".jpg", ".jpeg")
+# A header of a few bytes can promise more than there is memory for: 16384 x 8192 is asked before anything is decoded.
+MOST_PIXELS = 2**27
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG_SIGNATURE = b"\xff\xd8\xff"
+# Markers of the part that says the size; DHT, JPG and DAC lie between them.
+_JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# KITTI's flow encoding: u = (R - 32768) / 64 pixels.
+_FLOW_ZERO, _FLOW_STEPS = 32768, 64.0
+
+
+@runtime_checkable
+class ImageFile(Protocol):
+    """A path, or what is read like one; its text names it in errors."""
+
+    def read_bytes(self) -> bytes: ...
+
+
+def read_colour(path: ImageFile) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB of an 8-bit image, grey repeated, alpha dropped; InputError when unreadable, truncated or 16-bit."""
+    data = _whole_bytes(path)
+    if data.startswith(packed_images.SIGNATURE):
+        return _expect(path, _unpack(path, data), np.uint8, 3, "frames are 8-bit RGB", "write it as uint8 (h, w, 3)")
+    if data.startswith(_PNG_SIGNATURE) and data[24] == 16:
+        raise InputError(f"{path}: a 16-bit image; frames are 8-bit RGB: convert it to 8 bits")
+    return cv2.cvtColor(_decode(path, data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def read_depth_codes(path: ImageFile) -> UInt16[np.ndarray, "h w"]:
+    """The 16-bit values of a depth PNG; InputError when it is unreadable, truncated or of another kind."""
+    return _read_as(path, np.uint16, 2, "depth is a 16-bit PNG of one channel", "write it as uint16 (h, w)")
+
+
+def read_labels(path: ImageFile) -> UInt8[np.ndarray, "h w"]:
+    """The 8-bit values of an objects or valid PNG; InputError when it is unreadable, truncated or of another kind."""
+    rule = "objects and valid are 8-bit PNG of one channel"
+    return _read_as(path, np.uint8, 2, rule, "write it as uint8 (h, w), without palette")
+
+
+def read_flow(path: ImageFile) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
+    """Flow in pixels (x, y), 0 where invalid, and where it is valid; from KITTI's 16-bit PNG."""
+    rule = "flow is a 16-bit PNG of three channels R, G, B = u, v, valid (KITTI)"
+    codes = _read_as(path, np.uint16, 3, rule, "write it as uint16 (h, w, 3)")
+    valid = codes[..., 2] != 0
+    flow = (codes[..., :2].astype(np.float32) - _FLOW_ZERO) / np.float32(_FLOW_STEPS)
+    return np.where(valid[..., None], flow, np.float32(0)), valid
+
+
+def read_pnm(path: Path) -> UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w"]:
+    """RGB of a binary .ppm of 8 bits, or the values of a binary .pgm of 16 bits; InputError for any other file."""
+    data = _bytes_of(path)
+    # A header of the Netpbm formats is four words; a comment begins with #.
+    words = re.match(rb"(P[56])(?:\s|#[^\n]*\n)+(\d+)\s+(\d+)\s+(\d+)\s", data)
+    kinds: dict[tuple[bytes, bytes], tuple[str, int]] = {(b"P6", b"255"): ("u1", 3), (b"P5", b"65535"): (">u2", 1)}
+    if words is None or (words[1], words[4]) not in kinds:
+        raise InputError(f"{path}: neither an 8-bit binary PPM nor a 16-bit binary PGM: copy the file again")
+    dtype, n_channels = kinds[words[1], words[4]]
+    height, width = int(words[3]), int(words[2])
+    n_bytes = height * width * n_channels * np.dtype(dtype).itemsize
+    if fault := size_fault(height, width) or (len(data) - words.end() < n_bytes and "truncated"):
+        raise InputError(f"{path}: {fault}: copy the file again")
+    pixels = np.frombuffer(data, dtype, height * width * n_channels, words.end())
+    shape = (height, width, 3) if n_channels == 3 else (height, width)
+    return pixels.reshape(shape).astype(np.uint8 if n_channels == 3 else np.uint16)
+
+
+def encode_flow(
+    flow: Float32[np.ndarray, "h w 2"], valid: Bool[np.ndarray, "h w"], *, name: str
+) -> UInt16[np.ndarray, "h w 3"]:
+    """KITTI's codes in the order R, G, B = u, v, valid, rounded to 1/64 px; invalid pixels are 0, 0, 0.
+
+    InputError naming `name` when a valid flow is not finite or reaches beyond about 512 px.
+    """
+    codes = np.rint(np.where(valid[..., None], flow, 0).astype(np.float64) * _FLOW_STEPS) + _FLOW_ZERO
+    if not np.all((codes >= 0) & (codes <= 65535)):
+        raise InputError(f"{name}: flow beyond -512 to 511.98 px does not fit KITTI's 16 bits: mark it invalid")
+    return np.where(valid[..., None], np.dstack((codes, np.ones(valid.shape))), 0).astype(np.uint16)
+
+
+def encode_depth(
+    depth: Float32[np.ndarray, "h w"], valid: Bool[np.ndarray, "h w"], scale_m: float, *, name: str
+) -> UInt16[np.ndarray, "h w"]:
+    """Depth in metres as multiples of `scale_m`, rounded to nearest; 0 where not `valid`.
+
+    InputError naming `name` when a valid depth is not finite, or its code is not in 1 to 65535.
+    """
+    codes = np.rint(np.where(valid, depth, scale_m).astype(np.float64) / scale_m)
+    if not np.all((codes >= 1) & (codes <= 65535)):
+        raise InputError(
+            f"{name}: depth of {np.min(depth[valid]):.6g} to {np.max(depth[valid]):.6g} m does not fit 16 bits at "
+            f"{scale_m:g} m a step (1 to 65535 steps): choose another depth_scale_m, or mark those pixels invalid"
+        )
+    return np.where(valid, codes, 0).astype(np.uint16)
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write uint8 or uint16 of shape (h, w) or RGB (h, w, 3) losslessly."""
+    path.write_bytes(encode_png(image))
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """The bytes that `write_png` writes."""
+    blue_first = image[..., ::-1] if image.ndim == 3 else image
+    whole, data = cv2.imencode(".png", np.ascontiguousarray(blue_first))
+    if not whole:
+        raise OSError(f"OpenCV could not encode {image.dtype} {image.shape} as PNG")
+    return data.tobytes()
+
+
+def _read_as(path: ImageFile, dtype: type[np.generic], ndim: int, rule: str, way_out: str) -> np.ndarray:
+    """The image as it is stored, colours as RGB."""
+    data = _whole_bytes(path)
+    if data.startswith(packed_images.SIGNATURE):
+        return _expect(path, _unpack(path, data), dtype, ndim, rule, way_out)
+    image = _expect(path, _decode(path, data, cv2.IMREAD_UNCHANGED), dtype, ndim, rule, way_out)
+    return image if ndim == 2 else image[..., ::-1]
+
+
+def _expect(
+    path: ImageFile, image: np.ndarray, dtype: type[np.generic], ndim: int, rule: str, way_out: str
+) -> np.ndarray:
+    if image.dtype != dtype or image.ndim != ndim or (ndim == 3 and image.shape[2] != 3):
+        channels = 1 if image.ndim == 2 else image.shape[2]
+        bits = 8 * image.dtype.itemsize
+        raise InputError(f"{path}: {bits}-bit with {channels} channel(s); {rule}: {way_out}")
+    return image
+
+
+def _unpack(path: ImageFile, data: bytes) -> np.ndarray:
+    try:
+        if fault := size_fault(*packed_images.image_size(data)):
+            raise ValueError(fault)
+        return packed_images.decode_image(data)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; write the file again") from error
+
+
+def _decode(path: ImageFile, data: bytes, flags: int) -> np.ndarray:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:  # more pixels than OpenCV agrees to hold, for one
+        raise InputError(f"{path}: cannot be decoded ({error.err}): write the file again") from error
+    if image is None:
+        raise InputError(f"{path}: cannot be decoded; images are whole PNG or JPEG: write the file again")
+    return image
+
+
+def _whole_bytes(path: ImageFile) -> bytes:
+    """The bytes of an image, its end among them; OpenCV itself fills what is missing with grey and says nothing."""
+    data = _bytes_of(path)
+    if data.startswith(_PNG_SIGNATURE):
+        fault = _png_fault(data)
+    elif data.startswith(_JPEG_SIGNATURE):
+        fault = _jpeg_fault(data)
+    elif data.startswith(packed_images.SIGNATURE):
+        fault = None  # found when it is unpacked
+    else:
+        fault = "empty file" if not data else "neither PNG nor JPEG by its first bytes"
+    if fault:
+        raise InputError(f"{path}: {fault}; an image is a whole PNG or JPEG: write or copy the file again")
+    return data
+
+
+def _bytes_of(path: ImageFile) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); check that it is there and may be read"
+        ) from error
+
+
+def size_fault(height: int, width: int) -> str | None:
+    """What is wrong with an image that claims to be so large, None when nothing is."""
+    if min(height, width) > 0 and height * width <= MOST_PIXELS:
+        return None
+    return f"says that it is {width} x {height} pixels, of which there are 1 to {MOST_PIXELS}"
+
+
+def _png_fault(data: bytes) -> str | None:
+    view, at = memoryview(data), len(_PNG_SIGNATURE)
+    if fault := size_fault(int.from_bytes(view[20:24], "big"), int.from_bytes(view[16:20], "big")):
+        return fault
+    while at + 12 <= len(data):
+        kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(view[at : at + 4], "big")
+        if end > len(data):
+            break
+        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            return f"damaged PNG (checksum of its {kind.decode('latin-1')} part)"
+        if kind == b"IEND":
+            return None
+        at = end
+    return "truncated PNG"
+
+
+def _jpeg_fault(data: bytes) -> str | None:
+    at = 2
+    # Parts before the image may hold a thumbnail with an end marker of its own: step over them by their lengths.
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if data[at + 1] in _JPEG_FRAMES and (
+            fault := size_fault(
+                int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+            )
+        ):
+            return fault
+        is_scan = data[at + 1] == 0xDA
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if is_scan:
+            return None if data.find(b"\xff\xd9", at) >= 0 else "truncated JPEG"
+    return "truncated JPEG"
+
+
+def check_size(path: ImageFile, image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`image` itself when it is height x width; InputError naming `path` when it is not."""
+    if image.shape[:2] != (height, width):
+        raise InputError(
+            f"{path}: {image.shape[0]} x {image.shape[1]} in a sequence of {height} x {width}; the size never changes "
+            "inside a sequence: resize it, or start a new sequence here"
+        )
+    return image

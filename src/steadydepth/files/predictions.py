@@ -1,0 +1,203 @@
+"""Predictions on disk: one npz a sequence, or a folder of 16-bit or OpenEXR images; written whole or not at all."""
+
+import json
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt16
+
+from steadydepth.files.atomic_writes import check_name, new_file, new_folder
+from steadydepth.files.depth_formats import UNREADABLE
+from steadydepth.files.exr import read_exr, write_exr
+from steadydepth.files.images import read_depth_codes, write_png
+from steadydepth.files.prefetch import for_each_in_threads
+from steadydepth.types import Claims, DepthFrames, InputError
+
+
+def write_predictions(folder: Path, name: str, depth: Float[np.ndarray, "t h w"], claims: Claims) -> Path:
+    """Write FOLDER/<name>.npz with `depth` as float32 and the text `claims`; return that path.
+
+    An older file of that name is replaced.
+    """
+    n_frames, height, width = depth.shape
+    frames = DepthFrames(claims, n_frames, height, width, lambda: (frame.astype(np.float32) for frame in depth))
+    return write_prediction_frames(folder, name, frames)
+
+
+def write_prediction_frames(folder: Path, name: str, depths: DepthFrames) -> Path:
+    """`write_predictions` of a video of any length; one frame is held at a time."""
+    target = folder / f"{check_name(name, folder)}.npz"
+    claims = np.array(_known(depths.claims, target))
+    shape = (depths.n_frames, depths.height, depths.width)
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with new_file(target) as part, zipfile.ZipFile(part, "w") as archive:
+        with archive.open("depth.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, header)
+            for depth in depths.read():
+                member.write(depth.astype("<f4", copy=False).tobytes())
+        with archive.open("claims.npy", "w") as member:
+            np.lib.format.write_array(member, claims)
+    return target
+
+
+def image_scale(largest: float, claims: Claims) -> float:
+    """The step of 16-bit images whose largest value is `largest`: a millimetre for metres while it fits.
+
+    Otherwise the largest value gets the largest code; 1 when it is not above 0.
+    """
+    if not largest > 0:
+        return 1.0
+    return 0.001 if claims == "metric" and largest <= 65.535 else largest / 65535
+
+
+def write_prediction_images(
+    folder: Path,
+    name: str,
+    depths: Iterable[Float[np.ndarray, "h w"]],
+    claims: Claims,
+    *,
+    depth_scale_m: float,
+    fps: float,
+) -> Path:
+    """Write FOLDER/<name>/depth/%04d.png, 16 bits, and meta.json with the scale; return FOLDER/<name>.
+
+    Values are rounded to the nearest step, but never a positive one to 0, which stands for no value. InputError when
+    one is negative or above 65535 steps, or when the folder exists. A few frames are held at a time.
+    """
+    target = folder / check_name(name, folder)
+
+    def write(path: Path, depth: np.ndarray) -> None:
+        write_png(path, _image_codes(depth, depth_scale_m, f"{target}, frame {int(path.stem)}"))
+
+    meta = {"fps": fps, "depth_scale_m": depth_scale_m, "claims": _known(claims, target)}
+    return _write_numbered(target, ".png", depths, write, meta)
+
+
+def write_prediction_exr(
+    folder: Path, name: str, depths: Iterable[Float[np.ndarray, "h w"]], claims: Claims, *, fps: float
+) -> Path:
+    """Write FOLDER/<name>/depth/%04d.exr, 32-bit floats as they are, and meta.json; return FOLDER/<name>.
+
+    InputError when the folder exists or the package OpenEXR is missing. A few frames are held at a time.
+    """
+    target = folder / check_name(name, folder)
+    meta = {"fps": fps, "claims": _known(claims, target)}
+    return _write_numbered(target, ".exr", depths, write_exr, meta)
+
+
+def _write_numbered(
+    target: Path,
+    suffix: str,
+    depths: Iterable[np.ndarray],
+    write: Callable[[Path, np.ndarray], None],
+    meta: dict[str, Any],
+) -> Path:
+    with new_folder(target) as part:
+        (part / "depth").mkdir()
+        numbered = ((part / "depth" / f"{number:04d}{suffix}", depth) for number, depth in enumerate(depths))
+        for_each_in_threads(lambda pair: write(*pair), numbered)
+        (part / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    return target
+
+
+def _image_codes(depth: Float[np.ndarray, "h w"], scale: float, name: str) -> UInt16[np.ndarray, "h w"]:
+    codes = np.rint(np.where(np.isfinite(depth), depth, 0).astype(np.float64) / scale)
+    if codes.min() < 0 or codes.max() > 65535:
+        low, high = codes.min() * scale, codes.max() * scale
+        raise InputError(f"{name}: {low:g} to {high:g} does not fit 16 bits at {scale:g} a step: write npz instead")
+    return np.where(np.isfinite(depth) & (depth > 0), np.maximum(codes, 1), codes).astype(np.uint16)
+
+
+def find_predictions(folder: Path) -> list[str]:
+    """Names of the sequences that `folder` holds predictions of, sorted; InputError when it is missing or has none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; predictions are a folder with one npz a sequence: check the path")
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    names = {path.stem for path in visible if path.suffix == ".npz"}
+    names |= {path.name for path in visible if (path / "depth").is_dir()}
+    if not names:
+        raise InputError(f"{folder} holds no predictions; they are <sequence>.npz or <sequence>/depth/0000.png (.exr)")
+    return sorted(names)
+
+
+def read_predictions(folder: Path, name: str) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
+    """What was predicted for the sequence `name`, and what its numbers claim to be; nothing is unpickled.
+
+    InputError when it is missing, unreadable, of another shape than (t, h, w), or claims something unknown.
+    """
+    packed, images = folder / f"{check_name(name, folder)}.npz", folder / name
+    if packed.is_file() and (images / "depth").is_dir():
+        raise InputError(f"{packed} and {images} both predict {name}; one does: remove the other")
+    if packed.is_file():
+        return _read_npz(packed)
+    if (images / "depth").is_dir():
+        return _read_images(images)
+    raise InputError(f"{folder} has no prediction for {name}; it is {name}.npz or {name}/depth/0000.png: add it")
+
+
+def _read_npz(path: Path) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
+    try:
+        # Opened here: NumPy leaves a file open that turns out to be no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            missing = [key for key in ("depth", "claims") if key not in arrays]
+            depth, claims = (None, None) if missing else (arrays["depth"], arrays["claims"])
+    except UNREADABLE as error:
+        raise InputError(f"{path}: cannot be read ({error}); it is an npz of plain arrays: write it again") from error
+    if depth is None or claims is None:
+        raise InputError(f"{path}: no array {' and no array '.join(missing)}; it has depth and claims: add them")
+    if depth.ndim != 3 or depth.dtype.kind != "f" or 0 in depth.shape:
+        raise InputError(f"{path}: depth is {depth.dtype} {depth.shape}; it is float16 or float32 (t, h, w)")
+    return depth.astype(np.float32, copy=False), _known(claims.item() if claims.ndim == 0 else claims, path)
+
+
+def _read_images(folder: Path) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
+    meta_path = folder / "meta.json"
+    try:
+        meta = json.loads(meta_path.read_text(encoding="utf-8"))
+        # The floats of OpenEXR are the values themselves.
+        is_exr = (folder / "depth" / "0000.exr").exists()
+        claims, scale = meta["claims"], 1.0 if is_exr else float(meta["depth_scale_m"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{meta_path}: no claims and depth_scale_m to be read ({error!r}): write both") from error
+    files = sorted(file for file in (folder / "depth").iterdir() if not file.name.startswith("."))
+    expected = [f"{number:04d}{'.exr' if is_exr else '.png'}" for number in range(len(files))]
+    if not files or [file.name for file in files] != sorted(expected):
+        raise InputError(
+            f"{folder / 'depth'}: holds other files than 0000.png, 0001.png, ... (or .exr) without gaps: renumber"
+        )
+    read = read_exr if is_exr else read_depth_codes
+    images = [read(folder / "depth" / file) for file in expected]
+    for file, image in zip(expected, images, strict=True):
+        if image.shape != images[0].shape:
+            raise InputError(
+                f"{folder / 'depth' / file}: {image.shape}, the first is {images[0].shape}: one size for all"
+            )
+    return (np.stack(images) * np.float64(scale)).astype(np.float32), _known(claims, meta_path)
+
+
+def encode_range(
+    depth: Float[np.ndarray, "h w"], low: float, high: float, *, is_log: bool
+) -> UInt16[np.ndarray, "h w"]:
+    """Codes 1 to 65535 for `low` to `high`, in equal steps or equal factors; 0 where no value is in that range."""
+    inside = np.isfinite(depth) & (depth >= low) & (depth <= high)
+    safe = np.where(inside, depth, low).astype(np.float64)
+    share = np.log(safe / low) / np.log(high / low) if is_log else (safe - low) / (high - low)
+    return np.where(inside, 1 + np.rint(65534 * share), 0).astype(np.uint16)
+
+
+def decode_range(
+    codes: UInt16[np.ndarray, "*t h w"], low: float, high: float, *, is_log: bool
+) -> Float32[np.ndarray, "*t h w"]:
+    """The values of `encode_range`'s codes, to half a step; 0 where the code is 0, which is no value."""
+    share = (codes.astype(np.float64) - 1) / 65534
+    values = low * (high / low) ** share if is_log else low + (high - low) * share
+    return np.where(codes > 0, values, 0).astype(np.float32)
+
+
+def _known(claims: Any, where: Path) -> Claims:
+    if not isinstance(claims, str) or claims not in get_args(Claims):
+        raise InputError(f"{where}: claims {claims!r}; it is one of {', '.join(get_args(Claims))}")
+    return cast(Claims, claims)

@@ -1,0 +1,105 @@
+"""Clips become sequence folders, each whole or not at all."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steadydepth.files.atomic_writes import check_name, new_folder
+from steadydepth.files.images import check_size, encode_depth, encode_flow, write_png
+from steadydepth.types import Clip, InputError
+
+
+def write_sequence(
+    root: Path, clip: Clip, *, depth_scale_m: float | None, source: str | None, licence: str | None
+) -> Path:
+    """Write `clip` as ROOT/<clip.name>, whole or not at all, and return that folder.
+
+    Depth is rounded to the nearest step of `depth_scale_m` and flow to 1/64 px. InputError when the folder exists, the
+    name climbs out, or a valid depth or flow does not fit 16 bits.
+    """
+    return write_clips(root, clip.name, [clip], depth_scale_m=depth_scale_m, source=source, licence=licence)
+
+
+def write_clips(
+    root: Path,
+    name: str,
+    clips: Iterable[Clip],
+    *,
+    depth_scale_m: float | None,
+    source: str | None,
+    licence: str | None,
+) -> Path:
+    """Write clips that follow one another as the one sequence ROOT/<name>, as `write_sequence`; one is held at a time.
+
+    Rate and cameras are those of the first clip, and all have its size.
+    """
+    target = root / check_name(name, root)
+    first, n_frames = None, 0
+    poses: list[Any] = []
+    with new_folder(target) as part:
+        for clip in clips:
+            if clip.depth is not None and depth_scale_m is None:
+                raise InputError(f"{target}: the clip has depth; give depth_scale_m, the metres of one step, as 0.001")
+            first = first or clip
+            check_size(target / f"frame {n_frames}", clip.frames[0], *first.frames.shape[1:3])
+            for number in range(len(clip.frames)):
+                _write_frame(part, clip, number, n_frames + number, depth_scale_m, target)
+            n_frames += len(clip.frames)
+            poses += [] if clip.cam_to_world is None else clip.cam_to_world.tolist()
+        if first is None:
+            raise InputError(f"{target}: no frame to write; a sequence has at least one: choose others")
+        meta = _meta_of(first, poses, depth_scale_m if (part / "depth").is_dir() else None, source, licence)
+        (part / "meta.json").write_text(json.dumps(meta, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return target
+
+
+def _write_frame(
+    part: Path, clip: Clip, number: int, number_there: int, depth_scale_m: float | None, target: Path
+) -> None:
+    for kind in ("rgb", *(kind for kind in ("depth", "objects", "flow") if getattr(clip, kind) is not None)):
+        (part / kind).mkdir(exist_ok=True)
+    file, name = f"{number_there:04d}.png", f"{target}, frame {number_there}"
+    write_png(part / "rgb" / file, clip.frames[number])
+    if clip.objects is not None:
+        write_png(part / "objects" / file, clip.objects[number])
+    if clip.depth is not None and depth_scale_m is not None:
+        _write_depth(part, file, clip, number, depth_scale_m, name)
+    if clip.flow is not None and number < len(clip.flow):
+        _write_flow(part, file, clip, number, name)
+
+
+def _meta_of(
+    clip: Clip, poses: list[Any], depth_scale_m: float | None, source: str | None, licence: str | None
+) -> dict[str, Any]:
+    meta = {
+        "fps": clip.fps,
+        "fixed_camera": clip.fixed_camera,
+        "depth_scale_m": depth_scale_m,
+        "K": None if clip.K is None else clip.K.tolist(),
+        "cam_to_world": poses or None,
+        "source": source,
+        "licence": licence,
+    }
+    return {key: value for key, value in meta.items() if value is not None}
+
+
+def _write_depth(part: Path, file: str, clip: Clip, number: int, scale_m: float, name: str) -> None:
+    assert clip.depth is not None
+    depth = clip.depth[number]
+    # What is masked out but has a depth keeps it where it fits: the mask is its own file.
+    steps = np.where(np.isfinite(depth), depth, 0) / scale_m
+    fits = (steps >= 0.5) & (steps < 65535.5)
+    valid = clip.valid[number] if clip.valid is not None else depth != 0
+    write_png(part / "depth" / file, encode_depth(depth, valid | fits, scale_m, name=name))
+    if (fits & ~valid).any():
+        (part / "valid").mkdir(exist_ok=True)
+        write_png(part / "valid" / file, valid.astype(np.uint8) * np.uint8(255))
+
+
+def _write_flow(part: Path, file: str, clip: Clip, number: int, name: str) -> None:
+    assert clip.flow is not None
+    known = clip.flow_valid[number] if clip.flow_valid is not None else np.ones(clip.flow.shape[1:3], bool)
+    write_png(part / "flow" / file, encode_flow(clip.flow[number], known, name=name))

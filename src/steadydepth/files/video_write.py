@@ -1,0 +1,170 @@
+"""Videos written whole or not at all: 8-bit colour for players, 16-bit depth without loss; one frame at a time."""
+
+import io
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+from jaxtyping import UInt8, UInt16
+
+from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.video_read import opened_video, scan_video
+from steadydepth.types import InputError
+
+LOG = logging.getLogger(__name__)
+_MP4_SOUND = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")
+
+
+def write_video(
+    path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: float, *, like: Path | None = None
+) -> None:
+    """Write RGB frames as H.264 in yuv420p, which browsers play; lossy.
+
+    H.264 takes even sizes only: the last row or column of an odd size is repeated once. Appears whole or not at all.
+    With `like`, a video of as many frames, each is shown when its own is, at whatever rate, and the sound is copied.
+    """
+    options = {"crf": "18", "preset": "veryfast"}
+    _encode(path, frames, fps, codec="libx264", options=options, to_video_frame=_to_yuv, like=like)
+
+
+def write_depth_video(path: Path, depth_codes: Iterable[UInt16[np.ndarray, "h w"]], fps: float) -> None:
+    """Write 16-bit codes without loss: FFV1, gray16le, Matroska, a checksum in every slice. Whole or not at all."""
+    options = {"level": "3", "slicecrc": "1"}
+    _encode(path, depth_codes, fps, codec="ffv1", options=options, to_video_frame=_to_grey)
+
+
+def recode(frames: UInt8[np.ndarray, "t h w 3"], *, crf: int) -> UInt8[np.ndarray, "t h w 3"]:
+    """The same frames after H.264 at constant rate factor `crf` (0 to 51, 23 is usual): blocks, and detail that pumps.
+
+    In memory; an odd last row or column is coded twice and cut again.
+    """
+    _, height, width, _ = frames.shape
+    held = io.BytesIO()
+    with av.open(held, "w", format="matroska") as container:
+        stream: Any = container.add_stream("libx264", rate=25, options={"crf": str(crf), "preset": "ultrafast"})
+        stream.codec_context.thread_count = 1
+        _mux(container, stream, map(_to_yuv, frames))
+    held.seek(0)
+    with av.open(held, "r") as written:
+        decoded = [frame.to_ndarray(format="rgb24") for frame in written.decode(video=0)]
+    return np.stack(decoded)[:, :height, :width]
+
+
+def _encode(
+    path: Path,
+    images: Iterable[np.ndarray],
+    fps: float,
+    *,
+    codec: str,
+    options: dict[str, str],
+    to_video_frame: Callable[[np.ndarray], Any],
+    like: Path | None = None,
+) -> None:
+    images = iter(images)
+    first = next(images, None)
+    if first is None:
+        raise InputError(f"{path}: no frame to write; a video has at least one")
+    times, time_base = (None, Fraction(1)) if like is None else _times(like)
+    with (
+        new_file(path) as part,
+        _sound_of(like) as (template, sound),
+        av.open(str(part), "w", options=_container_options(path)) as container,
+    ):
+        stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        if times is not None:
+            stream.codec_context.time_base = time_base
+        copied: Any = None if template is None else container.add_stream_from_template(template)
+
+        def checked() -> Iterator[Any]:
+            for number, image in enumerate(chain([first], images)):
+                if image.shape != first.shape:
+                    raise InputError(
+                        f"{path}: frame {number} is {image.shape}, the first is {first.shape}; one size a video"
+                    )
+                frame = to_video_frame(image)
+                if times is not None:
+                    frame.pts, frame.time_base = _time_of(number, times, round(1 / (fps * time_base))), time_base
+                yield frame
+
+        _mux(container, stream, _with_sound(container, copied, checked(), sound))
+
+
+def _mux(container: Any, stream: Any, frames: Iterator[Any]) -> None:
+    """Encode all frames; the first one says the size and the colours."""
+    for number, frame in enumerate(frames):
+        if number == 0:
+            stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, frame.format.name
+            stream.codec_context.colorspace = frame.colorspace
+            stream.codec_context.color_range = frame.color_range
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+def _times(path: Path) -> tuple[np.ndarray, Fraction]:
+    """When frames are shown, in the time base beside it; that of the first alone where the file does not say."""
+    times = scan_video(path)[1]
+    if times is None:
+        return np.zeros(1, np.int64), Fraction(1, 90000)
+    with opened_video(path) as (_, stream):
+        return times, stream.time_base
+
+
+def _time_of(number: int, times: np.ndarray, step: int) -> int:
+    """The time of a frame; beyond those that are known, one step after another."""
+    return int(times[min(number, len(times) - 1)]) + max(0, number - len(times) + 1) * step
+
+
+@contextmanager
+def _sound_of(path: Path | None) -> Iterator[tuple[Any, Iterator[Any]]]:
+    """The first sound of a video that an MP4 can hold, and its packets; (None, none) when there is not one."""
+    if path is None:
+        yield None, iter(())
+        return
+    with av.open(str(path)) as container:
+        streams = container.streams.audio
+        if streams and streams[0].codec_context.name not in _MP4_SOUND:
+            LOG.warning("%s: its sound, %s, does not fit in MP4: left out", path, streams[0].codec_context.name)
+            streams = ()
+        yield (streams[0], container.demux(streams[0])) if streams else (None, iter(()))
+
+
+def _with_sound(container: Any, copied: Any, frames: Iterator[Any], sound: Iterator[Any]) -> Iterator[Any]:
+    """The frames as they are; after each, the sound up to it is written, so that a player finds both close by."""
+    packets = (packet for packet in sound if packet.size)
+    packet = next(packets, None)
+    for frame in frames:
+        yield frame
+        while packet is not None and (packet.dts or 0) * packet.time_base <= frame.pts * frame.time_base:
+            packet = _copy_packet(container, copied, packet, packets)
+    while packet is not None:
+        packet = _copy_packet(container, copied, packet, packets)
+
+
+def _copy_packet(container: Any, copied: Any, packet: Any, packets: Iterator[Any]) -> Any:
+    packet.stream = copied
+    container.mux(packet)
+    return next(packets, None)
+
+
+def _container_options(path: Path) -> dict[str, str]:
+    # The index first, so that a browser plays while it loads.
+    return {"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".mov", ".m4v") else {}
+
+
+def _to_yuv(image: UInt8[np.ndarray, "h w 3"]) -> Any:
+    height, width = image.shape[:2]
+    even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    frame = av.VideoFrame.from_ndarray(even, format="rgb24")
+    # Said in the file as well: players guess BT.601 or BT.709 by the size of what says nothing.
+    return frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+
+
+def _to_grey(codes: UInt16[np.ndarray, "h w"]) -> Any:
+    return av.VideoFrame.from_ndarray(codes, format="gray16le")

@@ -1,0 +1,127 @@
+"""All depth of one source, kept on disk as it is predicted: what is written from it may look at it more than once."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import IO
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float64, UInt8
+
+from steadydepth.data.cuts import find_cuts
+from steadydepth.files.stored_depth import open_raw
+from steadydepth.inference.filters import filter_frames
+from steadydepth.inference.frame_sources import DEFAULT_FPS, Image, Source
+from steadydepth.inference.predictor import Predictor
+from steadydepth.ops.colours import colour_depth, depth_range, is_measured
+from steadydepth.types import Claims, DepthFrames, InputError
+
+LOG = logging.getLogger(__name__)
+
+# Told what is done, how many frames of it, and how many there are (0: not known).
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Spooled:
+    """The depth of a source and its frames, both to be read again; one frame of each is held at a time."""
+
+    source: Source
+    depth: DepthFrames  # NaN where there is no value
+
+    @property
+    def claims(self) -> Claims:
+        return self.depth.claims
+
+    @property
+    def fps(self) -> float:
+        return self.source.fps or DEFAULT_FPS
+
+    @property
+    def K(self) -> Float64[np.ndarray, "3 3"]:
+        assert self.source.camera is not None
+        return self.source.camera(self.depth.height, self.depth.width)
+
+    def frames(self) -> Iterator[tuple[Image, Float[np.ndarray, "h w"]]]:
+        """Each frame and its depth."""
+        return zip(self.source.frames(), self.depth.read(), strict=True)
+
+    def images(self, max_side: int | None) -> Iterator[UInt8[np.ndarray, "i j 3"]]:
+        """Each frame with its depth in colours on the right, one range for all."""
+        near, far = depth_range(self.depth.read(), claims=self.claims)
+        for image, depth in self.frames():
+            pair = np.hstack((image, colour_depth(depth, near, far, claims=self.claims)))
+            factor = 1.0 if max_side is None else min(1.0, max_side / max(image.shape[:2]))
+            size = (max(2, round(pair.shape[1] * factor)), max(2, round(pair.shape[0] * factor)))
+            yield pair if factor == 1 else cv2.resize(pair, size, interpolation=cv2.INTER_AREA)
+
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest value there is; (1, 2) when there is none."""
+        low, high = np.inf, -np.inf
+        for depth in self.depth.read():
+            values = depth[is_measured(depth, self.claims)]
+            if len(values):
+                low, high = min(low, float(values.min())), max(high, float(values.max()))
+        return (low, high) if low <= high else (1.0, 2.0)
+
+
+def spool(
+    predictor: Predictor,
+    source: Source,
+    folder: Path,
+    *,
+    filter: str | None = None,
+    seconds: float | None = None,
+    tell: Progress,
+) -> Spooled:
+    """Predict every frame of `source` into files of `folder`, which stay as long as what is returned is used.
+
+    A filter begins anew at every cut (`data.cuts`).
+    What is live ends after `seconds`, when interrupted (Ctrl-C) or when it breaks off; its frames are kept as well.
+    InputError when there is no frame.
+    """
+    shape, n_done, begun, passed = (0, 0), 0, 0.0, 0.0
+    depth_path, image_path = folder / "depth.raw", folder / "images.raw"
+    with depth_path.open("wb") as depth_file, image_path.open("wb") as image_file:
+        frames = _kept(source.frames(), image_file) if source.is_live else source.frames()
+        # Only a filter is worth reading a video twice for, and what is live cannot be.
+        cuts = find_cuts(source.frames()) if filter is not None and not source.is_live else []
+        try:
+            for depth in _depths(predictor, frames, filter, cuts):
+                depth_file.write(np.ascontiguousarray(depth).data)
+                begun = begun or time.perf_counter()
+                shape, n_done, passed = depth.shape, n_done + 1, time.perf_counter() - begun
+                tell(source.name, n_done, source.n_frames or 0)
+                if source.is_live and seconds is not None and passed >= seconds:
+                    break
+        except (KeyboardInterrupt, InputError) as end:
+            if not source.is_live or n_done == 0:
+                raise
+            LOG.warning("%s: ended after %d frames, which are kept; %s", source.name, n_done, str(end) or "interrupted")
+    if n_done == 0:
+        raise InputError(f"{source.name}: no frame in it; give one with at least one frame")
+    if source.is_live:
+        images = np.memmap(image_path, np.uint8, "r", shape=(n_done, *shape, 3))
+        rate = source.fps or ((n_done - 1) / passed if n_done > 1 else DEFAULT_FPS)
+        source = replace(source, frames=lambda: iter(images), fps=rate)
+    return Spooled(source, open_raw(depth_path, (n_done, *shape), predictor.claims, chunk=1))
+
+
+def _kept(frames: Iterable[Image], file: IO[bytes]) -> Iterator[Image]:
+    for frame in frames:
+        file.write(np.ascontiguousarray(frame).data)
+        yield frame
+
+
+def _depths(
+    predictor: Predictor, frames: Iterator[Image], filter: str | None, cuts: list[int]
+) -> Iterator[Float[np.ndarray, "h w"]]:
+    """Each shot between `cuts` by itself: what was before a cut says nothing of what is after it."""
+    for start, stop in pairwise([0, *cuts, None]):
+        shot = frames if stop is None else islice(frames, stop - (start or 0))
+        predicted = ((np.where(r.valid, r.depth, np.float32(np.nan)), r.image) for r in predictor.stream(shot))
+        yield from (depth for depth, _ in predicted) if filter is None else filter_frames(filter, predicted)

@@ -1,0 +1,139 @@
+"""Where frames come from: an image, a folder, a video, a camera, a URL or an iterator; a few frames in memory."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+from jaxtyping import Float64, UInt8
+
+from steadydepth.data.sequence_folder import find_sequences, open_sequence
+from steadydepth.data.sequence_listing import is_sequence, name_of, visible
+from steadydepth.files.images import FRAME_SUFFIXES, read_colour
+from steadydepth.files.prefetch import read_ahead
+from steadydepth.files.video_read import VIDEO_SUFFIXES, probe_video, read_video
+from steadydepth.types import InputError
+
+Image = UInt8[np.ndarray, "h w 3"]
+# The camera matrix of images of a height and width; pixels, pixel centres at integer coordinates.
+Camera = Callable[[int, int], Float64[np.ndarray, "3 3"]]
+# A path, a URL (text with ://) or the index of a camera.
+Input = Path | str | int
+
+# Of frames without a rate of their own, such as a folder of images; only the speed of a written video hangs on it.
+DEFAULT_FPS = 25.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Frames in order, of one view."""
+
+    name: str
+    frames: Callable[[], Iterator[Image]]  # begins anew at each call, but for an iterator and what is live
+    n_frames: int | None = None  # None while it is not known
+    fps: float | None = DEFAULT_FPS  # None where only the times of arrival tell it
+    video: Path | None = None  # the file, where it is one
+    is_live: bool = False  # a camera or a URL: what has come does not come again
+    camera: Camera | None = None
+
+
+def open_source(source: Input | Iterable[np.ndarray]) -> Source:
+    """The frames of a path, a camera (its index), a URL (text with ://) or an iterator of uint8 RGB images.
+
+    InputError when a path is missing or holds neither images nor video.
+    """
+    if isinstance(source, int):
+        return Source(f"camera_{source}", lambda: _camera_frames(source), fps=None, is_live=True)
+    if isinstance(source, str) and "://" in source:
+        return Source(_name_of_url(source), lambda: read_ahead(read_video(source)), fps=None, is_live=True)
+    if isinstance(source, Path | str):
+        return _open_path(Path(source))
+    return Source("frames", lambda: iter(source))
+
+
+def expand_input(given: Path | str) -> list[Input]:
+    """What `given` stands for, each to be opened by itself.
+
+    A URL; a path; the sequences of a folder that has no images of its own; where nothing has that name, a camera for
+    a whole number, or all that match a pattern (*, ?, [..], ** for folders in folders). InputError when none matches.
+    """
+    if isinstance(given, str) and "://" in given:
+        return [given]
+    text, path = str(given), Path(given)
+    if path.exists():
+        is_collection = path.is_dir() and not is_sequence(path) and not _images(path)
+        return [*find_sequences(path)] if is_collection else [path]
+    if text.isdecimal():
+        return [int(text)]
+    if not any(letter in text for letter in "*?["):
+        return [path]
+    matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))), key=_counted)
+    expanded = [each for match in matches if not match.name.startswith(".") for each in expand_input(match)]
+    if not expanded:
+        raise InputError(f"{text} matches nothing: check the pattern, and where it begins")
+    return expanded
+
+
+def _open_path(path: Path) -> Source:
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give an image, a folder or a video: check the path")
+    name = name_of(path)
+    if path.is_file() and is_sequence(path):
+        video = probe_video(path)
+        return Source(name, lambda: read_ahead(read_video(path)), video.n_frames, video.fps, path)
+    if is_sequence(path):
+        sequence = open_sequence(path)
+        numbers = range(sequence.n_frames)
+        return Source(
+            name,
+            lambda: read_ahead(sequence.read_frames(i, i + 1)[0] for i in numbers),
+            sequence.n_frames,
+            sequence.fps,
+            camera=None if sequence.K is None else _fixed(sequence.K),
+        )
+    if path.is_file() and path.suffix.lower() in FRAME_SUFFIXES:
+        return Source(name, lambda: iter((read_colour(path),)), 1)
+    if files := _images(path):
+        return Source(name, lambda: read_ahead(map(read_colour, files)), len(files))
+    raise InputError(
+        f"{path} is no image ({', '.join(FRAME_SUFFIXES)}), no video ({', '.join(VIDEO_SUFFIXES)}) and no folder of "
+        "either: convert it, or check the path"
+    )
+
+
+def _fixed(K: Float64[np.ndarray, "3 3"]) -> Camera:
+    return lambda height, width: K
+
+
+def _name_of_url(url: str) -> str:
+    # Not the whole: a camera's address often has its password in it.
+    parts = urlsplit(url)
+    return re.sub(r"\W+", "_", f"{parts.hostname or ''}{parts.path}").strip("_")
+
+
+def _images(folder: Path) -> list[Path]:
+    """Images directly in `folder` in the order a person counts."""
+    files = [file for file in visible(folder) if file.suffix.lower() in FRAME_SUFFIXES and file.is_file()]
+    return sorted(files, key=_counted)
+
+
+def _counted(path: Path) -> list[tuple[bool, str]]:
+    """Sorts frame_2 before frame_10."""
+    return [(part.isdigit(), part.zfill(20)) for part in re.split(r"(\d+)", str(path))]
+
+
+def _camera_frames(index: int) -> Iterator[Image]:
+    camera = cv2.VideoCapture(index)
+    try:
+        if not camera.isOpened():
+            raise InputError(f"camera {index} cannot be opened; is it there, and free? try another index")
+        while True:
+            is_there, image = camera.read()
+            if not is_there:
+                return
+            yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    finally:
+        camera.release()

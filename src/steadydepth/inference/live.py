@@ -1,0 +1,86 @@
+"""Live frames: the newest one always wins, and what came while the model worked is left out, and counted."""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from steadydepth.data.cuts import Shots
+from steadydepth.inference.frame_sources import open_source
+from steadydepth.inference.predictor import Predictor, Result
+
+
+@dataclass(frozen=True)
+class LiveResult:
+    """What the model said of the newest frame."""
+
+    result: Result
+    number: int  # of the frame in its source, from 0
+    n_skipped: int  # frames that came and went since the result before
+    latency_s: float  # from the frame's arrival to its depth
+    is_cut: bool  # whether another shot begins: the model's state did as well
+
+
+class _Newest:
+    """The newest frame of a source that a thread of its own reads; nothing older is kept."""
+
+    def __init__(self, frames: Iterable[np.ndarray]) -> None:
+        self._changed = threading.Condition()
+        self._kept: tuple[int, np.ndarray, float] | None = None
+        self._error: BaseException | None = None
+        self._is_over = False
+        threading.Thread(target=self._read, args=(frames,), daemon=True).start()
+
+    def take(self) -> tuple[int, np.ndarray, float] | None:
+        """Number, frame and time of arrival of the newest not yet taken; waits for one; None when there are no more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._kept is not None or self._is_over)
+            kept, self._kept = self._kept, None
+            if kept is None and self._error is not None:
+                raise self._error
+            return kept
+
+    def stop(self) -> None:
+        """Read no further."""
+        self._is_over = True
+
+    def _read(self, frames: Iterable[np.ndarray]) -> None:
+        try:
+            for number, frame in enumerate(frames):
+                with self._changed:
+                    if self._is_over:
+                        return
+                    self._kept = (number, frame, time.perf_counter())
+                    self._changed.notify()
+        # Whatever it is, it is raised where the frames are asked for.
+        except BaseException as error:
+            self._error = error
+        finally:
+            with self._changed:
+                self._is_over = True
+                self._changed.notify()
+
+
+def stream_newest(
+    predictor: Predictor, source: Path | str | int | Iterable[np.ndarray], *, seconds: float | None = None
+) -> Iterator[LiveResult]:
+    """Depth of the newest frame of a camera, URL, path or iterator, as often as the model can; for `seconds`.
+
+    The state of the model goes from each frame that was taken to the next one taken, and begins anew at a cut.
+    """
+    newest, state, before, begun = _Newest(open_source(source).frames()), None, -1, time.perf_counter()
+    shots = Shots()
+    try:
+        while (taken := newest.take()) is not None:
+            number, image, arrived = taken
+            is_cut = shots.begins_with(image)
+            result, state = predictor.predict_next(image, None if is_cut else state)
+            yield LiveResult(result, number, number - before - 1, time.perf_counter() - arrived, is_cut)
+            before = number
+            if seconds is not None and time.perf_counter() - begun >= seconds:
+                return
+    finally:
+        newest.stop()

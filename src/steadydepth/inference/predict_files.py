@@ -1,0 +1,200 @@
+"""Anything with frames in; files of depth out, each whole or not at all, in constant memory."""
+
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from steadydepth.files.atomic_writes import check_name
+from steadydepth.files.video_read import probe_video
+from steadydepth.inference.depth_cache import Progress, spool
+from steadydepth.inference.exported import ExportedNet
+from steadydepth.inference.filters import check_filter
+from steadydepth.inference.frame_sources import Input, Source, expand_input, open_source
+from steadydepth.inference.point_clouds import Lens
+from steadydepth.inference.predictor import Predictor, Result
+from steadydepth.inference.runtime import is_exported
+from steadydepth.inference.writers import NEED_CAMERA, WRITERS, check_format, folder_content, outputs
+from steadydepth.types import InputError
+
+__all__ = ["Predictor", "Result", "SomeFailedError", "load", "predict_files"]
+
+
+class SomeFailedError(InputError):
+    """Some inputs could not be predicted, each named in the message; `written` has the files of the others."""
+
+    def __init__(self, message: str, written: list[Path]) -> None:
+        super().__init__(message)
+        self.written = written
+
+
+def load(name: str | Path, *, device: torch.device | str | None = None, max_side: int | None = None) -> Predictor:
+    """The model `name`, ready to predict: a folder, a hub name, `package.module:factory` or an exported file.
+
+    A network is on an accelerator when there is one and no device is named; a file runs on the CPU, at its own size.
+    """
+    if is_exported(name):
+        return Predictor(ExportedNet(name), device="cpu", max_side=max_side)
+    from steadydepth.models.load import load_model
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return Predictor(load_model(name), device=device or found or "cpu", max_side=max_side)
+
+
+def predict_files(
+    predictor: Predictor,
+    inputs: Sequence[Path | str],
+    out: Path,
+    *,
+    format: str = "npz",
+    max_side: int | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    shard: tuple[int, int] | None = None,
+    filter: str | None = None,
+    seconds: float | None = None,
+    lens: Lens | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Depth and a coloured preview of all that `frame_sources.expand_input` finds in `inputs`; returns what it wrote.
+
+    A folder is one video, in the order of its names. A camera or URL ends after `seconds`, or with Ctrl-C. `npz`,
+    `png16` and `exr` are prediction folders for evaluate; `mkv` is 16-bit FFV1 with a json that says how to read its
+    codes; `mp4` shows frame and depth side by side, with the sound and the times of the video; `ply` is a point cloud a
+    frame, `rerun` a recording of all of them, seen through `lens` or else the camera of a sequence folder.
+    `filter` is a key of `filters.FILTERS`. `shard` (i, n), i from 1, takes the inputs i, i + n, ... of all. InputError
+    before anything is done when an output exists, unless `overwrite`, or two inputs share one name; and at the end,
+    naming each, when inputs could not be read: SomeFailedError if others are written. `resume` leaves out inputs whose
+    outputs are all there, and goes on with the others.
+    """
+    check_format(format, predictor.claims)
+    if filter is not None:
+        check_filter(filter)
+    if max_side is not None:
+        predictor = Predictor(predictor.model, device=predictor.device, max_side=max_side)
+    sources, failed = _open_all(inputs, shard or (1, 1), lens)
+    _check_cameras(sources, format)
+    missing = {given: source for given, source in sources.items() if not (resume and _is_done(source, out, format))}
+    _refuse_outputs(missing, out, format, overwrite=overwrite or resume)
+    written: list[Path] = []
+    with _telling(progress) as tell:
+        for given, source in missing.items():
+            try:
+                with _staging(out, source.name) as staging:
+                    spooled = spool(predictor, source, staging, filter=filter, seconds=seconds, tell=tell)
+                    WRITERS[format](staging / "ready", spooled)
+                    written += _publish(staging, out, outputs(source, format))
+            except InputError as error:
+                failed[given] = str(error)
+            except Exception as error:
+                error.add_note(f"while predicting {given}")
+                raise
+    if failed:
+        raise _failure(failed, len(sources.keys() - failed.keys()), written)
+    return written
+
+
+def _open_all(
+    inputs: Sequence[Path | str], shard: tuple[int, int], lens: Lens | None
+) -> tuple[dict[Input, Source], dict[Input, str]]:
+    index, n_shards = shard
+    if not 1 <= index <= n_shards:
+        raise InputError(f"shard {index}/{n_shards}: the first of four is 1/4, the last 4/4")
+    failed: dict[Input, str] = {}
+    expanded: list[Input] = []
+    for given in inputs:
+        try:
+            expanded += expand_input(given)
+        except InputError as error:
+            failed[given] = str(error)
+    sources: dict[Input, Source] = {}
+    for each in expanded[index - 1 :: n_shards]:
+        try:
+            sources[each] = _open(each, lens)
+        except InputError as error:
+            failed[each] = str(error)
+    first: dict[str, Input] = {}
+    for each, source in sources.items():
+        if (other := first.setdefault(source.name, each)) != each:
+            raise InputError(f"{other} and {each} would both be written as {source.name}: rename one, or run twice")
+    return sources, failed
+
+
+def _open(given: Input, lens: Lens | None) -> Source:
+    source = open_source(given)
+    if isinstance(given, str):
+        # What has come from a URL does not come again: its rate is asked for before.
+        source = replace(source, fps=probe_video(given).fps)
+    return source if lens is None else replace(source, camera=lens.K)
+
+
+def _check_cameras(sources: dict[Input, Source], format: str) -> None:
+    without = [str(given) for given, source in sources.items() if source.camera is None]
+    if format in NEED_CAMERA and without:
+        raise InputError(
+            f"{', '.join(without)}: nothing says what camera it was; {format} needs a focal length or a field of view "
+            "(--focal, --fov), or the K of a sequence folder's meta.json"
+        )
+
+
+def _is_done(source: Source, out: Path, format: str) -> bool:
+    return all((out / name).exists() for name in outputs(source, format))
+
+
+def _refuse_outputs(sources: dict[Input, Source], out: Path, format: str, *, overwrite: bool) -> None:
+    inputs = {given.resolve() for given in sources if isinstance(given, Path)}
+    for source in sources.values():
+        check_name(source.name, out)
+        for path in (out / name for name in outputs(source, format)):
+            if path.resolve() in inputs:
+                raise InputError(f"{path} is an input and would be overwritten: choose another folder for the output")
+            if path.exists() and not overwrite:
+                raise InputError(f"{path} exists: choose another folder, or say overwrite=True (--overwrite)")
+            # Overwriting a folder deletes it: only one that holds nothing but a prediction.
+            if path.is_dir() and {each.name for each in path.iterdir()} != folder_content(format):
+                raise InputError(f"{path} is a folder with more than a prediction in it: choose another folder")
+
+
+@contextmanager
+def _staging(out: Path, name: str) -> Iterator[Path]:
+    """A hidden folder beside the outputs, so that they are renamed and not copied; it is removed at the end."""
+    staging = out / f".{name}.{uuid.uuid4().hex[:8]}.part"
+    for folder in ("ready", "old"):
+        (staging / folder).mkdir(parents=True)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _publish(staging: Path, out: Path, names: list[str]) -> list[Path]:
+    for name in names:
+        if (out / name).exists():
+            (out / name).rename(staging / "old" / name)
+        (staging / "ready" / name).rename(out / name)
+    return [out / name for name in names]
+
+
+def _failure(failed: dict[Input, str], n_fine: int, written: list[Path]) -> InputError:
+    listed = "\n".join(f"{given}: {why}" if str(given) not in why else why for given, why in failed.items())
+    message = f"{len(failed)} input(s) failed, {n_fine} written:\n{listed}"
+    return SomeFailedError(message, written) if n_fine else InputError(message)
+
+
+@contextmanager
+def _telling(progress: Progress | None) -> Iterator[Progress]:
+    """`progress` itself, or a bar on the terminal, or nothing when there is no terminal."""
+    if progress is not None or not sys.stderr.isatty():
+        yield progress or (lambda what, done, total: None)
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None)

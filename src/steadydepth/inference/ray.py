@@ -1,0 +1,68 @@
+"""Depth of collections of millions of files, on the workers of a Ray cluster."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steadydepth.data.sequence_listing import name_of
+from steadydepth.errors import InputError
+from steadydepth.inference.predict_files import load, predict_files
+from steadydepth.inference.writers import check_format
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+
+def predict_on_ray(paths: "Dataset", model: str | Path, out: Path, *, workers: int = 1, **settings: Any) -> "Dataset":
+    """Map `paths`, a column `path` with an image, video or folder of images in each row, through predict_files.
+
+    Each of the `workers` is an actor that loads `model` once. Of `settings`, `num_cpus`, `num_gpus` and `memory` are
+    what Ray keeps free for each; the others go to predict_files. The rows that come back have `path`, `written` (the
+    files; none where all were there before) and `error` (why a row could not be read, else empty). Nothing is computed
+    before they are asked for, and what was cut goes on when called again. Inputs and `out` are on a disk that all
+    workers see. InputError when Ray is missing, the model or the format is none, or two rows have the same name.
+    """
+    try:
+        from ray.data import ActorPoolStrategy
+    except ImportError as error:
+        raise InputError("predict_on_ray needs Ray: pip install 'steadydepth[ray]'") from error
+
+    # A mistake is told here, and not by every worker.
+    check_format(settings.get("format", "npz"), load(model, device="cpu").claims)
+    _check_names(paths)
+    reserved = {name: settings.pop(name) for name in ("num_cpus", "num_gpus", "memory") if name in settings}
+    return paths.map(
+        _Worker,
+        compute=ActorPoolStrategy(size=workers),
+        fn_constructor_args=(model, out, Path.cwd(), settings),
+        **reserved,
+    )
+
+
+class _Worker:
+    """The model of one actor. Relative paths are those of whoever started Ray, in `directory`."""
+
+    def __init__(self, model: str | Path, out: Path, directory: Path, settings: dict[str, Any]) -> None:
+        os.chdir(directory)
+        self.predictor, self.out, self.settings = load(model), out, settings
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            written = predict_files(self.predictor, [row["path"]], self.out, resume=True, **self.settings)
+        except InputError as error:
+            return {"path": row["path"], "written": [], "error": str(error)}
+        return {"path": row["path"], "written": [str(path) for path in written], "error": ""}
+
+
+def _check_names(paths: "Dataset") -> None:
+    visible: set[str] = set()
+    for row in paths.map(_with_name).iter_rows():
+        if row["name"] in visible:
+            raise InputError(
+                f"{row['path']}: another row would be written as {row['name']} too: rename one, or call twice"
+            )
+        visible.add(row["name"])
+
+
+def _with_name(row: dict[str, Any]) -> dict[str, Any]:
+    return {"path": row["path"], "name": name_of(Path(row["path"]))}

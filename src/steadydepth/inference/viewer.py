@@ -1,0 +1,50 @@
+"""Live frames and their depth in a window, as they come."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from steadydepth.inference.live import LiveResult
+from steadydepth.ops.colours import colour_depth, follow_range
+from steadydepth.types import InputError
+
+_STOP_KEYS = (27, ord("q"))  # Escape
+
+
+def show_live(results: Iterable[LiveResult], title: str) -> Iterator[LiveResult]:
+    """The results as they are, each shown with its depth in colours on its right, until q or Escape is pressed.
+
+    The colours follow the range of the depth slowly, and begin anew at a cut.
+
+    InputError where no window can be opened. The process must have imported cv2 before av, or the window hangs.
+    """
+    # Without a screen Qt, which OpenCV opens its windows with, would end the process.
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise InputError("no window can be shown: there is no screen (DISPLAY is not set): leave --show out")
+    shown = None
+    for live in results:
+        predicted = live.result
+        shown = follow_range(None if live.is_cut else shown, predicted.depth, claims=predicted.claims)
+        image = np.hstack(
+            (predicted.image, colour_depth(predicted.depth, *shown, predicted.valid, claims=predicted.claims))
+        )
+        if _show(title, image) in _STOP_KEYS:
+            break
+        yield live
+    cv2.destroyAllWindows()
+
+
+def _show(title: str, image: UInt8[np.ndarray, "h w 3"]) -> int:
+    """The key that was pressed, -1 for none."""
+    try:
+        cv2.imshow(title, image[..., ::-1])
+        return cv2.waitKey(1)
+    except cv2.error as error:
+        raise InputError(
+            "no window can be shown: OpenCV was built without windows (opencv-python-headless): "
+            "pip install opencv-python in its place, or leave --show out"
+        ) from error

@@ -1,0 +1,130 @@
+"""What predict writes of one source, by format: the depth, and a preview in colours."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from steadydepth.files.exr import load_openexr
+from steadydepth.files.images import write_png
+from steadydepth.files.predictions import (
+    encode_range,
+    image_scale,
+    write_prediction_exr,
+    write_prediction_frames,
+    write_prediction_images,
+)
+from steadydepth.files.prefetch import for_each_in_threads, read_ahead
+from steadydepth.files.video_write import write_depth_video, write_video
+from steadydepth.inference.depth_cache import Spooled
+from steadydepth.inference.frame_sources import Source
+from steadydepth.inference.point_clouds import coloured_points, load_rerun, write_ply, write_rerun
+from steadydepth.types import Claims, InputError
+
+_PREVIEW_SIDE = 640
+
+
+def outputs(source: Source, format: str) -> list[str]:
+    """Names of what is written for `source`, the depth first."""
+    preview = f"{source.name}_preview.{'png' if source.n_frames == 1 else 'mp4'}"
+    depth = {"npz": ".npz", "mp4": ".mp4", "mkv": ".mkv", "rerun": ".rrd"}.get(format, "")
+    beside = {"mp4": [], "rerun": [], "mkv": [f"{source.name}.json", preview]}.get(format, [preview])
+    return [f"{source.name}{depth}", *beside]
+
+
+def folder_content(format: str) -> set[str]:
+    """What is in the folder of a format that writes one."""
+    return {"points"} if format == "ply" else {"depth", "meta.json"}
+
+
+def check_format(format: str, claims: Claims) -> None:
+    """InputError when it is unknown, its package missing, or not for what the model claims."""
+    if format not in WRITERS:
+        raise InputError(f"format {format!r} is unknown; there are {', '.join(WRITERS)}")
+    if format in NEED_CAMERA and claims not in ("metric", "scale"):
+        raise InputError(f"{format} needs depth, in metres or up to one factor; this model claims {claims}: choose npz")
+    if format == "exr":
+        load_openexr()
+    if format == "rerun":
+        load_rerun()
+
+
+def _write_npz(folder: Path, spooled: Spooled) -> None:
+    write_prediction_frames(folder, spooled.source.name, spooled.depth)
+    _write_preview(folder, spooled)
+
+
+def _write_png16(folder: Path, spooled: Spooled) -> None:
+    name, claims = spooled.source.name, spooled.claims
+    scale = image_scale(spooled.ends()[1], claims)
+    write_prediction_images(folder, name, spooled.depth.read(), claims, depth_scale_m=scale, fps=spooled.fps)
+    _write_preview(folder, spooled)
+
+
+def _write_exr(folder: Path, spooled: Spooled) -> None:
+    write_prediction_exr(folder, spooled.source.name, spooled.depth.read(), spooled.claims, fps=spooled.fps)
+    _write_preview(folder, spooled)
+
+
+def _write_mp4(folder: Path, spooled: Spooled) -> None:
+    source = spooled.source
+    write_video(folder / f"{source.name}.mp4", read_ahead(spooled.images(None)), spooled.fps, like=source.video)
+
+
+def _write_mkv(folder: Path, spooled: Spooled) -> None:
+    low, high = spooled.ends()
+    high = high if high > low else low + 1e-3 * abs(low) + 1e-6
+    is_log = spooled.claims in ("metric", "scale")
+    codes = (encode_range(depth, low, high, is_log=is_log) for depth in spooled.depth.read())
+    write_depth_video(folder / f"{spooled.source.name}.mkv", read_ahead(codes), spooled.fps)
+    share = "((code - 1) / 65534)"
+    says = {
+        "claims": spooled.claims,
+        "low": low,
+        "high": high,
+        "value": f"low * (high / low) ** {share}" if is_log else f"low + (high - low) * {share}",
+        "no_value": 0,
+        "is_log": is_log,
+        "fps": spooled.fps,
+        "n_frames": spooled.depth.n_frames,
+    }
+    (folder / f"{spooled.source.name}.json").write_text(json.dumps(says, indent=1) + "\n", encoding="utf-8")
+    _write_preview(folder, spooled)
+
+
+def _write_preview(folder: Path, spooled: Spooled) -> None:
+    name, images = outputs(spooled.source, "npz")[-1], spooled.images(_PREVIEW_SIDE)
+    if name.endswith(".png"):
+        write_png(folder / name, next(images))
+    else:
+        write_video(folder / name, read_ahead(images), spooled.fps)
+
+
+def _write_ply(folder: Path, spooled: Spooled) -> None:
+    points = folder / spooled.source.name / "points"
+    points.mkdir(parents=True)
+
+    def write(numbered: tuple[int, tuple[np.ndarray, np.ndarray]]) -> None:
+        number, (image, depth) = numbered
+        write_ply(points / f"{number:04d}.ply", *coloured_points(depth, image, spooled.K))
+
+    for_each_in_threads(write, enumerate(spooled.frames()))
+    _write_preview(folder, spooled)
+
+
+def _write_rerun(folder: Path, spooled: Spooled) -> None:
+    name = spooled.source.name
+    write_rerun(folder / f"{name}.rrd", read_ahead(spooled.frames()), spooled.K, name=name, fps=spooled.fps)
+
+
+WRITERS: dict[str, Callable[[Path, Spooled], None]] = {
+    "npz": _write_npz,
+    "png16": _write_png16,
+    "mp4": _write_mp4,
+    "mkv": _write_mkv,
+    "exr": _write_exr,
+    "ply": _write_ply,
+    "rerun": _write_rerun,
+}
+NEED_CAMERA = ("ply", "rerun")

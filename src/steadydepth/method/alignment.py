@@ -1,0 +1,66 @@
+"""What a model may be wrong by, by its own claims, taken out once for a clip: never for a frame."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from steadydepth.ops import alignment
+from steadydepth.types import Claims, Depth, Valid
+
+LEAST_DEPTH_M = 1e-3  # an offset may push an aligned depth below zero; a logarithm comes next
+
+FAR = 0.1  # inverse depth that stands for the unknown offset, as a share of its mean over a clip
+
+ClipDepth = Float[Tensor, "t h w"]
+
+
+def align_clips(depth: Depth, truth: Depth, valid: Valid, claims: Claims, *, single: bool = False) -> Depth:
+    """Depth in metres, from what a model `claims` to say, each clip brought to its label as a whole.
+
+    `metric` is left alone. `scale` takes one factor (median of the label over median of the prediction), `affine` a
+    factor and an offset (least squares), `disparity`, inverse depth, the same before it is inverted: what evaluation
+    does by default. The gradient goes through the fit. A clip without a valid pixel is brought nowhere. `single` frames
+    have nothing to do with each other: each is brought to its own label.
+    """
+    if claims == "metric":
+        return depth
+    if single:
+        images, labels, kept = (one.flatten(0, 1)[:, None] for one in (depth, truth, valid))
+        return align_clips(images, labels, kept, claims).unflatten(0, depth.shape[:2]).flatten(1, 2)
+    aligned = [_ALIGN[claims](one, label, kept) for one, label, kept in zip(depth, truth, valid, strict=True)]
+    return torch.stack(aligned).clamp(min=LEAST_DEPTH_M).to(depth.dtype)
+
+
+def as_depth(predicted: Depth, like: Depth, claims: Claims) -> Depth:
+    """What a model says of clips without a label, such that relative changes of it can be compared.
+
+    Inverse depth x has zeros, and its relative changes there mean nothing: 1 / (x / m + 0.1), with m the mean of `like`
+    over each clip, is a depth up to a factor for one choice of the offset. All else is left alone.
+    """
+    if claims != "disparity":
+        return predicted
+    unit = like.detach().mean(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(like.dtype).tiny)
+    return 1 / (predicted.clamp(min=0) / unit + FAR)
+
+
+def _by_scale(depth: ClipDepth, truth: ClipDepth, valid: Bool[Tensor, "t h w"]) -> Float[Tensor, "t h w"]:
+    return alignment.apply(depth, alignment.fit_median_scale(depth, truth, valid)) if valid.any() else depth.double()
+
+
+def _by_scale_and_shift(depth: ClipDepth, truth: ClipDepth, valid: Bool[Tensor, "t h w"]) -> Float[Tensor, "t h w"]:
+    return alignment.apply(depth, alignment.fit_scale_shift(depth, truth, valid)) if valid.any() else depth.double()
+
+
+def _by_disparity(disparity: ClipDepth, truth: ClipDepth, valid: Bool[Tensor, "t h w"]) -> Float[Tensor, "t h w"]:
+    if not valid.any():
+        return 1 / disparity.double().clamp(min=alignment.LEAST_DISPARITY)
+    return alignment.apply_disparity(disparity, alignment.fit_disparity(disparity, truth, valid))
+
+
+_ALIGN: dict[str, Callable[[ClipDepth, ClipDepth, Bool[Tensor, "t h w"]], Float[Tensor, "t h w"]]] = {
+    "scale": _by_scale,
+    "affine": _by_scale_and_shift,
+    "disparity": _by_disparity,
+}

@@ -1,0 +1,96 @@
+"""Optical flow of a pair of frames or of a whole clip, there and back: from labels, or from the frames alone."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from steadydepth.ops.optical_flow import consistent, dis_flow, invert_flow
+
+# OpenCV's DIS refuses smaller images.
+LEAST_SIDE_PX = 12
+
+
+@dataclass(frozen=True)
+class PairFlow:
+    """Flow between two frames in pixels (x, y); `visible` is True where the other frame shows the same point."""
+
+    forward: Float32[np.ndarray, "h w 2"]  # on the first, into the second
+    backward: Float32[np.ndarray, "h w 2"]  # on the second, into the first
+    forward_visible: Bool[np.ndarray, "h w"]
+    backward_visible: Bool[np.ndarray, "h w"]
+
+
+@dataclass(frozen=True)
+class TwoWayFlow:
+    """Flow between neighbouring frames in pixels (x, y); visible where the other frame shows the same point."""
+
+    forward: Float32[np.ndarray, "p h w 2"]  # on frame i, into i + 1
+    backward: Float32[np.ndarray, "p h w 2"]  # on frame i + 1, into i
+    forward_visible: Bool[np.ndarray, "p h w"]
+    backward_visible: Bool[np.ndarray, "p h w"]
+
+    def pair(self, number: int) -> PairFlow:
+        """The flow between frame `number` and the next."""
+        return PairFlow(
+            self.forward[number], self.backward[number], self.forward_visible[number], self.backward_visible[number]
+        )
+
+
+def pair_from_frames(before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]) -> PairFlow:
+    """DIS flow both ways between two frames; seen where the two agree (`ops.optical_flow.consistent`).
+
+    Images smaller than 12 x 12 px have no DIS flow: nothing is seen.
+    """
+    height, width = before.shape[:2]
+    if min(height, width) < LEAST_SIDE_PX:
+        still, nothing = np.zeros((height, width, 2), np.float32), np.zeros((height, width), bool)
+        return PairFlow(still, still, nothing, nothing)
+    there, back = dis_flow(before, after), dis_flow(after, before)
+    return PairFlow(there, back, consistent(there, back), consistent(back, there))
+
+
+def pair_from_labels(
+    flow: Float32[np.ndarray, "h w 2"],
+    flow_valid: Bool[np.ndarray, "h w"],
+    depth: Float32[np.ndarray, "h w"],
+    valid: Bool[np.ndarray, "h w"],
+) -> PairFlow:
+    """Label flow and its inverse; seen where both exist and agree, so an occluded pixel is not.
+
+    Where several pixels land on one, the nearest in label depth wins; a pixel without label depth never hides another.
+    """
+    back, shown = invert_flow(flow, flow_valid, np.where(valid, depth, np.float32(np.inf)))
+    return PairFlow(flow, back, consistent(flow, back) & flow_valid, consistent(back, flow) & shown)
+
+
+def two_way_from_frames(frames: UInt8[np.ndarray, "t h w 3"]) -> TwoWayFlow:
+    """`pair_from_frames` of each frame and the next."""
+    pairs = [pair_from_frames(*pair) for pair in pairwise(frames)]
+    return stack_pairs(pairs, *frames.shape[1:3])
+
+
+def two_way_from_labels(
+    flow: Float32[np.ndarray, "p h w 2"],
+    flow_valid: Bool[np.ndarray, "p h w"],
+    depth: Float32[np.ndarray, "t h w"],
+    valid: Bool[np.ndarray, "t h w"],
+) -> TwoWayFlow:
+    """`pair_from_labels` of each frame and the next."""
+    each = zip(flow, flow_valid, depth[: len(flow)], valid[: len(flow)], strict=True)
+    return stack_pairs([pair_from_labels(*labels) for labels in each], *flow.shape[1:3])
+
+
+def stack_pairs(pairs: list[PairFlow], height: int, width: int) -> TwoWayFlow:
+    """The pairs of a clip as one, of height x width even when there is none."""
+
+    def stack(name: str, kind: type, *channels: int) -> np.ndarray:
+        return np.array([getattr(pair, name) for pair in pairs], kind).reshape(-1, height, width, *channels)
+
+    return TwoWayFlow(
+        forward=stack("forward", np.float32, 2),
+        backward=stack("backward", np.float32, 2),
+        forward_visible=stack("forward_visible", bool),
+        backward_visible=stack("backward_visible", bool),
+    )

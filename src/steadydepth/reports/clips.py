@@ -1,0 +1,160 @@
+"""Images and video of a clip, of several models or predictions beside each other, each as it was scored."""
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64, UInt8
+from PIL import Image
+from torch import nn
+
+from steadydepth.data.sequence_folder import Sequence, open_sequence
+from steadydepth.data.sequence_listing import find_sequences
+from steadydepth.evaluation.evaluate import predict_sequence
+from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.stored_depth import open_predictions
+from steadydepth.files.video_write import write_video
+from steadydepth.metrics.protocols import choose_protocol, valid_labels
+from steadydepth.ops import alignment
+from steadydepth.reports.page import (
+    ClipView,
+    ErrorView,
+    Images,
+    colour_alike,
+    shown_frames,
+    side_by_side,
+    video_url,
+    view_clip,
+    view_errors,
+)
+from steadydepth.reports.run_charts import draw_clip
+from steadydepth.types import Claims, Clip, InputError
+
+LOG = logging.getLogger(__name__)
+SHOWN_SIDE = 256  # pixels: the frames of videos are enlarged to about this, or they could not be watched
+LONGEST = 150  # frames of a clip that the page shows
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A model, or a folder of predictions, and the report of its evaluation."""
+
+    source: nn.Module | Path
+    report: Mapping[str, Any]
+
+
+def choose_clips(data: Path) -> list[Sequence]:
+    """The first clip of a fixed camera and the first of a moving one; else the first two."""
+    sequences = [open_sequence(path) for path in find_sequences(data)]
+    first: dict[bool | None, Sequence] = {}
+    for sequence in sequences:
+        first.setdefault(sequence.fixed_camera, sequence)
+    return list(first.values())[:2] if len(first) > 1 else sequences[:2]
+
+
+def view_sequence(sequence: Sequence, shown: Mapping[str, Shown], moving_image: Path) -> ClipView | None:
+    """What the page shows of `sequence`; of a labelled one input and depths also go to `moving_image`, if not there.
+
+    Depth is shown as it was scored: with the clip's one alignment from the report, where there is one. A source that
+    has no depth for each of the frames is left out; None when all are.
+    """
+    clip = sequence.read(0, min(sequence.n_frames, LONGEST))
+    depths = {}
+    for name, one in shown.items():
+        try:
+            depths[name] = scored_depth(one, sequence, clip)
+        except InputError as error:
+            LOG.warning("no images of %s on %s: %s", name, sequence.name, error)
+    if not depths:
+        return None
+    label = {} if clip.depth is None else {"label": clip.depth}
+    coloured = colour_alike(label | {name: depth.astype(np.float32) for name, depth in depths.items()})
+    videos = {"input": clip.frames} | coloured
+    larger = {name: _enlarge(images) for name, images in videos.items()}
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "clip.mp4"
+        write_video(path, side_by_side(list(larger.values())), clip.fps)
+        url = video_url(path)
+    if clip.depth is not None and not moving_image.exists():
+        kept = [video for name, video in larger.items() if name != "label"]
+        _write_moving_image(moving_image, side_by_side(kept), clip.fps)
+    charts = draw_clip(clip.name, {name: one.report for name, one in shown.items()})
+    return view_clip(sequence.name, videos, url, errors=_view_errors(depths, shown, clip), charts=charts)
+
+
+def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.ndarray, "t h w"]:
+    """Depth of the frames of `clip`, at their size, aligned and cleaned as the report says this clip was.
+
+    A clip that was not aligned, for want of a label, has depth of unknown scale, inverted where the model claims
+    disparity. InputError when there is no prediction for each frame of the sequence.
+    """
+    (raw, claims), header = _raw_depth(shown.source, sequence, len(clip.frames)), shown.report["header"]
+    values = torch.from_numpy(_resized(raw, clip.frames.shape[1:3])).double()
+    depth = 1 / values.clamp(min=alignment.LEAST_DISPARITY) if claims == "disparity" else values
+    scale = shown.report["clips"].get(clip.name, {}).get("scale")
+    if scale is None:
+        return depth.numpy()
+    shift = shown.report["clips"][clip.name].get("shift") or 0.0
+    fitted = alignment.Alignment(torch.tensor(scale, dtype=torch.float64), torch.tensor(shift, dtype=torch.float64))
+    if header["align"] == "disparity":
+        depth = alignment.apply_disparity(
+            values if claims == "disparity" else 1 / depth.clamp(alignment.LEAST_DISPARITY), fitted
+        )
+    elif header["align"] != "none":
+        depth = alignment.apply(depth, fitted)
+    return np.clip(np.nan_to_num(depth.numpy(), nan=header["dmin"]), header["dmin"], header["dmax"])
+
+
+def _raw_depth(
+    source: nn.Module | Path, sequence: Sequence, n_frames: int
+) -> tuple[Float32[np.ndarray, "t i j"], Claims]:
+    """What was predicted for the first frames, and what it claims to be."""
+    if not isinstance(source, Path):
+        return predict_sequence(source, sequence, stop=n_frames), getattr(source, "claims", "metric")
+    stored = open_predictions(source, sequence.name)
+    if stored.n_frames != sequence.n_frames:
+        raise InputError(f"{source}: {stored.n_frames} predicted frames for {sequence.n_frames}: predict every frame")
+    return np.stack(list(islice(stored.read(), n_frames))), stored.claims
+
+
+def _resized(depth: Float32[np.ndarray, "t i j"], size: tuple[int, int]) -> Float32[np.ndarray, "t h w"]:
+    if depth.shape[1:] == size:
+        return depth
+    return np.stack([cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR) for image in depth])
+
+
+def _view_errors(
+    depths: Mapping[str, Float64[np.ndarray, "t h w"]], shown: Mapping[str, Shown], clip: Clip
+) -> ErrorView | None:
+    """|ln d - ln g| of the frames that are shown, of each depth that was scored on this clip."""
+    scored = {name: shown[name] for name in depths if clip.name in shown[name].report["clips"]}
+    if clip.depth is None or not scored:
+        return None
+    measured = clip.depth > 0 if clip.valid is None else clip.valid
+    header = next(iter(scored.values())).report["header"]
+    protocol = choose_protocol(header["protocol"], max_depth=header["max_depth"])
+    middle = shown_frames(len(clip.frames))
+    truth, valid = clip.depth[middle], valid_labels(clip.depth, measured, protocol)[middle]
+    log_truth = np.log(np.where(valid, truth, 1))
+    errors = {name: np.abs(np.log(depths[name][middle]) - log_truth) for name in scored}
+    return view_errors(errors, valid)
+
+
+def _enlarge(images: Images) -> UInt8[np.ndarray, "t high wide 3"]:
+    h, w = images.shape[1:3]
+    factor = max(1, round(SHOWN_SIDE / max(h, w)))
+    size = (w * factor, h * factor)
+    return np.stack([cv2.resize(image, size, interpolation=cv2.INTER_NEAREST) for image in images])
+
+
+def _write_moving_image(path: Path, images: Images, fps: float) -> None:
+    frames = [Image.fromarray(image) for image in images]
+    with new_file(path) as part:
+        frames[0].save(part, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0, quality=70)

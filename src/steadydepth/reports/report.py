@@ -1,0 +1,156 @@
+"""What a person wants to see of runs, finished or under way, collected into one page."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from steadydepth.errors import InputError
+from steadydepth.evaluation.bootstrap import read_report
+from steadydepth.evaluation.summary import table_rows
+from steadydepth.files.atomic_writes import new_file
+from steadydepth.models.load import load_model
+from steadydepth.reports.clips import Shown, choose_clips, view_sequence
+from steadydepth.reports.page import Section, Table, draw_curves, render_page
+from steadydepth.reports.run_charts import draw_planes
+from steadydepth.training.log import LOG, whole_lines
+
+Reports = dict[str, dict[str, Any]]
+
+MOVING_IMAGE = "flicker.webp"
+PARTS = {"All clips": "mean", "Fixed camera": "mean_fixed", "Moving camera": "mean_moving"}
+
+
+def _find(folders: list[Path], file: str) -> dict[str, Path]:
+    """The file in each folder, or in the folders directly inside it, oldest first, by the name of its folder.
+
+    Folders of one name in different places are told apart by the folder above them.
+    """
+    found = {path for folder in folders for path in (*folder.glob(file), *folder.glob(f"*/{file}"))}
+    paths = sorted(found, key=lambda path: (path.stat().st_mtime, path))
+    count = Counter(path.parent.name for path in paths)
+    return {
+        path.parent.name if count[path.parent.name] == 1 else f"{path.parent.parent.name}/{path.parent.name}": path
+        for path in paths
+    }
+
+
+def write_report(runs: list[Path], out: Path | None = None) -> Path:
+    """One page of the runs and evaluations in `runs`, at `out` or as report.html in the first; returns its path.
+
+    A folder is taken with the folders directly inside it; of a run under way there are the curves so far. Evaluations
+    on the same data stand in one section; what `verify --out verify.json` found stands in the last. Beside the page,
+    flicker.webp shows the first labelled clip.
+    """
+    missing = [str(folder) for folder in runs if not folder.is_dir()]
+    if missing:
+        raise InputError(
+            f"{', '.join(missing)}: no such folder; give run folders, or a folder of them such as runs/demo"
+        )
+    reports = {name: read_report(path) for name, path in _find(runs, "metrics.json").items()}
+    logs = {name: [json.loads(line) for line in whole_lines(path)] for name, path in _find(runs, LOG).items()}
+    if not reports and not logs:
+        raise InputError(f"{runs[0]}: holds no metrics.json and no metrics.jsonl; train or evaluate into it first")
+    page = out or runs[0] / "report.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    (page.parent / MOVING_IMAGE).unlink(missing_ok=True)
+    groups: dict[str, Reports] = {}
+    for name, report in reports.items():
+        groups.setdefault(report["header"]["data"], {})[name] = report
+    proofs = [json.loads(path.read_text()) for path in _find(runs, "verify.json").values()]
+    sections = [_section(data, group, page.parent) for data, group in groups.items()]
+    html = render_page(
+        f"steadydepth: {runs[0].resolve().name}",
+        [*sections, *([_cost_section(proofs)] if proofs else [])],
+        curves=draw_curves(logs),
+        footer="Written by steadydepth report. One alignment for a clip, one colour range for a clip.",
+    )
+    with new_file(page) as part:
+        part.write_text(html, encoding="utf-8")
+    return page
+
+
+def _section(data: str, group: Reports, folder: Path) -> Section:
+    tables = [_table(title, group, part) for title, part in PARTS.items()]
+    clips = []
+    if (shown := _open_sources(group)) and Path(data).exists():
+        views = [view_sequence(sequence, shown, folder / MOVING_IMAGE) for sequence in choose_clips(Path(data))]
+        clips = [view for view in views if view is not None]
+    tables = [table for table in [*tables, _table_of_lengths(group)] if table.rows]
+    return Section(data, _facts(group), tables, clips, draw_planes(group))
+
+
+def _cost_section(proofs: list[dict[str, Any]]) -> Section:
+    """What `verify` found of models before and after training, a column for each pair."""
+
+    def say(part: dict[str, Any], counted: str) -> str:
+        return f"{'different' if part['different'] else 'same'} ({part[counted]} {counted})"
+
+    columns = {f"{proof['after']} after {proof['before']}": proof for proof in proofs}
+    told = {
+        "parameters": lambda proof: say(proof["parameters"], "tensors"),
+        "graph": lambda proof: say(proof["graph"], "operators"),
+        "latency": lambda proof: f"{proof['latency']['ratio']:.2f} x, noise {proof['latency']['noise']:.2f}",
+        "same model": lambda proof: "yes" if proof["same"] else "no",
+    }
+    rows = [
+        {"metric": name} | {column: tell(proof) for column, proof in columns.items()} for name, tell in told.items()
+    ]
+    return Section("Cost to run", "found by steadydepth verify", [Table("Before and after", list(columns), rows)], [])
+
+
+def _open_sources(group: Reports) -> dict[str, Shown]:
+    """The models and the predictions of a group that are still where they were evaluated."""
+    shown = {}
+    for name, report in group.items():
+        model, predictions = (report["header"].get(kind) for kind in ("model", "predictions"))
+        if model is not None and Path(model).is_dir():
+            shown[name] = Shown(load_model(model), report)
+        elif predictions is not None and Path(predictions).is_dir():
+            shown[name] = Shown(Path(predictions), report)
+    return shown
+
+
+def _facts(group: Reports) -> str:
+    header = next(iter(group.values()))["header"]
+    names = ("n_clips", "n_frames", "fps", "align", "dmax", "split_source", "flow_source", "n_skipped")
+    facts = [f"{name} {_short(header[name])}" for name in names if header.get(name) is not None]
+    if any(report.get("interval") for report in group.values()):
+        facts.append("in brackets: 95 % interval of the mean over clips")
+    return ", ".join(facts)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _table(title: str, group: Reports, part: str) -> Table:
+    """The table of one of PARTS, with its own intervals."""
+
+    def only(table: dict[str, Any]) -> dict[str, Any]:
+        return {"mean": table.get(part) or {}, "interval": table.get(part.replace("mean", "interval"))}
+
+    chosen = {
+        name: only(report) | {"controls": {key: only(one) for key, one in (report.get("controls") or {}).items()}}
+        for name, report in group.items()
+    }
+    return _as_table(title, table_rows(chosen))
+
+
+def _table_of_lengths(group: Reports) -> Table:
+    """The temporal metrics over windows of so many frames, a column for each report and length."""
+    lengths = {
+        f"{name}, {_frames(length)}": {"mean": table["mean"]}
+        for name, report in group.items()
+        for length, table in (report.get("lengths") or {}).items()
+    }
+    return _as_table("By length of video", [row | {"best": ""} for row in table_rows(lengths)])
+
+
+def _frames(length: str) -> str:
+    return "whole clips" if length == "all" else f"{length} frames"
+
+
+def _as_table(title: str, rows: list[dict[str, str]]) -> Table:
+    head = ("metric", "unit", "better", "best", "note")
+    return Table(title, [name for name in rows[0] if name not in head] if rows else [], rows)

@@ -1,0 +1,83 @@
+"""Charts of finished evaluations, from what their metrics.json hold."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from steadydepth.metrics.protocols import METRICS
+from steadydepth.reports.charts import Line, Point, line_chart, plane_chart
+
+Reports = Mapping[str, Mapping[str, Any]]
+
+# What a steadiness axis may be, in this order; the last one needs no label.
+_FLICKER = ("flicker", "sre", "flicker_flow")
+# Chart titles of the curves of a clip.
+_NAMES = {
+    "abs_rel": "error of each frame",
+    "flicker": "change of static depth, frame to frame",
+    "sre": "static rigid error, frame to frame",
+    "flicker_flow": "change of depth along flow, frame to frame",
+}
+
+
+def _axis(metric: str) -> str:
+    return f"{metric}, {METRICS[metric].unit}"
+
+
+def draw_planes(reports: Reports) -> list[str]:
+    """Accuracy against steadiness, a chart for each of flicker and sre that is known, else for flicker_flow.
+
+    Every report with a value is a point and so are its controls, joined with it. The constant is the same for all of
+    them up to the mean of what they predicted: that of the first report that has one is shown.
+    """
+    charts = [_plane(reports, metric) for metric in _FLICKER[:2]]
+    return [chart for chart in charts if chart] or [chart for chart in [_plane(reports, _FLICKER[2])] if chart]
+
+
+def _plane(reports: Reports, metric: str) -> str:
+    points: list[Point] = []
+    far: list[Point] = []
+    joins: list[tuple[str, str]] = []
+    for colour, (name, report) in enumerate(reports.items()):
+        if (point := _point(name, report["mean"], metric, colour)) is None:
+            continue
+        points.append(point)
+        for control, table in (report.get("controls") or {}).items():
+            if control == "constant":
+                flat = _point("constant", table["mean"], metric, colour, is_filled=False)
+                far += [flat] if flat is not None and not far else []
+            elif (
+                filtered := _point(f"{name} + {control}", table["mean"], metric, colour, is_filled=False)
+            ) is not None:
+                points.append(filtered)
+                joins.append((name, filtered.name))
+    title = f"accuracy and {metric}"
+    return plane_chart(title, points, joins=joins, far=far, x_label=_axis(metric), y_label=_axis("abs_rel"))
+
+
+def _point(
+    name: str, mean: Mapping[str, float | None], metric: str, colour: int, *, is_filled: bool = True
+) -> Point | None:
+    x, y = mean.get(metric), mean.get("abs_rel")
+    return None if x is None or y is None else Point(name, x, y, colour, is_filled)
+
+
+def draw_clip(name: str, reports: Reports) -> list[str]:
+    """Error of each frame and change of each pair of frames in the clip `name`, a line for each report with curves."""
+    curves = {one: (report.get("curves") or {}).get(name) or {} for one, report in reports.items()}
+    steadiness = next(
+        (metric for metric in _FLICKER if any(_has_values(curve.get(metric)) for curve in curves.values())), None
+    )
+    charts = []
+    for metric in ("abs_rel", steadiness):
+        if metric is not None:
+            lines = [
+                Line(one, range(len(curve[metric])), curve[metric])
+                for one, curve in curves.items()
+                if _has_values(curve.get(metric))
+            ]
+            charts.append(line_chart(_NAMES[metric], lines, x_label="frame", y_label=_axis(metric)))
+    return [chart for chart in charts if chart]
+
+
+def _has_values(curve: list[float | None] | None) -> bool:
+    return curve is not None and any(value is not None for value in curve)

@@ -1,0 +1,247 @@
+"""Rays through the pixels of the synthetic world: what each meets first, and where that point goes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise, product
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt8
+
+from steadydepth.synthetic.meshes import meet_triangles
+from steadydepth.synthetic.scene import Scene, Solid
+
+PIECE = 16384  # rays at a time: what is computed of them stays in the cache
+_ALL = np.array([[-np.inf, np.inf]] * 2)
+_CORNERS = np.array(list(product((-1.0, 1.0), repeat=3))).T
+
+
+# Formulas are written once for arrays of NumPy and tensors of torch, which are on any device.
+Array = Any
+
+
+def space(array: Array) -> Any:
+    """The library of `array`: NumPy, or torch."""
+    if isinstance(array, np.ndarray):
+        return np
+    import torch
+
+    return torch
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Pixel positions, in the precision that their rays are cast in.
+
+    The rays, in the camera's axes and in reading order, have unit planar depth: the ray length is the depth itself.
+    """
+
+    y: Float[np.ndarray, "h"]
+    x: Float[np.ndarray, "w"]
+    rays: Float[np.ndarray, "3 h w"]
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What each ray of a grid meets first: planar depth in metres, and the number of the solid in its scene.
+
+    Of a mesh also the number of the triangle; elsewhere that says nothing.
+    """
+
+    depth: Float[np.ndarray, "h w"]
+    solid: UInt8[np.ndarray, "h w"]
+    triangle: Int32[np.ndarray, "h w"]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Depth in metres, object numbers, and the flow in pixels with where it is known."""
+
+    depth: Float32[np.ndarray, "t h w"]
+    objects: UInt8[np.ndarray, "t h w"]
+    flow: Float32[np.ndarray, "p h w 2"]
+    flow_valid: Bool[np.ndarray, "p h w"]
+
+
+def make_grid(scene: Scene, y: Float[np.ndarray, "h"], x: Float[np.ndarray, "w"]) -> Grid:
+    """The grid of the rows `y` and columns `x`, in pixels."""
+    kind = x.dtype
+    rays = np.ones((3, len(y), len(x)), kind)
+    rays[0] = (x - scene.K[0, 2].astype(kind)) / scene.K[0, 0].astype(kind)
+    rays[1] = ((y - scene.K[1, 2].astype(kind)) / scene.K[1, 1].astype(kind))[:, None]
+    return Grid(y, x, rays)
+
+
+def cast(scene: Scene, t: int, grid: Grid, solids: list[int], onto: Hits | None = None) -> Hits:
+    """The first hits of frame `t` on `solids`, or on what `onto` met already where that is nearer."""
+    kind, shape = grid.rays.dtype, grid.rays.shape[1:]
+    depth = np.full(shape, np.inf, kind) if onto is None else onto.depth.copy()
+    index = np.zeros(shape, np.uint8) if onto is None else onto.solid.copy()
+    triangle = np.zeros(shape, np.int32) if onto is None else onto.triangle.copy()
+    for i in solids:
+        solid = scene.solids[i]
+        view = solid.world_to_local[t] @ scene.cam_to_world[t]
+        for window in _windows(solid, t, scene, grid):
+            if solid.triangles is None:
+                rays = view[:3, :3].astype(kind) @ grid.rays[:, *window].reshape(3, -1)
+                length = _meet(solid, view[:3, 3].astype(kind), rays).reshape(depth[window].shape)
+            else:
+                visible = transform(np.linalg.inv(view), solid.triangles)
+                length, met = meet_triangles(visible, scene.K, grid.y[window[0]], grid.x[window[1]])
+                length = length.astype(kind)
+            # Of two at one depth the first in the scene is seen, whichever was cast first.
+            won = (length < depth[window]) | ((length == depth[window]) & (index[window] > i))
+            np.copyto(depth[window], length, where=won)
+            np.copyto(index[window], np.uint8(i), where=won)
+            if solid.triangles is not None:
+                np.copyto(triangle[window], met, where=won)
+    return Hits(depth, index, triangle)
+
+
+def transform(pose: Float[np.ndarray, "4 4"], points: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+    """The points after a rigid motion."""
+    return points @ pose[:3, :3].T + pose[:3, 3]
+
+
+def points(
+    scene: Scene, t: int, grid: Grid, hits: Hits, i: int
+) -> Iterator[tuple[Int64[np.ndarray, "n"] | slice, Float[np.ndarray, "3 n"]]]:
+    """Where solid `i` is seen, piece by piece: pixels, counted in reading order, and their points in its axes.
+
+    Of solid 0, the room, everywhere: what stands in it comes later, and writes over it.
+    """
+    depth = hits.depth.ravel()
+    view = (scene.solids[i].world_to_local[t] @ scene.cam_to_world[t]).astype(depth.dtype)
+    for pixels in _everywhere(depth.size) if i == 0 else _pieces(np.flatnonzero(hits.solid == i)):
+        # Three rows one by one: NumPy picks columns of a matrix several times slower.
+        local = view[:3, :3] @ np.stack([row[pixels] for row in grid.rays.reshape(3, -1)])
+        local *= depth[pixels]
+        local += view[:3, 3:]
+        yield pixels, local
+
+
+def _everywhere(n: int) -> list[slice]:
+    return [slice(first, min(first + PIECE, n)) for first in range(0, n, PIECE)]
+
+
+def _pieces(pixels: Int64[np.ndarray, "n"]) -> list[Int64[np.ndarray, "m"]]:
+    return np.array_split(pixels, -(-len(pixels) // PIECE)) if len(pixels) else []
+
+
+def land(
+    scene: Scene,
+    t: int,
+    grid: Grid,
+    hits: Hits,
+    solids: list[int],
+    onto: Float[np.ndarray, "3 h w"] | None,
+    then: Scene,
+) -> Float[np.ndarray, "3 h w"]:
+    """Column and row, in pixels, and depth in metres at which frame t + 1 has what frame `t` sees of `solids`.
+
+    Elsewhere what `onto` says. Frame t + 1 is that of `then`: the same scene, at the same moments or others.
+    """
+    landed = np.empty(grid.rays.shape) if onto is None else onto.copy()
+    flat = landed.reshape(3, -1)
+    for i in solids:
+        view = then.world_to_cam[t + 1] @ then.solids[i].local_to_world[t + 1]
+        for pixels, local in points(scene, t, grid, hits, i):
+            flat[:, pixels] = project(view, scene.K, local)
+    return landed
+
+
+def project(view: Array, K: Array, local: Array) -> Array:
+    """Column, row and depth (..., 3, n) of points (..., 3, n) that `view` brings into the axes of the camera `K`.
+
+    Columns and rows mean nothing where the depth is not above 0.05 m.
+    """
+    there = view[..., :3, :3] @ local + view[..., :3, 3:]
+    depth = there[..., 2:, :]
+    xp = space(there)
+    return xp.concatenate(((K @ there)[..., :2, :] / xp.where(depth > 0.05, depth, 1), depth), axis=-2)
+
+
+def flow_to(landed: Array, y: Array, x: Array) -> tuple[Array, Array, Array]:
+    """Flow across and down, in pixels, to where `landed` (3, ..., h, w) says, and where it is known; elsewhere it is 0.
+
+    `y` and `x` are the rows and columns that it comes from. The file format holds flow up to 512 px; nothing in a clip
+    that can be learnt from moves farther.
+    """
+    xp = space(landed)
+    u, v = landed[0] - x, landed[1] - y[:, None]
+    known = (landed[2] > 0.05) & (abs(u) < 500) & (abs(v) < 500)
+    return xp.where(known, u, 0), xp.where(known, v, 0), known
+
+
+def _meet(solid: Solid, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
+    """Ray length from `origin` (3,) along `rays` (3, n), both in the solid's axes, to its surface; inf where missed."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if solid.shape == "ball":
+            a, b = (rays * rays).sum(axis=0), origin @ rays
+            return meet_ball(a, b, origin @ origin - solid.half[0] ** 2)
+        return meet_box(
+            origin[:, None], rays, solid.half.astype(rays.dtype)[:, None], from_inside=solid.shape == "room"
+        )
+
+
+def meet_ball(a: Array, b: Array, c: Array) -> Array:
+    """Length at which the ray o + length r enters a ball around 0: a = r r, b = o r, c = o o - radius squared.
+
+    inf where it misses it.
+    """
+    length = (-b - space(a).sqrt(b * b - a * c)) / a
+    return space(a).where(length > 1e-6, length, np.inf)
+
+
+def meet_box(origin: Array, rays: Array, half: Array, *, from_inside: bool) -> Array:
+    """Length at which rays (3, ...) from `origin` enter the box of half extents `half`; from inside, leave it.
+
+    inf where they miss it; `origin` and `half` broadcast against the rays.
+    """
+    xp = space(rays)
+    middle, reach = -origin / rays, abs(half / rays)
+    # Three planes a pair: seen from inside, the nearest exit counts; from outside, the farthest entry before it.
+    far = xp.amin(middle + reach, axis=0)
+    if from_inside:
+        return far
+    near = xp.amax(middle - reach, axis=0)
+    return xp.where((near <= far) & (near > 1e-6), near, np.inf)
+
+
+def _windows(solid: Solid, t: int, scene: Scene, grid: Grid) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns that show the solid, in pieces: most solids cover few, and only these are worth casting."""
+    u, v = _bounds(solid, scene.world_to_cam[t] @ solid.local_to_world[t], scene.K)
+    rows, columns = _between(grid.y, *v), _between(grid.x, *u)
+    # A ball's product of one row with all rays is rounded as their number has it: never in pieces. A mesh has its own.
+    n_pieces = (
+        1 if solid.shape in ("ball", "mesh") else -(-(rows.stop - rows.start) * (columns.stop - columns.start) // PIECE)
+    )
+    edges = np.linspace(rows.start, rows.stop, n_pieces + 1).astype(int)
+    for first, stop in pairwise(edges):
+        yield slice(first, stop), columns
+
+
+def _bounds(solid: Solid, view: Float[np.ndarray, "4 4"], K: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "2 2"]:
+    """Least and greatest u and v of what shows the solid; those of nothing when it is behind the camera.
+
+    Of a ball's bounding box the ball around it counts, wider than need be: its rays are rounded as their number has it.
+    """
+    stretch = float(np.linalg.norm(view[:3, :3], ord=2))
+    radius, centre = float(np.linalg.norm(solid.half)) * stretch, view[:3, 3]
+    if solid.shape == "room" or -radius < centre[2] <= 1.5 * radius:
+        return _ALL
+    if centre[2] <= -radius:
+        return np.full((2, 2), -np.inf)
+    u, v = (K @ centre)[:2] / centre[2]
+    if solid.shape == "ball":
+        near = centre[2] - radius
+        reach = K[0, 0] * radius / near * (1 + np.hypot(centre[0], centre[1]) / centre[2])
+        return np.array([[u - reach, u + reach], [v - reach, v + reach]])
+    corners = view[:3, :3] @ (_CORNERS * solid.half[:, None]) + centre[:, None]
+    visible = (K @ corners)[:2] / corners[2]
+    # What 32 bits round is far less than a pixel.
+    return np.stack((visible.min(axis=1) - 1, visible.max(axis=1) + 1), axis=1)
+
+
+def _between(positions: Float[np.ndarray, "n"], low: float, high: float) -> slice:
+    return slice(int(np.searchsorted(positions, low)), int(np.searchsorted(positions, high, side="right")))

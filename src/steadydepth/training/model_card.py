@@ -1,0 +1,141 @@
+"""The model card of a run, filled in from what lies in its folder, and the way to the hub."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from steadydepth.config import Config
+from steadydepth.config_files import load_config
+from steadydepth.data.sequence_listing import find_sequences
+from steadydepth.data.sequence_meta import read_meta
+from steadydepth.data.shards.read import find_pack
+from steadydepth.errors import InputError
+from steadydepth.evaluation.bootstrap import read_report
+from steadydepth.evaluation.summary import table_rows
+from steadydepth.files.atomic_writes import new_file
+from steadydepth.models.declare import SIDECAR
+from steadydepth.training.checkpoint import CARD, PREVIOUS, STATE
+
+_MEANINGS = {
+    "metric": "metres along the optical axis",
+    "scale": "depth up to one factor",
+    "affine": "depth up to one factor and one offset",
+    "disparity": "inverse depth up to one factor and one offset",
+}
+
+
+def write_card(folder: Path, *, licence: str | None = None) -> Path:
+    """Write FOLDER/README.md, the model card of a finished run: claims, data, scores, and the command that made it.
+
+    Scores are those that `evaluate --out FOLDER` left there for this model. `licence` is the licence of the weights, as
+    the hub names it; what the data asks for stands in the card either way. InputError where there is no finished run.
+    """
+    is_ours = not (folder / SIDECAR).is_file()
+    claims = _read_json(folder / ("config.json" if is_ours else SIDECAR))["claims"]
+    config = load_config(folder / "config.yaml")
+    # Of the models that are not ours, those of transformers have a config.json.
+    is_transformers = not is_ours and (folder / "config.json").is_file()
+    head: dict[str, Any] = {
+        "library_name": "transformers" if is_transformers else "steadydepth",
+        "pipeline_tag": "depth-estimation",
+        "tags": ["depth-estimation", "video", "steadydepth"],
+    }
+    head |= {"license": licence} if licence else {}
+    if config.model.init is not None and not Path(config.model.init).exists():
+        head["base_model"] = config.model.init.partition(",")[0]
+    network = f"`{config.model.encoder}`, with a light decoder" if is_ours else "as it came"
+    lines = [
+        "---",
+        yaml.safe_dump(head, sort_keys=False).strip(),
+        "---",
+        "",
+        f"# {folder.resolve().name}",
+        "",
+        f"A depth model that sees each frame by itself. It claims `{claims}`: {_MEANINGS[claims]}. Network: {network}"
+        + (f"; started from `{config.model.init}`" if config.model.init else "")
+        + f". Trained with the loss of two consecutive frames, weight {config.loss.relative_weight:g}.",
+        "",
+        "## Data",
+        "",
+        *_data_lines(config),
+        "",
+        f"Licence of these weights: {licence or 'not stated; the data above may ask for one'}.",
+        "",
+        *_score_lines(folder),
+        "## How it was made",
+        "",
+        "    steadydepth train -c config.yaml",
+        "",
+        "with the `config.yaml` of this folder. To use it:",
+        "",
+        "    steadydepth predict clip.mp4 --model FOLDER --out depth --format mp4",
+        "",
+    ]
+    with new_file(folder / CARD) as part:
+        part.write_text("\n".join(lines), encoding="utf-8")
+    return folder / CARD
+
+
+def push_to_hub(folder: Path, name: str, *, licence: str | None = None, private: bool = False) -> str:
+    """Put a finished run on the hub as `name` (owner/name), with its card filled in anew; returns its address.
+
+    The state of the training stays here. InputError when the hub refuses or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    write_card(folder, licence=licence)
+    try:
+        address = HfApi().create_repo(name, private=private, exist_ok=True)
+        HfApi().upload_folder(repo_id=name, folder_path=folder, ignore_patterns=[STATE, PREVIOUS, "best/*", ".*"])
+    # Its bases: the hub's versions use one HTTP library or another, and no connection is an error of that library.
+    except (OSError, HFValidationError, *HfHubHTTPError.__bases__) as error:  # type: ignore[misc]
+        raise InputError(
+            f"{name}: the hub does not take it: {' '.join(str(error).split())[:300]}: check the name, `hf auth login` "
+            f"and the network; {folder} is complete"
+        ) from error
+    return str(address)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); give the folder of a finished run of train") from error
+    return content
+
+
+def _data_lines(config: Config) -> Iterator[str]:
+    """Each folder of the data, what labels were taken from it, and what its sequences say of their origin."""
+    for source in config.data.all_sources():
+        labels = "its depth" if source.labels == "depth" else "no depth"
+        yield f"- `{source.root}`, {labels}: {', '.join(_origins(source.root)) or 'origin and licence not stated'}"
+
+
+def _origins(root: Path) -> list[str]:
+    if not root.exists():
+        return []
+    pack, paths = find_pack(root), find_sequences(root)
+    said = [pack.sequences[path.name].meta if pack else read_meta(path / "meta.json")[0] for path in paths]
+    told = {(one.source, one.licence) for one in said if one and (one.source or one.licence)}
+    return sorted(f"{source or 'origin not stated'} (licence: {licence or 'not stated'})" for source, licence in told)
+
+
+def _score_lines(folder: Path) -> Iterator[str]:
+    """The headline metrics beside the controls, if an evaluation of this very folder lies in it."""
+    if not (folder / "metrics.json").is_file():
+        return
+    report = read_report(folder)
+    header = report["header"]
+    if header.get("model") is None or Path(header["model"]).resolve() != folder.resolve():
+        return
+    rows = table_rows({"this model": report})
+    columns = [name for name in rows[0] if name not in ("best", "note")]
+    yield from ("## Accuracy and steadiness", "")
+    yield f"`{header['data']}`: {header['n_clips']} clips, {header['n_frames']} frames, alignment {header['align']}."
+    yield from ("", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}")
+    yield from (f"| {' | '.join(row[name] for name in columns)} |" for row in rows)
+    yield ""

@@ -1,0 +1,52 @@
+"""A run on the workers of a Ray cluster, in place of the processes that torchrun starts."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from steadydepth.config import Config
+from steadydepth.errors import InputError
+from steadydepth.training.loop import train
+
+
+def train_on_ray(config: Config, scaling: Any, *, max_failures: int = 0) -> Path:
+    """Train as the config says on the workers of `scaling`, a ray.train.ScalingConfig; returns the run folder.
+
+    Each worker is a process of `train`, and what holds of several processes holds here: the same call goes on where a
+    run was cut, and so does Ray by itself, up to `max_failures` times, when a worker is lost. The data and the run
+    folder, in which Ray's own records are under ray/, must be on a disk that all workers see. InputError as train says
+    it, or where Ray is missing.
+    """
+    try:
+        from ray.train import FailureConfig, RunConfig
+        from ray.train.torch import TorchTrainer
+        from ray.train.v2.api.exceptions import WorkerGroupError
+    except ImportError as error:
+        raise InputError("train_on_ray needs Ray: pip install 'steadydepth[ray]'") from error
+
+    trainer = TorchTrainer(
+        _train_here,
+        train_loop_config={"config": config, "directory": Path.cwd()},
+        scaling_config=scaling,
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(config.run.folder.absolute()),
+            failure_config=FailureConfig(max_failures=max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        for failure in error.worker_failures.values():
+            if isinstance(failure, InputError):
+                raise InputError(str(failure)) from error
+        raise
+    return config.run.folder
+
+
+def _train_here(given: dict[str, Any]) -> None:
+    """What each worker does: paths of the config are those of whoever started Ray."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    os.chdir(given["directory"])
+    train(given["config"])

@@ -1,0 +1,85 @@
+import json
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from steadydepth.data.checks import check_data
+from steadydepth.data.conversion import convert_shots, convert_videos
+from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.files.sequence_writer import write_sequence
+from steadydepth.files.video_write import write_video
+from steadydepth.types import Clip, InputError
+
+H, W = 36, 64
+
+
+def pan(seed: int, n_frames: int) -> np.ndarray:
+    """A camera that moves two pixels a frame along a blurred random wall."""
+    random = np.random.default_rng(seed)
+    wall = cv2.resize(random.integers(0, 256, (6, 24, 3), dtype=np.uint8), (4 * W, H), interpolation=cv2.INTER_CUBIC)
+    return np.stack([wall[:, 2 * number : 2 * number + W] for number in range(n_frames)])
+
+
+def write(root, frames, depth_m=2.0, scale_m=0.001):
+    depth = np.full(frames.shape[:3], depth_m, np.float32)
+    depth[:, 0] = 0
+    return write_sequence(
+        root, Clip("walk", frames, 25.0, depth=depth), depth_scale_m=scale_m, source=None, licence=None
+    )
+
+
+def test_a_sound_sequence_has_no_fault(tmp_path):
+    write(tmp_path, pan(1, 6))
+    assert check_data(tmp_path) == []
+
+
+@pytest.mark.parametrize(("scale_m", "side"), [(1.0, "beyond 2e"), (1e-5, "within 0.02 m")])
+def test_depth_in_a_unit_that_cannot_be_is_named(tmp_path, scale_m, side):
+    folder = write(tmp_path, pan(1, 3))
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | {"depth_scale_m": scale_m}))
+    (fault,) = check_data(tmp_path)
+    assert side in fault
+    assert fault.endswith("correct depth_scale_m of meta.json, the metres of one step")
+
+
+def test_a_cut_and_frames_that_stand_still_are_named(tmp_path):
+    frames = np.concatenate([pan(1, 5), pan(2, 4), np.repeat(pan(3, 9)[8:], 3, axis=0)])
+    folder = write(tmp_path, frames)
+    assert check_data(tmp_path) == [
+        f"{folder}: a cut between frames 4 and 5; a sequence is one shot: begin a new one there (data convert video "
+        "--split-shots)",
+        f"{folder}: a cut between frames 8 and 9; a sequence is one shot: begin a new one there (data convert video "
+        "--split-shots)",
+        f"{folder}: frames 9 to 11 are one image; the frames of a video follow one another in time: leave the copies "
+        "out",
+    ]
+
+
+def test_a_pause_in_the_time_of_a_video_is_named(tmp_path):
+    with av.open(str(tmp_path / "walk.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = W, H, "yuv420p"
+        for time, image in zip((0, 1, 2, 3, 13, 14, 15), pan(1, 7), strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts = time
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    (fault,) = check_data(tmp_path)
+    assert "0.4 s between frames 3 and 4; frames are missing there" in fault
+
+
+def test_each_shot_of_a_video_becomes_a_sequence(tmp_path):
+    write_video(tmp_path / "film.mp4", np.concatenate([pan(1, 5), pan(2, 4), pan(3, 6)]), 25.0)
+    made = convert_shots(tmp_path / "film.mp4", tmp_path / "out", name="film", start=2)
+    assert [(path.name, open_sequence(path).n_frames) for path in made] == [
+        ("film_00002", 3),
+        ("film_00005", 4),
+        ("film_00009", 6),
+    ]
+    assert check_data(tmp_path / "out") == []
+    assert list(convert_videos(tmp_path, tmp_path / "whole", stop=5, split_shots=True)) == [tmp_path / "whole" / "film"]
+    with pytest.raises(InputError, match="no frame from 99 to None"):
+        next(convert_shots(tmp_path / "film.mp4", tmp_path / "none", name="film", start=99))

@@ -1,0 +1,90 @@
+import json
+import os
+import signal
+import time
+from functools import partial
+
+import pytest
+
+from steadydepth.exporters.bench import TimedProcess, bench, summarise, take_turns, time_in_turn
+from steadydepth.exporters.bench_worker import call_for
+from steadydepth.exporters.export import export_model
+from steadydepth.models.depth_net import DepthNet
+from steadydepth.training.checkpoint import save_model
+from steadydepth.types import InputError
+
+SIZE = {"height": 36, "width": 44}
+
+
+def test_percentiles_and_rate_by_hand():
+    found = summarise([0.001 * n for n in range(1, 102)])
+    assert found == pytest.approx(
+        {"p50_ms": 51, "p95_ms": 96, "p99_ms": 100, "frames_per_s": 1000 / 51, "n_calls": 101}
+    )
+
+
+def test_calls_are_timed_in_turn():
+    order: list[str] = []
+    spent = time_in_turn({name: lambda name=name: order.append(name) for name in "abc"}, 0.0)
+    assert "".join(order[-6:]) == "aabbcc"  # one untimed, one timed
+    assert {name: len(times) for name, times in spent.items()} == {"a": 1, "b": 1, "c": 1}
+    slept = time_in_turn({"": lambda: time.sleep(0.002)}, 0.0)[""]
+    assert min(slept) >= 0.002
+
+
+def test_models_are_measured_side_by_side(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    net = DepthNet("test_efficientnet", decoder_width=16)
+    save_model(net, tmp_path / "net")
+    export_model(net, tmp_path / "net.onnx", to="onnx", **SIZE)
+    names = [str(tmp_path / "net"), str(tmp_path / "net.onnx")]
+    found = bench(names, **SIZE, threads=1, seconds=0.1, device="cpu", out=tmp_path / "bench.json")
+    assert json.loads((tmp_path / "bench.json").read_text()) == found
+    eager, file = (found["models"][name] for name in names)
+    assert eager["gflops"] == file["gflops"] > 0
+    assert 0 < file["memory_mib"] < eager["memory_mib"] - 50  # no torch in it
+    for values in (eager, file):
+        rate = values["gflops"] / values["p50_ms"] * 1e3
+        assert values["peak_share"] == pytest.approx(rate / found["peak_gflops"]["cpu, float32"])
+        assert (values["device"], values["device_memory_mib"]) == ("cpu", None)
+    with pytest.raises(InputError, match=r"net\.onnx is for 36x44, not 40x44: give --size 36x44"):
+        bench(names[1:], height=40, width=44, threads=1, seconds=0.0)
+
+
+@pytest.fixture
+def start():
+    return partial(TimedProcess, size=(36, 44), threads=1, device="cpu")
+
+
+def test_eight_bits_have_a_peak_of_their_own(start):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    with start("peak", "int8") as eight, start("peak", "float32") as whole:
+        assert [one.opened["precision"] for one in (eight, whole)] == ["int8", "float32"]
+        assert take_turns([eight, whole], 0.0) == 1
+        assert min(len(one.spent) for one in (eight, whole)) == 1
+        assert eight.finish()["flops"] == whole.finish()["flops"] == 4 * 2 * 9 * 64 * 64 * 96 * 128
+
+
+def test_a_model_that_cannot_be_opened_and_a_process_that_is_lost_are_named(start, tmp_path):
+    with pytest.raises(InputError, match=r"none: no model"), start("predict", str(tmp_path / "none")):
+        pass
+    with start("peak", "float32") as one:
+        os.kill(one.pid, signal.SIGKILL)
+        with pytest.raises(InputError, match=r"float32: its process was lost \(exit status -9\)"):
+            one.run(0.1)
+
+
+def test_the_first_calls_of_a_turn_do_not_count():
+    calls: list[float] = []
+
+    def call():
+        calls.append(time.perf_counter())
+        time.sleep(0.001)
+
+    spent = call_for(call, 0.05)
+    assert len(spent) < len(calls)
+    calls.clear()
+    assert len(call_for(call, 0.0)) == 1
+    assert len(calls) == 2

@@ -1,0 +1,262 @@
+"""What a file says equals what the model says, wherever it is run; skipped where the runtimes are not installed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from steadydepth.evaluation.evaluate import evaluate
+from steadydepth.exporters import export
+from steadydepth.exporters.export import export_model
+from steadydepth.files.predictions import read_predictions
+from steadydepth.files.video_read import read_video
+from steadydepth.files.video_write import write_video
+from steadydepth.inference import runtime
+from steadydepth.inference.predict_files import Predictor, load, predict_files
+from steadydepth.inference.runtime import ExportedModel, fit_image, resize_depth
+from steadydepth.models.depth_net import DepthNet
+from steadydepth.types import InputError
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+H, W = 36, 44
+KINDS = {"onnx": "net.onnx", "openvino": "net.xml"}
+# Two runtimes sum the same products in another order; measured 1e-6.
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+
+
+class Tilted(nn.Module):
+    """A convolution whose every direction and colour has a weight of its own: a swapped axis shows."""
+
+    def __init__(self, claims: str = "metric") -> None:
+        super().__init__()
+        self.claims = claims
+        self.conv = nn.Conv2d(3, 1, (3, 5), padding=(1, 2))
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.linspace(-0.2, 0.4, 45).view(1, 3, 3, 5))
+            self.conv.bias.fill_(0.3)
+
+    def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+        b, t = frames.shape[:2]
+        return self.conv(frames.flatten(0, 1))[:, 0].exp().unflatten(0, (b, t)), state
+
+
+@pytest.fixture(scope="module")
+def net() -> DepthNet:
+    """With an encoder that is exported in a moment; the default one takes ten times as long."""
+    torch.manual_seed(0)
+    return DepthNet("test_efficientnet", decoder_width=16).eval()
+
+
+@pytest.fixture(scope="module")
+def files(net, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    for to, name in KINDS.items():
+        assert export_model(net, folder / name, to=to, height=H, width=W, licence="CC0-1.0") < 1e-4
+    return {to: folder / name for to, name in KINDS.items()}
+
+
+@pytest.fixture
+def frames() -> np.ndarray:
+    small = np.random.default_rng(0).integers(0, 256, (4, 6, 7, 3), dtype=np.uint8)
+    return np.stack([cv2.resize(frame, (W, H), interpolation=cv2.INTER_CUBIC) for frame in small])
+
+
+@pytest.mark.parametrize("to", KINDS)
+def test_file_gives_what_the_model_gives(net, files, frames, to):
+    file = ExportedModel(files[to], threads=1)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float() / 255)[0][0].numpy()
+    np.testing.assert_allclose(np.stack([file.predict(frame) for frame in frames]), expected, **CLOSE)
+    first, _ = file.predict(frames[0]), file.predict(frames[1])
+    np.testing.assert_allclose(first, expected[0], **CLOSE)  # the second call did not write into the first one's depth
+
+
+@pytest.mark.parametrize("to", KINDS)
+def test_every_axis_and_colour_is_where_it_was(frames, tmp_path, to):
+    model = Tilted()
+    export_model(model, tmp_path / KINDS[to], to=to, height=H, width=W, frames=frames)
+    expected = Predictor(model).predict(frames[0]).depth
+    np.testing.assert_allclose(load(tmp_path / KINDS[to]).predict(frames[0]).depth, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("to", KINDS)
+def test_file_says_what_it_is(files, to):
+    said = ExportedModel(files[to]).metadata
+    assert (said["claims"], said["height"], said["width"], said["licence"]) == ("metric", H, W, "CC0-1.0")
+    assert (said["format_version"], said["precision"]) == (1, "float32")
+    assert len(said["weights_sha256"]) == 64
+    assert said["flops"] > 1e6
+    assert sorted(path.name for path in files[to].parent.iterdir()) == ["net.bin", "net.onnx", "net.xml"]
+    assert str(Path(__file__).parent.parent).encode() not in files[to].read_bytes()
+
+
+def test_flops_are_two_for_each_multiplication_of_the_convolution():
+    # 3 colours x 3 x 5 taps at each of H x W pixels.
+    assert export.describe(Tilted(), H, W, "")["flops"] == 2 * 45 * H * W
+
+
+def test_weights_of_another_value_have_another_sum():
+    one, other = Tilted(), Tilted()
+    assert export.describe(one, H, W, "") == export.describe(other, H, W, "")
+    with torch.no_grad():
+        other.conv.bias += 1e-3
+    assert export.describe(one, H, W, "")["weights_sha256"] != export.describe(other, H, W, "")["weights_sha256"]
+
+
+@pytest.mark.parametrize("to", KINDS)
+def test_predict_stream_and_file_agree_on_a_video(net, files, frames, tmp_path, to):
+    write_video(tmp_path / "film.mp4", frames, 10.0)
+    predict_files(load(files[to]), [tmp_path / "film.mp4"], tmp_path / "out")
+    written, claims = read_predictions(tmp_path / "out", "film")
+    assert claims == "metric"
+    file = ExportedModel(files[to])
+    decoded = list(read_video(tmp_path / "film.mp4"))
+    np.testing.assert_array_equal(written, [result.depth for result in load(files[to]).stream(tmp_path / "film.mp4")])
+    np.testing.assert_array_equal(written, [file.predict(frame) for frame in decoded])
+    eager = [result.depth for result in Predictor(net).stream(iter(decoded))]
+    np.testing.assert_allclose(written, eager, **CLOSE)
+
+
+def test_evaluate_takes_a_file_for_its_model(net, files, world):
+    eager = evaluate(Resized(net), world, controls=False)["mean"]
+    exported = evaluate(load(files["onnx"]), world, controls=False)["mean"]
+    assert exported["flicker"] > 0
+    for name, value in eager.items():
+        expected = None if value is None else pytest.approx(value, rel=1e-3, abs=1e-4)
+        assert exported[name] == expected, name
+
+
+class Resized(nn.Module):
+    """The network at the file's size, for frames of another, as the file is used."""
+
+    def __init__(self, net: DepthNet) -> None:
+        super().__init__()
+        self.net, self.claims = net, net.claims
+
+    def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+        h, w = frames.shape[-2:]
+        images = (frames[0] * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        fitted = torch.from_numpy(np.stack([fit_image(image, H, W) for image in images]))
+        depth = self.net(fitted.permute(0, 3, 1, 2)[None].float() / 255)[0][0].numpy()
+        return torch.from_numpy(np.stack([resize_depth(one, h, w, self.claims) for one in depth]))[None], None
+
+
+def test_a_file_that_differs_is_refused_and_not_left(tmp_path, monkeypatch):
+    class Restless(Tilted):
+        def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+            depth, state = super().forward(frames, state)
+            return (depth if torch.compiler.is_exporting() else depth * 1.0012), state
+
+    with pytest.raises(InputError, match=r"net\.onnx: differs from the model by 0\.0012"):
+        export_model(Restless(), tmp_path / "net.onnx", to="onnx", height=H, width=W)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_relative_difference_by_hand():
+    eager = np.full((1, 4), 2.0, np.float32)
+    eager[0, 3] = 0.0
+    depth = eager + np.array([[0.002, -0.004, 0, 0]], np.float32)
+    assert export._relative(depth, eager) == pytest.approx(0.002, rel=1e-3)
+    # Where eager is 0 the difference is taken to a hundredth of its mean, 1.5.
+    depth = eager + np.array([[0, 0, 0, 0.003]], np.float32)
+    assert export._relative(depth, eager) == pytest.approx(0.2, rel=1e-3)
+    depth[0, 0] = np.nan
+    assert not export._relative(depth, eager) <= 1e9
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
+    class Remembering(Tilted):
+        def forward(self, frames: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            return super().forward(frames)[0], frames
+
+    size = {"height": H, "width": W}
+    with pytest.raises(InputError, match="passes a state"):
+        export_model(Remembering(), tmp_path / "a.onnx", to="onnx", **size)
+    with pytest.raises(InputError, match="tflite: unknown format; there are onnx, openvino, litert"):
+        export_model(Tilted(), tmp_path / "a.onnx", to="tflite", **size)
+    with pytest.raises(InputError, match=r"a file for openvino ends in \.xml: name it .*a\.xml"):
+        export_model(Tilted(), tmp_path / "a.onnx", to="openvino", **size)
+    with pytest.raises(InputError, match="32 x 32"):
+        export_model(DepthNet(decoder_width=16), tmp_path / "a.onnx", to="onnx", height=31, width=44)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(InputError, match=r"onnxscript is not installed: pip install 'steadydepth\[onnx\]'"):
+        export_model(Tilted(), tmp_path / "a.onnx", to="onnx", **size)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_exported_file_is_refused(files, tmp_path, monkeypatch):
+    (tmp_path / "broken.onnx").write_bytes(files["onnx"].read_bytes()[:5000])
+    (tmp_path / "empty.onnx").touch()
+    (tmp_path / "alone.xml").write_bytes(files["openvino"].read_bytes())
+    stranger = onnx.load(files["onnx"])
+    del stranger.metadata_props[:]
+    onnx.save(stranger, tmp_path / "stranger.onnx")
+    for name, why in {
+        "none.onnx": "does not exist",
+        "net.pt": r"ends in \.onnx or \.xml",
+        "broken.onnx": "ONNX Runtime cannot read it",
+        "empty.onnx": "ONNX Runtime cannot read it",
+        "alone.xml": r"OpenVINO cannot read it .*\.bin belongs to it",
+        "stranger.onnx": "not written by this version",
+    }.items():
+        with pytest.raises(InputError, match=rf"(?s){name}.*{why}"):
+            ExportedModel(tmp_path / name)
+    with pytest.raises(InputError, match=f"max_side is 20; an exported file has a size of its own, {H} x {W}"):
+        load(files["onnx"], max_side=20)
+    with pytest.raises(InputError, match=r"an image is float32 \(9, 8, 3\)"):
+        ExportedModel(files["onnx"]).predict(np.zeros((9, 8, 3), np.float32))
+    with pytest.raises(InputError, match="is an exported file already"):
+        export_model(load(files["onnx"]).model, tmp_path / "again.onnx", to="onnx", height=H, width=W)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(InputError, match=r"pip install 'steadydepth\[openvino\]'"):
+        ExportedModel(files["openvino"])
+
+
+@pytest.mark.parametrize("to", KINDS)
+def test_runtime_needs_no_torch(files, frames, tmp_path, to):
+    """In a process where importing torch, or anything else but NumPy, OpenCV and the runtime, is an error."""
+    np.save(tmp_path / "image.npy", frames[0, :30, :21])
+    code = f"""
+import sys
+for name in ("torch", "torchvision", "timm", "jaxtyping", "av", "pydantic", "accelerate", "typer", "safetensors"):
+    sys.modules[name] = None
+import numpy as np
+import steadydepth
+model = steadydepth.runtime.ExportedModel({str(files[to])!r}, threads=1)
+np.save({str(tmp_path / "depth.npy")!r}, model.predict(np.load({str(tmp_path / "image.npy")!r})))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    depth = np.load(tmp_path / "depth.npy")
+    assert (depth.dtype, depth.shape) == (np.float32, (30, 21))
+    np.testing.assert_array_equal(depth, ExportedModel(files[to], threads=1).predict(frames[0, :30, :21]))
+
+
+def test_image_is_shrunk_by_means_and_never_aliased():
+    image = np.zeros((8, 12, 3), np.uint8)
+    image[::2, ::2, 1] = 200  # a fourth of the pixels
+    np.testing.assert_array_equal(fit_image(image, 2, 3)[..., 1], np.full((2, 3), 50))
+    # 9 is no multiple of 2, and 9 x 12 to 3 x 4 is a mean of 3 x 3.
+    odd = np.random.default_rng(1).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    expected = odd.reshape(3, 3, 4, 3, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(fit_image(odd, 3, 4), expected, atol=1)
+    assert fit_image(odd, 9, 12) is odd
+    ramp = np.repeat(np.arange(0, 240, 10, np.uint8)[None, :, None], 3, axis=2).repeat(16, axis=0)
+    between = fit_image(ramp, 8, 9)  # halved to 8 x 12, then bilinear to 8 x 9: the places keep their colours
+    np.testing.assert_allclose(between[0, :, 0], (np.arange(9) + 0.5) * 24 / 9 * 10 - 5, atol=2)
+
+
+def test_metadata_of_another_version_is_refused(tmp_path):
+    said = {"format_version": 2, "claims": "metric", "height": 8, "width": 9}
+    for text in ("", "[]", "{", json.dumps(said)):
+        with pytest.raises(InputError, match=r"a\.onnx: not written by this version"):
+            runtime._check_metadata(text, tmp_path / "a.onnx")
+    assert runtime._check_metadata(json.dumps({**said, "format_version": 1}), tmp_path)["width"] == 9

@@ -1,0 +1,65 @@
+import pytest
+
+from steadydepth.errors import InputError
+from steadydepth.files.atomic_writes import check_name, new_file, new_folder
+
+
+class Interrupted(Exception):
+    pass
+
+
+def write_and_stop(writing):
+    """Begin to write into a file or a folder, and be interrupted."""
+    with writing as part:
+        (part / "one" if part.is_dir() else part).write_text("half")
+        raise Interrupted
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "../up", "a/b", "a\\b", ".hidden", "c:d", "nul\0"])
+def test_a_name_that_is_more_than_a_name_is_refused(name, tmp_path):
+    with pytest.raises(InputError, match="is no name for something inside"):
+        check_name(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["kitchen_01", "a b", "0001.take-2", "küche"])
+def test_a_plain_name_is_taken(name, tmp_path):
+    assert check_name(name, tmp_path) == name
+
+
+def test_a_file_appears_whole_and_replaces_the_old_one(tmp_path):
+    final = tmp_path / "deep" / "x.txt"
+    for text in ("old", "new"):
+        with new_file(final) as part:
+            part.write_text(text)
+            assert part.suffix == ".txt"
+            assert not final.exists() or final.read_text() == "old"
+    assert final.read_text() == "new"
+    assert list(final.parent.iterdir()) == [final]
+
+
+def test_an_interrupted_file_leaves_the_old_one_and_no_rest(tmp_path):
+    final = tmp_path / "x.txt"
+    final.write_text("old")
+    with pytest.raises(Interrupted):
+        write_and_stop(new_file(final))
+    assert final.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [final]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(Interrupted):
+        write_and_stop(new_folder(tmp_path / "a"))
+    assert list(tmp_path.iterdir()) == []
+    with new_folder(tmp_path / "a") as part:
+        (part / "one").write_text("1")
+        assert not (tmp_path / "a").exists()
+    assert (tmp_path / "a" / "one").read_text() == "1"
+
+
+def test_a_folder_that_is_there_is_never_overwritten(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(InputError, match="exists and is never overwritten"), new_folder(tmp_path / "a"):
+        pass
+    with pytest.raises(InputError, match="exists and is never overwritten"), new_folder(tmp_path / "b"):
+        (tmp_path / "b").mkdir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]

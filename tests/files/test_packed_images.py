@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from steadydepth.files.packed_images import decode_image, encode_image, image_size
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (6, 9, 3), (1, 4, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_what_is_decoded_is_what_was_encoded(shape, dtype):
+    most = np.iinfo(dtype).max
+    noise = np.random.default_rng(0).integers(0, most, shape, dtype, endpoint=True)
+    extremes = (np.indices(shape).sum(axis=0) % 2 * most).astype(dtype)
+    for image in (noise, extremes, np.zeros(shape, dtype)):
+        data = encode_image(image)
+        decoded = decode_image(data)
+        assert decoded.dtype == dtype
+        np.testing.assert_array_equal(decoded, image)
+        assert image_size(data) == shape[:2]
+
+
+def test_a_smooth_image_whose_colours_change_together_gets_small():
+    y, x = np.mgrid[:40, :56]
+    grey = (3 * y + 2 * x).astype(np.uint8)
+    assert len(encode_image(np.dstack((grey, grey, grey)))) < 300
+    depth = (1000 + 7 * y - 5 * x).astype(np.uint16)
+    assert len(encode_image(depth)) < 300
+
+
+def test_what_is_cut_short_or_no_such_image_is_said():
+    data = encode_image(np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8))
+    with pytest.raises(ValueError, match="cannot be unpacked"):
+        decode_image(data[:-9])
+    with pytest.raises(ValueError, match="no header"):
+        decode_image(b"\x89PNG")
+    with pytest.raises(ValueError, match="9 channels of 1 bytes"):
+        decode_image(data[:5] + b"\x09" + data[6:])

@@ -1,0 +1,335 @@
+import json
+import tracemalloc
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from steadydepth.data.checks import check_data
+from steadydepth.data.conversion import convert_video
+from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.files import video_read, video_write
+from steadydepth.files.video_read import probe_video, read_depth_video, read_video
+from steadydepth.files.video_write import write_depth_video, write_video
+from steadydepth.types import InputError
+
+T, H, W = 42, 48, 64
+# Container and codec, with B-frames and a keyframe now and then where the codec has them.
+CODECS = {
+    "h264.mp4": ("libx264", {"g": "10", "bf": "2"}),
+    "open_gop.mp4": ("libx264", {"g": "10", "bf": "2", "x264-params": "open-gop=1"}),
+    "h264.mov": ("libx264", {"g": "10", "movflags": "+faststart"}),
+    "h264.mkv": ("libx264", {"g": "10", "bf": "2"}),
+    "h264.avi": ("libx264", {"g": "10", "bf": "2"}),
+    "mpeg4.avi": ("mpeg4", {"g": "10"}),
+    "vp9.webm": ("libvpx-vp9", {"g": "10", "deadline": "realtime"}),
+    "mjpeg.mov": ("mjpeg", {}),
+}
+
+
+def bars(n_frames: int = T) -> np.ndarray:
+    """Frames that tell their number in six bits: column block k is white where bit k is set."""
+    frames = np.full((n_frames, H, W, 3), (60, 90, 40), np.uint8)
+    for number in range(n_frames):
+        for bit in range(6):
+            if number >> bit & 1:
+                frames[number, :, 10 * bit : 10 * bit + 10] = 230
+    return frames
+
+
+def numbers_of(frames: list[np.ndarray]) -> list[int]:
+    return [sum(int(frame[:, 10 * bit + 5, 2].mean() > 128) << bit for bit in range(6)) for frame in frames]
+
+
+def encode(path: Path, frames: np.ndarray, *, rate: int = 30) -> Path:
+    codec, options = CODECS[path.name]
+    with av.open(
+        str(path), "w", options={"movflags": options.pop("movflags", "")} if "movflags" in options else {}
+    ) as file:
+        stream = file.add_stream(codec, rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = W, H, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for frame in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(params=CODECS)
+def video(request, tmp_path) -> Path:
+    return encode(tmp_path / request.param, bars())
+
+
+def test_every_codec_gives_all_its_frames_in_order(video):
+    info = probe_video(video)
+    assert (info.fps, info.n_frames, info.height, info.width) == (30.0, T, H, W)
+    frames = list(read_video(video))
+    assert numbers_of(frames) == list(range(T))
+    assert frames[0].dtype == np.uint8
+    np.testing.assert_allclose(frames[20].mean(axis=(0, 1)), bars()[20].mean(axis=(0, 1)), atol=4)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 3), (1, 2), (9, 12), (10, 11), (23, 31), (T - 1, None), (T, None)])
+def test_part_of_a_video_equals_that_part_of_the_whole(video, start, stop):
+    whole = list(read_video(video))[start:stop]
+    part = list(read_video(video, start, stop))
+    assert len(part) == len(whole)
+    for one, other in zip(part, whole, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_late_part_is_found_by_seeking(tmp_path, monkeypatch):
+    video = encode(tmp_path / "h264.mp4", bars())
+    asked = []
+    decoded = video_read._decoded
+    monkeypatch.setattr(video_read, "_decoded", lambda path, **sought: asked.append(sought) or decoded(path, **sought))
+    assert numbers_of(list(read_video(video, 35, 37))) == [35, 36]
+    assert asked[-1]["from_time"] > 0
+
+
+def test_frames_cut_off_by_an_edit_list_are_neither_counted_nor_shown(tmp_path):
+    source, trimmed = encode(tmp_path / "h264.mov", bars()), tmp_path / "trimmed.mp4"
+    with av.open(str(source)) as whole, av.open(str(trimmed), "w", options={"avoid_negative_ts": "disabled"}) as file:
+        stream = whole.streams.video[0]
+        copied = file.add_stream_from_template(stream)
+        for packet in whole.demux(stream):
+            if packet.size:
+                packet.pts, packet.dts = packet.pts - 12 * 512, packet.dts - 12 * 512
+                packet.stream = copied
+                file.mux(packet)
+    assert probe_video(trimmed).n_frames == T - 12
+    assert numbers_of(list(read_video(trimmed))) == list(range(12, T))
+    assert numbers_of(list(read_video(trimmed, 5, 7))) == [17, 18]
+
+
+def turn(video: Path, a: int, b: int, c: int, d: int) -> None:
+    """Write the display matrix (a b; c d) into the track header of an MP4."""
+    data = video.read_bytes()
+    at = data.index(b"tkhd") + 4 + 40
+    matrix = [a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30]
+    video.write_bytes(data[:at] + b"".join(part.to_bytes(4, "big", signed=True) for part in matrix) + data[at + 36 :])
+
+
+@pytest.mark.parametrize(
+    ("matrix", "quarter_turns"), [((0, 1, -1, 0), -1), ((0, -1, 1, 0), 1), ((-1, 0, 0, -1), 2), ((1, 0, 0, 1), 0)]
+)
+def test_display_rotation_is_honoured(tmp_path, matrix, quarter_turns):
+    video = encode(tmp_path / "h264.mp4", bars(5))
+    stored = list(read_video(video))
+    turn(video, *matrix)
+    shown = list(read_video(video))
+    for before, after in zip(stored, shown, strict=True):
+        np.testing.assert_array_equal(after, np.rot90(before, quarter_turns))
+    info = probe_video(video)
+    assert (info.height, info.width) == shown[0].shape[:2]
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "mpeg4.avi", "vp9.webm", "h264.mov"])
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.8])
+def test_truncated_video_is_named(tmp_path, name, share):
+    noisy = np.random.default_rng(0).integers(0, 256, (T, H, W, 3), dtype=np.uint8)
+    video = encode(tmp_path / name, noisy)
+    data = video.read_bytes()
+    video.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(InputError, match=f"{name}: .*(copy|encode)"):
+        list(read_video(video))
+    (fault,) = check_data(tmp_path)
+    assert name in fault
+
+
+def test_what_is_no_video_is_named(tmp_path):
+    (tmp_path / "text.mp4").write_text("hello " * 100)
+    with pytest.raises(InputError, match=r"text\.mp4: cannot be read as video"):
+        probe_video(tmp_path / "text.mp4")
+    with pytest.raises(InputError, match=r"none\.mp4: cannot be read as video \(No such file"):
+        next(read_video(tmp_path / "none.mp4"))
+    with pytest.raises(InputError, match=r"none\.mp4 does not exist"):
+        next(read_video(tmp_path / "none.mp4", 3))
+    with av.open(str(tmp_path / "sound.mkv"), "w") as file:
+        stream = file.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        sound.sample_rate = 8000
+        file.mux(stream.encode(sound))
+        file.mux(stream.encode())
+    with pytest.raises(InputError, match=r"sound\.mkv: no video stream"):
+        probe_video(tmp_path / "sound.mkv")
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (33, 45), (48, 45)])
+def test_written_video_plays_in_browsers_and_keeps_its_colours(tmp_path, height, width):
+    frames = np.zeros((6, height, width, 3), np.uint8)
+    frames[:, :, : width // 2], frames[:, :, width // 2 :] = (200, 40, 90), (30, 180, 60)
+    write_video(tmp_path / "out.mp4", iter(frames), 29.97)
+    info = probe_video(tmp_path / "out.mp4")
+    even = (height + height % 2, width + width % 2)
+    assert (info.n_frames, info.height, info.width) == (6, *even)
+    assert info.fps == pytest.approx(29.97, abs=1e-3)
+    with av.open(str(tmp_path / "out.mp4")) as file:
+        stream = file.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+    data = (tmp_path / "out.mp4").read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+    (last,) = read_video(tmp_path / "out.mp4", 5)
+    np.testing.assert_allclose(last[4, 4], (200, 40, 90), atol=3)
+    np.testing.assert_allclose(last[-1, -1], (30, 180, 60), atol=3)  # the repeated border
+    assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 40), (23, 41)])
+def test_depth_video_is_exact(tmp_path, height, width):
+    codes = np.random.default_rng(0).integers(0, 65536, (5, height, width), dtype=np.uint16)
+    write_depth_video(tmp_path / "depth.mkv", iter(codes), 12.5)
+    np.testing.assert_array_equal(np.stack(list(read_depth_video(tmp_path / "depth.mkv"))), codes)
+    assert probe_video(tmp_path / "depth.mkv").fps == 12.5
+    encode(tmp_path / "h264.mkv", bars(3))
+    with pytest.raises(InputError, match="pixels are yuv420p; depth video is gray16le"):
+        next(read_depth_video(tmp_path / "h264.mkv"))
+
+
+def test_failed_write_leaves_nothing_and_keeps_what_was_there(tmp_path):
+    def failing():
+        yield from bars(3)
+        raise RuntimeError("the network failed")
+
+    write_video(tmp_path / "old.mp4", bars(2), 10.0)
+    old = (tmp_path / "old.mp4").read_bytes()
+    for name in ("old.mp4", "new.mp4"):
+        with pytest.raises(RuntimeError, match="the network failed"):
+            write_video(tmp_path / name, failing(), 10.0)
+    with pytest.raises(InputError, match="no frame to write"):
+        write_video(tmp_path / "new.mp4", iter(()), 10.0)
+    with pytest.raises(InputError, match=r"frame 1 is \(48, 62, 3\), the first is \(48, 64, 3\)"):
+        write_video(tmp_path / "new.mp4", [bars(1)[0], bars(1)[0, :, :62]], 10.0)
+    assert [file.name for file in tmp_path.iterdir()] == ["old.mp4"]
+    assert (tmp_path / "old.mp4").read_bytes() == old
+
+
+def test_converted_video_is_a_sequence_of_its_frames(tmp_path):
+    video = encode(tmp_path / "h264.mp4", bars())
+    folder = convert_video(video, tmp_path / "data", name="walk", start=4, stop=20, stride=3)
+    sequence = open_sequence(folder)
+    assert (sequence.n_frames, sequence.fps, sequence.source) == (6, 10.0, "h264.mp4")
+    np.testing.assert_array_equal(sequence.read().frames, np.stack(list(read_video(video))[4:20:3]))
+    assert check_data(tmp_path / "data") == []
+    assert set(json.loads((folder / "meta.json").read_text())) == {"fps", "source"}
+
+
+@pytest.mark.parametrize(
+    ("max_side", "size"), [(32, (24, 32)), (50, (38, 50)), (33, (24, 32)), (64, (48, 64)), (999, (48, 64))]
+)
+def test_converted_frames_are_shrunk_by_area_to_even_sizes(tmp_path, max_side, size):
+    video = encode(tmp_path / "h264.mp4", bars(2))
+    folder = convert_video(video, tmp_path / "data", name="small", max_side=max_side)
+    read = open_sequence(folder).read().frames
+    assert read.shape == (2, *size, 3)
+    if size == (24, 32):
+        blocks = np.stack(list(read_video(video))).reshape(2, 24, 2, 32, 2, 3).mean(axis=(2, 4))
+        np.testing.assert_allclose(read, blocks, atol=0.51)
+
+
+def test_conversion_refuses_and_leaves_nothing(tmp_path):
+    video = encode(tmp_path / "h264.mp4", bars(4))
+    root = tmp_path / "data"
+    with pytest.raises(InputError, match=r"no frame from 9 to None; it has 4"):
+        convert_video(video, root, name="late", start=9)
+    with pytest.raises(InputError, match="is no name for something inside"):
+        convert_video(video, root, name="../out")
+    with pytest.raises(InputError, match="give start >= 0, stride >= 1"):
+        convert_video(video, root, name="a", stride=0)
+    convert_video(video, root, name="a")
+    with pytest.raises(InputError, match="exists and is never overwritten"):
+        convert_video(video, root, name="a")
+    (tmp_path / "text.mp4").write_text("hello")
+    with pytest.raises(InputError, match="cannot be read as video"):
+        convert_video(tmp_path / "text.mp4", root, name="b")
+    assert [folder.name for folder in root.iterdir()] == ["a"]
+
+
+def test_conversion_holds_one_frame_and_not_the_video(tmp_path, monkeypatch):
+    large = np.zeros((480, 640, 3), np.uint8)
+    write_video(
+        tmp_path / "long.mp4",
+        (np.roll(cv2.putText(large, "x", (99, 99), 0, 3, (9, 99, 200)), 3 * i, 1) for i in range(60)),
+        30.0,
+    )
+    tracemalloc.start()
+    try:
+        convert_video(tmp_path / "long.mp4", tmp_path / "data", name="long")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 12 * large.nbytes  # 60 frames would be 60
+
+
+def with_sound(path: Path, times_ms: list[int], *, codec: str = "aac") -> Path:
+    """Frames shown at `times_ms`, and a second of a tone."""
+    with av.open(str(path), "w") as file:
+        video = file.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = W, H, "yuv420p"
+        video.codec_context.time_base = Fraction(1, 1000)
+        audio = file.add_stream(codec, rate=16000)
+        audio.codec_context.layout = "mono"
+        for image, time in zip(bars(len(times_ms)), times_ms, strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            file.mux(video.encode(frame))
+        file.mux(video.encode())
+        tone = (8000 * np.sin(np.arange(16000) / 5)).astype(np.float32)[None] / 32768
+        kind = audio.codec_context.format.name
+        samples = tone if kind == "fltp" else (tone * 32767).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(samples, format=kind, layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 16000, 0, Fraction(1, 16000)
+        file.mux(audio.encode(frame))
+        file.mux(audio.encode())
+    return path
+
+
+def heard(path: Path) -> list[bytes]:
+    with av.open(str(path)) as file:
+        return [bytes(packet) for packet in file.demux(audio=0) if packet.size]
+
+
+def shown_at_ms(path: Path) -> list[int]:
+    with av.open(str(path)) as file:
+        return [round(1000 * frame.time) for frame in file.decode(video=0)]
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_frames_keep_their_times_and_the_video_its_sound(tmp_path, name):
+    times = [0, 40, 55, 190, 200, 610, 650]
+    source, written = with_sound(tmp_path / name, times), tmp_path / "written.mp4"
+    frames = list(read_video(source))
+    write_video(written, frames, probe_video(source).fps, like=source)
+    assert shown_at_ms(written) == shown_at_ms(source) == times
+    assert heard(written) == heard(source) != []
+    assert numbers_of(list(read_video(written))) == list(range(7))
+    assert probe_video(written).n_frames == 7
+
+
+def test_frames_beyond_the_known_times_follow_one_by_one():
+    assert [video_write._time_of(number, np.array([3, 9]), 5) for number in range(4)] == [3, 9, 14, 19]
+
+
+def test_sound_that_mp4_cannot_hold_is_left_out_and_said(tmp_path, caplog):
+    source = with_sound(tmp_path / "clip.mkv", [0, 40, 80], codec="pcm_s16le")
+    write_video(tmp_path / "written.mp4", read_video(source), 25.0, like=source)
+    with av.open(str(tmp_path / "written.mp4")) as file:
+        assert not file.streams.audio
+    assert "its sound, pcm_s16le, does not fit in MP4" in caplog.text
+
+
+def test_frames_beyond_what_a_player_usually_meets_are_read(tmp_path):
+    """10 bits, grey, one frame, an odd size: each as 8-bit RGB of its size."""
+    for kind, size in (("yuv420p10le", (W, H)), ("gray", (W, H)), ("yuv444p", (W + 1, H - 1))):
+        path = tmp_path / f"{kind}.mkv"
+        with av.open(str(path), "w") as file:
+            stream = file.add_stream("ffv1", rate=25)
+            stream.width, stream.height, stream.pix_fmt = *size, kind
+            image = np.full((size[1], size[0], 3), 130, np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=kind)))
+            file.mux(stream.encode())
+        (frame,) = read_video(path)
+        assert (frame.shape, frame.dtype) == ((size[1], size[0], 3), np.uint8)
+        np.testing.assert_allclose(frame, 130, atol=3)

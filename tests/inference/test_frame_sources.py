@@ -1,0 +1,247 @@
+"""What people really have: patterns, cameras, addresses, and files that are odd, cut or empty."""
+
+import http.server
+import socket
+import threading
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from torch import Tensor, nn
+
+from steadydepth.files import video_read
+from steadydepth.files.predictions import find_predictions, read_predictions
+from steadydepth.files.video_read import probe_video, read_video
+from steadydepth.files.video_write import write_video
+from steadydepth.inference import frame_sources
+from steadydepth.inference.frame_sources import expand_input, open_source
+from steadydepth.inference.predict_files import Predictor, SomeFailedError, predict_files
+from steadydepth.types import InputError
+
+T, H, W = 4, 24, 40
+
+
+class Red(nn.Module):
+    """Depth is the red of the pixel plus one."""
+
+    claims = "metric"
+
+    def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+        return frames[:, :, 0] * 255 + 1, None
+
+
+def images(n_frames: int = T, height: int = H, width: int = W) -> np.ndarray:
+    """Red rises to the right and from frame to frame: which is which shows, and H.264 keeps it."""
+    red = np.linspace(30, 150, width)[None, :] + 9 * np.arange(n_frames)[:, None]
+    video = np.full((n_frames, height, width, 3), 90, np.uint8)
+    video[..., 0] = red[:, None, :].astype(np.uint8)
+    return video
+
+
+def encode(path: Path, frames: np.ndarray, *, codec: str, pix_fmt: str, times: tuple[int, ...] | None = None) -> Path:
+    """Ten frames a second, or each shown at one of `times` in hundredths of a second."""
+    unit = Fraction(1, 100) if times else Fraction(1, 10)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=10)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
+        stream.codec_context.time_base = unit
+        for image, time in zip(frames, times or range(len(frames)), strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pix_fmt)
+            frame.pts, frame.time_base = time, unit
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def turn(video: Path) -> Path:
+    """Write the display matrix of a phone held upright into the track header of an MP4."""
+    data = video.read_bytes()
+    at = data.index(b"tkhd") + 4 + 40
+    matrix = [0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30]
+    video.write_bytes(data[:at] + b"".join(part.to_bytes(4, "big", signed=True) for part in matrix) + data[at + 36 :])
+    return video
+
+
+def make_odd(folder: Path) -> dict[str, tuple[Path, np.ndarray]]:
+    """Each video with the images that a player would show."""
+    plain, grey = images(), np.repeat(images()[..., :1], 3, axis=-1)
+    large, one = images(1, 2160, 3840), images(1, 23, 39)
+    return {
+        "ten_bits": (encode(folder / "ten_bits.mkv", plain, codec="libx264", pix_fmt="yuv444p10le"), plain),
+        "grey": (encode(folder / "grey.mkv", grey, codec="ffv1", pix_fmt="gray"), grey),
+        "turned": (
+            turn(encode(folder / "turned.mp4", plain, codec="libx264", pix_fmt="yuv444p")),
+            np.rot90(plain, -1, (1, 2)),
+        ),
+        "uneven": (
+            encode(folder / "uneven.mkv", plain, codec="libx264", pix_fmt="yuv444p", times=(0, 3, 40, 44)),
+            plain,
+        ),
+        "one_odd": (encode(folder / "one_odd.mov", one, codec="libx264", pix_fmt="yuv444p"), one),
+        "uhd": (encode(folder / "uhd.mp4", large, codec="mpeg4", pix_fmt="yuv420p"), large),
+    }
+
+
+def test_odd_videos_give_the_depth_of_what_a_player_shows(tmp_path):
+    odd = make_odd(tmp_path)
+    predict_files(Predictor(Red()), [path for path, _ in odd.values()], tmp_path / "out")
+    assert find_predictions(tmp_path / "out") == sorted(odd)
+    for name, (_, shown) in odd.items():
+        depth, _ = read_predictions(tmp_path / "out", name)
+        assert depth.shape == shown.shape[:3], name
+        assert np.abs(depth - shown[..., 0] - 1.0).mean() < 4, name
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".avi", ".png", ".jpg"])
+def test_cut_and_empty_files_are_named_and_the_others_written(tmp_path, suffix):
+    good = tmp_path / f"good{suffix}"
+    noise = np.random.default_rng(0).integers(0, 256, (T, H, W, 3), dtype=np.uint8)
+    if suffix in (".png", ".jpg"):
+        assert cv2.imwrite(str(good), noise[0])
+    else:
+        encode(good, noise, codec="mpeg4" if suffix == ".avi" else "libx264", pix_fmt="yuv420p")
+    data = good.read_bytes()
+    broken = {"empty": b"", "words": b"hello " * 50, "cut_early": data[: len(data) // 9], "cut": data[: len(data) // 2]}
+    for name, content in broken.items():
+        (tmp_path / f"{name}{suffix}").write_bytes(content)
+    with pytest.raises(SomeFailedError) as error:
+        predict_files(Predictor(Red()), [str(tmp_path / f"*{suffix}")], tmp_path / "out")
+    head, *lines = str(error.value).splitlines()
+    assert head == "4 input(s) failed, 1 written:"
+    for name, line in zip(sorted(broken), sorted(lines), strict=True):
+        assert str(tmp_path / f"{name}{suffix}:") in line
+    assert error.value.written[0] == tmp_path / "out" / "good.npz"
+    assert find_predictions(tmp_path / "out") == ["good"]
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_when_nothing_could_be_read_nothing_is_said_to_be_written(tmp_path):
+    with pytest.raises(InputError, match="2 input") as error:
+        predict_files(Predictor(Red()), [tmp_path / "a.mp4", tmp_path / "b.png"], tmp_path / "out")
+    assert not isinstance(error.value, SomeFailedError)
+
+
+def test_what_an_input_stands_for(tmp_path, monkeypatch):
+    names = ["shot_10.png", "shot_2.png", ".shot_3.png", "deep/down/shot_1.png", "7"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "image.png"), images(1)[0])
+        (tmp_path / "image.png").rename(tmp_path / name)
+    assert expand_input(str(tmp_path / "shot_*.png")) == [tmp_path / "shot_2.png", tmp_path / "shot_10.png"]
+    assert expand_input(tmp_path / "**" / "shot_1*.png") == [
+        tmp_path / "deep" / "down" / "shot_1.png",
+        tmp_path / "shot_10.png",
+    ]
+    monkeypatch.chdir(tmp_path)
+    assert expand_input("shot_[2]?png") == [Path("shot_2.png")]
+    assert expand_input("7") == [Path("7")]  # what is there comes first
+    assert expand_input("8") == [8]
+    assert expand_input("rtsp://10.0.0.7/live?a=*") == ["rtsp://10.0.0.7/live?a=*"]
+    assert expand_input("gone.mp4") == [Path("gone.mp4")]
+    with pytest.raises(InputError, match=r"\*\.mp4 matches nothing"):
+        expand_input("*.mp4")
+
+
+def test_an_address_gives_its_name_without_the_password():
+    assert open_source("rtsp://me:secret@10.0.0.7:554/live/1").name == "10_0_0_7_live_1"
+    assert open_source("http://example.org/a%20b/film.mp4?token=secret").name == "example_org_a_20b_film_mp4"
+
+
+class Camera:
+    """Stands in for OpenCV's: `n_frames` images, then it says no more."""
+
+    def __init__(self, n_frames: int) -> None:
+        self._left = iter(images(n_frames))
+
+    def isOpened(self) -> bool:
+        return True
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        image = next(self._left, None)
+        return image is not None, None if image is None else image[..., ::-1]
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("format", ["npz", "mp4"])
+def test_a_camera_is_recorded_with_its_frames(tmp_path, monkeypatch, format):
+    monkeypatch.setattr(frame_sources.cv2, "VideoCapture", lambda index: Camera(T))
+    written = predict_files(Predictor(Red()), ["0"], tmp_path / "out", format=format)
+    assert written[0].name == f"camera_0.{format}"
+    shown = np.stack(list(read_video(written[-1])))  # the recording itself, or its preview: the frame is on the left
+    assert shown.shape == (T, H, 2 * W, 3)
+    assert np.abs(shown[:, :, :W].astype(int) - images()).mean() < 4
+    if format == "npz":
+        np.testing.assert_allclose(read_predictions(tmp_path / "out", "camera_0")[0], images()[..., 0] + 1.0, rtol=1e-5)
+
+
+def test_a_camera_ends_after_its_time_or_when_interrupted(tmp_path, monkeypatch):
+    class Interrupted(Red):
+        def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+            if frames[0, 0, 0, 0, 0] * 255 > 30 + 9 * 2.5:  # the fourth image
+                raise KeyboardInterrupt
+            return super().forward(frames)
+
+    monkeypatch.setattr(frame_sources.cv2, "VideoCapture", lambda index: Camera(9))
+    predict_files(Predictor(Red()), ["0"], tmp_path / "timed", seconds=0.0)
+    predict_files(Predictor(Interrupted()), ["0"], tmp_path / "interrupted")
+    for out, n_frames in (("timed", 1), ("interrupted", 3)):
+        depth, _ = read_predictions(tmp_path / out, "camera_0")
+        np.testing.assert_allclose(depth, images(n_frames)[..., 0] + 1.0, rtol=1e-5)
+    write_video(tmp_path / "film.mp4", images(9), 10.0)
+    with pytest.raises(KeyboardInterrupt):  # of a file it means: stop, and leave nothing half done
+        predict_files(Predictor(Interrupted()), [tmp_path / "film.mp4"], tmp_path / "film")
+    assert list((tmp_path / "film").iterdir()) == []
+
+
+@pytest.fixture
+def address(tmp_path):
+    """Where the files of tmp_path / "www" are served."""
+    (tmp_path / "www").mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "www")) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_an_address_gives_what_its_file_gives(tmp_path, address):
+    write_video(tmp_path / "www" / "film.mp4", images(), 12.5)
+    with pytest.raises(SomeFailedError, match=r"gone\.mp4: cannot be read as video"):
+        predict_files(Predictor(Red()), [f"{address}/gone.mp4", f"{address}/film.mp4"], tmp_path / "out", format="mp4")
+    written = tmp_path / "out" / "127_0_0_1_film_mp4.mp4"
+    info = probe_video(written)
+    assert (info.fps, info.n_frames, info.height, info.width) == (12.5, T, H, 2 * W)
+    predict_files(Predictor(Red()), [f"{address}/film.mp4"], tmp_path / "by_url")
+    predict_files(Predictor(Red()), [tmp_path / "www" / "film.mp4"], tmp_path / "by_path")
+    np.testing.assert_array_equal(
+        read_predictions(tmp_path / "by_url", "127_0_0_1_film_mp4")[0],
+        read_predictions(tmp_path / "by_path", "film")[0],
+    )
+
+
+def test_what_breaks_off_keeps_what_came_before(tmp_path, address, caplog):
+    noise = np.random.default_rng(0).integers(0, 256, (20, H, W, 3), dtype=np.uint8)
+    whole = encode(tmp_path / "film.mkv", noise, codec="libx264", pix_fmt="yuv420p").read_bytes()
+    (tmp_path / "www" / "film.mkv").write_bytes(whole[: len(whole) // 2])
+    predict_files(Predictor(Red()), [f"{address}/film.mkv"], tmp_path / "out")
+    depth, _ = read_predictions(tmp_path / "out", "127_0_0_1_film_mkv")
+    assert 0 < len(depth) < 20
+    assert "which are kept" in caplog.text
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(video_read, "_PATIENCE_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/film.mp4"
+        with pytest.raises(InputError, match=r"film\.mp4: no answer for 0\.3 s"):
+            predict_files(Predictor(Red()), [address], tmp_path / "out")

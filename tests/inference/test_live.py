@@ -1,0 +1,97 @@
+import threading
+
+import numpy as np
+import pytest
+from torch import Tensor, nn
+
+from steadydepth.inference.live import stream_newest
+from steadydepth.inference.predictor import Predictor
+from steadydepth.types import InputError
+
+
+class Red(nn.Module):
+    """Depth is the red of the frame plus one; `busy` is set while it is asked, and it answers when `done` is."""
+
+    claims = "metric"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.busy, self.done = threading.Event(), threading.Event()
+
+    def forward(self, frames: Tensor, state: int | None = None) -> tuple[Tensor, int]:
+        self.busy.set()
+        assert self.done.wait(20)
+        return frames[:, :, 0] * 255 + 1, (state or 0) + 1
+
+
+def image(red: int) -> np.ndarray:
+    return np.full((7, 9, 3), red, np.uint8)
+
+
+def test_newest_frame_wins_while_the_model_works():
+    model, given = Red(), threading.Event()
+
+    def camera():
+        yield image(0)
+        assert model.busy.wait(20)
+        for red in (1, 2, 3):  # all come while the model works on the first
+            yield image(red)
+        given.set()
+
+    results = stream_newest(Predictor(model), camera())
+    releaser = threading.Thread(target=lambda: given.wait(20) and model.done.set())
+    releaser.start()
+    first, second = list(results)
+    releaser.join()
+    assert (first.number, first.n_skipped, first.result.depth[0, 0]) == (0, 0, 1)
+    assert (second.number, second.n_skipped, second.result.depth[0, 0]) == (3, 2, 4)
+    assert min(first.latency_s, second.latency_s) > 0
+
+
+def test_the_state_begins_anew_at_a_cut():
+    class Counting(Red):
+        def forward(self, frames: Tensor, state: int | None = None) -> tuple[Tensor, int]:
+            depth, state = super().forward(frames, state)
+            self.done.clear()
+            given.release()
+            return depth * 0 + state, state
+
+    shots = np.random.default_rng(0).integers(0, 256, (2, 48, 72, 3), dtype=np.uint8)
+    model, given = Counting(), threading.Semaphore(1)
+
+    def camera():
+        for shot in (0, 0, 0, 0, 1, 1, 1):
+            assert given.acquire(timeout=20)  # each is taken before the next comes
+            model.done.set()
+            yield shots[shot]
+
+    live = list(stream_newest(Predictor(model), camera()))
+    assert [each.result.depth[0, 0] for each in live] == [1, 2, 3, 4, 1, 2, 3]
+    assert [each.is_cut for each in live] == [False, False, False, False, True, False, False]
+
+
+def test_an_error_of_the_source_is_raised_where_frames_are_asked_for(tmp_path):
+    model = Red()
+    model.done.set()
+
+    def camera():
+        yield image(5)
+        raise InputError("the cable is out")
+
+    with pytest.raises(InputError, match="the cable is out"):
+        list(stream_newest(Predictor(model), camera()))
+    with pytest.raises(InputError, match=r"gone\.mp4 does not exist"):
+        list(stream_newest(Predictor(model), tmp_path / "gone.mp4"))
+
+
+def test_it_stops_after_its_time_and_leaves_the_source():
+    model, read = Red(), []
+    model.done.set()
+
+    def camera():
+        while len(read) < 10**6:
+            read.append(1)
+            yield image(5)
+
+    assert len(list(stream_newest(Predictor(model), camera(), seconds=0.0))) == 1
+    assert len(read) < 10**6

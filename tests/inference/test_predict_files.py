@@ -1,0 +1,480 @@
+import json
+import math
+import tracemalloc
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from steadydepth.files.predictions import decode_range, find_predictions, read_predictions
+from steadydepth.files.sequence_writer import write_sequence
+from steadydepth.files.video_read import probe_video, read_depth_video, read_video
+from steadydepth.files.video_write import write_video
+from steadydepth.inference.filters import filter_depth
+from steadydepth.inference.frame_sources import open_source
+from steadydepth.inference.predict_files import Predictor, predict_files
+from steadydepth.ops.colours import colour_depth, depth_range
+from steadydepth.types import Clip, InputError, VideoDepthModel
+
+T, H, W = 5, 24, 40
+
+
+class Trailing(nn.Module):
+    """exp of a convolution, averaged in log depth with the frame before: a small model with a state."""
+
+    def __init__(self, claims: str = "metric") -> None:
+        super().__init__()
+        self.claims = claims
+        self.conv = nn.Conv2d(3, 1, 3, padding=1)
+        self.dropout = nn.Dropout(0.5)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.linspace(-0.3, 0.5, 27).view(1, 3, 3, 3))
+            self.conv.bias.fill_(0.7)
+
+    def forward(self, frames: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        b, t = frames.shape[:2]
+        log_depth = self.dropout(self.conv(frames.flatten(0, 1))[:, 0].unflatten(0, (b, t)))
+        depths = []
+        for now in log_depth.unbind(1):
+            state = now if state is None else (now + state) / 2
+            depths.append(state.exp())
+        return torch.stack(depths, 1), state
+
+
+class Brightness(nn.Module):
+    """Depth is the red of the pixel plus an offset: what comes out is known by hand."""
+
+    def __init__(self, claims: str = "metric", offset: float = 1.0) -> None:
+        super().__init__()
+        self.claims, self.offset = claims, offset
+
+    def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+        return frames[:, :, 0] * 255 + self.offset, None
+
+
+@pytest.fixture
+def frames() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (T, H, W, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def ramp() -> np.ndarray:
+    """A smooth video that survives H.264: red rises from left to right, and from frame to frame."""
+    red = np.linspace(20, 180, 48)[None, :] + 4 * np.arange(T)[:, None]
+    video = np.full((T, 32, 48, 3), 90, np.uint8)
+    video[..., 0] = red[:, None, :].astype(np.uint8)
+    return video
+
+
+def offline(model: nn.Module, frames: np.ndarray) -> np.ndarray:
+    clip = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float() / 255
+    with torch.inference_mode():
+        return model.eval()(clip)[0][0].numpy()
+
+
+def save(path: Path, image: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image[..., ::-1])
+    return path
+
+
+def test_one_image_gives_its_depth_by_hand(frames, tmp_path):
+    predictor = Predictor(Brightness())
+    result = predictor.predict(frames[0])
+    np.testing.assert_allclose(result.depth, frames[0, :, :, 0] + 1.0, rtol=1e-6)
+    assert result.depth.dtype == np.float32
+    assert result.claims == "metric"
+    assert result.valid.all()
+    np.testing.assert_array_equal(result.image, frames[0])
+    path = save(tmp_path / "a.png", frames[0])
+    for same in (path, str(path)):
+        np.testing.assert_array_equal(predictor.predict(same).depth, result.depth)
+
+
+def test_list_gives_a_list_of_images_each_by_itself(frames):
+    predictor = Predictor(Trailing())
+    results = predictor.predict(list(frames))
+    assert len(results) == T
+    for frame, result in zip(frames, results, strict=True):
+        np.testing.assert_allclose(result.depth, offline(predictor.model, frame[None])[0], rtol=1e-5)
+    assert predictor.predict([]) == []
+    small, large = predictor.predict([frames[0], frames[0, :20, :30]])
+    assert (small.depth.shape, large.depth.shape) == ((H, W), (20, 30))
+
+
+def test_streaming_equals_offline(frames):
+    model = Trailing()
+    assert isinstance(model, VideoDepthModel)
+    streamed = np.stack([result.depth for result in Predictor(model).stream(iter(frames))])
+    np.testing.assert_allclose(streamed, offline(model, frames), rtol=1e-5)
+    assert not np.allclose(streamed[1], offline(model, frames[1:2])[0], rtol=1e-2)  # the state matters
+
+
+def test_streams_do_not_touch_each_other(frames):
+    predictor = Predictor(Trailing())
+    alone = [result.depth for result in predictor.stream(frames)]
+    for one, other, expected in zip(predictor.stream(frames), predictor.stream(frames), alone, strict=True):
+        np.testing.assert_array_equal(one.depth, expected)
+        np.testing.assert_array_equal(other.depth, expected)
+        assert not torch.is_inference_mode_enabled()  # the mode does not leak between frames
+
+
+def test_every_kind_of_source_gives_the_same_depth(frames, tmp_path):
+    predictor = Predictor(Trailing())
+    expected = np.stack([result.depth for result in predictor.stream(iter(frames))])
+    for number, frame in enumerate(frames):
+        save(tmp_path / "images" / f"frame_{8 + number}.png", frame)  # 8, 9, 10, 11, 12: not the order of text
+    clip = Clip("room", frames, 12.5)
+    sequence = write_sequence(tmp_path, clip, depth_scale_m=None, source=None, licence=None)
+    for source in (tmp_path / "images", str(tmp_path / "images"), sequence, list(frames)):
+        np.testing.assert_array_equal([result.depth for result in predictor.stream(source)], expected)
+    write_video(tmp_path / "film.mp4", frames, 10.0)
+    film = np.stack([result.depth for result in predictor.stream(tmp_path / "film.mp4")])
+    decoded = np.stack(list(read_video(tmp_path / "film.mp4")))
+    np.testing.assert_allclose(film, offline(predictor.model, decoded), rtol=1e-5)
+    by_url = [result.depth for result in predictor.stream((tmp_path / "film.mp4").as_uri())]
+    np.testing.assert_array_equal(by_url, film)
+    assert (open_source(sequence).n_frames, open_source(sequence).fps) == (T, 12.5)
+    with pytest.raises(InputError, match="camera 63 cannot be opened"):
+        next(predictor.stream(63))
+
+
+def test_stream_is_lazy_and_holds_one_frame(frames):
+    asked = []
+
+    def endless():
+        while True:
+            asked.append(1)
+            yield np.zeros((120, 160, 3), np.uint8)
+
+    stream = Predictor(Brightness()).stream(endless())
+    assert asked == []
+    for _ in range(3):
+        next(stream)
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            next(stream)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(asked) == 103
+    assert peak < 10 * 120 * 160 * 8
+
+
+def test_model_is_in_evaluation_mode_and_needs_no_gradient(frames):
+    model = Trailing().train()
+    first, second = (Predictor(model).predict(frames[0]).depth for _ in range(2))
+    np.testing.assert_array_equal(first, second)  # dropout is off
+    assert not model.training
+
+
+def test_larger_frames_are_shrunk_for_the_network_and_depth_brought_back(frames):
+    visible = []
+
+    class Watching(Brightness):
+        def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+            visible.append(tuple(frames.shape))
+            return super().forward(frames)
+
+    wide = np.zeros((40, 80, 3), np.uint8)
+    wide[:, :, 0] = np.repeat([9, 99], 40)
+    result = Predictor(Watching(), max_side=20).predict(wide)
+    assert visible == [(1, 1, 3, 10, 20)]
+    assert result.depth.shape == (40, 80)
+    np.testing.assert_allclose(result.depth[:, :38], 10, rtol=1e-5)
+    np.testing.assert_allclose(result.depth[:, 42:], 100, rtol=1e-5)
+    # Between the centres of two network pixels, at 37.5 and 41.5, log depth is linear: 1/8 and 3/8 of the way.
+    np.testing.assert_allclose(result.depth[:, 38], 10 * 10 ** (1 / 8), rtol=1e-5)
+    np.testing.assert_allclose(result.depth[:, 39], 10 * 10 ** (3 / 8), rtol=1e-5)
+    assert Predictor(Watching(), max_side=80).predict(wide).depth[0, 39] == 10
+    linear = Predictor(Brightness("disparity"), max_side=20).predict(wide).depth
+    np.testing.assert_allclose(linear[:, 39], 10 + 90 * 3 / 8, rtol=1e-5)
+
+
+def test_what_the_model_leaves_open_is_not_valid():
+    image = np.full((H, W, 3), 5, np.uint8)
+    image[3, 4, 0] = 0
+    result = Predictor(Brightness(offset=0.0)).predict(image)
+    assert not result.valid[3, 4]
+    assert result.valid.sum() == H * W - 1
+    assert Predictor(Brightness("disparity", offset=0.0)).predict(image).valid.all()
+    enlarged = Predictor(Brightness(offset=0.0), max_side=W - 1).predict(np.zeros((H, W, 3), np.uint8))
+    assert not enlarged.valid.any()
+    assert np.isnan(enlarged.depth).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (np.zeros((H, W, 3), np.float32), r"float32 \(24, 40, 3\)"),
+        (np.zeros((H, W), np.uint8), r"uint8 \(24, 40\)"),
+        (np.zeros((H, W, 4), np.uint8), r"uint8 \(24, 40, 4\)"),
+    ],
+)
+def test_what_is_no_image_is_refused(image, said):
+    with pytest.raises(InputError, match=f"an image is {said}; it is a numpy array of uint8"):
+        Predictor(Brightness()).predict(image)
+
+
+def test_unusable_models_and_sources_are_refused(frames, tmp_path):
+    with pytest.raises(InputError, match="the model claims None"):
+        Predictor(nn.Identity())
+    with pytest.raises(InputError, match="max_side is 0"):
+        Predictor(Brightness(), max_side=0)
+    with pytest.raises(InputError, match=r"nothing\.mp4 does not exist"):
+        next(Predictor(Brightness()).stream(tmp_path / "nothing.mp4"))
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(InputError, match=r"notes\.txt is no image"):
+        next(Predictor(Brightness()).stream(tmp_path / "notes.txt"))
+    stream = Predictor(Brightness()).stream([frames[0], frames[1, :20]])
+    next(stream)
+    with pytest.raises(InputError, match=r"frame 1 of the frames is \(20, 40, 3\) and those before it \(24, 40, 3\)"):
+        next(stream)
+
+
+def make_inputs(folder: Path, frames: np.ndarray, ramp: np.ndarray) -> list[Path]:
+    write_video(folder / "film.mp4", ramp, 10.0)
+    for number, frame in enumerate(frames):
+        save(folder / "walk" / f"{number}.png", frame)
+    write_sequence(folder / "data", Clip("room", frames, 12.5), depth_scale_m=None, source=None, licence=None)
+    return [save(folder / "photo.png", frames[0]), folder / "walk", folder / "data", folder / "film.mp4"]
+
+
+@pytest.mark.parametrize("format", ["npz", "png16", "exr"])
+def test_prediction_folder_holds_what_the_stream_gives(frames, ramp, tmp_path, format):
+    inputs, out = make_inputs(tmp_path, frames, ramp), tmp_path / "out"
+    predictor, told = Predictor(Trailing()), []
+    written = predict_files(predictor, inputs, out, format=format, progress=lambda *what: told.append(what))
+    ending = ".npz" if format == "npz" else ""
+    names = ["photo", "walk", "room", "film"]
+    previews = ["photo_preview.png", *(f"{name}_preview.mp4" for name in names[1:])]
+    expected = [name for pair in zip((f"{name}{ending}" for name in names), previews, strict=True) for name in pair]
+    assert [path.relative_to(out).as_posix() for path in written] == expected
+    assert sorted(path.name for path in out.iterdir()) == sorted(expected)
+    assert find_predictions(out) == sorted(names)
+    sources = [inputs[0], inputs[1], tmp_path / "data" / "room", inputs[3]]
+    for name, source in zip(names, sources, strict=True):
+        depth, claims = read_predictions(out, name)
+        streamed = np.stack([result.depth for result in predictor.stream(source)])
+        np.testing.assert_allclose(depth, streamed, atol=0.000502 if format == "png16" else 0)
+        assert claims == "metric"
+    assert told[0] == ("photo", 1, 1)
+    assert told[-1] == ("film", T, T)
+    if format == "png16":
+        meta = json.loads((out / "room" / "meta.json").read_text())
+        assert meta == {"fps": 12.5, "depth_scale_m": 0.001, "claims": "metric"}
+
+
+def test_mp4_shows_frame_and_depth_with_one_range(ramp, tmp_path):
+    write_video(tmp_path / "film.mp4", ramp, 10.0)
+    (path,) = predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "out", format="mp4")
+    assert probe_video(path).fps == 10.0
+    decoded = np.stack(list(read_video(tmp_path / "film.mp4")))
+    depth = decoded[..., 0].astype(np.float32) + 1
+    expected = colour_depth(depth, *depth_range([depth]))
+    shown = np.stack(list(read_video(path)))
+    assert shown.shape == (T, 32, 96, 3)
+    assert np.abs(shown[:, :, :48].astype(int) - decoded).mean() < 3
+    assert np.abs(shown[:, :, 48:].astype(int) - expected).mean() < 12  # half of H.264's colour resolution is lost
+    per_frame = np.stack([colour_depth(one, *depth_range([one])) for one in depth])
+    assert np.abs(per_frame.astype(int) - expected).mean() > 15  # a range for each frame would look otherwise
+
+
+@pytest.mark.parametrize("claims", ["metric", "disparity", "affine"])
+def test_mkv_codes_give_the_depth_back(ramp, tmp_path, claims):
+    write_video(tmp_path / "film.mp4", ramp, 10.0)
+    model = Brightness(claims, offset=-100.0 if claims == "affine" else 1.0)
+    written = predict_files(Predictor(model), [tmp_path / "film.mp4"], tmp_path / "out", format="mkv")
+    assert [path.name for path in written] == ["film.mkv", "film.json", "film_preview.mp4"]
+    says = json.loads(written[1].read_text())
+    codes = np.stack(list(read_depth_video(written[0])))
+    expected = np.stack(list(read_video(tmp_path / "film.mp4")))[..., 0] + model.offset
+    assert (says["claims"], says["n_frames"], says["fps"], says["no_value"]) == (claims, T, 10.0, 0)
+    np.testing.assert_allclose(
+        decode_range(codes, says["low"], says["high"], is_log=says["is_log"]), expected, atol=0.01
+    )
+    # The formula in the json alone is enough.
+    known = {"code": codes.astype(np.float64), "low": says["low"], "high": says["high"]}
+    np.testing.assert_allclose(eval(says["value"], {"__builtins__": {}}, known), expected, atol=0.01)
+
+
+def test_existing_outputs_are_refused_before_anything_is_done(frames, ramp, tmp_path):
+    inputs, out = make_inputs(tmp_path, frames, ramp), tmp_path / "out"
+    predictor = Predictor(Brightness())
+    predict_files(predictor, inputs[1:2], out)
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    with pytest.raises(InputError, match=r"walk\.npz exists"):
+        predict_files(predictor, inputs, out)
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    predict_files(Predictor(Brightness(offset=9.0)), inputs[1:2], out, overwrite=True)
+    np.testing.assert_allclose(read_predictions(out, "walk")[0], frames[..., 0] + 9.0, rtol=1e-6)
+    for _ in range(2):
+        predict_files(predictor, inputs[1:2], tmp_path / "images", format="png16", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["walk", "walk_preview.mp4"]
+
+
+def test_inputs_are_never_overwritten(frames, ramp, tmp_path):
+    inputs = make_inputs(tmp_path, frames, ramp)
+    film = inputs[3].read_bytes()
+    with pytest.raises(InputError, match=r"film\.mp4 is an input and would be overwritten"):
+        predict_files(Predictor(Brightness()), inputs[3:], tmp_path, format="mp4", overwrite=True)
+    with pytest.raises(InputError, match="room is an input and would be overwritten"):
+        predict_files(Predictor(Brightness()), inputs[2:3], tmp_path / "data", format="png16", overwrite=True)
+    (tmp_path / "out" / "walk").mkdir(parents=True)
+    (tmp_path / "out" / "walk" / "diary.txt").write_text("mine")
+    with pytest.raises(InputError, match="walk is a folder with more than a prediction in it"):
+        predict_files(Predictor(Brightness()), inputs[1:2], tmp_path / "out", format="png16", overwrite=True)
+    assert inputs[3].read_bytes() == film
+    assert (tmp_path / "out" / "walk" / "diary.txt").read_text() == "mine"
+
+
+def test_failing_inputs_are_named_and_the_others_written(frames, ramp, tmp_path):
+    inputs, out = make_inputs(tmp_path, frames, ramp), tmp_path / "out"
+    (tmp_path / "broken.mp4").write_bytes(inputs[3].read_bytes()[:400])
+    image = save(tmp_path / "cut.png", frames[0])
+    image.write_bytes(image.read_bytes()[:-20])
+    mixed = [tmp_path / "broken.mp4", inputs[0], image, tmp_path / "missing.png", inputs[3]]
+    with pytest.raises(InputError) as error:
+        predict_files(Predictor(Brightness()), mixed, out)
+    message = str(error.value)
+    assert message.startswith("3 input(s) failed, 2 written:")
+    for name in ("broken.mp4", "cut.png", "missing.png"):
+        assert str(tmp_path / name) in message
+    assert find_predictions(out) == ["film", "photo"]
+    assert not list(out.glob(".*"))
+
+
+def test_a_failing_model_leaves_nothing_and_names_the_input(ramp, tmp_path):
+    class Failing(Brightness):
+        def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+            raise RuntimeError("out of memory")
+
+    write_video(tmp_path / "film.mp4", ramp, 10.0)
+    with pytest.raises(RuntimeError, match="out of memory") as error:
+        predict_files(Predictor(Failing()), [tmp_path / "film.mp4"], tmp_path / "out")
+    assert error.value.__notes__ == [f"while predicting {tmp_path / 'film.mp4'}"]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_wrong_format_and_clashing_names_are_refused(frames, tmp_path):
+    one = save(tmp_path / "a.png", frames[0])
+    other = save(tmp_path / "b" / "a.png", frames[0])
+    with pytest.raises(InputError, match="format 'tiff' is unknown; there are npz, png16, mp4, mkv, exr"):
+        predict_files(Predictor(Brightness()), [one], tmp_path / "out", format="tiff")
+    with pytest.raises(InputError, match="would both be written as a"):
+        predict_files(Predictor(Brightness()), [one, other], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_video_without_a_single_valid_depth_is_written_black(frames, tmp_path):
+    photo = save(tmp_path / "photo.png", np.zeros((H, W, 3), np.uint8))
+    for format in ("npz", "png16", "exr", "mkv", "mp4"):
+        predict_files(Predictor(Brightness(offset=-1.0)), [photo], tmp_path / format, format=format)
+    assert np.isnan(read_predictions(tmp_path / "npz", "photo")[0]).all()
+    assert np.isnan(read_predictions(tmp_path / "exr", "photo")[0]).all()
+    assert not read_predictions(tmp_path / "png16", "photo")[0].any()
+    assert not cv2.imread(str(tmp_path / "npz" / "photo_preview.png")).any()
+    assert not next(read_depth_video(tmp_path / "mkv" / "photo.mkv")).any()
+
+
+def test_max_side_of_a_call_holds_for_that_call(ramp, tmp_path):
+    write_video(tmp_path / "film.mp4", ramp, 10.0)
+    predictor = Predictor(Brightness())
+    predict_files(predictor, [tmp_path / "film.mp4"], tmp_path / "out", max_side=12)
+    depth, _ = read_predictions(tmp_path / "out", "film")
+    expected = np.stack([r.depth for r in Predictor(Brightness(), max_side=12).stream(tmp_path / "film.mp4")])
+    np.testing.assert_array_equal(depth, expected)
+    assert predictor.max_side is None
+    assert math.isclose(depth.mean(), ramp[..., 0].mean() + 1, rel_tol=0.05)
+
+
+def test_filter_of_a_call_smooths_what_is_written(ramp, tmp_path):
+    write_video(tmp_path / "film.mp4", ramp, 10.0)
+    predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "out", filter="ema_0.8")
+    decoded = np.stack(list(read_video(tmp_path / "film.mp4")))
+    expected = filter_depth("ema_0.8", decoded[..., 0].astype(np.float32) + 1, decoded)
+    np.testing.assert_allclose(read_predictions(tmp_path / "out", "film")[0], expected, rtol=1e-5)
+    with pytest.raises(InputError, match="filter 'mean': unknown"):
+        predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "other", filter="mean")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_filter_begins_anew_at_a_cut(ramp, tmp_path):
+    indoors, outdoors = ramp, ramp[:, :, ::-1].copy()
+    outdoors[:, 4:24, 4:20] = 240
+    for number, frame in enumerate([*indoors, *outdoors]):
+        save(tmp_path / "film" / f"{number}.png", frame)
+    predict_files(Predictor(Brightness()), [tmp_path / "film"], tmp_path / "out", filter="ema_0.8")
+    shots = [filter_depth("ema_0.8", shot[..., 0].astype(np.float32) + 1, shot) for shot in (indoors, outdoors)]
+    np.testing.assert_allclose(read_predictions(tmp_path / "out", "film")[0], np.concatenate(shots), rtol=1e-5)
+
+
+def test_mp4_keeps_the_times_of_a_video(ramp, tmp_path):
+    with av.open(str(tmp_path / "film.mp4"), "w") as file:
+        stream = file.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 100)
+        for image, time in zip(ramp, (0, 3, 11, 40, 44), strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 100)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    (path,) = predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "out", format="mp4")
+    with av.open(str(path)) as file:
+        assert [round(100 * frame.time) for frame in file.decode(video=0)] == [0, 3, 11, 40, 44]
+
+
+@pytest.mark.parametrize("format", ["npz", "mp4", "mkv"])
+def test_a_video_of_one_frame_and_odd_size(frames, tmp_path, format):
+    write_video(tmp_path / "film.mp4", frames[:1, :23, :39], 10.0)
+    odd = tmp_path / "odd.mkv"
+    with av.open(str(odd), "w") as file:
+        stream = file.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 39, 23, "gray"
+        grey = av.VideoFrame.from_ndarray(frames[0, :23, :39, 0], format="gray")
+        file.mux(stream.encode(grey))
+        file.mux(stream.encode())
+    written = predict_files(Predictor(Brightness()), [tmp_path / "film.mp4", odd], tmp_path / "out", format=format)
+    assert {path.stem.removesuffix("_preview") for path in written} == {"film", "odd"}
+    if format == "npz":
+        depth = read_predictions(tmp_path / "out", "odd")[0]
+        assert depth.shape == (1, 23, 39)
+        np.testing.assert_allclose(depth[0], frames[0, :23, :39, 0] + 1.0, atol=2)
+
+
+def test_shards_share_out_all_inputs(frames, tmp_path):
+    inputs = [save(tmp_path / f"{name}.png", frames[0]) for name in "abcde"]
+    shares = []
+    for index in (1, 2, 3):
+        written = predict_files(Predictor(Brightness()), inputs, tmp_path / "out", shard=(index, 3))
+        shares.append([path.stem for path in written if path.suffix == ".npz"])
+    assert shares == [["a", "d"], ["b", "e"], ["c"]]
+    with pytest.raises(InputError, match="shard 4/3: the first of four is 1/4"):
+        predict_files(Predictor(Brightness()), inputs, tmp_path / "out", shard=(4, 3))
+
+
+def test_an_interrupted_run_goes_on_with_what_is_missing(frames, tmp_path):
+    inputs = [save(tmp_path / f"{name}.png", frames[0]) for name in "abc"]
+    out = tmp_path / "out"
+    predict_files(Predictor(Brightness()), inputs[:2], out)
+    (out / "b_preview.png").unlink()  # cut between the depth and its preview
+    before = (out / "a.npz").stat().st_mtime_ns
+    written = predict_files(Predictor(Brightness(offset=3.0)), inputs, out, resume=True)
+    assert [path.name for path in written] == ["b.npz", "b_preview.png", "c.npz", "c_preview.png"]
+    assert (out / "a.npz").stat().st_mtime_ns == before
+    np.testing.assert_allclose(read_predictions(out, "b")[0][0], frames[0, ..., 0] + 3.0, rtol=1e-6)
+    assert predict_files(Predictor(Brightness()), inputs, out, resume=True) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_gpu_gives_what_the_cpu_gives(frames):
+    on_cpu = np.stack([result.depth for result in Predictor(Trailing()).stream(frames)])
+    on_gpu = np.stack([result.depth for result in Predictor(Trailing(), device="cuda").stream(frames)])
+    np.testing.assert_allclose(on_gpu, on_cpu, rtol=5e-3)

@@ -1,0 +1,78 @@
+"""Formats of predict that need to know the camera."""
+
+import numpy as np
+import pytest
+from torch import Tensor, nn
+
+from steadydepth.files.sequence_writer import write_sequence
+from steadydepth.inference.point_clouds import Lens, coloured_points, write_ply
+from steadydepth.inference.predict_files import Predictor, predict_files
+from steadydepth.types import Clip, InputError
+
+T, H, W = 3, 24, 40
+
+
+class Red(nn.Module):
+    """Depth is the red of the pixel; none where it is 0."""
+
+    def __init__(self, claims: str = "metric") -> None:
+        super().__init__()
+        self.claims = claims
+
+    def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+        return frames[:, :, 0] * 255, None
+
+
+@pytest.fixture
+def frames() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (T, H, W, 3), dtype=np.uint8)
+
+
+def write_room(tmp_path, frames, K):
+    clip = Clip("room", frames, 12.5, K=K)
+    return write_sequence(tmp_path / "data", clip, depth_scale_m=None, source=None, licence=None)
+
+
+@pytest.mark.parametrize("lens", [None, Lens(focal_px=33.0)])
+def test_ply_is_a_cloud_a_frame_by_the_camera_of_the_folder_or_the_lens(frames, tmp_path, lens):
+    K = np.array([[50, 0, 21], [0, 48, 13], [0, 0, 1.0]])
+    folder = write_room(tmp_path, frames, K)
+    for _ in range(2):
+        written = predict_files(Predictor(Red()), [folder], tmp_path / "out", format="ply", lens=lens, overwrite=True)
+    assert [path.name for path in written] == ["room", "room_preview.mp4"]
+    assert sorted(path.name for path in (tmp_path / "out" / "room" / "points").iterdir()) == [
+        "0000.ply",
+        "0001.ply",
+        "0002.ply",
+    ]
+    for number, frame in enumerate(frames):
+        camera = K if lens is None else lens.K(H, W)
+        points = coloured_points(frame[..., 0].astype(np.float32), frame, camera)
+        write_ply(tmp_path / "expected.ply", *points)
+        assert len(points[0]) < H * W  # some red is 0
+        written_bytes = (tmp_path / "out" / "room" / "points" / f"{number:04d}.ply").read_bytes()
+        header = written_bytes.index(b"end_header\n") + 11
+        kind = [("xyz", "<f4", 3), ("rgb", "u1", 3)]
+        vertices = np.frombuffer(written_bytes[header:], kind)
+        np.testing.assert_allclose(vertices["xyz"], points[0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(vertices["rgb"], points[1])
+
+
+def test_points_without_a_camera_or_a_depth_are_refused(frames, tmp_path):
+    folder = write_room(tmp_path, frames, None)
+    for format in ("ply", "rerun"):
+        with pytest.raises(InputError, match=rf"{format} needs depth, .*claims disparity"):
+            predict_files(Predictor(Red("disparity")), [folder], tmp_path / "out", format=format)
+    with pytest.raises(InputError, match=r"room: nothing says what camera it was; ply needs .*--fov"):
+        predict_files(Predictor(Red()), [folder], tmp_path / "out", format="ply")
+    assert not (tmp_path / "out").exists()
+
+
+def test_rerun_is_one_recording_for_a_video(frames, tmp_path):
+    pytest.importorskip("rerun")
+    reader = pytest.importorskip("rerun.chunk")
+    folder = write_room(tmp_path, frames, None)
+    written = predict_files(Predictor(Red()), [folder], tmp_path / "out", format="rerun", lens=Lens(fov_deg=60.0))
+    assert written == [tmp_path / "out" / "room.rrd"]
+    chunks = [each for each in reader.RrdReader(written[0]).stream() if each.entity_path == "/world/points"]
+    assert sum(each.num_rows for each in chunks) == T

@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from steadydepth.method.alignment import align_clips
+from steadydepth.method.losses import absolute_loss, relative_loss
+from steadydepth.method.pairing import pair_with_previous
+
+
+def random_depth(seed, shape=(2, 3, 4, 5)):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 3 + 0.5
+
+
+WRONG = {
+    "scale": lambda depth: 0.3 * depth,
+    "affine": lambda depth: 0.3 * depth + 2,
+    "disparity": lambda depth: 0.7 / depth + 0.4,
+}
+
+
+@pytest.mark.parametrize("claims", WRONG)
+def test_what_a_model_may_be_wrong_by_costs_nothing(claims):
+    truth = random_depth(0)
+    valid = random_depth(1) > 1
+    aligned = align_clips(WRONG[claims](truth), torch.where(valid, truth, torch.nan), valid, claims)
+    torch.testing.assert_close(aligned, truth, rtol=1e-4, atol=1e-4)
+    assert absolute_loss(aligned, truth, valid).item() < 1e-4
+    assert relative_loss(pair_with_previous(aligned, valid), pair_with_previous(truth, valid)).item() < 1e-4
+
+
+def test_metres_are_left_alone():
+    depth = random_depth(2)
+    assert align_clips(depth, random_depth(3), depth > 1, "metric") is depth
+
+
+@pytest.mark.parametrize("claims", WRONG)
+def test_flicker_is_not_aligned_away(claims):
+    """One fit for the clip: a factor that comes and goes stays in the loss, which a fit for each frame would hide."""
+    truth = random_depth(4)[:, :1].expand(2, 4, 4, 5)
+    valid = torch.ones_like(truth, dtype=torch.bool)
+    factor = torch.tensor([1.0, 1.2, 1.0, 1.2]).view(1, 4, 1, 1)
+    aligned = align_clips(WRONG[claims](truth * factor), truth, valid, claims)
+    assert relative_loss(pair_with_previous(aligned, valid), pair_with_previous(truth, valid)).item() > 0.05
+
+
+@pytest.mark.parametrize("claims", WRONG)
+def test_the_gradient_goes_through_the_fit_and_stays_finite_without_a_label(claims):
+    truth = random_depth(5, (2, 2, 3, 3)).double()
+    said = WRONG[claims](random_depth(6, truth.shape)).double().requires_grad_()
+    valid = torch.ones_like(truth, dtype=torch.bool)
+    valid[1] = False
+
+    def loss(said):
+        return absolute_loss(align_clips(said, truth, valid, claims), truth, valid)
+
+    assert torch.autograd.gradcheck(loss, (said,))
+    (gradient,) = torch.autograd.grad(loss(said), said)
+    assert (gradient[1] == 0).all()
+    # A common factor is free: the loss does not change along the prediction itself.
+    if claims == "scale":
+        assert float((gradient * said.detach()).sum()) == pytest.approx(0, abs=1e-9)

@@ -1,0 +1,123 @@
+import cv2
+import numpy as np
+import pytest
+
+from steadydepth.ops.bidirectional_flow import two_way_from_frames, two_way_from_labels
+from steadydepth.ops.optical_flow import consistent, dis_flow, invert_flow
+
+HEIGHT, WIDTH = 40, 56
+
+
+@pytest.fixture
+def image():
+    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH + 8, 3), dtype=np.uint8)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 1.5), None, 0, 255, cv2.NORM_MINMAX)
+
+
+def constant_flow(x, y=0.0, height=HEIGHT, width=WIDTH):
+    return np.tile(np.float32([x, y]), (height, width, 1))
+
+
+def test_dis_finds_a_shift_in_changing_light(image):
+    source, target = image[:, 4 : 4 + WIDTH], (image[:, 2 : 2 + WIDTH] * 0.7).astype(np.uint8)
+    flow = dis_flow(source, target)
+    np.testing.assert_allclose(np.median(flow.reshape(-1, 2), axis=0), [2, 0], atol=0.1)
+
+
+def test_a_shift_and_its_inverse_are_consistent_but_where_it_leaves_the_image():
+    visible = consistent(constant_flow(3.0), constant_flow(-3.0))
+    assert visible[:, : WIDTH - 3].all()
+    assert not visible[:, WIDTH - 3 :].any()
+
+
+@pytest.mark.parametrize(("gap", "expected"), [(0.55, True), (0.7, False)])
+def test_the_threshold_is_half_a_pixel_and_one_per_cent_of_both_lengths(gap, expected):
+    # 0.01 * (4 + 4 - gap) + 0.5 is between the two.
+    visible = consistent(constant_flow(4.0), constant_flow(gap - 4.0))
+    assert (visible[:, : WIDTH - 4] == expected).all()
+
+
+def test_the_inverse_of_a_shift_is_the_shift_back():
+    back, visible = invert_flow(constant_flow(2.5, 1.0), np.ones((HEIGHT, WIDTH), bool))
+    assert visible[1:-1, 4:].all()
+    assert not visible[0].any()
+    assert not visible[:, :2].any()
+    np.testing.assert_allclose(back[visible], np.broadcast_to([-2.5, -1.0], back[visible].shape), atol=0.02)
+
+
+def test_the_inverse_of_a_smooth_field_closes_to_a_small_part_of_a_pixel():
+    y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
+    flow = np.stack((1.5 + 0.05 * x, 0.5 - 0.03 * y), axis=-1)
+    back, visible = invert_flow(flow, np.ones((HEIGHT, WIDTH), bool))
+    # x' = 1.05 x + 1.5, so x - x' = -(0.05 x' + 1.5) / 1.05; the same for y.
+    exact = np.stack((-(0.05 * x + 1.5) / 1.05, -(0.5 - 0.03 * y) / 0.97), axis=-1)
+    assert visible.mean() > 0.8
+    assert np.abs(back - exact)[visible].max() < 0.05
+
+
+def test_the_nearest_of_two_that_land_on_one_pixel_wins():
+    flow = constant_flow(0.0)
+    depth = np.full((HEIGHT, WIDTH), 5, np.float32)
+    flow[10:20, 10:16, 0], depth[10:20, 10:16] = 10, 1
+    for order in (depth, -depth + 6):
+        back, visible = invert_flow(flow, np.ones((HEIGHT, WIDTH), bool), order)
+        nearer_moves = order[12, 12] == 1
+        assert visible[12:18, 21:25].all()
+        assert (np.abs(back[12:18, 21:25, 0] - (-10 if nearer_moves else 0)) < 0.01).all()
+
+
+def test_what_is_half_covered_from_either_side_is_not_seen():
+    flow = constant_flow(0.0)
+    depth = np.full((HEIGHT, WIDTH), 5, np.float32)
+    flow[10:20, 10:16, 0], depth[10:20, 10:16] = 10.5, 1  # lands on columns 20.5 to 25.5
+    back, visible = invert_flow(flow, np.ones((HEIGHT, WIDTH), bool), depth)
+    assert not visible[12:18, 20].any()
+    assert not visible[12:18, 26].any()
+    assert visible[12:18, [19, 27]].all()
+    assert (np.abs(back[12:18, 21:26, 0] + 10.5) < 0.05).all()
+
+
+def test_invalid_flow_shows_nothing():
+    valid = np.ones((HEIGHT, WIDTH), bool)
+    valid[:, 20:30] = False
+    poisoned = np.where(valid[..., None], constant_flow(0.0), np.float32(np.nan)).astype(np.float32)
+    back, visible = invert_flow(poisoned, valid)
+    assert not visible[:, 21:29].any()
+    assert np.isfinite(back[visible]).all()
+
+
+def test_label_flow_is_not_seen_where_something_nearer_covers_it():
+    flow = constant_flow(0.0)[None]
+    depth = np.full((2, HEIGHT, WIDTH), 5, np.float32)
+    flow[0, 10:20, 10:16, 0], depth[0, 10:20, 10:16] = 10, 1
+    everything = np.ones((1, HEIGHT, WIDTH), bool)
+    found = two_way_from_labels(flow, everything, depth, np.ones_like(depth, bool))
+    assert found.forward_visible[0, 12:18, 11:15].all()  # the thing that moves
+    assert not found.forward_visible[0, 12:18, 21:25].any()  # what it moves in front of
+    assert not found.backward_visible[0, 12:18, 11:15].any()  # what it uncovers
+    assert found.forward_visible[0, :8].all()
+
+
+def test_a_pixel_without_label_depth_never_hides_another():
+    flow = constant_flow(0.0)[None]
+    depth = np.full((2, HEIGHT, WIDTH), 5, np.float32)
+    flow[0, 10:20, 10:16, 0], depth[0, 10:20, 10:16] = 10, 0
+    found = two_way_from_labels(flow, np.ones((1, HEIGHT, WIDTH), bool), depth, depth > 0)
+    assert found.forward_visible[0, 12:18, 21:25].all()
+
+
+def test_frames_alone_give_flow_both_ways(image):
+    frames = np.stack([image[:, 4 : 4 + WIDTH], image[:, 2 : 2 + WIDTH], image[:, :WIDTH]])
+    found = two_way_from_frames(frames)
+    assert found.forward.shape == found.backward.shape == (2, HEIGHT, WIDTH, 2)
+    assert found.forward_visible.mean() > 0.7
+    assert found.backward_visible.mean() > 0.7
+    np.testing.assert_allclose(np.median(found.forward[found.forward_visible], axis=0), [2, 0], atol=0.1)
+    np.testing.assert_allclose(np.median(found.backward[found.backward_visible], axis=0), [-2, 0], atol=0.1)
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 30), (1, HEIGHT, WIDTH)])
+def test_frames_too_small_or_too_few_show_nothing(shape):
+    found = two_way_from_frames(np.zeros((*shape, 3), np.uint8))
+    assert found.forward.shape == (shape[0] - 1, *shape[1:], 2)
+    assert not found.forward_visible.any()

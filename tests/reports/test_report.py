@@ -1,0 +1,233 @@
+"""The page of runs and evaluations: what it shows of a metrics.json, and each depth as it was scored."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.errors import InputError
+from steadydepth.evaluation.evaluate import evaluate
+from steadydepth.exporters.verify import verify
+from steadydepth.files.predictions import write_predictions
+from steadydepth.reports.clips import Shown, scored_depth, view_sequence
+from steadydepth.reports.report import write_report
+from steadydepth.reports.run_charts import draw_clip, draw_planes
+from steadydepth.training.checkpoint import save_model
+
+HEADER = {"align": "none", "protocol": "plain", "dmin": 1e-3, "dmax": 80.0, "max_depth": 80.0, "n_clips": 2}
+CLIPS = ("fixed_000003", "moving_000004")
+
+
+class Stored(nn.Module):
+    """Says what it was given, frame by frame, whatever it sees; the frame it is at is its state."""
+
+    def __init__(self, depth, claims="metric"):
+        super().__init__()
+        self.depth, self.claims = torch.from_numpy(depth), claims
+
+    def forward(self, frames, state=None):
+        start = state or 0
+        return self.depth[None, start : start + frames.shape[1]], start + frames.shape[1]
+
+
+def report_of(data, model, *, abs_rel, flicker, **more):
+    mean = {"abs_rel": abs_rel, "delta1": 0.7, "flicker": flicker, "sre": 2 * flicker, "gain": 0.5}
+    return {
+        "version": 1,
+        "header": HEADER | {"data": str(data), "model": str(model)},
+        "mean": mean,
+        "mean_fixed": mean,
+        "mean_moving": {},
+        "clips": {name: {"scale": 1.0, "shift": 0.0, "n_frames": 5} | mean for name in CLIPS},
+    } | more
+
+
+def controls_of(abs_rel, flicker):
+    return {"mean": {"abs_rel": abs_rel, "flicker": flicker, "sre": flicker}}
+
+
+@pytest.fixture
+def runs(world, model, tmp_path):
+    """Two runs that were evaluated on the world: plain with everything an evaluation can hold, steady with little."""
+    whole = {
+        "controls": {"constant": controls_of(0.9, 0.0), "ema": controls_of(0.21, 2.0)},
+        "interval": {"abs_rel": [0.1, 0.3], "gain": None},
+        "lengths": {"8": {"mean": {"flicker": 3.75}, "clips": {}}, "all": {"mean": {"flicker": 4.25}, "clips": {}}},
+        "curves": {
+            CLIPS[0]: {"abs_rel": [0.2, None, 0.3, 0.2, 0.1], "flicker": [1.0, 2.0, None, 3.0]},
+            CLIPS[1]: {"abs_rel": [0.1] * 5, "flicker": [None] * 4, "sre": [1.0, 2.0, 3.0, 4.0]},
+        },
+    }
+    for name, abs_rel, more in (("plain", 0.22, whole), ("steady", 0.2, {})):
+        folder = tmp_path / "runs" / name
+        save_model(model, folder)
+        report = report_of(world, folder, abs_rel=abs_rel, flicker=4.0, **more)
+        (folder / "metrics.json").write_text(json.dumps(report))
+        log = [{"step": step, "absolute": 1 / step, "relative": 0.1} for step in (1, 2)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    return tmp_path / "runs"
+
+
+def test_the_page_shows_all_that_the_evaluations_hold_and_loads_nothing(runs):
+    page = write_report([runs]).read_text()
+    for title in ("accuracy and flicker", "accuracy and sre", "absolute loss", "relative loss"):
+        assert f'aria-label="{title}"' in page
+    assert "plain + ema" in page
+    assert "constant (off the chart: 0, 0.9)" in page
+    assert re.search(r"0\.22 <small>\[0\.1, 0\.3\]</small>", page)
+    assert "By length of video" in page
+    assert "<th>plain, 8 frames</th><th>plain, whole clips</th>" in page
+    assert page.count('aria-label="error of each frame"') == len(CLIPS)
+    assert page.count('aria-label="change of static depth, frame to frame"') == 1
+    assert page.count('aria-label="static rigid error, frame to frame"') == 1
+    assert page.count("Error |ln d - ln g|") == len(CLIPS)
+    loaded = re.findall(r'(?:src|href)="([^"]*)"|url\(([^)]*)\)', page)
+    assert len(loaded) > 20
+    assert all(link.startswith("data:") for link, _ in loaded)
+    assert not re.search("<script|<link|@import", page)
+    assert (runs / "flicker.webp").stat().st_size > 1000
+
+
+def test_what_verify_found_stands_on_the_page(runs):
+    found = verify(str(runs / "plain"), str(runs / "steady"), rounds=1)
+    operators = found["graph"]["operators"]
+    found["parameters"]["different"] = ["head.bias: only before"]
+    (runs / "verify.json").write_text(json.dumps(found))
+    page = write_report([runs]).read_text()
+    cost = page[page.index("Cost to run") :]
+    assert f"<th>{runs / 'steady'} after {runs / 'plain'}</th>" in cost
+    assert re.search(rf"<td>graph</td>.*?same <small>\({operators} operators\)", cost, re.DOTALL)
+    assert re.search(r"<td>parameters</td>.*?different <small>\(\d+ tensors\)", cost, re.DOTALL)
+
+
+def test_runs_under_way_have_one_page_of_the_curves_so_far(tmp_path):
+    for name, steps in (("plain", 3), ("steady", 2), ("begun", 0)):
+        (tmp_path / name).mkdir()
+        lines = [json.dumps({"step": step, "absolute": 1 / step, "relative": None}) for step in range(1, steps + 1)]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines) + '{"step": 9, "abs')
+    page = write_report([tmp_path / name for name in ("plain", "steady", "begun")], tmp_path / "page.html").read_text()
+    assert page.count("<svg") == 1
+    assert "absolute loss" in page
+    assert "relative loss" not in page
+    assert all(name in page for name in ("plain", "steady"))
+
+
+def test_an_evaluation_of_old_without_curves_controls_and_intervals_has_a_page(runs):
+    page = write_report([runs / "steady"]).read_text()
+    assert 'aria-label="accuracy and flicker"' in page
+    assert "error of each frame" not in page
+    assert "By length" not in page
+    assert "<small>" not in page
+
+
+def test_runs_of_one_name_are_told_apart_by_the_folder_above(runs, tmp_path):
+    (tmp_path / "more").mkdir()
+    (runs / "plain").rename(tmp_path / "more" / "steady")
+    page = write_report([runs, tmp_path / "more"]).read_text()
+    assert "<th>runs/steady</th>" in page
+    assert "<th>more/steady</th>" in page
+
+
+def test_a_broken_metrics_json_is_named(runs):
+    (runs / "plain" / "metrics.json").write_text("{")
+    with pytest.raises(InputError, match=r"plain/metrics\.json: cannot be read"):
+        write_report([runs])
+
+
+@pytest.mark.parametrize(
+    ("claims", "align", "expected"),
+    [
+        ("metric", "none", lambda raw: raw),
+        ("scale", "scale", lambda raw: 2.5 * raw + 0.25),
+        ("affine", "affine", lambda raw: 2.5 * raw + 0.25),
+        ("metric", "disparity", lambda raw: 1 / np.maximum(2.5 / np.maximum(raw, 1e-3) + 0.25, 1e-3)),
+        ("disparity", "disparity", lambda raw: 1 / np.maximum(2.5 * np.maximum(raw, 1e-3) + 0.25, 1e-3)),
+    ],
+)
+def test_depth_is_shown_with_the_alignment_it_was_scored_with(world, claims, align, expected):
+    sequence = open_sequence(world / CLIPS[0])
+    raw = np.random.default_rng(0).uniform(0.1, 60, (5, 48, 64)).astype(np.float32)
+    report = {"header": HEADER | {"align": align}, "clips": {CLIPS[0]: {"scale": 2.5, "shift": 0.25}}}
+    found = scored_depth(Shown(Stored(raw, claims), report), sequence, sequence.read())
+    np.testing.assert_allclose(found, np.clip(expected(raw.astype(float)), 1e-3, 80), rtol=1e-6)
+
+
+def test_holes_are_cleaned_and_what_was_not_scored_is_shown_as_it_is(world):
+    sequence = open_sequence(world / CLIPS[0])
+    raw = np.full((5, 48, 64), 2.0, np.float32)
+    raw[0, 0, :3] = np.nan, np.inf, -1
+    shown = Shown(Stored(raw), {"header": HEADER, "clips": {CLIPS[0]: {"scale": 1.0, "shift": 0.0}}})
+    assert scored_depth(shown, sequence, sequence.read())[0, 0, :4].tolist() == [1e-3, 80, 1e-3, 2]
+    unscored = Shown(Stored(raw, "disparity"), {"header": HEADER, "clips": {}})
+    assert scored_depth(unscored, sequence, sequence.read())[1, 0, 0] == 0.5
+
+
+def test_the_error_map_is_the_difference_of_logarithms(world, tmp_path):
+    sequence = open_sequence(world / CLIPS[1])
+    truth = sequence.read().depth
+    report = {"header": HEADER, "clips": {CLIPS[1]: {"scale": 1.0, "shift": 0.0}}}
+    models = {"a": Shown(Stored(truth * np.float32(1.2)), report), "b": Shown(Stored(truth), report)}
+    view = view_sequence(sequence, models, tmp_path / "moving.webp")
+    assert view.errors.top == pytest.approx(np.log(1.2), rel=1e-4)
+    assert [label for label, _ in view.errors.rows] == ["a", "b"]
+    assert view.labels == ["input", "label", "a", "b"]
+    unscored = {"a": Shown(Stored(truth), {"header": HEADER, "clips": {}})}
+    assert view_sequence(sequence, unscored, tmp_path / "moving.webp").errors is None
+
+
+def test_stored_predictions_are_shown_as_they_were_scored(world, tmp_path):
+    truth = {name: open_sequence(world / name).read().depth for name in CLIPS}
+    write_predictions(tmp_path / "a", CLIPS[0], 1 / (2 * truth[CLIPS[0]]), "disparity")
+    report = {"header": HEADER | {"align": "disparity"}, "clips": {CLIPS[0]: {"scale": 2.0, "shift": 0.0}}}
+    sequence, shown = open_sequence(world / CLIPS[0]), Shown(tmp_path / "a", report)
+    np.testing.assert_allclose(scored_depth(shown, sequence, sequence.read()), truth[CLIPS[0]], rtol=1e-5)
+
+
+def test_the_page_of_stored_predictions_has_images_of_the_clips_they_are_for(world, tmp_path, caplog):
+    evaluated = tmp_path / "theirs"
+    write_predictions(tmp_path / "stored", CLIPS[1], 1.1 * open_sequence(world / CLIPS[1]).read().depth, "metric")
+    evaluate(tmp_path / "stored", world, out=evaluated, controls=False)
+    moving_image = evaluated / "flicker.webp"
+    page = write_report([evaluated]).read_text()
+    assert f"<h3>{CLIPS[1]}</h3>" in page
+    assert f"<h3>{CLIPS[0]}</h3>" not in page
+    assert f"no images of theirs on {CLIPS[0]}" in caplog.text
+    assert page.count("Error |ln d - ln g|") == page.count("flicker shows as stripes") == 1
+    assert "input | label | theirs" in page
+    write_predictions(tmp_path / "stored", CLIPS[0], np.ones((4, 48, 64), np.float32), "metric")
+    short = {"short": Shown(tmp_path / "stored", {"header": HEADER, "clips": {}})}
+    assert view_sequence(open_sequence(world / CLIPS[0]), short, moving_image) is None
+
+
+def test_each_kind_of_camera_has_its_own_intervals(runs):
+    file = runs / "plain" / "metrics.json"
+    report = json.loads(file.read_text()) | {"interval_fixed": {"abs_rel": [0.15, 0.25]}}
+    file.write_text(json.dumps(report))
+    page = write_report([runs]).read_text()
+    assert re.search(r"Fixed camera.*0\.22 <small>\[0\.15, 0\.25\]</small>", page, re.DOTALL)
+
+
+def test_without_labels_the_plane_has_no_accuracy_and_is_left_out():
+    assert draw_planes({"a": {"mean": {"abs_rel": None, "flicker_flow": 3.0}}}) == []
+    [chart] = draw_planes({"a": {"mean": {"abs_rel": 0.1, "flicker_flow": 3.0}}})
+    assert 'aria-label="accuracy and flicker_flow"' in chart
+
+
+def test_filters_are_joined_with_their_own_model_and_the_constant_stands_once():
+    one = {"mean": {"abs_rel": 0.2, "sre": 4.0}, "controls": {"constant": controls_of(0.21, 3.5)}}
+    one["controls"]["ema"] = controls_of(0.2, 2.0)
+    [chart] = draw_planes({"plain": one, "steady": SimpleNamespace(**one).__dict__})
+    assert chart.count("<polyline") == 2
+    assert re.findall(r"<title>([^:<]*):", chart) == ["plain", "plain + ema", "steady", "steady + ema", "constant"]
+
+
+def test_a_clip_shows_the_steadiest_word_it_has():
+    curves = {"a": {"curves": {"room": {"abs_rel": [None, None], "flicker_flow": [2.0]}}}, "b": {}}
+    [chart] = draw_clip("room", curves)
+    assert "change of depth along flow" in chart
+    assert draw_clip("hall", curves) == []

@@ -1,0 +1,203 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from small_runs import read_log, resolve, train_until_cut
+from torch import nn
+
+from steadydepth.method.update import build_optimizer
+from steadydepth.models.frozen import frozen_copy
+from steadydepth.models.load import load_model
+from steadydepth.training import loop
+from steadydepth.training.loop import train
+from steadydepth.training.setup import average_weights, build_model
+from steadydepth.training.state import Run, relative_weight_at
+from steadydepth.training.step import average_along, train_step
+from steadydepth.types import InputError
+
+
+def make_config(world, folder, steps=4, **sections):
+    content = {
+        "data": {"root": str(world), "clip_length": 3, "height": 48, "width": 64, "exposure": 0.1},
+        "model": {"decoder_width": 16},
+        "optim": {"steps": steps, "batch": 2},
+        "run": {"folder": str(folder), "device": "cpu", "log_every": 1, "checkpoint_every": 2},
+    }
+    return resolve(content, sections)
+
+
+def test_a_step_moves_every_weight(model, clip):
+    model.train()
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    optimizer = build_optimizer(model, learning_rate=1e-2, encoder_learning_rate=1.0, weight_decay=0.0)
+    terms = train_step(model, optimizer, clip, relative_weight=1.0, max_grad_norm=1.0)
+    assert terms.target.item() == pytest.approx(terms.absolute.item() + terms.relative.item(), rel=1e-5)
+    still = [name for name, weight in model.named_parameters() if torch.equal(before[name], weight)]
+    assert still == []
+
+
+def test_the_weight_of_the_relative_loss_reaches_the_gradient(model, clip):
+    moved = []
+    for weight in (0.0, 3.0):
+        copy = frozen_copy(model).train().requires_grad_()
+        optimizer = build_optimizer(copy, learning_rate=1e-2, encoder_learning_rate=1.0, weight_decay=0.0)
+        train_step(copy, optimizer, clip, relative_weight=weight, max_grad_norm=1.0)
+        moved.append(copy.decoder.head.weight.detach().clone())
+    assert not torch.allclose(moved[0], moved[1], atol=1e-6)
+
+
+def test_a_toy_run_halves_its_loss(world, tmp_path):
+    config = make_config(world, tmp_path / "run", steps=25, optim={"learning_rate": 3e-3}, data={"exposure": 0.0})
+    losses = [line["absolute"] for line in read_log(train(config))]
+    assert sum(losses[-3:]) / 3 < 0.5 * losses[0]
+
+
+def test_stabilising_needs_no_labels_and_stays_near_the_anchor(model, clip):
+    blind = replace(
+        clip, depth=torch.zeros_like(clip.depth), valid=torch.zeros_like(clip.valid), labels=("teacher",) * 2
+    )
+    teacher = frozen_copy(model)
+    optimizer = build_optimizer(model, learning_rate=1e-3, encoder_learning_rate=1.0, weight_decay=0.0)
+    relative = []
+    for _ in range(12):
+        terms = train_step(model, optimizer, blind, teacher=teacher, relative_weight=2.0, max_grad_norm=1.0)
+        relative.append(terms.relative.item())
+    assert relative[-1] < 0.8 * relative[0]
+    with torch.no_grad():
+        said, kept = model(clip.frames)[0].log(), teacher(clip.frames)[0].log()
+    assert float((said - kept).abs().mean()) < 0.3
+
+
+@pytest.mark.parametrize("cut_after", [1, 2, 3])
+def test_a_run_cut_and_resumed_equals_one_never_cut(world, tmp_path, monkeypatch, cut_after):
+    whole = train(make_config(world, tmp_path / "whole"))
+    config = make_config(world, tmp_path / "cut")
+    train_until_cut(config, cut_after, monkeypatch)
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    resumed = train(config)
+    assert read_log(whole) == read_log(resumed)
+    assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+
+
+def test_a_finished_run_is_left_as_it_is(world, tmp_path):
+    config = make_config(world, tmp_path / "run", steps=2)
+    train(config)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    train(config)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_another_run_does_not_take_the_folder(world, tmp_path):
+    train(make_config(world, tmp_path / "run", steps=1))
+    with pytest.raises(InputError, match=r"another run lives in this folder.*steps: 1 there.*steps: 2 here"):
+        train(make_config(world, tmp_path / "run", steps=2))
+
+
+def test_plain_and_steady_start_from_the_same_weights(world, tmp_path):
+    plain, steady = (
+        build_model(make_config(world, tmp_path, loss={"relative_weight": weight})) for weight in (0.0, 1.0)
+    )
+    for one, other in zip(plain.state_dict().values(), steady.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_starting_from_a_model_takes_its_weights_and_size(world, tmp_path):
+    first = train(make_config(world, tmp_path / "first", steps=1))
+    second = make_config(
+        world, tmp_path / "second", steps=1, model={"init": str(first)}, data={"labels": "teacher", "motion": "dis"}
+    )
+    built = build_model(second)
+    for one, other in zip(built.state_dict().values(), load_model(first).state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    assert (train(second) / "model.safetensors").is_file()
+
+
+def test_norms_learn_their_share_of_the_steps_and_then_keep_their_statistics(world, tmp_path):
+    run = Run(make_config(world, tmp_path, steps=4, optim={"freeze_batch_norm_after": 0.5}))
+    norms = [module for module in run.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) > 10
+    for step, learns in enumerate((True, True, False, False)):
+        run.step = step
+        run.prepare_to_learn()
+        assert {norm.training for norm in norms} == {learns}
+        assert run.model.decoder.training
+    never = Run(make_config(world, tmp_path, optim={"freeze_batch_norm_after": 0.0}))
+    never.prepare_to_learn()
+    assert not any(module.training for module in never.model.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+def test_the_relative_weight_ramps_up():
+    weights = [relative_weight_at(step, steps=10, weight=2.0, ramp=0.5) for step in range(10)]
+    assert weights == pytest.approx([0, 0.4, 0.8, 1.2, 1.6, 2, 2, 2, 2, 2])
+    assert relative_weight_at(0, steps=10, weight=2.0, ramp=0.0) == 2.0
+
+
+def test_processes_share_the_samples_of_a_step(world, tmp_path):
+    shares = [loop._sample_numbers(3, 5, 4, rank, 2) for rank in (0, 1)]
+    assert shares == [[12, 13, 16, 17], [14, 15, 18, 19]]
+    with pytest.raises(InputError, match=r"optim\.batch: 3: must be a multiple of the 2"):
+        loop.open_samples(make_config(world, tmp_path, optim={"batch": 3}), 0, 0, 2)
+
+
+def test_an_average_follows_the_weights_and_forgets_its_start():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 0.0)
+    average = average_weights(model, 0.9)
+    average.update_parameters(model)
+    nn.init.constant_(model.weight, 1.0)
+    average.update_parameters(model)
+    # The second update is number 1: decay (1 + 1) / (10 + 1).
+    assert average.module.weight.item() == pytest.approx(1 - 2 / 11, rel=1e-5)
+
+
+def stabilising(world, folder, first, **loss):
+    return make_config(
+        world,
+        folder,
+        steps=8,
+        model={"init": str(first)},
+        data={"labels": "teacher", "motion": "dis", "exposure": 0.0},
+        optim={"learning_rate": 1e-3, "encoder_learning_rate": 1.0, "freeze_batch_norm_after": 0.0, "average": 0.0},
+        loss={"relative_weight": 50.0, "relative_ramp": 0.0} | loss,
+    )
+
+
+def test_stabilising_stops_when_the_image_is_lost_and_keeps_the_weights_before(world, tmp_path):
+    first = train(make_config(world, tmp_path / "first", steps=6, optim={"learning_rate": 3e-3}))
+    reckless = train(stabilising(world, tmp_path / "reckless", first, min_log_depth_correlation=0.0))
+    visible = [line["log_depth_correlation"] for line in read_log(reckless)]
+    assert len(visible) == 8
+    least = (visible[1] + visible[2]) / 2
+    assert visible[0] > visible[1] > least > visible[2]
+    guarded_config = stabilising(world, tmp_path / "guarded", first, min_log_depth_correlation=least)
+    guarded = train(guarded_config)
+    lines = read_log(guarded)
+    assert [line["log_depth_correlation"] for line in lines] == visible[:3]
+    saved = (guarded / "model.safetensors").read_bytes()
+    kept = torch.load(guarded / "checkpoint.pt", weights_only=True)["guard"]["kept"]
+    for name, weight in load_model(guarded).state_dict().items():
+        assert torch.equal(weight, kept[name])
+    # The same command again finds it stopped.
+    assert (train(guarded_config) / "model.safetensors").read_bytes() == saved
+    assert read_log(guarded) == lines
+
+
+def test_a_label_averaged_along_the_motion_by_hand():
+    # One row; everything moves one pixel to the right a frame.
+    depth = torch.tensor([[[[1.0, 2.0, 8.0]], [[5.0, 1.1, 2.2]], [[7.0, 5.0, 1.21]]]])
+    motion = torch.zeros(1, 2, 1, 3, 2)
+    motion[..., 0] = -1.0
+    visible = torch.ones(1, 2, 1, 3, dtype=torch.bool)
+    visible[0, 0, 0, 2] = False
+    averaged = average_along(depth, motion, visible, window=3)
+    expected = depth.clone()
+    # Frame 1: pixel 0 comes from outside; pixel 1 was 1.0; pixel 2 was 2.0, but was not seen.
+    expected[0, 1, 0, 1] = 1.1**0.5
+    # Frame 2: pixel 1 was 5.0, as it is; pixel 2 was 1.1, and 1.0 before.
+    expected[0, 2, 0, 2] = (1.21 * 1.1 * 1.0) ** (1 / 3)
+    torch.testing.assert_close(averaged, expected)
+    assert torch.equal(average_along(depth, motion, visible, window=1), depth.log().exp())
+    # Another surface is no neighbour.
+    far = depth.clone()
+    far[0, 0, 0, 0] = 2.0
+    assert average_along(far, motion, visible, window=2)[0, 1, 0, 1] == pytest.approx(1.1)
