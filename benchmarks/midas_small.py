@@ -5,11 +5,11 @@ EfficientNet-Lite3, a 3x3 convolution on each of its four scales to 64, 128, 256
 the smallest up, each of two residual units, an enlargement and a 1x1 convolution to half of the channels.
 """
 
-from typing import Any
-
 import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from steadydepth.types import State
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -59,10 +59,10 @@ class MidasSmall(nn.Module):
         # Random weights could leave nothing above 0, and a file of zeros would pass every check.
         nn.init.constant_(self.head[-2].bias, 10.0)
 
-    def forward(self, frames: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         b, t = frames.shape[:2]
         features = [adapt(each) for adapt, each in zip(self.adapt, self.encoder(frames.flatten(0, 1)), strict=True)]
         fused = None
         for fuse, each in zip(reversed(self.fuse), reversed(features), strict=True):
             fused = fuse(each, fused)
-        return self.head(fused)[:, 0].unflatten(0, (b, t)), state
+        return self.head(fused)[:, 0].unflatten(0, (b, t)), {}

@@ -6,7 +6,7 @@ Axes: b clip, t time, p pair (t - 1), c channel, h row, w column.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
@@ -99,8 +99,22 @@ class LossTerms:
     is_finite: bool = True  # False: the gradient was not, and no weight was changed
 
 
+# What a model remembers of the frames before, batched along the first axis; empty for a per-frame network.
+State = dict[str, Tensor]
+
+
 @runtime_checkable
 class VideoDepthModel(Protocol):
-    """Depth for `frames`, given what the frames before them left in `state`."""
+    """Depth of `frames`, given what the frames before them left in `state`.
 
-    def __call__(self, frames: Frames, state: Any = None) -> tuple[Depth, Any]: ...
+    Args of a call:
+        frames: consecutive frames, RGB in [0, 1].
+        state: what the call for the frames before returned; None at the beginning of a video.
+
+    Returns: depth of each frame, of the size of the frames, in the units of `claims`; and the state that the last frame
+        leaves. Nothing is kept on the model between calls, so streams can be batched and taken apart again.
+    """
+
+    claims: Claims  # what the numbers mean; declared by the model, never guessed
+
+    def __call__(self, frames: Frames, state: State | None = None) -> tuple[Depth, State]: ...

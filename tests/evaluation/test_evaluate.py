@@ -32,10 +32,11 @@ class Brightness(nn.Module):
     def forward(self, frames, state=None):
         self.calls.append((frames.shape[1], self.training, torch.is_grad_enabled()))
         depths = []
+        past = state["mean"] if state else None
         for frame in frames.mean(dim=2).unbind(dim=1):
-            state = frame if state is None else 0.5 * (state + frame)
-            depths.append(self.scale * (0.1 + state))
-        return torch.stack(depths, dim=1), state
+            past = frame if past is None else 0.5 * (past + frame)
+            depths.append(self.scale * (0.1 + past))
+        return torch.stack(depths, dim=1), {"mean": past}
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from steadydepth.inference import runtime
 from steadydepth.inference.predict_files import Predictor, load, predict_files
 from steadydepth.inference.runtime import ExportedModel, fit_image, resize_depth
 from steadydepth.models.depth_net import DepthNet
-from steadydepth.types import InputError
+from steadydepth.types import InputError, State
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -44,9 +44,9 @@ class Tilted(nn.Module):
             self.conv.weight.copy_(torch.linspace(-0.2, 0.4, 45).view(1, 3, 3, 5))
             self.conv.bias.fill_(0.3)
 
-    def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         b, t = frames.shape[:2]
-        return self.conv(frames.flatten(0, 1))[:, 0].exp().unflatten(0, (b, t)), state
+        return self.conv(frames.flatten(0, 1))[:, 0].exp().unflatten(0, (b, t)), {}
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ class Resized(nn.Module):
         super().__init__()
         self.net, self.claims = net, net.claims
 
-    def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         h, w = frames.shape[-2:]
         images = (frames[0] * 255).round().byte().permute(0, 2, 3, 1).numpy()
         fitted = torch.from_numpy(np.stack([fit_image(image, H, W) for image in images]))
@@ -152,7 +152,7 @@ class Resized(nn.Module):
 
 def test_a_file_that_differs_is_refused_and_not_left(tmp_path, monkeypatch):
     class Restless(Tilted):
-        def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+        def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
             depth, state = super().forward(frames, state)
             return (depth if torch.compiler.is_exporting() else depth * 1.0012), state
 
@@ -175,8 +175,8 @@ def test_relative_difference_by_hand():
 
 def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
     class Remembering(Tilted):
-        def forward(self, frames: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-            return super().forward(frames)[0], frames
+        def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+            return super().forward(frames)[0], {"frames": frames}
 
     size = {"height": H, "width": W}
     with pytest.raises(InputError, match="passes a state"):

@@ -14,7 +14,7 @@ from steadydepth.exporters.export import export_model
 from steadydepth.exporters.quantise import export_int8
 from steadydepth.inference.predict_files import Predictor, load
 from steadydepth.inference.runtime import METADATA, SUFFIXES, ExportedModel
-from steadydepth.types import InputError
+from steadydepth.types import InputError, State
 
 H, W = 18, 22
 
@@ -30,9 +30,9 @@ class Uneven(nn.Module):
         weights = np.linspace(-0.2, 0.4, 45, dtype=np.float32).reshape(1, 3, 3, 5)
         self.conv.load_state_dict({"weight": Tensor(weights), "bias": Tensor([0.3])})
 
-    def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         b, t = frames.shape[:2]
-        return self.conv(frames.flatten(0, 1))[:, 0].exp().unflatten(0, (b, t)), state
+        return self.conv(frames.flatten(0, 1))[:, 0].exp().unflatten(0, (b, t)), {}
 
 
 @pytest.fixture(scope="module", params=["litert", "executorch"])

@@ -14,7 +14,7 @@ from steadydepth.exporters.export import export_model
 from steadydepth.exporters.quantise import calibration_frames, export_int8, report_path
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.inference.runtime import ExportedModel
-from steadydepth.types import Clip, InputError
+from steadydepth.types import Clip, InputError, State
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -40,13 +40,13 @@ class Small(nn.Module):
             nn.Upsample((H, W), mode="bilinear"),
         )
 
-    def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         b, t = frames.shape[:2]
-        return self.layers(frames.flatten(0, 1) * 2)[:, 0].exp().unflatten(0, (b, t)), state
+        return self.layers(frames.flatten(0, 1) * 2)[:, 0].exp().unflatten(0, (b, t)), {}
 
 
 class Attending(Small):
-    def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         depth, state = super().forward(frames)
         return depth + depth.softmax(dim=-1), state
 

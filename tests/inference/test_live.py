@@ -2,11 +2,12 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor, nn
 
 from steadydepth.inference.live import stream_newest
 from steadydepth.inference.predictor import Predictor
-from steadydepth.types import InputError
+from steadydepth.types import InputError, State
 
 
 class Red(nn.Module):
@@ -18,10 +19,10 @@ class Red(nn.Module):
         super().__init__()
         self.busy, self.done = threading.Event(), threading.Event()
 
-    def forward(self, frames: Tensor, state: int | None = None) -> tuple[Tensor, int]:
+    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         self.busy.set()
         assert self.done.wait(20)
-        return frames[:, :, 0] * 255 + 1, (state or 0) + 1
+        return frames[:, :, 0] * 255 + 1, {"count": (state["count"] if state else torch.zeros(1)) + 1}
 
 
 def image(red: int) -> np.ndarray:
@@ -50,11 +51,11 @@ def test_newest_frame_wins_while_the_model_works():
 
 def test_the_state_begins_anew_at_a_cut():
     class Counting(Red):
-        def forward(self, frames: Tensor, state: int | None = None) -> tuple[Tensor, int]:
+        def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
             depth, state = super().forward(frames, state)
             self.done.clear()
             given.release()
-            return depth * 0 + state, state
+            return depth * 0 + state["count"], state
 
     shots = np.random.default_rng(0).integers(0, 256, (2, 48, 72, 3), dtype=np.uint8)
     model, given = Counting(), threading.Semaphore(1)

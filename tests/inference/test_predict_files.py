@@ -19,7 +19,7 @@ from steadydepth.inference.filters import filter_depth
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.predict_files import Predictor, predict_files
 from steadydepth.ops.colours import colour_depth, depth_range
-from steadydepth.types import Clip, InputError, VideoDepthModel
+from steadydepth.types import Clip, InputError, State, VideoDepthModel
 
 T, H, W = 5, 24, 40
 
@@ -36,14 +36,15 @@ class Trailing(nn.Module):
             self.conv.weight.copy_(torch.linspace(-0.3, 0.5, 27).view(1, 3, 3, 3))
             self.conv.bias.fill_(0.7)
 
-    def forward(self, frames: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         b, t = frames.shape[:2]
         log_depth = self.dropout(self.conv(frames.flatten(0, 1))[:, 0].unflatten(0, (b, t)))
         depths = []
+        past = state["log_depth"] if state else None
         for now in log_depth.unbind(1):
-            state = now if state is None else (now + state) / 2
-            depths.append(state.exp())
-        return torch.stack(depths, 1), state
+            past = now if past is None else (now + past) / 2
+            depths.append(past.exp())
+        return torch.stack(depths, 1), {"log_depth": past}
 
 
 class Brightness(nn.Module):
@@ -53,8 +54,8 @@ class Brightness(nn.Module):
         super().__init__()
         self.claims, self.offset = claims, offset
 
-    def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
-        return frames[:, :, 0] * 255 + self.offset, None
+    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        return frames[:, :, 0] * 255 + self.offset, {}
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ def test_larger_frames_are_shrunk_for_the_network_and_depth_brought_back(frames)
     visible = []
 
     class Watching(Brightness):
-        def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+        def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
             visible.append(tuple(frames.shape))
             return super().forward(frames)
 
@@ -223,7 +224,7 @@ def test_what_is_no_image_is_refused(image, said):
 
 
 def test_unusable_models_and_sources_are_refused(frames, tmp_path):
-    with pytest.raises(InputError, match="the model claims None"):
+    with pytest.raises(InputError, match="has claims None; set its attribute"):
         Predictor(nn.Identity())
     with pytest.raises(InputError, match="max_side is 0"):
         Predictor(Brightness(), max_side=0)
@@ -352,7 +353,7 @@ def test_failing_inputs_are_named_and_the_others_written(frames, ramp, tmp_path)
 
 def test_a_failing_model_leaves_nothing_and_names_the_input(ramp, tmp_path):
     class Failing(Brightness):
-        def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+        def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
             raise RuntimeError("out of memory")
 
     write_video(tmp_path / "film.mp4", ramp, 10.0)

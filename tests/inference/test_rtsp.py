@@ -15,7 +15,7 @@ from steadydepth.files.predictions import read_predictions
 from steadydepth.files.video_read import read_video
 from steadydepth.inference.live import stream_newest
 from steadydepth.inference.predict_files import Predictor, predict_files
-from steadydepth.types import InputError
+from steadydepth.types import InputError, State
 
 T, H, W = 20, 24, 40
 # The last frames of a broken connection may have come in part.
@@ -27,8 +27,8 @@ class Red(nn.Module):
 
     claims = "metric"
 
-    def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
-        return frames[:, :, 0] * 255 + 1, None
+    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        return frames[:, :, 0] * 255 + 1, {}
 
 
 @pytest.fixture(scope="module")

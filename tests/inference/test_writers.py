@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.inference.point_clouds import Lens, coloured_points, write_ply
 from steadydepth.inference.predict_files import Predictor, predict_files
-from steadydepth.types import Clip, InputError
+from steadydepth.types import Clip, InputError, State
 
 T, H, W = 3, 24, 40
 
@@ -19,8 +19,8 @@ class Red(nn.Module):
         super().__init__()
         self.claims = claims
 
-    def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
-        return frames[:, :, 0] * 255, None
+    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        return frames[:, :, 0] * 255, {}
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ def test_depth_has_the_shape_of_the_frames_and_stays_in_range(model):
     assert isinstance(model, VideoDepthModel)
     depth, state = model(FRAMES)
     assert depth.shape == (2, 3, 40, 72)
-    assert state is None
+    assert state == {}
     assert model.min_depth <= depth.min()
     assert depth.max() <= model.max_depth
     extreme, _ = model(torch.stack([torch.zeros(1, 3, 33, 65), torch.ones(1, 3, 33, 65)], dim=1))

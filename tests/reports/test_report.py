@@ -31,8 +31,9 @@ class Stored(nn.Module):
         self.depth, self.claims = torch.from_numpy(depth), claims
 
     def forward(self, frames, state=None):
-        start = state or 0
-        return self.depth[None, start : start + frames.shape[1]], start + frames.shape[1]
+        start = int(state["at"]) if state else 0
+        stop = start + frames.shape[1]
+        return self.depth[None, start:stop], {"at": torch.tensor([stop])}
 
 
 def report_of(data, model, *, abs_rel, flicker, **more):

@@ -20,6 +20,7 @@ from steadydepth.evaluation.footage import Depth, Flow, Footage, excerpt
 from steadydepth.files.predictions import find_predictions
 from steadydepth.files.stored_depth import open_predictions, open_raw
 from steadydepth.metrics.protocols import Protocol
+from steadydepth.models.declare import claims_of
 from steadydepth.types import Claims, DepthFrames, InputError
 
 LOG = logging.getLogger(__name__)
@@ -153,10 +154,7 @@ def is_model(model: Any) -> bool:
 
 
 def _claims_of(model: Any) -> Claims:
-    claims = getattr(model, "claims", None)
-    if claims is None:
-        raise InputError("the model has no attribute `claims`: set it to metric, scale, affine or disparity")
-    return claims
+    return claims_of(model)
 
 
 def with_reference(

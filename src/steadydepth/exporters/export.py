@@ -118,7 +118,7 @@ def describe(model: nn.Module, height: int, width: int, licence: str) -> dict[st
     frames = torch.zeros(1, 1, 3, height, width)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         _, state = model(frames, None)
-    if state is not None:
+    if state:
         raise InputError("the model passes a state from frame to frame; only models of single frames can be exported")
     return {
         "format_version": FORMAT_VERSION,

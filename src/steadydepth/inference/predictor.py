@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args, overload
+from typing import Any, overload
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from steadydepth.files.images import read_colour
 from steadydepth.inference.exported import ExportedNet
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.runtime import resize_depth
+from steadydepth.models.declare import claims_of
 from steadydepth.ops.colours import is_measured
 from steadydepth.types import Claims, InputError
 
@@ -39,9 +40,7 @@ class Predictor:
     def __init__(
         self, model: nn.Module, *, device: torch.device | str | None = None, max_side: int | None = None
     ) -> None:
-        claims = getattr(model, "claims", None)
-        if claims not in get_args(Claims):
-            raise InputError(f"the model claims {claims!r}; its attribute `claims` is one of {get_args(Claims)}")
+        claims = claims_of(model)
         if max_side is not None and max_side < 1:
             raise InputError(f"max_side is {max_side}; it is the longer side in pixels for the network: give 1 or more")
         if max_side is not None and isinstance(model, ExportedNet):
@@ -50,7 +49,7 @@ class Predictor:
         own = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         self.device = torch.device(device) if device is not None else own
         self.model = model.to(self.device).eval()
-        self.claims = cast(Claims, claims)
+        self.claims = claims
         self.max_side = max_side
 
     @overload

@@ -1,19 +1,33 @@
 """Step 1, sequence processing: frames in, depth of the same length out."""
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
-from steadydepth.types import Depth, Frames, InputError, VideoDepthModel
+from steadydepth.types import Depth, Frames, InputError, State
 
 
 def process_sequence(
-    model: VideoDepthModel, frames: Frames, state: Any = None, *, chunk: int | None = None
-) -> tuple[Depth, Any]:
+    model: Callable[[Frames, State | None], tuple[Depth, State]],
+    frames: Frames,
+    state: State | None = None,
+    *,
+    chunk: int | None = None,
+) -> tuple[Depth, State]:
     """One depth image for each frame, in order, and the state that the last frame left.
 
-    With `chunk`, that many frames at a time: the same numbers for less memory, since the state goes on from each to
-    the next.
+    Args:
+        model: called as `VideoDepthModel` says; wrapped for several processes or not.
+        frames: (b, t, 3, h, w), RGB in [0, 1]; t >= 1.
+        state: what an earlier call returned, to go on from; None begins anew.
+        chunk: frames that pass through the model at a time; the same numbers for less memory, since the state goes on
+            from each chunk to the next. None takes all at once.
+
+    Returns: depth (b, t, h, w) in the units of what the model claims, and its state.
+
+    Raises:
+        InputError: there is no frame.
+        TypeError: the model returns a state that is not a dict of tensors batched as the frames are.
     """
     length = frames.shape[1]
     if length == 0:
@@ -22,4 +36,19 @@ def process_sequence(
     for part in frames.split(chunk or length, dim=1):
         depth, state = model(part, state)
         depths.append(depth)
-    return torch.cat(depths, dim=1), state
+    return torch.cat(depths, dim=1), check_state(state, len(frames))
+
+
+def check_state(state: object, batch: int) -> State:
+    """`state` itself where it honours the contract: a dict of tensors whose first axis has `batch` entries.
+
+    Raises:
+        TypeError: it does not; states of several streams could not be stacked, nor exported.
+    """
+    if not isinstance(state, dict):
+        raise TypeError(f"the model returned a state of {type(state).__name__}; it is a dict of tensors, {{}} for none")
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor) or value.ndim == 0 or len(value) != batch:
+            kind = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+            raise TypeError(f"the state {name!r} is {kind}; it is a tensor whose first axis is the batch of {batch}")
+    return state

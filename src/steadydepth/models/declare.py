@@ -24,7 +24,7 @@ MEANINGS = (
 
 @dataclass(frozen=True)
 class Declared:
-    """What the user, or the folder of a model, says of it; None where nothing is said."""
+    """What the user, or the folder of a model, says of it; None where it is not declared."""
 
     claims: Claims | None = None
     multiple: int | None = None  # the network takes sizes that are multiples of this
@@ -34,17 +34,17 @@ class Declared:
 
     def only(self, name: str, *known: str) -> None:
         """InputError when something is declared that this kind of model has no use for."""
-        said = [field.name for field in fields(self) if getattr(self, field.name) is not None]
-        if unknown := [word for word in said if word not in known]:
+        given = [field.name for field in fields(self) if getattr(self, field.name) is not None]
+        if unknown := [word for word in given if word not in known]:
             raise InputError(f"{name}: {', '.join(unknown)}: such a model takes only {', '.join(known)}")
 
     def over(self, other: "Declared") -> "Declared":
         """What is declared here, and where nothing is, what is there; a size rule replaces a size rule."""
         mine = {field.name: getattr(self, field.name) for field in fields(self)}
-        said = {key: value for key, value in mine.items() if value is not None}
-        if "size" in said or "multiple" in said:
+        given = {key: value for key, value in mine.items() if value is not None}
+        if "size" in given or "multiple" in given:
             other = replace(other, size=None, multiple=None)
-        return replace(other, **said)
+        return replace(other, **given)
 
 
 def split_name(name: str) -> tuple[str, Declared]:
@@ -52,25 +52,25 @@ def split_name(name: str) -> tuple[str, Declared]:
     if Path(name).exists():
         return name, Declared()
     plain, *words = name.split(",")
-    said = {key: value for key, _, value in (word.partition("=") for word in words)}
-    return plain, read_declared(said, name)
+    given = {key: value for key, _, value in (word.partition("=") for word in words)}
+    return plain, read_declared(given, name)
 
 
-def read_declared(said: dict[str, Any], where: str) -> Declared:
+def read_declared(given: dict[str, Any], where: str) -> Declared:
     """Check what is declared; `where` names it in an error."""
-    if unknown := sorted(set(said) - {field.name for field in fields(Declared)}):
+    if unknown := sorted(set(given) - {field.name for field in fields(Declared)}):
         raise InputError(
             f"{where}: {', '.join(unknown)}: unknown; a name may be followed by ,claims= ,multiple= ,size=HxW "
             ",normalise=imagenet ,weights=FILE"
         )
-    if said.get("multiple") is not None and said.get("size") is not None:
+    if given.get("multiple") is not None and given.get("size") is not None:
         raise InputError(f"{where}: multiple and size: the network takes one size or multiples: give one of them")
     return Declared(
-        claims=None if said.get("claims") is None else claims_or_refuse(where, said["claims"]),
-        multiple=None if said.get("multiple") is None else _count(said["multiple"], where),
-        size=None if said.get("size") is None else _size(said["size"], where),
-        normalise=_choice(said.get("normalise"), "imagenet", where),
-        weights=said.get("weights"),
+        claims=None if given.get("claims") is None else claims_or_refuse(where, given["claims"]),
+        multiple=None if given.get("multiple") is None else _count(given["multiple"], where),
+        size=None if given.get("size") is None else _size(given["size"], where),
+        normalise=_choice(given.get("normalise"), "imagenet", where),
+        weights=given.get("weights"),
     )
 
 
@@ -84,16 +84,26 @@ def claims_or_refuse(where: str, claims: Any, kind: Any = None) -> Claims:
     return cast(Claims, claims)
 
 
-def check_claims(said: Tensor, claims: Claims, name: str) -> None:
+def claims_of(model: object) -> Claims:
+    """What `model` claims; InputError where it has no attribute `claims` with one of the four words."""
+    claims = getattr(model, "claims", None)
+    if claims not in get_args(Claims):
+        raise InputError(
+            f"the model ({type(model).__name__}) has claims {claims!r}; set its attribute `claims` to {MEANINGS}"
+        )
+    return cast(Claims, claims)
+
+
+def check_claims(predicted: Tensor, claims: Claims, name: str) -> None:
     """Refuse what a model is seen to get wrong on a batch: numbers that are all equal, or depths that are not above 0.
 
     `predicted` is floored at LEAST, as the adapters give it.
     """
-    if not torch.isfinite(said).all():
+    if not torch.isfinite(predicted).all():
         raise InputError(f"{name}: gives numbers that are not finite: are its weights whole, its precision enough?")
-    if bool((said.amax() - said.amin()) <= 1e-6 * said.abs().amax()):
-        raise InputError(f"{name}: gives {float(said.amax()):.4g} for every pixel: are its weights loaded?")
-    under = float((said <= LEAST).float().mean())
+    if bool((predicted.amax() - predicted.amin()) <= 1e-6 * predicted.abs().amax()):
+        raise InputError(f"{name}: gives {float(predicted.amax()):.4g} for every pixel: are its weights loaded?")
+    under = float((predicted <= LEAST).float().mean())
     if claims in ("metric", "scale") and under > MOST_UNDER:
         raise InputError(
             f"{name}: claims {claims}, yet {under:.0%} of what it says is at or below 0, which no depth is: inverse "

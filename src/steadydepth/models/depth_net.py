@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from steadydepth.models.decoders import DPTDecoder, LightDecoder
 from steadydepth.models.encoders import build_encoder
-from steadydepth.types import Claims, Depth, Frames, InputError
+from steadydepth.types import Claims, Depth, Frames, InputError, State
 
 # ImageNet's statistics, those the encoders were trained with (timm.data.IMAGENET_DEFAULT_MEAN, _STD).
 MEAN = (0.485, 0.456, 0.406)
@@ -50,8 +50,8 @@ class DepthNet(nn.Module, PyTorchModelHubMixin):
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
-    def forward(self, frames: Frames, state: Any = None) -> tuple[Depth, Any]:
-        """Depth of each frame by itself; the state is passed through untouched, None in, None out."""
+    def forward(self, frames: Frames, state: State | None = None) -> tuple[Depth, State]:
+        """Depth of each frame by itself, in metres; there is no state."""
         b, t, _, h, w = frames.shape
         if min(h, w) < SMALLEST:
             raise InputError(f"frames are {h} x {w}; the network needs {SMALLEST} x {SMALLEST} or more: resize them")
@@ -62,4 +62,4 @@ class DepthNet(nn.Module, PyTorchModelHubMixin):
         share = F.interpolate(share, padded, mode="bilinear", align_corners=False)[..., :h, :w]
         share = torch.sigmoid(share.float())
         log_depth = math.log(self.min_depth) + share * math.log(self.max_depth / self.min_depth)
-        return log_depth.exp()[:, 0].unflatten(0, (b, t)), state
+        return log_depth.exp()[:, 0].unflatten(0, (b, t)), {}

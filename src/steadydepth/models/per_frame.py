@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from steadydepth.models.declare import LEAST, SIDECAR, Declared, claims_or_refuse
 from steadydepth.models.depth_net import MEAN, STD
 from steadydepth.models.weights import read_weights
-from steadydepth.types import Depth, Frames, InputError
+from steadydepth.types import Depth, Frames, InputError, State
 
 WEIGHTS = "model.safetensors"
 
@@ -39,8 +38,8 @@ class PerFrame(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
-    def forward(self, frames: Frames, state: Any = None) -> tuple[Depth, Any]:
-        """What the network says of each frame by itself, at least LEAST; the state is passed through."""
+    def forward(self, frames: Frames, state: State | None = None) -> tuple[Depth, State]:
+        """What the network says of each frame by itself, at least LEAST; there is no state."""
         b, t, _, h, w = frames.shape
         images = self._fit((frames.flatten(0, 1) - self.mean) / self.std)
         predicted = self._ask(images, h, w).float()
@@ -48,7 +47,7 @@ class PerFrame(nn.Module):
             predicted = F.interpolate(predicted, images.shape[-2:], mode="bilinear", align_corners=False)
         if self.declared.size:
             predicted = F.interpolate(predicted, (h, w), mode="bilinear", align_corners=False)
-        return predicted[:, 0, :h, :w].clamp(min=LEAST).unflatten(0, (b, t)), state
+        return predicted[:, 0, :h, :w].clamp(min=LEAST).unflatten(0, (b, t)), {}
 
     def _fit(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 _ _"]:
         h, w = images.shape[-2:]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from steadydepth.models.declare import LEAST, SIDECAR, Declared, claims_or_refuse
-from steadydepth.types import Claims, Depth, Frames, InputError
+from steadydepth.types import Claims, Depth, Frames, InputError, State
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class TransformersDepth(nn.Module):
         self.claims: Claims = claims
         self.files = files or {}  # the processor's files as they came
 
-    def forward(self, frames: Frames, state: Any = None) -> tuple[Depth, Any]:
+    def forward(self, frames: Frames, state: State | None = None) -> tuple[Depth, State]:
         """What the model says of each frame by itself, in its own units; None in, None out."""
         b, t, _, h, w = frames.shape
         outputs = self.network(pixel_values=self._to_pixels(frames.flatten(0, 1)))
@@ -59,7 +59,7 @@ class TransformersDepth(nn.Module):
         predicted = self.processor.post_process_depth_estimation(outputs, [(h, w)] * (b * t))
         depth = torch.stack([one["predicted_depth"].reshape(h, w) for one in predicted])
         # Inverse depth has exact zeros, and bicubic resizing goes below: neither has a logarithm.
-        return depth.clamp(min=LEAST).unflatten(0, (b, t)), state
+        return depth.clamp(min=LEAST).unflatten(0, (b, t)), {}
 
     def _to_pixels(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 _ _"]:
         smooth = images * 255

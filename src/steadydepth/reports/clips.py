@@ -22,6 +22,7 @@ from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.stored_depth import open_predictions
 from steadydepth.files.video_write import write_video
 from steadydepth.metrics.protocols import choose_protocol, valid_labels
+from steadydepth.models.declare import claims_of
 from steadydepth.ops import alignment
 from steadydepth.reports.page import (
     ClipView,
@@ -117,7 +118,7 @@ def _raw_depth(
 ) -> tuple[Float32[np.ndarray, "t i j"], Claims]:
     """What was predicted for the first frames, and what it claims to be."""
     if not isinstance(source, Path):
-        return predict_sequence(source, sequence, stop=n_frames), getattr(source, "claims", "metric")
+        return predict_sequence(source, sequence, stop=n_frames), claims_of(source)
     stored = open_predictions(source, sequence.name)
     if stored.n_frames != sequence.n_frames:
         raise InputError(f"{source}: {stored.n_frames} predicted frames for {sequence.n_frames}: predict every frame")

@@ -7,6 +7,7 @@ from torch import nn
 
 from steadydepth.method.alignment import as_depth
 from steadydepth.metrics.accuracy import log_depth_correlation
+from steadydepth.models.declare import claims_of
 from steadydepth.types import Frames
 
 
@@ -25,9 +26,7 @@ class Guard:
             depth, _ = model(frames)
             predicted, _ = self.teacher(frames)
         model.train(training)
-        depth, predicted = (
-            as_depth(one, predicted, getattr(self.teacher, "claims", "metric")) for one in (depth, predicted)
-        )
+        depth, predicted = (as_depth(one, predicted, claims_of(self.teacher)) for one in (depth, predicted))
         kept = log_depth_correlation(depth.float().flatten(0, 1).cpu(), predicted.float().flatten(0, 1).cpu())[
             "log_depth_correlation"
         ]
