@@ -20,7 +20,7 @@ from midas_small import MidasSmall
 from steadydepth.exporters.bench import TimedProcess, take_turns
 from steadydepth.exporters.export import export_model
 from steadydepth.exporters.quantise import export_int8
-from steadydepth.inference.predict_files import load
+from steadydepth.inference.predictor import load
 from steadydepth.inference.runtime import SUFFIXES
 
 

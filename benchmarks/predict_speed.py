@@ -23,8 +23,10 @@ from steadydepth.exporters.bench import time_in_turn
 from steadydepth.files.video_read import read_video
 from steadydepth.files.video_write import write_video
 from steadydepth.inference.exported import ExportedNet
-from steadydepth.inference.predict_files import Predictor, load, predict_files
-from steadydepth.inference.runtime import ExportedModel, fit_image, is_exported
+from steadydepth.inference.predict_files import predict_files
+from steadydepth.inference.predictor import Predictor, load
+from steadydepth.inference.runtime import ExportedModel, is_exported
+from steadydepth.ops.resize import fit_image
 from steadydepth.synthetic.world import make_clip
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from steadydepth.experiments.search import search as search
     from steadydepth.files.sequence_writer import write_sequence as write_sequence
     from steadydepth.inference import runtime as runtime
-    from steadydepth.inference.predict_files import load as load
     from steadydepth.inference.predictor import Predictor as Predictor
+    from steadydepth.inference.predictor import load as load
     from steadydepth.method import losses as losses
     from steadydepth.models.depth_net import DepthNet as DepthNet
     from steadydepth.reports.report import write_report as write_report
@@ -40,7 +40,7 @@ _HOMES = {
     "compare": "steadydepth.experiments.compare",
     "evaluate": "steadydepth.evaluation.evaluate",
     "evaluate_clip": "steadydepth.evaluation.evaluate",
-    "load": "steadydepth.inference.predict_files",
+    "load": "steadydepth.inference.predictor",
     "load_config": "steadydepth.config_files",
     "make_world": "steadydepth.synthetic.world",
     "open_sequence": "steadydepth.data.sequence_folder",

@@ -261,7 +261,8 @@ class Config(Section):
 
 Override = Annotated[str, StringConstraints(pattern=r"^\w+\.\w+=")]  # section.key=value
 MethodName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.+-]*$")]
-Filter = Literal["ema", "ema_0.8", "median", "flow_ema"]
+# Causal filters that need no training (`ops.smoothing`); the names of evaluate's controls and of --filter.
+FilterName = Literal["ema", "ema_0.8", "median", "flow_ema"]
 
 
 class CurveConfig(Section):
@@ -288,7 +289,7 @@ class CompareConfig(Section):
         min_length=1, description="What each method changes; the first is the one the others are divided by."
     )
     curve: CurveConfig | None = Field(None, description="More runs: one method over the values of a key.")
-    filters: dict[str, tuple[Filter, ...]] | None = Field(
+    filters: dict[str, tuple[FilterName, ...]] | None = Field(
         None, description="Filters of a method's predictions that get a row; all, of the first method, without it."
     )
 

@@ -5,7 +5,7 @@ import pytest
 
 from steadydepth.evaluation.evaluate import evaluate_clip
 from steadydepth.evaluation.summary import is_better
-from steadydepth.ops.smoothing import ema
+from steadydepth.inference.filters import filter_depth
 from steadydepth.synthetic.world import make_clip
 
 NAMES = ("abs_rel", "flicker", "drift", "tsd", "vel", "gain", "acc", "flicker_flow")
@@ -21,7 +21,7 @@ def ranked():
     versions = {
         "exact": clip.depth,
         "noisy": clip.depth * np.exp(light + 0.02 * generator.normal(size=clip.depth.shape)),
-        "late": ema(clip.depth, decay=0.7),
+        "late": filter_depth("ema_0.8", clip.depth, clip.frames),
         "drifting": clip.depth * np.exp(0.004 * (t - 4)),
         "constant": np.full_like(clip.depth, np.exp(np.log(clip.depth).mean())),
     }

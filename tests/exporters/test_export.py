@@ -18,9 +18,11 @@ from steadydepth.files.predictions import read_predictions
 from steadydepth.files.video_read import read_video
 from steadydepth.files.video_write import write_video
 from steadydepth.inference import runtime
-from steadydepth.inference.predict_files import Predictor, load, predict_files
-from steadydepth.inference.runtime import ExportedModel, fit_image, resize_depth
+from steadydepth.inference.predict_files import predict_files
+from steadydepth.inference.predictor import Predictor, load
+from steadydepth.inference.runtime import ExportedModel
 from steadydepth.models.depth_net import DepthNet
+from steadydepth.ops.resize import fit_image, resize_depth
 from steadydepth.types import InputError, State
 
 onnx = pytest.importorskip("onnx")
@@ -147,7 +149,7 @@ class Resized(nn.Module):
         images = (frames[0] * 255).round().byte().permute(0, 2, 3, 1).numpy()
         fitted = torch.from_numpy(np.stack([fit_image(image, H, W) for image in images]))
         depth = self.net(fitted.permute(0, 3, 1, 2)[None].float() / 255)[0][0].numpy()
-        return torch.from_numpy(np.stack([resize_depth(one, h, w, self.claims) for one in depth]))[None], None
+        return torch.from_numpy(np.stack([resize_depth(one, h, w) for one in depth]))[None], {}
 
 
 def test_a_file_that_differs_is_refused_and_not_left(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from steadydepth.exporters.export import export_model
 from steadydepth.exporters.quantise import export_int8
-from steadydepth.inference.predict_files import Predictor, load
+from steadydepth.inference.predictor import Predictor, load
 from steadydepth.inference.runtime import METADATA, SUFFIXES, ExportedModel
 from steadydepth.types import InputError, State
 

@@ -19,7 +19,8 @@ from steadydepth.files.video_read import probe_video, read_video
 from steadydepth.files.video_write import write_video
 from steadydepth.inference import frame_sources
 from steadydepth.inference.frame_sources import expand_input, open_source
-from steadydepth.inference.predict_files import Predictor, SomeFailedError, predict_files
+from steadydepth.inference.predict_files import SomeFailedError, predict_files
+from steadydepth.inference.predictor import Predictor
 from steadydepth.types import InputError, State
 
 T, H, W = 4, 24, 40
@@ -183,7 +184,7 @@ def test_a_camera_is_recorded_with_its_frames(tmp_path, monkeypatch, format):
 def test_a_camera_ends_after_its_time_or_when_interrupted(tmp_path, monkeypatch):
     class Interrupted(Red):
         def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-            if frames[0, 0, 0, 0, 0] * 255 > 30 + 9 * 2.5:  # the fourth image
+            if frames[0, -1, 0, 0, 0] * 255 > 30 + 9 * 2.5:  # the fourth image
                 raise KeyboardInterrupt
             return super().forward(frames)
 

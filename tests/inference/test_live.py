@@ -68,7 +68,7 @@ def test_the_state_begins_anew_at_a_cut():
 
     live = list(stream_newest(Predictor(model), camera()))
     assert [each.result.depth[0, 0] for each in live] == [1, 2, 3, 4, 1, 2, 3]
-    assert [each.is_cut for each in live] == [False, False, False, False, True, False, False]
+    assert [each.result.is_start for each in live] == [True, False, False, False, True, False, False]
 
 
 def test_an_error_of_the_source_is_raised_where_frames_are_asked_for(tmp_path):

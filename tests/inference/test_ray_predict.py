@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from steadydepth.files.predictions import read_predictions
-from steadydepth.inference.predict_files import Predictor, load, predict_files
+from steadydepth.inference.predict_files import predict_files
+from steadydepth.inference.predictor import Predictor, load
 from steadydepth.inference.ray import predict_on_ray
 from steadydepth.types import InputError
 

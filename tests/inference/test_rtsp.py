@@ -14,7 +14,8 @@ from steadydepth.files import video_read
 from steadydepth.files.predictions import read_predictions
 from steadydepth.files.video_read import read_video
 from steadydepth.inference.live import stream_newest
-from steadydepth.inference.predict_files import Predictor, predict_files
+from steadydepth.inference.predict_files import predict_files
+from steadydepth.inference.predictor import Predictor
 from steadydepth.types import InputError, State
 
 T, H, W = 20, 24, 40

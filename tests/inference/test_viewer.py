@@ -21,7 +21,8 @@ def results(n: int) -> list[LiveResult]:
     for number in range(n):
         depth = rng.uniform(2, 9, (H, W)).astype(np.float32)
         image = rng.integers(0, 256, (H, W, 3), dtype=np.uint8)
-        live.append(LiveResult(Result(depth, "metric", depth > 2.5, image), number, 0, 0.01, is_cut=number == 2))
+        result = Result(depth, "metric", depth > 2.5, image, is_start=number in (0, 2))
+        live.append(LiveResult(result, number, 0, 0.01))
     return live
 
 

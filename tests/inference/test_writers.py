@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.inference.point_clouds import Lens, coloured_points, write_ply
-from steadydepth.inference.predict_files import Predictor, predict_files
+from steadydepth.inference.predict_files import predict_files
+from steadydepth.inference.predictor import Predictor
 from steadydepth.types import Clip, InputError, State
 
 T, H, W = 3, 24, 40

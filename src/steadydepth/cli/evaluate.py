@@ -48,7 +48,7 @@ def evaluate(
     from steadydepth.evaluation.bootstrap import add_intervals, read_report
     from steadydepth.evaluation.evaluate import evaluate as evaluate_all
     from steadydepth.evaluation.evaluate import write_report as write_metrics
-    from steadydepth.inference.predict_files import load
+    from steadydepth.inference.predictor import load
 
     other = read_report(versus) if versus is not None else None
 

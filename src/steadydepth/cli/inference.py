@@ -41,7 +41,8 @@ def predict(
     Example: steadydepth predict clip.mp4 --model runs/demo/steady --out out --format mp4
     """
     from steadydepth.inference.point_clouds import Lens
-    from steadydepth.inference.predict_files import SomeFailedError, load, predict_files
+    from steadydepth.inference.predict_files import SomeFailedError, predict_files
+    from steadydepth.inference.predictor import load
 
     complaint = ""
     try:
@@ -81,7 +82,7 @@ def stream(
     import cv2  # noqa: F401
 
     from steadydepth.inference.live import stream_newest
-    from steadydepth.inference.predict_files import load
+    from steadydepth.inference.predictor import load
     from steadydepth.inference.viewer import show_live
 
     frames = stream_newest(load(model), int(source) if source.isdecimal() else source, seconds=seconds)
@@ -91,7 +92,7 @@ def stream(
             depth = frame.result.depth
             print(
                 f"frame {frame.number}: {frame.latency_s * 1e3:.0f} ms, {frame.n_skipped} skipped, "
-                f"{depth.min():.3g} to {depth.max():.3g}{', cut' if frame.is_cut else ''}"
+                f"{depth.min():.3g} to {depth.max():.3g}{', anew' if frame.result.is_start and frame.number else ''}"
             )
 
 
@@ -118,7 +119,7 @@ def export(
         raise InputError("--int8 needs --data: clips like those it will see, to calibrate on and to measure")
     from steadydepth.exporters.export import export_model
     from steadydepth.exporters.quantise import calibration_frames, export_int8, report_path
-    from steadydepth.inference.predict_files import load
+    from steadydepth.inference.predictor import load
 
     network = load(model, device="cpu").model
     if int8 and data is not None:

@@ -69,8 +69,14 @@ class Shots:
         Those after it are not known yet, so a flash begins a shot as well. What is older is forgotten.
         """
         self.see(frame)
-        del self.changes[: -_LAGS - 1], self.repeats[: -_LAGS - 1]
-        return len(self.changes) - 1 in self.cuts()
+        return self.ends_with_cut(0)
+
+    def ends_with_cut(self, ahead: int) -> bool:
+        """Whether the frame after which `ahead` more have come begins a new shot; what is older is forgotten."""
+        kept = _AROUND + 2 + ahead
+        del self.changes[:-kept], self.repeats[:-kept]
+        number = len(self.changes) - 1 - ahead
+        return number > 0 and _is_cut(np.array(self.changes), number)
 
     def cuts(self) -> list[int]:
         """Numbers of the frames that begin a new shot, the first frame not among them."""
@@ -81,6 +87,18 @@ class Shots:
         """Stretches of frames that are one image, where there are more than two."""
         stretches = unbroken(self.repeats[1:], len(self.repeats))
         return [stretch for stretch in stretches if len(stretch) > _MOST_EQUAL]
+
+
+def mark_cuts(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], bool]]:
+    """Each frame, and whether it begins a new shot by the rule of `find_cuts`; two frames are read ahead."""
+    shots, held = Shots(), deque[np.ndarray]()
+    for frame in frames:
+        shots.see(frame)
+        held.append(frame)
+        if len(held) > _AROUND:
+            yield held.popleft(), shots.ends_with_cut(_AROUND)
+    while held:
+        yield held.popleft(), shots.ends_with_cut(len(held))
 
 
 def find_cuts(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[int]:

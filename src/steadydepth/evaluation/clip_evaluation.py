@@ -1,13 +1,13 @@
 """One clip scored from start to end in constant memory: read once to fit and survey, once more to score."""
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
+from steadydepth.config import FilterName
 from steadydepth.evaluation.alignment import (
     Alignment,
     Fitter,
@@ -22,12 +22,12 @@ from steadydepth.evaluation.windows import Values
 from steadydepth.metrics.arrays import Chosen, Pixels, log_depth
 from steadydepth.metrics.protocols import Protocol
 from steadydepth.metrics.temporal import StaticSearch
-from steadydepth.ops.smoothing import MEDIAN_WINDOW, blend, blend_along, middle
+from steadydepth.ops.sampling import Places
+from steadydepth.ops.smoothing import FILTERS, Memory
 from steadydepth.types import DepthFrames, InputError
 
 # What anyone has without training; each is made from the aligned prediction of the model itself.
-CONTROLS = ("ema", "ema_0.8", "median", "flow_ema")
-_DECAYS = {"ema": 0.5, "ema_0.8": 0.8, "flow_ema": 0.8}
+CONTROLS = get_args(FilterName)
 
 
 @dataclass(frozen=True)
@@ -154,25 +154,22 @@ def _survey(
 
 
 class Controls:
-    """The filters of `ops.smooth` by name, told of one frame of log depth after another."""
+    """The filters of `ops.smoothing` side by side, each with its memory, given one frame of log depth after another."""
 
     def __init__(self) -> None:
-        self._past: dict[str, Pixels] = {}
-        self._recent: deque[Pixels] = deque(maxlen=MEDIAN_WINDOW)
+        self._memories: dict[str, Memory] = {}
 
     def next(self, log: Pixels, frame: SceneFrame) -> dict[str, Pixels]:
         """The next frame as each filter leaves it; `log` is finite."""
-        self._recent.append(log)
-        found = {"median": middle(self._recent)}
-        for name in ("ema", "ema_0.8"):
-            found[name] = blend(self._past[name], log, _DECAYS[name]) if self._past else log
-        flow = frame.before.image.backward if frame.before is not None else None
-        found["flow_ema"] = log
-        if flow is not None and self._past:
-            found["flow_ema"] = blend_along(
-                self._past["flow_ema"], log, flow.to.places, flow.visible, _DECAYS["flow_ema"]
-            )
-        self._past = found
+
+        def motion() -> tuple[Places, Bool[np.ndarray, "n"]]:
+            assert frame.before is not None
+            flow = frame.before.image.backward
+            return flow.to.places, flow.visible
+
+        found = {}
+        for name, step in FILTERS.items():
+            found[name], self._memories[name] = step(log, self._memories.get(name, {}), motion)
         return {name: found[name] for name in CONTROLS}
 
 

@@ -222,30 +222,47 @@ def evaluate(
     strict: bool = False,
     opw: str = "khan",
     jobs: int | None = 1,
-    chunk: int = 16,
+    chunk: int | None = None,
+    filter: str | None = None,
     model_name: str | None = None,
     reference: Any = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score a model (a module with `claims`, or what `load` returns) or a folder of predictions on the clips of `data`.
+    """Score a model, or a folder of predictions, on the clips of a folder.
 
-    Returns what is written to `out`/metrics.json: header, mean, mean_fixed, mean_moving, clips, label, failed, curves
-    and, unless `controls` is False, the same tables for a constant and for filters of the same predictions. A value is
-    None where a metric does not apply. Memory does not grow with the length of a clip; predictions of a model are kept
-    in a temporary folder. `protocol` is a key of `metrics.protocols.PROTOCOLS`. `lengths` repeats the temporal metrics
-    on consecutive windows of so many frames (None: the whole clip). `strict` stops at the first value that is not
-    finite and the first clip that cannot be scored. `opw="nvds"` adds `opw_nvds`. `jobs` processes score clips side by
-    side; None chooses how many, and any but 1 wants a script to have `if __name__ == "__main__":`. `chunk` frames are
-    predicted, or read, at once. `model_name` is noted in the header, for whoever looks for the model later. With a
-    `reference`, a second model, `log_depth_correlation` says how much of its depth is kept. `progress` is called
-    with (what, done, total).
+    Memory does not grow with the length of a clip; predictions of a model are kept in a temporary folder.
+
+    Args:
+        model_or_predictions: a module with `claims`, what `load` returns, or a folder of predictions.
+        data: folder of sequences, with depth or without.
+        out: folder that gets metrics.json; None writes nothing.
+        align: "auto" does what the claims call for; or none, scale, affine or disparity, fitted once for a clip.
+        max_depth: metres beyond which labels do not count; None takes the protocol's.
+        protocol: a key of `metrics.protocols.PROTOCOLS`.
+        controls: score a constant and the filters of `ops.smoothing` of the same predictions as well.
+        lengths: repeat the temporal metrics on consecutive windows of so many frames; None in it is the whole clip.
+        strict: stop at the first value that is not finite and the first clip that cannot be scored.
+        opw: "nvds" adds `opw_nvds` to the usual "khan".
+        jobs: processes that score clips side by side; None chooses how many. Any but 1 wants a script to have
+            `if __name__ == "__main__":`.
+        chunk: frames that are predicted at once; None takes as many as fill the device.
+        filter: one of `inference.filters.NAMES`, applied to the predictions that are scored.
+        model_name: noted in the header, for whoever looks for the model later.
+        reference: a second model; how much of its depth is kept is measured.
+        progress: is called with (what, done, total).
+
+    Returns: what is written to metrics.json: header, mean, mean_fixed, mean_moving, clips, label, failed, curves, and
+        with `controls` the same tables for each. A value is None where a metric does not apply.
+
+    Raises:
+        InputError: an option is wrong, or no clip can be scored.
     """
     paths, chosen, tell = (
         find_sequences(Path(data)),
         choose_protocol(protocol, max_depth=max_depth),
         progress or _silent,
     )
-    if chunk < 1:
+    if chunk is not None and chunk < 1:
         raise InputError(f"chunk {chunk}: give 1 or more frames")
     settings: dict[str, Any] = {"align": align, "max_depth": max_depth, "protocol": protocol, "controls": controls}
     settings |= {
@@ -259,14 +276,20 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="steadydepth-") as keep:
         sources: Iterable[Source]
         if is_model(model_or_predictions):
-            sources = sources_of_model(model_or_predictions, paths, Path(keep), chosen, chunk, tell)
+            sources = sources_of_model(
+                model_or_predictions, paths, Path(keep), chosen, filter=filter, chunk=chunk, tell=tell
+            )
         else:
-            sources = sources_of_folder(Path(model_or_predictions), paths, chunk)
+            sources = sources_of_folder(Path(model_or_predictions), paths, filter=filter)
         if reference is not None:
             sources = with_reference(sources, paths, reference, Path(keep), chosen, chunk)
         report = evaluate_predictions(sources, **settings)
     predictions = None if is_model(model_or_predictions) else str(model_or_predictions)
-    report["header"] |= {"model": model_name, "predictions": predictions}
+    report["header"] |= {
+        "model": model_name,
+        "predictions": predictions,
+        "filter": filter or getattr(model_or_predictions, "filter", None) or "none",
+    }
     if out is not None:
         write_report(report, Path(out) / "metrics.json")
     return report

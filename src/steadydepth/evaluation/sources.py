@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -10,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from torch import nn
 
 from steadydepth.data.sequence_folder import Sequence, open_sequence
@@ -19,9 +17,12 @@ from steadydepth.data.sequence_listing import name_of
 from steadydepth.evaluation.footage import Depth, Flow, Footage, excerpt
 from steadydepth.files.predictions import find_predictions
 from steadydepth.files.stored_depth import open_predictions, open_raw
+from steadydepth.inference.filters import NONE, check_filter, open_filter
+from steadydepth.inference.predictor import Predictor
+from steadydepth.inference.session import Image, Session
 from steadydepth.metrics.protocols import Protocol
-from steadydepth.models.declare import claims_of
-from steadydepth.types import Claims, DepthFrames, InputError
+from steadydepth.ops.resize import resize_depth
+from steadydepth.types import DepthFrames, InputError, State
 
 LOG = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
@@ -37,40 +38,17 @@ class Source:
     open_reference: Callable[[], DepthFrames] | None = None  # what another model says of it
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module trains, or not, as before."""
-    training = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, flag in training.items():
-            module.training = flag
+def session_of(model: nn.Module | Predictor, *, filter: str | None = None, chunk: int | None = None) -> Session:
+    """A session of a module, on the device where its weights are, or of a predictor as it is."""
+    return (Predictor(model) if isinstance(model, nn.Module) else model).session(filter=filter, chunk=chunk)
 
 
 def predict_sequence(
-    model: nn.Module, sequence: Sequence, *, chunk: int = 16, stop: int | None = None
+    model: nn.Module | Predictor, sequence: Sequence, *, chunk: int | None = None, stop: int | None = None
 ) -> Float32[np.ndarray, "t i j"]:
-    """Depth of every frame, or of those before `stop`, `chunk` at a time in order, the state carried on.
-
-    On the model's own device.
-    """
-    last = sequence.n_frames if stop is None else min(stop, sequence.n_frames)
-    return np.concatenate(list(_predict(model, islice(sequence.images(), last), chunk)))
-
-
-def _predict(
-    model: nn.Module, images: Iterable[UInt8[np.ndarray, "h w 3"]], chunk: int
-) -> Iterator[Float32[np.ndarray, "t i j"]]:
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    state, images = None, iter(images)
-    while frames := list(islice(images, chunk)):
-        with _evaluating(model):
-            batch = torch.from_numpy(np.stack(frames)).to(device).permute(0, 3, 1, 2)[None].float() / 255
-            predicted, state = model(batch, state)
-        yield predicted[0].float().cpu().numpy()
+    """Depth of every frame of a sequence, or of those before `stop`, `chunk` at a time, in the units of its claims."""
+    images = islice(sequence.images(), stop)
+    return np.stack([result.depth for result in session_of(model, chunk=chunk).run(images)])
 
 
 def open_footage(path: Path) -> Footage:
@@ -102,71 +80,63 @@ def open_footage(path: Path) -> Footage:
 
 
 def sources_of_model(
-    model: Any, paths: list[Path], keep: Path, protocol: Protocol, chunk: int, tell: Progress
+    model: nn.Module | Predictor,
+    paths: list[Path],
+    keep: Path,
+    protocol: Protocol,
+    *,
+    filter: str | None,
+    chunk: int | None,
+    tell: Progress,
 ) -> Iterator[Source]:
     """Each sequence is predicted when its turn comes, on to the disk, and read from there as often as needed."""
     for done, path in enumerate(paths):
         tell(f"predicting {name_of(path)}", done, len(paths))
-        open_depth = _spool(model, path, keep / f"{name_of(path)}.raw", protocol, chunk)
+        session = session_of(model, filter=filter, chunk=chunk)
+        open_depth = _spool(session, path, keep / f"{name_of(path)}.raw", protocol)
         yield Source(name_of(path), partial(open_footage, path), open_depth)
 
 
-def _spool(model: Any, path: Path, stored: Path, protocol: Protocol, chunk: int) -> Callable[[], DepthFrames]:
+def _spool(session: Session, path: Path, stored: Path, protocol: Protocol) -> Callable[[], DepthFrames]:
     """What opens the prediction of a sequence, written to `stored`; or raises what kept it from being made."""
-    claims = _claims_of(model)
     try:
         # A network of a protocol that cuts the frames is shown them cut.
         images = excerpt(open_footage(path), protocol).images()
         n_frames, shape = 0, (0, 0)
         with stored.open("wb") as file:
-            for depth in _depth_of(model, images, chunk):
-                file.write(np.ascontiguousarray(depth, np.float32).tobytes())
-                n_frames, shape = n_frames + len(depth), depth.shape[1:]
+            for result in session.run(images):
+                file.write(np.ascontiguousarray(result.depth, np.float32).data)
+                n_frames, shape = n_frames + 1, result.depth.shape
     except InputError as error:
         return partial(_fail, str(error))
-    return partial(open_raw, stored, (n_frames, *shape), claims, chunk=chunk)
+    return partial(open_raw, stored, (n_frames, *shape), session.network.claims)
 
 
 def _fail(message: str) -> DepthFrames:
     raise InputError(message)
 
 
-def _depth_of(
-    model: Any, images: Iterable[UInt8[np.ndarray, "h w 3"]], chunk: int
-) -> Iterator[Float32[np.ndarray, "t i j"]]:
-    """Depth of a module `chunk` frames at a time; of something that holds one, as what it streams where it shrinks."""
-    if not isinstance(model, nn.Module) and getattr(model, "max_side", None) is not None:
-        for result in model.stream(images):
-            yield result.depth[None]
-    else:
-        yield from _predict(_module_of(model), images, chunk)
-
-
-def _module_of(model: Any) -> Any:
-    """The module itself, or the one that a predictor holds as `model`; anything else as it is."""
-    held = getattr(model, "model", None)
-    return model if isinstance(model, nn.Module) or not isinstance(held, nn.Module) else held
-
-
 def is_model(model: Any) -> bool:
-    """Whether it is a module, or holds one as `model`, as what `load` returns does."""
-    return isinstance(_module_of(model), nn.Module)
-
-
-def _claims_of(model: Any) -> Claims:
-    return claims_of(model)
+    """Whether it is a module, or what `load` returns."""
+    return isinstance(model, nn.Module | Predictor)
 
 
 def with_reference(
-    sources: Iterable[Source], paths: list[Path], reference: Any, keep: Path, protocol: Protocol, chunk: int
+    sources: Iterable[Source],
+    paths: list[Path],
+    reference: nn.Module | Predictor,
+    keep: Path,
+    protocol: Protocol,
+    chunk: int | None,
 ) -> Iterator[Source]:
     """The same sources, each with what `reference` says of its sequence."""
     for source, path in zip(sources, paths, strict=True):
-        opened = _spool(reference, path, keep / f"{source.name}.reference.raw", protocol, chunk)
+        session = session_of(reference, filter="none", chunk=chunk)
+        opened = _spool(session, path, keep / f"{source.name}.reference.raw", protocol)
         yield replace(source, open_reference=opened)
 
 
-def sources_of_folder(folder: Path, paths: list[Path], chunk: int) -> list[Source]:
+def sources_of_folder(folder: Path, paths: list[Path], *, filter: str | None) -> list[Source]:
     """Each sequence with its stored prediction; InputError when no prediction has the name of any of them."""
     predicted, known = set(find_predictions(folder)), {name_of(path) for path in paths}
     if not predicted & known:
@@ -176,9 +146,45 @@ def sources_of_folder(folder: Path, paths: list[Path], chunk: int) -> list[Sourc
         )
     if unknown := predicted - known:
         LOG.warning("%s: predictions of sequences that the data does not have: %s", folder, ", ".join(sorted(unknown)))
+    check_filter(filter)
+    is_filtered = filter not in (None, NONE)
     return [
         Source(
-            name_of(path), partial(open_footage, path), partial(open_predictions, folder, name_of(path), chunk=chunk)
+            name_of(path),
+            partial(open_footage, path),
+            partial(_open_filtered, folder, path, filter)
+            if is_filtered
+            else partial(open_predictions, folder, name_of(path)),
         )
         for path in paths
     ]
+
+
+def _open_filtered(folder: Path, path: Path, filter: str | None) -> DepthFrames:
+    """A stored prediction through a filter, at the size of its frames; filtered anew whenever it is read."""
+    stored, footage = open_predictions(folder, name_of(path)), open_footage(path)
+    if stored.n_frames != footage.n_frames:
+        raise InputError(
+            f"{folder}: {stored.n_frames} predicted frames of {footage.name}, which has {footage.n_frames}: a filter "
+            "needs each frame; predict them all, or leave the filter out"
+        )
+
+    def read() -> Iterator[Float32[np.ndarray, "h w"]]:
+        session = Session(_Stored(stored), filter=open_filter(filter, stored.claims))
+        return (result.depth for result in session.run(footage.images()))
+
+    return DepthFrames(stored.claims, footage.n_frames, footage.height, footage.width, read)
+
+
+class _Stored:
+    """A stored prediction in the place of a network: it answers with its next frames."""
+
+    def __init__(self, depth: DepthFrames) -> None:
+        self.claims, self._frames = depth.claims, depth.read()
+
+    def __call__(self, images: list[Image], state: State | None) -> tuple[Float32[np.ndarray, "t h w"], State]:
+        coming = islice(self._frames, len(images))
+        return np.stack([resize_depth(one, *image.shape[:2]) for one, image in zip(coming, images, strict=True)]), {}
+
+    def frames_at_once(self, height: int, width: int) -> int:
+        return 1

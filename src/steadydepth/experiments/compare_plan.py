@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from steadydepth.config import CompareConfig, Config, Filter
+from steadydepth.config import CompareConfig, Config, FilterName
 from steadydepth.config_files import dump_config, list_mistakes, load_config
 from steadydepth.errors import InputError
 from steadydepth.experiments.planned_runs import PlannedRun, scoring_mistakes
@@ -76,7 +76,7 @@ def row_of_value(method: str, value: float) -> str:
 def filters_of(method: str, config: CompareConfig) -> tuple[str, ...]:
     """The filters of a method's predictions that get a row."""
     if config.filters is None:
-        return get_args(Filter) if method == next(iter(config.methods)) else ()
+        return get_args(FilterName) if method == next(iter(config.methods)) else ()
     return config.filters.get(method, ())
 
 

@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 
 from steadydepth.errors import InputError
-from steadydepth.inference.runtime import ExportedModel, fit_image, is_exported
+from steadydepth.inference.runtime import ExportedModel, is_exported
+from steadydepth.ops.resize import fit_image
 
 Call = Callable[[], Any]
 
@@ -62,7 +63,7 @@ def _open_network(what: str, name: str, image: np.ndarray, device: str | None) -
     import torch
 
     from steadydepth.exporters.export import describe
-    from steadydepth.inference.predict_files import load
+    from steadydepth.inference.predictor import load
 
     predictor = load(name, device=device)
     frames = torch.from_numpy(image).permute(2, 0, 1)[None, None].float().to(predictor.device) / 255

@@ -27,9 +27,9 @@ from steadydepth.inference.runtime import (
     FORMAT_VERSION,
     SUFFIXES,
     ExportedModel,
-    fit_image,
     missing_package,
 )
+from steadydepth.ops.resize import fit_image
 from steadydepth.synthetic.world import make_clip
 from steadydepth.types import InputError
 

@@ -19,8 +19,9 @@ from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.exporters.export import check_target, export_model, staging
 from steadydepth.exporters.targets import quiet
 from steadydepth.files.atomic_writes import new_file
-from steadydepth.inference.predict_files import load
-from steadydepth.inference.runtime import METADATA, ExportedModel, fit_image, missing_package
+from steadydepth.inference.predictor import load
+from steadydepth.inference.runtime import METADATA, ExportedModel, missing_package
+from steadydepth.ops.resize import fit_image
 from steadydepth.types import InputError
 
 N_CALIBRATION = 64  # images, spread evenly over clips and their frames

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
 from pathlib import Path
 from typing import IO
 
@@ -12,9 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
-from steadydepth.data.cuts import find_cuts
 from steadydepth.files.stored_depth import open_raw
-from steadydepth.inference.filters import filter_frames
 from steadydepth.inference.frame_sources import DEFAULT_FPS, Image, Source
 from steadydepth.inference.predictor import Predictor
 from steadydepth.ops.colours import colour_depth, depth_range, is_measured
@@ -80,7 +77,6 @@ def spool(
 ) -> Spooled:
     """Predict every frame of `source` into files of `folder`, which stay as long as what is returned is used.
 
-    A filter begins anew at every cut (`data.cuts`).
     What is live ends after `seconds`, when interrupted (Ctrl-C) or when it breaks off; its frames are kept as well.
     InputError when there is no frame.
     """
@@ -88,10 +84,12 @@ def spool(
     depth_path, image_path = folder / "depth.raw", folder / "images.raw"
     with depth_path.open("wb") as depth_file, image_path.open("wb") as image_file:
         frames = _kept(source.frames(), image_file) if source.is_live else source.frames()
-        # Only a filter is worth reading a video twice for, and what is live cannot be.
-        cuts = find_cuts(source.frames()) if filter is not None and not source.is_live else []
+        session = predictor.session(filter=filter)
+        results = map(session.step, frames) if source.is_live else session.run(frames)
         try:
-            for depth in _depths(predictor, frames, filter, cuts):
+            for result in results:
+                depth = np.where(result.valid, result.depth, np.float32(np.nan))
+                _check_shape(depth.shape, shape if n_done else depth.shape, f"{source.name}, frame {n_done}")
                 depth_file.write(np.ascontiguousarray(depth).data)
                 begun = begun or time.perf_counter()
                 shape, n_done, passed = depth.shape, n_done + 1, time.perf_counter() - begun
@@ -117,11 +115,9 @@ def _kept(frames: Iterable[Image], file: IO[bytes]) -> Iterator[Image]:
         yield frame
 
 
-def _depths(
-    predictor: Predictor, frames: Iterator[Image], filter: str | None, cuts: list[int]
-) -> Iterator[Float[np.ndarray, "h w"]]:
-    """Each shot between `cuts` by itself: what was before a cut says nothing of what is after it."""
-    for start, stop in pairwise([0, *cuts, None]):
-        shot = frames if stop is None else islice(frames, stop - (start or 0))
-        predicted = ((np.where(r.valid, r.depth, np.float32(np.nan)), r.image) for r in predictor.stream(shot))
-        yield from (depth for depth, _ in predicted) if filter is None else filter_frames(filter, predicted)
+def _check_shape(shape: tuple[int, ...], first: tuple[int, ...], where: str) -> None:
+    if shape != first:
+        raise InputError(
+            f"{where}: {shape[0]} x {shape[1]}, and those before it {first[0]} x {first[1]}; what is written has one "
+            "size: split the video there, or resize it"
+        )

@@ -1,67 +1,106 @@
-"""What can be had without training: causal filters of a finished depth video, by name.
+"""Filters of a depth video by name, frame by frame: what `--filter` takes in predict, stream and evaluate."""
 
-The formulas are in `ops.smooth`. They cost nothing to train and make any model steadier, and late: what moves is
-smeared behind itself. They are the controls that a trained model has to beat (`metrics.evaluate`).
-"""
-
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
-from steadydepth.ops.bidirectional_flow import two_way_from_frames
-from steadydepth.ops.smoothing import MEDIAN_WINDOW, causal_median, ema, flow_ema
-from steadydepth.types import InputError
+from steadydepth.config import FilterName
+from steadydepth.ops.bidirectional_flow import pair_from_frames
+from steadydepth.ops.colours import is_measured
+from steadydepth.ops.sampling import Places
+from steadydepth.ops.smoothing import FILTERS, Memory, backward_places
+from steadydepth.types import Claims, InputError
 
-__all__ = ["FILTERS", "causal_median", "check_filter", "ema", "ema_along_flow", "filter_depth", "filter_frames"]
+NONE = "none"
+NAMES = (NONE, *get_args(FilterName))
 
-Filter = Callable[[Float[np.ndarray, "t h w"], UInt8[np.ndarray, "t h w 3"]], Float[np.ndarray, "t h w"]]
-
-
-def ema_along_flow(
-    depth: Float[np.ndarray, "t h w"], frames: UInt8[np.ndarray, "t h w 3"], *, decay: float = 0.8
-) -> Float[np.ndarray, "t h w"]:
-    """`ops.smoothing.flow_ema` along DIS flow, which is trusted where forward and backward flow agree."""
-    flow = two_way_from_frames(frames)
-    return flow_ema(depth, flow.backward, flow.backward_visible, decay=decay)
-
-
-FILTERS: dict[str, Filter] = {
-    "ema": lambda depth, frames: ema(depth, decay=0.5),
-    "ema_0.8": lambda depth, frames: ema(depth, decay=0.8),
-    "median": lambda depth, frames: causal_median(depth),
-    "flow_ema": ema_along_flow,
-}
+# What a filter remembers of one video; None at its beginning.
+FilterState = dict[str, Any]
+# One step: depth and image of a frame, and what the step before returned; the filtered depth, and the next state.
+DepthFilter = Callable[
+    [Float[np.ndarray, "h w"], UInt8[np.ndarray, "h w 3"], FilterState | None],
+    tuple[Float[np.ndarray, "h w"], FilterState],
+]
 
 
-def filter_frames(
-    name: str, frames: Iterable[tuple[Float[np.ndarray, "h w"], UInt8[np.ndarray, "h w 3"]]]
-) -> Iterator[Float[np.ndarray, "h w"]]:
-    """`filter_depth` of a video, from depth and image of each frame, in the memory of a few; equal but for rounding."""
+def open_filter(name: str | None, claims: Claims) -> DepthFilter | None:
+    """The filter of that name for depth of those claims.
+
+    Args:
+        name: one of `NAMES`; None and "none" filter nothing.
+        claims: what the filtered numbers mean. Depth is averaged in its logarithm, so that a factor stays one; affine
+            depth and disparity, which may be negative, as they are.
+
+    Returns: a step from frame to frame, None for no filter.
+
+    Raises:
+        InputError: there is no filter of that name.
+    """
     check_filter(name)
-    recent: list[tuple[np.ndarray, np.ndarray]] = []
-    for depth, image in frames:
-        recent.append((depth, image))
-        filtered = filter_depth(name, *(np.stack(each) for each in zip(*recent, strict=True)))[-1]
-        # A median looks at the last frames as they were; an average at nothing but the last average.
-        recent = recent[1 - MEDIAN_WINDOW :] if name == "median" else [(filtered, image)]
-        yield filtered
+    return None if name in (None, NONE) else _Smoothing(name, claims in ("metric", "scale"))  # type: ignore[arg-type]
 
 
-def check_filter(name: str) -> None:
+def check_filter(name: str | None) -> None:
     """InputError when there is no filter of that name."""
-    if name not in FILTERS:
-        raise InputError(f"filter {name!r}: unknown; choose one of {', '.join(FILTERS)}")
+    if name is not None and name not in NAMES:
+        raise InputError(f"filter {name!r}: unknown; choose one of {', '.join(NAMES)}")
+
+
+@dataclass(frozen=True)
+class _Smoothing:
+    """A filter of `ops.smoothing` as a step on depth of one frame; a value that does not count passes as it is."""
+
+    name: FilterName
+    is_log: bool
+
+    def __call__(
+        self, depth: Float[np.ndarray, "h w"], image: UInt8[np.ndarray, "h w 3"], state: FilterState | None
+    ) -> tuple[Float[np.ndarray, "h w"], FilterState]:
+        usable = is_measured(depth, "metric" if self.is_log else "affine")
+        safe = np.where(usable, depth, 1).astype(np.float64)
+        values = np.where(usable, np.log(safe) if self.is_log else safe, np.nan).ravel()
+
+        def motion() -> tuple[Places, Bool[np.ndarray, "n"]]:
+            assert state is not None
+            flow = pair_from_frames(state["image"], image)
+            return backward_places(flow.backward), flow.backward_visible.ravel()
+
+        memory: Memory = {} if state is None else state["memory"]
+        smooth, memory = FILTERS[self.name](values, memory, motion)
+        filtered = (np.exp(smooth) if self.is_log else smooth).reshape(depth.shape).astype(depth.dtype)
+        return np.where(usable, filtered, depth), {"memory": memory, "image": image}
 
 
 def filter_depth(
-    name: str, depth: Float[np.ndarray, "t h w"], frames: UInt8[np.ndarray, "t i j 3"]
+    name: str, depth: Float[np.ndarray, "t h w"], frames: UInt8[np.ndarray, "t i j 3"], *, claims: Claims = "metric"
 ) -> Float[np.ndarray, "t h w"]:
-    """`depth` of `frames` through the filter of that name; InputError for an unknown name or unequal sizes."""
-    check_filter(name)
+    """Depth of a whole video through the filter of that name.
+
+    Args:
+        name: one of `NAMES`.
+        depth: in the units of `claims`; what is not finite, or not above 0 where it claims to be a depth, passes as it
+            is and is never remembered.
+        frames: RGB, of the size of the depth.
+        claims: what the numbers mean.
+
+    Returns: the filtered depth, of the same type.
+
+    Raises:
+        InputError: there is no such filter, or a frame has another size than its depth.
+    """
+    step, state = open_filter(name, claims), None
     if depth.shape != frames.shape[:3]:
         raise InputError(
             f"depth is {depth.shape}, frames are {frames.shape[:3]}: a filter needs a depth for each pixel of each "
             "frame: resize one to the other first"
         )
-    return FILTERS[name](depth, frames)
+    if step is None:
+        return depth
+    filtered = []
+    for one, image in zip(depth, frames, strict=True):
+        smooth, state = step(one, image, state)
+        filtered.append(smooth)
+    return np.stack(filtered)

@@ -8,20 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from steadydepth.data.cuts import Shots
 from steadydepth.inference.frame_sources import open_source
-from steadydepth.inference.predictor import Predictor, Result
+from steadydepth.inference.predictor import Predictor
+from steadydepth.inference.session import Result
 
 
 @dataclass(frozen=True)
 class LiveResult:
-    """What the model said of the newest frame."""
+    """Depth of the newest frame."""
 
     result: Result
     number: int  # of the frame in its source, from 0
     n_skipped: int  # frames that came and went since the result before
     latency_s: float  # from the frame's arrival to its depth
-    is_cut: bool  # whether another shot begins: the model's state did as well
 
 
 class _Newest:
@@ -65,20 +64,30 @@ class _Newest:
 
 
 def stream_newest(
-    predictor: Predictor, source: Path | str | int | Iterable[np.ndarray], *, seconds: float | None = None
+    predictor: Predictor,
+    source: Path | str | int | Iterable[np.ndarray],
+    *,
+    seconds: float | None = None,
+    filter: str | None = None,
 ) -> Iterator[LiveResult]:
-    """Depth of the newest frame of a camera, URL, path or iterator, as often as the model can; for `seconds`.
+    """Depth of the newest frame of a live source, as often as the model can.
 
-    The state of the model goes from each frame that was taken to the next one taken, and begins anew at a cut.
+    Args:
+        predictor: the model; its state goes from each frame that was taken to the next one taken (`session.Session`).
+        source: a camera's index, a URL, a path or an iterator of uint8 RGB images.
+        seconds: end after so long; None goes on until the source ends.
+        filter: in place of the predictor's own; "none" for no filter.
+
+    Raises:
+        InputError: the source cannot be opened, or breaks off.
     """
-    newest, state, before, begun = _Newest(open_source(source).frames()), None, -1, time.perf_counter()
-    shots = Shots()
+    session = predictor.session(filter=filter)
+    newest, before, begun = _Newest(open_source(source).frames()), -1, time.perf_counter()
     try:
         while (taken := newest.take()) is not None:
             number, image, arrived = taken
-            is_cut = shots.begins_with(image)
-            result, state = predictor.predict_next(image, None if is_cut else state)
-            yield LiveResult(result, number, number - before - 1, time.perf_counter() - arrived, is_cut)
+            result = session.step(image, time_s=arrived)
+            yield LiveResult(result, number, number - before - 1, time.perf_counter() - arrived)
             before = number
             if seconds is not None and time.perf_counter() - begun >= seconds:
                 return

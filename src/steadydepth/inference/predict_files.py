@@ -8,21 +8,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from steadydepth.files.atomic_writes import check_name
 from steadydepth.files.video_read import probe_video
 from steadydepth.inference.depth_cache import Progress, spool
-from steadydepth.inference.exported import ExportedNet
 from steadydepth.inference.filters import check_filter
 from steadydepth.inference.frame_sources import Input, Source, expand_input, open_source
 from steadydepth.inference.point_clouds import Lens
-from steadydepth.inference.predictor import Predictor, Result
-from steadydepth.inference.runtime import is_exported
+from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.writers import NEED_CAMERA, WRITERS, check_format, folder_content, outputs
 from steadydepth.types import InputError
-
-__all__ = ["Predictor", "Result", "SomeFailedError", "load", "predict_files"]
 
 
 class SomeFailedError(InputError):
@@ -31,19 +25,6 @@ class SomeFailedError(InputError):
     def __init__(self, message: str, written: list[Path]) -> None:
         super().__init__(message)
         self.written = written
-
-
-def load(name: str | Path, *, device: torch.device | str | None = None, max_side: int | None = None) -> Predictor:
-    """The model `name`, ready to predict: a folder, a hub name, `package.module:factory` or an exported file.
-
-    A network is on an accelerator when there is one and no device is named; a file runs on the CPU, at its own size.
-    """
-    if is_exported(name):
-        return Predictor(ExportedNet(name), device="cpu", max_side=max_side)
-    from steadydepth.models.load import load_model
-
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return Predictor(load_model(name), device=device or found or "cpu", max_side=max_side)
 
 
 def predict_files(
@@ -61,22 +42,35 @@ def predict_files(
     lens: Lens | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Depth and a coloured preview of all that `frame_sources.expand_input` finds in `inputs`; returns what it wrote.
+    """Write depth, and a coloured preview, of images, folders, videos, cameras and URLs.
 
-    A folder is one video, in the order of its names. A camera or URL ends after `seconds`, or with Ctrl-C. `npz`,
-    `png16` and `exr` are prediction folders for evaluate; `mkv` is 16-bit FFV1 with a json that says how to read its
-    codes; `mp4` shows frame and depth side by side, with the sound and the times of the video; `ply` is a point cloud a
-    frame, `rerun` a recording of all of them, seen through `lens` or else the camera of a sequence folder.
-    `filter` is a key of `filters.FILTERS`. `shard` (i, n), i from 1, takes the inputs i, i + n, ... of all. InputError
-    before anything is done when an output exists, unless `overwrite`, or two inputs share one name; and at the end,
-    naming each, when inputs could not be read: SomeFailedError if others are written. `resume` leaves out inputs whose
-    outputs are all there, and goes on with the others.
+    Args:
+        predictor: the model.
+        inputs: what `frame_sources.expand_input` takes; a folder is one video, in the order of its names.
+        out: folder of the results, each written whole or not at all.
+        format: `npz`, `png16` and `exr` are prediction folders for evaluate; `mkv` is 16-bit FFV1 with a json that says
+            how to read its codes; `mp4` shows frame and depth side by side, with the sound and the times of the video;
+            `ply` is a point cloud a frame, `rerun` a recording of all of them.
+        max_side: shrink frames to this longer side in pixels for the network.
+        overwrite: replace outputs that exist.
+        resume: leave out inputs whose outputs are all there.
+        shard: (i, n), i from 1: of all inputs the i-th, the (i + n)-th, ...
+        filter: one of `filters.NAMES`, in place of the predictor's own.
+        seconds: end of a camera or URL; Ctrl-C ends it as well.
+        lens: the camera of `ply` and `rerun`, in place of that of a sequence folder.
+        progress: is called with (what, frames done, frames in all or 0); None shows a bar on a terminal.
+
+    Returns: the paths of all files and folders written.
+
+    Raises:
+        InputError: before anything is done, when an output exists and is not to be replaced, two inputs share one name,
+            or the format does not fit; at the end, naming each, when no input could be read.
+        SomeFailedError: the same at the end when others are written.
     """
     check_format(format, predictor.claims)
-    if filter is not None:
-        check_filter(filter)
+    check_filter(filter)
     if max_side is not None:
-        predictor = Predictor(predictor.model, device=predictor.device, max_side=max_side)
+        predictor = Predictor(predictor.model, device=predictor.device, max_side=max_side, filter=predictor.filter)
     sources, failed = _open_all(inputs, shard or (1, 1), lens)
     _check_cameras(sources, format)
     missing = {given: source for given, source in sources.items() if not (resume and _is_done(source, out, format))}

@@ -1,112 +1,154 @@
-"""A model put to use: frames in, depth out at their size, the state passed from frame to frame."""
+"""A model put to use: images and videos in, depth of their size out."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, UInt8
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from steadydepth.files.images import read_colour
 from steadydepth.inference.exported import ExportedNet
-from steadydepth.inference.frame_sources import open_source
-from steadydepth.inference.runtime import resize_depth
-from steadydepth.models.declare import claims_of
-from steadydepth.ops.colours import is_measured
+from steadydepth.inference.filters import check_filter, open_filter
+from steadydepth.inference.frame_sources import Input, open_source
+from steadydepth.inference.runtime import is_exported
+from steadydepth.inference.session import Image, Network, Result, Session, check_image
+from steadydepth.models.load import load_model
 from steadydepth.types import Claims, InputError
 
-
-@dataclass(frozen=True)
-class Result:
-    """What the model said of one frame."""
-
-    depth: Float32[np.ndarray, "h w"]  # in the units of `claims`
-    claims: Claims
-    valid: Bool[np.ndarray, "h w"]  # True where depth is finite, and above 0 when it is a depth
-    image: UInt8[np.ndarray, "h w 3"]  # the frame it was said of
+# An image in any of the forms that `Predictor.predict` takes; a PIL image counts as Any.
+AnyImage = np.ndarray | Float[Tensor, "3 h w"] | Path | str | Any
 
 
 class Predictor:
-    """A video depth model on a device; it is put in evaluation mode and stays there.
+    """A video depth model on a device, ready to predict.
 
-    Nothing is remembered between calls: each image begins anew, each stream carries its own state. `max_side` shrinks
-    frames by area for the network, and its depth is brought back to their size, bilinear in log depth.
+    Nothing is remembered between calls: each image begins anew, each stream carries its own state.
     """
 
     def __init__(
-        self, model: nn.Module, *, device: torch.device | str | None = None, max_side: int | None = None
+        self,
+        model: nn.Module,
+        *,
+        device: torch.device | str | None = None,
+        max_side: int | None = None,
+        filter: str | None = None,
     ) -> None:
-        claims = claims_of(model)
-        if max_side is not None and max_side < 1:
-            raise InputError(f"max_side is {max_side}; it is the longer side in pixels for the network: give 1 or more")
-        if max_side is not None and isinstance(model, ExportedNet):
-            size = f"{model.file.height} x {model.file.width}"
-            raise InputError(f"max_side is {max_side}; an exported file has a size of its own, {size}: leave it out")
-        own = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-        self.device = torch.device(device) if device is not None else own
-        self.model = model.to(self.device).eval()
-        self.claims = claims
-        self.max_side = max_side
+        """Put `model` to use.
 
-    @overload
-    def predict(self, image: np.ndarray | Path | str) -> Result: ...
-    @overload
-    def predict(self, image: list[Any]) -> list[Result]: ...
-    def predict(self, image: np.ndarray | Path | str | list[Any]) -> Result | list[Result]:
-        """Depth of one image, uint8 RGB (h, w, 3) or a path; of each of a list, by itself, as a list."""
-        if isinstance(image, list):
-            return [self.predict(each) for each in image]
-        return self.predict_next(read_colour(Path(image)) if isinstance(image, Path | str) else image, None)[0]
+        Args:
+            model: honours the contract of `VideoDepthModel`.
+            device: None leaves it where its weights are.
+            max_side: shrink frames to this longer side in pixels for the network; its depth is resized to their size.
+            filter: one of `filters.NAMES`, applied to videos, never to single images.
 
-    def stream(self, source: Path | str | int | Iterable[np.ndarray]) -> Iterator[Result]:
-        """Depth of every frame of a path, camera index, URL or iterator, as it comes; one frame in memory.
-
-        InputError when the size changes on the way: the state is of the size it began with.
+        Raises:
+            InputError: the model claims nothing, there is no such filter, or `max_side` does not fit.
         """
-        state, shape = None, None
-        for number, image in enumerate(open_source(source).frames()):
-            if shape is not None and np.shape(image) != shape:
-                raise InputError(
-                    f"frame {number} of {_short(source)} is {np.shape(image)} and those before it {shape}; one stream "
-                    "has one size: resize it, or predict the images one by one"
-                )
-            shape = np.shape(image)
-            result, state = self.predict_next(image, state)
-            yield result
+        check_filter(filter)
+        self.network, self.filter = Network(model, device=device, max_side=max_side), filter
 
-    def predict_next(self, image: np.ndarray, state: Any) -> tuple[Result, Any]:
-        """Depth of `image`, uint8 RGB (h, w, 3), given the state that the frame before it left; and the next state."""
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise InputError(f"an image is {kind}; it is a numpy array of uint8 (h, w, 3) in RGB: convert it")
-        if isinstance(self.model, ExportedNet):
-            depth = self.model.file.predict(image)  # it resizes by itself, and needs no floats
-            return Result(depth, self.claims, is_measured(depth, self.claims), image), state
-        shown = _shrink(image, self.max_side)
-        # Only around the model: a mode left on while a generator rests would leak into the caller's code.
-        with torch.inference_mode():
-            frames = torch.from_numpy(shown).to(self.device).permute(2, 0, 1)[None, None].float() / 255
-            predicted, state = self.model(frames, state)
-            depth = predicted[0, 0].float().cpu().numpy()
-        if depth.shape != shown.shape[:2]:
-            raise ValueError(f"the model gave depth of {depth.shape} for a frame of {shown.shape[:2]}; they are equal")
-        depth = resize_depth(depth, image.shape[0], image.shape[1], self.claims)
-        return Result(depth, self.claims, is_measured(depth, self.claims), image), state
+    @property
+    def model(self) -> nn.Module:
+        """The model itself."""
+        return self.network.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.network.device
+
+    @property
+    def claims(self) -> Claims:
+        """What its numbers mean."""
+        return self.network.claims
+
+    def predict(self, image: AnyImage) -> Result:
+        """Depth of one image by itself.
+
+        Args:
+            image: uint8 RGB (h, w, 3), a float tensor (3, h, w) in [0, 1], a PIL image, or a path.
+
+        Raises:
+            InputError: it is none of these, or cannot be read.
+        """
+        return next(Session(self.network).run([as_image(image)]))
+
+    def predict_all(self, images: Iterable[AnyImage]) -> list[Result]:
+        """Depth of each of some images, every one by itself; `predict` says in which forms they may come."""
+        return [self.predict(image) for image in images]
+
+    def session(self, *, filter: str | None = None, chunk: int | None = None) -> Session:
+        """A session of its own for one video.
+
+        Args:
+            filter: in place of the predictor's own; "none" for no filter.
+            chunk: frames that pass through the network at once; None takes as many as fill the device.
+        """
+        return Session(self.network, filter=open_filter(filter or self.filter, self.claims), chunk=chunk)
+
+    def stream(
+        self, source: Input | Iterable[Image], *, filter: str | None = None, chunk: int | None = 1
+    ) -> Iterator[Result]:
+        """Depth of every frame of a video, in order and in constant memory.
+
+        Args:
+            source: a path, a camera's index, a URL or an iterator of uint8 RGB images.
+            filter: in place of the predictor's own; "none" for no filter.
+            chunk: frames at once: 1 gives each as soon as it can be, None is faster where a device is to be filled.
+
+        Raises:
+            InputError: the source is missing, or a frame is no image.
+        """
+        opened, session = open_source(source), self.session(filter=filter, chunk=chunk)
+        # What is live is not waited for, and so its cuts are known by the past alone.
+        return map(session.step, opened.frames()) if opened.is_live else session.run(opened.frames())
 
 
-def _shrink(image: UInt8[np.ndarray, "h w 3"], max_side: int | None) -> UInt8[np.ndarray, "i j 3"]:
-    height, width = image.shape[:2]
-    if max_side is None or max(height, width) <= max_side:
-        # From a read-only or turned array torch would warn, or refuse.
-        return np.require(image, requirements=["C", "W"])
-    factor = max_side / max(height, width)
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+def load(
+    name: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    max_side: int | None = None,
+    filter: str | None = None,
+) -> Predictor:
+    """Load a model by name, ready to predict.
+
+    Args:
+        name: a folder, a hub name, `package.module:factory` or an exported file.
+        device: None takes an accelerator where there is one; an exported file runs on the CPU, at its own size.
+        max_side: shrink frames to this longer side in pixels for the network; its depth is resized to their size.
+        filter: one of `filters.NAMES`, applied to videos.
+
+    Raises:
+        InputError: there is no such model, or it cannot be read.
+    """
+    if is_exported(name):
+        return Predictor(ExportedNet(name), device="cpu", max_side=max_side, filter=filter)
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return Predictor(load_model(name), device=device or found or "cpu", max_side=max_side, filter=filter)
 
 
-def _short(source: object) -> str:
-    return str(source) if isinstance(source, Path | str | int) else "the frames"
+def as_image(image: AnyImage) -> Image:
+    """An image in any of the forms of `Predictor.predict` as uint8 RGB (h, w, 3)."""
+    from PIL import Image as PIL
+    from PIL import ImageOps
+
+    if isinstance(image, Path | str):
+        return read_colour(Path(image))
+    if isinstance(image, PIL.Image):
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    if isinstance(image, Tensor):
+        return _of_tensor(image)
+    return check_image(image)
+
+
+def _of_tensor(image: Tensor) -> Image:
+    if image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
+        raise InputError(f"an image is a tensor {image.dtype} {tuple(image.shape)}; it is float (3, h, w) in [0, 1]")
+    low, high = float(image.min()), float(image.max())
+    if not (low >= 0 and high <= 1):
+        raise InputError(f"an image is a tensor from {low:g} to {high:g}; its values are in [0, 1]: divide by 255")
+    return np.ascontiguousarray((image.detach() * 255).round().byte().permute(1, 2, 0).cpu().numpy())

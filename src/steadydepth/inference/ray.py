@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from steadydepth.data.sequence_listing import name_of
 from steadydepth.errors import InputError
-from steadydepth.inference.predict_files import load, predict_files
+from steadydepth.inference.predict_files import predict_files
+from steadydepth.inference.predictor import load
 from steadydepth.inference.writers import check_format
 
 if TYPE_CHECKING:

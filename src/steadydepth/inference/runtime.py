@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from steadydepth.errors import InputError
+from steadydepth.ops.resize import fit_image, resize_depth
 
 FORMAT_VERSION = 1
 # Where a file keeps what it says of itself: one JSON text under this name.
@@ -64,7 +64,7 @@ class ExportedModel:
             kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise InputError(f"an image is {kind}; it is a numpy array of uint8 (h, w, 3) in RGB: convert it")
         depth = self.run(fit_image(image, self.height, self.width))
-        return resize_depth(depth, image.shape[0], image.shape[1], self.claims)
+        return resize_depth(depth, *image.shape[:2])
 
     def run(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Depth (height, width) of an image that has the network's size, uint8 RGB (height, width, 3)."""
@@ -76,44 +76,9 @@ def is_exported(name: str | Path) -> bool:
     return Path(name).suffix in SUFFIXES.values()
 
 
-def fit_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """`image` (i, j, 3) stretched to (height, width, 3), without aliasing where it shrinks.
-
-    Halved by exact means of 2 x 2 while it can be, then bilinear: OpenCV's area resize by a broken factor takes thirty
-    times as long, which is more than a small network.
-    """
-    while _halves(image.shape[0], height) and _halves(image.shape[1], width):
-        image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    if image.shape[:2] == (height, width):
-        return image
-    is_much_larger = image.shape[0] >= 2 * height or image.shape[1] >= 2 * width
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if is_much_larger else cv2.INTER_LINEAR)
-
-
-def resize_depth(depth: NDArray[np.float32], height: int, width: int, claims: str) -> NDArray[np.float32]:
-    """Bilinear, in log for depth and in the value for affine and disparity; NaN where a neighbour has no value."""
-    if depth.shape == (height, width):
-        return depth
-    is_log = claims in ("metric", "scale")
-    valid = np.isfinite(depth) & (depth > 0) if is_log else np.isfinite(depth)
-    is_whole = valid.all()
-    safe = depth if is_whole else np.where(valid, depth, np.float32(1))
-    larger = cv2.resize(cv2.log(safe) if is_log else safe, (width, height), interpolation=cv2.INTER_LINEAR)
-    if is_log:
-        cv2.exp(larger, dst=larger)  # in place: a second large array costs more than the exponential
-    if is_whole:
-        return larger
-    all_neighbours = cv2.resize(valid.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.999
-    return np.where(all_neighbours, larger, np.float32(np.nan))
-
-
 def missing_package(package: str, extra: str) -> InputError:
     """What to say when an optional package is not there."""
     return InputError(f"{package} is not installed: pip install 'steadydepth[{extra}]'")
-
-
-def _halves(size: int, target: int) -> bool:
-    return size % 2 == 0 and size >= 2 * target
 
 
 def _open_onnx(path: Path, threads: int | None) -> tuple[Network, str]:

@@ -28,7 +28,7 @@ def show_live(results: Iterable[LiveResult], title: str) -> Iterator[LiveResult]
     shown = None
     for live in results:
         predicted = live.result
-        shown = follow_range(None if live.is_cut else shown, predicted.depth, claims=predicted.claims)
+        shown = follow_range(None if predicted.is_start else shown, predicted.depth, claims=predicted.claims)
         image = np.hstack(
             (predicted.image, colour_depth(predicted.depth, *shown, predicted.valid, claims=predicted.claims))
         )

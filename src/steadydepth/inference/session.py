@@ -1,0 +1,230 @@
+"""A model over one video: frames in, depth of their size out, the state carried from frame to frame.
+
+Everything that runs a model over a video does it here: predict, stream, evaluate, the report's images and the check of
+an export. So what is evaluated is what is run.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, UInt8
+from torch import nn
+
+from steadydepth.data.cuts import Shots, mark_cuts
+from steadydepth.inference.exported import ExportedNet
+from steadydepth.inference.filters import DepthFilter, FilterState
+from steadydepth.method.sequence import check_state
+from steadydepth.models.declare import claims_of
+from steadydepth.ops.colours import is_measured
+from steadydepth.ops.resize import resize_depth, shrink_image
+from steadydepth.types import Claims, InputError, State
+
+Image = UInt8[np.ndarray, "h w 3"]
+
+# Pixels that pass through a per-frame network together, and frames at the most: on a processor more than a few gain
+# nothing, an accelerator is filled by some megapixels.
+_PIXELS_AT_ONCE = {"cpu": 1 << 19}
+_PIXELS_ON_ACCELERATOR, _MOST_AT_ONCE = 1 << 22, 16
+
+
+@dataclass(frozen=True)
+class Result:
+    """Depth of one frame."""
+
+    depth: Float32[np.ndarray, "h w"]  # in the units of `claims`
+    claims: Claims
+    valid: Bool[np.ndarray, "h w"]  # True where depth is finite, and above 0 where it claims to be a depth
+    image: Image  # the frame, RGB
+    is_start: bool = True  # whether nothing before this frame was remembered: a first frame, a cut, another size
+
+
+@runtime_checkable
+class Predicts(Protocol):
+    """What a session asks for depth: a `Network`, or what answers in its place."""
+
+    claims: Claims
+
+    def __call__(self, images: list[Image], state: State | None) -> tuple[Float32[np.ndarray, "t h w"], State]: ...
+
+    def frames_at_once(self, height: int, width: int) -> int: ...
+
+
+class Network:
+    """A video depth model on its device: a few frames of one size in, depth of that size out; nothing is remembered."""
+
+    def __init__(
+        self, model: nn.Module, *, device: torch.device | str | None = None, max_side: int | None = None
+    ) -> None:
+        """Put `model` on a device.
+
+        Args:
+            model: honours the contract of `VideoDepthModel`; an exported file as `ExportedNet`.
+            device: None leaves it where its weights are.
+            max_side: frames are shrunk by area to this longer side in pixels for the network, and its depth is resized
+                to their size; None shows them as they are.
+
+        Raises:
+            InputError: the model claims nothing, or `max_side` does not fit.
+        """
+        self.claims = claims_of(model)
+        if max_side is not None and max_side < 1:
+            raise InputError(f"max_side is {max_side}; it is the longer side in pixels for the network: give 1 or more")
+        if max_side is not None and isinstance(model, ExportedNet):
+            size = f"{model.file.height} x {model.file.width}"
+            raise InputError(f"max_side is {max_side}; an exported file has a size of its own, {size}: leave it out")
+        own = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+        self.device = torch.device(device) if device is not None else own
+        self.model, self.max_side = model.to(self.device), max_side
+
+    def __call__(self, images: list[Image], state: State | None) -> tuple[Float32[np.ndarray, "t h w"], State]:
+        """Depth of consecutive frames of one size, in the units of `claims`, and the state that the last one leaves."""
+        if isinstance(self.model, ExportedNet):
+            # It resizes by itself, and needs no floats.
+            return np.stack([self.model.file.predict(image) for image in images]), {}
+        shown = np.stack([shrink_image(image, self.max_side) for image in images])
+        # Only around the model: a mode left on while a generator rests would leak into the caller's code.
+        with _evaluating(self.model):
+            frames = torch.from_numpy(shown).to(self.device).permute(0, 3, 1, 2)[None].float() / 255
+            predicted, state = self.model(frames, state)
+            depth = predicted[0].float().cpu().numpy()
+        if depth.shape != shown.shape[:3]:
+            raise ValueError(f"the model gave depth of {depth.shape} for frames of {shown.shape[:3]}; they are equal")
+        height, width = images[0].shape[:2]
+        if depth.shape[1:] != (height, width):
+            measured = np.where(is_measured(depth, self.claims), depth, np.float32(np.nan))
+            depth = np.stack([resize_depth(one, height, width) for one in measured])
+        return depth, check_state(state, 1)
+
+    def frames_at_once(self, height: int, width: int) -> int:
+        """How many frames of that size pass through a per-frame network together."""
+        if isinstance(self.model, ExportedNet):
+            return 1
+        shrunk = 1.0 if self.max_side is None else min(1.0, self.max_side / max(height, width))
+        pixels = _PIXELS_AT_ONCE.get(self.device.type, _PIXELS_ON_ACCELERATOR)
+        return max(1, min(_MOST_AT_ONCE, int(pixels / (height * width * shrunk**2))))
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module trains, or not, as before."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        if training:
+            model.eval()
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+class Session:
+    """One video on its way through a network and a filter; what they remember is kept here, and forgotten in time.
+
+    Both begin anew at a cut, at another size, after a gap in time, and when asked to (`reset`).
+    """
+
+    def __init__(
+        self,
+        network: Predicts,
+        *,
+        filter: DepthFilter | None = None,
+        chunk: int | None = None,
+        max_gap_s: float = 1.0,
+    ) -> None:
+        """Begin a video.
+
+        Args:
+            network: what predicts each frame.
+            filter: what is applied to its depth, frame by frame (`filters.open_filter`).
+            chunk: frames that `run` shows the network at once; None takes as many as fill the device.
+            max_gap_s: seconds between two frames of `step` beyond which the later one begins anew.
+        """
+        self.network, self.filter, self.chunk, self.max_gap_s = network, filter, chunk, max_gap_s
+        self._shots = Shots()
+        # Whether what was before has any effect; not known before the network has been asked.
+        self._remembers: bool | None = None if filter is None else True
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all frames so far: the next one begins a video."""
+        self._state: State | None = None
+        self._filter_state: FilterState | None = None
+        self._shape: tuple[int, ...] | None = None
+        self._time_s: float | None = None
+
+    def step(self, image: np.ndarray, *, time_s: float | None = None) -> Result:
+        """Depth of the next frame of a live source; a cut is known by this frame and those before it.
+
+        Args:
+            image: uint8 RGB (h, w, 3).
+            time_s: when the frame was taken, to know gaps; None does not look for them.
+        """
+        image = check_image(image)
+        is_cut = self._remembers is not False and self._shots.begins_with(image)
+        is_late = None not in (time_s, self._time_s) and time_s - self._time_s > self.max_gap_s  # type: ignore[operator]
+        if is_cut or is_late or image.shape != self._shape:
+            self.reset()
+        result = next(self._advance([image]))
+        self._time_s = time_s
+        return result
+
+    def run(self, images: Iterable[np.ndarray]) -> Iterator[Result]:
+        """Depth of each frame of a recording, from its beginning; a cut is known by the frames around it.
+
+        Args:
+            images: uint8 RGB (h, w, 3); read as they are needed, two further where cuts matter.
+        """
+        self.reset()
+        images = map(check_image, images)
+        first = next(images, None)
+        if first is None:
+            return
+        # The first frame by itself tells whether the network remembers anything: only then do cuts matter.
+        yield from self._advance([first])
+        coming = mark_cuts(chain([first], images)) if self._remembers else ((image, False) for image in images)
+        if self._remembers:
+            next(coming)
+        held: list[Image] = []
+        for image, is_cut in coming:
+            if is_cut or image.shape != (held[0].shape if held else self._shape):
+                yield from self._advance(held)
+                held = []
+                self.reset()
+            held.append(image)
+            if len(held) >= self._at_once(image):
+                yield from self._advance(held)
+                held = []
+        yield from self._advance(held)
+
+    def _at_once(self, image: Image) -> int:
+        return self.chunk or self.network.frames_at_once(*image.shape[:2])
+
+    def _advance(self, images: list[Image]) -> Iterator[Result]:
+        """Consecutive frames of one size through the network and the filter."""
+        if not images:
+            return
+        is_start = self._shape is None
+        depths, self._state = self.network(images, self._state)
+        self._shape = images[0].shape
+        if self._remembers is None:
+            self._remembers = bool(self._state)
+        claims = self.network.claims
+        for depth, image in zip(depths, images, strict=True):
+            if self.filter is not None:
+                depth, self._filter_state = self.filter(depth, image, self._filter_state)
+            yield Result(depth, claims, is_measured(depth, claims), image, is_start)
+            is_start = False
+
+
+def check_image(image: object) -> Image:
+    """`image` itself; InputError where it is no uint8 RGB (h, w, 3) array."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InputError(f"an image is {kind}; it is a numpy array of uint8 (h, w, 3) in RGB: convert it")
+    return image

@@ -1,0 +1,169 @@
+"""One session under everything: what is remembered, when it is forgotten, and that all doors give one result."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.evaluation.sources import predict_sequence
+from steadydepth.files.predictions import read_predictions
+from steadydepth.files.sequence_writer import write_sequence
+from steadydepth.inference.filters import filter_depth, open_filter
+from steadydepth.inference.live import stream_newest
+from steadydepth.inference.predict_files import predict_files
+from steadydepth.inference.predictor import Predictor
+from steadydepth.inference.session import Network, Session
+from steadydepth.types import Clip, InputError, State
+
+T, H, W = 9, 40, 56
+
+
+class Average(nn.Module):
+    """Depth is one more than the mean red so far at each pixel; counts the frames it was shown at once."""
+
+    claims = "metric"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chunks: list[int] = []
+
+    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        self.chunks.append(frames.shape[1])
+        total = state["total"] if state else torch.zeros_like(frames[:, 0, 0])
+        count = state["count"] if state else torch.zeros(len(frames))
+        depths = []
+        for frame in frames.unbind(1):
+            total, count = total + 255 * frame[:, 0], count + 1
+            depths.append(1 + total / count[:, None, None])
+        return torch.stack(depths, 1), {"total": total, "count": count}
+
+
+class Red(nn.Module):
+    claims = "metric"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chunks: list[int] = []
+
+    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        self.chunks.append(frames.shape[1])
+        return 1 + 255 * frames[:, :, 0], {}
+
+
+def film(seed: int = 0, n_frames: int = T) -> np.ndarray:
+    """One image that moves a pixel a frame."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (H // 4, W // 4, 3), np.uint8)
+    image = np.kron(coarse, np.ones((4, 4, 1), np.uint8))
+    return np.stack([np.roll(image, t, axis=1) for t in range(n_frames)])
+
+
+def averages(frames: np.ndarray) -> np.ndarray:
+    counts = np.arange(1, len(frames) + 1)[:, None, None]
+    return (1 + np.cumsum(frames[..., 0], axis=0) / counts).astype(np.float32)
+
+
+def depths(results) -> np.ndarray:
+    return np.stack([result.depth for result in results])
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4, 100, None])
+def test_chunks_give_the_same_numbers(chunk):
+    found = Session(Network(Average()), chunk=chunk).run(iter(film()))
+    np.testing.assert_allclose(depths(found), averages(film()), rtol=1e-6)
+
+
+def test_a_per_frame_network_is_shown_as_many_frames_as_fill_the_device():
+    model = Red()
+    assert len(list(Session(Network(model)).run(film()))) == T
+    assert model.chunks == [1, T - 1]
+    assert Network(model).frames_at_once(1080, 1920) == 1
+    assert Network(model, max_side=256).frames_at_once(1080, 1920) > 4
+
+
+def test_frames_one_by_one_are_the_frames_of_a_recording():
+    session = Session(Network(Average()))
+    np.testing.assert_allclose(depths(map(session.step, film())), averages(film()), rtol=1e-6)
+
+
+def test_evaluate_predict_and_stream_give_one_result(tmp_path):
+    """Of a model with a memory, over a cut; the exported file is held to the same in tests/exporters."""
+    frames, model = np.concatenate((film(0), film(1))), Average()
+    folder = write_sequence(
+        tmp_path / "data", Clip("room", frames, 10.0), depth_scale_m=None, source=None, licence=None
+    )
+    predictor = Predictor(model)
+    expected = np.concatenate((averages(frames[:T]), averages(frames[T:])))
+    np.testing.assert_allclose(depths(predictor.stream(folder)), expected, rtol=1e-6)
+    np.testing.assert_allclose(predict_sequence(model, open_sequence(folder)), expected, rtol=1e-6)
+    predict_files(predictor, [folder], tmp_path / "out")
+    np.testing.assert_allclose(read_predictions(tmp_path / "out", "room")[0], expected, rtol=1e-6)
+    starts = [number for number, result in enumerate(predictor.stream(frames)) if result.is_start]
+    assert starts == [0, T]
+    session = predictor.session()
+    np.testing.assert_allclose(depths(map(session.step, frames)), expected, rtol=1e-6)
+
+
+def test_a_live_source_that_is_never_late_gives_the_same():
+    model, frames = Average(), film()
+    taken = [live.result.depth for live in stream_newest(Predictor(model), paced(frames, model))]
+    np.testing.assert_allclose(taken, averages(frames), rtol=1e-6)
+
+
+def paced(frames, model):
+    """Each frame when the one before it has been predicted."""
+    for number, frame in enumerate(frames):
+        for _ in range(2000):
+            if len(model.chunks) >= number:
+                break
+            time.sleep(0.005)
+        yield frame
+
+
+def test_another_size_begins_anew():
+    small, large = film()[:, :20], film()
+    results = list(Session(Network(Average())).run([*small[:3], *large[:2]]))
+    assert [result.is_start for result in results] == [True, False, False, True, False]
+    np.testing.assert_allclose(depths(results[3:]), averages(large[:2]), rtol=1e-6)
+
+
+def test_a_gap_in_time_begins_anew_and_so_does_who_asks():
+    session, frames = Session(Network(Average()), max_gap_s=0.5), film()
+    times = [0.0, 0.04, 0.08, 0.7, 0.74]
+    results = [session.step(frame, time_s=time_s) for frame, time_s in zip(frames, times, strict=False)]
+    assert [result.is_start for result in results] == [True, False, False, True, False]
+    session.reset()
+    assert session.step(frames[5], time_s=0.78).is_start
+
+
+def test_a_filter_is_applied_by_name_and_begins_anew_at_a_cut():
+    frames = np.concatenate((film(0), film(1)))
+    found = depths(Predictor(Red(), filter="ema_0.8").stream(frames))
+    raw = 1 + frames[..., 0].astype(np.float32)
+    for part in (slice(0, T), slice(T, 2 * T)):
+        np.testing.assert_allclose(found[part], filter_depth("ema_0.8", raw[part], frames[part]), rtol=1e-5)
+    np.testing.assert_allclose(depths(Predictor(Red(), filter="ema").stream(frames, filter="none")), raw, rtol=1e-6)
+
+
+def test_one_image_is_never_filtered_and_nothing_is_kept_for_the_next():
+    predictor = Predictor(Average(), filter="ema_0.8")
+    for frame in film()[:3]:
+        np.testing.assert_allclose(predictor.predict(frame).depth, 1 + frame[..., 0], rtol=1e-6)
+
+
+def test_no_frame_gives_no_depth_and_what_is_no_image_is_refused():
+    session = Session(Network(Red()), filter=open_filter("ema", "metric"))
+    assert list(session.run([])) == []
+    with pytest.raises(InputError, match=r"float64 \(40, 56, 3\)"):
+        list(session.run([film()[0] / 255]))
+
+
+def test_a_state_that_streams_could_not_share_is_refused():
+    class Broken(Red):
+        def forward(self, frames, state=None):
+            return super().forward(frames)[0], None
+
+    with pytest.raises(TypeError, match="a state of NoneType"):
+        next(Session(Network(Broken())).run(film()))
