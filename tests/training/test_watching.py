@@ -21,7 +21,8 @@ def test_a_validation_says_what_evaluate_says_of_the_saved_model(world, tmp_path
     folder = train(config)
     report = evaluate(load_model(folder), world, controls=False)
     found = read_log(folder)[-1]["validation"]
-    assert found == pytest.approx({name: value for name, value in report["mean"].items(, rel=1e-5) if value is not None})
+    expected = {name: value for name, value in report["mean"].items() if value is not None}
+    assert found == pytest.approx(expected, rel=1e-5)
     assert found["abs_rel"] > 0
     # The first is the best so far.
     assert (folder / "best" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
