@@ -333,7 +333,7 @@ def test_the_note_names_what_loses_the_edges_of_the_first_report():
     steady = {"mean": {"edge_gain": 0.44, "boundary_f1": 0.037, "edges_kept": 0.89}}
     rows = {row["metric"]: row["note"] for row in table_rows({"plain": plain, "steady": steady})}
     assert rows == {
-        "edge_gain": "less than 0.9 of plain's edges: steady, late",
+        "edge_gain": "less than 0.9 of plain's edges: steady, constant, late",
         "boundary_f1": "",
         "edges_kept": "less than 0.9 of the reference's edges: steady",
     }

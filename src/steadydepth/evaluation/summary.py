@@ -152,13 +152,10 @@ def table_rows(reports: Mapping[str, Mapping[str, Any]], *, names: Iterable[str]
 
 
 def _lost_edges(metric: str, columns: Mapping[str, Values]) -> list[str]:
-    """A note of the columns that have less than LEAST_EDGES of the first one's edges; the constant has none anyway."""
+    """A note of the columns that have less than LEAST_EDGES of the first one's edges."""
     first = next(iter(columns))
-    lost = [
-        name
-        for name, column in columns.items()
-        if name != "constant" and loses_edges(metric, column.get(metric), columns[first].get(metric))
-    ]
+    of_first = columns[first].get(metric)
+    lost = [name for name, column in columns.items() if loses_edges(metric, column.get(metric), of_first)]
     whose = "the reference's" if metric == "edges_kept" else f"{first}'s"
     return [f"less than {LEAST_EDGES} of {whose} edges: {', '.join(lost)}"] if lost else []
 
