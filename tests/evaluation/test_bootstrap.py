@@ -206,3 +206,11 @@ def test_what_is_no_metrics_json_is_named(tmp_path):
             read_report(tmp_path / "other.json")
     with pytest.raises(InputError, match=r"none\.json: cannot be read"):
         read_report(tmp_path / "none.json")
+
+
+def test_a_comparison_says_where_edges_are_lost():
+    plain, steady = (report_of(clips_of("edge_gain", [gain] * 7, rmse=2.0)) for gain in (0.5, 0.44))
+    rows = {row["metric"]: row["verdict"] for row in comparison_rows(compare_reports(steady, plain))}
+    assert rows == {"edge_gain": "worse, less than 0.9 of the other's edges", "rmse": "no difference found"}
+    again = {row["metric"]: row["verdict"] for row in comparison_rows(compare_reports(plain, steady))}
+    assert again["edge_gain"] == "better"

@@ -65,6 +65,7 @@ def whole_clip_scores(depth, clip):
     scores["tae"] = metrics.tae(depth, np.ones_like(valid), **poses)
     scores["tae_static"] = metrics.tae(depth, split.static, **poses)
     scores["tcc"] = metrics.tcc(depth, truth, valid)
+    scores |= {name: getattr(metrics, name)(depth, truth, valid) for name in ("boundary_f1", "edge_gain")}
     return as_numbers(scores)
 
 
@@ -90,7 +91,7 @@ def test_the_floor_of_the_label_reads_no_hole(holed):
         own |= as_numbers(warped | metrics.flow_flicker(truth, trusted, clip.valid))
         own |= as_numbers(metrics.flow_roughness(truth, trusted, clip.valid))
         own["tae"] = float(metrics.tae(truth, clip.valid, **poses))
-        assert set(found) <= set(TEMPORAL)
+        assert set(found) <= {*TEMPORAL, "boundary_f1"}
         for name in set(found):
             assert found[name] == pytest.approx(own[name], rel=1e-9, abs=1e-12), (clip.name, name)
         assert {"sre", "vel", "tae", "opw", "flicker_flow", "rough_flow"} <= set(found)

@@ -326,6 +326,20 @@ def test_the_note_is_for_what_the_constant_wins_against_every_report():
     assert {name: row["note"] for name, row in rows.items()} == {"gain": "", "flicker": "a constant wins", "opw": ""}
 
 
+def test_the_note_names_what_loses_the_edges_of_the_first_report():
+    controls = {
+        name: {"mean": {"edge_gain": gain}} for name, gain in (("constant", 0.0), ("ema", 0.46), ("late", 0.43))
+    }
+    plain = {"mean": {"edge_gain": 0.5, "boundary_f1": 0.04, "edges_kept": 0.95}, "controls": controls}
+    steady = {"mean": {"edge_gain": 0.44, "boundary_f1": 0.037, "edges_kept": 0.89}}
+    rows = {row["metric"]: row["note"] for row in table_rows({"plain": plain, "steady": steady})}
+    assert rows == {
+        "edge_gain": "less than 0.9 of plain's edges: steady, constant, late",
+        "boundary_f1": "",
+        "edges_kept": "less than 0.9 of the reference's edges: steady",
+    }
+
+
 def test_a_clip_that_cannot_be_read_is_named_and_the_rest_counts(world, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(world, data)

@@ -1,5 +1,6 @@
-"""Which of several faults each metric sees: depth that is noisy, late, drifting or frozen beside the exact one."""
+"""Which of several faults each metric sees: depth that is noisy, late, drifting, blurred or frozen beside the exact."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -7,8 +8,6 @@ from steadydepth.evaluation.evaluate import evaluate_clip
 from steadydepth.evaluation.summary import is_better
 from steadydepth.inference.filters import filter_depth
 from steadydepth.synthetic.world import make_clip
-
-NAMES = ("abs_rel", "flicker", "drift", "tsd", "vel", "gain", "acc", "flicker_flow")
 
 
 @pytest.fixture(scope="module")
@@ -18,11 +17,13 @@ def ranked():
     generator, t = np.random.default_rng(0), np.arange(9)[:, None, None]
     light = 0.04 * generator.normal(size=(9, 1, 1))
     light -= light.mean() + (light * (t - 4)).sum() / ((t - 4) ** 2).sum() * (t - 4)  # neither offset nor drift
+    noisy = clip.depth * np.exp(light + 0.02 * generator.normal(size=clip.depth.shape))
     versions = {
         "exact": clip.depth,
-        "noisy": clip.depth * np.exp(light + 0.02 * generator.normal(size=clip.depth.shape)),
+        "noisy": noisy,
         "late": filter_depth("ema_0.8", clip.depth, clip.frames),
         "drifting": clip.depth * np.exp(0.004 * (t - 4)),
+        "blurred": np.stack([cv2.GaussianBlur(frame, (0, 0), 2) for frame in noisy]),
         "constant": np.full_like(clip.depth, np.exp(np.log(clip.depth).mean())),
     }
     return {name: evaluate_clip(depth.astype(np.float32), clip, claims="metric") for name, depth in versions.items()}
@@ -68,3 +69,16 @@ def test_a_constant_does_not_flicker_and_is_the_least_right(ranked):
         assert constant[name] == pytest.approx(0, abs=1e-9), name
     assert max(ranked, key=lambda version: ranked[version]["abs_rel"]) == "constant"
     assert min(ranked, key=lambda version: ranked[version]["gain"]) == "constant"
+
+
+def test_a_blurred_depth_is_steadier_and_hardly_less_right_but_has_lost_its_edges(ranked):
+    blurred, noisy = ranked["blurred"], ranked["noisy"]
+    for name in ("flicker", "tsd", "flicker_flow"):
+        assert blurred[name] < 0.95 * noisy[name], name
+    assert blurred["edge_gain"] < 0.8 * noisy["edge_gain"]
+    assert blurred["boundary_f1"] < 0.3 * noisy["boundary_f1"]
+    assert ranked["exact"]["edge_gain"] == pytest.approx(1)
+    assert {name: ranked["constant"][name] for name in ("edge_gain", "boundary_f1")} == {
+        "edge_gain": pytest.approx(0),
+        "boundary_f1": 0,
+    }

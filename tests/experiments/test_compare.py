@@ -276,6 +276,34 @@ def test_the_best_is_bold_among_rows_of_all_seeds_and_the_constants_wins_are_mar
     assert lines[8] == "| steady / plain | 0.875 | 0.500 | 0.786 | |"
 
 
+def test_rows_that_lose_edges_are_marked_and_stand_in_a_plane_of_their_own(tmp_path, world):
+    def with_edges(clips, edge_gain, **controls):
+        report = report_of(clips, **controls)
+        for table in (report, *report.get("controls", {}).values()):
+            for values in (table["mean"], *table["clips"].values()):
+                values["edge_gain"] = edge_gain if table is report else 0.0
+        return report
+
+    methods = {"plain": with_edges(PLAIN, 0.5, constant=FLAT), "steady": with_edges(CALM, 0.46)}
+    methods["soft"] = with_edges(CALM, 0.44)
+    config = write_config(tmp_path, world, filters={}, seeds=[0], methods={name: [] for name in methods})
+    found = build_comparison(
+        {name: {0: report} for name, report in methods.items()},
+        {},
+        config=load_compare_config(config),
+        frames=dict.fromkeys(methods, 12),
+    )
+    lines = markdown_table(found).splitlines()
+    assert lines[0] == "| | abs_rel ↓ | edge_gain →1 | flicker ↓ † | gain →1 | frames seen |"
+    marked = {line.split(" | ")[0].strip("| "): "‡" in line for line in lines[2:6]}
+    assert marked == {"plain": False, "steady": False, "soft": True, "constant": True}
+    assert "‡ less than 0.9 of the first method's edges: part of its temporal consistency is blur" in lines[-1]
+    page = render_comparison(found | {"failed": {}})
+    assert page.count("<svg") == 2
+    assert "edge_gain against flicker" in page
+    assert page.count("‡</span>") == 3  # two cells and what it means
+
+
 def test_a_difference_that_every_clip_shows_is_called_one(tmp_path, world):
     plain = {f"fixed_{n}": (0.2 + n / 10, 5.0 + n, 0.5) for n in range(7)}
     calm = {name: (abs_rel, flicker - 1, gain) for name, (abs_rel, flicker, gain) in plain.items()}

@@ -3,20 +3,22 @@ import pytest
 import torch
 
 from steadydepth.ops.alignment import (
-    FitSums,
     apply,
     apply_disparity,
     count_keys,
     find_rank,
     fit_disparity,
+    fit_line,
     fit_median_scale,
     fit_scale,
     fit_scale_shift,
     median,
     value_of,
 )
+from steadydepth.ops.moments import Moments
 
 SIZE = (3, 4, 5)
+NOTHING = Moments.of(np.zeros(0), np.zeros(0))
 
 
 @pytest.fixture
@@ -119,15 +121,15 @@ def test_a_line_from_parts_is_the_line_of_the_whole(truth, cuts):
     x = (1e6 + truth.double().sqrt()).flatten().numpy()
     y = truth.double().flatten().numpy()
     parts = zip(np.split(x, cuts), np.split(y, cuts), strict=True)
-    scale, shift = sum((FitSums.of(*part) for part in parts), FitSums()).line()
+    scale, shift = fit_line(sum((Moments.of(*part) for part in parts), NOTHING))
     whole = fit_scale_shift(torch.from_numpy(x), torch.from_numpy(y), torch.ones(60, dtype=torch.bool))
     assert scale == pytest.approx(float(whole.scale), rel=1e-8)
     assert scale * x + shift == pytest.approx(float(whole.scale) * x + float(whole.shift), rel=1e-8)
 
 
 def test_sums_of_nothing_and_of_a_constant():
-    assert np.isnan(FitSums().line()).all()
-    assert (FitSums() + FitSums.of(np.full(3, 0.1), np.array([1.0, 2.0, 6.0]))).line() == (0, 3)
+    assert np.isnan(fit_line(NOTHING)).all()
+    assert fit_line(NOTHING + Moments.of(np.full(3, 0.1), np.array([1.0, 2.0, 6.0]))) == (0, 3)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 60, 61])

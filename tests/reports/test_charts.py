@@ -127,3 +127,4 @@ def test_names_are_escaped_and_the_chart_has_a_title_to_read_out():
     assert root.find("g/title").text == '<i>"x"'
     assert "http" not in svg
     assert 'fill="currentColor"' in svg
+    assert {text.get("text-anchor") for text in root.iter("text")} == {None, "start", "middle", "end"}

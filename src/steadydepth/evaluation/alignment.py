@@ -9,9 +9,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Float64
 
 from steadydepth.evaluation.footage import Footage, LabelFrame, chosen_frames
-from steadydepth.metrics.arrays import Pixels
+from steadydepth.metrics.arrays import Pixels, log_depth
 from steadydepth.metrics.protocols import KB_SIZE, Protocol, clean
-from steadydepth.ops.alignment import LEAST_DISPARITY, FitSums, count_keys, find_rank, value_of
+from steadydepth.ops.alignment import (
+    Alignment,
+    comparable_depth,
+    count_keys,
+    find_rank,
+    fit_line,
+    fitted_values,
+    to_depth,
+    value_of,
+)
+from steadydepth.ops.moments import Moments
 from steadydepth.types import Claims, DepthFrames, InputError
 
 ALIGNMENTS = ("none", "scale", "affine", "disparity")
@@ -40,39 +50,32 @@ def choose_alignment(align: str, claims: Claims, protocol: Protocol | None = Non
 
 
 @dataclass(frozen=True)
-class Alignment:
-    """What turns predicted values into metres as they are scored; no scale when there was no label to fit."""
+class ClipFit:
+    """How one prediction of a clip becomes metres as they are scored."""
 
-    chosen: str
+    align: str  # one of ALIGNMENTS
     claims: Claims
     protocol: Protocol
-    scale: float | None
-    shift: float | None
-    n_nonfinite: int
+    alignment: Alignment | None  # None where there was no label, or nothing finite to fit
+    n_nonfinite: int = 0
     has_label: bool = True
+    mean: float = 1.0  # of the finite predicted values
 
-    def apply(self, values: Float64[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]:
+    def depth(self, values: Float64[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]:
         """Depth in metres, cleaned to the protocol's range; without a label of unknown scale, positive and finite."""
-        if not self.has_label:
-            depth = _as_depth(values, self.claims)
-            return np.clip(np.nan_to_num(depth, nan=1e-3, posinf=1e6, neginf=1e-3), 1e-3, 1e6)
-        x = domain(values, self.claims, self.chosen)
-        if self.chosen != "none":
-            x = x * (np.nan if self.scale is None else self.scale) + (np.nan if self.shift is None else self.shift)
-        return clean(1 / np.maximum(x, LEAST_DISPARITY) if self.chosen == "disparity" else x, self.protocol)
+        if self.has_label and self.alignment is None:
+            return clean(np.full(values.shape, np.nan), self.protocol)
+        depth = to_depth(torch.from_numpy(values), self.claims, self.align, self.alignment).numpy()
+        return clean(depth, self.protocol) if self.has_label else _positive(depth)
+
+    def comparable_log(self, values: Float64[np.ndarray, "*any"], mean: float) -> Float64[np.ndarray, "*any"]:
+        """Log depth to be compared with that of another model without a label: see `comparable_depth` for `mean`."""
+        known = self.claims in ("metric", "scale")
+        return log_depth(_positive(values if known else comparable_depth(values, mean)))
 
 
-def _as_depth(values: Float64[np.ndarray, "*any"], claims: Claims) -> Float64[np.ndarray, "*any"]:
-    return 1 / np.maximum(values, LEAST_DISPARITY) if claims == "disparity" else values
-
-
-def domain(values: Float64[np.ndarray, "*any"], claims: Claims, chosen: str) -> Float64[np.ndarray, "*any"]:
-    """What is fitted: inverse depth, 1e-3 or more, for `disparity` (as in Video-Depth-Anything), else depth."""
-    if chosen != "disparity":
-        return _as_depth(values, claims)
-    with np.errstate(divide="ignore"):
-        disparity = values if claims == "disparity" else 1 / np.maximum(values, LEAST_DISPARITY)
-    return np.maximum(disparity, LEAST_DISPARITY)
+def _positive(depth: Float64[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]:
+    return np.clip(np.nan_to_num(depth, nan=1e-3, posinf=1e6, neginf=1e-3), 1e-3, 1e6)
 
 
 class Fitter:
@@ -84,11 +87,12 @@ class Fitter:
 
     def __init__(self, chosen: str, claims: Claims, protocol: Protocol) -> None:
         self.chosen, self.claims, self.protocol = chosen, claims, protocol
-        self._line = FitSums()
+        self._line = Moments.of(np.zeros(0), np.zeros(0))
         self._counts = [np.zeros(65536, np.int64) for _ in range(2)]
         self._halves: list[list[tuple[int, int]]] = [[], []]
         self._second: list[dict[int, np.ndarray]] = [{}, {}]
         self._n_nonfinite = self._n_values = 0
+        self._total = 0.0
 
     @property
     def n_rounds(self) -> int:
@@ -96,10 +100,12 @@ class Fitter:
         return 2 if self.chosen == "scale" else 1
 
     def count(self, raw: Float32[np.ndarray, "i j"]) -> int:
-        """Note how many values of a frame are not finite, and return it."""
-        missing = int(raw.size - np.isfinite(raw).sum())
+        """Note how many values of a frame are not finite, and return it; and the sum of the others."""
+        finite = np.isfinite(raw)
+        missing = int(raw.size - finite.sum())
         self._n_nonfinite += missing
         self._n_values += raw.size
+        self._total += float(raw.sum(where=finite, dtype=np.float64))
         return missing
 
     def add(self, values: Pixels, label: LabelFrame) -> None:
@@ -107,7 +113,7 @@ class Fitter:
         if self.chosen != "none":
             x, y = self._pairs(values, label)
             if self.chosen != "scale":
-                self._line = self._line + FitSums.of(x, y)
+                self._line = self._line + Moments.of(x, y)
             else:
                 for counts, one in zip(self._counts, (x, y), strict=True):
                     counts += count_keys(one.astype(np.float32))
@@ -126,26 +132,27 @@ class Fitter:
                 counts += count_keys(one.astype(np.float32), half)
 
     def _pairs(self, values: Pixels, label: LabelFrame) -> tuple[Float64[np.ndarray, "k"], Float64[np.ndarray, "k"]]:
-        x = domain(values, self.claims, self.chosen)
+        x = fitted_values(torch.from_numpy(values), self.claims, self.chosen).numpy()
         kept = label.valid & np.isfinite(values) & np.isfinite(x)
         y = label.truth[kept]
         return x[kept], 1 / (y + 1e-8) if self.chosen == "disparity" else y
 
-    def result(self, *, has_label: bool) -> Alignment:
-        """The alignment; InputError when there was no finite value at all."""
+    def result(self, *, has_label: bool) -> ClipFit:
+        """The fit; InputError when there was no finite value at all."""
         if self._n_values and self._n_nonfinite == self._n_values:
             raise InputError("every predicted value is NaN or infinite: nothing can be scored; look at the model")
-        scale: float | None
-        shift: float | None
-        if not has_label:
-            scale, shift = None, None
-        elif self.chosen == "none":
-            scale, shift = 1.0, 0.0
-        else:
-            fitted = (self._ratio(), 0.0) if self.chosen == "scale" else self._line.line()
-            scale, shift = (None if np.isnan(value) else value for value in fitted)
-            shift = None if scale is None else shift
-        return Alignment(self.chosen, self.claims, self.protocol, scale, shift, self._n_nonfinite, has_label)
+        scale, shift = 1.0, 0.0
+        if self.chosen != "none":
+            scale, shift = (self._ratio(), 0.0) if self.chosen == "scale" else fit_line(self._line)
+        return ClipFit(
+            align=self.chosen,
+            claims=self.claims,
+            protocol=self.protocol,
+            alignment=Alignment.of(scale, shift) if has_label and not np.isnan(scale) else None,
+            n_nonfinite=self._n_nonfinite,
+            has_label=has_label,
+            mean=self._total / max(self._n_values - self._n_nonfinite, 1),
+        )
 
     def _ratio(self) -> float:
         if not self._halves[0]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from steadydepth.errors import InputError
-from steadydepth.evaluation.summary import HEADLINE, Values, is_better, is_counted
+from steadydepth.evaluation.summary import HEADLINE, LEAST_EDGES, Values, is_better, is_counted, loses_edges
 from steadydepth.metrics.protocols import METRICS
 
 N_RESAMPLES = 2000
@@ -218,7 +218,9 @@ def comparison_rows(comparison: Comparison, *, names: Sequence[str] = HEADLINE) 
                 "95 % interval": f"{low} to {high}" if low else "",
                 "ratio": "" if found.ratio is None else f"{found.ratio:.3f}",
                 "better in": f"{found.n_better} of {found.n_clips}",
-                "verdict": found.verdict,
+                "verdict": f"{found.verdict}, less than {LEAST_EDGES} of the other's edges"
+                if loses_edges(found.metric, found.mean, found.other)
+                else found.verdict,
             }
         )
     return rows

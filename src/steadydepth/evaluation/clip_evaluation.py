@@ -9,14 +9,14 @@ from jaxtyping import Bool, Float32
 
 from steadydepth.config import FilterName
 from steadydepth.evaluation.alignment import (
-    Alignment,
+    ClipFit,
     Fitter,
     check_prediction,
     choose_alignment,
     read_values,
     resize,
 )
-from steadydepth.evaluation.clip_scorer import ClipScorer
+from steadydepth.evaluation.clip_scorer import ClipScorer, ReferenceFrame
 from steadydepth.evaluation.footage import Footage, SceneFrame, excerpt, read_label, scene_frames, split_source
 from steadydepth.evaluation.windows import Values
 from steadydepth.metrics.arrays import Chosen, Pixels, log_depth
@@ -28,6 +28,8 @@ from steadydepth.types import DepthFrames, InputError
 
 # What anyone has without training; each is made from the aligned prediction of the model itself.
 CONTROLS = get_args(FilterName)
+# The smallest mean that is divided by.
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,9 @@ def score_clip(
         check_prediction(prediction, footage, whole.n_frames, protocol)
     if settings.constant is not None:
         predictions["constant"] = _constant(settings.constant, footage, depth)
-    alignments, static_set, has_label = _survey(footage, predictions, whole.n_frames, settings)
+    fits, static_set, has_label = _survey(footage, predictions, whole.n_frames, settings)
     controls = None if settings.constant is None else Controls()
+    beside = None if reference is None else Comparison(fits, has_controls=controls is not None)
     methods = ("model", "constant", *CONTROLS) if controls is not None else ("model",)
     scorer = ClipScorer(
         footage,
@@ -81,16 +84,17 @@ def score_clip(
     )
     values = {name: read_values(one, footage, whole.n_frames, protocol) for name, one in predictions.items()}
     for frame in scene_frames(footage, protocol, has_label=has_label):
-        found = {name: alignments[name].apply(_next(values[name], footage, protocol)) for name in predictions}
+        raw = {name: _next(values[name], footage, protocol) for name in predictions}
+        found = {name: fits[name].depth(one) for name, one in raw.items()}
         depths, logs = _methods(found, frame, controls)
-        scorer.add(frame, depths, logs, log_depth(found["reference"]) if reference is not None else None)
+        scorer.add(frame, depths, logs, None if beside is None else beside.next(raw, found["reference"], frame))
     flow = "label" if footage.flow is not None else "DIS"
     return ScoredClip(
         name=footage.name,
-        methods=scorer.values(alignments | dict.fromkeys(CONTROLS, alignments["model"])),
+        methods=scorer.values(fits | dict.fromkeys(CONTROLS, fits["model"])),
         label=scorer.label_values() if has_label else {},
         facts={
-            "align": alignments["model"].chosen,
+            "align": fits["model"].align,
             "claims": depth.claims,
             "fps": footage.fps / protocol.stride,
             "flow_source": flow if has_label else None,
@@ -116,8 +120,8 @@ def _constant(value: float, footage: Footage, depth: DepthFrames) -> DepthFrames
 
 def _survey(
     footage: Footage, predictions: Mapping[str, DepthFrames], n_whole: int, settings: Settings
-) -> tuple[dict[str, Alignment], Chosen | None, bool]:
-    """The first reading: alignments, the static set of a fixed camera, and whether a label counts anywhere."""
+) -> tuple[dict[str, ClipFit], Chosen | None, bool]:
+    """The first reading: each prediction's fit, the static set of a fixed camera, whether a label counts anywhere."""
     protocol = settings.protocol
     chosen = {name: choose_alignment(settings.align, one.claims, protocol) for name, one in predictions.items()}
     fitters = {name: Fitter(chosen[name], one.claims, protocol) for name, one in predictions.items()}
@@ -147,10 +151,10 @@ def _survey(
             for fitter in fitters.values():
                 fitter.begin_second_round()
     try:
-        alignments = {name: fitter.result(has_label=has_label) for name, fitter in fitters.items()}
+        fits = {name: fitter.result(has_label=has_label) for name, fitter in fitters.items()}
     except InputError as error:
         raise InputError(f"{footage.name}: {error}") from error
-    return alignments, search.result() if search is not None and has_label else None, has_label
+    return fits, search.result() if search is not None and has_label else None, has_label
 
 
 class Controls:
@@ -184,3 +188,28 @@ def _methods(
     smooth = list(controls.next(log, frame).values())
     depths = [model, found["constant"], *map(np.exp, smooth)]
     return depths, [log, log_depth(found["constant"]), *smooth]
+
+
+class Comparison:
+    """A prediction, its controls and a reference frame by frame, in log depth that needs no label.
+
+    With claims that leave an offset open one is chosen by the mean of the reference, the same for all that claim alike;
+    what claims something else is measured by its own mean.
+    """
+
+    def __init__(self, fits: Mapping[str, ClipFit], *, has_controls: bool) -> None:
+        self._fits = fits
+        reference = fits["reference"]
+        self._means = {
+            name: max((reference if fit.claims == reference.claims else fit).mean, _TINY) for name, fit in fits.items()
+        }
+        self._controls = Controls() if has_controls else None
+
+    def next(self, raw: Mapping[str, Pixels], aligned: Pixels, frame: SceneFrame) -> ReferenceFrame:
+        """The next frame: predicted values by name, and depth of the reference as scored."""
+        logs = {name: fit.comparable_log(raw[name], self._means[name]) for name, fit in self._fits.items()}
+        methods = [logs["model"]]
+        if self._controls is not None:
+            methods += [logs["constant"], *self._controls.next(logs["model"], frame).values()]
+        valid = np.isfinite(raw["reference"])
+        return ReferenceFrame(log_depth(aligned), logs["reference"], valid, np.stack(methods))

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from steadydepth.evaluation.alignment import Alignment
+from steadydepth.evaluation.alignment import ClipFit
 from steadydepth.evaluation.footage import Footage, SceneFrame
 from steadydepth.evaluation.windows import Values, Window, number_of, series_values, values_of
-from steadydepth.metrics import along_flow, dynamic, temporal
+from steadydepth.metrics import along_flow, dynamic, edges, temporal
 from steadydepth.metrics.accumulators import Correlation, Part, Parts, PixelSeries, merge
 from steadydepth.metrics.accuracy import accuracy_parts
 from steadydepth.metrics.arrays import Chosen, Layers, Pixels, pick
@@ -25,6 +25,16 @@ FRAME_CURVES = ("abs_rel", "delta1")
 PAIR_CURVES = ("flicker", "sre", "vel", "flicker_flow")
 # What is asked of the label as of any method; the rest of what it scores reads its own holes.
 _OF_LABEL = ("flicker", "sre", "n_rigid", "vel", "gain", "n_tracked", "tae_static", "acc", "rough", "n_tracked_twice")
+
+
+@dataclass(frozen=True)
+class ReferenceFrame:
+    """One frame of what another model predicts, beside every method; log depth."""
+
+    aligned: Pixels  # as scored
+    comparable: Pixels  # with an offset chosen where the claims leave it open, the same as that of `methods`
+    valid: Chosen  # where it is finite
+    methods: Layers
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,7 @@ class ClipScorer:
     ) -> None:
         self.methods = tuple(methods)
         self._footage, self._with_opw_nvds = footage, with_opw_nvds
+        self._size = footage.height, footage.width
         self._static_pixels = None if static_set is None else np.flatnonzero(static_set)
         self._inside = crop_mask(protocol.crop, footage.height, footage.width).ravel()
         has_poses = footage.K is not None and footage.cam_to_world is not None
@@ -69,7 +80,7 @@ class ClipScorer:
         self.curves: dict[str, list[float | None]] = {name: [] for name in (*FRAME_CURVES, *PAIR_CURVES)}
 
     def add(
-        self, frame: SceneFrame, depths: list[Pixels], logs: list[Pixels], reference_log: Pixels | None = None
+        self, frame: SceneFrame, depths: list[Pixels], logs: list[Pixels], reference: ReferenceFrame | None = None
     ) -> None:
         """The next frame: depth of each method in metres as scored, and its logarithm."""
         label = frame.label
@@ -78,8 +89,11 @@ class ClipScorer:
         self._count(frame)
         now = self._moment(frame, depth, log)
         one = self._of_frame(now)
-        if reference_log is not None:
-            one["log_depth_correlation"] = Correlation.of(self._of_methods(log), reference_log)
+        if reference is not None:
+            one["log_depth_correlation"] = Correlation.of(self._of_methods(log), reference.aligned)
+            one["edges_kept"] = edges.edge_gain_part(
+                reference.methods, reference.comparable, reference.valid, *self._size
+            )
         two = self._of_pair(self._recent[-1], now) if self._recent else {}
         three = self._of_three(self._recent[-2], self._recent[-1], now) if len(self._recent) > 1 else {}
         for parts in (one, two, three):
@@ -109,14 +123,20 @@ class ClipScorer:
         return Moment(frame, depth, log, dynamic.label_change(change, true_change, both))
 
     def _of_frame(self, now: Moment) -> dict[str, Part]:
-        """How wrong the frame is, over all pixels, static and moving ones."""
+        """How wrong the frame is, over all pixels, static and moving ones, and how sharp its edges are."""
         frame, label = now.frame, now.frame.label
         if label is None:
             return {}
         sets = {"": label.valid}
         if frame.static is not None and frame.moving is not None:
             sets |= {"_static": frame.static, "_moving": frame.moving}
-        return accuracy_parts(self._of_methods(now.depth), self._of_methods(now.log), label.truth, label.log, sets)
+        depth, log = self._of_methods(now.depth), self._of_methods(now.log)
+        parts = accuracy_parts(depth, log, label.truth, label.log, sets)
+        parts["edge_gain"] = edges.edge_gain_part(log, label.log, label.valid, *self._size)
+        sharp = edges.boundary_parts(now.depth, label.truth, label.valid, *self._size)
+        # What the label leaves empty in some direction keeps its own score below 1.
+        self._label_total = merge(self._label_total, {name: part.only(-1) for name, part in sharp.items()})
+        return parts | sharp
 
     def _of_pair(self, before: Moment, now: Moment) -> dict[str, Part]:
         first, second, motion = before.frame, now.frame, now.frame.before
@@ -137,7 +157,7 @@ class ClipScorer:
             own |= {name: part.only(-1) for name, part in parts.items()}
         else:
             own |= self._label_pair(before, now, followed, match)
-        size = self._footage.height, self._footage.width
+        size = self._size
         change = self._of_methods(now.depth) - self._of_methods(before.depth)
         parts |= temporal.tcc_parts(change, there.truth - here.truth, here.valid & there.valid, *size)
         if now.change is not None:
@@ -192,7 +212,7 @@ class ClipScorer:
         self, source: Moment, target: Moment, move: RigidMove, methods: slice, kept: Chosen, kept_there: Chosen
     ) -> dict[str, Part]:
         """`tae` over the kept pixels, and `tae_static` over the static ones, whose landings are found once."""
-        size = self._footage.height, self._footage.width
+        size = self._size
         own, other = source.depth[methods], target.depth[methods]
         static, static_there = source.frame.static, target.frame.static
         if static is None or static_there is None:
@@ -258,7 +278,7 @@ class ClipScorer:
             if window.n_frames == window.length:
                 window.close()
 
-    def values(self, alignments: Mapping[str, Alignment]) -> dict[str, Values]:
+    def values(self, fits: Mapping[str, ClipFit]) -> dict[str, Values]:
         """Every metric of METRICS, and the counts behind them, for each method; None where one does not apply."""
         common: Values = {
             **self._counts,
@@ -269,7 +289,7 @@ class ClipScorer:
         found = {}
         for method, name in enumerate(self.methods):
             own = values_of(self._total, self._series, self._counts["n_frames"], method)
-            found[name] = nothing | own | common | _alignment_values(alignments[name])
+            found[name] = nothing | own | common | _alignment_values(fits[name])
         return found
 
     def label_values(self) -> Values:
@@ -291,10 +311,11 @@ class ClipScorer:
         return {window.length: window.values() | counts for window in self._windows}
 
 
-def _alignment_values(aligned: Alignment) -> Values:
+def _alignment_values(fit: ClipFit) -> Values:
+    scale, shift = (None, None) if fit.alignment is None else map(float, (fit.alignment.scale, fit.alignment.shift))
     return {
-        "scale": aligned.scale,
-        "shift": aligned.shift,
-        "negative_scale": None if aligned.scale is None else aligned.scale < 0,
-        "n_nonfinite": aligned.n_nonfinite,
+        "scale": scale,
+        "shift": shift,
+        "negative_scale": None if scale is None else scale < 0,
+        "n_nonfinite": fit.n_nonfinite,
     }

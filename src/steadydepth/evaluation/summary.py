@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from steadydepth.metrics.protocols import METRICS, MIN_SAMPLES, Protocol
+from steadydepth.metrics.protocols import EDGES, METRICS, MIN_SAMPLES, Protocol
 
 Values = Mapping[str, float | int | None]
 
 # The first columns of a comparison; everything else is in metrics.json.
 HEADLINE = (
-    "abs_rel", "delta1", "rmse", "abs_rel_static", "abs_rel_moving", "tsd", "flicker", "drift", "sre", "vel", "gain",
-    "acc", "rough", "ltg_static", "ltg_moving", "tae", "tae_static", "tcc", "opw", "rtc_1.01", "flicker_flow",
-    "rough_flow", "log_depth_correlation",
+    "abs_rel", "delta1", "rmse", "abs_rel_static", "abs_rel_moving", "edge_gain", "boundary_f1", "tsd", "flicker",
+    "drift", "sre", "vel", "gain", "acc", "rough", "ltg_static", "ltg_moving", "tae", "tae_static", "tcc", "opw",
+    "rtc_1.01", "flicker_flow", "rough_flow", "log_depth_correlation", "edges_kept",
 )  # fmt: skip
+# A method with less than this share of the edges of the first one is marked: part of its consistency is blur.
+LEAST_EDGES = 0.9
 
 
 def mean_over_clips(clips: Iterable[Values]) -> dict[str, float | None]:
@@ -115,12 +117,20 @@ def is_better(name: str, value: float | None, other: float | None) -> bool:
     return value > other if better == "higher" else value < other and better == "lower"
 
 
+def loses_edges(name: str, value: float | None, first: float | None) -> bool:
+    """True when `value` of an edge metric is below LEAST_EDGES of the first method's; of 1 for `edges_kept`."""
+    if name not in EDGES or value is None or first is None:
+        return False
+    return value < LEAST_EDGES * (1 if name == "edges_kept" else max(first, 0))
+
+
 def table_rows(reports: Mapping[str, Mapping[str, Any]], *, names: Iterable[str] = HEADLINE) -> list[dict[str, str]]:
     """One row for each metric that any report has a mean of: metric, unit, better, a column for each report.
 
     `reports` maps the name of a column to a report of `evaluate`; the controls of the first report that has some
     follow as columns of their own. `best` names the best report; `note` says where the constant control beats every
-    report: such a metric alone proves nothing. A report with intervals has them beside its values.
+    report, as such a metric alone proves nothing, and which columns lose the edges of the first one. A report with
+    intervals has them beside its values.
     """
     columns = {name: report["mean"] for name, report in reports.items()}
     intervals = {name: report["interval"] for name, report in reports.items() if report.get("interval")}
@@ -131,13 +141,23 @@ def table_rows(reports: Mapping[str, Mapping[str, Any]], *, names: Iterable[str]
         if any(column.get(metric) is not None for column in columns.values()):
             best = _best(metric, columns)
             constant = controls.get("constant", {}).get(metric)
-            wins = best is not None and is_better(metric, constant, columns[best].get(metric))
+            notes = ["a constant wins"] if best and is_better(metric, constant, columns[best].get(metric)) else []
+            notes += _lost_edges(metric, columns | controls)
             cells = {name: _cell(column.get(metric)) for name, column in (columns | controls).items()}
             for name, interval in intervals.items():
                 cells[name] += interval_text(interval.get(metric))
             head = {"metric": metric, "unit": METRICS[metric].unit, "better": METRICS[metric].better}
-            rows.append(head | cells | {"best": best or "", "note": "a constant wins" if wins else ""})
+            rows.append(head | cells | {"best": best or "", "note": "; ".join(notes)})
     return rows
+
+
+def _lost_edges(metric: str, columns: Mapping[str, Values]) -> list[str]:
+    """A note of the columns that have less than LEAST_EDGES of the first one's edges."""
+    first = next(iter(columns))
+    of_first = columns[first].get(metric)
+    lost = [name for name, column in columns.items() if loses_edges(metric, column.get(metric), of_first)]
+    whose = "the reference's" if metric == "edges_kept" else f"{first}'s"
+    return [f"less than {LEAST_EDGES} of {whose} edges: {', '.join(lost)}"] if lost else []
 
 
 def _best(metric: str, columns: Mapping[str, Values]) -> str | None:

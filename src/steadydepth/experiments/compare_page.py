@@ -1,10 +1,11 @@
-"""A comparison as one self-contained page: its tables, and accuracy against steadiness."""
+"""A comparison as one self-contained page: its tables, and accuracy and edges against temporal consistency."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from steadydepth.experiments.compare_table import (
+    BLURRED,
     CONSTANT,
     SHOWN,
     best_row,
@@ -12,6 +13,7 @@ from steadydepth.experiments.compare_table import (
     constant_wins,
     frames_text,
     heading,
+    is_blurred,
     row_label,
     same_row,
     table_rows,
@@ -20,8 +22,10 @@ from steadydepth.metrics.protocols import METRICS
 from steadydepth.reports.charts import Point, plane_chart
 
 _TITLES = {"rows": "All clips", "rows_fixed": "Clips of a fixed camera", "rows_moving": "Clips of a moving camera"}
-# How much a video flickers, by the first of these that the data allows; and how well it follows what moves.
-_STEADINESS = (("flicker", "sre", "flicker_flow"), ("vel",))
+# Of each plane: what stands across, by the first of these that the data allows, and what upwards. How much a video
+# flickers, how well it follows what moves, and how much of the flicker is lost to blur.
+_FLICKER = ("flicker", "sre", "flicker_flow")
+_PLANES = ((_FLICKER, "abs_rel"), (("vel",), "abs_rel"), (_FLICKER, "edge_gain"))
 
 
 def render_comparison(result: Mapping[str, Any]) -> str:
@@ -39,6 +43,7 @@ def render_comparison(result: Mapping[str, Any]) -> str:
         charts=[Markup(chart) for chart in _planes(result)],
         curve=result["config"]["curve"],
         failed=result["failed"],
+        blurred=BLURRED,
     )
 
 
@@ -52,7 +57,10 @@ def _table(result: Mapping[str, Any], part: str, title: str) -> dict[str, Any]:
         "rows": [
             {
                 "name": row_label(name, row, result),
-                "cells": [_cell(row, metric) | {"is_best": best[metric] == name} for metric in shown],
+                "cells": [
+                    _cell(row, metric) | {"is_best": best[metric] == name, "is_blurred": is_blurred(metric, row)}
+                    for metric in shown
+                ],
                 "frames": frames_text(row),
             }
             for name, row in rows.items()
@@ -76,19 +84,19 @@ def _cell(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
 def _planes(result: Mapping[str, Any]) -> list[str]:
     rows = table_rows(result)
     charts = []
-    for choices in _STEADINESS:
+    for choices, upwards in _PLANES:
         across = next((metric for metric in choices if best_row(metric, rows) is not None), None)
         if across is not None:
-            charts.append(_plane(result, rows, across))
+            charts.append(_plane(result, rows, across, upwards))
     return [chart for chart in charts if chart]
 
 
-def _plane(result: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], across: str) -> str:
+def _plane(result: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], across: str, upwards: str) -> str:
     methods = list(result["config"]["methods"])
     labels = {name: row_label(name, row, result) for name, row in rows.items()}
     points, far = [], []
     for name, row in rows.items():
-        x, y = row["mean"][across], row["mean"]["abs_rel"]
+        x, y = row["mean"][across], row["mean"][upwards]
         if x is None or y is None:
             continue
         if name == CONSTANT:
@@ -99,10 +107,10 @@ def _plane(result: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], acr
     joins = [[labels[name.partition(" + ")[0]], labels[name]] for name in rows if " + " in name]
     joins.append([labels[same_row(point, result)] for point in result["curve"]])
     return plane_chart(
-        f"abs_rel against {across}",
+        f"{upwards} against {across}",
         points,
         x_label=f"{across} ({METRICS[across].unit})",
-        y_label="abs_rel",
+        y_label=upwards,
         joins=joins,
         far=far,
     )

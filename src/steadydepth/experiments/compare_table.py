@@ -8,13 +8,17 @@ from typing import Any
 from steadydepth.config import CompareConfig
 from steadydepth.errors import InputError
 from steadydepth.evaluation.bootstrap import add_intervals, compare_reports
-from steadydepth.evaluation.summary import is_better
+from steadydepth.evaluation.summary import LEAST_EDGES, is_better, loses_edges
 from steadydepth.experiments.compare_plan import filters_of, row_of_value
 from steadydepth.metrics.protocols import METRICS
 
 # The columns that are printed; compare.json has every metric.
-SHOWN = ("abs_rel", "delta1", "flicker", "tsd", "sre", "vel", "gain", "acc", "tae_static", "opw", "flicker_flow")
+SHOWN = (
+    "abs_rel", "delta1", "edge_gain", "boundary_f1", "flicker", "tsd", "sre", "vel", "gain", "acc", "tae_static", "opw",
+    "flicker_flow",
+)  # fmt: skip
 CONSTANT = "constant"
+BLURRED = f"less than {LEAST_EDGES} of the first method's edges: part of its temporal consistency is blur"
 
 Report = Mapping[str, Any]
 Reports = Mapping[int, Report]  # by seed: what evaluate wrote, or one of its controls with the header
@@ -194,6 +198,15 @@ def constant_wins(metric: str, rows: Mapping[str, Mapping[str, Any]]) -> bool:
     )
 
 
+def is_blurred(metric: str, row: Mapping[str, Any]) -> bool:
+    """True where a row has less than 0.9 of the first method's edges, so that part of its consistency is blur.
+
+    Over the seeds that both have.
+    """
+    ratio = row["ratio_to_plain"].get(metric)
+    return ratio is not None and loses_edges(metric, ratio, 1.0)
+
+
 def cell_text(row: Mapping[str, Any], metric: str) -> str:
     """Mean ± standard deviation over seeds, to the second digit of the deviation at most; empty where there is none."""
     value, spread = row["mean"][metric], row["std"][metric]
@@ -219,7 +232,7 @@ def markdown_table(result: Mapping[str, Any]) -> str:
     lines = ["| | " + " | ".join(f"{heading(metric)}{marks[metric]}" for metric in shown) + " | frames seen |"]
     lines += ["| --- |" + " --- |" * (len(shown) + 1)]
     for name, row in rows.items():
-        cells = [cell_text(row, metric) for metric in shown]
+        cells = [f"{cell_text(row, metric)}{' ‡' if is_blurred(metric, row) else ''}" for metric in shown]
         cells = [
             f"**{cell}**" if best_row(metric, rows) == name else cell for metric, cell in zip(shown, cells, strict=True)
         ]
@@ -229,8 +242,10 @@ def markdown_table(result: Mapping[str, Any]) -> str:
         lines.append(
             f"| {name} / {result['plain']} | {' | '.join('' if r is None else f'{r:.3f}' for r in ratios)} | |"
         )
-    if any(marks.values()):
-        lines += ["", "† a constant depth does better still: the metric alone proves nothing"]
+    notes = {"†": "a constant depth does better still: the metric alone proves nothing", "‡": BLURRED}
+    used = [f"{mark} {note}" for mark, note in notes.items() if any(mark in line for line in lines)]
+    if used:
+        lines += ["", "; ".join(used)]
     return "\n".join(lines)
 
 

@@ -11,6 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from steadydepth.ops.moments import Moments
+
 Numbers = Float64[np.ndarray, "..."]
 
 
@@ -104,104 +106,58 @@ class Gain:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Pearson correlation of each method with another row, from means and centred second moments."""
+    """Pearson correlation of each method with another row."""
 
-    n: int
-    mean: Numbers
-    other_mean: float
-    square: Numbers
-    other_square: float
-    product: Numbers
+    moments: Moments
 
     @classmethod
     def of(cls, values: Float64[np.ndarray, "m n"], other: Float64[np.ndarray, "n"]) -> "Correlation":
-        """The moments of one part, of at least one pixel."""
-        mean, other_mean = np.einsum("mn->m", values) / len(other), float(other.mean())
-        own, beside = values - mean[:, None], other - other_mean
-        return cls(
-            n=len(other),
-            mean=mean,
-            other_mean=other_mean,
-            square=np.einsum("mn,mn->m", own, own),
-            other_square=float(np.einsum("n,n->", beside, beside)),
-            product=np.einsum("mn,n->m", own, beside),
-        )
+        """One part, of at least one pixel."""
+        return cls(Moments.of(values, other))
 
     def __add__(self, other: "Correlation") -> "Correlation":
-        n = self.n + other.n
-        away, other_away = other.mean - self.mean, other.other_mean - self.other_mean
-        weight = self.n * other.n / n
-        return Correlation(
-            n=n,
-            mean=self.mean + away * (other.n / n),
-            other_mean=self.other_mean + other_away * (other.n / n),
-            square=self.square + other.square + away**2 * weight,
-            other_square=self.other_square + other.other_square + other_away**2 * weight,
-            product=self.product + other.product + away * other_away * weight,
-        )
+        return Correlation(self.moments + other.moments)
 
     def only(self, method: int) -> "Correlation":
-        return replace(
-            self, mean=_one(self.mean, method), square=_one(self.square, method), product=_one(self.product, method)
-        )
+        own = self.moments
+        of_method = {name: _one(getattr(own, name), method) for name in ("x_mean", "xx", "xy")}
+        return Correlation(replace(own, **of_method))
 
     def result(self) -> Numbers:
+        own = self.moments
         # Rounding leaves a constant about 1e-16 of its size for a deviation: that is none.
-        spread = self.square > self.n * (1e-12 * self.mean) ** 2
-        if not self.other_square > self.n * (1e-12 * self.other_mean) ** 2:
+        spread = np.asarray(own.xx > own.n * (1e-12 * own.x_mean) ** 2)
+        if not own.yy > own.n * (1e-12 * own.y_mean) ** 2:
             spread = np.zeros_like(spread)
-        both = np.sqrt(np.where(spread, self.square * self.other_square, 1))
-        return np.where(spread, self.product / both, np.nan)
+        both = np.sqrt(np.where(spread, own.xx * own.yy, 1))
+        return np.where(spread, own.xy / both, np.nan)
 
 
 @dataclass(frozen=True)
 class PixelSeries:
-    """A value over time at each of s pixels: how often it was there, its mean, its spread and its slope.
+    """A value over time at each of s pixels, of m methods: moments of value and frame number."""
 
-    Running means and centred second moments (Welford; Chan et al. 1979 for the sum of two), so no digits are lost.
-    """
-
-    count: Float64[np.ndarray, "s"]
-    time: Float64[np.ndarray, "s"]  # mean of the frame numbers where there was a value
-    time_square: Float64[np.ndarray, "s"]
-    mean: Float64[np.ndarray, "m s"]
-    square: Float64[np.ndarray, "m s"]
-    product: Float64[np.ndarray, "m s"]  # of time and value
+    moments: Moments
 
     @classmethod
     def of(cls, t: int, values: Float64[np.ndarray, "m s"], valid: Bool[np.ndarray, "s"]) -> "PixelSeries":
         """One frame."""
         known = values if valid.all() else np.where(valid, values, 0)
-        nothing, times = np.zeros_like(values), np.full(len(valid), float(t))
-        return cls(valid.astype(np.float64), times, np.zeros(len(valid)), known, nothing, nothing)
+        nothing, count = np.zeros_like(values), valid.astype(np.float64)
+        return cls(Moments(count, known, t * count, nothing, np.zeros(len(valid)), nothing))
 
     def __add__(self, other: "PixelSeries") -> "PixelSeries":
-        count = self.count + other.count
-        safe = np.maximum(count, 1)
-        share, weight = other.count / safe, self.count * other.count / safe
-        # Where one side has nothing its mean is not a value: the other's is taken over whole.
-        later = np.where(self.count > 0, other.time - self.time, 0)
-        away = other.mean - self.mean
-        weighted = away * weight
-        first = self.count == 0
-        return PixelSeries(
-            count=count,
-            time=np.where(first, other.time, self.time + later * share),
-            time_square=self.time_square + other.time_square + later**2 * weight,
-            mean=self.mean + away * share,
-            square=self.square + other.square + weighted * away,
-            product=self.product + other.product + weighted * later,
-        )
+        return PixelSeries(self.moments + other.moments)
 
     def deviation(self) -> Float64[np.ndarray, "m s"]:
         """Population standard deviation of each pixel that has two values or more."""
-        known = self.count >= 2
-        return np.sqrt(self.square[:, known] / self.count[known])
+        known = np.asarray(self.moments.n) >= 2
+        return np.sqrt(np.asarray(self.moments.xx)[:, known] / np.asarray(self.moments.n)[known])
 
     def slope(self) -> Float64[np.ndarray, "m s"]:
         """Least-squares slope over time of each pixel that has two values or more."""
-        known = self.count >= 2
-        return self.product[:, known] / self.time_square[known]
+        known = np.asarray(self.moments.n) >= 2
+        return np.asarray(self.moments.xy)[:, known] / np.asarray(self.moments.yy)[known]
 
 
 def steady_results(series: PixelSeries, n_frames: int) -> dict[str, Numbers]:

@@ -35,6 +35,9 @@ METRICS: dict[str, Metric] = {
     **_ACCURACY,
     **{f"{name}_static": metric._replace(counted_by="n_static") for name, metric in _ACCURACY.items()},
     **{f"{name}_moving": metric._replace(counted_by="n_moving") for name, metric in _ACCURACY.items()},
+    "edge_gain": Metric("1", "nearer 1"),
+    "boundary_f1": Metric("fraction", "higher"),
+    "edges_kept": Metric("1", "nearer 1"),
     "tae": Metric("%", "lower"),
     "tae_static": Metric("%", "lower", "n_static"),
     "opw": Metric("m", "lower"),
@@ -67,6 +70,8 @@ METRICS: dict[str, Metric] = {
     "n_moving": Metric("pixels", "-"),
 }
 ACCURACY = tuple(_ACCURACY)
+# What blur lowers: each is best near 1, whichever way it is said.
+EDGES = ("edge_gain", "boundary_f1", "edges_kept")
 # What compares frames with each other, and so can be asked of a part of a clip as well.
 TEMPORAL = (
     "tae", "tae_static", "opw", "rtc_1.01", "rtc_1.25", "tcc", "tsd", "tsd_p95", "flicker", "drift", "sre", "vel",

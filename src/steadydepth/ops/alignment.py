@@ -3,20 +3,28 @@
 Sums are float64 and centred: uncentred float32 sums lose three to four digits. A value that is not finite, in the
 prediction or in the label, is left out of every fit.
 
-The fits over whole tensors carry a gradient. `FitSums` and `count_keys` give the same numbers from parts: what is
-counted of each part is added, so a clip of any length needs no more memory than a frame.
+The fits over whole tensors carry a gradient. `fit_line` of added `Moments` and `count_keys` give the same numbers from
+parts: what is counted of each part is added, so a clip of any length needs no more memory than a frame.
 """
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt32
 from torch import Tensor
 
+from steadydepth.ops.moments import Moments
+from steadydepth.types import Claims
+
 # Video-Depth-Anything and DepthCrafter: no disparity below this, so nothing is farther than 1000 m.
 LEAST_DISPARITY = 1e-3
+# Inverse depth that stands for an unknown offset, as a share of its mean over a clip.
+FAR = 0.1
+
+Values = TypeVar("Values", Tensor, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,11 @@ class Alignment:
 
     scale: Float64[Tensor, ""]
     shift: Float64[Tensor, ""]
+
+    @classmethod
+    def of(cls, scale: float, shift: float) -> "Alignment":
+        """The same from plain numbers, as a report has them."""
+        return cls(torch.tensor(scale, dtype=torch.float64), torch.tensor(shift, dtype=torch.float64))
 
 
 def _kept(
@@ -110,49 +123,51 @@ def _at_least(disparity: Float64[Tensor, "*any"]) -> Float64[Tensor, "*any"]:
     return disparity.clamp(min=LEAST_DISPARITY)
 
 
-@dataclass(frozen=True)
-class FitSums:
-    """What a least-squares line needs of its samples: how many, their means, and second moments around those.
+def fitted_values(values: Float[Tensor, "*any"], claims: Claims, align: str) -> Float64[Tensor, "*any"]:
+    """What an alignment is fitted to: inverse depth, 0.001 or more, where `align` is "disparity", else depth."""
+    if (claims == "disparity") == (align == "disparity"):
+        return _at_least(values.double()) if align == "disparity" else values.double()
+    inverse = 1 / _at_least(values.double())
+    return _at_least(inverse) if align == "disparity" else inverse
 
-    Parts are added as Chan et al. 1979 add variances, so no digits are lost, however long the clip.
+
+def to_depth(
+    values: Float[Tensor, "*any"], claims: Claims, align: str, alignment: Alignment | None
+) -> Float64[Tensor, "*any"]:
+    """Depth of predicted values, as far as an alignment makes it known.
+
+    Args:
+        values: what a model predicted, in the units of its `claims`.
+        claims: what the numbers of the model mean.
+        align: what was fitted: "none", "scale", "affine" (both of depth) or "disparity" (of inverse depth).
+        alignment: the fit for the clip; without one the depth is of unknown scale. Not used with "none".
+
+    Returns: depth, in metres where aligned; it may be 0, negative or NaN.
     """
+    if alignment is None or align == "none":
+        return fitted_values(values, claims, "none")
+    aligned = apply(fitted_values(values, claims, align), alignment)
+    return 1 / _at_least(aligned) if align == "disparity" else aligned
 
-    n: int = 0
-    x_mean: float = 0.0
-    y_mean: float = 0.0
-    xx: float = 0.0
-    xy: float = 0.0
 
-    @classmethod
-    def of(cls, x: Float64[np.ndarray, "n"], y: Float64[np.ndarray, "n"]) -> "FitSums":
-        """The sums of samples that are all finite."""
-        if not len(x):
-            return cls()
-        x_mean, y_mean = float(x.mean()), float(y.mean())
-        centred = x - x_mean
-        return cls(len(x), x_mean, y_mean, float((centred * centred).sum()), float((centred * (y - y_mean)).sum()))
+def comparable_depth(values: Values, mean: float | Tensor) -> Values:
+    """A depth, up to a factor, of values x with an unknown offset: 1 / (max(x, 0) / mean + 0.1).
 
-    def __add__(self, other: "FitSums") -> "FitSums":
-        n = self.n + other.n
-        if not n:
-            return self
-        dx, dy = other.x_mean - self.x_mean, other.y_mean - self.y_mean
-        share, weight = other.n / n, self.n * other.n / n
-        return FitSums(
-            n=n,
-            x_mean=self.x_mean + dx * share,
-            y_mean=self.y_mean + dy * share,
-            xx=self.xx + other.xx + dx * dx * weight,
-            xy=self.xy + other.xy + dx * dy * weight,
-        )
+    Inverse depth has zeros, and its relative changes there mean nothing; this is one choice of the offset for all that
+    is compared. `mean` is that of x over the clip, of the model that others are compared with. Of x a depth up to an
+    offset it is inverse depth, whose logarithm differs in the sign.
+    """
+    return 1 / (values.clip(0) / mean + FAR)
 
-    def line(self) -> tuple[float, float]:
-        """Scale and shift of `fit_scale_shift`; both NaN of nothing."""
-        if not self.n:
-            return math.nan, math.nan
-        has_spread = self.xx / self.n > (1e-12 * self.x_mean) ** 2
-        scale = self.xy / self.xx if has_spread else 0.0
-        return scale, self.y_mean - scale * self.x_mean
+
+def fit_line(moments: Moments) -> tuple[float, float]:
+    """Scale and shift of `fit_scale_shift` for samples (x, y) given as moments; both NaN of nothing."""
+    if not moments.n:
+        return math.nan, math.nan
+    x_mean, xx = float(moments.x_mean), float(moments.xx)
+    has_spread = xx / float(moments.n) > (1e-12 * x_mean) ** 2
+    scale = float(moments.xy) / xx if has_spread else 0.0
+    return scale, float(moments.y_mean) - scale * x_mean
 
 
 def count_keys(values: Float32[np.ndarray, "n"], first: int | None = None) -> Int64[np.ndarray, "65536"]:

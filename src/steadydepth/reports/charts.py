@@ -169,7 +169,7 @@ def _frame(axes: _Axes, x_label: str, y_label: str) -> str:
         parts.append(_text(axes.left - 6, at + 4, f"{tick:.4g}", "end"))
     parts.append(_text((axes.left + axes.right) / 2, axes.bottom + 32, x_label, "middle"))
     middle = (axes.top + axes.bottom) / 2
-    turned = f'<text transform="translate(12 {middle:.1f}) rotate(-90)" text-teacher="middle">{escape(y_label)}</text>'
+    turned = f'<text transform="translate(12 {middle:.1f}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
     return "".join([*parts, turned])
 
 
@@ -251,8 +251,8 @@ def _outside(box: _Box, axes: _Axes) -> Number:
     return wide + max(axes.top - box[1], 0) + max(box[3] - axes.bottom, 0)
 
 
-def _text(x: Number, y: Number, text: str, teacher: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-teacher="{teacher}" {_RIM}>{escape(text)}</text>'
+def _text(x: Number, y: Number, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {_RIM}>{escape(text)}</text>'
 
 
 def _svg(title: str, width: int, height: int, parts: Sequence[str]) -> str:

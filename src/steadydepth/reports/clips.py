@@ -10,20 +10,20 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 from torch import nn
 
 from steadydepth.data.sequence_folder import Sequence, open_sequence
 from steadydepth.data.sequence_listing import find_sequences
+from steadydepth.evaluation.alignment import ClipFit
 from steadydepth.evaluation.evaluate import predict_sequence
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.stored_depth import open_predictions
 from steadydepth.files.video_write import write_video
 from steadydepth.metrics.protocols import choose_protocol, valid_labels
 from steadydepth.models.declare import claims_of
-from steadydepth.ops import alignment
+from steadydepth.ops.alignment import Alignment
 from steadydepth.reports.page import (
     ClipView,
     ErrorView,
@@ -97,20 +97,16 @@ def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.nda
     disparity. InputError when there is no prediction for each frame of the sequence.
     """
     (raw, claims), header = _raw_depth(shown.source, sequence, len(clip.frames)), shown.report["header"]
-    values = torch.from_numpy(_resized(raw, clip.frames.shape[1:3])).double()
-    depth = 1 / values.clamp(min=alignment.LEAST_DISPARITY) if claims == "disparity" else values
-    scale = shown.report["clips"].get(clip.name, {}).get("scale")
-    if scale is None:
-        return depth.numpy()
-    shift = shown.report["clips"][clip.name].get("shift") or 0.0
-    fitted = alignment.Alignment(torch.tensor(scale, dtype=torch.float64), torch.tensor(shift, dtype=torch.float64))
-    if header["align"] == "disparity":
-        depth = alignment.apply_disparity(
-            values if claims == "disparity" else 1 / depth.clamp(alignment.LEAST_DISPARITY), fitted
-        )
-    elif header["align"] != "none":
-        depth = alignment.apply(depth, fitted)
-    return np.clip(np.nan_to_num(depth.numpy(), nan=header["dmin"]), header["dmin"], header["dmax"])
+    fitted = shown.report["clips"].get(clip.name, {})
+    scale, shift = fitted.get("scale"), fitted.get("shift") or 0.0
+    fit = ClipFit(
+        align=header["align"],
+        claims=claims,
+        protocol=choose_protocol(header["protocol"], max_depth=header["max_depth"]),
+        alignment=None if scale is None else Alignment.of(scale, shift),
+        has_label=scale is not None,
+    )
+    return fit.depth(_resized(raw, clip.frames.shape[1:3]).astype(np.float64))
 
 
 def _raw_depth(
