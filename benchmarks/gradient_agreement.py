@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from steadydepth.config_files import load_config
 from steadydepth.data.loader import make_batch
 from steadydepth.data.loader_workers import load_items
-from steadydepth.method.losses import absolute_loss, relative_loss
+from steadydepth.method.absolute_loss import absolute_loss
 from steadydepth.method.pairing import pair_with_previous
+from steadydepth.method.relative_loss import relative_loss
 from steadydepth.models.load import load_model
 from steadydepth.training.loop import open_samples
-from steadydepth.training.state import Run
+from steadydepth.training.setup import set_up
+from steadydepth.training.step import set_training_mode
 from steadydepth.types import Batch
 
 
@@ -55,15 +57,15 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=14)
     given = parser.parse_args()
     config = load_config(given.config, [f"optim.steps={given.batches}", "run.device=cpu", "run.seed=5"])
-    run = Run(config)
+    _, state = set_up(config)
     batches = [
         make_batch(items) for items in load_items(open_samples(config, 0, 0, 1), batch=config.optim.batch, workers=0)
     ]
     for name in given.models or ["start"]:
-        if given.models:
-            run.model, run.step = load_model(name), config.optim.steps
-        run.prepare_to_learn()
-        found = [agreement(run.model, batch, motion_gain_weight=config.loss.motion_gain_weight) for batch in batches]
+        model = load_model(name) if given.models else state.model
+        is_trained = bool(given.models) or config.optim.freeze_batch_norm_after == 0
+        set_training_mode(model, freeze_batch_norm=is_trained)
+        found = [agreement(model, batch, motion_gain_weight=config.loss.motion_gain_weight) for batch in batches]
         for where, cosines in zip(("weights", "depth"), zip(*found, strict=True), strict=True):
             n_fights = sum(one < 0 for one in cosines)
             print(

@@ -15,8 +15,9 @@ from steadydepth.config import Config
 from steadydepth.config_files import load_config
 from steadydepth.data.loader import ClipSamples, make_batch
 from steadydepth.data.loader_workers import load_items
-from steadydepth.method.losses import ABSOLUTE, relative_loss
+from steadydepth.method.absolute_loss import ABSOLUTE
 from steadydepth.method.pairing import pair_with_previous
+from steadydepth.method.relative_loss import relative_loss
 from steadydepth.training.loop import open_samples
 from steadydepth.training.setup import build_model
 

@@ -41,29 +41,35 @@ from steadydepth.config import Config
 from steadydepth.config_files import dump_config
 from steadydepth.data.clips import clip_motion, fit_clip
 from steadydepth.data.loader_workers import load_items
-from steadydepth.method.losses import relative_loss
+from steadydepth.method.pairing import pair_clips
+from steadydepth.method.relative_loss import relative_loss
 from steadydepth.synthetic.world import make_world
-from steadydepth.training.checkpoint import save_state
+from steadydepth.training.checkpoint import save_checkpoint
 from steadydepth.training.loop import take_steps
 from steadydepth.training.profile import StepClock
-from steadydepth.training.state import Run
-from steadydepth.training.step import pair_both
+from steadydepth.training.setup import averaged_model, choose_losses, set_up, set_watchers
+from steadydepth.training.state import pack_state, pack_watchers
 from steadydepth.types import Batch
 
 
 def loop(bench: Bench) -> Found:
     """Part a; a checkpoint is timed by itself and shared out over the steps between two."""
-    steps, run, bare = bench.asked.steps, Run(bench.config), bench.bare_step()
-    run.config.run.folder.mkdir()
-    arms = {
-        "ours": lambda: take_steps(run, bench.samples, repeat(bench.items, steps), None),
-        "bare": lambda: [bare() for _ in range(steps)],
-        "checkpoint": lambda: save_state(run.state(), run.config.run.folder),
-    }
+    steps, (setup, state), bare = bench.asked.steps, set_up(bench.config), bench.bare_step()
+    watchers, folder = set_watchers(setup), bench.config.run.folder
+    folder.mkdir()
+
+    def ours() -> None:
+        nonlocal state
+        state = take_steps(setup, state, watchers, bench.samples, repeat(bench.items, steps))
+
+    def checkpoint() -> None:
+        save_checkpoint(pack_state(state, setup.accelerator) | pack_watchers(watchers, setup.accelerator), folder)
+
+    arms = {"ours": ours, "bare": lambda: [bare() for _ in range(steps)], "checkpoint": checkpoint}
     spent = bench.time(arms)
     step, between = statistics.median(spent["bare"]) / steps, bench.config.run.checkpoint_every
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        run.averaged()(bench.batch.frames)
+        averaged_model(setup, state)(bench.batch.frames)
     return {
         "ours / bare": ratio(spent, "ours", "bare"),
         f"checkpoint / {between} steps": spread([one / between / step for one in spent["checkpoint"]]),
@@ -75,7 +81,7 @@ def loop(bench: Bench) -> Found:
 
 def relative(bench: Bench) -> Found:
     """Part b."""
-    run, batch = Run(bench.config), bench.batch
+    batch, (_, configured) = bench.batch, choose_losses(bench.config)
     still = replace(batch, motion=None, visible=None)
     said = batch.depth.clamp(min=0.3) * (1 + 0.1 * torch.rand_like(batch.depth))
     length = bench.asked.frames
@@ -84,9 +90,11 @@ def relative(bench: Bench) -> Found:
         for sequence, start in bench.samples.clips[: bench.asked.clips]
     ]
 
-    def correspondence(of: Batch, relative: Callable[..., Tensor] = run.relative) -> None:
+    def correspondence(of: Batch, relative: Callable[..., Tensor] = configured) -> None:
         depth = said.clone().requires_grad_()
-        relative(*pair_both(depth, of, "depth", (1,))).backward()
+        pairs = pair_clips(depth, of)[0].pairs
+        assert pairs is not None
+        relative(*pairs).backward()
 
     def with_dis() -> None:
         for clip in clips:
@@ -109,11 +117,14 @@ def waiting(bench: Bench) -> Found:
     found = {}
     for workers in dict.fromkeys((0, bench.asked.workers)):
         config = bench.make_config(f"wait{workers}", f"data.workers={workers}", "run.log_every=10000")
-        run, clock, shares = Run(config), StepClock(), []
-        batches = clock.watch(run, load_items(bench.samples, batch=bench.asked.clips, workers=workers))
+        (setup, state), clock, shares = set_up(config), StepClock(), []
+        watchers = set_watchers(setup)
+        items = load_items(bench.samples, batch=bench.asked.clips, workers=workers)
+        setup, batches = clock.watch(setup, state.model, items)
         for _ in range(bench.asked.rounds + 1):
             clock.seconds.clear()
-            take_steps(run, bench.samples, islice(batches, bench.asked.steps), clock)
+            part = islice(batches, bench.asked.steps)
+            state = take_steps(setup, state, watchers, bench.samples, part, clock=clock)
             shares.append(clock.seconds["data wait"] / sum(clock.seconds.values()))
         found[f"data wait / step, {workers} loader processes"] = spread(shares[1:])
     return found

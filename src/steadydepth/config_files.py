@@ -93,18 +93,23 @@ def resolve_config(content: Any, where: str) -> Config:
     return _resolve(content, where, Config)
 
 
-def load_compare_config(path: Path, overrides: list[str] | None = None) -> CompareConfig:
-    """The comparison that a YAML file describes; InputError lists every mistake of the file.
+def load_compare_config(path: str | Path, overrides: list[str] | None = None) -> CompareConfig:
+    """The comparison that a YAML file describes.
 
-    An override is a key of the comparison, `out=runs/other` or `curve.values=[1, 2]`, or one of the training config
-    that all methods share, `optim.steps=100`: a method that changes the same key has the last word.
+    Args:
+        path: of the file.
+        overrides: each a key of the comparison, `out=runs/other` or `curve.values=[1, 2]`, or one of the training
+            config that all methods share, `optim.steps=100`: a method that changes the same key takes precedence.
+
+    Raises:
+        InputError: it lists every mistake of the file, each with its path and value.
     """
-    return _load_series(path, overrides or [], CompareConfig, "compare")
+    return _load_series(Path(path), overrides or [], CompareConfig, "compare")
 
 
-def load_search_config(path: Path, overrides: list[str] | None = None) -> SearchConfig:
-    """The search that a YAML file describes, with overrides as those of a comparison."""
-    return _load_series(path, overrides or [], SearchConfig, "search")
+def load_search_config(path: str | Path, overrides: list[str] | None = None) -> SearchConfig:
+    """The search that a YAML file describes; arguments and errors are those of `load_compare_config`."""
+    return _load_series(Path(path), overrides or [], SearchConfig, "search")
 
 
 def _load_series(path: Path, overrides: list[str], root: type[AnySection], command: str) -> AnySection:
@@ -127,8 +132,17 @@ def _load_series(path: Path, overrides: list[str], root: type[AnySection], comma
     return _resolve(content, str(path), root)
 
 
-def load_config(path: Path, overrides: list[str] | None = None) -> Config:
-    """The config of a YAML file with `section.key=value` on top; values are read as YAML."""
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """The config of a run from a YAML file.
+
+    Args:
+        path: of the file.
+        overrides: `section.key=value`, in place of the file's values; values are read as YAML.
+
+    Raises:
+        InputError: it lists every mistake of the file, each with its path and value.
+    """
+    path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such config file; configs/ holds some to start from")
     content = _read(path.read_text(), str(path)) or {}

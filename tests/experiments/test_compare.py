@@ -20,7 +20,7 @@ from steadydepth.experiments.compare import compare
 from steadydepth.experiments.compare_page import render_comparison
 from steadydepth.experiments.compare_plan import plan_runs
 from steadydepth.experiments.compare_table import best_row, build_comparison, constant_wins, markdown_table
-from steadydepth.method.losses import RELATIVE
+from steadydepth.method.relative_loss import RELATIVE
 from steadydepth.metrics.protocols import METRICS
 from steadydepth.models.load import load_model
 from steadydepth.training.lock import alone_in

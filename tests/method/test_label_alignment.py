@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+from steadydepth.method.absolute_loss import absolute_loss
 from steadydepth.method.alignment import align_clips
-from steadydepth.method.losses import absolute_loss, relative_loss
 from steadydepth.method.pairing import pair_with_previous
+from steadydepth.method.relative_loss import relative_loss
 
 
 def random_depth(seed, shape=(2, 3, 4, 5)):

@@ -4,24 +4,26 @@ import numpy as np
 import pytest
 import torch
 
-from steadydepth.method.losses import (
+from steadydepth.method.absolute_loss import (
     ABSOLUTE,
-    RELATIVE,
-    ROBUST,
     absolute_loss,
     affine_invariant,
     gradient_matching,
-    huber,
     log_l1,
-    motion_gain,
-    relative_loss,
     silog,
     smoothness,
-    target_loss,
+)
+from steadydepth.method.losses import target_loss
+from steadydepth.method.pairing import pair_with_previous
+from steadydepth.method.relative_loss import (
+    RELATIVE,
+    ROBUST,
+    huber,
+    motion_gain,
+    relative_loss,
     where_smooth,
     without_worst,
 )
-from steadydepth.method.pairing import pair_with_previous
 from steadydepth.types import DepthPairs
 
 POISON = [0.0, -1.0, float("nan"), float("inf")]
@@ -260,13 +262,13 @@ def test_the_target_is_the_weighted_sum():
     ],
 )
 def test_every_relative_loss_by_hand(kind, expected, monkeypatch):
-    monkeypatch.setattr("steadydepth.method.losses.where_smooth", lambda truth, valid: valid)
+    monkeypatch.setattr("steadydepth.method.relative_loss.where_smooth", lambda truth, valid: valid)
     predicted, truth = pairs([4.0, 3.0], [2.0, 3.0]), pairs([2.0, 4.0], [1.0, 5.0])
     torch.testing.assert_close(relative_loss(predicted, truth, kind=kind), torch.tensor(expected))
 
 
 def test_only_the_signed_form_sees_a_change_in_the_wrong_direction(monkeypatch):
-    monkeypatch.setattr("steadydepth.method.losses.where_smooth", lambda truth, valid: valid)
+    monkeypatch.setattr("steadydepth.method.relative_loss.where_smooth", lambda truth, valid: valid)
     away, near = pairs([4.0], [2.0]), pairs([2.0], [4.0])
     assert relative_loss(away, near, kind="disparity").item() == pytest.approx(0.5)
     assert relative_loss(away, near, kind="disparity_size").item() == 0

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from steadydepth.method.losses import relative_loss
 from steadydepth.method.pairing import chain, correspondences_back, pair_along, pair_with_previous, unchanged
+from steadydepth.method.relative_loss import relative_loss
 
 
 def test_a_fixed_view_pairs_the_same_pixel_of_consecutive_frames():

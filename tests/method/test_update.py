@@ -47,8 +47,7 @@ def test_a_step_goes_down_the_cut_gradient_by_hand():
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    (model.weight * 4).sum().backward()
-    assert update_weights(model, optimizer, 1.0) == 4.0
+    assert update_weights(model, optimizer, (model.weight * 4).sum(), max_grad_norm=1.0)
     assert model.weight.item() == pytest.approx(1 - 0.5 * 1.0, rel=1e-4)
 
 
@@ -58,7 +57,29 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(factor):
     before = [weight.detach().clone() for weight in model.parameters()]
     optimizer = build_optimizer(model, learning_rate=0.1, encoder_learning_rate=1.0, weight_decay=0.0)
     loss = model.decoder(model.encoder(torch.ones(1, 2))).sum() * factor
-    loss.backward()
-    assert not math.isfinite(update_weights(model, optimizer, 1.0))
+    assert not update_weights(model, optimizer, loss, max_grad_norm=1.0)
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
     assert not optimizer.state
+
+
+def test_the_gradients_of_parts_are_averaged_and_the_weights_change_with_the_last():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    assert update_weights(model, optimizer, (model.weight * 4).sum(), max_grad_norm=9.0, part=1, parts=2)
+    assert model.weight.item() == 1.0
+    assert update_weights(model, optimizer, (model.weight * 2).sum(), max_grad_norm=9.0, part=2, parts=2)
+    assert model.weight.item() == pytest.approx(1 - 0.5 * (4 + 2) / 2)
+
+
+@pytest.mark.parametrize("spoiled", [1, 2])
+def test_one_part_that_is_not_finite_spoils_the_step(spoiled):
+    model = nn.Linear(1, 1, bias=False)
+    before = model.weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for part in (1, 2):
+        # Added, not multiplied: the gradient of the loss itself is finite.
+        loss = model.weight.sum() + (float("inf") if part == spoiled else 0.0)
+        is_finite = update_weights(model, optimizer, loss, max_grad_norm=1.0, part=part, parts=2)
+    assert not is_finite
+    assert torch.equal(model.weight, before)

@@ -5,30 +5,37 @@ import signal
 import pytest
 import torch
 
-from steadydepth.training.checkpoint import PREVIOUS, STATE, load_state, remove_remains, save_model, save_state
+from steadydepth.training.checkpoint import (
+    CHECKPOINT,
+    PREVIOUS,
+    load_checkpoint,
+    remove_remains,
+    save_checkpoint,
+    save_model,
+)
 from steadydepth.types import InputError
 
 
 def test_a_state_comes_back_as_it_was(tmp_path):
-    assert load_state(tmp_path) is None
-    save_state({"step": 3, "weights": torch.arange(4.0)}, tmp_path)
-    state = load_state(tmp_path)
+    assert load_checkpoint(tmp_path) is None
+    save_checkpoint({"step": 3, "weights": torch.arange(4.0)}, tmp_path)
+    state = load_checkpoint(tmp_path)
     assert state["step"] == 3
     assert torch.equal(state["weights"], torch.arange(4.0))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_a_failed_write_leaves_the_state_before_it(tmp_path, monkeypatch):
-    save_state({"step": 1}, tmp_path)
+    save_checkpoint({"step": 1}, tmp_path)
 
     def fail(*arguments, **options):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(InputError, match=r"No space left.*What was written before is whole: make room"):
-        save_state({"step": 2}, tmp_path)
+        save_checkpoint({"step": 2}, tmp_path)
     monkeypatch.undo()
-    assert load_state(tmp_path)["step"] == 1
+    assert load_checkpoint(tmp_path)["step"] == 1
 
 
 def test_a_failed_model_write_leaves_the_model_before_it(tmp_path, model, monkeypatch):
@@ -56,12 +63,12 @@ def small_disk():
 
 
 def test_a_disk_that_fills_up_stops_with_what_to_do_and_both_checkpoints(tmp_path, model, small_disk):
-    save_state({"step": 1}, tmp_path)
-    save_state({"step": 2}, tmp_path)
+    save_checkpoint({"step": 1}, tmp_path)
+    save_checkpoint({"step": 2}, tmp_path)
     with pytest.raises(InputError, match=r"File too large.*make room, or get the right to write there"):
-        save_state({"step": 3, "weights": torch.zeros(50_000)}, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [PREVIOUS, STATE]
-    assert load_state(tmp_path)["step"] == 2
+        save_checkpoint({"step": 3, "weights": torch.zeros(50_000)}, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [PREVIOUS, CHECKPOINT]
+    assert load_checkpoint(tmp_path)["step"] == 2
     assert torch.load(tmp_path / PREVIOUS, weights_only=True)["step"] == 1
     with pytest.raises(InputError, match=r"cannot be written.*make room"):
         save_model(model, tmp_path)
@@ -70,8 +77,8 @@ def test_a_disk_that_fills_up_stops_with_what_to_do_and_both_checkpoints(tmp_pat
 @pytest.mark.parametrize("fault", ["cut short", "empty", "a bit turned", "not a checkpoint"])
 def test_the_checkpoint_before_a_damaged_one_is_found(tmp_path, caplog, fault):
     for step in (1, 2):
-        save_state({"step": step, "weights": torch.arange(1000.0) + step}, tmp_path)
-    newest = tmp_path / STATE
+        save_checkpoint({"step": step, "weights": torch.arange(1000.0) + step}, tmp_path)
+    newest = tmp_path / CHECKPOINT
     whole = bytearray(newest.read_bytes())
     if fault == "a bit turned":
         # In the middle of the weights, where torch.load sees nothing wrong.
@@ -80,23 +87,23 @@ def test_the_checkpoint_before_a_damaged_one_is_found(tmp_path, caplog, fault):
         assert torch.load(newest, weights_only=True)["step"] == 2
     newest.write_bytes({"cut short": whole[:2000], "empty": b"", "not a checkpoint": b"x" * 2000}.get(fault, whole))
     with caplog.at_level(logging.WARNING):
-        state = load_state(tmp_path)
+        state = load_checkpoint(tmp_path)
     assert state["step"] == 1
     assert torch.equal(state["weights"], torch.arange(1000.0) + 1)
     assert f"{newest}: damaged" in caplog.text
 
 
 def test_with_no_good_checkpoint_left_the_run_does_not_begin_anew_unasked(tmp_path):
-    save_state({"step": 1}, tmp_path)
-    (tmp_path / STATE).write_bytes(b"")
+    save_checkpoint({"step": 1}, tmp_path)
+    (tmp_path / CHECKPOINT).write_bytes(b"")
     with pytest.raises(InputError, match=r"checkpoint\.pt: damaged, and no other checkpoint is left: delete it"):
-        load_state(tmp_path)
+        load_checkpoint(tmp_path)
 
 
 def test_a_run_killed_between_the_two_renames_goes_on_from_the_one_before(tmp_path):
-    save_state({"step": 1}, tmp_path)
-    (tmp_path / STATE).replace(tmp_path / PREVIOUS)
-    assert load_state(tmp_path)["step"] == 1
+    save_checkpoint({"step": 1}, tmp_path)
+    (tmp_path / CHECKPOINT).replace(tmp_path / PREVIOUS)
+    assert load_checkpoint(tmp_path)["step"] == 1
 
 
 def test_a_closed_folder_says_what_to_do(tmp_path, monkeypatch):
@@ -105,11 +112,11 @@ def test_a_closed_folder_says_what_to_do(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.open", refuse)
     with pytest.raises(InputError, match=r"Permission denied.*get the right to write there"):
-        save_state({"step": 1}, tmp_path)
+        save_checkpoint({"step": 1}, tmp_path)
 
 
 def test_what_a_killed_process_had_begun_to_write_is_deleted_and_nothing_else(tmp_path):
-    save_state({"step": 1}, tmp_path)
+    save_checkpoint({"step": 1}, tmp_path)
     (tmp_path / "notes.part.pt").write_text("mine")
     (tmp_path / ".checkpoint.0a1b2c3d.part.pt").write_bytes(b"half")
     for folder in (tmp_path, tmp_path / "best"):

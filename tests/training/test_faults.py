@@ -16,25 +16,25 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from small_runs import make_config, read_log, train_until_cut
+from small_runs import after_calling, make_config, read_log, train_until_cut
 
 from steadydepth import cli
 from steadydepth.config_files import dump_config
-from steadydepth.training import signals, state
-from steadydepth.training.checkpoint import load_state
+from steadydepth.training import loop, setup, signals
+from steadydepth.training.checkpoint import load_checkpoint
 from steadydepth.training.failures import explained
 from steadydepth.training.log import keep_lines_until
 from steadydepth.training.loop import open_samples, train
 from steadydepth.training.signals import asked_to_stop
-from steadydepth.training.state import Run
+from steadydepth.training.step import take_step
 from steadydepth.types import InputError
 
 
-def snapshot(run):
+def snapshot(state):
     """Everything that learns, by name."""
-    parts = {"model": run.model.state_dict(), "average": run.average.state_dict()}
+    parts = {"model": state.model.state_dict(), "average": state.average.state_dict()}
     found = {f"{part} {name}": value.clone() for part, values in parts.items() for name, value in values.items()}
-    for number, held in enumerate(run.optimizer.state_dict()["state"].values()):
+    for number, held in enumerate(state.optimizer.state_dict()["state"].values()):
         found |= {f"optimizer {number} {name}": value.clone() for name, value in held.items()}
     return found
 
@@ -53,14 +53,14 @@ def spoil(monkeypatch):
     """Losses of the given steps become NaN or infinite, as an overflow in the network would make them."""
 
     def spoil_steps(steps, value):
-        losses, calls = state.absolute_loss, []
+        losses, calls = setup.absolute_loss, []
 
         def spoiled(*arguments, **options):
             calls.append(None)
             loss = losses(*arguments, **options)
             return loss + value if len(calls) in steps else loss
 
-        monkeypatch.setattr(state, "absolute_loss", spoiled)
+        monkeypatch.setattr(setup, "absolute_loss", spoiled)
 
     return spoil_steps
 
@@ -68,17 +68,20 @@ def spoil(monkeypatch):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_leaves_everything_as_it_was(world, tmp_path, spoil, clip, value):
     spoil({2}, value)
-    run = Run(make_config(world, tmp_path))
-    assert run.learn(clip).is_finite
-    before = snapshot(run)
-    assert not run.learn(clip).is_finite
-    after = snapshot(run)
+    fixed, state = setup.set_up(make_config(world, tmp_path))
+    state, terms = take_step(fixed, state, clip)
+    assert terms.is_finite
+    before = snapshot(state)
+    state, terms = take_step(fixed, state, clip)
+    assert not terms.is_finite
+    after = snapshot(state)
     assert after.keys() == before.keys()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
-    assert (run.step, run.skipped_in_a_row) == (2, 1)
-    assert run.learn(clip).is_finite
-    assert run.skipped_in_a_row == 0
-    assert [name for name, value in snapshot(run).items() if torch.equal(value, before[name])] == []
+    assert (state.step, state.skipped_in_a_row) == (2, 1)
+    state, terms = take_step(fixed, state, clip)
+    assert terms.is_finite
+    assert state.skipped_in_a_row == 0
+    assert [name for name, value in snapshot(state).items() if torch.equal(value, before[name])] == []
 
 
 def test_skipped_steps_are_counted_and_their_clips_named(world, tmp_path, spoil):
@@ -175,13 +178,14 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(world, tmp_path, optim, ru
 
 
 def test_a_label_that_is_not_a_number_changes_no_weight(world, tmp_path, clip):
-    run = Run(make_config(world, tmp_path))
+    fixed, state = setup.set_up(make_config(world, tmp_path))
     depth = clip.depth.clone()
     depth[1, 2, 7, 11] = torch.nan
     assert clip.valid[1, 2, 7, 11]
-    before = snapshot(run)
-    assert not run.learn(replace(clip, depth=depth)).is_finite
-    after = snapshot(run)
+    before = snapshot(state)
+    state, terms = take_step(fixed, state, replace(clip, depth=depth))
+    assert not terms.is_finite
+    after = snapshot(state)
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
 
 
@@ -241,7 +245,7 @@ def test_a_disk_that_is_full_or_closed_costs_nothing_but_the_steps_since_the_che
     with pytest.raises(InputError, match=r"No space left on device.*make room.*goes on from the last checkpoint"):
         train(config)
     assert not list(config.run.folder.glob("*part*"))
-    assert load_state(config.run.folder)["step"] == 2
+    assert load_checkpoint(config.run.folder)["step"] == 2
     assert remount(f"size={10 * room},ro") == 0
     with pytest.raises(InputError, match=r"Read-only file system.*get the right to write there"):
         train(config)
@@ -302,14 +306,7 @@ def meanwhile(monkeypatch):
     """Something happens while a run takes its second step."""
 
     def meanwhile_do(what):
-        learn = Run.learn
-
-        def learn_and_do(self, batch):
-            if self.step == 1:
-                what()
-            return learn(self, batch)
-
-        monkeypatch.setattr(Run, "learn", learn_and_do)
+        monkeypatch.setattr(loop, "take_step", after_calling(lambda step: what() if step == 1 else None))
 
     return meanwhile_do
 
@@ -322,7 +319,7 @@ def test_a_image_that_is_damaged_in_mid_epoch_is_named_and_mended_the_run_goes_o
     meanwhile(lambda: image.write_bytes(whole[: len(whole) // 2]))
     with pytest.raises(InputError, match=r"moving_000004/rgb/0002\.png"):
         train(config)
-    assert load_state(config.run.folder)["step"] >= 2
+    assert load_checkpoint(config.run.folder)["step"] >= 2
     meanwhile(lambda: None)
     image.write_bytes(whole)
     train(config)
@@ -346,4 +343,4 @@ def test_a_loader_process_that_is_killed_stops_the_run_with_what_to_do(world, tm
     meanwhile(lambda: [process.kill() for process in multiprocessing.active_children()])
     with pytest.raises(InputError, match=r"a loader process was lost.*lower data\.workers"):
         train(config)
-    assert load_state(config.run.folder)["step"] >= 1
+    assert load_checkpoint(config.run.folder)["step"] >= 1

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import train_until_cut
 from torch import nn
 
 from steadydepth.config_files import resolve_config
@@ -22,7 +23,6 @@ from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.models.weights import read_weights
 from steadydepth.training.loop import train
-from steadydepth.training.state import Run
 from steadydepth.training.step import train_step
 from steadydepth.types import InputError
 
@@ -121,18 +121,8 @@ def test_a_run_of_a_transformers_model_cut_and_resumed_equals_one_never_cut(worl
     name = str(save_tiny("glpn", tmp_path / "glpn"))
     optim = {"learning_rate": 1e-4}
     whole = train(make_config(world, tmp_path / "whole", name, optim=optim))
-    learn = Run.learn
-
-    def cut(self, batch):
-        if self.step == 2:
-            raise KeyboardInterrupt
-        return learn(self, batch)
-
     config = make_config(world, tmp_path / "cut", name, optim=optim)
-    monkeypatch.setattr(Run, "learn", cut)
-    with pytest.raises(KeyboardInterrupt):
-        train(config)
-    monkeypatch.setattr(Run, "learn", learn)
+    train_until_cut(config, 2, monkeypatch)
     resumed = train(config)
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     assert (resumed / "preprocessor_config.json").is_file()

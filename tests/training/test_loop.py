@@ -5,14 +5,14 @@ import torch
 from small_runs import read_log, resolve, train_until_cut
 from torch import nn
 
+from steadydepth.method.teacher_labels import average_along
 from steadydepth.method.update import build_optimizer
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
-from steadydepth.training import loop
+from steadydepth.training import loop, step
 from steadydepth.training.loop import train
 from steadydepth.training.setup import average_weights, build_model
-from steadydepth.training.state import Run, relative_weight_at
-from steadydepth.training.step import average_along, train_step
+from steadydepth.training.step import relative_weight_at, set_training_mode, train_step
 from steadydepth.types import InputError
 
 
@@ -112,18 +112,28 @@ def test_starting_from_a_model_takes_its_weights_and_size(world, tmp_path):
     assert (train(second) / "model.safetensors").is_file()
 
 
-def test_norms_learn_their_share_of_the_steps_and_then_keep_their_statistics(world, tmp_path):
-    run = Run(make_config(world, tmp_path, steps=4, optim={"freeze_batch_norm_after": 0.5}))
-    norms = [module for module in run.model.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert len(norms) > 10
-    for step, learns in enumerate((True, True, False, False)):
-        run.step = step
-        run.prepare_to_learn()
-        assert {norm.training for norm in norms} == {learns}
-        assert run.model.decoder.training
-    never = Run(make_config(world, tmp_path, optim={"freeze_batch_norm_after": 0.0}))
-    never.prepare_to_learn()
-    assert not any(module.training for module in never.model.modules() if isinstance(module, nn.BatchNorm2d))
+@pytest.mark.parametrize(("after", "trains"), [(0.5, [True, True, False, False]), (0.0, [False] * 4)])
+def test_norms_learn_their_share_of_the_steps_and_then_keep_their_statistics(
+    world, tmp_path, monkeypatch, after, trains
+):
+    found = []
+
+    def look(model, *arguments, **options):
+        norms = {module.training for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
+        found.append((norms, model.decoder.training))
+        return train_step(model, *arguments, **options)
+
+    monkeypatch.setattr(step, "train_step", look)
+    train(make_config(world, tmp_path / "run", optim={"freeze_batch_norm_after": after}))
+    assert found == [({one}, True) for one in trains]
+
+
+def test_freezing_reaches_norms_alone_and_is_taken_back():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout())
+    set_training_mode(model, freeze_batch_norm=True)
+    assert [module.training for module in model] == [True, False, True]
+    set_training_mode(model, freeze_batch_norm=False)
+    assert all(module.training for module in model)
 
 
 def test_the_relative_weight_ramps_up():

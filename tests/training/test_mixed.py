@@ -10,13 +10,14 @@ from small_runs import read_log, resolve, train_until_cut
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.errors import InputError
 from steadydepth.files.video_write import write_video
+from steadydepth.method.absolute_loss import log_l1
 from steadydepth.method.alignment import align_clips
-from steadydepth.method.losses import log_l1, relative_loss
 from steadydepth.method.pairing import chain, pair_with_previous, unchanged
+from steadydepth.method.relative_loss import relative_loss
 from steadydepth.method.update import build_optimizer
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.training.loop import open_samples, train
-from steadydepth.training.state import Run
+from steadydepth.training.setup import set_up, set_watchers
 from steadydepth.training.step import train_step
 
 
@@ -206,9 +207,9 @@ def test_a_starting_model_anchors_videos_beside_clips_and_no_guard_holds_it_back
         {"root": str(folders / "videos"), "labels": "teacher", "motion": "dis", "share": 1},
     ]
     config = make_config(folders, tmp_path / "second", steps=2, sources=sources, model={"init": str(first)})
-    run = Run(config)
-    assert run.teacher is not None
-    assert run.guard is None
+    setup, _ = set_up(config)
+    assert setup.teacher is not None
+    assert set_watchers(setup).guard is None
     line = read_log(train(config))[0]
     assert all(line["sources"][1][name] is not None for name in ("absolute", "relative"))
 

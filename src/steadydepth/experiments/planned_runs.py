@@ -11,7 +11,7 @@ from steadydepth.errors import InputError
 from steadydepth.evaluation.alignment import choose_alignment
 from steadydepth.evaluation.bootstrap import read_report
 from steadydepth.metrics.protocols import choose_protocol
-from steadydepth.training.checkpoint import STATE
+from steadydepth.training.checkpoint import CHECKPOINT
 
 Stage = Literal["train", "evaluate"]
 
@@ -64,7 +64,7 @@ def refuse_other_runs(runs: list[PlannedRun]) -> None:
 
 def _has_other_config(run: PlannedRun) -> bool:
     path = run.folder / "config.yaml"
-    has_begun = (run.folder / STATE).is_file() or (run.folder / "config.json").is_file()
+    has_begun = (run.folder / CHECKPOINT).is_file() or (run.folder / "config.json").is_file()
     return has_begun and path.is_file() and path.read_text() != dump_config(run.config)
 
 

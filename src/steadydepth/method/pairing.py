@@ -7,11 +7,24 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from steadydepth.method.alignment import align_clips, as_depth
+from steadydepth.method.sources import clips_of_sources, take_clips
 from steadydepth.ops.warp import all_neighbours, as_grid, follow, sample, snap_to_known, warp
-from steadydepth.types import Depth, DepthPairs, Valid
+from steadydepth.types import Batch, Claims, Depth, DepthPairs, Frames, Labels, Valid
 
 Motion = Float[Tensor, "b p h w 2"] | None
 Visible = Bool[Tensor, "b p h w"] | None
+
+
+@dataclass(frozen=True)
+class PairedClips:
+    """The clips of one source with all that their losses compare, in the same units."""
+
+    frames: Frames
+    depth: Depth  # predicted
+    valid: Valid
+    truth: Depth | None  # None: the clips have no label
+    pairs: tuple[DepthPairs, DepthPairs] | None  # predicted and true; None: single images
 
 
 @dataclass(frozen=True)
@@ -23,19 +36,74 @@ class Correspondence:
     valid: Bool[Tensor, "b q h w"]  # True where there is something at both ends
 
 
+def pair_clips(
+    predicted: Depth, batch: Batch, *, claims: Claims = "metric", frame_offsets: Sequence[int] = (1,)
+) -> dict[int, PairedClips]:
+    """Predicted depth and its label in the same units, each with its pairs along one and the same motion.
+
+    Depth that does not claim metres is first aligned to the measured depth of its clip (`align_clips`). Without
+    measured depth a point is taken to keep its depth from one frame to the next.
+
+    Args:
+        predicted: depth of the frames of `batch`, in the units of `claims`.
+        batch: clips whose label `teacher` has been filled in by `label_clips`.
+        claims: what the numbers of the model mean.
+        frame_offsets: frame i is paired with frame i - offset, for each of them; at least 1.
+
+    Returns: the clips of each source, by its number; all clips of a source have the same kind of label.
+    """
+    found = {}
+    for source, clips in clips_of_sources(batch).items():
+        part = take_clips(batch, clips)
+        labels: Labels = part.labels[0] if part.labels else "depth"
+        depth, truth = _in_one_unit(predicted[clips], part, labels, claims)
+        found[source] = PairedClips(
+            frames=part.frames,
+            depth=depth,
+            valid=part.valid,
+            truth=truth,
+            pairs=None if labels == "single" else _pair_both(depth, part, labels, frame_offsets),
+        )
+    return found
+
+
+def _in_one_unit(predicted: Depth, batch: Batch, labels: Labels, claims: Claims) -> tuple[Depth, Depth | None]:
+    """Predicted depth and its label, None where there is none."""
+    if labels in ("depth", "single"):
+        return align_clips(predicted, batch.depth, batch.valid, claims, single=labels == "single"), batch.depth
+    if labels == "none":
+        return as_depth(predicted, predicted, claims), None
+    return as_depth(predicted, batch.depth, claims), as_depth(batch.depth, batch.depth, claims)
+
+
+def _pair_both(
+    depth: Depth, batch: Batch, labels: Labels, frame_offsets: Sequence[int]
+) -> tuple[DepthPairs, DepthPairs]:
+    """Predicted and true pairs, along correspondences that are found once for both."""
+    is_measured = labels not in ("teacher", "none")
+    valid = batch.valid if is_measured else torch.ones_like(batch.valid)
+    correspondences = correspondences_back(valid, batch.motion, batch.visible, frame_offsets)
+    predicted = pair_along(depth, valid, correspondences)
+    return predicted, pair_along(batch.depth, valid, correspondences) if is_measured else unchanged(predicted)
+
+
 def pair_with_previous(
     depth: Depth, valid: Valid, motion: Motion = None, visible: Visible = None, *, frame_offsets: Sequence[int] = (1,)
 ) -> DepthPairs:
     """Frame i beside frame i - 1 of the same clip: at the same pixel, or warped along `motion`.
 
-    A pair is valid where both pixels are and, with `motion`, where all that the sample reads was valid and the previous
-    frame saw the point (`visible`). Where not all pixels around the point were valid the nearest is taken, if that one
-    was: what is predicted and what is true are then compared at the same two pixels. Depth at invalid pixels may be
-    anything. One frame gives no pairs (p = 0).
+    Args:
+        depth: at invalid pixels it may be anything.
+        valid: True where the depth counts.
+        motion: from each frame to the one before it, pixels; None pairs the same pixel.
+        visible: True where the previous frame sees the point; None takes all as visible.
+        frame_offsets: frame i is paired with frame i - offset for each of them, one after another along p: longer
+            offsets limit slow drift. Motion over several frames is chained, and a point must be visible in all of them.
 
-    `frame_offsets` pairs frame i with frame i - offset for each of them, one after another along p: longer offsets
-    hold slow drift. Motion over several frames is chained, and a point must be visible all along. An offset that the
-    clip is too short for gives no pairs.
+    Returns: pairs (b, p, h, w). A pair is valid where both pixels are and, with `motion`, where the previous frame sees
+        the point and all four pixels around it are valid. Where not all of them are, the nearest is taken if that one
+        is: prediction and label are then compared at the same two pixels. A clip that is too short for an offset gives
+        no pairs for it (p = 0 for one frame).
     """
     return pair_along(depth, valid, correspondences_back(valid, motion, visible, frame_offsets))
 
@@ -59,11 +127,11 @@ def _correspondence(valid: Valid, motion: Motion, visible: Visible, offset: int)
 
 
 def pair_along(depth: Depth, valid: Valid, correspondences: Sequence[Correspondence]) -> DepthPairs:
-    """As `pair_with_previous`, along ways that were found for the same `valid`."""
+    """As `pair_with_previous`, along correspondences that were found for the same `valid`."""
     safe = torch.where(valid, depth, 1)  # before any logarithm, or NaN reaches the gradient
     return DepthPairs(
         _join([safe[:, correspondence.offset :] for correspondence in correspondences]),
-        _join([_ends(safe, correspondence) for correspondence in correspondences]),
+        _join([_previous(safe, correspondence) for correspondence in correspondences]),
         _join([correspondence.valid for correspondence in correspondences]),
         harmless=True,
     )
@@ -73,8 +141,8 @@ def _join(pairs: list[Tensor]) -> Tensor:
     return pairs[0] if len(pairs) == 1 else torch.cat(pairs, dim=1)
 
 
-def _ends(depth: Depth, correspondence: Correspondence) -> Float[Tensor, "b q h w"]:
-    """What stands at the other end of each pixel's way."""
+def _previous(depth: Depth, correspondence: Correspondence) -> Float[Tensor, "b q h w"]:
+    """The depth at the other end of each correspondence."""
     previous = depth[:, : max(depth.shape[1] - correspondence.offset, 0)]
     if correspondence.grid is None:
         return previous
@@ -84,9 +152,9 @@ def _ends(depth: Depth, correspondence: Correspondence) -> Float[Tensor, "b q h 
 def chain(
     motion: Motion, visible: Visible, offset: int
 ) -> tuple[Float[Tensor, "b q h w 2"] | None, Bool[Tensor, "b q h w"] | None]:
-    """Motion from each frame to the one `offset` before, out of motion from each frame to the one before.
+    """Motion from each frame to the one `offset` before it, from motion between neighbouring frames.
 
-    q = p + 1 - offset. Visible where every frame between saw the point; no entries with fewer than `offset` pairs.
+    q = p + 1 - offset. Visible where every frame between sees the point; no entries with fewer than `offset` pairs.
     """
     if motion is None:
         return None, visible
@@ -113,6 +181,6 @@ def chain(
 
 
 def unchanged(pairs: DepthPairs) -> DepthPairs:
-    """What is true of `pairs` where no label says otherwise: a point keeps its depth from one frame to the next."""
+    """The true pairs where there is no measured depth: each point keeps its depth from one frame to the next."""
     ones = torch.ones_like(pairs.current)
     return DepthPairs(ones, ones, pairs.valid, harmless=True)

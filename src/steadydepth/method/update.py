@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from steadydepth.method.parameter_groups import rate_shares
@@ -17,9 +19,16 @@ def build_optimizer(
     weight_decay: float,
     layer_decay: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """AdamW in groups: the encoder at its share of `learning_rate`, early layers below, no decay of norms and biases.
+    """AdamW with a group for each learning rate and weight decay; biases and norms have no decay.
 
-    Each group keeps its share of the rate under `share`, for `set_learning_rate`.
+    Args:
+        model: its parameters that need a gradient are optimized.
+        learning_rate: the highest, of the decoder.
+        encoder_learning_rate: that of the encoder, as a share of `learning_rate`.
+        weight_decay: of parameters with more than one axis.
+        layer_decay: learning rate of each layer of the encoder, as a share of that of the layer after it; in (0, 1].
+
+    Returns: the optimizer; each group keeps its share of the learning rate under `share`, for `set_learning_rate`.
     """
     shares = rate_shares(model, encoder_learning_rate=encoder_learning_rate, layer_decay=layer_decay)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -38,7 +47,14 @@ def build_optimizer(
 
 
 def learning_rate_at(step: int, *, steps: int, learning_rate: float, warmup: float) -> float:
-    """Rate of step 0, 1, ...: linear growth over the share `warmup` of the steps, then a cosine down to 1 %."""
+    """Learning rate of a step: linear growth over the share `warmup` of the steps, then a cosine down to 1 %.
+
+    Args:
+        step: 0 for the first step.
+        steps: of the whole run.
+        learning_rate: the highest.
+        warmup: in [0, 1].
+    """
     rising = max(round(warmup * steps), 1)
     if step < rising:
         return learning_rate * (step + 1) / rising
@@ -55,15 +71,34 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 def update_weights(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    max_grad_norm: float,
+    target: Float[Tensor, ""],
     *,
+    max_grad_norm: float,
+    part: int = 1,
+    parts: int = 1,
+    backward: Callable[[Tensor], Any] = Tensor.backward,
     clip: Callable[..., Tensor] = nn.utils.clip_grad_norm_,
-) -> float:
-    """One step down the gradient that the weights hold; its length before cutting is returned.
+) -> bool:
+    """One step down the gradient of `target`.
 
-    Where that is not finite no weight changes, nor anything else. `clip` is for launchers that have scaled the loss.
+    Args:
+        model: its gradients are 0 or None before the first part.
+        optimizer: of the weights of `model`.
+        target: the loss of this part of the clips.
+        max_grad_norm: a longer gradient is scaled to this norm.
+        part: which part of the clips of a step this is, from 1 on; the weights change with the last.
+        parts: how many there are; their gradients are averaged.
+        backward: for launchers that scale the loss.
+        clip: for launchers that gather gradients over processes; returns the norm before clipping.
+
+    Returns: False where the gradient is not finite: no weight has changed then, nor anything else.
     """
-    length = float(clip(model.parameters(), max_grad_norm))
-    if math.isfinite(length):
+    # Where the target is not finite its whole gradient becomes so, and all processes see it in the average.
+    spread = target * torch.where(target.detach().isfinite(), 1.0, torch.nan)
+    backward(spread / parts)
+    if part < parts:
+        return True
+    is_finite = math.isfinite(float(clip(model.parameters(), max_grad_norm)))
+    if is_finite:
         optimizer.step()
-    return length
+    return is_finite

@@ -20,7 +20,7 @@ from steadydepth.files.atomic_writes import new_file
 
 logger = logging.getLogger(__name__)
 
-STATE = "checkpoint.pt"
+CHECKPOINT = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 CARD = "README.md"
 MODEL_PART = ".model-"  # a model that is being written
@@ -57,15 +57,15 @@ def save_model(model: nn.Module, folder: Path) -> None:
                 path.replace(folder / path.name)
 
 
-def save_state(state: dict[str, Any], folder: Path) -> None:
-    """Write what a run needs to go on; the state before it stays whole, and is kept beside this one."""
-    path = folder / STATE
+def save_checkpoint(content: dict[str, Any], folder: Path) -> None:
+    """Write what a run needs to go on; the checkpoint before it is kept beside this one."""
+    path = folder / CHECKPOINT
     with writing_in(folder), new_file(path) as part:
         # Through a file of Python: torch's own writer says nothing of why it failed.
         with part.open("wb") as file:
-            torch.save(state, file)
+            torch.save(content, file)
             os.fsync(file.fileno())
-        # Only now: until the new state is on the disk, both of the others stand.
+        # Only now: until the new one is on the disk, both of the others stay.
         if path.is_file():
             path.replace(folder / PREVIOUS)
     _settle(folder)
@@ -73,7 +73,7 @@ def save_state(state: dict[str, Any], folder: Path) -> None:
 
 def remove_remains(folder: Path) -> None:
     """Delete what a killed process had begun to write: no other may be writing now."""
-    for part in folder.glob(f".{Path(STATE).stem}.*.part.pt"):
+    for part in folder.glob(f".{Path(CHECKPOINT).stem}.*.part.pt"):
         part.unlink()
     for part in folder.rglob(f"{MODEL_PART}*"):
         shutil.rmtree(part)
@@ -88,17 +88,17 @@ def _settle(folder: Path) -> None:
         os.close(names)
 
 
-def load_state(folder: Path) -> dict[str, Any] | None:
-    """The newest state that `save_state` left whole, on the CPU; None where there is nothing yet.
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The newest state that `save_checkpoint` left whole, on the CPU; None where there is nothing yet.
 
     A damaged one is named in a warning and the one before it is taken; InputError when there is no other.
     """
     damaged = []
-    for path in (folder / STATE, folder / PREVIOUS):
+    for path in (folder / CHECKPOINT, folder / PREVIOUS):
         if not path.is_file():
             continue
         try:
-            return _read_state(path)
+            return _read(path)
         except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
             damaged.append(str(path))
             logger.warning("%s: damaged (%s); looking for the checkpoint before it", path, " ".join(str(error).split()))
@@ -109,7 +109,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     # torch.load does not look at the checksums that torch.save has written.
     with zipfile.ZipFile(path) as archive:
         if name := archive.testzip():

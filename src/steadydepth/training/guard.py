@@ -1,6 +1,6 @@
-"""Stabilising without labels stops before the image is lost: the best weights so far are kept."""
+"""The guard of runs without labels: it stops a run before the teacher's image is lost, and keeps the weights before."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -8,18 +8,43 @@ from torch import nn
 from steadydepth.method.alignment import as_depth
 from steadydepth.metrics.accuracy import log_depth_correlation
 from steadydepth.models.declare import claims_of
+from steadydepth.training.processes import spread
 from steadydepth.types import Frames
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class Guard:
-    """Watches how much of the frozen copy's image a model keeps, and holds the last weights that kept enough."""
+    """Compares a model's log depth with its teacher's, and holds the last weights that were close enough."""
 
     def __init__(self, teacher: nn.Module, *, least: float) -> None:
-        self.teacher, self.least = teacher, least
+        self.teacher = teacher
+        self.least = least  # correlation of log depth in [0, 1]; 0 never stops
         self.kept: dict[str, torch.Tensor] | None = None
+        self.stopped = False
+
+    def check(self, model: nn.Module, frames: Frames, accelerator: "Accelerator") -> float:
+        """Keep the weights of `model` if they are good enough; else stop, and put back those that were.
+
+        Args:
+            model: the running average of the weights.
+            frames: those that this process takes of the step.
+            accelerator: all processes call this together, and decide by the mean of their correlations.
+
+        Returns: the log-depth correlation with the teacher.
+        """
+        own = torch.tensor(self.log_depth_correlation(model, frames), device=frames.device)
+        correlation = float(accelerator.reduce(own, reduction="mean"))
+        if correlation >= self.least or self.least == 0:
+            self.kept = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        else:
+            self.stopped = True
+            model.load_state_dict(self.kept or model.state_dict())
+        return correlation
 
     def log_depth_correlation(self, model: nn.Module, frames: Frames) -> float:
-        """Correlation of log depth with the frozen copy's over all pixels; 0 for a constant prediction."""
+        """Correlation of log depth with the teacher's over all pixels; 0 for a constant prediction."""
         training = model.training
         model.eval()
         with torch.no_grad():
@@ -27,22 +52,14 @@ class Guard:
             predicted, _ = self.teacher(frames)
         model.train(training)
         depth, predicted = (as_depth(one, predicted, claims_of(self.teacher)) for one in (depth, predicted))
-        kept = log_depth_correlation(depth.float().flatten(0, 1).cpu(), predicted.float().flatten(0, 1).cpu())[
-            "log_depth_correlation"
-        ]
-        return float(kept.nan_to_num(0))
+        correlation = log_depth_correlation(depth.float().flatten(0, 1).cpu(), predicted.float().flatten(0, 1).cpu())
+        return float(correlation["log_depth_correlation"].nan_to_num(0))
 
-    def keep(self, model: nn.Module) -> None:
-        """Remember the weights as they are now."""
-        self.kept = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of it; tensors may be sharded."""
+        return {"kept": self.kept, "stopped": self.stopped}
 
-    def holds(self, log_depth_correlation: float) -> bool:
-        """Whether so much is enough; always where the least is 0."""
-        return log_depth_correlation >= self.least or self.least == 0
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold."""
-        return {"kept": self.kept}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.kept = state["kept"]
+    def load_state_dict(self, state: dict[str, Any], model: nn.Module) -> None:
+        """Go on from what `state_dict` returned, with weights sharded as those of `model`."""
+        self.kept = state["kept"] and spread(state["kept"], model.state_dict())
+        self.stopped = state["stopped"]

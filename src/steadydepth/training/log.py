@@ -1,21 +1,27 @@
 """What a run writes while it goes: lines of JSON, one file of losses and one of skipped steps."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from steadydepth.config import SourceConfig
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.training.checkpoint import writing_in
-from steadydepth.training.state import Run
+from steadydepth.types import LossTerms
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 LOG = "metrics.jsonl"
 SKIPPED = "skipped.jsonl"
 
 
-def whole_lines(path: Path) -> list[str]:
+def complete_lines(path: Path) -> list[str]:
     """The lines of a log, each with its end; a run that is under way, or was cut, may have begun one more."""
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
@@ -24,7 +30,7 @@ def keep_lines_until(path: Path, step: int) -> None:
     """Drop what a cut run wrote after its last checkpoint: those steps are taken again."""
     if not path.is_file():
         return
-    kept = [line for line in whole_lines(path) if json.loads(line)["step"] <= step]
+    kept = [line for line in complete_lines(path) if json.loads(line)["step"] <= step]
     with writing_in(path.parent), new_file(path) as part:
         part.write_text("".join(kept))
 
@@ -35,21 +41,72 @@ def add_line(path: Path, line: dict[str, Any]) -> None:
         file.write(json.dumps(line, allow_nan=False) + "\n")
 
 
-def line_of_losses(run: Run, *, steps: int, seconds: float) -> dict[str, Any]:
-    """Mean losses of the last `steps`, over all clips and over those of each source; None where all were skipped."""
-    sums, of_sources = run.take_sums()
-    taken = round(float(sums[3])) // run.accelerator.num_processes
+class LossMeter:
+    """Sums of the losses since the last line of the log, on the device: no step waits for them."""
+
+    def __init__(self, n_sources: int, device: torch.device) -> None:
+        self.sums = torch.zeros(4, device=device)  # absolute, relative, target, steps
+        self.of_sources = torch.zeros(n_sources, 3, device=device)  # clips, absolute, relative
+
+    def add(self, terms: LossTerms) -> None:
+        """Count a step whose gradient was finite."""
+        self.sums += torch.stack((terms.absolute, terms.relative, terms.target, torch.ones_like(terms.target)))
+        for source, sums in terms.of_sources.items():
+            self.of_sources[source] += sums
+
+    def take(self, accelerator: "Accelerator") -> tuple[torch.Tensor, torch.Tensor]:
+        """`sums` and `of_sources` over all processes; they begin anew."""
+        found = [accelerator.reduce(sums.clone(), reduction="sum") for sums in (self.sums, self.of_sources)]
+        self.sums.zero_()
+        self.of_sources.zero_()
+        return found[0], found[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of this process's sums."""
+        return {"sums": self.sums, "of_sources": self.of_sources}
+
+    def add_state_dict(self, state: dict[str, Any]) -> None:
+        """Add what `state_dict` of a process returned."""
+        self.sums += state["sums"].to(self.sums.device)
+        self.of_sources += state["of_sources"].to(self.sums.device)
+
+
+def line_of_losses(
+    meter: LossMeter,
+    *,
+    step: int,
+    steps: int,
+    learning_rate: float,
+    seconds: float,
+    sources: Sequence[SourceConfig],
+    accelerator: "Accelerator",
+) -> dict[str, Any]:
+    """A line of the log; called in all processes together.
+
+    Args:
+        meter: its sums begin anew.
+        step: steps taken so far.
+        steps: taken since the line before, skipped ones included.
+        learning_rate: of the decoder.
+        seconds: since this process began.
+        sources: those of a mixed run, which get their own losses; else empty.
+        accelerator: of the run.
+
+    Returns: mean losses of the steps; None where all were skipped.
+    """
+    sums, of_sources = meter.take(accelerator)
+    taken = round(float(sums[3])) // accelerator.num_processes
     absolute, relative, target = (sums[:3] / sums[3]).tolist() if taken else (None, None, None)
     line = {
-        "step": run.step,
+        "step": step,
         "absolute": absolute,
         "relative": relative,
         "target": target,
         "skipped": steps - taken,
-        "learning_rate": run.optimizer.param_groups[-1]["lr"],
+        "learning_rate": learning_rate,
         "seconds": round(seconds, 3),
     }
-    return line | ({"sources": _of_sources(run, of_sources.tolist())} if run.config.data.sources else {})
+    return line | ({"sources": _of_sources(sources, of_sources.tolist())} if sources else {})
 
 
 def numbers_of(line: dict[str, Any]) -> dict[str, float | int]:
@@ -58,7 +115,7 @@ def numbers_of(line: dict[str, Any]) -> dict[str, float | int]:
     return {name: value for name, value in flat.items() if isinstance(value, (int, float))}
 
 
-def _of_sources(run: Run, sums: list[list[float]]) -> list[dict[str, Any]]:
+def _of_sources(sources: Sequence[SourceConfig], sums: list[list[float]]) -> list[dict[str, Any]]:
     """The clips of each source since the last line, and the mean losses over them."""
     return [
         {
@@ -67,7 +124,7 @@ def _of_sources(run: Run, sums: list[list[float]]) -> list[dict[str, Any]]:
             "absolute": absolute / clips if clips and source.labels != "none" else None,
             "relative": relative / clips if clips and not source.single else None,
         }
-        for source, (clips, absolute, relative) in zip(run.config.data.sources, sums, strict=True)
+        for source, (clips, absolute, relative) in zip(sources, sums, strict=True)
     ]
 
 

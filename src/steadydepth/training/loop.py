@@ -8,24 +8,37 @@ from pathlib import Path
 from typing import Any
 
 from steadydepth.config import Config
-from steadydepth.config_files import dump_config
+from steadydepth.config_files import dump_config, load_config
 from steadydepth.data.loader import ClipSamples, Item, MixedSamples, make_batch
 from steadydepth.data.loader_workers import load_items
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.models.adapt import without_lora
 from steadydepth.ops.photometric import Photometric
-from steadydepth.training.checkpoint import load_state, remove_remains, save_model, save_state, writing_in
+from steadydepth.training.checkpoint import load_checkpoint, remove_remains, save_checkpoint, save_model, writing_in
 from steadydepth.training.failures import explained
 from steadydepth.training.lock import alone_in
 from steadydepth.training.log import LOG, SKIPPED, add_line, keep_lines_until, line_of_losses, numbers_of, progress_bar
 from steadydepth.training.model_card import write_card
+from steadydepth.training.processes import any_process
 from steadydepth.training.profile import StepClock
+from steadydepth.training.setup import Setup, averaged_model, set_up, set_watchers
 from steadydepth.training.signals import asked_to_stop
-from steadydepth.training.state import Run
+from steadydepth.training.state import (
+    TrainingState,
+    Watchers,
+    pack_state,
+    pack_watchers,
+    unpack_state,
+    unpack_watchers,
+)
+from steadydepth.training.step import take_step
 from steadydepth.training.validation import check_validation, validate
 from steadydepth.types import Batch, InputError
 
 logger = logging.getLogger(__name__)
+
+
+Samples = ClipSamples | MixedSamples
 
 
 def _sample_numbers(first: int, last: int, batch: int, rank: int, world: int) -> list[int]:
@@ -34,7 +47,7 @@ def _sample_numbers(first: int, last: int, batch: int, rank: int, world: int) ->
     return [step * batch + rank * share + i for step in range(first, last) for i in range(share)]
 
 
-def open_samples(config: Config, first_step: int, rank: int, world: int) -> ClipSamples | MixedSamples:
+def open_samples(config: Config, first_step: int, rank: int, world: int) -> Samples:
     """The samples that the steps from `first_step` on will see."""
     data, seed = config.data, config.run.seed
     if config.optim.batch % (world * config.optim.accumulate):
@@ -95,133 +108,189 @@ def _claim_folder(config: Config, *, has_begun: bool) -> None:
         part.write_text(text)
 
 
-def train(config: Config, *, profile: bool = False) -> Path:
-    """Train as the config says, or go on where the same run was cut; returns the run folder with the model in it.
+def train(config: Config | str | Path, *, profile: bool = False) -> Path:
+    """Train as a config describes, or go on where the same run was cut.
 
-    The folder gets config.yaml, metrics.jsonl (a line every `run.log_every` steps with the mean losses since the line
-    before), skipped.jsonl (the clips of steps whose gradient was not finite), the last two checkpoints, and in the end
-    the model and its card, README.md. SIGTERM or Ctrl-C ends the run after the step under way: the folder has a
-    checkpoint then, and no model yet. A finished run is left as it is. With `profile` every line of the log on the
-    screen is followed by where the time since the last one went.
+    SIGTERM or Ctrl-C ends the run after the step under way: the folder then has a checkpoint, and no model yet. A
+    finished run is left as it is.
+
+    Args:
+        config: a config, or the path of its YAML file.
+        profile: follow every line of the log on the screen with where the time since the last one went.
+
+    Returns: the run folder. It gets config.yaml, metrics.jsonl (a line every `run.log_every` steps with the mean losses
+        since the line before), skipped.jsonl (the clips of steps whose gradient was not finite), the last two
+        checkpoints, and in the end the model and its card, README.md.
+
+    Raises:
+        InputError: the config, its data or its starting model do not fit, another run lives or trains in the folder, or
+            what the user can put right happened on the way: a full disk, no memory, a lost process.
     """
-    folder = config.run.folder
+    config = config if isinstance(config, Config) else load_config(config)
     check_validation(config)
-    run = Run(config)
-    rank, world, is_main = run.accelerator.process_index, run.accelerator.num_processes, run.accelerator.is_main_process
+    setup, state = set_up(config)
+    folder, accelerator = config.run.folder, setup.accelerator
+    rank, world, is_main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     if not is_main:
         logging.getLogger("steadydepth").setLevel(logging.WARNING)
     logger.info(
         "%s: %d process(es) on %s, precision %s%s",
-        folder, world, run.accelerator.device.type, run.accelerator.mixed_precision,
+        folder, world, accelerator.device.type, accelerator.mixed_precision,
         ", compiled" if config.run.compile else "",
     )  # fmt: skip
     with alone_in(folder) if is_main else nullcontext():
         with explained():
             # From here on nobody else writes there: all processes find one and the same checkpoint.
-            run.accelerator.wait_for_everyone()
-        state = load_state(folder)
-        samples = open_samples(config, state["step"] if state else 0, rank, world)
-        _go_on(run, samples, state, StepClock() if profile else None)
-    run.accelerator.end_training()
+            accelerator.wait_for_everyone()
+        checkpoint = load_checkpoint(folder)
+        samples = open_samples(config, checkpoint["step"] if checkpoint else 0, rank, world)
+        _go_on(setup, state, samples, checkpoint, StepClock() if profile else None)
+    accelerator.end_training()
     return folder
 
 
 def _go_on(
-    run: Run, samples: ClipSamples | MixedSamples, state: dict[str, Any] | None, clock: StepClock | None
+    setup: Setup,
+    state: TrainingState,
+    samples: Samples,
+    checkpoint: dict[str, Any] | None,
+    clock: StepClock | None,
 ) -> None:
-    """From `state`, or from the beginning, to the model in the folder, unless the run is asked to stop before."""
-    config, folder, is_main = run.config, run.config.run.folder, run.accelerator.is_main_process
-    if is_main:
-        _claim_folder(config, has_begun=state is not None)
+    """From `checkpoint`, or from the beginning, to the model in the folder, unless the run is asked to stop before."""
+    config, folder, accelerator = setup.config, setup.config.run.folder, setup.accelerator
+    watchers = set_watchers(setup)
+    if accelerator.is_main_process:
+        _claim_folder(config, has_begun=checkpoint is not None)
         remove_remains(folder)
-    if state is not None:
-        run.restore(state)
-        logger.info("%s: going on after step %d of %d", folder, run.step, config.optim.steps)
-    if is_main:
+    if checkpoint is not None:
+        state = unpack_state(checkpoint, state, accelerator)
+        unpack_watchers(checkpoint, watchers, state.average.module, accelerator)
+        logger.info("%s: going on after step %d of %d", folder, state.step, config.optim.steps)
+    if accelerator.is_main_process:
         for name in (LOG, SKIPPED):
-            keep_lines_until(folder / name, run.step)
+            keep_lines_until(folder / name, state.step)
     logger.info("%s: %d clips", folder, len(samples.clips))
-    share = config.optim.batch // run.accelerator.num_processes
+    share = config.optim.batch // accelerator.num_processes
     batches = load_items(samples, batch=share, workers=config.data.workers)
-    if not run.stopped:
-        take_steps(run, samples, clock.watch(run, batches) if clock else batches, clock)
-    if run.step < config.optim.steps and not run.stopped:
-        logger.info("%s: stopped after step %d as asked; the same command goes on from there", folder, run.step)
+    if not watchers.stopped:
+        if clock:
+            setup, batches = clock.watch(setup, state.model, batches)
+        state = take_steps(setup, state, watchers, samples, batches, clock=clock)
+    if state.step < config.optim.steps and not watchers.stopped:
+        logger.info("%s: stopped after step %d as asked; the same command goes on from there", folder, state.step)
         return
-    model = run.averaged()
-    if is_main:
+    model = averaged_model(setup, state)
+    if accelerator.is_main_process:
         save_model(without_lora(model), folder)
         write_card(folder)
 
 
-def take_steps(run: Run, samples: ClipSamples | MixedSamples, batches: Iterator[Item], clock: StepClock | None) -> None:
-    """Steps until the last, or until the run stops or is asked to, or `batches` end; a checkpoint at the end.
+def take_steps(
+    setup: Setup,
+    state: TrainingState,
+    watchers: Watchers,
+    samples: Samples,
+    batches: Iterator[Item],
+    *,
+    clock: StepClock | None = None,
+) -> TrainingState:
+    """Take steps until the last, or until a watcher or a signal ends the run, or `batches` end.
 
-    `samples` know the names of the clips of a step that is skipped.
+    Args:
+        setup: of the run.
+        state: of the run; it is not used again.
+        watchers: of the run; they take note of each step.
+        samples: they know the names of the clips of a step that is skipped.
+        batches: what this process takes of each step.
+        clock: it measures the parts of each step.
+
+    Returns: the state after the last step, of which the folder has a checkpoint unless `batches` ended.
     """
-    config, started, is_main = run.config, time.monotonic(), run.accelerator.is_main_process
-    logged = run.step // config.run.log_every * config.run.log_every
+    config, accelerator, started = setup.config, setup.accelerator, time.monotonic()
+    is_main, folder, steps = accelerator.is_main_process, config.run.folder, config.optim.steps
     with explained(), asked_to_stop() as is_asked, progress_bar(is_main) as progress:
-        task = progress.add_task(config.run.folder.name, total=config.optim.steps, completed=run.step, losses="")
+        task = progress.add_task(folder.name, total=steps, completed=state.step, losses="")
         for items in batches:
-            batch = make_batch(items, run.accelerator.device)
-            terms = run.learn(batch)
+            batch = make_batch(items, accelerator.device)
+            if clock and setup.teacher:
+                clock.mark("to the device")
+            state, terms = take_step(setup, state, batch)
             if clock:
                 clock.mark("update")
-            if not terms.is_finite and is_main:
-                _note_skipped(run, samples)
-            progress.update(task, completed=run.step)
-            if run.step % config.run.log_every == 0:
-                line = line_of_losses(run, steps=run.step - logged, seconds=time.monotonic() - started)
-                progress.update(task, losses=_log(run, line, batch))
-                logged = run.step
+            if terms.is_finite:
+                watchers.meter.add(terms)
+            elif is_main:
+                _note_skipped(config, samples, state.step)
+            progress.update(task, completed=state.step)
+            if state.step % config.run.log_every == 0:
+                losses = _log(setup, state, watchers, batch, seconds=time.monotonic() - started)
+                progress.update(task, losses=losses)
                 if clock:
-                    logger.info("%s: %s", config.run.folder, clock.take())
-            ends = run.stopped or run.step == config.optim.steps or run.any_process(is_asked())
-            if ends or run.step % config.run.checkpoint_every == 0:
-                state = run.state()
+                    logger.info("%s: %s", folder, clock.take())
+            ends = watchers.stopped or state.step == steps or any_process(is_asked(), accelerator)
+            if ends or state.step % config.run.checkpoint_every == 0:
+                content = pack_state(state, accelerator) | pack_watchers(watchers, accelerator)
                 if is_main:
-                    save_state(state, config.run.folder)
-            _refuse_only_skipping(run)
+                    save_checkpoint(content, folder)
+            _refuse_only_skipping(config, state)
             if ends:
                 break
+    return state
 
 
-def _log(run: Run, line: dict[str, Any], batch: Batch) -> str:
-    """Write a line of losses with what the guard and the validation see; returns the losses in words."""
-    config = run.config.run
-    line |= run.keep_watch(batch)
-    if config.validate_every and run.step % config.validate_every == 0:
-        line["validation"] = validate(run)
-    if run.accelerator.is_main_process:
-        add_line(config.folder / LOG, line)
-    if config.tracker:
-        run.accelerator.log(numbers_of(line), step=run.step)
-    return _tell(run, line)
-
-
-def _tell(run: Run, line: dict[str, Any]) -> str:
-    """The losses of a line of the log in words, for people who watch."""
-    if line["target"] is None:
-        losses = "all steps skipped"
-    else:
-        losses = f"absolute {line['absolute']:.4f} relative {line['relative']:.4f}"
-    logger.info("%s: step %d of %d: %s", run.config.run.folder, run.step, run.config.optim.steps, losses)
+def _log(setup: Setup, state: TrainingState, watchers: Watchers, batch: Batch, *, seconds: float) -> str:
+    """Write a line of losses with what the watchers find; returns the losses as text."""
+    run, guard, accelerator = setup.config.run, watchers.guard, setup.accelerator
+    line = line_of_losses(
+        watchers.meter,
+        step=state.step,
+        steps=run.log_every,
+        learning_rate=state.optimizer.param_groups[-1]["lr"],
+        seconds=seconds,
+        sources=setup.config.data.sources,
+        accelerator=accelerator,
+    )
+    if guard is not None:
+        line["log_depth_correlation"] = guard.check(state.average.module, batch.frames, accelerator)
+        if guard.stopped:
+            logger.warning(
+                "%s: stopped after step %d: the log-depth correlation with the starting model is %.3f, below "
+                "loss.min_log_depth_correlation %g; the weights before are kept. A smaller "
+                "loss.relative_weight or optim.learning_rate goes further.",
+                run.folder, state.step, line["log_depth_correlation"], guard.least,
+            )  # fmt: skip
+    if run.validate_every and state.step % run.validate_every == 0:
+        line["validation"] = validate(
+            averaged_model(setup, state),
+            setup.config,
+            watchers.early_stopping,
+            step=state.step,
+            accelerator=accelerator,
+        )
+    if accelerator.is_main_process:
+        add_line(run.folder / LOG, line)
+    if run.tracker:
+        accelerator.log(numbers_of(line), step=state.step)
+    losses = (
+        "all steps skipped"
+        if line["target"] is None
+        else f"absolute {line['absolute']:.4f} relative {line['relative']:.4f}"
+    )
+    logger.info("%s: step %d of %d: %s", run.folder, state.step, setup.config.optim.steps, losses)
     return losses
 
 
-def _note_skipped(run: Run, samples: ClipSamples | MixedSamples) -> None:
+def _note_skipped(config: Config, samples: Samples, step: int) -> None:
     """Write down the clips, of all processes, of a step whose gradient was not finite."""
-    numbers = _sample_numbers(run.step - 1, run.step, run.config.optim.batch, 0, 1)
-    clips = [samples.describe(number) for number in numbers]
-    add_line(run.config.run.folder / SKIPPED, {"step": run.step, "clips": clips})
-    logger.warning("%s: step %d skipped, its gradient is not finite", run.config.run.folder, run.step)
+    numbers = _sample_numbers(step - 1, step, config.optim.batch, 0, 1)
+    add_line(config.run.folder / SKIPPED, {"step": step, "clips": [samples.describe(number) for number in numbers]})
+    logger.warning("%s: step %d skipped, its gradient is not finite", config.run.folder, step)
 
 
-def _refuse_only_skipping(run: Run) -> None:
-    if run.skipped_in_a_row >= run.config.optim.most_skipped:
+def _refuse_only_skipping(config: Config, state: TrainingState) -> None:
+    if state.skipped_in_a_row >= config.optim.most_skipped:
         raise InputError(
-            f"{run.config.run.folder / SKIPPED}: stopped after step {run.step}: the gradient of {run.skipped_in_a_row} "
+            f"{config.run.folder / SKIPPED}: stopped after step {state.step}: the gradient of {state.skipped_in_a_row} "
             "steps in a row was not finite, and changed no weight; their clips are named there. Look at them, or take "
             "another run.folder and a smaller optim.learning_rate or loss.relative_weight"
         )

@@ -17,7 +17,7 @@ from steadydepth.evaluation.bootstrap import read_report
 from steadydepth.evaluation.summary import table_rows
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.models.declare import SIDECAR
-from steadydepth.training.checkpoint import CARD, PREVIOUS, STATE
+from steadydepth.training.checkpoint import CARD, CHECKPOINT, PREVIOUS
 
 _MEANINGS = {
     "metric": "metres along the optical axis",
@@ -90,7 +90,7 @@ def push_to_hub(folder: Path, name: str, *, licence: str | None = None, private:
     write_card(folder, licence=licence)
     try:
         address = HfApi().create_repo(name, private=private, exist_ok=True)
-        HfApi().upload_folder(repo_id=name, folder_path=folder, ignore_patterns=[STATE, PREVIOUS, "best/*", ".*"])
+        HfApi().upload_folder(repo_id=name, folder_path=folder, ignore_patterns=[CHECKPOINT, PREVIOUS, "best/*", ".*"])
     # Its bases: the hub's versions use one HTTP library or another, and no connection is an error of that library.
     except (OSError, HFValidationError, *HfHubHTTPError.__bases__) as error:  # type: ignore[misc]
         raise InputError(

@@ -1,4 +1,4 @@
-"""The processes and devices that a run gets: their random numbers, and weights shared out over them (FSDP2)."""
+"""The processes and devices of a run: their random numbers, and weights sharded over them (FSDP2)."""
 
 import importlib.util
 import logging
@@ -57,40 +57,47 @@ def has_bf16() -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
+def any_process(mine: bool, accelerator: "Accelerator") -> bool:
+    """Whether `mine` is True in at least one process: all of them get the same answer."""
+    if accelerator.num_processes == 1:
+        return mine
+    return bool(accelerator.reduce(torch.tensor(float(mine), device=accelerator.device), reduction="sum") > 0)
+
+
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """Where the random numbers of this process are, on the CPU and on `device`."""
+    """The states of this process's random generators, on the CPU and on `device`."""
     state = {"cpu": torch.get_rng_state()}
     return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
 def set_random_state(state: dict[str, torch.Tensor]) -> None:
-    """Go on from there; what belongs to a GPU is left where there is none."""
+    """Set the generators to what `random_state` returned; that of a GPU only where there is one."""
     torch.set_rng_state(state["cpu"].clone())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].clone())
 
 
 def shard(model: nn.Module) -> None:
-    """Share out the weights of `model` in place: they are gathered for a pass and its gradient, and let go again."""
+    """Shard the weights of `model` in place: they are gathered for a pass and its gradient, and freed again."""
     device = next(model.parameters()).device.type
     mesh = init_device_mesh(device, (dist.get_world_size(),))
     # FSDP2 hangs its work on what the network returns, and loses it with a view.
     model.register_forward_hook(lambda _, __, predicted: (predicted[0].clone(), predicted[1]))
-    # Let go after a pass without a gradient too, or the optimizer would find whole weights.
+    # Freed after a pass without a gradient too, or the optimizer would find complete weights.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
 def gather(state: Any) -> Any:
-    """The same state with whole tensors in place of shared ones; all processes together."""
+    """The same state with complete tensors in place of sharded ones; called in all processes together."""
 
-    def whole(value: Any) -> Any:
+    def complete(value: Any) -> Any:
         return value.full_tensor() if isinstance(value, DTensor) else value
 
-    return tree_map(whole, state)
+    return tree_map(complete, state)
 
 
 def spread(state: Mapping[str, Any], like: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Whole tensors shared out as those of the same names in `like` are; numbers stay whole."""
+    """Complete tensors sharded as those of the same names in `like` are; numbers stay as they are."""
     return {name: _spread(value, like[name]) for name, value in state.items()}
 
 

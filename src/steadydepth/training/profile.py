@@ -1,17 +1,19 @@
-"""Where the time of a step goes: stretches of one clock, from one mark to the next."""
+"""Where the time of a step goes: one clock, read at marks."""
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from steadydepth.data.loader import Item
-from steadydepth.training.state import Run
+from steadydepth.training.setup import Setup
 
 
 class StepClock:
-    """Seconds by part of the step; every mark waits for the device, which a run that is not watched never does."""
+    """Seconds by part of the step; every mark waits for the device, as a run without a clock never does."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -25,16 +27,22 @@ class StepClock:
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
         self.last = now
 
-    def watch(self, run: Run, batches: Iterator[Item]) -> Iterator[Item]:
-        """The same batches; from here on the parts of every step of `run` are marked."""
-        network = run.accelerator.unwrap_model(run.model)
+    def watch(self, setup: Setup, model: nn.Module, batches: Iterator[Item]) -> tuple[Setup, Iterator[Item]]:
+        """The same setup and batches, with the parts of every step of `model` marked from here on."""
+        network = setup.accelerator.unwrap_model(model)
         # A clock in a compiled network would be read while it is compiled.
-        mark = torch.compiler.disable(self.mark) if run.config.run.compile else self.mark
-        network.register_forward_pre_hook(lambda *_: mark("to the device"))
+        mark = torch.compiler.disable(self.mark) if setup.config.run.compile else self.mark
+        network.register_forward_pre_hook(lambda *_: mark("teacher" if setup.teacher else "to the device"))
         network.register_forward_hook(lambda *_: mark("forward"))
-        # What is neither of these two, between the forward pass and the way back, is pairing and the relative loss.
-        run.absolute = self._marking("absolute loss", run.absolute)
-        run.backward = self._marking("backward", run.backward)
+        # What is neither of these two, between the forward and the backward pass, is pairing and the relative loss.
+        watched = replace(
+            setup,
+            absolute=self._marking("absolute loss", setup.absolute),
+            backward=self._marking("backward", setup.backward),
+        )
+        return watched, self._watch(batches)
+
+    def _watch(self, batches: Iterator[Item]) -> Iterator[Item]:
         self.last = time.perf_counter()
         for batch in batches:
             self.mark("data wait")
@@ -51,7 +59,7 @@ class StepClock:
         return marked
 
     def take(self) -> str:
-        """The share of each part since the last time, in words; the sums begin anew."""
+        """The share of each part since the last call, as text; the sums begin anew."""
         total = sum(self.seconds.values())
         shares = ", ".join(f"{part} {100 * one / total:.1f} %" for part, one in self.seconds.items())
         self.seconds.clear()

@@ -1,20 +1,137 @@
-"""What a run starts from: the model of a config, what of it learns, and the running average of its weights."""
+"""What a run starts from: the model of a config, what of it is trained, its losses, and its first state."""
 
+import copy
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from steadydepth.config import Config
+from steadydepth.method.absolute_loss import absolute_loss
+from steadydepth.method.losses import AbsoluteLoss, RelativeLoss
 from steadydepth.method.parameter_groups import freeze_unused, is_encoder, train_only
+from steadydepth.method.relative_loss import relative_loss
+from steadydepth.method.update import build_optimizer
 from steadydepth.models.adapt import add_lora, checkpoint_gradients
+from steadydepth.models.declare import claims_of
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.encoders import load_encoder_weights
+from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
-from steadydepth.types import InputError
+from steadydepth.training.guard import Guard
+from steadydepth.training.log import LossMeter
+from steadydepth.training.processes import gather, open_accelerator, shard
+from steadydepth.training.state import TrainingState, Watchers
+from steadydepth.training.validation import EarlyStopping
+from steadydepth.types import Claims, InputError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What no step of a run changes."""
+
+    config: Config
+    accelerator: "Accelerator"
+    claims: Claims
+    teacher: nn.Module | None  # the frozen copy of the starting model, where a source is labelled by it
+    absolute: AbsoluteLoss
+    relative: RelativeLoss
+    backward: Callable[[torch.Tensor], Any]
+    unsharded: nn.Module | None = None  # a network on the CPU that takes the average of a sharded run, to be saved
+
+
+def set_up(config: Config) -> tuple[Setup, TrainingState]:
+    """Open the processes and devices of a config and build all that a run starts from.
+
+    Raises:
+        InputError: the device, the precision, the tracker, the weights or the parts that are to be trained do not fit.
+    """
+    accelerator = open_accelerator(config)
+    model = build_model(config)
+    if not accelerator.is_main_process:
+        # Dropout of its own; the first process goes on as one that is alone.
+        torch.manual_seed(config.run.seed + accelerator.process_index)
+    by_teacher = any(one.labels == "teacher" for one in config.data.all_sources())
+    teacher = frozen_copy(model).to(accelerator.device) if by_teacher else None
+    claims = claims_of(model)
+    prepare_parts(model.to(accelerator.device), config)
+    # FSDP2 takes no other order than the usual one.
+    model = model.to(memory_format=torch.contiguous_format if config.run.shard else torch.channels_last)
+    average, unsharded = average_weights(model, config.optim.average), None
+    if config.run.shard:
+        unsharded = copy.deepcopy(model).cpu()
+        shard(model)
+        shard(average.module)
+    optimizer = build_optimizer(
+        model,
+        learning_rate=config.optim.learning_rate,
+        encoder_learning_rate=config.optim.encoder_learning_rate,
+        weight_decay=config.optim.weight_decay,
+        layer_decay=config.optim.layer_decay,
+    )
+    # A sharded model gathers its gradients itself: in Accelerate's words, as one that is only evaluated.
+    model = accelerator.prepare_model(model, evaluation_mode=config.run.shard)
+    if config.run.compile:
+        # In place: Accelerate would wrap it, and give the weights of checkpoints other names.
+        model.compile()
+    state = TrainingState(model, average, accelerator.prepare_optimizer(optimizer))
+    absolute, relative = choose_losses(config)
+    return Setup(config, accelerator, claims, teacher, absolute, relative, accelerator.backward, unsharded), state
+
+
+def set_watchers(setup: Setup) -> Watchers:
+    """The sums of losses, early stopping and the guard of a run, before its first step."""
+    config = setup.config
+    sources = config.data.all_sources()
+    # Measured depth holds the image by itself, and may well change it.
+    guarded = None if any(one.labels == "depth" for one in sources) else setup.teacher
+    return Watchers(
+        LossMeter(len(sources), setup.accelerator.device),
+        EarlyStopping(config.run.patience),
+        Guard(guarded, least=config.loss.min_log_depth_correlation) if guarded is not None else None,
+    )
+
+
+def choose_losses(config: Config) -> tuple[AbsoluteLoss, RelativeLoss]:
+    """The absolute and the relative loss with the options of `config.loss`."""
+    loss = config.loss
+    return (
+        partial(
+            absolute_loss,
+            kind=loss.absolute,
+            gradient_weight=loss.gradient,
+            smoothness_weight=loss.smoothness,
+            edge_aware=loss.edge_aware,
+        ),
+        partial(
+            relative_loss,
+            kind=loss.relative,
+            robust=loss.robust,
+            trim=loss.trim,
+            moving_weight=loss.moving_weight,
+            gradient_weight=loss.relative_gradient,
+            motion_gain_weight=loss.motion_gain_weight,
+            both_frames=loss.both_frames,
+        ),
+    )
+
+
+def averaged_model(setup: Setup, state: TrainingState) -> nn.Module:
+    """The model that is saved: the running average, none of it sharded; called in all processes together."""
+    if setup.unsharded is None:
+        return state.average.module
+    setup.unsharded.load_state_dict(gather(state.average.module.state_dict()))
+    return setup.unsharded
 
 
 def build_model(config: Config) -> nn.Module:
@@ -36,7 +153,11 @@ def build_model(config: Config) -> nn.Module:
 
 
 def prepare_parts(model: nn.Module, config: Config) -> None:
-    """Choose in place what of `model` learns, and how; what takes no part in the depth is reported and stays."""
+    """Choose in place what of `model` is trained, and how; parameters without effect on the depth are frozen.
+
+    Raises:
+        InputError: the model has no weights, or none that are to be trained have an effect on the depth.
+    """
     if not any(True for _ in model.parameters()):
         raise InputError(f"model.init: {config.model.init}: has no weights, and cannot be trained")
     if config.model.lora:
@@ -47,7 +168,9 @@ def prepare_parts(model: nn.Module, config: Config) -> None:
         checkpoint_gradients(model)
     if unused := freeze_unused(model, config.data.height, config.data.width):
         few = ", ".join(unused[:8]) + ", ..." * (len(unused) > 8)
-        logger.info("%s: %d parameters take no part in the depth and stay: %s", config.run.folder, len(unused), few)
+        logger.info(
+            "%s: %d parameters have no effect on the depth and are frozen: %s", config.run.folder, len(unused), few
+        )
 
 
 def average_weights(model: nn.Module, decay: float) -> AveragedModel:

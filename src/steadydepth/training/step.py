@@ -1,7 +1,6 @@
-"""One step of the method: the four steps by name, with labels and without."""
+"""One training step: the four steps of the method by name, and what a run does around them."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -10,14 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from steadydepth.method.alignment import align_clips, as_depth
-from steadydepth.method.losses import absolute_loss, relative_loss, target_loss
-from steadydepth.method.pairing import Motion, Visible, correspondences_back, pair_along, pair_with_previous, unchanged
+from steadydepth.method.absolute_loss import absolute_loss
+from steadydepth.method.losses import AbsoluteLoss, RelativeLoss, calculate_losses, mean_over_parts
+from steadydepth.method.pairing import pair_clips
+from steadydepth.method.relative_loss import relative_loss
 from steadydepth.method.sequence import process_sequence
-from steadydepth.method.update import update_weights
-from steadydepth.types import Batch, Claims, Depth, DepthPairs, Labels, LossTerms
-
-EDGE = math.log(1.25)  # flicker changes depth by less from one frame to the next, the edge of a thing by more
+from steadydepth.method.sources import split_batch
+from steadydepth.method.teacher_labels import label_clips
+from steadydepth.method.update import learning_rate_at, set_learning_rate, update_weights
+from steadydepth.models.declare import check_claims
+from steadydepth.training.setup import Setup
+from steadydepth.training.state import TrainingState
+from steadydepth.types import Batch, Claims, LossTerms
 
 
 def train_step(
@@ -25,178 +28,134 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     *,
-    max_grad_norm: float,
-    parts: int = 1,
-    backward: Callable[[Tensor], Any] = Tensor.backward,
-    clip: Callable[..., Tensor] = nn.utils.clip_grad_norm_,
-    **choices: Any,
-) -> LossTerms:
-    """Learn once from clips; return the losses before the update, `choices` being those of `find_losses`.
-
-    The clips pass in so many `parts`, for less memory, and the losses are means over these. Where the gradient is not
-    finite no weight changes. `backward` and `clip` are for launchers that scale the loss or gather gradients.
-    """
-    optimizer.zero_grad(set_to_none=True)
-    found = []
-    for number, part in enumerate(split_batch(batch, parts), start=1):
-        with _gathered_later(model) if number < parts else nullcontext():
-            found.append(find_losses(model, part, **choices))
-            backward(_spread_not_finite(found[-1].target) / parts)
-    length = update_weights(model, optimizer, max_grad_norm, clip=clip)
-    return replace(mean_over_parts(found), is_finite=math.isfinite(length))
-
-
-def find_losses(
-    model: nn.Module,
-    batch: Batch,
-    *,
     relative_weight: float,
-    absolute: Callable[..., Tensor] = absolute_loss,
-    relative: Callable[[DepthPairs, DepthPairs], Tensor] = relative_loss,
+    max_grad_norm: float,
+    absolute: AbsoluteLoss = absolute_loss,
+    relative: RelativeLoss = relative_loss,
     frame_offsets: Sequence[int] = (1,),
     claims: Claims = "metric",
     teacher: nn.Module | None = None,
-    window: int = 1,
+    teacher_window: int = 1,
+    parts: int = 1,
+    backward: Callable[[Tensor], Any] = Tensor.backward,
+    clip: Callable[..., Tensor] = nn.utils.clip_grad_norm_,
 ) -> LossTerms:
-    """The losses of clips that pass through the network together, each by the labels that it has.
+    """Train `model` on one batch of clips, in place.
 
-    Without measured depth a point seen in two frames is taken to keep its depth from one to the next, and the frozen
-    `teacher` labels each frame, because steadiness alone is best served by a constant; with a `window` of more than one
-    frame, what it says is averaged along the motion. The clips of a source are pooled, and the target is the mean over
-    all clips: one that has no absolute loss, or no pairs, adds 0 there.
+    Args:
+        model: a `VideoDepthModel`, wrapped for several processes or not.
+        optimizer: of its weights.
+        batch: clips (b, t, 3, h, w) with their labels and motion; clips of several sources pass together.
+        relative_weight: of the relative loss in the target, at least 0.
+        max_grad_norm: a longer gradient is scaled to this norm.
+        absolute: the loss of each frame against its label.
+        relative: the loss of each change against the true change.
+        frame_offsets: frame i is paired with frame i - offset, for each of them.
+        claims: what the numbers of the model mean.
+        teacher: the frozen model that labels the clips labelled `teacher`.
+        teacher_window: frames over which the teacher's depth is averaged along the motion.
+        parts: the clips pass in so many equal parts, for less memory; the gradients of the parts are averaged.
+        backward: for launchers that scale the loss.
+        clip: for launchers that gather gradients over processes; returns the norm before clipping.
+
+    Returns: the losses before the update, detached, as means over the parts; `is_finite` is False where the gradient
+        was not finite and no weight was changed.
     """
-    predicted, _ = process_sequence(model, batch.frames)
-
-    losses = {}
-    for source, clips in clips_of_sources(batch).items():
-        part = take_clips(batch, clips)
-        labels = part.labels[0] if part.labels else "depth"
-        depth, part = with_labels(predicted[clips], part, labels, claims=claims, teacher=teacher, window=window)
-        none = depth.new_zeros(())
-        losses[source] = target_loss(
-            absolute=none if labels == "none" else absolute(depth, part.depth, part.valid, frames=part.frames),
-            relative=none if labels == "single" else relative(*pair_both(depth, part, labels, frame_offsets)),
-            weight=relative_weight,
-        )
-
-    return mean_over_clips(losses, batch)
-
-
-def _spread_not_finite(loss: Tensor) -> Tensor:
-    """The same loss; where it is not finite neither is its gradient, in which all processes then see it."""
-    return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+    optimizer.zero_grad(set_to_none=True)
+    found = []
+    for part, unlabelled in enumerate(split_batch(batch, parts), start=1):
+        clips = label_clips(unlabelled, teacher=teacher, window=teacher_window)
+        with _synchronised(model, when=part == parts):
+            depth, _ = process_sequence(model, clips.frames)
+            pairs = pair_clips(depth, clips, claims=claims, frame_offsets=frame_offsets)
+            losses = calculate_losses(pairs, relative_weight=relative_weight, absolute=absolute, relative=relative)
+            is_finite = update_weights(
+                model, optimizer, losses.target,
+                max_grad_norm=max_grad_norm, part=part, parts=parts, backward=backward, clip=clip,
+            )  # fmt: skip
+        found.append(losses)
+    return replace(mean_over_parts(found), is_finite=is_finite)
 
 
-def _gathered_later(model: nn.Module) -> AbstractContextManager[Any]:
-    """Processes add up their gradients once a step, with the last part."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+def _synchronised(model: nn.Module, *, when: bool) -> AbstractContextManager[Any]:
+    """Processes average their gradients once a step, with its last part."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) and not when else nullcontext()
 
 
-def split_batch(batch: Batch, parts: int) -> list[Batch]:
-    """A batch in `parts` of equally many clips, in order."""
-    if parts == 1:
-        return [batch]
-    size = len(batch.frames) // parts
-    return [take_clips(batch, list(range(first, first + size))) for first in range(0, len(batch.frames), size)]
+def take_step(setup: Setup, state: TrainingState, batch: Batch) -> tuple[TrainingState, LossTerms]:
+    """The next state of a run and the losses of the step: schedules, `train_step`, and the running average.
 
+    Args:
+        setup: of the run.
+        state: its weights are changed in place, so it is not used again.
+        batch: the clips that this process takes of the step, on its device.
 
-def mean_over_parts(parts: Sequence[LossTerms]) -> LossTerms:
-    """The losses of a step out of those of its parts; what is summed over clips is summed over all of them."""
-    absolute, relative, target = (
-        torch.stack([getattr(part, name).detach() for part in parts]).mean()
-        for name in ("absolute", "relative", "target")
-    )
-    sources = sorted({source for part in parts for source in part.of_sources})
-    return LossTerms(
-        absolute,
-        relative,
-        target,
-        {
-            source: torch.stack([part.of_sources[source] for part in parts if source in part.of_sources]).sum(0)
-            for source in sources
-        },
-    )
+    Returns: the state after the step. Where the gradient was not finite the step is counted as skipped, and weights,
+        average, optimizer and norm statistics are as they were.
 
-
-def clips_of_sources(batch: Batch) -> dict[int, list[int] | slice]:
-    """Where the clips of each source stand in a batch."""
-    sources = sorted(set(batch.source)) or [0]
-    if len(sources) == 1:
-        return {sources[0]: slice(None)}  # a view, not a copy
-    return {source: [i for i, one in enumerate(batch.source) if one == source] for source in sources}
-
-
-def take_clips(batch: Batch, clips: list[int] | slice) -> Batch:
-    """Some clips of a batch."""
-    if isinstance(clips, slice):
-        return batch
-
-    def take(part: Any) -> Any:
-        return part[clips] if isinstance(part, Tensor) else part and tuple(part[i] for i in clips)
-
-    return Batch(**{name: take(part) for name, part in vars(batch).items()})
-
-
-def with_labels(
-    predicted: Depth, batch: Batch, labels: Labels, *, claims: Claims, teacher: nn.Module | None, window: int
-) -> tuple[Depth, Batch]:
-    """Depth from `predicted`, and the clips with the depth that it is held against, in the same units."""
-    if labels in ("depth", "single"):
-        return align_clips(predicted, batch.depth, batch.valid, claims, single=labels == "single"), batch
-    if labels == "none":
-        return as_depth(predicted, predicted, claims), batch
-    assert teacher is not None
-    batch = label_with(teacher, batch, window=window)
-    depth = as_depth(predicted, batch.depth, claims)
-    return depth, replace(batch, depth=as_depth(batch.depth, batch.depth, claims))
-
-
-def label_with(teacher: nn.Module, batch: Batch, *, window: int) -> Batch:
-    """The same clips with what `teacher` says of them, everywhere, as their depth."""
-    with torch.no_grad():
-        predicted, _ = process_sequence(teacher, batch.frames)
-        depth = average_along(predicted, batch.motion, batch.visible, window=window)
-    return replace(batch, depth=depth, valid=torch.ones_like(batch.valid))
-
-
-def pair_both(
-    depth: Depth, batch: Batch, labels: Labels, frame_offsets: Sequence[int]
-) -> tuple[DepthPairs, DepthPairs]:
-    """Pairs of what is predicted and of what is true, along ways that are found once for both."""
-    is_labelled = labels not in ("teacher", "none")
-    valid = batch.valid if is_labelled else torch.ones_like(batch.valid)
-    correspondences = correspondences_back(valid, batch.motion, batch.visible, frame_offsets)
-    predicted = pair_along(depth, valid, correspondences)
-    return predicted, pair_along(batch.depth, valid, correspondences) if is_labelled else unchanged(predicted)
-
-
-def mean_over_clips(losses: Mapping[int, LossTerms], batch: Batch) -> LossTerms:
-    """The losses of a batch out of those of its sources, each by its share of the clips."""
-    clips = {source: batch.source.count(source) or len(batch.frames) for source in losses}
-    shares = {source: count / len(batch.frames) for source, count in clips.items()}
-    absolute, relative, target = (
-        torch.stack([shares[source] * getattr(terms, name) for source, terms in losses.items()]).sum()
-        for name in ("absolute", "relative", "target")
-    )
-    of_sources = {
-        source: clips[source] * torch.stack((torch.ones_like(terms.absolute), terms.absolute, terms.relative))
-        for source, terms in losses.items()
-    }
-    return LossTerms(absolute, relative, target, of_sources)
-
-
-def average_along(depth: Depth, motion: Motion, visible: Visible, *, window: int) -> Depth:
-    """Each depth image averaged in log depth with those of up to `window` - 1 frames before it, brought here.
-
-    A point counts where it was seen all along, and where its depth there is within EDGE of its depth here: beyond
-    that it is another surface, or was one. The first frames of a clip have fewer neighbours.
+    Raises:
+        InputError: before the first step, where the predictions contradict what the model claims.
     """
-    log_depth, everywhere = depth.log(), torch.ones_like(depth, dtype=torch.bool)
-    total, count = log_depth.clone(), torch.ones_like(depth)
-    for offset in range(1, min(window, depth.shape[1])):
-        earlier = pair_with_previous(depth, everywhere, motion, visible, frame_offsets=(offset,))
-        away = earlier.previous.log() - log_depth[:, offset:]
-        same = earlier.valid & (away.abs() < EDGE)
-        total[:, offset:] += torch.where(same, away + log_depth[:, offset:], 0)
-        count[:, offset:] += same
-    return (total / count).exp()
+    optim, loss, step = setup.config.optim, setup.config.loss, state.step
+    if step == 0:
+        _check_claims(setup, state.model, batch)
+    set_training_mode(state.model, freeze_batch_norm=step >= optim.freeze_batch_norm_after * optim.steps)
+    network = setup.accelerator.unwrap_model(state.model)
+    # The forward pass updates norm statistics; a skipped step must not.
+    statistics = [buffer.clone() for buffer in network.buffers()]
+    learning_rate = learning_rate_at(step, steps=optim.steps, learning_rate=optim.learning_rate, warmup=optim.warmup)
+    set_learning_rate(state.optimizer, learning_rate)
+    terms = train_step(
+        state.model,
+        state.optimizer,
+        batch,
+        relative_weight=relative_weight_at(
+            step, steps=optim.steps, weight=loss.relative_weight, ramp=loss.relative_ramp
+        ),
+        max_grad_norm=optim.max_grad_norm,
+        absolute=setup.absolute,
+        relative=setup.relative,
+        frame_offsets=loss.frame_offsets,
+        claims=setup.claims,
+        teacher=setup.teacher,
+        teacher_window=loss.teacher_window,
+        parts=optim.accumulate,
+        backward=setup.backward,
+        clip=setup.accelerator.clip_grad_norm_,
+    )
+    if terms.is_finite:
+        state.average.update_parameters(network)
+        return replace(state, step=step + 1, skipped_in_a_row=0), terms
+    for buffer, before in zip(network.buffers(), statistics, strict=True):
+        buffer.copy_(before)
+    if setup.accelerator.scaler is not None:
+        setup.accelerator.scaler.update()  # fp16: the next step takes a smaller scale of the loss
+    return replace(state, step=step + 1, skipped_in_a_row=state.skipped_in_a_row + 1), terms
+
+
+def relative_weight_at(step: int, *, steps: int, weight: float, ramp: float) -> float:
+    """Weight of the relative loss at a step: grows linearly over the share `ramp` of the steps, then stays."""
+    rising = ramp * steps
+    return weight if step >= rising else weight * step / rising
+
+
+def set_training_mode(model: nn.Module, *, freeze_batch_norm: bool) -> None:
+    """Training mode in place; with `freeze_batch_norm` the norm layers keep and use their running statistics.
+
+    Until then a batch is normalised by itself, which trains fast; from then on the network that is trained is the
+    network that will run.
+    """
+    model.train()
+    if freeze_batch_norm:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                module.eval()
+
+
+def _check_claims(setup: Setup, model: nn.Module, batch: Batch) -> None:
+    model.eval()
+    # Compiling takes minutes; not for this one call.
+    eager = torch.compiler.set_stance("force_eager") if setup.config.run.compile else nullcontext()
+    with torch.no_grad(), eager:
+        predicted, _ = model(batch.frames)
+    check_claims(predicted, setup.claims, str(setup.config.model.init or "model"))

@@ -1,7 +1,9 @@
 """Validation while a run is under way: the evaluator's own metrics, the best model kept, and when to stop."""
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from steadydepth.config import Config
 from steadydepth.data.sequence_listing import find_sequences
@@ -9,8 +11,10 @@ from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.metrics.protocols import METRICS
 from steadydepth.models.adapt import without_lora
 from steadydepth.training.checkpoint import save_model
-from steadydepth.training.state import Run
 from steadydepth.types import InputError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
@@ -18,30 +22,66 @@ BEST = "best"
 
 
 def check_validation(config: Config) -> None:
-    """InputError before anything starts where `data.validation` has no clips, or `run.best_by` is nothing to go by."""
+    """InputError before anything starts where `data.validation` has no clips, or `run.best_by` has no best value."""
     if config.data.validation is not None:
         find_sequences(config.data.validation)
     check_metric("run.best_by", config.run.best_by)
 
 
 def check_metric(key: str, metric: str) -> None:
-    """InputError where `metric`, the value of `key`, is nothing to go by."""
+    """InputError where `metric`, the value of `key`, is no metric with a best value."""
     usable = [name for name, one in METRICS.items() if one.better != "-"]
     if metric not in usable:
         raise InputError(f"{key}: {metric}: is no metric with a best value; choose {', '.join(usable)}")
 
 
-def validate(run: Run) -> dict[str, float]:
-    """Means of the running average over the clips of `data.validation`; all processes together, the first works.
+class EarlyStopping:
+    """The best validation so far, and how many there have been since."""
 
-    The best model so far is written to best/ in the run folder; after `run.patience` validations without a better one
-    the run stops.
+    def __init__(self, patience: int) -> None:
+        self.patience = patience  # validations in a row that are no better; 0 never stops
+        self.least_distance: float | None = None
+        self.since = 0
+
+    @property
+    def stopped(self) -> bool:
+        return 0 < self.patience <= self.since
+
+    def is_best(self, distance: float) -> bool:
+        """Take note of a validation; whether it is better than all before it."""
+        better = self.least_distance is None or distance < self.least_distance
+        if better:
+            self.least_distance, self.since = distance, 0
+        else:
+            self.since += 1
+        return better
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {"least_distance": self.least_distance, "since": self.since}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.least_distance, self.since = state["least_distance"], state["since"]
+
+
+def validate(
+    model: nn.Module, config: Config, early_stopping: EarlyStopping, *, step: int, accelerator: "Accelerator"
+) -> dict[str, float]:
+    """Evaluate `model` on `data.validation`; called in all processes together, the first works.
+
+    The best model so far is written to best/ in the run folder. After `run.patience` validations without a better one
+    `early_stopping` has stopped.
+
+    Returns: the means of the metrics over the clips.
+
+    Raises:
+        InputError: the clips give no `run.best_by`.
     """
     from accelerate.utils import broadcast_object_list
 
-    config, model = run.config, run.averaged()
     means: dict[str, Any] = {}
-    if run.accelerator.is_main_process:
+    if accelerator.is_main_process:
         report = evaluate(model, str(config.data.validation), controls=False)
         means = {name: value for name, value in report["mean"].items() if value is not None}
     means = broadcast_object_list([means])[0]
@@ -49,22 +89,17 @@ def validate(run: Run) -> dict[str, float]:
         raise InputError(
             f"{config.data.validation}: these clips give no {config.run.best_by}: choose another run.best_by"
         )
-    found = distance_from_best(config.run.best_by, means[config.run.best_by])
-    if run.least_distance is None or found < run.least_distance:
-        run.least_distance, run.validations_since = found, 0
-        if run.accelerator.is_main_process:
+    if early_stopping.is_best(distance_from_best(config.run.best_by, means[config.run.best_by])):
+        if accelerator.is_main_process:
             save_model(without_lora(model), config.run.folder / BEST)
-    else:
-        run.validations_since += 1
-    if config.run.patience and run.validations_since >= config.run.patience:
-        run.stopped = True
+    elif early_stopping.stopped:
         logger.info(
             "%s: stopped after step %d: %s has not been better for %d validations; best/ holds the best model",
-            config.run.folder, run.step, config.run.best_by, run.validations_since,
+            config.run.folder, step, config.run.best_by, early_stopping.since,
         )  # fmt: skip
     return means
 
 
 def distance_from_best(metric: str, value: float) -> float:
-    """Less is better, whichever way the metric itself goes."""
+    """A number that is smaller where the metric is better, whichever direction the metric has."""
     return {"lower": value, "higher": -value, "nearer 1": abs(value - 1)}[METRICS[metric].better]

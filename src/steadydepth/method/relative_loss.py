@@ -1,0 +1,172 @@
+"""Step 3, second half: the loss of each change between two frames against the true change."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from steadydepth.method.absolute_loss import multi_scale_gradient
+from steadydepth.ops.masked import masked_mean
+from steadydepth.types import DepthPairs
+
+Scalar = Float[Tensor, ""]
+Pairs = Float[Tensor, "b p h w"]
+PairValid = Bool[Tensor, "b p h w"]
+
+MOVING = 0.01  # change of log depth between two frames above which a point counts as moving in depth
+
+
+def without_invalid(pairs: DepthPairs, valid: PairValid) -> DepthPairs:
+    """Pairs that are harmless where not `valid`, for whatever is computed from them: depth 1, if they were not.
+
+    On a CPU a mask of a tensor takes as long as its logarithm: none is made twice.
+    """
+    if pairs.harmless:
+        return replace(pairs, valid=valid)
+    out = ~valid
+    return DepthPairs(pairs.current.masked_fill(out, 1), pairs.previous.masked_fill(out, 1), valid, harmless=True)
+
+
+def change_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
+    """Change of log predicted - change of log truth: a constant factor is no change, a moving thing has its own."""
+    return predicted.log_change - truth.log_change
+
+
+def warping_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
+    """Change of log predicted, whatever the truth does: the warping loss of NVDS and its kin, as a rival.
+
+    It pulls a thing that comes nearer back to where it was.
+    """
+    return predicted.log_change
+
+
+def geometry_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
+    """(D - D') / (D + D'), D' the earlier depth brought here (Bian et al. 2019), blind to the truth as well."""
+    return (predicted.current - predicted.previous) / (predicted.current + predicted.previous)
+
+
+def disparity_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
+    """Change of inverse depth - true change of inverse depth, 1 / metres: temporal gradients, near things first."""
+    return _disparity_change(predicted) - _disparity_change(truth)
+
+
+def disparity_size_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
+    """|Change of inverse depth| - |true change|, blind to its direction: the form of Video-Depth-Anything."""
+    return _disparity_change(predicted).abs() - _disparity_change(truth).abs()
+
+
+def _disparity_change(pairs: DepthPairs) -> Pairs:
+    return 1 / pairs.current - 1 / pairs.previous
+
+
+def where_smooth(truth: DepthPairs, valid: PairValid, *, share: float = 0.05) -> PairValid:
+    """Pairs whose true change of inverse depth is below `share` of the range that the later frame's label spans.
+
+    The mask of Video-Depth-Anything's temporal gradient matching (loss/loss.py): a larger change is an edge passing.
+    """
+    truth = without_invalid(truth, valid)
+    inverse = 1 / truth.current
+    most = torch.where(valid, inverse, -torch.inf).amax(dim=(-2, -1), keepdim=True)
+    least = torch.where(valid, inverse, torch.inf).amin(dim=(-2, -1), keepdim=True)
+    return valid & (_disparity_change(truth).abs() < share * (most - least))
+
+
+# Of harmless pairs: the error is finite where they are invalid.
+RELATIVE: dict[str, Callable[[DepthPairs, DepthPairs], Pairs]] = {
+    "change": change_error,
+    "warping": warping_error,
+    "geometry": geometry_error,
+    "disparity": disparity_error,
+    "disparity_size": disparity_size_error,
+}
+
+
+def huber(error: Pairs, *, bend: float = 0.1) -> Pairs:
+    """e^2 / (2 bend) up to |e| = bend, then |e| - bend / 2: noise pulls little, a jump pulls with its sign."""
+    size = error.abs()
+    return torch.where(size < bend, error**2 / (2 * bend), size - bend / 2)
+
+
+def charbonnier(error: Pairs, *, rounding: float = 0.01) -> Pairs:
+    """sqrt(e^2 + rounding^2) - rounding: |e| without its corner (Charbonnier et al. 1994)."""
+    return (error**2 + rounding**2).sqrt() - rounding
+
+
+ROBUST: dict[str, Callable[[Pairs], Pairs]] = {
+    "l1": torch.abs,
+    "huber": huber,
+    "charbonnier": charbonnier,
+    "l2": torch.square,
+}
+
+
+def without_worst(error: Pairs, valid: PairValid, share: float) -> PairValid:
+    """Valid pairs but for the `share` of each clip with the largest errors, the trimming of MiDaS (Ranftl et al. 2020).
+
+    What is left is averaged over itself; MiDaS divides by all.
+    """
+    last = torch.where(valid, error.detach(), torch.inf).flatten(1)
+    n_kept = ((1 - share) * valid.flatten(1).sum(dim=1, keepdim=True)).round().clamp(min=1)
+    rank = last.argsort(dim=1, stable=True).argsort(dim=1)
+    return valid & (rank < n_kept).view_as(valid)
+
+
+def relative_loss(
+    predicted: DepthPairs,
+    truth: DepthPairs,
+    *,
+    kind: str = "change",
+    robust: str = "l1",
+    trim: float = 0.0,
+    moving_weight: float = 0.0,
+    gradient_weight: float = 0.0,
+    motion_gain_weight: float = 0.0,
+    both_frames: bool = True,
+) -> Scalar:
+    """Mean over the valid pairs of a clip of what is wrong with the change from frame to frame, then over clips.
+
+    `kind` (RELATIVE) says what is compared. By default the change of log predicted with the change of log truth: a
+    static thing has no true change, so it must keep its depth; a moving one must change as the truth does; a factor
+    common to both frames costs nothing. `robust` (ROBUST) says how an error counts; the share `trim` of the pairs of
+    a clip, those with the largest errors, is left out. `moving_weight` times the mean over the pairs whose true change
+    is above 1 %, none left out, is added: they are few, and what they ask for would drown among the static ones.
+    `gradient_weight` times how unevenly what is compared lies, as in `gradient_matching`, is added: most of what
+    flickers is fine-grained, and differs from pixel to pixel. `motion_gain_weight` times |`motion_gain` - 1| is added.
+    Without `both_frames` the earlier frame is taken as it is and only the later one learns. Clips without a valid pair
+    are left out; a differentiable 0 when none has one.
+    """
+    valid = predicted.valid & truth.valid
+    if kind in ("disparity", "disparity_size"):
+        valid = where_smooth(truth, valid)
+    if not both_frames:
+        predicted = replace(predicted, previous=predicted.previous.detach())
+    predicted, truth = without_invalid(predicted, valid), without_invalid(truth, valid)
+    compared = RELATIVE[kind](predicted, truth)
+    error = ROBUST[robust](compared)
+    counted = without_worst(error, valid, trim) if trim else valid
+    of_clips = masked_mean(error, counted, dim=(1, 2, 3))
+    if moving_weight:
+        moving = valid & (truth.log_change.abs() > MOVING)
+        of_clips = of_clips + moving_weight * masked_mean(error, moving, dim=(1, 2, 3))
+    loss = masked_mean(of_clips, valid.flatten(1).any(dim=1))
+    if gradient_weight:
+        loss = loss + gradient_weight * multi_scale_gradient(compared.flatten(0, 1), valid.flatten(0, 1))
+    if motion_gain_weight:
+        loss = loss + motion_gain_weight * (motion_gain(predicted, truth) - 1).abs()
+    return loss
+
+
+def motion_gain(predicted: DepthPairs, truth: DepthPairs) -> Scalar:
+    """How much of the true change of log depth is predicted: sum v v* / sum v*^2 where |v*| is above 1 %.
+
+    The pairs are harmless; all clips are pooled. 1 is ideal, 0 frozen. An error of the change asks each pixel to be
+    right, and what cannot be known well is then best left unchanged; this asks the batch as a whole not to fall short.
+    1 where nothing changes.
+    """
+    true_change = truth.log_change
+    moved = true_change.masked_fill(~truth.valid | (true_change.abs() <= MOVING), 0)
+    energy = moved.square().sum()
+    share = (predicted.log_change * moved).sum() / torch.where(energy > 0, energy, 1)
+    return torch.where(energy > 0, share, 1)
