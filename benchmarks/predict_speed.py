@@ -53,8 +53,8 @@ def all_parts(predictor: Predictor, video: Path, frames: list[np.ndarray], folde
     """Seconds of each part and of each whole, for all frames."""
     spent = {
         "decode": seconds_of(lambda: exhaust(read_video(video))),
-        "model": seconds_of(lambda: exhaust(predictor.predict_next(frame, None)[0] for frame in frames)),
-        "stream": seconds_of(lambda: exhaust(predictor.stream(video))),
+        "model": seconds_of(lambda: exhaust(map(predictor.predict, frames))),
+        "stream": seconds_of(lambda: exhaust(predictor.stream(video, chunk=None))),
     }
     for format in ("npz", "png16", "mkv", "mp4"):
         spent[f"predict to {format}"] = seconds_of(

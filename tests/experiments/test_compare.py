@@ -12,7 +12,7 @@ import yaml
 from small_runs import train_until_cut
 
 from steadydepth import cli
-from steadydepth.config import CompareConfig, Filter
+from steadydepth.config import CompareConfig, FilterName
 from steadydepth.config_files import dump_config, load_compare_config
 from steadydepth.evaluation.evaluate import CONTROLS, evaluate
 from steadydepth.experiments import runner
@@ -202,7 +202,7 @@ def test_the_shipped_comparison_of_losses_has_every_one_and_a_curve(monkeypatch)
 
 
 def test_the_filters_of_a_comparison_are_those_that_evaluate_has():
-    assert sorted(get_args(Filter)) == sorted(CONTROLS)
+    assert sorted(get_args(FilterName)) == sorted(CONTROLS)
 
 
 PLAIN = {"fixed_0": (0.2, 4.0, 0.5), "moving_0": (0.4, 8.0, 0.7)}

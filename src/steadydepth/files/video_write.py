@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -23,20 +24,27 @@ _MP4_SOUND = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")
 
 
 def write_video(
-    path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: float, *, like: Path | None = None
+    path: Path,
+    frames: Iterable[UInt8[np.ndarray, "h w 3"]],
+    fps: float,
+    *,
+    like: Path | None = None,
+    preset: str = "veryfast",
 ) -> None:
     """Write RGB frames as H.264 in yuv420p, which browsers play; lossy.
 
     H.264 takes even sizes only: the last row or column of an odd size is repeated once. Appears whole or not at all.
     With `like`, a video of as many frames, each is shown when its own is, at whatever rate, and the sound is copied.
+    `preset` is x264's: "ultrafast" takes a third of the time for a file half as large again.
     """
-    options = {"crf": "18", "preset": "veryfast"}
+    options = {"crf": "18", "preset": preset}
     _encode(path, frames, fps, codec="libx264", options=options, to_video_frame=_to_yuv, like=like)
 
 
 def write_depth_video(path: Path, depth_codes: Iterable[UInt16[np.ndarray, "h w"]], fps: float) -> None:
     """Write 16-bit codes without loss: FFV1, gray16le, Matroska, a checksum in every slice. Whole or not at all."""
-    options = {"level": "3", "slicecrc": "1"}
+    # Slices are coded side by side; a frame in four of them is no larger.
+    options = {"level": "3", "slicecrc": "1", "slices": "4"}
     _encode(path, depth_codes, fps, codec="ffv1", options=options, to_video_frame=_to_grey)
 
 
@@ -78,6 +86,7 @@ def _encode(
         av.open(str(part), "w", options=_container_options(path)) as container,
     ):
         stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
         if times is not None:
             stream.codec_context.time_base = time_base
         copied: Any = None if template is None else container.add_stream_from_template(template)

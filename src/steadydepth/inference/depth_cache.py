@@ -15,6 +15,7 @@ from steadydepth.files.stored_depth import open_raw
 from steadydepth.inference.frame_sources import DEFAULT_FPS, Image, Source
 from steadydepth.inference.predictor import Predictor
 from steadydepth.ops.colours import colour_depth, depth_range, is_measured
+from steadydepth.ops.resize import shrink_image
 from steadydepth.types import Claims, DepthFrames, InputError
 
 LOG = logging.getLogger(__name__)
@@ -51,10 +52,11 @@ class Spooled:
         """Each frame with its depth in colours on the right, one range for all."""
         near, far = depth_range(self.depth.read(), claims=self.claims)
         for image, depth in self.frames():
-            pair = np.hstack((image, colour_depth(depth, near, far, claims=self.claims)))
-            factor = 1.0 if max_side is None else min(1.0, max_side / max(image.shape[:2]))
-            size = (max(2, round(pair.shape[1] * factor)), max(2, round(pair.shape[0] * factor)))
-            yield pair if factor == 1 else cv2.resize(pair, size, interpolation=cv2.INTER_AREA)
+            # Shrunk before they are coloured: a quarter of the pixels is a quarter of the work.
+            small = shrink_image(image, max_side)
+            if small.shape != image.shape:
+                depth = cv2.resize(depth, small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+            yield np.hstack((small, colour_depth(depth, near, far, claims=self.claims)))
 
     def ends(self) -> tuple[float, float]:
         """The smallest and the largest value there is; (1, 2) when there is none."""

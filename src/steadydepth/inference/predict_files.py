@@ -15,7 +15,7 @@ from steadydepth.inference.filters import check_filter
 from steadydepth.inference.frame_sources import Input, Source, expand_input, open_source
 from steadydepth.inference.point_clouds import Lens
 from steadydepth.inference.predictor import Predictor
-from steadydepth.inference.writers import NEED_CAMERA, WRITERS, check_format, folder_content, outputs
+from steadydepth.inference.writers import NEED_CAMERA, check_format, folder_content, outputs, write_outputs
 from steadydepth.types import InputError
 
 
@@ -81,7 +81,7 @@ def predict_files(
             try:
                 with _staging(out, source.name) as staging:
                     spooled = spool(predictor, source, staging, filter=filter, seconds=seconds, tell=tell)
-                    WRITERS[format](staging / "ready", spooled)
+                    write_outputs(staging / "ready", spooled, format)
                     written += _publish(staging, out, outputs(source, format))
             except InputError as error:
                 failed[given] = str(error)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from steadydepth.inference.frame_sources import Source
 from steadydepth.inference.point_clouds import coloured_points, load_rerun, write_ply, write_rerun
 from steadydepth.types import Claims, InputError
 
-_PREVIEW_SIDE = 640
+# Pixels of the longer side of a frame in a preview, which stands beside its depth.
+_PREVIEW_SIDE = 320
 
 
 def outputs(source: Source, format: str) -> list[str]:
@@ -40,8 +42,8 @@ def folder_content(format: str) -> set[str]:
 
 def check_format(format: str, claims: Claims) -> None:
     """InputError when it is unknown, its package missing, or not for what the model claims."""
-    if format not in WRITERS:
-        raise InputError(f"format {format!r} is unknown; there are {', '.join(WRITERS)}")
+    if format not in _WRITERS:
+        raise InputError(f"format {format!r} is unknown; there are {', '.join(_WRITERS)}")
     if format in NEED_CAMERA and claims not in ("metric", "scale"):
         raise InputError(f"{format} needs depth, in metres or up to one factor; this model claims {claims}: choose npz")
     if format == "exr":
@@ -52,19 +54,16 @@ def check_format(format: str, claims: Claims) -> None:
 
 def _write_npz(folder: Path, spooled: Spooled) -> None:
     write_prediction_frames(folder, spooled.source.name, spooled.depth)
-    _write_preview(folder, spooled)
 
 
 def _write_png16(folder: Path, spooled: Spooled) -> None:
     name, claims = spooled.source.name, spooled.claims
     scale = image_scale(spooled.ends()[1], claims)
     write_prediction_images(folder, name, spooled.depth.read(), claims, depth_scale_m=scale, fps=spooled.fps)
-    _write_preview(folder, spooled)
 
 
 def _write_exr(folder: Path, spooled: Spooled) -> None:
     write_prediction_exr(folder, spooled.source.name, spooled.depth.read(), spooled.claims, fps=spooled.fps)
-    _write_preview(folder, spooled)
 
 
 def _write_mp4(folder: Path, spooled: Spooled) -> None:
@@ -90,15 +89,15 @@ def _write_mkv(folder: Path, spooled: Spooled) -> None:
         "n_frames": spooled.depth.n_frames,
     }
     (folder / f"{spooled.source.name}.json").write_text(json.dumps(says, indent=1) + "\n", encoding="utf-8")
-    _write_preview(folder, spooled)
 
 
 def _write_preview(folder: Path, spooled: Spooled) -> None:
+    """The video, or the image, of frames and depth side by side, if the format has one."""
     name, images = outputs(spooled.source, "npz")[-1], spooled.images(_PREVIEW_SIDE)
     if name.endswith(".png"):
         write_png(folder / name, next(images))
     else:
-        write_video(folder / name, read_ahead(images), spooled.fps)
+        write_video(folder / name, read_ahead(images), spooled.fps, preset="ultrafast")
 
 
 def _write_ply(folder: Path, spooled: Spooled) -> None:
@@ -110,7 +109,6 @@ def _write_ply(folder: Path, spooled: Spooled) -> None:
         write_ply(points / f"{number:04d}.ply", *coloured_points(depth, image, spooled.K))
 
     for_each_in_threads(write, enumerate(spooled.frames()))
-    _write_preview(folder, spooled)
 
 
 def _write_rerun(folder: Path, spooled: Spooled) -> None:
@@ -118,7 +116,7 @@ def _write_rerun(folder: Path, spooled: Spooled) -> None:
     write_rerun(folder / f"{name}.rrd", read_ahead(spooled.frames()), spooled.K, name=name, fps=spooled.fps)
 
 
-WRITERS: dict[str, Callable[[Path, Spooled], None]] = {
+_WRITERS: dict[str, Callable[[Path, Spooled], None]] = {
     "npz": _write_npz,
     "png16": _write_png16,
     "mp4": _write_mp4,
@@ -128,3 +126,13 @@ WRITERS: dict[str, Callable[[Path, Spooled], None]] = {
     "rerun": _write_rerun,
 }
 NEED_CAMERA = ("ply", "rerun")
+_WITHOUT_PREVIEW = ("mp4", "rerun")
+
+
+def write_outputs(folder: Path, spooled: Spooled, format: str) -> None:
+    """Write what `outputs` names into `folder`: depth, and its preview beside it at the same time."""
+    with ThreadPoolExecutor(1) as thread:
+        preview = thread.submit(_write_preview, folder, spooled) if format not in _WITHOUT_PREVIEW else None
+        _WRITERS[format](folder, spooled)
+        if preview is not None:
+            preview.result()
