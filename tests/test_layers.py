@@ -10,13 +10,14 @@ SOURCE = Path(__file__).parent.parent / "src" / "steadydepth"
 FLOORS = (
     ("errors", "types", "config", "config_files"),  # words
     ("ops", "files"),  # sums; bytes to arrays
-    ("models", "method", "metrics", "data", "synthetic"),  # parts
+    ("models", "method", "metrics", "synthetic"),  # parts
+    ("data",),  # may render what it serves
     ("inference",),  # a model over a video
     ("evaluation",),
     ("training", "exporters"),
     ("reports",),  # reads what runs leave, and runs their models
     ("experiments",),  # many runs
-    ("cli", "diagnosis", ""),  # doors
+    ("cli", "commands", "diagnosis", ""),  # doors
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 DOORS = len(FLOORS) - 1

@@ -15,19 +15,27 @@ NAMES = [
     "InputError",
     "Predictor",
     "VideoDepthModel",
+    "bench",
     "compare",
+    "data",
+    "doctor",
     "evaluate",
     "evaluate_clip",
+    "export",
+    "list_models",
     "load",
     "load_config",
     "losses",
-    "make_world",
     "metrics",
     "open_sequence",
+    "predict",
+    "push",
+    "report",
     "runtime",
     "search",
+    "stream",
     "train",
-    "write_report",
+    "verify",
     "write_sequence",
 ]
 
@@ -37,7 +45,10 @@ METRICS = [
     "PROTOCOLS",
     "accuracy_scores",
     "bend_scores",
+    "boundary_f1",
     "change_scores",
+    "edge_gain",
+    "edges_kept",
     "fit_disparity",
     "fit_median_scale",
     "fit_scale",
@@ -104,3 +115,35 @@ def test_help_needs_no_torch():
         "print([m for m in ('torch', 'cv2', 'av', 'numpy', 'timm') if m in sys.modules])\n"
     )
     assert run(code).strip() == "[]"
+
+
+def test_every_command_is_a_function_of_the_same_name():
+    from steadydepth.cli import app, data_app
+
+    for command in app.registered_commands:
+        assert callable(getattr(steadydepth, command.callback.__name__)), command.callback.__name__
+    assert {command.callback.__name__ for command in data_app.registered_commands} == set(steadydepth.data.__all__)
+    for name in steadydepth.data.__all__:
+        assert getattr(steadydepth.data, name).__doc__
+    with pytest.raises(AttributeError, match="'chek'; it has check, convert, make, pack"):
+        _ = steadydepth.data.chek
+
+
+def test_the_doors_take_paths_as_text(tmp_path):
+    root, out = str(tmp_path / "world"), str(tmp_path / "out")
+    made = steadydepth.data.make(root, clips=1, frames=3, seed=4, height=48, width=64, workers=1)
+    assert [path.name for path in made] == ["fixed_000004"]
+    assert steadydepth.data.check(root) == []
+    assert steadydepth.data.pack(root, str(tmp_path / "shards"), codec="png") == 1
+    written = steadydepth.predict(
+        str(made[0]), model=steadydepth.DepthNet("test_efficientnet", decoder_width=8), out=out
+    )
+    assert [path.name for path in written] == ["fixed_000004.npz", "fixed_000004_preview.mp4"]
+    report = steadydepth.evaluate(out, root, controls=False)
+    assert report["mean"]["abs_rel"] > 0
+
+
+def test_ready_models_have_a_licence_and_claims():
+    names = [model.name for model in steadydepth.list_models()]
+    assert names[0] == "depth-anything-v2-small"
+    assert {model.licence for model in steadydepth.list_models()} <= {"Apache-2.0", "MIT"}

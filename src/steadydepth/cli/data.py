@@ -1,8 +1,7 @@
 """The commands that make, check and convert data."""
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -31,8 +30,8 @@ def make(
 
     Example: steadydepth data make runs/world --clips 20 --seed 7 --shake --blur --compress 30
     """
+    from steadydepth.data.commands import make as make_data
     from steadydepth.synthetic.effects import Extras
-    from steadydepth.synthetic.world import make_world
 
     extras = Extras(
         textures=textures, shake=shake, deform=deform, blur=blur, rolling=rolling, compress=compress, meshes=meshes
@@ -44,11 +43,11 @@ def make(
         tell(str(root), len(done), clips)
 
     with progress() as tell:
-        made = make_world(
+        made = make_data(
             root,
-            n_clips=clips,
+            clips=clips,
+            frames=frames,
             seed=seed,
-            n_frames=frames,
             height=height,
             width=width,
             workers=workers,
@@ -64,7 +63,7 @@ def check(root: Annotated[Path, typer.Argument(help="Folder of sequence folders 
 
     Example: steadydepth data check runs/world
     """
-    from steadydepth.data.checks import check_data
+    from steadydepth.data.commands import check as check_data
 
     faults = check_data(root)
     for fault in faults:
@@ -98,22 +97,11 @@ def convert(
 
     Example: steadydepth data convert tum rgbd_dataset_freiburg3_walking_xyz DATA --max-side 320
     """
-    from steadydepth.data.conversion import convert_layout, convert_shots, convert_video, convert_videos
+    from steadydepth.data.commands import convert as convert_data
 
-    part: dict[str, Any] = {"start": start, "stop": stop, "max_side": max_side}
-    if name is not None and layout != "video":
-        raise InputError("--name is of one video; other layouts name their sequences themselves: leave it out")
-    if split_shots and layout not in ("video", "videos"):
-        raise InputError("--split-shots is of videos; data sets are in shots: leave it out")
-    made: Iterable[Path]
-    if layout == "video" and split_shots:
-        made = convert_shots(source, root, name=name or source.stem, **part)
-    elif layout == "video":
-        made = [convert_video(source, root, name=name or source.stem, **part)]
-    elif layout == "videos":
-        made = convert_videos(source, root, split_shots=split_shots, **part)
-    else:
-        made = convert_layout(layout, source, root, split=split, **part)
+    made = convert_data(
+        layout, source, root, name=name, split=split, start=start, stop=stop, max_side=max_side, split_shots=split_shots
+    )
     for path in made:
         print(path)
 
@@ -131,12 +119,10 @@ def pack(
 
     Example: steadydepth data pack runs/world runs/shards --size 96x128
     """
-    from steadydepth.data.shards.write import pack_sequences
+    from steadydepth.data.commands import pack as pack_data
 
-    if size and max_side:
-        raise InputError(f"--size {size} and --max-side {max_side}: give one of them")
     with progress() as tell:
-        number = pack_sequences(
+        number = pack_data(
             root,
             out,
             shard_size=_bytes(shard_size),
@@ -144,7 +130,7 @@ def pack(
             size=pair(size, "x", "--size", "96x128") if size else None,
             max_side=max_side,
             flow=flow,
-            on_frame=tell,
+            progress=tell,
         )
     print(f"{out}: {number} sequences")
 

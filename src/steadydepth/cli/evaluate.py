@@ -19,8 +19,11 @@ def evaluate(
     align: Annotated[str, typer.Option(help="auto, none, scale, affine or disparity; once for a clip.")] = "auto",
     max_depth: Annotated[float | None, typer.Option(help="Labels beyond this are left out, metres.")] = None,
     controls: Annotated[bool, typer.Option(help="Also score a constant, EMA, median and flow-guided EMA.")] = True,
+    filter: Annotated[
+        str | None, typer.Option(help="Score the predictions after this filter: none, ema, ema_0.8, median, flow_ema.")
+    ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="A model to keep the image of: gives `log_depth_correlation`.")
+        str | None, typer.Option(help="A model whose depth is to be kept: log_depth_correlation and edges_kept.")
     ] = None,
     protocol: Annotated[
         str, typer.Option(help="What counts, as a benchmark has it: plain, kitti, nyu, sintel, bonn, scannet, vda_...")
@@ -39,7 +42,7 @@ def evaluate(
         Path | None, typer.Option(help="A metrics.json of the same clips: say what is better, clip by clip.")
     ] = None,
 ) -> None:
-    """Measure accuracy and steadiness of a model or of stored predictions; writes metrics.json.
+    """Measure accuracy and temporal consistency of a model or of stored predictions; writes metrics.json.
 
     Example: steadydepth evaluate --model runs/demo/steady --data runs/demo/data/test --out runs/demo/steady
     """
@@ -61,6 +64,7 @@ def evaluate(
             align=align,
             max_depth=max_depth,
             controls=controls,
+            filter=filter,
             protocol=protocol,
             lengths=_lengths(lengths),
             opw=opw,

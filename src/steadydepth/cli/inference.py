@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from steadydepth.cli.printing import ModelName, cell, pair, print_columns
-from steadydepth.errors import InputError
 
 
 def predict(
@@ -26,7 +25,7 @@ def predict(
         str | None, typer.Option(metavar="I/N", help="Every N-th input from the I-th on, for N machines.")
     ] = None,
     filter: Annotated[
-        str | None, typer.Option(help="Smooth over time as well: ema, ema_0.8, median or flow_ema.")
+        str | None, typer.Option(help="Smooth videos over time as well: none, ema, ema_0.8, median or flow_ema.")
     ] = None,
     seconds: Annotated[
         float | None, typer.Option(min=0, help="Of a camera or URL: stop after so long; Ctrl-C does as well.")
@@ -40,16 +39,16 @@ def predict(
 
     Example: steadydepth predict clip.mp4 --model runs/demo/steady --out out --format mp4
     """
+    from steadydepth.commands import predict as predict_all
     from steadydepth.inference.point_clouds import Lens
-    from steadydepth.inference.predict_files import SomeFailedError, predict_files
-    from steadydepth.inference.predictor import load
+    from steadydepth.inference.predict_files import SomeFailedError
 
     complaint = ""
     try:
-        written = predict_files(
-            load(model),
+        written = predict_all(
             inputs,
-            out,
+            model=model,
+            out=out,
             format=format,
             max_side=max_side,
             overwrite=overwrite,
@@ -72,6 +71,9 @@ def stream(
     source: Annotated[str, typer.Argument(help="A camera's index, a URL, a video or a folder of images.")],
     model: ModelName,
     seconds: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
+    filter: Annotated[
+        str | None, typer.Option(help="Smooth over time as well: none, ema, ema_0.8, median or flow_ema.")
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="In a window as well; q ends it.")] = False,
 ) -> None:
     """Depth of live frames, always the newest, until Ctrl-C: those that came while the model worked are left out.
@@ -81,11 +83,11 @@ def stream(
     # The first window of an OpenCV that was imported after PyAV never comes, and is waited for without end.
     import cv2  # noqa: F401
 
-    from steadydepth.inference.live import stream_newest
-    from steadydepth.inference.predictor import load
+    from steadydepth.commands import stream as stream_newest
     from steadydepth.inference.viewer import show_live
 
-    frames = stream_newest(load(model), int(source) if source.isdecimal() else source, seconds=seconds)
+    camera = int(source) if source.isdecimal() else source
+    frames = stream_newest(camera, model=model, seconds=seconds, filter=filter)
     frames = show_live(frames, source) if show else frames
     with suppress(KeyboardInterrupt):
         for frame in frames:
@@ -115,26 +117,19 @@ def export(
     Example: steadydepth export --model runs/demo/steady --to onnx --size 192x256 --out steady.onnx
     """
     height, width = pair(size, "x", "--size", "192x256")
-    if int8 and data is None:
-        raise InputError("--int8 needs --data: clips like those it will see, to calibrate on and to measure")
-    from steadydepth.exporters.export import export_model
-    from steadydepth.exporters.quantise import calibration_frames, export_int8, report_path
-    from steadydepth.inference.predictor import load
+    from steadydepth.commands import export as export_file
+    from steadydepth.exporters.quantise import report_path
 
-    network = load(model, device="cpu").model
-    if int8 and data is not None:
-        found = export_int8(network, out, to=to, height=height, width=width, data=data, licence=licence)
-        names = [name for name, value in found["before"].items() if value is not None]
-        rows = [[name, cell(found["before"][name]), cell(found["after"][name])] for name in names]
+    found = export_file(model, to=to, size=(height, width), out=out, data=data, int8=int8, licence=licence)
+    if int8:
+        names = [name for name, value in found.before.items() if value is not None]
+        rows = [[name, cell(found.before[name]), cell(found.after[name])] for name in names]
         print_columns(["metric", "float32", "int8"], rows, f"on {data}")
         print(f"{out} and {report_path(out)} written")
-        return
-    frames = calibration_frames(data) if data is not None else None
-    difference = export_model(network, out, to=to, height=height, width=width, frames=frames, licence=licence)
-    if difference is None:
+    elif found.difference is None:
         print(f"{out}: not checked against the model, for Core ML runs on Apple's devices alone; try it on one")
     else:
-        print(f"{out}: differs from the model by at most {difference:.1e} of the depth")
+        print(f"{out}: differs from the model by at most {found.difference:.1e} of the depth")
 
 
 def bench(

@@ -142,7 +142,7 @@ def push(
 
     Example: steadydepth push runs/mine me/steady-depth --licence apache-2.0 --private
     """
-    from steadydepth.training.model_card import push_to_hub
+    from steadydepth.commands import push as push_to_hub
 
     print(push_to_hub(run, name, licence=licence, private=private))
 
@@ -155,6 +155,6 @@ def report(
 
     Example: steadydepth report runs/demo
     """
-    from steadydepth.reports.report import write_report
+    from steadydepth.commands import report as write_report
 
     print(write_report(runs, out))

@@ -15,6 +15,7 @@ from steadydepth.models.declare import SIDECAR, Declared, claims_or_refuse, read
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.per_frame import WEIGHTS, load_per_frame
 from steadydepth.models.transformers import load_transformers
+from steadydepth.models.zoo import source_of
 
 FILES = ("config.json", "model.safetensors")
 
@@ -22,10 +23,16 @@ FILES = ("config.json", "model.safetensors")
 def load_model(name: str | Path, claims: str | None = None) -> nn.Module:
     """The model `name`, on the CPU, in evaluation mode: module(frames, state) -> (depth, state), with its `claims`.
 
-    `name` is a folder that train or transformers wrote, a hub name, or `package.module:factory`; what is to be known
-    of it may follow, `NAME,claims=disparity,multiple=14`. `claims` is the same word from a config, and wins.
+    Args:
+        name: a folder that train or transformers wrote, a ready model (`zoo.list_models`), a hub name, or
+            `package.module:factory`; what is to be known of it may follow: `NAME,claims=disparity,multiple=14`.
+        claims: the same word from a config; it wins.
+
+    Raises:
+        InputError: there is no such model, it cannot be read, or what it claims is not known.
     """
     plain, declared = split_name(str(name))
+    plain = source_of(plain)
     if claims is not None:
         declared = replace(declared, claims=claims_or_refuse(plain, claims))
     folder = Path(plain)

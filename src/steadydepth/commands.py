@@ -1,0 +1,145 @@
+"""What the commands do, as functions of the package: paths as text or `Path`, models by name or as they are."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from steadydepth.diagnosis import diagnose
+from steadydepth.errors import InputError
+from steadydepth.exporters.export import export_model
+from steadydepth.exporters.quantise import calibration_frames, export_int8
+from steadydepth.inference.depth_cache import Progress
+from steadydepth.inference.live import LiveResult, stream_newest
+from steadydepth.inference.point_clouds import Lens
+from steadydepth.inference.predict_files import predict_files
+from steadydepth.inference.predictor import Predictor, load
+from steadydepth.reports.report import write_report
+from steadydepth.training.model_card import push_to_hub
+
+# A name that `load` takes, a module that honours the contract, or what `load` returned.
+AnyModel = str | Path | nn.Module | Predictor
+
+
+def as_predictor(model: AnyModel, *, device: str | None = None) -> Predictor:
+    """A model by its name, or as it is, ready to predict."""
+    if isinstance(model, Predictor):
+        return model
+    return Predictor(model, device=device) if isinstance(model, nn.Module) else load(model, device=device)
+
+
+def predict(
+    inputs: str | Path | Iterable[str | Path],
+    *,
+    model: AnyModel,
+    out: str | Path,
+    format: str = "npz",
+    max_side: int | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    shard: tuple[int, int] | None = None,
+    filter: str | None = None,
+    seconds: float | None = None,
+    lens: Lens | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Write depth of one input or several (images, folders, videos, cameras, URLs) to the folder `out`.
+
+    `model` is a name, a module or what `load` returns; `inference.predict_files.predict_files` explains the options and
+    the errors. Returns the paths of all files and folders written.
+    """
+    given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    return predict_files(
+        as_predictor(model),
+        given,
+        Path(out),
+        format=format,
+        max_side=max_side,
+        overwrite=overwrite,
+        resume=resume,
+        shard=shard,
+        filter=filter,
+        seconds=seconds,
+        lens=lens,
+        progress=progress,
+    )
+
+
+def stream(
+    source: str | Path | int | Iterable[np.ndarray],
+    *,
+    model: AnyModel,
+    seconds: float | None = None,
+    filter: str | None = None,
+) -> Iterator[LiveResult]:
+    """Depth of the newest frame of a live source, as often as the model can; `stream_newest` has the options."""
+    return stream_newest(as_predictor(model), source, seconds=seconds, filter=filter)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written for another runtime, and how it compares with the model."""
+
+    path: Path
+    difference: float | None = None  # the largest from the model, relative; None where it was not looked for
+    before: dict[str, float | None] = field(default_factory=dict)  # means of evaluate of the float32 file, for int8
+    after: dict[str, float | None] = field(default_factory=dict)  # and of the int8 file
+
+
+def export(
+    model: AnyModel,
+    *,
+    to: str,
+    size: tuple[int, int],
+    out: str | Path,
+    data: str | Path | None = None,
+    int8: bool = False,
+    licence: str = "not stated",
+) -> Exported:
+    """Write a model as a file that another runtime runs, checked against the model.
+
+    Args:
+        model: a name, a module or what `load` returns.
+        to: onnx, openvino, litert, executorch or coreml.
+        size: rows and columns of the network's images.
+        out: the file, with the suffix of its kind.
+        data: sequence folders or videos to check with, and to calibrate int8 on; None takes the synthetic world.
+        int8: 8-bit integers, measured before and after on `data`.
+        licence: of the weights, noted in the file.
+
+    Raises:
+        InputError: a package is missing, the file differs from the model, or int8 has no data.
+    """
+    height, width = size
+    if int8 and data is None:
+        raise InputError("--int8 needs --data: clips like those it will see, to calibrate on and to measure")
+    network, path = as_predictor(model, device="cpu").model, Path(out)
+    if int8 and data is not None:
+        found = export_int8(network, path, to=to, height=height, width=width, data=Path(data), licence=licence)
+        return Exported(path, before=found["before"], after=found["after"])
+    frames = None if data is None else calibration_frames(Path(data))
+    difference = export_model(network, path, to=to, height=height, width=width, frames=frames, licence=licence)
+    return Exported(path, difference)
+
+
+def push(run: str | Path, name: str, *, licence: str | None = None, private: bool = False) -> str:
+    """Put the model of a finished run on the hub as `name` (owner/name), with its card; returns its address."""
+    return push_to_hub(Path(run), name, licence=licence, private=private)
+
+
+def report(runs: str | Path | Iterable[str | Path], out: str | Path | None = None) -> Path:
+    """Write one self-contained page of runs, or of a folder of them, at `out`; returns its path.
+
+    Args:
+        runs: folders of runs.
+        out: the page; None takes report.html in the first folder.
+    """
+    folders = [runs] if isinstance(runs, str | Path) else runs
+    return write_report([Path(folder) for folder in folders], None if out is None else Path(out))
+
+
+def doctor() -> list[str]:
+    """What this installation has, and what to install for what it lacks, in lines for a person."""
+    return list(diagnose())

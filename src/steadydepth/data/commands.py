@@ -1,0 +1,115 @@
+"""What the `data` commands do, as functions: make, check, convert and pack; paths as text or `Path`."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from steadydepth.data.checks import check_data
+from steadydepth.data.conversion import convert_layout, convert_shots, convert_video, convert_videos
+from steadydepth.data.shards.write import pack_sequences
+from steadydepth.synthetic.world import make_world
+from steadydepth.types import InputError
+
+
+def make(root: str | Path, *, clips: int = 80, frames: int = 12, seed: int = 0, **options: Any) -> list[Path]:
+    """Write a synthetic moving world with exact labels; clips that are there already are kept.
+
+    Args:
+        root: folder that gets the sequence folders.
+        clips: how many; every other one has a fixed camera.
+        frames: of each clip, at least 2.
+        seed: of the first clip; the next takes the next.
+        options: the others of `synthetic.world.make_world`: height, width, fps, workers, extras, device, on_clip.
+
+    Returns: the folders, in order of their seeds.
+    """
+    return make_world(Path(root), n_clips=clips, seed=seed, n_frames=frames, **options)
+
+
+def check(root: str | Path) -> list[str]:
+    """Every fault of a data folder, each naming file and rule; empty when there is none. Nothing is changed.
+
+    Raises:
+        InputError: `root` holds no sequence at all.
+    """
+    return check_data(Path(root))
+
+
+def convert(
+    layout: str,
+    source: str | Path,
+    root: str | Path,
+    *,
+    name: str | None = None,
+    split: str | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    max_side: int | None = None,
+    split_shots: bool = False,
+) -> Iterator[Path]:
+    """Write sequence folders from a public data set, a list of images and depth, or videos.
+
+    Args:
+        layout: `video`, `videos` (a folder of them), `pairs` (a list), or a data set's name (docs/data.md).
+        source: the file, or the folder that the data set was extracted to.
+        root: folder that gets the sequence folders; those that are there already are left as they are.
+        name: of the sequence of a video; None takes the file's.
+        split: only this official part of the data set.
+        start: first frame of each sequence.
+        stop: frame after the last; None takes all.
+        max_side: shrink to this longer side in pixels.
+        split_shots: find the cuts of a video: a sequence for each shot.
+
+    Returns: each sequence folder as soon as it is written.
+
+    Raises:
+        InputError: an option does not fit the layout, or something cannot be read.
+    """
+    source, root = Path(source), Path(root)
+    part: dict[str, Any] = {"start": start, "stop": stop, "max_side": max_side}
+    if name is not None and layout != "video":
+        raise InputError("--name is of one video; other layouts name their sequences themselves: leave it out")
+    if split_shots and layout not in ("video", "videos"):
+        raise InputError("--split-shots is of videos; data sets are in shots: leave it out")
+    if layout == "video" and split_shots:
+        yield from convert_shots(source, root, name=name or source.stem, **part)
+    elif layout == "video":
+        yield convert_video(source, root, name=name or source.stem, **part)
+    elif layout == "videos":
+        yield from convert_videos(source, root, split_shots=split_shots, **part)
+    else:
+        yield from convert_layout(layout, source, root, split=split, **part)
+
+
+def pack(
+    root: str | Path,
+    out: str | Path,
+    *,
+    shard_size: int = 10**9,
+    codec: str = "zstd",
+    size: tuple[int, int] | None = None,
+    max_side: int | None = None,
+    flow: bool = False,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> int:
+    """Write sequences into few tar files that are faster to read, here or behind a URL.
+
+    Args:
+        root: folder of sequence folders or videos.
+        out: new folder that gets the shards and their index, whole or not at all.
+        shard_size: bytes after which a shard ends.
+        codec: `zstd` (lossless, fast to read) or `png`.
+        size: rows and columns to scale and cut to, as training does.
+        max_side: shrink to this longer side in pixels; not with `size`.
+        flow: keep DIS flow, which `data.motion=dis` then takes.
+        progress: is called with (sequence, frames done, frames in all).
+
+    Returns: how many sequences were packed.
+
+    Raises:
+        InputError: naming the file that cannot be read, or when `out` exists.
+    """
+    if size and max_side:
+        raise InputError(f"--size {size} and --max-side {max_side}: give one of them")
+    options: dict[str, Any] = {"shard_size": shard_size, "codec": codec, "size": size, "max_side": max_side}
+    return pack_sequences(Path(root), Path(out), flow=flow, on_frame=progress, **options)
