@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend. Apart from the other nouns, so that `--help` needs no torch."""
+"""The one exception that the user can fix. Apart from the other types, so that `--help` needs no torch."""
 
 
 class InputError(ValueError):

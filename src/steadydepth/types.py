@@ -18,8 +18,7 @@ Frames = Float[Tensor, "b t 3 h w"]  # RGB in [0, 1]
 Depth = Float[Tensor, "b t h w"]  # metres along the optical axis, > 0
 Valid = Bool[Tensor, "b t h w"]  # True where the depth was measured
 
-# What a clip learns from: its measured depth; the same, of images that have nothing to do with each other; what a
-# frozen copy of the starting model says; or nothing but itself.
+# What supervises a clip: measured depth; the same, of unrelated images; the depth of a frozen teacher; or no label.
 Labels = Literal["depth", "single", "teacher", "none"]
 
 # What the numbers of a model claim to be: metres; depth up to one factor; depth up to one factor and one offset;
@@ -48,7 +47,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class DepthFrames:
-    """What was predicted for a video: read frame by frame, in order, as often as asked, and never held whole."""
+    """What was predicted for a video: read frame by frame, in order, as often as asked, and never held at once."""
 
     claims: Claims
     n_frames: int

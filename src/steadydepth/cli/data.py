@@ -26,7 +26,7 @@ def make(
     rolling: Annotated[bool, typer.Option("--rolling", help="Rows are exposed one after the other; slow.")] = False,
     compress: Annotated[int | None, typer.Option(help="Rate factor (CRF, 0 to 51) of H.264 for the frames.")] = None,
 ) -> None:
-    """Write a synthetic moving world: exact depth, flow, poses, moving objects, and light that flickers.
+    """Write a synthetic moving world: exact depth, flow, poses, moving objects, and changing exposure.
 
     Example: steadydepth data make runs/world --clips 20 --seed 7 --shake --blur --compress 30
     """
@@ -40,9 +40,9 @@ def make(
 
     def count(path: Path) -> None:
         done.append(path)
-        tell(str(root), len(done), clips)
+        report(str(root), len(done), clips)
 
-    with progress() as tell:
+    with progress() as report:
         made = make_data(
             root,
             clips=clips,
@@ -121,7 +121,7 @@ def pack(
     """
     from steadydepth.data.commands import pack as pack_data
 
-    with progress() as tell:
+    with progress() as report:
         number = pack_data(
             root,
             out,
@@ -130,7 +130,7 @@ def pack(
             size=pair(size, "x", "--size", "96x128") if size else None,
             max_side=max_side,
             flow=flow,
-            progress=tell,
+            progress=report,
         )
     print(f"{out}: {number} sequences")
 
@@ -140,5 +140,5 @@ def _bytes(words: str) -> int:
     number = words.rstrip("KMGTBkmgtb")
     unit = words[len(number) :].upper()
     if not number.isdecimal() or not int(number) or unit not in units:
-        raise InputError(f"--shard-size {words}: give a whole number of bytes, such as 500MB or 1GB")
+        raise InputError(f"--shard-size {words}: give an integer number of bytes, such as 500MB or 1GB")
     return int(number) * units[unit]

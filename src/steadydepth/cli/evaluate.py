@@ -56,7 +56,7 @@ def evaluate(
     other = read_report(versus) if versus is not None else None
 
     judged: Any = load(model) if model is not None else predictions
-    with progress() as tell:
+    with progress() as report:
         scores = evaluate_all(
             judged,
             data,
@@ -72,7 +72,7 @@ def evaluate(
             jobs=jobs,
             model_name=model,
             reference=load(reference) if reference is not None else None,
-            progress=tell,
+            progress=report,
         )
     if bootstrap:
         scores = add_intervals(scores, n_resamples=bootstrap)

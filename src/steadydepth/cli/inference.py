@@ -33,7 +33,7 @@ def predict(
     focal: Annotated[float | None, typer.Option(help="Of ply and rerun: focal length in pixels of the input.")] = None,
     fov: Annotated[float | None, typer.Option(help="Of ply and rerun: degrees from left to right.")] = None,
 ) -> None:
-    """Depth of images, folders, videos, cameras and URLs; one colour range for a whole video.
+    """Depth of images, folders, videos, cameras and URLs; one colour range for each video.
 
     Inputs that cannot be read are named at the end, the others done; exit status 1 then, and 2 when none could.
 

@@ -26,7 +26,7 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def pair(words: str, between: str, option: str, example: str) -> tuple[int, int]:
-    """Two whole numbers above 0 with a sign between them."""
+    """Two positive integers with a sign between them."""
     first, _, second = words.partition(between)
     if not (first.isdecimal() and second.isdecimal() and int(first) and int(second)):
         raise InputError(f"{option} {words}: give two numbers, such as {example}")

@@ -1,4 +1,4 @@
-"""All depth of one source, kept on disk as it is predicted: what is written from it may look at it more than once."""
+"""All depth of one source, cached on disk as it is predicted: a writer may read it more than once."""
 
 import logging
 import time
@@ -20,12 +20,12 @@ from steadydepth.types import Claims, DepthFrames, InputError
 
 LOG = logging.getLogger(__name__)
 
-# Told what is done, how many frames of it, and how many there are (0: not known).
+# Called with what is done, how many frames of it, and how many there are (0: not known).
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Spooled:
+class CachedDepth:
     """The depth of a source and its frames, both to be read again; one frame of each is held at a time."""
 
     source: Source
@@ -68,15 +68,15 @@ class Spooled:
         return (low, high) if low <= high else (1.0, 2.0)
 
 
-def spool(
+def cache_depth(
     predictor: Predictor,
     source: Source,
     folder: Path,
     *,
     filter: str | None = None,
     seconds: float | None = None,
-    tell: Progress,
-) -> Spooled:
+    report: Progress,
+) -> CachedDepth:
     """Predict every frame of `source` into files of `folder`, which stay as long as what is returned is used.
 
     What is live ends after `seconds`, when interrupted (Ctrl-C) or when it breaks off; its frames are kept as well.
@@ -95,7 +95,7 @@ def spool(
                 depth_file.write(np.ascontiguousarray(depth).data)
                 begun = begun or time.perf_counter()
                 shape, n_done, passed = depth.shape, n_done + 1, time.perf_counter() - begun
-                tell(source.name, n_done, source.n_frames or 0)
+                report(source.name, n_done, source.n_frames or 0)
                 if source.is_live and seconds is not None and passed >= seconds:
                     break
         except (KeyboardInterrupt, InputError) as end:
@@ -108,7 +108,7 @@ def spool(
         images = np.memmap(image_path, np.uint8, "r", shape=(n_done, *shape, 3))
         rate = source.fps or ((n_done - 1) / passed if n_done > 1 else DEFAULT_FPS)
         source = replace(source, frames=lambda: iter(images), fps=rate)
-    return Spooled(source, open_raw(depth_path, (n_done, *shape), predictor.claims, chunk=1))
+    return CachedDepth(source, open_raw(depth_path, (n_done, *shape), predictor.claims, chunk=1))
 
 
 def _kept(frames: Iterable[Image], file: IO[bytes]) -> Iterator[Image]:

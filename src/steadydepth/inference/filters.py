@@ -77,7 +77,7 @@ class _Smoothing:
 def filter_depth(
     name: str, depth: Float[np.ndarray, "t h w"], frames: UInt8[np.ndarray, "t i j 3"], *, claims: Claims = "metric"
 ) -> Float[np.ndarray, "t h w"]:
-    """Depth of a whole video through the filter of that name.
+    """A complete depth video through the filter of that name.
 
     Args:
         name: one of `NAMES`.

@@ -34,7 +34,7 @@ class Source:
     name: str
     frames: Callable[[], Iterator[Image]]  # begins anew at each call, but for an iterator and what is live
     n_frames: int | None = None  # None while it is not known
-    fps: float | None = DEFAULT_FPS  # None where only the times of arrival tell it
+    fps: float | None = DEFAULT_FPS  # None where only the times of arrival show it
     video: Path | None = None  # the file, where it is one
     is_live: bool = False  # a camera or a URL: what has come does not come again
     camera: Camera | None = None
@@ -109,7 +109,7 @@ def _fixed(K: Float64[np.ndarray, "3 3"]) -> Camera:
 
 
 def _name_of_url(url: str) -> str:
-    # Not the whole: a camera's address often has its password in it.
+    # Not all of it: a camera's address often has its password in it.
     parts = urlsplit(url)
     return re.sub(r"\W+", "_", f"{parts.hostname or ''}{parts.path}").strip("_")
 

@@ -1,4 +1,4 @@
-"""Anything with frames in; files of depth out, each whole or not at all, in constant memory."""
+"""Anything with frames in; files of depth out, each complete or not there, in constant memory."""
 
 import shutil
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from steadydepth.files.atomic_writes import check_name
 from steadydepth.files.video_read import probe_video
-from steadydepth.inference.depth_cache import Progress, spool
+from steadydepth.inference.depth_cache import Progress, cache_depth
 from steadydepth.inference.filters import check_filter
 from steadydepth.inference.frame_sources import Input, Source, expand_input, open_source
 from steadydepth.inference.point_clouds import Lens
@@ -47,9 +47,9 @@ def predict_files(
     Args:
         predictor: the model.
         inputs: what `frame_sources.expand_input` takes; a folder is one video, in the order of its names.
-        out: folder of the results, each written whole or not at all.
-        format: `npz`, `png16` and `exr` are prediction folders for evaluate; `mkv` is 16-bit FFV1 with a json that says
-            how to read its codes; `mp4` shows frame and depth side by side, with the sound and the times of the video;
+        out: folder of the results, each complete or not there.
+        format: `npz`, `png16` and `exr` are prediction folders for evaluate; `mkv` is 16-bit FFV1 with a json that
+            describes its codes; `mp4` shows frame and depth side by side, with the sound and the times of the video;
             `ply` is a point cloud a frame, `rerun` a recording of all of them.
         max_side: shrink frames to this longer side in pixels for the network.
         overwrite: replace outputs that exist.
@@ -76,12 +76,12 @@ def predict_files(
     missing = {given: source for given, source in sources.items() if not (resume and _is_done(source, out, format))}
     _refuse_outputs(missing, out, format, overwrite=overwrite or resume)
     written: list[Path] = []
-    with _telling(progress) as tell:
+    with _reporting(progress) as report:
         for given, source in missing.items():
             try:
                 with _staging(out, source.name) as staging:
-                    spooled = spool(predictor, source, staging, filter=filter, seconds=seconds, tell=tell)
-                    write_outputs(staging / "ready", spooled, format)
+                    cached = cache_depth(predictor, source, staging, filter=filter, seconds=seconds, report=report)
+                    write_outputs(staging / "ready", cached, format)
                     written += _publish(staging, out, outputs(source, format))
             except InputError as error:
                 failed[given] = str(error)
@@ -131,7 +131,7 @@ def _check_cameras(sources: dict[Input, Source], format: str) -> None:
     without = [str(given) for given, source in sources.items() if source.camera is None]
     if format in NEED_CAMERA and without:
         raise InputError(
-            f"{', '.join(without)}: nothing says what camera it was; {format} needs a focal length or a field of view "
+            f"{', '.join(without)}: the camera is not known; {format} needs a focal length or a field of view "
             "(--focal, --fov), or the K of a sequence folder's meta.json"
         )
 
@@ -181,7 +181,7 @@ def _failure(failed: dict[Input, str], n_fine: int, written: list[Path]) -> Inpu
 
 
 @contextmanager
-def _telling(progress: Progress | None) -> Iterator[Progress]:
+def _reporting(progress: Progress | None) -> Iterator[Progress]:
     """`progress` itself, or a bar on the terminal, or nothing when there is no terminal."""
     if progress is not None or not sys.stderr.isatty():
         yield progress or (lambda what, done, total: None)

@@ -77,7 +77,7 @@ class Predictor:
         return next(Session(self.network).run([as_image(image)]))
 
     def predict_all(self, images: Iterable[AnyImage]) -> list[Result]:
-        """Depth of each of some images, every one by itself; `predict` says in which forms they may come."""
+        """Depth of each of some images, every one by itself, in any form that `predict` takes."""
         return [self.predict(image) for image in images]
 
     def session(self, *, filter: str | None = None, chunk: int | None = None) -> Session:

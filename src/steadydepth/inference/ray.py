@@ -28,7 +28,7 @@ def predict_on_ray(paths: "Dataset", model: str | Path, out: Path, *, workers: i
     except ImportError as error:
         raise InputError("predict_on_ray needs Ray: pip install 'steadydepth[ray]'") from error
 
-    # A mistake is told here, and not by every worker.
+    # A mistake is reported here, once, and not by every worker.
     check_format(settings.get("format", "npz"), load(model, device="cpu").claims)
     _check_names(paths)
     reserved = {name: settings.pop(name) for name in ("num_cpus", "num_gpus", "memory") if name in settings}

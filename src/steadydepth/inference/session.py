@@ -124,7 +124,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class Session:
-    """One video on its way through a network and a filter; what they remember is kept here, and forgotten in time.
+    """One video on its way through a network and a filter; what they remember is kept here, and forgotten at a cut.
 
     Both begin anew at a cut, at another size, after a gap in time, and when asked to (`reset`).
     """

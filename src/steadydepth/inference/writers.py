@@ -18,7 +18,7 @@ from steadydepth.files.predictions import (
 )
 from steadydepth.files.prefetch import for_each_in_threads, read_ahead
 from steadydepth.files.video_write import write_depth_video, write_video
-from steadydepth.inference.depth_cache import Spooled
+from steadydepth.inference.depth_cache import CachedDepth
 from steadydepth.inference.frame_sources import Source
 from steadydepth.inference.point_clouds import coloured_points, load_rerun, write_ply, write_rerun
 from steadydepth.types import Claims, InputError
@@ -52,71 +52,71 @@ def check_format(format: str, claims: Claims) -> None:
         load_rerun()
 
 
-def _write_npz(folder: Path, spooled: Spooled) -> None:
-    write_prediction_frames(folder, spooled.source.name, spooled.depth)
+def _write_npz(folder: Path, cached: CachedDepth) -> None:
+    write_prediction_frames(folder, cached.source.name, cached.depth)
 
 
-def _write_png16(folder: Path, spooled: Spooled) -> None:
-    name, claims = spooled.source.name, spooled.claims
-    scale = image_scale(spooled.ends()[1], claims)
-    write_prediction_images(folder, name, spooled.depth.read(), claims, depth_scale_m=scale, fps=spooled.fps)
+def _write_png16(folder: Path, cached: CachedDepth) -> None:
+    name, claims = cached.source.name, cached.claims
+    scale = image_scale(cached.ends()[1], claims)
+    write_prediction_images(folder, name, cached.depth.read(), claims, depth_scale_m=scale, fps=cached.fps)
 
 
-def _write_exr(folder: Path, spooled: Spooled) -> None:
-    write_prediction_exr(folder, spooled.source.name, spooled.depth.read(), spooled.claims, fps=spooled.fps)
+def _write_exr(folder: Path, cached: CachedDepth) -> None:
+    write_prediction_exr(folder, cached.source.name, cached.depth.read(), cached.claims, fps=cached.fps)
 
 
-def _write_mp4(folder: Path, spooled: Spooled) -> None:
-    source = spooled.source
-    write_video(folder / f"{source.name}.mp4", read_ahead(spooled.images(None)), spooled.fps, like=source.video)
+def _write_mp4(folder: Path, cached: CachedDepth) -> None:
+    source = cached.source
+    write_video(folder / f"{source.name}.mp4", read_ahead(cached.images(None)), cached.fps, like=source.video)
 
 
-def _write_mkv(folder: Path, spooled: Spooled) -> None:
-    low, high = spooled.ends()
+def _write_mkv(folder: Path, cached: CachedDepth) -> None:
+    low, high = cached.ends()
     high = high if high > low else low + 1e-3 * abs(low) + 1e-6
-    is_log = spooled.claims in ("metric", "scale")
-    codes = (encode_range(depth, low, high, is_log=is_log) for depth in spooled.depth.read())
-    write_depth_video(folder / f"{spooled.source.name}.mkv", read_ahead(codes), spooled.fps)
+    is_log = cached.claims in ("metric", "scale")
+    codes = (encode_range(depth, low, high, is_log=is_log) for depth in cached.depth.read())
+    write_depth_video(folder / f"{cached.source.name}.mkv", read_ahead(codes), cached.fps)
     share = "((code - 1) / 65534)"
-    says = {
-        "claims": spooled.claims,
+    description = {
+        "claims": cached.claims,
         "low": low,
         "high": high,
         "value": f"low * (high / low) ** {share}" if is_log else f"low + (high - low) * {share}",
         "no_value": 0,
         "is_log": is_log,
-        "fps": spooled.fps,
-        "n_frames": spooled.depth.n_frames,
+        "fps": cached.fps,
+        "n_frames": cached.depth.n_frames,
     }
-    (folder / f"{spooled.source.name}.json").write_text(json.dumps(says, indent=1) + "\n", encoding="utf-8")
+    (folder / f"{cached.source.name}.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
-def _write_preview(folder: Path, spooled: Spooled) -> None:
+def _write_preview(folder: Path, cached: CachedDepth) -> None:
     """The video, or the image, of frames and depth side by side, if the format has one."""
-    name, images = outputs(spooled.source, "npz")[-1], spooled.images(_PREVIEW_SIDE)
+    name, images = outputs(cached.source, "npz")[-1], cached.images(_PREVIEW_SIDE)
     if name.endswith(".png"):
         write_png(folder / name, next(images))
     else:
-        write_video(folder / name, read_ahead(images), spooled.fps, preset="ultrafast")
+        write_video(folder / name, read_ahead(images), cached.fps, preset="ultrafast")
 
 
-def _write_ply(folder: Path, spooled: Spooled) -> None:
-    points = folder / spooled.source.name / "points"
+def _write_ply(folder: Path, cached: CachedDepth) -> None:
+    points = folder / cached.source.name / "points"
     points.mkdir(parents=True)
 
     def write(numbered: tuple[int, tuple[np.ndarray, np.ndarray]]) -> None:
         number, (image, depth) = numbered
-        write_ply(points / f"{number:04d}.ply", *coloured_points(depth, image, spooled.K))
+        write_ply(points / f"{number:04d}.ply", *coloured_points(depth, image, cached.K))
 
-    for_each_in_threads(write, enumerate(spooled.frames()))
-
-
-def _write_rerun(folder: Path, spooled: Spooled) -> None:
-    name = spooled.source.name
-    write_rerun(folder / f"{name}.rrd", read_ahead(spooled.frames()), spooled.K, name=name, fps=spooled.fps)
+    for_each_in_threads(write, enumerate(cached.frames()))
 
 
-_WRITERS: dict[str, Callable[[Path, Spooled], None]] = {
+def _write_rerun(folder: Path, cached: CachedDepth) -> None:
+    name = cached.source.name
+    write_rerun(folder / f"{name}.rrd", read_ahead(cached.frames()), cached.K, name=name, fps=cached.fps)
+
+
+_WRITERS: dict[str, Callable[[Path, CachedDepth], None]] = {
     "npz": _write_npz,
     "png16": _write_png16,
     "mp4": _write_mp4,
@@ -129,10 +129,10 @@ NEED_CAMERA = ("ply", "rerun")
 _WITHOUT_PREVIEW = ("mp4", "rerun")
 
 
-def write_outputs(folder: Path, spooled: Spooled, format: str) -> None:
+def write_outputs(folder: Path, cached: CachedDepth, format: str) -> None:
     """Write what `outputs` names into `folder`: depth, and its preview beside it at the same time."""
     with ThreadPoolExecutor(1) as thread:
-        preview = thread.submit(_write_preview, folder, spooled) if format not in _WITHOUT_PREVIEW else None
-        _WRITERS[format](folder, spooled)
+        preview = thread.submit(_write_preview, folder, cached) if format not in _WITHOUT_PREVIEW else None
+        _WRITERS[format](folder, cached)
         if preview is not None:
             preview.result()

@@ -1,4 +1,4 @@
-"""Depth and its errors to colours, one range for a whole video, or the colours themselves would flicker.
+"""Depth and its errors to colours, one range for each video, or the colours themselves would flicker.
 
 Depth: near is warm, far is cold. Errors: black is right, pale yellow is very wrong.
 """
@@ -19,7 +19,7 @@ _FOLLOW, _STRIDE = 0.02, 4
 
 
 def is_measured(depth: Float[np.ndarray, "*t h w"], claims: Claims = "metric") -> Bool[np.ndarray, "*t h w"]:
-    """True where a prediction says something: finite, and above 0 where it claims to be a depth of known zero."""
+    """True where a prediction has a value: finite, and above 0 where it claims to be a depth of known zero."""
     return np.isfinite(depth) & (depth > 0) if claims in ("metric", "scale") else np.isfinite(depth)
 
 
@@ -29,7 +29,7 @@ def depth_range(
     *,
     claims: Claims = "metric",
 ) -> tuple[float, float]:
-    """The values to show as near and as far in a whole video: its 2nd and 98th percentile, the other way for disparity.
+    """The values to show as near and as far in a video: its 2nd and 98th percentile, the other way for disparity.
 
     Frames are taken one by one and at most about a million values are kept, evenly spread. Invalid values do not count;
     (1, 2), or (2, 1) for disparity, if nothing is valid. The two are never equal.
@@ -39,7 +39,7 @@ def depth_range(
     for depth in depths:
         valid = is_measured(depth, claims)
         values = depth[valid & next(masks) if masks is not None else valid].astype(np.float32)
-        kept.append(values[-n_visible % step :: step].copy())  # a view would keep the whole frame
+        kept.append(values[-n_visible % step :: step].copy())  # a view would keep the complete frame
         n_visible += len(values)
         n_kept += len(kept[-1])
         while n_kept > _SAMPLES:

@@ -1,4 +1,4 @@
-"""Images and depth brought to another size, by one rule for every part of the package. NumPy and OpenCV alone."""
+"""Images and depth resized, by one rule for every part of the package. NumPy and OpenCV alone."""
 
 import cv2
 import numpy as np

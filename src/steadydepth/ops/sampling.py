@@ -49,8 +49,8 @@ def _along(
     inside = (at >= 0) & (at <= size - 1)
     if not inside.all():
         at = np.clip(np.where(np.isfinite(at), at, 0), 0, size - 1)
-    whole = at.astype(np.int64)  # not below 0, so truncated is rounded down
-    return whole, (at - whole).astype(np.float64, copy=False), inside
+    corner = at.astype(np.int64)  # not below 0, so truncated is rounded down
+    return corner, (at - corner).astype(np.float64, copy=False), inside
 
 
 def sample(values: Float64[np.ndarray, "m p"], places: Places) -> Float64[np.ndarray, "m n"]:

@@ -71,12 +71,12 @@ def snap_to_known(
     # On a CPU asking costs far less than what it spares; an accelerator would be waited for.
     if mask.device.type == "cpu" and mask.all():
         return at, inside
-    whole = all_neighbours(mask, at)
+    complete = all_neighbours(mask, at)
     nearest = torch.where(inside[..., None], at, 0).round()
     column, row = nearest.long().unbind(-1)
     index = row * width + column
-    known = inside & mask.flatten(1).gather(1, index.flatten(1)).view_as(whole)
-    return torch.where((known & ~whole)[..., None], nearest, at), whole | known
+    known = inside & mask.flatten(1).gather(1, index.flatten(1)).view_as(complete)
+    return torch.where((known & ~complete)[..., None], nearest, at), complete | known
 
 
 def warp(previous: Float[Tensor, "n h w"], grid: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n h w"]:
