@@ -168,7 +168,7 @@ def test_sequences_are_packed_and_checked_and_mistakes_exit_2(run, tmp_path, cop
     assert (status, printed) == (0, f"{out}: 2 sequences\n")
     assert run("data", "check", out)[:2] == (0, f"{out}: no faults\n")
     for words, message in (
-        (["--shard-size", "1 cup"], "--shard-size 1 cup: give a whole number of bytes"),
+        (["--shard-size", "1 cup"], "--shard-size 1 cup: give an integer number of bytes"),
         (["--size", "40"], "--size 40: give two numbers"),
         (["--size", "40x56", "--max-side", "40"], "give one of them"),
         (["--codec", "gif"], "gif: unknown codec; there are zstd, png"),

@@ -64,7 +64,7 @@ def test_points_without_a_camera_or_a_depth_are_refused(frames, tmp_path):
     for format in ("ply", "rerun"):
         with pytest.raises(InputError, match=rf"{format} needs depth, .*claims disparity"):
             predict_files(Predictor(Red("disparity")), [folder], tmp_path / "out", format=format)
-    with pytest.raises(InputError, match=r"room: nothing says what camera it was; ply needs .*--fov"):
+    with pytest.raises(InputError, match=r"room: the camera is not known; ply needs .*--fov"):
         predict_files(Predictor(Red()), [folder], tmp_path / "out", format="ply")
     assert not (tmp_path / "out").exists()
 
