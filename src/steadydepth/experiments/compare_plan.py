@@ -97,7 +97,7 @@ def _changes(config: CompareConfig) -> dict[str, list[str]]:
 
 
 def _resolve_all(changes: Mapping[str, list[str]], config: CompareConfig) -> tuple[dict[str, Config], list[str]]:
-    """The config of each row, and what is wrong with the others, said once for all that share it."""
+    """The config of each row, and what is wrong with the others, once for all that share it."""
     resolved: dict[str, Config] = {}
     wrong: dict[str, list[str]] = {}
     for name, own in changes.items():

@@ -42,9 +42,9 @@ def build_comparison(
     """
     _check_alike({**methods, **curve})
     first = next(iter(methods))
-    plain, visible = methods[first], frames[first]
+    plain, frames_of_plain = methods[first], frames[first]
     tables = [(row, of_row, frames[name]) for name in methods for row, of_row in _rows_of(name, methods[name], config)]
-    tables += [(CONSTANT, _control(plain, CONSTANT), visible)]
+    tables += [(CONSTANT, _control(plain, CONSTANT), frames_of_plain)]
     result: dict[str, Any] = {
         "version": 1,
         "config": config.model_dump(mode="json"),
@@ -53,13 +53,13 @@ def build_comparison(
     }
     for part, (means, is_fixed) in _PARTS.items():
         result[part] = {
-            row: _row(of_row, plain, means, is_fixed) | _budget(frames_trained_on, visible)
-            for row, of_row, frames_trained_on in tables
+            row: _row(of_row, plain, means, is_fixed) | _budget(n_frames, frames_of_plain)
+            for row, of_row, n_frames in tables
             if of_row
         }
     values = {} if config.curve is None else {row_of_value(config.curve.method, v): v for v in config.curve.values}
     result["curve"] = [
-        {"row": row, "value": value} | _row(curve[row], plain, "mean", None) | _budget(frames[row], visible)
+        {"row": row, "value": value} | _row(curve[row], plain, "mean", None) | _budget(frames[row], frames_of_plain)
         for row, value in values.items()
         if curve[row]
     ]
@@ -81,7 +81,7 @@ def _header(rows: Mapping[str, Reports]) -> dict[str, Any]:
 
 
 def _check_alike(rows: Mapping[str, Reports]) -> None:
-    """InputError when two runs were scored on other clips or in another way."""
+    """InputError when two runs were scored on other clips or with other settings."""
     expected = _header(rows)
     for row, reports in rows.items():
         for seed, report in reports.items():
@@ -94,8 +94,8 @@ def _check_alike(rows: Mapping[str, Reports]) -> None:
                     )
 
 
-def _budget(frames_trained_on: int, of_first: int) -> dict[str, Any]:
-    return {"frames_seen": frames_trained_on, "other_budget": frames_trained_on != of_first}
+def _budget(n_frames: int, of_plain: int) -> dict[str, Any]:
+    return {"frames_seen": n_frames, "other_budget": n_frames != of_plain}
 
 
 def _row(reports: Reports, plain: Reports, means: str, is_fixed: bool | None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Series:
-    """Where runs live (`out`), what they are scored on (`data`) and how, and how many are under way at a time."""
+    """Where runs live (`out`), what they are scored on (`data`) and how, and how many run at a time."""
 
     out: Path
     data: Path

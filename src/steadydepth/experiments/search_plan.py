@@ -34,7 +34,7 @@ class Trial:
 
 
 def check_search(config: SearchConfig) -> Config:
-    """The config that all runs share; InputError lists everything that does not fit, or says that Optuna is missing."""
+    """The config that all runs share; InputError lists everything that does not fit, or Optuna is missing."""
     base = load_config(config.base, [*config.set, f"run.folder={json.dumps(str(config.out))}"])
     checks = [
         partial(check_metric, "metric", config.metric),
@@ -102,6 +102,6 @@ def _import_optuna() -> Any:
         import optuna
     except ImportError as error:
         raise InputError("search needs Optuna: pip install 'steadydepth[search]'") from error
-    # What it says of each trial stands in our own log.
+    # Our own log has a line for each trial.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

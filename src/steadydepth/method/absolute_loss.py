@@ -18,7 +18,13 @@ def _log_error(depth: Depth, truth: Depth, valid: Valid) -> Depth:
 
 
 def log_l1(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
-    """Mean of |log predicted - log truth| over valid pixels; 0.1 is about 10 % of depth."""
+    """Mean of |log predicted - log truth| over valid pixels; 0.1 is about 10 % of depth.
+
+    Args:
+        depth: predicted, above 0.
+        truth: in the same units; it may be anything where not valid.
+        valid: True where the label counts. So in all losses of this file.
+    """
     return masked_mean(_log_error(depth, truth, valid).abs(), valid)
 
 
@@ -33,13 +39,13 @@ def silog(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
 
 
 def affine_invariant(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
-    """What is wrong with inverse depth up to one factor and one offset a FRAME: mean |x - g| + 0.5 gradient matching.
+    """Error of inverse depth up to one factor and one offset per FRAME: mean |x - g| + 0.5 gradient matching.
 
     x and g are 1 / depth less its median, divided by its mean distance from it, over the frame's valid pixels; the
     means pool the batch (MiDaS, Ranftl et al. 2020; Video-Depth-Anything loss/loss.py without trimming). The gradient
     term is the sum over four scales, every second pixel dropped from one to the next, of |horizontal| + |vertical|
-    differences of x - g between valid neighbours, for each valid pixel. It cannot see flicker of scale or offset: the
-    relative loss has to.
+    differences of x - g between valid neighbours, for each valid pixel. It is blind to flicker of scale or offset: the
+    relative loss is not.
     """
     flat = valid.flatten(0, 1)
     residual = _standardise(depth, valid) - _standardise(truth, valid)
@@ -47,11 +53,11 @@ def affine_invariant(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
 
 
 def gradient_matching(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
-    """How unevenly the log error lies: the gradient term of `affine_invariant`, of log predicted - log truth.
+    """Multi-scale gradient matching of log depth: the gradient term of `affine_invariant` of the log error.
 
     Edges and slopes of the prediction should be those of the label (Eigen and Fergus 2015; MegaDepth, Li and Snavely
-    2018). What a network makes of noise in the image changes from pixel to pixel, and from frame to frame: `log_l1`
-    hardly asks it to be even.
+    2018). The error that noise in the image causes differs from pixel to pixel, and from frame to frame: `log_l1`
+    hardly penalises that.
     """
     return multi_scale_gradient(_log_error(depth, truth, valid).flatten(0, 1), valid.flatten(0, 1))
 

@@ -30,25 +30,25 @@ def without_invalid(pairs: DepthPairs, valid: PairValid) -> DepthPairs:
 
 
 def change_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
-    """Change of log predicted - change of log truth: a constant factor is no change, a moving thing has its own."""
+    """Change of log predicted - change of log truth: a constant factor costs nothing."""
     return predicted.log_change - truth.log_change
 
 
 def warping_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
-    """Change of log predicted, whatever the truth does: the warping loss of NVDS and its kin, as a rival.
+    """Change of log predicted, whatever the true change: the warping loss of NVDS and others, as a baseline.
 
-    It pulls a thing that comes nearer back to where it was.
+    It pulls an object that comes nearer back to the depth that it had.
     """
     return predicted.log_change
 
 
 def geometry_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
-    """(D - D') / (D + D'), D' the earlier depth brought here (Bian et al. 2019), blind to the truth as well."""
+    """(D - D') / (D + D'), D' the earlier depth warped (Bian et al. 2019); the truth is ignored as well."""
     return (predicted.current - predicted.previous) / (predicted.current + predicted.previous)
 
 
 def disparity_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
-    """Change of inverse depth - true change of inverse depth, 1 / metres: temporal gradients, near things first."""
+    """Change of inverse depth - true change of inverse depth, 1 / metres: near surfaces weigh most."""
     return _disparity_change(predicted) - _disparity_change(truth)
 
 
@@ -125,17 +125,25 @@ def relative_loss(
     motion_gain_weight: float = 0.0,
     both_frames: bool = True,
 ) -> Scalar:
-    """Mean over the valid pairs of a clip of what is wrong with the change from frame to frame, then over clips.
+    """Error of the change from frame to frame: the mean over the valid pairs of a clip, then over clips.
 
-    `kind` (RELATIVE) says what is compared. By default the change of log predicted with the change of log truth: a
-    static thing has no true change, so it must keep its depth; a moving one must change as the truth does; a factor
-    common to both frames costs nothing. `robust` (ROBUST) says how an error counts; the share `trim` of the pairs of
-    a clip, those with the largest errors, is left out. `moving_weight` times the mean over the pairs whose true change
-    is above 1 %, none left out, is added: they are few, and what they ask for would drown among the static ones.
-    `gradient_weight` times how unevenly what is compared lies, as in `gradient_matching`, is added: most of what
-    flickers is fine-grained, and differs from pixel to pixel. `motion_gain_weight` times |`motion_gain` - 1| is added.
-    Without `both_frames` the earlier frame is taken as it is and only the later one learns. Clips without a valid pair
-    are left out; a differentiable 0 when none has one.
+    By default the change of log predicted is compared with the change of log truth: a static surface has no true
+    change, so it must keep its depth; a moving one must change as the truth does.
+
+    Args:
+        predicted: pairs of predicted depth.
+        truth: pairs of the label along the same correspondences.
+        kind: one of RELATIVE, what is compared.
+        robust: one of ROBUST, how an error counts.
+        trim: share of the pairs of a clip, those with the largest errors, that is left out; in [0, 1).
+        moving_weight: of the mean over the pairs whose true change is above 1 %, none left out: they are few, and in
+            the mean over all pairs the static ones outweigh them.
+        gradient_weight: of multi-scale gradient matching of what is compared: most flicker is fine-grained, and
+            differs from pixel to pixel.
+        motion_gain_weight: of |`motion_gain` - 1|.
+        both_frames: False takes the gradient of the later frame alone.
+
+    Returns: the loss. Clips without a valid pair are left out; a differentiable 0 when none has one.
     """
     valid = predicted.valid & truth.valid
     if kind in ("disparity", "disparity_size"):
@@ -161,9 +169,9 @@ def relative_loss(
 def motion_gain(predicted: DepthPairs, truth: DepthPairs) -> Scalar:
     """How much of the true change of log depth is predicted: sum v v* / sum v*^2 where |v*| is above 1 %.
 
-    The pairs are harmless; all clips are pooled. 1 is ideal, 0 frozen. An error of the change asks each pixel to be
-    right, and what cannot be known well is then best left unchanged; this asks the batch as a whole not to fall short.
-    1 where nothing changes.
+    The pairs are harmless; all clips are pooled. 1 is ideal, 0 frozen, and 1 where nothing changes. The mean error of
+    the change is smallest when a change that is hard to predict is predicted too small; this term is about all of the
+    batch, and counters that bias.
     """
     true_change = truth.log_change
     moved = true_change.masked_fill(~truth.valid | (true_change.abs() <= MOVING), 0)

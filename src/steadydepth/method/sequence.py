@@ -17,7 +17,7 @@ def process_sequence(
     """One depth image for each frame, in order, and the state that the last frame left.
 
     Args:
-        model: called as `VideoDepthModel` says; wrapped for several processes or not.
+        model: called as a `VideoDepthModel`; wrapped for several processes or not.
         frames: (b, t, 3, h, w), RGB in [0, 1]; t >= 1.
         state: what an earlier call returned, to go on from; None begins anew.
         chunk: frames that pass through the model at a time; the same numbers for less memory, since the state goes on

@@ -1,4 +1,4 @@
-"""Validation while a run is under way: the evaluator's own metrics, the best model kept, and when to stop."""
+"""Validation during a run with the metrics of evaluate: the best model is kept, and early stopping."""
 
 import logging
 from typing import TYPE_CHECKING, Any
