@@ -69,7 +69,7 @@ def _has_other_config(run: PlannedRun) -> bool:
 
 
 def scores_of(run: PlannedRun, series: Series) -> Path:
-    """The folder of a run's metrics.json: a folder of its own for every other way to score the same run."""
+    """The folder of a run's metrics.json: a folder of its own for every other alignment and protocol."""
     is_usual = (series.align, series.protocol) == ("auto", "plain")
     return run.folder if is_usual else run.folder / f"{series.protocol}-{series.align}"
 

@@ -75,7 +75,7 @@ def read_declared(given: dict[str, Any], where: str) -> Declared:
 
 
 def claims_or_refuse(where: str, claims: Any, kind: Any = None) -> Claims:
-    """The claim, or InputError that says what to write."""
+    """The claim, or InputError that explains what to write."""
     if claims not in get_args(Claims):
         found = f"{claims!r} is no claim" if claims is not None else f"what its numbers mean is not known ({kind})"
         raise InputError(
