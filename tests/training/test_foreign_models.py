@@ -163,7 +163,9 @@ def test_parts_by_name(toy):
     }.items():
         train_only(model, parts)
         assert learning(model) == [name for name in names if kept(name)]
-    with pytest.raises(InputError, match=r"model\.train: hed: no parameters .* begin with network\.encoder, network\.head"):
+    with pytest.raises(
+        InputError, match=r"model\.train: hed: no parameters .* begin with network\.encoder, network\.head"
+    ):
         train_only(model, ["encoder", "hed"])
     train_only(model, ["network.spare"])
     with pytest.raises(InputError, match="nothing would be trained"):

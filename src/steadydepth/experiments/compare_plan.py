@@ -11,7 +11,7 @@ from steadydepth.config_files import dump_config, list_mistakes, load_config
 from steadydepth.errors import InputError
 from steadydepth.experiments.planned_runs import PlannedRun, scoring_mistakes
 
-# What may differ between methods that share start, data order and schedule; a dot at the end stands for all keys of a section.
+# What may differ between methods that share start, data order and schedule; a dot at the end: all keys of it.
 METHOD_KEYS = (
     "loss.", "optim.average", "data.motion", "data.strides", "data.flip", "data.exposure", "data.white_balance",
     "data.gamma", "data.noise", "data.vignetting", "data.blur", "data.jpeg", "data.max_crf",

@@ -95,7 +95,7 @@ def _check_alike(rows: Mapping[str, Reports]) -> None:
 
 
 def _budget(n_frames: int, of_plain: int) -> dict[str, Any]:
-    return {"frames_seen": n_frames, "other_budget": n_frames != of_plain}
+    return {"frames_trained_on": n_frames, "other_budget": n_frames != of_plain}
 
 
 def _row(reports: Reports, plain: Reports, means: str, is_fixed: bool | None) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def markdown_table(result: Mapping[str, Any]) -> str:
     rows = table_rows(result)
     shown = [metric for metric in SHOWN if best_row(metric, rows) is not None]
     marks = {metric: " †" if constant_wins(metric, rows) else "" for metric in shown}
-    lines = ["| | " + " | ".join(f"{heading(metric)}{marks[metric]}" for metric in shown) + " | frames seen |"]
+    lines = ["| | " + " | ".join(f"{heading(metric)}{marks[metric]}" for metric in shown) + " | training frames |"]
     lines += ["| --- |" + " --- |" * (len(shown) + 1)]
     for name, row in rows.items():
         cells = [f"{cell_text(row, metric)}{' ‡' if is_blurred(metric, row) else ''}" for metric in shown]
@@ -251,4 +251,4 @@ def markdown_table(result: Mapping[str, Any]) -> str:
 
 def frames_text(row: Mapping[str, Any]) -> str:
     """Frames that a run learns from, marked where they are not as many as the first method's."""
-    return f"{row['frames_seen']}{' (other budget)' if row['other_budget'] else ''}"
+    return f"{row['frames_trained_on']}{' (other budget)' if row['other_budget'] else ''}"
