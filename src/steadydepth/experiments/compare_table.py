@@ -34,11 +34,20 @@ def build_comparison(
 ) -> dict[str, Any]:
     """The dict that becomes compare.json: version, config, header, plain, rows, rows_fixed, rows_moving, curve.
 
-    A row for each method, for the filters of its predictions, and for the constant of the first method, named by
-    `plain`; `frames` is what a run of each method or point of the curve learns from. A row without any report is left
-    out. Its keys: `seeds`, the means over clips of each seed; `mean` and `std` of those, the sample standard deviation;
-    `interval`, 95 % of the mean over the choice of clips, seeds averaged; `ratio_to_plain` and `versus_plain`, over the
-    seeds that both have, the latter paired by clip. A value is None where a metric does not apply.
+    Args:
+        methods: the reports of each method by seed; the first method is `plain`.
+        curve: the same of each point of the curve, by the name of its row.
+        config: of the comparison.
+        frames: frames that a run of each row is trained on.
+
+    Returns: a row for each method, for the filters of its predictions, and for the constant of the first method. A row
+        without any report is left out. Its keys: `seeds`, the means over clips of each seed; `mean` and `std` of those,
+        the sample standard deviation; `interval`, 95 % of the mean over the choice of clips, seeds averaged;
+        `ratio_to_plain` and `versus_plain`, over the seeds that both have, the latter paired by clip. A value is None
+        where a metric does not apply.
+
+    Raises:
+        InputError: two runs were scored on other clips or with other settings.
     """
     _check_alike({**methods, **curve})
     first = next(iter(methods))

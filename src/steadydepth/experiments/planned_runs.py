@@ -83,7 +83,14 @@ def next_stage(run: PlannedRun, series: Series) -> Stage | None:
 
 
 def read_scores(run: PlannedRun, series: Series) -> dict[str, Any] | None:
-    """The metrics.json of a run if it is of the model that is there and has what the series needs."""
+    """The metrics.json of a run if it is of the model that is there and has what the series needs.
+
+    Args:
+        run: with the controls that its scores must have.
+        series: with the data and the settings of the scores.
+
+    Returns: the content of the file; None where it is missing, older than the model, or of other data.
+    """
     path, model = scores_of(run, series) / "metrics.json", run.folder / "config.json"
     if not (path.is_file() and model.is_file()) or path.stat().st_mtime_ns < model.stat().st_mtime_ns:
         return None

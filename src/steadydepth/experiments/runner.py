@@ -32,7 +32,14 @@ PATIENCE = 10  # seconds that a stopped run gets before it is killed
 
 @contextmanager
 def at_work_in(out: Path) -> Iterator[None]:
-    """Hold `out` against others, and end the runs at a polite kill as Ctrl-C does; a run that outlives us holds it."""
+    """Hold `out` against others, and end the runs at a polite kill as Ctrl-C does; a run that outlives us holds it.
+
+    Args:
+        out: the folder of a comparison or search; it is created if need be.
+
+    Raises:
+        InputError: another process is at work in it.
+    """
     with alone_in(out, with_children=True), _stopped_like_interrupted():
         yield
 

@@ -48,7 +48,13 @@ class Declared:
 
 
 def split_name(name: str) -> tuple[str, Declared]:
-    """The name of a model and what is declared behind its commas; a path that exists is a name as it is."""
+    """The name of a model and what is declared behind its commas; a path that exists is a name as it is.
+
+    Returns: the name without what is declared, and that.
+
+    Raises:
+        InputError: what is declared is unknown or malformed.
+    """
     if Path(name).exists():
         return name, Declared()
     plain, *words = name.split(",")
@@ -57,7 +63,15 @@ def split_name(name: str) -> tuple[str, Declared]:
 
 
 def read_declared(given: dict[str, Any], where: str) -> Declared:
-    """Check what is declared; `where` names it in an error."""
+    """Check what is declared; `where` names it in an error.
+
+    Args:
+        given: values by the names of the fields of `Declared`.
+        where: the file or name, for errors.
+
+    Raises:
+        InputError: a name is unknown, a value malformed, or `multiple` and `size` are both given.
+    """
     if unknown := sorted(set(given) - {field.name for field in fields(Declared)}):
         raise InputError(
             f"{where}: {', '.join(unknown)}: unknown; a name may be followed by ,claims= ,multiple= ,size=HxW "
@@ -75,7 +89,13 @@ def read_declared(given: dict[str, Any], where: str) -> Declared:
 
 
 def claims_or_refuse(where: str, claims: Any, kind: Any = None) -> Claims:
-    """The claim, or InputError that explains what to write."""
+    """The claim, or InputError that explains what to write.
+
+    Args:
+        where: the file or name, for the error.
+        claims: what is to be one of the four words.
+        kind: of the model, for the error where nothing is declared.
+    """
     if claims not in get_args(Claims):
         found = f"{claims!r} is no claim" if claims is not None else f"what its numbers mean is not known ({kind})"
         raise InputError(

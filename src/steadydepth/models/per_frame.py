@@ -98,7 +98,17 @@ class PerFrame(nn.Module):
 
 
 def load_per_frame(factory: str, declared: Declared) -> PerFrame:
-    """The network that `package.module:factory` makes when it is called, with the declared weights in it."""
+    """The network that `package.module:factory` makes when it is called, with the declared weights in it.
+
+    Args:
+        factory: `package.module:name` of a function that returns an nn.Module or a function of images.
+        declared: claims, size rule, normalisation and weights.
+
+    Returns: the model, in evaluation mode.
+
+    Raises:
+        InputError: the factory cannot be imported or called, or the weights do not fit.
+    """
     declared.only(factory, "claims", "multiple", "size", "normalise", "weights")
     network = _make(factory)
     if declared.weights is not None:

@@ -131,7 +131,11 @@ def load_transformers(folder: Path, name: str, declared: Declared) -> Transforme
 
 
 def table_claims(config: Any) -> Claims | None:
-    """What a model of this config claims, from the table; None where the table has no entry."""
+    """What a model of this config claims, from the table; None where the table has no entry.
+
+    Args:
+        config: a transformers config.
+    """
     kind = _kind(config)
     return CLAIMS.get(kind) or CLAIMS.get((kind[0], None))
 

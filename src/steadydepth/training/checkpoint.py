@@ -46,6 +46,13 @@ def save_model(model: nn.Module, folder: Path) -> None:
     """Write the model into `folder` as its kind is written, each file to a temporary name that is then renamed.
 
     Ours: config.json and model.safetensors; the others as they came, with steadydepth.json beside them.
+
+    Args:
+        model: with `save_pretrained`.
+        folder: created if need be.
+
+    Raises:
+        InputError: the disk is full, or the folder may not be written to.
     """
     with writing_in(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +65,15 @@ def save_model(model: nn.Module, folder: Path) -> None:
 
 
 def save_checkpoint(content: dict[str, Any], folder: Path) -> None:
-    """Write what a run needs to go on; the checkpoint before it is kept beside this one."""
+    """Write what a run needs to go on; the checkpoint before it is kept beside this one.
+
+    Args:
+        content: tensors, plain values, and lists and dicts of them.
+        folder: of the run; the file is complete or absent however the process ends.
+
+    Raises:
+        InputError: the disk is full, or the folder may not be written to.
+    """
     path = folder / CHECKPOINT
     with writing_in(folder), new_file(path) as part:
         # Through a file of Python: torch's own writer does not report why it failed.

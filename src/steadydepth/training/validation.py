@@ -101,5 +101,10 @@ def validate(
 
 
 def distance_from_best(metric: str, value: float) -> float:
-    """A number that is smaller where the metric is better, whichever direction the metric has."""
+    """A number that is smaller where the metric is better, whichever direction the metric has.
+
+    Args:
+        metric: one of evaluate's with a best value.
+        value: in its own units.
+    """
     return {"lower": value, "higher": -value, "nearer 1": abs(value - 1)}[METRICS[metric].better]
