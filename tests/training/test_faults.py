@@ -312,14 +312,14 @@ def meanwhile(monkeypatch):
 def test_an_image_that_is_damaged_in_mid_epoch_is_named_and_once_repaired_the_run_goes_on(world, tmp_path, meanwhile):
     shutil.copytree(world, tmp_path / "world")
     image = tmp_path / "world" / "moving_000004" / "rgb" / "0002.png"
-    whole = image.read_bytes()
+    content = image.read_bytes()
     config = make_config(tmp_path / "world", tmp_path / "run", steps=6, data={"cached_clips": 0})
-    meanwhile(lambda: image.write_bytes(whole[: len(whole) // 2]))
+    meanwhile(lambda: image.write_bytes(content[: len(content) // 2]))
     with pytest.raises(InputError, match=r"moving_000004/rgb/0002\.png"):
         train(config)
     assert load_checkpoint(config.run.folder)["step"] >= 2
     meanwhile(lambda: None)
-    image.write_bytes(whole)
+    image.write_bytes(content)
     train(config)
     assert read_log(config.run.folder) == read_log(train(make_config(world, tmp_path / "plain", steps=6)))
 
