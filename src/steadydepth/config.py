@@ -1,4 +1,4 @@
-"""Every knob of a run, of a comparison and of a search, with its default, its bounds and what it means."""
+"""Every key of a run, of a comparison and of a search, with its default, its bounds and what it means."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,18 +10,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-DEPTH = "Measured depth of the sequences, or a frozen copy of the starting model"
+LABELS = "depth: measured depth of the sequences; teacher: a frozen copy of the starting model"
 
 
 class SourceConfig(Section):
-    """One of the `data.sources` of a mixed run."""
+    """One of the `data.sources` of a run on several folders."""
 
     root: Path = Field(description="Folder of sequence folders or video files.")
-    labels: Literal["depth", "teacher", "none"] = Field("depth", description=f"{DEPTH}; none: relative loss alone.")
+    labels: Literal["depth", "teacher", "none"] = Field("depth", description=f"{LABELS}; none: relative loss alone.")
     share: float = Field(
-        1.0, ge=0.001, description="Its part of the samples, in proportion to the other shares, to a thousandth."
+        1.0, ge=0.001, description="Its share of the samples, relative to the other shares, to a thousandth."
     )
-    single: bool = Field(False, description="Frames are images, drawn one by one: absolute loss alone.")
+    single: bool = Field(False, description="Frames are single images, drawn one by one: absolute loss alone.")
     motion: Literal["none", "flow", "dis"] | None = Field(None, description="In place of `data.motion`.")
 
     @model_validator(mode="after")
@@ -32,10 +32,10 @@ class SourceConfig(Section):
 
 
 class DataConfig(Section):
-    """Which videos, and how clips are cut from them."""
+    """Which videos, how clips are taken from them, and augmentation."""
 
     root: Path | None = Field(None, description="Folder of sequence folders or video files.")
-    labels: Literal["depth", "teacher"] = Field("depth", description=f"{DEPTH}.")
+    labels: Literal["depth", "teacher"] = Field("depth", description=f"{LABELS}.")
     sources: tuple[SourceConfig, ...] = Field(
         (), description="In place of `root` and `labels`: several folders in one run, each with its own labels."
     )
@@ -45,24 +45,33 @@ class DataConfig(Section):
     )
     clip_length: int = Field(3, ge=2, description="Frames in a clip.")
     strides: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (1,), min_length=1, description="Steps between the frames, one drawn a clip; 0 is one frame in several lights."
+        (1,),
+        min_length=1,
+        description="Steps between the frames, one drawn per clip; 0 repeats one frame, with another photometric draw.",
     )
     find_cuts: bool = Field(
-        True, description="No clip of a video file crosses a cut; each file is decoded once, before the first step."
+        True,
+        description="No clip crosses a cut between shots; each video file is decoded once, before the first step.",
     )
     height: int = Field(96, ge=32, description="Rows of a training frame.")
     width: int = Field(128, ge=32, description="Columns of a training frame.")
-    flip: bool = Field(True, description="Mirror every other clip.")
-    max_zoom: float = Field(1.0, ge=1, le=4, description="Clips are zoomed in up to so far, and cut where drawn.")
-    max_rotation_deg: float = Field(0.0, ge=0, le=45, description="Clips are turned up to so far, both ways.")
-    exposure: float = Field(0.0, ge=0, description="Deviation of the log exposure drawn for each frame.")
-    white_balance: float = Field(0.0, ge=0, description="Deviation of the log gain of each colour of a frame.")
-    gamma: float = Field(0.0, ge=0, description="Deviation of the log gamma drawn for each frame.")
-    noise: float = Field(0.0, ge=0, description="Deviation of sensor noise at mid grey, frames in [0, 1].")
-    vignetting: float = Field(0.0, ge=0, description="Deviation of the log gain of a smooth field over each frame.")
-    blur: float = Field(0.0, ge=0, description="Deviation of the Gaussian blur drawn for each frame, pixels.")
-    jpeg: float = Field(0.0, ge=0, le=1, description="Up to this share of the JPEG quality is lost in each frame.")
-    max_crf: int = Field(0, ge=0, le=51, description="Clips are coded as H.264 with a CRF up to this; 0 does not.")
+    flip: bool = Field(True, description="Mirror half of the clips, drawn at random.")
+    max_zoom: float = Field(
+        1.0, ge=1, le=4, description="Clips are zoomed in by up to this factor, and cropped at a random place."
+    )
+    max_rotation_deg: float = Field(
+        0.0, ge=0, le=45, description="Clips are rotated by up to this angle, in both directions."
+    )
+    exposure: float = Field(0.0, ge=0, description="Standard deviation of the log exposure drawn for each frame.")
+    white_balance: float = Field(0.0, ge=0, description="Standard deviation of the log gain of each colour of a frame.")
+    gamma: float = Field(0.0, ge=0, description="Standard deviation of the log gamma drawn for each frame.")
+    noise: float = Field(0.0, ge=0, description="Standard deviation of sensor noise at mid grey, frames in [0, 1].")
+    vignetting: float = Field(
+        0.0, ge=0, description="Standard deviation of the log gain of a smooth field over each frame."
+    )
+    blur: float = Field(0.0, ge=0, description="Standard deviation of the Gaussian blur drawn for each frame, pixels.")
+    jpeg: float = Field(0.0, ge=0, le=1, description="JPEG quality of each frame is lowered by up to this share.")
+    max_crf: int = Field(0, ge=0, le=51, description="Clips are encoded as H.264 with a CRF of up to this; 0: never.")
     cached_clips: int = Field(
         2000, ge=0, description="Decoded clips of a source kept in memory by each loader process."
     )
@@ -84,7 +93,7 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    """The network, or the model to go on from."""
+    """The network, or the model to start from."""
 
     init: str | None = Field(
         None,
@@ -94,20 +103,24 @@ class ModelConfig(Section):
     encoder: str = Field("tf_efficientnet_lite0", description="A timm encoder: a convolutional net, or a ViT.")
     weights: str = Field("package", description="package, timm (downloads), none, or a file of encoder weights.")
     decoder_width: int = Field(48, ge=8, description="Channels of the decoder.")
-    min_depth: float = Field(0.3, gt=0, description="Nearest depth the network can say, metres.")
-    max_depth: float = Field(20.0, gt=0, description="Farthest depth the network can say, metres.")
+    min_depth: float = Field(0.3, gt=0, description="Nearest depth the network can predict, metres.")
+    max_depth: float = Field(20.0, gt=0, description="Farthest depth the network can predict, metres.")
     claims: Literal["metric", "scale", "affine", "disparity"] | None = Field(
         None,
         description="What its numbers mean: metres, or depth or inverse depth up to a factor (and an offset). Without "
         "it metres, or what is known of `init`.",
     )
     train: tuple[str, ...] = Field(
-        (), description="What learns: encoder, decoder, norms, or beginnings of parameter names; all without it."
+        (), description="What is trained: encoder, decoder, norms, or beginnings of parameter names; all without it."
     )
     lora: int = Field(
-        0, ge=0, description="Rank of adapters (LoRA) that learn in place of the encoder's weights; merged when saved."
+        0,
+        ge=0,
+        description="Rank of LoRA adapters that are trained in place of the encoder's weights; merged when saved.",
     )
-    checkpointing: bool = Field(False, description="Less memory in training, for computing the encoder twice.")
+    checkpointing: bool = Field(
+        False, description="Gradient checkpointing: less memory in training, for computing the encoder twice."
+    )
 
 
 class LossConfig(Section):
@@ -119,43 +132,47 @@ class LossConfig(Section):
     gradient: float = Field(
         0.0,
         ge=0,
-        description="Weight, inside the absolute loss, of how unevenly the log error lies: its partial derivatives.",
+        description="Weight, inside the absolute loss, of multi-scale gradient matching of log depth.",
     )
     smoothness: float = Field(
         0.0, ge=0, description="Weight, inside the absolute loss, of the partial derivatives of log depth itself."
     )
-    edge_aware: bool = Field(True, description="`smoothness` is relaxed where the image has edges.")
+    edge_aware: bool = Field(True, description="`smoothness` is relaxed at the edges of the image.")
     relative: Literal["change", "warping", "geometry", "disparity", "disparity_size"] = Field(
-        "change", description="What is compared between two frames; `change` with the label's own change in log depth."
+        "change",
+        description="What is compared between two frames; `change`: the change of log depth with the true change.",
     )
     robust: Literal["l1", "huber", "charbonnier", "l2"] = Field("l1", description="How an error of the change counts.")
     trim: float = Field(
-        0.0, ge=0, lt=1, description="Share of the pairs of a clip that is left out: those with the largest errors."
+        0.0, ge=0, lt=1, description="Share of the pairs of a clip that is left out, those with the largest errors."
     )
     frame_offsets: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (1,), min_length=1, description="Frame i is paired with frame i - lag, for each."
+        (1,), min_length=1, description="Frame i is paired with frame i - offset, for each of them."
     )
-    both_frames: bool = Field(True, description="False: the earlier frame of a pair is taken as it is.")
-    moving_weight: float = Field(0.0, ge=0, description="Extra weight, inside the relative loss, of what truly moves.")
+    both_frames: bool = Field(True, description="False: no gradient for the earlier frame of a pair.")
+    moving_weight: float = Field(
+        0.0, ge=0, description="Extra weight, inside the relative loss, of pairs whose true depth changes."
+    )
     relative_gradient: float = Field(
         0.0,
         ge=0,
-        description="Weight, inside the relative loss, of how unevenly the error of the change lies, as `gradient`.",
+        description="Weight, inside the relative loss, of multi-scale gradient matching of the change.",
     )
     motion_gain_weight: float = Field(
         0.0,
         ge=0,
-        description="Weight, inside the relative loss, of how far the predicted share of the true change is from 1.",
+        description="Weight, inside the relative loss, of the distance of the motion gain, the predicted share of the "
+        "true change, from 1.",
     )
     relative_weight: float = Field(1.0, ge=0, description="0 trains the plain model: absolute loss only.")
     teacher_window: int = Field(
-        1, ge=1, description="Without labels: the frozen copy's depth is averaged along the motion over so many frames."
+        1, ge=1, description="The teacher's depth is averaged along the motion over so many frames."
     )
     min_log_depth_correlation: float = Field(
         0.95,
         ge=0,
         le=1,
-        description="Without labels: less of the frozen copy's image (correlation) stops the run; 0 never does.",
+        description="Without labels: a log-depth correlation with the teacher below this stops the run; 0: never.",
     )
     relative_ramp: float = Field(0.33, ge=0, le=1, description="The weight grows from 0 over this share of the steps.")
 
@@ -166,39 +183,46 @@ class OptimConfig(Section):
     steps: int = Field(ge=1, description="Weight updates.")
     batch: int = Field(4, ge=1, description="Clips in a step, over all processes.")
     accumulate: int = Field(
-        1, ge=1, description="A step's clips go through the network in so many parts, for less memory."
+        1, ge=1, description="The clips of a step pass through the network in so many parts, for less memory."
     )
     learning_rate: float = Field(1e-3, gt=0, description="Highest learning rate, of the decoder.")
-    encoder_learning_rate: float = Field(0.3, ge=0, description="The encoder's rate, as a share of `learning_rate`.")
-    layer_decay: float = Field(
-        1.0, gt=0, le=1, description="Each layer of the encoder takes so much of the rate of the one after it."
+    encoder_learning_rate: float = Field(
+        0.3, ge=0, description="The encoder's learning rate, as a share of `learning_rate`."
     )
-    warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps over which the rate grows from 0.")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of weights (not of biases and norms).")
-    max_grad_norm: float = Field(1.0, gt=0, description="Longer gradients are cut to this length.")
-    most_skipped: int = Field(
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Learning rate of each layer of the encoder, as a share of that of the layer after it.",
+    )
+    warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps over which the learning rate grows from 0.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay (none for biases and norms).")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients with a larger norm are scaled to this norm.")
+    max_skipped: int = Field(
         10, ge=1, description="So many steps in a row without a finite gradient stop the run; fewer are skipped."
     )
     freeze_batch_norm_after: float = Field(
         1.0, ge=0, le=1, description="Batch norm keeps its statistics after this share of the steps: 0 to fine-tune."
     )
-    average: float = Field(0.99, ge=0, lt=1, description="Decay of the running average of weights that is saved.")
+    average: float = Field(
+        0.99, ge=0, lt=1, description="Decay of the running average (EMA) of the weights; the average is saved."
+    )
 
 
 class RunConfig(Section):
     """Where the run lives and how often it writes."""
 
     folder: Path = Field(description="Run folder: config, metrics.jsonl, checkpoint and model.")
-    seed: int = Field(0, ge=0, description="Start weights, data order and augmentation follow from it.")
+    seed: int = Field(0, ge=0, description="Starting weights, data order and augmentation follow from it.")
     device: Literal["auto", "cpu"] = Field("auto", description="auto takes a GPU when there is one.")
     precision: Literal["no", "bf16", "fp16"] = Field(
         "no", description="bf16, or fp16 on a GPU, computes the network in 16 bits; losses and weights stay in 32."
     )
     compile: bool = Field(
-        False, description="torch.compile the network that learns, for GPUs: the first step takes minutes."
+        False, description="torch.compile the network in training, for GPUs: the first step takes minutes."
     )
     shard: bool = Field(
-        False, description="Weights, gradients and optimizer are shared out over the processes (FSDP2): large models."
+        False, description="Shard weights, gradients and optimizer over the processes (FSDP2), for large models."
     )
     log_every: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
     checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints.")
@@ -266,7 +290,7 @@ FilterName = Literal["ema", "ema_0.8", "median", "flow_ema"]
 
 
 class CurveConfig(Section):
-    """More runs of one method, one for each value of a key: accuracy against steadiness."""
+    """More runs of one method, one for each value of a key: accuracy against temporal consistency."""
 
     method: str = Field(description="The method that is varied.")
     key: str = Field("loss.relative_weight", description="What is varied.")
@@ -283,10 +307,10 @@ class CompareConfig(Section):
     out: Path = Field(description="Folder of the runs, the table and the page.")
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="A run of every method for each.")
     jobs: int = Field(1, ge=1, description="Runs side by side, each on its share of the cores.")
-    align: str = Field("auto", description="How predictions are brought to the label, as in evaluate.")
-    protocol: str = Field("plain", description="What counts, as in evaluate.")
+    align: str = Field("auto", description="How predictions are aligned to the label, as in evaluate.")
+    protocol: str = Field("plain", description="Which pixels count, as in evaluate.")
     methods: dict[MethodName, tuple[Override, ...]] = Field(
-        min_length=1, description="What each method changes; the first is the one the others are divided by."
+        min_length=1, description="What each method changes; the others are divided by the first."
     )
     curve: CurveConfig | None = Field(None, description="More runs: one method over the values of a key.")
     filters: dict[str, tuple[FilterName, ...]] | None = Field(
@@ -295,11 +319,11 @@ class CompareConfig(Section):
 
 
 class RangeConfig(Section):
-    """Where a key is searched."""
+    """The range in which a key is searched."""
 
     low: float = Field(allow_inf_nan=False, description="Its smallest value.")
     high: float = Field(allow_inf_nan=False, description="Its largest value.")
-    log: bool = Field(False, description="Tried evenly in its logarithm: for rates and weights, above 0.")
+    log: bool = Field(False, description="Tried evenly in its logarithm: for learning rates and weights, above 0.")
 
     @model_validator(mode="after")
     def _has_room(self) -> "RangeConfig":
@@ -309,20 +333,22 @@ class RangeConfig(Section):
 
 
 class SearchConfig(Section):
-    """Values of numeric keys that give the best metric; every trial of them is a run."""
+    """Values of numeric keys that give the best metric; every trial is a run."""
 
     base: Path = Field(description="The training config that all runs share.")
     set: tuple[Override, ...] = Field((), description="`section.key=value` on top of it, for all runs.")
     ranges: dict[str, RangeConfig] = Field(min_length=1, description="`section.key` of each number that is searched.")
-    validation: Path = Field(description="Sequences that every run is scored on: none that the result is tested on.")
+    validation: Path = Field(
+        description="Sequences that every run is scored on; not those that the result is tested on."
+    )
     out: Path = Field(description="Folder of the runs, the table and the best config.")
     trials: int = Field(20, ge=1, description="How many values of the keys are tried.")
     jobs: int = Field(1, ge=1, description="Runs side by side, each on its share of the cores.")
     metric: str = Field("flicker", description="The metric of evaluate that is to be best.")
     keep: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {"abs_rel": 0.02},
-        description="Metrics that may be worse than those of the plain run by so large a share of them; the plain run, "
-        "with `loss.relative_weight` 0, is left out where there are none.",
+        description="Metrics that may be worse than those of the plain run (`loss.relative_weight` 0) by this share; "
+        "empty leaves the plain run out.",
     )
-    align: str = Field("auto", description="How predictions are brought to the label, as in evaluate.")
-    protocol: str = Field("plain", description="What counts, as in evaluate.")
+    align: str = Field("auto", description="How predictions are aligned to the label, as in evaluate.")
+    protocol: str = Field("plain", description="Which pixels count, as in evaluate.")

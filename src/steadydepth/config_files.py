@@ -46,7 +46,7 @@ def _section(annotation: Any) -> type[Section] | None:
     return next((held for one in get_args(annotation) if (held := _section(one))), None)
 
 
-def _say(error: dict[str, Any], root: type[Section]) -> str:
+def _describe_mistake(error: dict[str, Any], root: type[Section]) -> str:
     """One mistake as `section.key: value: rule`."""
     path = [str(part) for part in error["loc"] if part != "[key]"]
     if error["type"] == "value_error":  # a rule between keys names them itself
@@ -84,7 +84,7 @@ def _resolve(content: Any, where: str, root: type[AnySection]) -> AnySection:
     try:
         return root.model_validate(content)
     except ValidationError as error:
-        mistakes = [line for one in error.errors() for line in _say(dict(one), root).split("\n")]
+        mistakes = [line for one in error.errors() for line in _describe_mistake(dict(one), root).split("\n")]
         raise list_mistakes(where, mistakes) from error
 
 
@@ -157,7 +157,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """The whole config as YAML that `load_config` reads back to the same values."""
+    """The complete config as YAML that `load_config` reads back to the same values."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 

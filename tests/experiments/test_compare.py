@@ -267,7 +267,7 @@ def test_the_best_is_bold_among_rows_of_all_seeds_and_the_constants_wins_are_mar
     assert constant_wins("flicker", rows)
     assert not constant_wins("abs_rel", rows)
     lines = markdown_table(result).splitlines()
-    assert lines[0] == "| | abs_rel ↓ | flicker ↓ † | gain →1 | frames seen |"
+    assert lines[0] == "| | abs_rel ↓ | flicker ↓ † | gain →1 | training frames |"
     assert lines[1] == "| --- | --- | --- | --- | --- |"
     assert lines[2] == "| plain | 0.40 ± 0.14 | 6.10 ± 0.14 | **0.70 ± 0.14** | 12 |"
     assert lines[3] == "| plain + ema | **0.3** | **3** | 0.5 | 12 |"
@@ -294,7 +294,7 @@ def test_rows_that_lose_edges_are_marked_and_stand_in_a_plane_of_their_own(tmp_p
         frames=dict.fromkeys(methods, 12),
     )
     lines = markdown_table(found).splitlines()
-    assert lines[0] == "| | abs_rel ↓ | edge_gain →1 | flicker ↓ † | gain →1 | frames seen |"
+    assert lines[0] == "| | abs_rel ↓ | edge_gain →1 | flicker ↓ † | gain →1 | training frames |"
     marked = {line.split(" | ")[0].strip("| "): "‡" in line for line in lines[2:6]}
     assert marked == {"plain": False, "steady": False, "soft": True, "constant": True}
     assert "‡ less than 0.9 of the first method's edges: part of its temporal consistency is blur" in lines[-1]
@@ -492,6 +492,6 @@ def test_a_real_comparison_goes_on_where_it_was_cut_and_repeats_nothing(tmp_path
     written = json.loads((last.folder / "metrics.json").read_text())["mean"]
     assert steady["seeds"]["3"]["abs_rel"] == written["abs_rel"]
     assert steady["mean"]["flicker"] == pytest.approx((steady["seeds"]["0"]["flicker"] + written["flicker"]) / 2)
-    assert steady["frames_seen"] == 4 * 2 * 3
+    assert steady["frames_trained_on"] == 4 * 2 * 3
     assert found["rows"]["constant"]["mean"]["flicker"] == pytest.approx(0, abs=1e-9)
     assert "<td>plain + ema</td>" in (tmp_path / "out" / "compare.html").read_text()

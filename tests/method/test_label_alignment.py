@@ -46,16 +46,16 @@ def test_flicker_is_not_aligned_away(claims):
 @pytest.mark.parametrize("claims", WRONG)
 def test_the_gradient_goes_through_the_fit_and_stays_finite_without_a_label(claims):
     truth = random_depth(5, (2, 2, 3, 3)).double()
-    said = WRONG[claims](random_depth(6, truth.shape)).double().requires_grad_()
+    predicted = WRONG[claims](random_depth(6, truth.shape)).double().requires_grad_()
     valid = torch.ones_like(truth, dtype=torch.bool)
     valid[1] = False
 
-    def loss(said):
-        return absolute_loss(align_clips(said, truth, valid, claims), truth, valid)
+    def loss(predicted):
+        return absolute_loss(align_clips(predicted, truth, valid, claims), truth, valid)
 
-    assert torch.autograd.gradcheck(loss, (said,))
-    (gradient,) = torch.autograd.grad(loss(said), said)
+    assert torch.autograd.gradcheck(loss, (predicted,))
+    (gradient,) = torch.autograd.grad(loss(predicted), predicted)
     assert (gradient[1] == 0).all()
     # A common factor is free: the loss does not change along the prediction itself.
     if claims == "scale":
-        assert float((gradient * said.detach()).sum()) == pytest.approx(0, abs=1e-9)
+        assert float((gradient * predicted.detach()).sum()) == pytest.approx(0, abs=1e-9)

@@ -68,10 +68,10 @@ def slow_affine_invariant(depth, truth, valid):
 
     images = zip(*(one.flatten(0, 1).numpy() for one in (depth, truth, valid)), strict=True)
     errors = [(standard(frame, mask) - standard(label, mask), mask) for frame, label, mask in images]
-    return np.concatenate([np.abs(error[mask]) for error, mask in errors]).mean() + 0.5 * slow_unevenness(errors)
+    return np.concatenate([np.abs(error[mask]) for error, mask in errors]).mean() + 0.5 * slow_gradient_matching(errors)
 
 
-def slow_unevenness(errors):
+def slow_gradient_matching(errors):
     """Differences of neighbours that are both valid, over four scales; `errors` are pairs of an image and its mask."""
     gradients = np.zeros((4, 2))
     for error, mask in errors:
@@ -112,7 +112,7 @@ def test_gradient_matching_equals_slow_loops():
     depth, truth = random_depth(34, (2, 3, 12, 17)), random_depth(35, (2, 3, 12, 17))
     valid = random_depth(36, depth.shape) > 1
     images = zip(*(one.flatten(0, 1).numpy() for one in (depth, truth, valid)), strict=True)
-    expected = slow_unevenness([(np.log(said / label), mask) for said, label, mask in images])
+    expected = slow_gradient_matching([(np.log(depth / label), mask) for depth, label, mask in images])
     assert gradient_matching(depth, truth, valid).item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -140,9 +140,9 @@ def test_relative_loss_equals_slow_loops():
     terms = [[] for _ in range(len(depth))]
     for b, t, y, x in np.ndindex(*depth.shape):
         if t > 0 and valid[b, t, y, x] and valid[b, t - 1, y, x]:
-            said = math.log(depth[b, t, y, x]) - math.log(depth[b, t - 1, y, x])
+            change = math.log(depth[b, t, y, x]) - math.log(depth[b, t - 1, y, x])
             true = math.log(label[b, t, y, x]) - math.log(label[b, t - 1, y, x])
-            terms[b].append(abs(said - true))
+            terms[b].append(abs(change - true))
     assert all(10 < len(clip) < 40 for clip in terms)
     assert relative_loss(predicted, truth).item() == pytest.approx(np.mean([np.mean(clip) for clip in terms]), rel=1e-5)
 
@@ -327,8 +327,8 @@ def test_every_relative_loss_has_true_gradients_and_no_poison(kind, robust):
 def test_a_still_scene_with_a_still_prediction_costs_nothing(kind):
     still = random_depth(23, (2, 1, 3, 4)).expand(2, 3, 3, 4)
     everywhere = torch.ones_like(still, dtype=torch.bool)
-    said, true = (pair_with_previous(one, everywhere) for one in (2 * still, still))
-    assert relative_loss(said, true, kind=kind).item() == 0
+    predicted, true = (pair_with_previous(one, everywhere) for one in (2 * still, still))
+    assert relative_loss(predicted, true, kind=kind).item() == 0
 
 
 def test_the_earlier_frame_learns_only_when_asked():
@@ -342,7 +342,7 @@ def test_the_earlier_frame_learns_only_when_asked():
         assert (gradient[:, -1] != 0).any()
 
 
-def test_the_response_by_hand_and_its_weight():
+def test_the_motion_gain_by_hand_and_its_weight():
     # True changes log 2, -log 4 and 0.5 %; predicted 1.5 log 2, -log 2 and something.
     truth = pairs([2.0, 1.0, 1.005], [1.0, 4.0, 1.0])
     predicted = pairs([2.0**1.5, 1.0, 3.0], [1.0, 2.0, 1.0])
@@ -354,8 +354,8 @@ def test_the_response_by_hand_and_its_weight():
     still = pairs([2.0, 1.0, 1.005], [2.0, 1.0, 1.005])
     assert motion_gain(still, truth).item() == 0
     assert motion_gain(predicted, still).item() == 1
-    one_seen = pairs([2.0, 1.0, 1.005], [1.0, 4.0, 1.0], torch.tensor([True, False, True]).view(1, 1, 1, 3))
-    assert motion_gain(predicted, one_seen).item() == pytest.approx(1.5)
+    one_valid = pairs([2.0, 1.0, 1.005], [1.0, 4.0, 1.0], torch.tensor([True, False, True]).view(1, 1, 1, 3))
+    assert motion_gain(predicted, one_valid).item() == pytest.approx(1.5)
 
 
 @pytest.mark.parametrize("poison", POISON)
@@ -373,7 +373,7 @@ def test_the_terms_of_the_change_have_true_gradients_and_no_poison(poison, optio
     assert torch.autograd.gradcheck(loss, (depth,))
 
 
-def test_the_unevenness_of_the_change_by_hand():
+def test_gradient_matching_of_the_change_by_hand():
     # Errors of the change 0, 0.3, 0.1 and one that is not valid; at a scale of 2 the first and the third are left.
     truth = pairs([2.0, 1.0, 3.0, 1.0], [1.0, 1.0, 3.0, 1.0])
     predicted = pairs([2.0, math.e**0.3, math.e**0.1, 9.0], [1.0] * 4)
@@ -412,8 +412,8 @@ def test_trimming_equals_slow_loops(trim):
         errors = []
         for t, y, x in np.ndindex(*depth.shape[1:]):
             if t > 0 and valid[b, t, y, x] and valid[b, t - 1, y, x]:
-                said = math.log(depth[b, t, y, x]) - math.log(depth[b, t - 1, y, x])
-                errors.append(abs(said - math.log(label[b, t, y, x]) + math.log(label[b, t - 1, y, x])))
+                change = math.log(depth[b, t, y, x]) - math.log(depth[b, t - 1, y, x])
+                errors.append(abs(change - math.log(label[b, t, y, x]) + math.log(label[b, t - 1, y, x])))
         means.append(np.mean(sorted(errors)[: round((1 - trim) * len(errors))]))
     assert relative_loss(predicted, truth, trim=trim).item() == pytest.approx(np.mean(means), rel=1e-5)
 

@@ -1,9 +1,17 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from steadydepth.method.pairing import chain, correspondences_back, pair_along, pair_with_previous, unchanged
+from steadydepth.method.pairing import (
+    chain,
+    correspondences_back,
+    pair_along,
+    pair_clips,
+    pair_with_previous,
+    unchanged,
+)
 from steadydepth.method.relative_loss import relative_loss
 
 
@@ -30,7 +38,7 @@ def test_along_motion_the_previous_frame_is_read_where_the_pixel_was():
     assert pairs.valid[0, 0, 0].tolist() == [True, True, True, False]
 
 
-def test_a_sample_that_reads_an_invalid_or_unseen_pixel_makes_no_pair():
+def test_a_sample_that_reads_an_invalid_or_occluded_pixel_makes_no_pair():
     depth = torch.full((1, 2, 1, 4), 2.0)
     valid = torch.ones_like(depth, dtype=torch.bool)
     valid[0, 0, 0, 2] = False
@@ -51,7 +59,7 @@ def test_of_sparse_labels_the_nearest_pixel_is_read():
 
 
 def test_of_sparse_labels_what_is_predicted_and_what_is_true_are_compared_at_the_same_pixels():
-    """A slope seen by a lidar, every fourth row of it: a prediction that is right but for a factor costs nothing."""
+    """A slope in every fourth row of a lidar: a prediction that is right but for a factor costs nothing."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.arange(24.0)[:, None].expand(24, 30)
     depth = torch.stack([40 / (1 + rows + 0.3 * t) for t in range(4)])[None]
@@ -88,7 +96,7 @@ def test_true_labels_keep_their_depth_along_the_motion_of_static_things(clip):
     assert (change[pairs.valid] < 0.1).float().mean() > 0.98
 
 
-def test_unchanged_says_that_nothing_moved_and_keeps_the_mask():
+def test_unchanged_states_that_nothing_moved_and_keeps_the_mask():
     depth = torch.rand(1, 3, 4, 5) + 1
     pairs = pair_with_previous(depth, depth > 1.5)
     still = unchanged(pairs)
@@ -101,7 +109,7 @@ def test_one_frame_has_no_pairs():
     assert pair_with_previous(depth, depth > 0).current.shape == (2, 0, 3, 4)
 
 
-def test_longer_lags_follow_the_neighbours_along_p():
+def test_longer_offsets_follow_the_neighbours_along_p():
     depth = torch.arange(1.0, 6.0).view(1, 5, 1, 1)
     valid = torch.ones_like(depth, dtype=torch.bool)
     valid[0, 1] = False
@@ -129,7 +137,7 @@ def test_chained_motion_goes_where_the_steps_go():
     assert chain(motion, visible, 5)[0].shape == (1, 0, 1, 5, 2)
 
 
-def test_a_long_lag_along_motion_reads_the_point_itself(clip):
+def test_a_long_offset_along_motion_reads_the_point_itself(clip):
     """In the synthetic world the chained motion finds the same surface: the label changes little on static points."""
     pairs = pair_with_previous(clip.depth, clip.valid, clip.motion, clip.visible, frame_offsets=(4,))
     direct = pair_with_previous(clip.depth, clip.valid, frame_offsets=(4,))
@@ -158,3 +166,21 @@ def test_motion_chained_once_serves_what_is_predicted_and_what_is_true(clip, mon
     assert chained == [1, 3]
     for one, other in zip(expected, found, strict=True):
         assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("current", "previous", "valid"))
+
+
+def test_what_the_clips_of_each_source_are_compared_with(clip):
+    both = {name: torch.cat((value, value)) for name, value in vars(clip).items() if torch.is_tensor(value)}
+    batch = replace(clip, **both, labels=("none", "depth", "single", "teacher"), source=(5, 1, 2, 0))
+    found = pair_clips(batch.depth * 2, batch, claims="scale")
+    assert list(found) == [0, 1, 2, 5]
+    kinds = {source: (one.truth is not None, one.pairs is not None) for source, one in found.items()}
+    assert kinds == {0: (True, True), 1: (True, True), 2: (True, False), 5: (False, True)}
+    # Measured depth takes away the factor; without it the prediction stays as it is, and no change is the true one.
+    for source in (1, 2):
+        torch.testing.assert_close(found[source].depth[found[source].valid], found[source].truth[found[source].valid])
+    for source in (0, 5):
+        torch.testing.assert_close(found[source].depth, batch.depth[:1] * 2 if source else batch.depth[3:] * 2)
+        assert (found[source].pairs[1].log_change == 0).all()
+    predicted, truth = found[1].pairs
+    torch.testing.assert_close(predicted.log_change[predicted.valid], truth.log_change[truth.valid])
+    assert torch.equal(predicted.valid, truth.valid)

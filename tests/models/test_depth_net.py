@@ -81,9 +81,9 @@ def test_a_dpt_decoder_gives_four_times_the_size_out_of_all_its_maps():
     torch.manual_seed(0)
     decoder = DPTDecoder([5, 6, 7, 8], 4)
     features = [torch.rand(2, count, 3, 5, requires_grad=True) for count in (5, 6, 7, 8)]
-    said = decoder(features)
-    assert said.shape == (2, 1, 12, 20)
-    said.square().sum().backward()
+    predicted = decoder(features)
+    assert predicted.shape == (2, 1, 12, 20)
+    predicted.square().sum().backward()
     assert all(float(one.grad.abs().sum()) > 0 for one in features)
 
 

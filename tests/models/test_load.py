@@ -61,20 +61,20 @@ def test_a_multiple_pads_with_the_last_pixels_and_cuts(own):
     model = load_model(f"{own},claims=affine,multiple=8")
     assert model.claims == "affine"
     with torch.no_grad():
-        said, state = model(FRAMES)
+        predicted, state = model(FRAMES)
         padded = nn.functional.pad(FRAMES.flatten(0, 1), (0, 4, 0, 2), mode="replicate")
         small = build()(padded)[:, None]
     large = nn.functional.interpolate(small, (32, 48), mode="bilinear", align_corners=False)
     assert state == {}
-    torch.testing.assert_close(said, large[:, 0, :30, :44].unflatten(0, (2, 3)))
+    torch.testing.assert_close(predicted, large[:, 0, :30, :44].unflatten(0, (2, 3)))
 
 
 def test_one_size_is_reached_by_resizing(own):
     model = load_model(f"{own},claims=metric,size=40x64")
     with torch.no_grad():
-        said, _ = model(torch.full((1, 2, 3, 30, 44), 0.25))
+        predicted, _ = model(torch.full((1, 2, 3, 30, 44), 0.25))
         middle = build()(torch.full((1, 3, 40, 64), 0.25))
-    torch.testing.assert_close(said, middle[0, 0, 0].expand(1, 2, 30, 44))
+    torch.testing.assert_close(predicted, middle[0, 0, 0].expand(1, 2, 30, 44))
 
 
 def test_a_function_of_images_predicts_and_is_floored(own):
@@ -103,7 +103,7 @@ def test_a_network_comes_back_with_its_keys_and_says_the_same(own, tmp_path):
     with torch.no_grad():
         assert torch.equal(again(FRAMES)[0], model(FRAMES)[0])
         assert not torch.equal(again(FRAMES)[0], load_model(f"{own},claims=scale,multiple=8")(FRAMES)[0])
-    # What is said on the command line wins over what the folder says; one size rule replaces the other.
+    # What is predicted on the command line wins over what the folder says; one size rule replaces the other.
     assert load_model(f"{own},claims=metric,weights={tmp_path / 'model.safetensors'}").claims == "metric"
     assert split_name("a/b,claims=affine,size=3x4")[1].over(again.declared).multiple is None
 

@@ -57,11 +57,11 @@ def test_it_says_what_the_pipeline_of_transformers_says(saved):
         one = image(*size)
         expected = pipe(Image.fromarray(one))["predicted_depth"]
         with torch.no_grad():
-            said = model(as_frames(one))[0]
-        assert said.shape == (1, 1, *size)
+            predicted = model(as_frames(one))[0]
+        assert predicted.shape == (1, 1, *size)
         assert float(expected.std()) > 0
-        torch.testing.assert_close(said[0, 0], expected.clamp(min=LEAST), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(said[0, 0], expected, rtol=0, atol=1e-4)
+        torch.testing.assert_close(predicted[0, 0], expected.clamp(min=LEAST), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(predicted[0, 0], expected, rtol=0, atol=1e-4)
 
 
 def test_one_step_lowers_the_target_and_transformers_alone_loads_what_is_saved(saved, clip, tmp_path):
@@ -93,15 +93,15 @@ def test_one_step_lowers_the_target_and_transformers_alone_loads_what_is_saved(s
 def test_gradients_reach_the_frames_through_the_processor(depth_anything):
     model, frames = load_model(depth_anything), as_frames(image(37, 91))
     with_gradient = frames.clone().requires_grad_()
-    said = model(with_gradient)[0]
+    predicted = model(with_gradient)[0]
     with torch.no_grad():
-        assert torch.equal(said, model(frames)[0])
-    said.sum().backward()
+        assert torch.equal(predicted, model(frames)[0])
+    predicted.sum().backward()
     moved = frames.clone()
     moved[..., 10:30, 20:60] += 8 / 255
     direction = (with_gradient.grad * (moved - frames)).sum()
     with torch.no_grad():
-        change = (model(moved.clamp(0, 1))[0] - said).sum()
+        change = (model(moved.clamp(0, 1))[0] - predicted).sum()
     assert float(direction) * float(change) > 0
 
 
@@ -109,8 +109,8 @@ def test_zeros_of_inverse_depth_have_a_logarithm(depth_anything):
     model = load_model(depth_anything)
     with torch.no_grad():
         model.network.head.conv3.bias.fill_(-10.0)
-        said = model(as_frames(image(40, 56)))[0]
-    assert torch.equal(said, torch.full_like(said, LEAST))
+        predicted = model(as_frames(image(40, 56)))[0]
+    assert torch.equal(predicted, torch.full_like(predicted, LEAST))
 
 
 def test_what_nobody_has_said_is_asked_for(depth_anything, tmp_path):

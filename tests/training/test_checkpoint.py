@@ -32,7 +32,7 @@ def test_a_failed_write_leaves_the_state_before_it(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(InputError, match=r"No space left.*What was written before is whole: make room"):
+    with pytest.raises(InputError, match=r"No space left.*What was written before is complete: make room"):
         save_checkpoint({"step": 2}, tmp_path)
     monkeypatch.undo()
     assert load_checkpoint(tmp_path)["step"] == 1
@@ -79,13 +79,13 @@ def test_the_checkpoint_before_a_damaged_one_is_found(tmp_path, caplog, fault):
     for step in (1, 2):
         save_checkpoint({"step": step, "weights": torch.arange(1000.0) + step}, tmp_path)
     newest = tmp_path / CHECKPOINT
-    whole = bytearray(newest.read_bytes())
+    content = bytearray(newest.read_bytes())
     if fault == "a bit turned":
         # In the middle of the weights, where torch.load sees nothing wrong.
-        whole[whole.index(torch.tensor(500.0).numpy().tobytes())] ^= 1
-        newest.write_bytes(whole)
+        content[content.index(torch.tensor(500.0).numpy().tobytes())] ^= 1
+        newest.write_bytes(content)
         assert torch.load(newest, weights_only=True)["step"] == 2
-    newest.write_bytes({"cut short": whole[:2000], "empty": b"", "not a checkpoint": b"x" * 2000}.get(fault, whole))
+    newest.write_bytes({"cut short": content[:2000], "empty": b"", "not a checkpoint": b"x" * 2000}.get(fault, content))
     with caplog.at_level(logging.WARNING):
         state = load_checkpoint(tmp_path)
     assert state["step"] == 1

@@ -41,7 +41,8 @@ def make_run(world, folder, **run):
 
 
 def run_this(*arguments, **environment):
-    places = {"PYTHONPATH": str(Path(__file__).parents[1] / "helpers"), "OMP_NUM_THREADS": "1"}
+    places = [str(Path(__file__).parents[1] / "helpers"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    places = {"PYTHONPATH": os.pathsep.join(filter(None, places)), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, *map(str, arguments)]
     return subprocess.run(
         command, env=os.environ | places | environment, capture_output=True, text=True, timeout=300, check=False

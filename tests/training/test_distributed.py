@@ -92,13 +92,13 @@ def close(one):
 
 def test_two_processes_learn_what_one_does_from_the_same_clips(world, tmp_path, uncut):
     alone = train(make_config(world, tmp_path / "alone", steps=6))
-    folder, said = uncut
+    folder, log = uncut
     assert read_log(folder) == close(alone)
-    assert said.splitlines()[0] == f"{folder}: 2 process(es) on cpu, precision no"
+    assert log.splitlines()[0] == f"{folder}: 2 process(es) on cpu, precision no"
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in alone.iterdir())
 
 
-def test_a_step_in_parts_is_the_step_as_a_whole(world, tmp_path, uncut):
+def test_a_step_in_parts_is_the_step_in_one(world, tmp_path, uncut):
     parts = train(make_config(world, tmp_path / "parts", steps=6, optim={"accumulate": 2}))
     assert read_log(parts) == close(uncut[0])
 
@@ -133,7 +133,7 @@ def test_another_number_of_processes_goes_on_with_the_same_clips(world, tmp_path
     assert read_log(tmp_path / "run") == close(uncut[0])
 
 
-def test_shared_out_weights_learn_the_same_and_one_process_goes_on_with_their_checkpoint(world, tmp_path, uncut):
+def test_sharded_weights_learn_the_same_and_one_process_goes_on_with_their_checkpoint(world, tmp_path, uncut):
     config, log = make_config(world, tmp_path / "run", steps=6, run={"shard": True}), tmp_path / "log"
     finish(start(config, log, hit=(0, signal.SIGTERM, 2)), log)
     with pytest.raises(InputError, match=r"run\.shard: there is one process"):
@@ -142,7 +142,7 @@ def test_shared_out_weights_learn_the_same_and_one_process_goes_on_with_their_ch
     assert read_log(tmp_path / "run") == close(uncut[0])
 
 
-def test_shared_out_weights_are_saved_whole(world, tmp_path, uncut):
+def test_sharded_weights_are_saved_complete(world, tmp_path, uncut):
     config, log = make_config(world, tmp_path / "run", steps=6, run={"shard": True}), tmp_path / "log"
     finish(start(config, log), log)
     one, other = (load_model(folder).state_dict() for folder in (tmp_path / "run", uncut[0]))

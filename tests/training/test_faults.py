@@ -109,7 +109,7 @@ def test_skipped_steps_are_counted_and_their_clips_named(world, tmp_path, spoil)
 
 def test_where_all_steps_are_skipped_there_are_no_losses_and_the_run_stops(world, tmp_path, spoil):
     spoil({2, 3, 4, 5}, float("nan"))
-    config = make_config(world, tmp_path / "run", steps=5, optim={"most_skipped": 3})
+    config = make_config(world, tmp_path / "run", steps=5, optim={"max_skipped": 3})
     with pytest.raises(InputError, match=r"skipped\.jsonl: stopped after step 4: the gradient of 3 steps in a row"):
         train(config)
     lines = read_log(tmp_path / "run")
@@ -120,24 +120,22 @@ def test_where_all_steps_are_skipped_there_are_no_losses_and_the_run_stops(world
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_asked_to_stop_goes_on_as_if_it_had_not(world, tmp_path, monkeypatch, number):
-    whole = train(make_config(world, tmp_path / "whole", steps=5, run={"log_every": 3, "checkpoint_every": 100}))
-    learn = Run.learn
+    uncut = train(make_config(world, tmp_path / "uncut", steps=5, run={"log_every": 3, "checkpoint_every": 100}))
 
-    def learn_and_ask(self, batch):
-        if self.step == 1:
+    def ask(step):
+        if step == 1:
             os.kill(os.getpid(), number)
-        return learn(self, batch)
 
     config = make_config(world, tmp_path / "cut", steps=5, run={"log_every": 3, "checkpoint_every": 100})
-    monkeypatch.setattr(Run, "learn", learn_and_ask)
-    folder = train(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "take_step", after_calling(ask))
+        folder = train(config)
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] == 2
     assert not (folder / "model.safetensors").exists()
     assert not (folder / "README.md").exists()
-    monkeypatch.setattr(Run, "learn", learn)
     train(config)
-    assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert read_log(folder) == read_log(whole)
+    assert (folder / "model.safetensors").read_bytes() == (uncut / "model.safetensors").read_bytes()
+    assert read_log(folder) == read_log(uncut)
 
 
 @pytest.fixture
@@ -311,17 +309,17 @@ def meanwhile(monkeypatch):
     return meanwhile_do
 
 
-def test_a_image_that_is_damaged_in_mid_epoch_is_named_and_mended_the_run_goes_on(world, tmp_path, meanwhile):
+def test_an_image_that_is_damaged_in_mid_epoch_is_named_and_once_repaired_the_run_goes_on(world, tmp_path, meanwhile):
     shutil.copytree(world, tmp_path / "world")
     image = tmp_path / "world" / "moving_000004" / "rgb" / "0002.png"
-    whole = image.read_bytes()
+    content = image.read_bytes()
     config = make_config(tmp_path / "world", tmp_path / "run", steps=6, data={"cached_clips": 0})
-    meanwhile(lambda: image.write_bytes(whole[: len(whole) // 2]))
+    meanwhile(lambda: image.write_bytes(content[: len(content) // 2]))
     with pytest.raises(InputError, match=r"moving_000004/rgb/0002\.png"):
         train(config)
     assert load_checkpoint(config.run.folder)["step"] >= 2
     meanwhile(lambda: None)
-    image.write_bytes(whole)
+    image.write_bytes(content)
     train(config)
     assert read_log(config.run.folder) == read_log(train(make_config(world, tmp_path / "plain", steps=6)))
 

@@ -1,4 +1,4 @@
-"""Models of others in a whole run: what learns, how fast, what comes out, and going on where it was cut."""
+"""Models of others in a run: what is trained, how fast, what comes out, and going on where it was cut."""
 
 import json
 import logging
@@ -75,7 +75,10 @@ def make_config(world, folder, init, steps=3, **sections):
 def test_a_network_of_ones_own_is_trained_and_comes_back(world, tmp_path, toy, caplog):
     caplog.set_level(logging.INFO, "steadydepth")
     folder = train(make_config(world, tmp_path / "run", toy))
-    assert "2 parameters take no part in the depth and stay: network.spare.weight, network.spare.bias" in caplog.text
+    assert (
+        "2 parameters have no effect on the depth and are frozen: network.spare.weight, network.spare.bias"
+        in caplog.text
+    )
     after, before = read_weights(folder / "model.safetensors"), build().state_dict()
     assert sorted(after) == sorted(before)
     assert [key for key in before if torch.equal(after[key], before[key])] == ["spare.weight", "spare.bias"]
@@ -89,11 +92,11 @@ def test_a_network_of_ones_own_is_trained_and_comes_back(world, tmp_path, toy, c
 
 def test_inverse_depth_without_a_label_is_compared_as_a_depth_by_hand():
     like = torch.tensor([[[[0.0, 4.0]]], [[[10.0, 30.0]]]])
-    said = torch.tensor([[[[2.0, 1e-4]]], [[[20.0, 38.0]]]])
+    predicted = torch.tensor([[[[2.0, 1e-4]]], [[[20.0, 38.0]]]])
     # Means 2 and 20: 1 / (1 + 0.1), 1 / (0 + 0.1), 1 / (1 + 0.1), 1 / (1.9 + 0.1).
     expected = torch.tensor([[[[1 / 1.1, 1 / 0.10005]]], [[[1 / 1.1, 0.5]]]])
-    torch.testing.assert_close(as_depth(said, like, "disparity"), expected)
-    assert as_depth(said, like, "affine") is said
+    torch.testing.assert_close(as_depth(predicted, like, "disparity"), expected)
+    assert as_depth(predicted, like, "affine") is predicted
 
 
 def test_inverse_depth_is_stabilised_without_labels(clip):
@@ -120,11 +123,11 @@ def test_a_run_of_a_transformers_model_cut_and_resumed_equals_one_never_cut(worl
 
     name = str(save_tiny("glpn", tmp_path / "glpn"))
     optim = {"learning_rate": 1e-4}
-    whole = train(make_config(world, tmp_path / "whole", name, optim=optim))
+    uncut = train(make_config(world, tmp_path / "uncut", name, optim=optim))
     config = make_config(world, tmp_path / "cut", name, optim=optim)
     train_until_cut(config, 2, monkeypatch)
     resumed = train(config)
-    assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+    assert (uncut / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     assert (resumed / "preprocessor_config.json").is_file()
     assert "library_name: transformers" in (resumed / "README.md").read_text()
 
@@ -160,7 +163,9 @@ def test_parts_by_name(toy):
     }.items():
         train_only(model, parts)
         assert learning(model) == [name for name in names if kept(name)]
-    with pytest.raises(InputError, match=r"model\.train: hed: nothing .* begin with network\.encoder, network\.head"):
+    with pytest.raises(
+        InputError, match=r"model\.train: hed: no parameters .* begin with network\.encoder, network\.head"
+    ):
         train_only(model, ["encoder", "hed"])
     train_only(model, ["network.spare"])
     with pytest.raises(InputError, match="nothing would be trained"):

@@ -5,7 +5,7 @@ import torch
 from small_runs import read_log, resolve, train_until_cut
 from torch import nn
 
-from steadydepth.method.teacher_labels import average_along
+from steadydepth.config_files import dump_config
 from steadydepth.method.update import build_optimizer
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
@@ -52,7 +52,7 @@ def test_a_toy_run_halves_its_loss(world, tmp_path):
     assert sum(losses[-3:]) / 3 < 0.5 * losses[0]
 
 
-def test_stabilising_needs_no_labels_and_stays_near_the_anchor(model, clip):
+def test_stabilising_needs_no_labels_and_stays_near_the_teacher(model, clip):
     blind = replace(
         clip, depth=torch.zeros_like(clip.depth), valid=torch.zeros_like(clip.valid), labels=("teacher",) * 2
     )
@@ -64,19 +64,19 @@ def test_stabilising_needs_no_labels_and_stays_near_the_anchor(model, clip):
         relative.append(terms.relative.item())
     assert relative[-1] < 0.8 * relative[0]
     with torch.no_grad():
-        said, kept = model(clip.frames)[0].log(), teacher(clip.frames)[0].log()
-    assert float((said - kept).abs().mean()) < 0.3
+        predicted, kept = model(clip.frames)[0].log(), teacher(clip.frames)[0].log()
+    assert float((predicted - kept).abs().mean()) < 0.3
 
 
 @pytest.mark.parametrize("cut_after", [1, 2, 3])
 def test_a_run_cut_and_resumed_equals_one_never_cut(world, tmp_path, monkeypatch, cut_after):
-    whole = train(make_config(world, tmp_path / "whole"))
+    uncut = train(make_config(world, tmp_path / "uncut"))
     config = make_config(world, tmp_path / "cut")
     train_until_cut(config, cut_after, monkeypatch)
     assert not (tmp_path / "cut" / "model.safetensors").exists()
     resumed = train(config)
-    assert read_log(whole) == read_log(resumed)
-    assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+    assert read_log(uncut) == read_log(resumed)
+    assert (uncut / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
 
 
 def test_a_finished_run_is_left_as_it_is(world, tmp_path):
@@ -85,6 +85,12 @@ def test_a_finished_run_is_left_as_it_is(world, tmp_path):
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     train(config)
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_run_starts_from_the_path_of_its_config(world, tmp_path):
+    (tmp_path / "run.yaml").write_text(dump_config(make_config(world, tmp_path / "run", steps=1)))
+    assert train(str(tmp_path / "run.yaml")) == tmp_path / "run"
+    assert len(read_log(tmp_path / "run")) == 1
 
 
 def test_another_run_does_not_take_the_folder(world, tmp_path):
@@ -175,14 +181,14 @@ def stabilising(world, folder, first, **loss):
 def test_stabilising_stops_when_the_image_is_lost_and_keeps_the_weights_before(world, tmp_path):
     first = train(make_config(world, tmp_path / "first", steps=6, optim={"learning_rate": 3e-3}))
     reckless = train(stabilising(world, tmp_path / "reckless", first, min_log_depth_correlation=0.0))
-    visible = [line["log_depth_correlation"] for line in read_log(reckless)]
-    assert len(visible) == 8
-    least = (visible[1] + visible[2]) / 2
-    assert visible[0] > visible[1] > least > visible[2]
+    correlations = [line["log_depth_correlation"] for line in read_log(reckless)]
+    assert len(correlations) == 8
+    least = (correlations[1] + correlations[2]) / 2
+    assert correlations[0] > correlations[1] > least > correlations[2]
     guarded_config = stabilising(world, tmp_path / "guarded", first, min_log_depth_correlation=least)
     guarded = train(guarded_config)
     lines = read_log(guarded)
-    assert [line["log_depth_correlation"] for line in lines] == visible[:3]
+    assert [line["log_depth_correlation"] for line in lines] == correlations[:3]
     saved = (guarded / "model.safetensors").read_bytes()
     kept = torch.load(guarded / "checkpoint.pt", weights_only=True)["guard"]["kept"]
     for name, weight in load_model(guarded).state_dict().items():
@@ -190,24 +196,3 @@ def test_stabilising_stops_when_the_image_is_lost_and_keeps_the_weights_before(w
     # The same command again finds it stopped.
     assert (train(guarded_config) / "model.safetensors").read_bytes() == saved
     assert read_log(guarded) == lines
-
-
-def test_a_label_averaged_along_the_motion_by_hand():
-    # One row; everything moves one pixel to the right a frame.
-    depth = torch.tensor([[[[1.0, 2.0, 8.0]], [[5.0, 1.1, 2.2]], [[7.0, 5.0, 1.21]]]])
-    motion = torch.zeros(1, 2, 1, 3, 2)
-    motion[..., 0] = -1.0
-    visible = torch.ones(1, 2, 1, 3, dtype=torch.bool)
-    visible[0, 0, 0, 2] = False
-    averaged = average_along(depth, motion, visible, window=3)
-    expected = depth.clone()
-    # Frame 1: pixel 0 comes from outside; pixel 1 was 1.0; pixel 2 was 2.0, but was not seen.
-    expected[0, 1, 0, 1] = 1.1**0.5
-    # Frame 2: pixel 1 was 5.0, as it is; pixel 2 was 1.1, and 1.0 before.
-    expected[0, 2, 0, 2] = (1.21 * 1.1 * 1.0) ** (1 / 3)
-    torch.testing.assert_close(averaged, expected)
-    assert torch.equal(average_along(depth, motion, visible, window=1), depth.log().exp())
-    # Another surface is no neighbour.
-    far = depth.clone()
-    far[0, 0, 0, 0] = 2.0
-    assert average_along(far, motion, visible, window=2)[0, 1, 0, 1] == pytest.approx(1.1)

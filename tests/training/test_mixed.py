@@ -55,7 +55,7 @@ def make_config(folders, folder, steps=4, sources=None, **sections):
 
 @pytest.fixture
 def batch(clip):
-    """Four clips of five frames: measured, images, anchored and bare, in an order of no kind."""
+    """Four clips of five frames: measured, images, labelled and bare, in an order of no kind."""
     both = {name: torch.cat((value, value.flip(0))) for name, value in vars(clip).items() if torch.is_tensor(value)}
     return replace(clip, **both, labels=("none", "depth", "teacher", "single"), source=(2, 0, 3, 1))
 
@@ -73,24 +73,24 @@ def test_a_mixed_step_is_the_mean_over_clips_of_what_each_alone_asks_for(model, 
     teacher = type(model)(decoder_width=16).eval()
     terms, _ = learn(model, batch, teacher=teacher)
     with torch.no_grad():
-        said, anchored = model(batch.frames)[0], teacher(batch.frames)[0]
+        predicted, labelled = model(batch.frames)[0], teacher(batch.frames)[0]
     everywhere = torch.ones_like(batch.valid[:1])
     pair = partial(pair_with_previous, frame_offsets=(1, 2))
 
     def still(i):
-        pairs = pair(said[i : i + 1], everywhere, batch.motion[i : i + 1], batch.visible[i : i + 1])
+        pairs = pair(predicted[i : i + 1], everywhere, batch.motion[i : i + 1], batch.visible[i : i + 1])
         return relative_loss(pairs, unchanged(pairs))
 
     one = [batch.valid[1:2], batch.motion[1:2], batch.visible[1:2]]
     absolute = [
         torch.tensor(0.0),
-        log_l1(said[1:2], batch.depth[1:2], batch.valid[1:2]),
-        log_l1(said[2:3], anchored[2:3], everywhere),
-        log_l1(said[3:], batch.depth[3:], batch.valid[3:]),
+        log_l1(predicted[1:2], batch.depth[1:2], batch.valid[1:2]),
+        log_l1(predicted[2:3], labelled[2:3], everywhere),
+        log_l1(predicted[3:], batch.depth[3:], batch.valid[3:]),
     ]
     relative = [
         still(0),
-        relative_loss(pair(said[1:2], *one), pair(batch.depth[1:2], *one)),
+        relative_loss(pair(predicted[1:2], *one), pair(batch.depth[1:2], *one)),
         still(2),
         torch.tensor(0.0),
     ]
@@ -114,19 +114,19 @@ def test_depth_of_clips_without_labels_never_reaches_the_step(model, batch, pois
     assert (gradient != 0).any()
 
 
-def test_images_are_not_compared_with_each_other_and_each_is_brought_to_its_own_label(model, batch):
+def test_images_are_not_compared_with_each_other_and_each_is_aligned_to_its_own_label(model, batch):
     images = replace(batch, labels=("single",) * 4, source=())
     with torch.no_grad():
-        said = model(batch.frames)[0]
+        predicted = model(batch.frames)[0]
     terms, _ = learn(model, images, claims="scale")
     assert terms.relative.item() == 0
-    # A factor for each image: the median of its label over the median of what is said.
+    # A factor for each image: the median of its label over the median of what is predicted.
     errors = []
-    for depth, label, valid in zip(*(one.flatten(0, 1) for one in (said, batch.depth, batch.valid)), strict=True):
+    for depth, label, valid in zip(*(one.flatten(0, 1) for one in (predicted, batch.depth, batch.valid)), strict=True):
         factor = label[valid].median() / depth[valid].median()
         errors.append((factor * depth[valid]).log() - label[valid].log())
     torch.testing.assert_close(terms.absolute, torch.cat(errors).abs().mean(), rtol=1e-4, atol=1e-5)
-    as_clip = log_l1(align_clips(said, batch.depth, batch.valid, "scale"), batch.depth, batch.valid)
+    as_clip = log_l1(align_clips(predicted, batch.depth, batch.valid, "scale"), batch.depth, batch.valid)
     assert not torch.isclose(terms.absolute, as_clip, rtol=1e-3)
     _, gradient = learn(model, images, relative_weight=100.0)
     _, alone = learn(model, images, relative_weight=0.0)
@@ -137,7 +137,7 @@ def test_a_step_chains_the_motion_once(model, clip, monkeypatch):
     frame_offsets = []
     monkeypatch.setattr(
         "steadydepth.method.pairing.chain",
-        lambda *correspondence: frame_offsets.append(correspondence[2]) or chain(*correspondence),
+        lambda motion, visible, offset: frame_offsets.append(offset) or chain(motion, visible, offset),
     )
     learn(model, clip)
     assert frame_offsets == [1, 2]
@@ -180,13 +180,13 @@ def test_a_mixed_run_learns_from_every_source_and_logs_each(folders, tmp_path):
 
 def test_a_mixed_run_cut_and_resumed_equals_one_never_cut(folders, tmp_path, monkeypatch):
     log = {"run": {"log_every": 2}}
-    whole = train(make_config(folders, tmp_path / "whole", **log))
+    uncut = train(make_config(folders, tmp_path / "uncut", **log))
     config = make_config(folders, tmp_path / "cut", **log)
     train_until_cut(config, 3, monkeypatch)
     resumed = train(config)
-    assert read_log(whole) == read_log(resumed)
-    assert len(read_log(whole)) == 2
-    assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+    assert read_log(uncut) == read_log(resumed)
+    assert len(read_log(uncut)) == 2
+    assert (uncut / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
 
 
 def test_processes_see_together_what_one_sees_alone(folders, tmp_path):
@@ -200,7 +200,7 @@ def test_processes_see_together_what_one_sees_alone(folders, tmp_path):
             assert one[item]["source"] == alone[number]["source"]
 
 
-def test_a_starting_model_anchors_videos_beside_clips_and_no_guard_holds_it_back(folders, tmp_path):
+def test_a_starting_model_labels_videos_beside_clips_and_no_guard_stops_it(folders, tmp_path):
     first = train(make_config(folders, tmp_path / "first", steps=1))
     sources = [
         {"root": str(folders / "clips"), "share": 1},
@@ -237,8 +237,8 @@ def test_all_mistakes_of_the_sources_are_listed_at_once(folders, tmp_path):
     message = mistakes_of(folders, tmp_path, sources=bare, loss={"relative": "disparity", "motion_gain_weight": 1})
     for mistake in ("3 mistakes", "loss.relative: ", "loss.motion_gain_weight: ", "data.sources: without any labels"):
         assert mistake in message
-    anchored = [{"root": "a"}, {"root": "b", "labels": "teacher"}]
-    assert "1 mistake:\n  data.sources: labels teacher" in mistakes_of(folders, tmp_path, sources=anchored)
+    labelled = [{"root": "a"}, {"root": "b", "labels": "teacher"}]
+    assert "1 mistake:\n  data.sources: labels teacher" in mistakes_of(folders, tmp_path, sources=labelled)
     both = mistakes_of(folders, tmp_path, data={"root": "a"})
     assert "1 mistake:\n  data: give either root or sources" in both
 

@@ -44,9 +44,9 @@ def test_the_card_of_a_run_says_its_data_claims_and_command(run, world):
 def test_the_card_has_the_scores_of_this_model_and_of_no_other(run, world):
     report = evaluate(load_model(str(run)), world, out=run, controls=False, model_name=str(run))
     body = write_card(run, licence="mit").read_text()
-    said = re.search(r"\| abs_rel \|.*\| lower \| ([\d.]+) \|", body)
-    assert said is not None
-    assert float(said[1]) == pytest.approx(report["mean"]["abs_rel"], rel=1e-2)
+    found = re.search(r"\| abs_rel \|.*\| lower \| ([\d.]+) \|", body)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(report["mean"]["abs_rel"], rel=1e-2)
     assert "license: mit" in body
     other = report | {"header": report["header"] | {"model": "runs/other"}}
     (run / "metrics.json").write_text(json.dumps(other))

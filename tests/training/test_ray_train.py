@@ -52,10 +52,10 @@ def test_a_run_whose_worker_was_killed_is_that_of_torchrun_bit_for_bit(world, tm
     (tmp_path / "on_ray.py").write_text(ON_RAY)
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "GLOO_SOCKET_IFNAME": "lo", "MARK": tmp_path.name}
     words = [sys.executable, str(tmp_path / "on_ray.py"), str(tmp_path / "run.yaml")]
-    said = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
-    assert said.returncode == 0, said.stdout + said.stderr
-    assert "2 process(es) on cpu" in said.stdout + said.stderr
-    assert "going on after step" in said.stdout + said.stderr
+    ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "2 process(es) on cpu" in ended.stdout + ended.stderr
+    assert "going on after step" in ended.stdout + ended.stderr
     assert read_log(tmp_path / "run") == read_log(tmp_path / "plain")
     one, other = (tmp_path / name / "model.safetensors" for name in ("run", "plain"))
     assert one.read_bytes() == other.read_bytes()

@@ -12,7 +12,7 @@ from steadydepth.training import validation
 from steadydepth.training.failures import explained
 from steadydepth.training.log import numbers_of
 from steadydepth.training.loop import train
-from steadydepth.training.validation import distance_from_best
+from steadydepth.training.validation import EarlyStopping, distance_from_best
 from steadydepth.types import InputError
 
 
@@ -49,6 +49,19 @@ def test_the_best_is_kept_and_enough_without_a_better_one_stops_the_run(world, t
     assert best != (folder / "model.safetensors").read_bytes()
     two = train(make_config(world, tmp_path / "two", steps=9, run={"checkpoint_every": 2}))
     assert len(read_log(two)) == 9
+
+
+def test_early_stopping_by_hand_and_taken_up_again():
+    early_stopping = EarlyStopping(patience=2)
+    assert [early_stopping.is_best(distance) for distance in (0.5, 0.3, 0.4)] == [True, True, False]
+    assert not early_stopping.stopped
+    resumed = EarlyStopping(patience=2)
+    resumed.load_state_dict(early_stopping.state_dict())
+    assert not resumed.is_best(0.3)  # as good is not better
+    assert resumed.stopped
+    never = EarlyStopping(patience=0)
+    assert [never.is_best(1.0) for _ in range(5)] == [True, False, False, False, False]
+    assert not never.stopped
 
 
 def test_what_is_best_follows_the_metric():

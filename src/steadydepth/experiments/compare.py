@@ -15,14 +15,22 @@ from steadydepth.files.atomic_writes import new_file
 
 
 def compare(config: CompareConfig | str | Path) -> dict[str, Any]:
-    """Train and evaluate every method with every seed, each in a process of its own; returns what compare.json holds.
+    """Train and evaluate every method with every seed, each in a process of its own.
 
     A finished run is not repeated, one that was cut goes on, and one that fails is named under `failed` while the
-    others go on. `out` gets a folder for each run, configs/, logs/, compare.json and compare.html. InputError before
-    anything starts when the methods differ in more than methods may, or another comparison lives in `out`.
+    others go on. `out` gets a folder for each run, configs/, logs/, compare.json and compare.html.
+
+    Args:
+        config: a comparison, or the path of its YAML file.
+
+    Returns: the content of compare.json.
+
+    Raises:
+        InputError: before anything starts, where the methods differ in more than methods may, or another comparison
+            lives in `out`.
     """
     if not isinstance(config, CompareConfig):
-        config = load_compare_config(Path(config))
+        config = load_compare_config(config)
     plan = plan_runs(config)
     runs = plan.runs()
     series = Series(config.out, config.test, config.jobs, config.align, config.protocol)

@@ -11,7 +11,7 @@ from steadydepth.config_files import dump_config, list_mistakes, load_config
 from steadydepth.errors import InputError
 from steadydepth.experiments.planned_runs import PlannedRun, scoring_mistakes
 
-# What may differ between methods that share start, data order and schedule; a dot at the end is a whole section.
+# What may differ between methods that share start, data order and schedule; a dot at the end: all keys of it.
 METHOD_KEYS = (
     "loss.", "optim.average", "data.motion", "data.strides", "data.flip", "data.exposure", "data.white_balance",
     "data.gamma", "data.noise", "data.vignetting", "data.blur", "data.jpeg", "data.max_crf",
@@ -41,7 +41,14 @@ class Plan:
 
 
 def plan_runs(config: CompareConfig) -> Plan:
-    """The resolved config of every run; InputError lists everything that would make it no comparison."""
+    """The resolved config of every run; InputError lists everything that would make it no comparison.
+
+    Args:
+        config: of the comparison.
+
+    Raises:
+        InputError: it lists every mistake, each with the method or key.
+    """
     mistakes = _check_parts(config)
     resolved, wrong = _resolve_all(_changes(config), config)
     mistakes += wrong
@@ -97,7 +104,7 @@ def _changes(config: CompareConfig) -> dict[str, list[str]]:
 
 
 def _resolve_all(changes: Mapping[str, list[str]], config: CompareConfig) -> tuple[dict[str, Config], list[str]]:
-    """The config of each row, and what is wrong with the others, said once for all that share it."""
+    """The config of each row, and what is wrong with the others, once for all that share it."""
     resolved: dict[str, Config] = {}
     wrong: dict[str, list[str]] = {}
     for name, own in changes.items():

@@ -34,17 +34,26 @@ def build_comparison(
 ) -> dict[str, Any]:
     """The dict that becomes compare.json: version, config, header, plain, rows, rows_fixed, rows_moving, curve.
 
-    A row for each method, for the filters of its predictions, and for the constant of the first method, named by
-    `plain`; `frames` is what a run of each method or point of the curve learns from. A row without any report is left
-    out. Its keys: `seeds`, the means over clips of each seed; `mean` and `std` of those, the sample standard deviation;
-    `interval`, 95 % of the mean over the choice of clips, seeds averaged; `ratio_to_plain` and `versus_plain`, over the
-    seeds that both have, the latter paired by clip. A value is None where a metric does not apply.
+    Args:
+        methods: the reports of each method by seed; the first method is `plain`.
+        curve: the same of each point of the curve, by the name of its row.
+        config: of the comparison.
+        frames: frames that a run of each row is trained on.
+
+    Returns: a row for each method, for the filters of its predictions, and for the constant of the first method. A row
+        without any report is left out. Its keys: `seeds`, the means over clips of each seed; `mean` and `std` of those,
+        the sample standard deviation; `interval`, 95 % of the mean over the choice of clips, seeds averaged;
+        `ratio_to_plain` and `versus_plain`, over the seeds that both have, the latter paired by clip. A value is None
+        where a metric does not apply.
+
+    Raises:
+        InputError: two runs were scored on other clips or with other settings.
     """
     _check_alike({**methods, **curve})
     first = next(iter(methods))
-    plain, visible = methods[first], frames[first]
+    plain, frames_of_plain = methods[first], frames[first]
     tables = [(row, of_row, frames[name]) for name in methods for row, of_row in _rows_of(name, methods[name], config)]
-    tables += [(CONSTANT, _control(plain, CONSTANT), visible)]
+    tables += [(CONSTANT, _control(plain, CONSTANT), frames_of_plain)]
     result: dict[str, Any] = {
         "version": 1,
         "config": config.model_dump(mode="json"),
@@ -53,13 +62,13 @@ def build_comparison(
     }
     for part, (means, is_fixed) in _PARTS.items():
         result[part] = {
-            row: _row(of_row, plain, means, is_fixed) | _budget(frames_trained_on, visible)
-            for row, of_row, frames_trained_on in tables
+            row: _row(of_row, plain, means, is_fixed) | _budget(n_frames, frames_of_plain)
+            for row, of_row, n_frames in tables
             if of_row
         }
     values = {} if config.curve is None else {row_of_value(config.curve.method, v): v for v in config.curve.values}
     result["curve"] = [
-        {"row": row, "value": value} | _row(curve[row], plain, "mean", None) | _budget(frames[row], visible)
+        {"row": row, "value": value} | _row(curve[row], plain, "mean", None) | _budget(frames[row], frames_of_plain)
         for row, value in values.items()
         if curve[row]
     ]
@@ -81,7 +90,7 @@ def _header(rows: Mapping[str, Reports]) -> dict[str, Any]:
 
 
 def _check_alike(rows: Mapping[str, Reports]) -> None:
-    """InputError when two runs were scored on other clips or in another way."""
+    """InputError when two runs were scored on other clips or with other settings."""
     expected = _header(rows)
     for row, reports in rows.items():
         for seed, report in reports.items():
@@ -94,8 +103,8 @@ def _check_alike(rows: Mapping[str, Reports]) -> None:
                     )
 
 
-def _budget(frames_trained_on: int, of_first: int) -> dict[str, Any]:
-    return {"frames_seen": frames_trained_on, "other_budget": frames_trained_on != of_first}
+def _budget(n_frames: int, of_plain: int) -> dict[str, Any]:
+    return {"frames_trained_on": n_frames, "other_budget": n_frames != of_plain}
 
 
 def _row(reports: Reports, plain: Reports, means: str, is_fixed: bool | None) -> dict[str, Any]:
@@ -229,7 +238,7 @@ def markdown_table(result: Mapping[str, Any]) -> str:
     rows = table_rows(result)
     shown = [metric for metric in SHOWN if best_row(metric, rows) is not None]
     marks = {metric: " †" if constant_wins(metric, rows) else "" for metric in shown}
-    lines = ["| | " + " | ".join(f"{heading(metric)}{marks[metric]}" for metric in shown) + " | frames seen |"]
+    lines = ["| | " + " | ".join(f"{heading(metric)}{marks[metric]}" for metric in shown) + " | training frames |"]
     lines += ["| --- |" + " --- |" * (len(shown) + 1)]
     for name, row in rows.items():
         cells = [f"{cell_text(row, metric)}{' ‡' if is_blurred(metric, row) else ''}" for metric in shown]
@@ -251,4 +260,4 @@ def markdown_table(result: Mapping[str, Any]) -> str:
 
 def frames_text(row: Mapping[str, Any]) -> str:
     """Frames that a run learns from, marked where they are not as many as the first method's."""
-    return f"{row['frames_seen']}{' (other budget)' if row['other_budget'] else ''}"
+    return f"{row['frames_trained_on']}{' (other budget)' if row['other_budget'] else ''}"

@@ -31,7 +31,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Series:
-    """Where runs live (`out`), what they are scored on (`data`) and how, and how many are under way at a time."""
+    """Where runs live (`out`), what they are scored on (`data`) and how, and how many run at a time."""
 
     out: Path
     data: Path
@@ -69,7 +69,7 @@ def _has_other_config(run: PlannedRun) -> bool:
 
 
 def scores_of(run: PlannedRun, series: Series) -> Path:
-    """The folder of a run's metrics.json: a folder of its own for every other way to score the same run."""
+    """The folder of a run's metrics.json: a folder of its own for every other alignment and protocol."""
     is_usual = (series.align, series.protocol) == ("auto", "plain")
     return run.folder if is_usual else run.folder / f"{series.protocol}-{series.align}"
 
@@ -83,7 +83,14 @@ def next_stage(run: PlannedRun, series: Series) -> Stage | None:
 
 
 def read_scores(run: PlannedRun, series: Series) -> dict[str, Any] | None:
-    """The metrics.json of a run if it is of the model that is there and has what the series needs."""
+    """The metrics.json of a run if it is of the model that is there and has what the series needs.
+
+    Args:
+        run: with the controls that its scores must have.
+        series: with the data and the settings of the scores.
+
+    Returns: the content of the file; None where it is missing, older than the model, or of other data.
+    """
     path, model = scores_of(run, series) / "metrics.json", run.folder / "config.json"
     if not (path.is_file() and model.is_file()) or path.stat().st_mtime_ns < model.stat().st_mtime_ns:
         return None

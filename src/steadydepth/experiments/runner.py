@@ -25,14 +25,21 @@ from steadydepth.training.lock import alone_in
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY = 0.2  # seconds between looks at the runs under way
-TELL_EVERY = 60  # seconds between lines about them where there is no terminal
+LOOK_EVERY = 0.2  # seconds between looks at the running processes
+REPORT_EVERY = 60  # seconds between lines about them where there is no terminal
 PATIENCE = 10  # seconds that a stopped run gets before it is killed
 
 
 @contextmanager
 def at_work_in(out: Path) -> Iterator[None]:
-    """Hold `out` against others, and end the runs at a polite kill as Ctrl-C does; a run that outlives us holds it."""
+    """Hold `out` against others, and end the runs at a polite kill as Ctrl-C does; a run that outlives us holds it.
+
+    Args:
+        out: the folder of a comparison or search; it is created if need be.
+
+    Raises:
+        InputError: another process is at work in it.
+    """
     with alone_in(out, with_children=True), _stopped_like_interrupted():
         yield
 
@@ -56,7 +63,7 @@ def _stopped_like_interrupted() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Child:
-    """A stage of a run under way in a process of its own."""
+    """A stage of a run in a process of its own."""
 
     run: PlannedRun
     stage: Stage
@@ -93,21 +100,24 @@ def _start(run: PlannedRun, stage: Stage, series: Series) -> _Child:
 
 
 def carry_out(runs: list[PlannedRun], series: Series) -> dict[str, str]:
-    """Do what is left of every run, `jobs` of them at a time; returns why those that failed did.
+    """Do what is left of every run, `series.jobs` of them at a time.
 
-    InputError before anything starts where another run lives in the folder of one of them.
+    Returns: the reason by the name of each run that failed.
+
+    Raises:
+        InputError: before anything starts, where another run lives in the folder of one of them.
     """
     refuse_other_runs(runs)
     left = [run for run in runs if next_stage(run, series) is not None]
     logger.info("%s: %d runs, %d finished before", series.out, len(runs), len(runs) - len(left))
     waiting, failed, active = deque(left), dict[str, str](), list[_Child]()
-    with _telling(len(left)) as tell:
+    with _reporting(len(left)) as report:
         try:
             while waiting or active:
                 while waiting and len(active) < series.jobs:
                     run = waiting.popleft()
                     active.append(_start(run, next_stage(run, series) or "evaluate", series))
-                tell(active, len(left) - len(waiting) - len(active))
+                report(active, len(left) - len(waiting) - len(active))
                 time.sleep(LOOK_EVERY)
                 for child in [child for child in active if child.process.poll() is not None]:
                     active.remove(child)
@@ -118,7 +128,7 @@ def carry_out(runs: list[PlannedRun], series: Series) -> dict[str, str]:
                     elif after is not None:
                         active.append(_start(child.run, after, series))
             if left:
-                tell(active, len(left))
+                report(active, len(left))
         finally:
             _stop(active)
     return failed
@@ -153,23 +163,23 @@ def _steps_done(run: PlannedRun) -> int:
     return json.loads(lines[-2])["step"] if len(lines) > 1 else 0
 
 
-Tell = Callable[[list[_Child], int], None]
+Report = Callable[[list[_Child], int], None]
 
 
 @contextmanager
-def _telling(total: int) -> Iterator[Tell]:
+def _reporting(total: int) -> Iterator[Report]:
     """How far the runs are: bars on a terminal, lines elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _tell_in_lines(total)
+        yield _report_in_lines(total)
         return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:
-        whole = progress.add_task("runs", total=total)
+        all_runs = progress.add_task("runs", total=total)
         bars: dict[str, TaskID] = {}
 
-        def tell(active: list[_Child], finished: int) -> None:
-            progress.update(whole, completed=finished)
+        def report(active: list[_Child], finished: int) -> None:
+            progress.update(all_runs, completed=finished)
             names = {child.run.name for child in active}
             for name in [name for name in bars if name not in names]:
                 progress.remove_task(bars.pop(name))
@@ -179,23 +189,23 @@ def _telling(total: int) -> Iterator[Tell]:
                     bars[name] = progress.add_task(name, total=steps)
                 progress.update(bars[name], description=f"{name}: {child.stage}", completed=_steps_done(child.run))
 
-        yield tell
+        yield report
 
 
-def _tell_in_lines(total: int) -> Tell:
-    """A line when what is under way changes, and one now and then about how far it is."""
-    told: list[Any] = [None, 0.0]
+def _report_in_lines(total: int) -> Report:
+    """A line when the running stages change, and one now and then about their steps."""
+    last: list[Any] = [None, 0.0]  # what was reported, and when
 
-    def tell(active: list[_Child], finished: int) -> None:
+    def report(active: list[_Child], finished: int) -> None:
         state = [(child.run.name, child.stage) for child in active], finished
-        if state == told[0] and time.monotonic() - told[1] < TELL_EVERY:
+        if state == last[0] and time.monotonic() - last[1] < REPORT_EVERY:
             return
-        told[:] = state, time.monotonic()
-        under_way = [
+        last[:] = state, time.monotonic()
+        stages = [
             f"{child.run.name}: {child.stage}"
             + (f", step {_steps_done(child.run)} of {child.run.config.optim.steps}" if child.stage == "train" else "")
             for child in active
         ]
-        logger.info("%d of %d runs done; %s", finished, total, "; ".join(under_way) or "none under way")
+        logger.info("%d of %d runs done; %s", finished, total, "; ".join(stages) or "none is running")
 
-    return tell
+    return report

@@ -22,16 +22,24 @@ BEST = "best.yaml"
 
 
 def search(config: SearchConfig | str | Path) -> dict[str, Any]:
-    """Try values of the keys of `ranges`, each in a run of its own; returns what search.json holds.
+    """Try values of the keys of `ranges`, each in a run of its own.
 
     The first trial has the base's own values where they lie in their ranges; the others follow from the scores before
     and from the base's `run.seed`, so that a search that was cut ends as one that was not. A finished run is not
     repeated, and one that fails is named under `failed`. `out` gets a folder for each run, configs/, logs/, search.json
-    and best.yaml: the config of the trial with the best `metric` of those that hold what `keep` says. InputError before
-    anything starts where the file does not fit, or another search lives in `out`.
+    and best.yaml: the config of the trial with the best `metric` among those within the limits of `keep`.
+
+    Args:
+        config: a search, or the path of its YAML file.
+
+    Returns: the content of search.json.
+
+    Raises:
+        InputError: before anything starts, where the file does not fit or another search lives in `out`; later, where
+            the plain run fails.
     """
     if not isinstance(config, SearchConfig):
-        config = load_search_config(Path(config))
+        config = load_search_config(config)
     base = check_search(config)
     series = Series(config.out, config.validation, config.jobs, config.align, config.protocol)
     check_data(plan_runs([{}], config), series)
@@ -87,7 +95,7 @@ def _scores(run: PlannedRun, config: SearchConfig, series: Series) -> dict[str, 
 
 
 def _excess(scores: Mapping[str, float], plain: Mapping[str, float], config: SearchConfig) -> dict[str, float]:
-    """How much farther from its best each metric is than the plain run's value, and a share of it, allow."""
+    """How much worse each metric is than allowed: the plain run's value and a share of it."""
     return {
         one: distance_from_best(one, scores[one]) - distance_from_best(one, plain[one]) - share * abs(plain[one])
         for one, share in config.keep.items()

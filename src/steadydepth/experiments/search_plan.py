@@ -34,7 +34,11 @@ class Trial:
 
 
 def check_search(config: SearchConfig) -> Config:
-    """The config that all runs share; InputError lists everything that does not fit, or says that Optuna is missing."""
+    """The config that all runs share; InputError lists everything that does not fit, or Optuna is missing.
+
+    Raises:
+        InputError: it lists every mistake, each with its key.
+    """
     base = load_config(config.base, [*config.set, f"run.folder={json.dumps(str(config.out))}"])
     checks = [
         partial(check_metric, "metric", config.metric),
@@ -75,7 +79,16 @@ def plan_trial(name: str, values: Values, config: SearchConfig) -> PlannedRun:
 
 
 def propose(trials: Sequence[Trial], count: int, *, base: Config, config: SearchConfig) -> list[Values]:
-    """Values of the next trials, by Optuna's TPE; they follow from those before and from `run.seed` alone."""
+    """Values of the next trials, by Optuna's TPE; they follow from those before and from `run.seed` alone.
+
+    Args:
+        trials: all so far; those without scores are ignored.
+        count: how many are wanted.
+        base: the config that all runs share.
+        config: of the search.
+
+    Returns: `count` sets of values.
+    """
     optuna = _import_optuna()
     own = _values_of(base)
     distributions = {
@@ -102,6 +115,6 @@ def _import_optuna() -> Any:
         import optuna
     except ImportError as error:
         raise InputError("search needs Optuna: pip install 'steadydepth[search]'") from error
-    # What it says of each trial stands in our own log.
+    # Our own log has a line for each trial.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

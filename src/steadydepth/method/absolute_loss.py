@@ -18,7 +18,13 @@ def _log_error(depth: Depth, truth: Depth, valid: Valid) -> Depth:
 
 
 def log_l1(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
-    """Mean of |log predicted - log truth| over valid pixels; 0.1 is about 10 % of depth."""
+    """Mean of |log predicted - log truth| over valid pixels; 0.1 is about 10 % of depth.
+
+    Args:
+        depth: predicted, above 0.
+        truth: in the same units; it may be anything where not valid.
+        valid: True where the label counts. So in all losses of this file.
+    """
     return masked_mean(_log_error(depth, truth, valid).abs(), valid)
 
 
@@ -27,19 +33,33 @@ def silog(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
 
     The form of BTS (Lee et al. 2019) without its factor of 10: a common scale error of all counts little. The epsilon
     keeps the gradient finite where the prediction is perfect.
+
+    Args:
+        depth: predicted, (b, t, h, w), above 0.
+        truth: in the same units; it may be anything where not valid.
+        valid: True where the label counts.
+
+    Returns: a differentiable scalar, 0.001 where nothing is valid.
     """
     error = _log_error(depth, truth, valid)
     return (masked_mean(error**2, valid) - 0.85 * masked_mean(error, valid) ** 2 + 1e-6).sqrt()
 
 
 def affine_invariant(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
-    """What is wrong with inverse depth up to one factor and one offset a FRAME: mean |x - g| + 0.5 gradient matching.
+    """Error of inverse depth up to one factor and one offset per FRAME: mean |x - g| + 0.5 gradient matching.
 
     x and g are 1 / depth less its median, divided by its mean distance from it, over the frame's valid pixels; the
     means pool the batch (MiDaS, Ranftl et al. 2020; Video-Depth-Anything loss/loss.py without trimming). The gradient
     term is the sum over four scales, every second pixel dropped from one to the next, of |horizontal| + |vertical|
-    differences of x - g between valid neighbours, for each valid pixel. It cannot see flicker of scale or offset: the
-    relative loss has to.
+    differences of x - g between valid neighbours, for each valid pixel. It is blind to flicker of scale or offset: the
+    relative loss is not.
+
+    Args:
+        depth: predicted, (b, t, h, w), above 0.
+        truth: in the same units; it may be anything where not valid.
+        valid: True where the label counts.
+
+    Returns: a differentiable scalar, 0 where nothing is valid.
     """
     flat = valid.flatten(0, 1)
     residual = _standardise(depth, valid) - _standardise(truth, valid)
@@ -47,11 +67,18 @@ def affine_invariant(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
 
 
 def gradient_matching(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
-    """How unevenly the log error lies: the gradient term of `affine_invariant`, of log predicted - log truth.
+    """Multi-scale gradient matching of log depth: the gradient term of `affine_invariant` of the log error.
 
     Edges and slopes of the prediction should be those of the label (Eigen and Fergus 2015; MegaDepth, Li and Snavely
-    2018). What a network makes of noise in the image changes from pixel to pixel, and from frame to frame: `log_l1`
-    hardly asks it to be even.
+    2018). The error that noise in the image causes differs from pixel to pixel, and from frame to frame: `log_l1`
+    hardly penalises that.
+
+    Args:
+        depth: predicted, (b, t, h, w), above 0.
+        truth: in the same units; it may be anything where not valid.
+        valid: True where the label counts.
+
+    Returns: a differentiable scalar, 0 where nothing is valid.
     """
     return multi_scale_gradient(_log_error(depth, truth, valid).flatten(0, 1), valid.flatten(0, 1))
 
@@ -60,6 +87,10 @@ def multi_scale_gradient(residual: Float[Tensor, "n h w"], valid: Bool[Tensor, "
     """Sum over four scales of |horizontal| + |vertical| differences between valid neighbours, for each valid pixel.
 
     `residual` is finite where invalid.
+
+    Args:
+        residual: images (n, h, w), finite where invalid.
+        valid: True where the residual counts.
     """
     loss = residual.new_zeros(())
     for step in (1, 2, 4, 8):
@@ -85,6 +116,10 @@ def smoothness(depth: Depth, frames: Frames | None = None) -> Scalar:
 
     With `frames`, each difference is weighted by exp(-mean over colours of |the same difference of the image|): depth
     may jump where the image does (Godard et al. 2017).
+
+    Args:
+        depth: predicted, (b, t, h, w), above 0.
+        frames: RGB in [0, 1]; None weighs all pixels alike.
     """
     log_depth = depth.log()
     total = log_depth.new_zeros(())

@@ -1,4 +1,4 @@
-"""What a model may be wrong by, by its own claims, taken out once for a clip: never for a frame."""
+"""Per-clip scale and shift alignment to the ground truth, as the claims of a model ask: never per frame."""
 
 from collections.abc import Callable
 
@@ -17,12 +17,18 @@ ClipDepth = Float[Tensor, "t h w"]
 
 
 def align_clips(depth: Depth, truth: Depth, valid: Valid, claims: Claims, *, single: bool = False) -> Depth:
-    """Depth in metres, from what a model `claims` to say, each clip brought to its label as a whole.
+    """Predicted depth in metres: each clip aligned to its label once, as evaluation does by default.
 
-    `metric` is left alone. `scale` takes one factor (median of the label over median of the prediction), `affine` a
-    factor and an offset (least squares), `disparity`, inverse depth, the same before it is inverted: what evaluation
-    does by default. The gradient goes through the fit. A clip without a valid pixel is brought nowhere. `single` frames
-    have nothing to do with each other: each is brought to its own label.
+    Args:
+        depth: predicted, in the units of `claims`.
+        truth: metres; it may be anything where not valid.
+        valid: True where the label counts.
+        claims: `metric` is left as it is; `scale` takes one factor, the median of the label over that of the
+            prediction; `affine` a factor and an offset by least squares; `disparity`, inverse depth, the same before it
+            is inverted.
+        single: the frames are single images, and each is aligned to its own label.
+
+    Returns: metres, at least 1 mm; the gradient goes through the fit. A clip without a valid pixel is not aligned.
     """
     if claims == "metric":
         return depth
@@ -34,10 +40,15 @@ def align_clips(depth: Depth, truth: Depth, valid: Valid, claims: Claims, *, sin
 
 
 def as_depth(predicted: Depth, like: Depth, claims: Claims) -> Depth:
-    """What a model says of clips without a label, such that relative changes of it can be compared.
+    """Predictions for clips without measured depth, as a depth whose relative changes can be compared.
 
     Inverse depth x has zeros, and its relative changes there mean nothing: 1 / (x / m + 0.1), with m the mean of `like`
-    over each clip, is a depth up to a factor for one choice of the offset. All else is left alone.
+    over each clip, is a depth up to a factor for one choice of the offset.
+
+    Args:
+        predicted: in the units of `claims`.
+        like: of the same shape, the prediction whose mean is the unit: the teacher's, or `predicted` itself.
+        claims: all but `disparity` are returned as they are.
     """
     if claims != "disparity":
         return predicted

@@ -111,7 +111,14 @@ def pair_with_previous(
 def correspondences_back(
     valid: Valid, motion: Motion, visible: Visible, frame_offsets: Sequence[int]
 ) -> tuple[Correspondence, ...]:
-    """Correspondences of a clip over each of `frame_offsets`, found once for all that is paired along them."""
+    """Correspondences of a clip over each of `frame_offsets`, found once for all that is paired along them.
+
+    Args:
+        valid: (b, t, h, w), True where the depth counts.
+        motion: from each frame to the one before it, pixels; None for the same pixel.
+        visible: True where the previous frame sees the point; None takes all as visible.
+        frame_offsets: at least 1 each.
+    """
     return tuple(_correspondence(valid, *chain(motion, visible, offset), offset) for offset in frame_offsets)
 
 
@@ -127,7 +134,15 @@ def _correspondence(valid: Valid, motion: Motion, visible: Visible, offset: int)
 
 
 def pair_along(depth: Depth, valid: Valid, correspondences: Sequence[Correspondence]) -> DepthPairs:
-    """As `pair_with_previous`, along correspondences that were found for the same `valid`."""
+    """As `pair_with_previous`, along correspondences that were found for the same `valid`.
+
+    Args:
+        depth: (b, t, h, w); at invalid pixels it may be anything.
+        valid: that which the correspondences were found for.
+        correspondences: from `correspondences_back`.
+
+    Returns: harmless pairs (b, p, h, w), the offsets one after another along p.
+    """
     safe = torch.where(valid, depth, 1)  # before any logarithm, or NaN reaches the gradient
     return DepthPairs(
         _join([safe[:, correspondence.offset :] for correspondence in correspondences]),
@@ -155,6 +170,13 @@ def chain(
     """Motion from each frame to the one `offset` before it, from motion between neighbouring frames.
 
     q = p + 1 - offset. Visible where every frame between sees the point; no entries with fewer than `offset` pairs.
+
+    Args:
+        motion: (b, p, h, w, 2), pixels; None for the same pixel.
+        visible: (b, p, h, w).
+        offset: at least 1.
+
+    Returns: motion (b, q, h, w, 2) and visibility (b, q, h, w).
     """
     if motion is None:
         return None, visible

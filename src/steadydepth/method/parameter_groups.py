@@ -1,4 +1,4 @@
-"""Which weights learn, and how fast: the parts of a model by the names of its parameters."""
+"""Which weights are trained, at which learning rate: the parts of a model by the names of its parameters."""
 
 import re
 from collections.abc import Sequence
@@ -22,7 +22,14 @@ def rate_shares(model: nn.Module, *, encoder_learning_rate: float, layer_decay: 
     """The learning rate of each parameter, as a share of the highest.
 
     The decoder takes 1, the last layer of the encoder `encoder_learning_rate`, and each layer before it `layer_decay`
-    times the one after (Clark et al. 2020, ELECTRA). What stands before the first layer, or after one, goes with it.
+    times the one after (Clark et al. 2020, ELECTRA). Parameters before the first layer, or after one, go with it.
+
+    Args:
+        model: its parameters are distinguished by their names.
+        encoder_learning_rate: a share of that of the decoder, at least 0.
+        layer_decay: in (0, 1].
+
+    Returns: the share by the name of the parameter.
     """
     names = [name for name, _ in model.named_parameters()]
     layers: list[str] = []
@@ -40,7 +47,15 @@ def rate_shares(model: nn.Module, *, encoder_learning_rate: float, layer_decay: 
 
 
 def train_only(model: nn.Module, parts: Sequence[str]) -> None:
-    """Freeze all parameters but those of `parts`: encoder, decoder, norms, or how the names of parameters begin."""
+    """Freeze, in place, all parameters but those of `parts`.
+
+    Args:
+        model: any module.
+        parts: encoder, decoder, norms, or beginnings of parameter names.
+
+    Raises:
+        InputError: a part has no parameters; it lists what there is.
+    """
     norms = {
         f"{prefix}.{name}"
         for prefix, module in model.named_modules()
@@ -52,7 +67,7 @@ def train_only(model: nn.Module, parts: Sequence[str]) -> None:
     if empty := [part for part, found in chosen.items() if not found]:
         begin = sorted({".".join(name.split(".")[:2]) for name in names})
         raise InputError(
-            f"model.train: {', '.join(empty)}: nothing of this model is called so; there are encoder, decoder, norms "
+            f"model.train: {', '.join(empty)}: no parameters of this name; there are encoder, decoder, norms "
             f"and names that begin with {', '.join(begin[:12])}"
         )
     learning = set().union(*chosen.values())
@@ -69,9 +84,19 @@ def _belongs(name: str, part: str, norms: set[str]) -> bool:
 
 
 def freeze_unused(model: nn.Module, height: int, width: int) -> list[str]:
-    """Freeze the parameters that take no part in the depth of an image, and return their names.
+    """Freeze the parameters that have no effect on the depth of an image.
 
-    Some models have them; processes that exchange gradients would wait for theirs. The weights stay as they are.
+    Some models have them; processes that average gradients would wait for theirs.
+
+    Args:
+        model: a `VideoDepthModel`; its weights and its mode stay as they are.
+        height: rows of the image.
+        width: columns of the image.
+
+    Returns: their names.
+
+    Raises:
+        InputError: no parameter that is to be trained has an effect.
     """
     training = model.training
     model.eval()
@@ -79,7 +104,7 @@ def freeze_unused(model: nn.Module, height: int, width: int) -> list[str]:
     image = torch.rand((1, 1, 3, height, width), generator=torch.Generator().manual_seed(0)).to(own.device)
     depth, _ = model(image)
     if not depth.requires_grad:
-        raise InputError("model.train: no weight that learns takes part in the depth: nothing would be trained")
+        raise InputError("model.train: none of these weights has an effect on the depth: nothing would be trained")
     depth.sum().backward()
     unused = [
         name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None

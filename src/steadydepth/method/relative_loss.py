@@ -22,6 +22,10 @@ def without_invalid(pairs: DepthPairs, valid: PairValid) -> DepthPairs:
     """Pairs that are harmless where not `valid`, for whatever is computed from them: depth 1, if they were not.
 
     On a CPU a mask of a tensor takes as long as its logarithm: none is made twice.
+
+    Args:
+        pairs: (b, p, h, w).
+        valid: which of them are to count.
     """
     if pairs.harmless:
         return replace(pairs, valid=valid)
@@ -30,30 +34,54 @@ def without_invalid(pairs: DepthPairs, valid: PairValid) -> DepthPairs:
 
 
 def change_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
-    """Change of log predicted - change of log truth: a constant factor is no change, a moving thing has its own."""
+    """Change of log predicted - change of log truth: a constant factor costs nothing.
+
+    Args:
+        predicted: harmless pairs (b, p, h, w).
+        truth: harmless pairs of the label.
+    """
     return predicted.log_change - truth.log_change
 
 
 def warping_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
-    """Change of log predicted, whatever the truth does: the warping loss of NVDS and its kin, as a rival.
+    """Change of log predicted, whatever the true change: the warping loss of NVDS and others, as a baseline.
 
-    It pulls a thing that comes nearer back to where it was.
+    It pulls an object that comes nearer back to the depth that it had.
+
+    Args:
+        predicted: harmless pairs (b, p, h, w).
+        truth: harmless pairs of the label, which are not used.
     """
     return predicted.log_change
 
 
 def geometry_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
-    """(D - D') / (D + D'), D' the earlier depth brought here (Bian et al. 2019), blind to the truth as well."""
+    """(D - D') / (D + D'), D' the earlier depth warped (Bian et al. 2019); the truth is ignored as well.
+
+    Args:
+        predicted: harmless pairs (b, p, h, w).
+        truth: harmless pairs of the label, which are not used.
+    """
     return (predicted.current - predicted.previous) / (predicted.current + predicted.previous)
 
 
 def disparity_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
-    """Change of inverse depth - true change of inverse depth, 1 / metres: temporal gradients, near things first."""
+    """Change of inverse depth - true change of inverse depth, 1 / metres: near surfaces weigh most.
+
+    Args:
+        predicted: harmless pairs (b, p, h, w).
+        truth: harmless pairs of the label.
+    """
     return _disparity_change(predicted) - _disparity_change(truth)
 
 
 def disparity_size_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
-    """|Change of inverse depth| - |true change|, blind to its direction: the form of Video-Depth-Anything."""
+    """|Change of inverse depth| - |true change|, blind to its direction: the form of Video-Depth-Anything.
+
+    Args:
+        predicted: harmless pairs (b, p, h, w).
+        truth: harmless pairs of the label.
+    """
     return _disparity_change(predicted).abs() - _disparity_change(truth).abs()
 
 
@@ -65,6 +93,11 @@ def where_smooth(truth: DepthPairs, valid: PairValid, *, share: float = 0.05) ->
     """Pairs whose true change of inverse depth is below `share` of the range that the later frame's label spans.
 
     The mask of Video-Depth-Anything's temporal gradient matching (loss/loss.py): a larger change is an edge passing.
+
+    Args:
+        truth: pairs of the label, metres.
+        valid: which of them count.
+        share: of the range of inverse depth.
     """
     truth = without_invalid(truth, valid)
     inverse = 1 / truth.current
@@ -84,13 +117,23 @@ RELATIVE: dict[str, Callable[[DepthPairs, DepthPairs], Pairs]] = {
 
 
 def huber(error: Pairs, *, bend: float = 0.1) -> Pairs:
-    """e^2 / (2 bend) up to |e| = bend, then |e| - bend / 2: noise pulls little, a jump pulls with its sign."""
+    """e^2 / (2 bend) up to |e| = bend, then |e| - bend / 2: noise pulls little, a jump pulls with its sign.
+
+    Args:
+        error: of log depth, (b, p, h, w).
+        bend: size of the error from which on it counts linearly.
+    """
     size = error.abs()
     return torch.where(size < bend, error**2 / (2 * bend), size - bend / 2)
 
 
 def charbonnier(error: Pairs, *, rounding: float = 0.01) -> Pairs:
-    """sqrt(e^2 + rounding^2) - rounding: |e| without its corner (Charbonnier et al. 1994)."""
+    """sqrt(e^2 + rounding^2) - rounding: |e| without its corner (Charbonnier et al. 1994).
+
+    Args:
+        error: of log depth, (b, p, h, w).
+        rounding: width of the rounded corner.
+    """
     return (error**2 + rounding**2).sqrt() - rounding
 
 
@@ -106,6 +149,11 @@ def without_worst(error: Pairs, valid: PairValid, share: float) -> PairValid:
     """Valid pairs but for the `share` of each clip with the largest errors, the trimming of MiDaS (Ranftl et al. 2020).
 
     What is left is averaged over itself; MiDaS divides by all.
+
+    Args:
+        error: (b, p, h, w), at least 0.
+        valid: which pairs count.
+        share: in [0, 1); at least one pair of a clip is kept.
     """
     last = torch.where(valid, error.detach(), torch.inf).flatten(1)
     n_kept = ((1 - share) * valid.flatten(1).sum(dim=1, keepdim=True)).round().clamp(min=1)
@@ -125,17 +173,25 @@ def relative_loss(
     motion_gain_weight: float = 0.0,
     both_frames: bool = True,
 ) -> Scalar:
-    """Mean over the valid pairs of a clip of what is wrong with the change from frame to frame, then over clips.
+    """Error of the change from frame to frame: the mean over the valid pairs of a clip, then over clips.
 
-    `kind` (RELATIVE) says what is compared. By default the change of log predicted with the change of log truth: a
-    static thing has no true change, so it must keep its depth; a moving one must change as the truth does; a factor
-    common to both frames costs nothing. `robust` (ROBUST) says how an error counts; the share `trim` of the pairs of
-    a clip, those with the largest errors, is left out. `moving_weight` times the mean over the pairs whose true change
-    is above 1 %, none left out, is added: they are few, and what they ask for would drown among the static ones.
-    `gradient_weight` times how unevenly what is compared lies, as in `gradient_matching`, is added: most of what
-    flickers is fine-grained, and differs from pixel to pixel. `motion_gain_weight` times |`motion_gain` - 1| is added.
-    Without `both_frames` the earlier frame is taken as it is and only the later one learns. Clips without a valid pair
-    are left out; a differentiable 0 when none has one.
+    By default the change of log predicted is compared with the change of log truth: a static surface has no true
+    change, so it must keep its depth; a moving one must change as the truth does.
+
+    Args:
+        predicted: pairs of predicted depth.
+        truth: pairs of the label along the same correspondences.
+        kind: one of RELATIVE, what is compared.
+        robust: one of ROBUST, how an error counts.
+        trim: share of the pairs of a clip, those with the largest errors, that is left out; in [0, 1).
+        moving_weight: of the mean over the pairs whose true change is above 1 %, none left out: they are few, and in
+            the mean over all pairs the static ones outweigh them.
+        gradient_weight: of multi-scale gradient matching of what is compared: most flicker is fine-grained, and
+            differs from pixel to pixel.
+        motion_gain_weight: of |`motion_gain` - 1|.
+        both_frames: False takes the gradient of the later frame alone.
+
+    Returns: the loss. Clips without a valid pair are left out; a differentiable 0 when none has one.
     """
     valid = predicted.valid & truth.valid
     if kind in ("disparity", "disparity_size"):
@@ -161,9 +217,13 @@ def relative_loss(
 def motion_gain(predicted: DepthPairs, truth: DepthPairs) -> Scalar:
     """How much of the true change of log depth is predicted: sum v v* / sum v*^2 where |v*| is above 1 %.
 
-    The pairs are harmless; all clips are pooled. 1 is ideal, 0 frozen. An error of the change asks each pixel to be
-    right, and what cannot be known well is then best left unchanged; this asks the batch as a whole not to fall short.
-    1 where nothing changes.
+    The pairs are harmless; all clips are pooled. 1 is ideal, 0 frozen, and 1 where nothing changes. The mean error of
+    the change is smallest when a change that is hard to predict is predicted too small; this term is about all of the
+    batch, and counters that bias.
+
+    Args:
+        predicted: harmless pairs (b, p, h, w).
+        truth: harmless pairs of the label.
     """
     true_change = truth.log_change
     moved = true_change.masked_fill(~truth.valid | (true_change.abs() <= MOVING), 0)

@@ -17,7 +17,7 @@ def process_sequence(
     """One depth image for each frame, in order, and the state that the last frame left.
 
     Args:
-        model: called as `VideoDepthModel` says; wrapped for several processes or not.
+        model: called as a `VideoDepthModel`; wrapped for several processes or not.
         frames: (b, t, 3, h, w), RGB in [0, 1]; t >= 1.
         state: what an earlier call returned, to go on from; None begins anew.
         chunk: frames that pass through the model at a time; the same numbers for less memory, since the state goes on
@@ -44,6 +44,10 @@ def check_state(state: object, batch: int) -> State:
 
     Raises:
         TypeError: it does not; states of several streams could not be stacked, nor exported.
+
+    Args:
+        state: what a model returned.
+        batch: number of clips.
     """
     if not isinstance(state, dict):
         raise TypeError(f"the model returned a state of {type(state).__name__}; it is a dict of tensors, {{}} for none")

@@ -36,7 +36,15 @@ def label_clips(batch: Batch, *, teacher: nn.Module | None, window: int = 1) -> 
 
 
 def teacher_depth(teacher: nn.Module, batch: Batch, *, window: int) -> Depth:
-    """What the teacher predicts for each frame, averaged along the motion over `window` frames; without a gradient."""
+    """What the teacher predicts for each frame, averaged along the motion over `window` frames; without a gradient.
+
+    Args:
+        teacher: a `VideoDepthModel`.
+        batch: clips with their motion; labels are not used.
+        window: frames, at least 1.
+
+    Returns: (b, t, h, w), in the units that the teacher claims.
+    """
     with torch.no_grad():
         predicted, _ = process_sequence(teacher, batch.frames)
         return average_along(predicted, batch.motion, batch.visible, window=window)

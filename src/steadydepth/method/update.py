@@ -51,7 +51,7 @@ def learning_rate_at(step: int, *, steps: int, learning_rate: float, warmup: flo
 
     Args:
         step: 0 for the first step.
-        steps: of the whole run.
+        steps: of the run.
         learning_rate: the highest.
         warmup: in [0, 1].
     """
@@ -63,7 +63,12 @@ def learning_rate_at(step: int, *, steps: int, learning_rate: float, warmup: flo
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Give every group its share of `learning_rate`."""
+    """Give every group its share of `learning_rate`.
+
+    Args:
+        optimizer: from `build_optimizer`; it is changed in place.
+        learning_rate: of the decoder.
+    """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["share"]
 
@@ -93,7 +98,7 @@ def update_weights(
 
     Returns: False where the gradient is not finite: no weight has changed then, nor anything else.
     """
-    # Where the target is not finite its whole gradient becomes so, and all processes see it in the average.
+    # Where the target is not finite its whole gradient becomes so, and so does the average over all processes.
     spread = target * torch.where(target.detach().isfinite(), 1.0, torch.nan)
     backward(spread / parts)
     if part < parts:

@@ -1,4 +1,4 @@
-"""A model made lighter to train, and made itself again before it is saved."""
+"""A model made cheaper to train, and restored before it is saved: LoRA adapters, gradient checkpointing."""
 
 import copy
 from collections.abc import Callable
@@ -10,9 +10,15 @@ from steadydepth.types import InputError
 
 
 def add_lora(model: nn.Module, rank: int, belongs: Callable[[str], bool]) -> None:
-    """Low-rank adapters of `rank` on the linear layers whose names `belongs` takes (Hu et al. 2022), in place.
+    """Add low-rank adapters (Hu et al. 2022) to linear layers in place; at first they change nothing.
 
-    Among what `belongs` takes they alone learn; at first they change nothing.
+    Args:
+        model: any module.
+        rank: of the adapters, at least 1.
+        belongs: True for the names of the parameters that are adapted; of these the adapters alone are trained.
+
+    Raises:
+        InputError: peft is not installed, or no linear layer belongs.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -25,7 +31,7 @@ def add_lora(model: nn.Module, rank: int, belongs: Callable[[str], bool]) -> Non
         raise InputError("model.lora: the encoder has no linear layers to adapt: leave it 0 and train the weights")
     learned = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), model)
-    # peft freezes the whole model; outside the adapted part everything learns on.
+    # peft freezes all of the model; outside the adapted part all is trained as before.
     for name, parameter in model.named_parameters():
         if not belongs(name):
             parameter.requires_grad_(learned[name])
@@ -44,7 +50,11 @@ def without_lora(model: nn.Module) -> nn.Module:
 
 
 def checkpoint_gradients(model: nn.Module) -> None:
-    """Keep less of a forward pass, and compute it again on the way back: the same gradients for less memory."""
+    """Keep less of a forward pass and compute it again in the backward pass: the same gradients for less memory.
+
+    Raises:
+        InputError: the architecture does not support it.
+    """
     network: Any = getattr(model, "network", None)
     encoder: Any = getattr(model, "encoder", network)
     try:

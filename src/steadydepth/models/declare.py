@@ -1,4 +1,4 @@
-"""What is said of a model beside its name: `NAME,claims=disparity,multiple=14`. Declared, never guessed."""
+"""What is declared of a model behind its name: `NAME,claims=disparity,multiple=14`. Declared, never guessed."""
 
 import re
 from dataclasses import dataclass, fields, replace
@@ -12,7 +12,7 @@ from steadydepth.types import Claims, InputError
 
 SIDECAR = "steadydepth.json"  # beside a saved model: what it claims, and how its network is made
 
-# Metres, or a ten thousandth of whatever unit: below what a pipeline's own rounding tells apart.
+# Metres, or a ten thousandth of whatever unit: below what a pipeline's own rounding resolves.
 LEAST = 1e-4
 MOST_UNDER = 0.01  # of the pixels of a depth that may be at or below zero: bicubic edges, not inverse depth
 
@@ -24,7 +24,7 @@ MEANINGS = (
 
 @dataclass(frozen=True)
 class Declared:
-    """What the user, or the folder of a model, says of it; None where it is not declared."""
+    """What the user, or the folder of a model, declares; None where nothing is."""
 
     claims: Claims | None = None
     multiple: int | None = None  # the network takes sizes that are multiples of this
@@ -48,7 +48,13 @@ class Declared:
 
 
 def split_name(name: str) -> tuple[str, Declared]:
-    """The name of a model and what is declared behind its commas; a path that exists is a name as it is."""
+    """The name of a model and what is declared behind its commas; a path that exists is a name as it is.
+
+    Returns: the name without what is declared, and that.
+
+    Raises:
+        InputError: what is declared is unknown or malformed.
+    """
     if Path(name).exists():
         return name, Declared()
     plain, *words = name.split(",")
@@ -57,7 +63,15 @@ def split_name(name: str) -> tuple[str, Declared]:
 
 
 def read_declared(given: dict[str, Any], where: str) -> Declared:
-    """Check what is declared; `where` names it in an error."""
+    """Check what is declared; `where` names it in an error.
+
+    Args:
+        given: values by the names of the fields of `Declared`.
+        where: the file or name, for errors.
+
+    Raises:
+        InputError: a name is unknown, a value malformed, or `multiple` and `size` are both given.
+    """
     if unknown := sorted(set(given) - {field.name for field in fields(Declared)}):
         raise InputError(
             f"{where}: {', '.join(unknown)}: unknown; a name may be followed by ,claims= ,multiple= ,size=HxW "
@@ -75,11 +89,17 @@ def read_declared(given: dict[str, Any], where: str) -> Declared:
 
 
 def claims_or_refuse(where: str, claims: Any, kind: Any = None) -> Claims:
-    """The claim, or InputError that says what to write."""
+    """The claim, or InputError that explains what to write.
+
+    Args:
+        where: the file or name, for the error.
+        claims: what is to be one of the four words.
+        kind: of the model, for the error where nothing is declared.
+    """
     if claims not in get_args(Claims):
         found = f"{claims!r} is no claim" if claims is not None else f"what its numbers mean is not known ({kind})"
         raise InputError(
-            f"{where}: {found}: say it as NAME,claims=WORD, or in a config as model.claims, where WORD is {MEANINGS}"
+            f"{where}: {found}: declare it as NAME,claims=WORD, or as model.claims in a config, WORD being {MEANINGS}"
         )
     return cast(Claims, claims)
 
@@ -95,18 +115,24 @@ def claims_of(model: object) -> Claims:
 
 
 def check_claims(predicted: Tensor, claims: Claims, name: str) -> None:
-    """Refuse what a model is seen to get wrong on a batch: numbers that are all equal, or depths that are not above 0.
+    """Check predictions for a batch against what the model claims.
 
-    `predicted` is floored at LEAST, as the adapters give it.
+    Args:
+        predicted: of any shape, at least LEAST, as the adapters give it.
+        claims: of the model.
+        name: of the model, for the error.
+
+    Raises:
+        InputError: numbers are not finite or all equal, or depths are not above 0.
     """
     if not torch.isfinite(predicted).all():
-        raise InputError(f"{name}: gives numbers that are not finite: are its weights whole, its precision enough?")
+        raise InputError(f"{name}: gives numbers that are not finite: are its weights undamaged, its precision enough?")
     if bool((predicted.amax() - predicted.amin()) <= 1e-6 * predicted.abs().amax()):
         raise InputError(f"{name}: gives {float(predicted.amax()):.4g} for every pixel: are its weights loaded?")
     under = float((predicted <= LEAST).float().mean())
     if claims in ("metric", "scale") and under > MOST_UNDER:
         raise InputError(
-            f"{name}: claims {claims}, yet {under:.0%} of what it says is at or below 0, which no depth is: inverse "
+            f"{name}: claims {claims}, yet {under:.0%} of its predictions are at or below 0, as no depth is: inverse "
             "depth? declare it as NAME,claims=disparity, or in a config as model.claims"
         )
 

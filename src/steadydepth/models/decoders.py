@@ -38,7 +38,7 @@ class LightDecoder(nn.Module):
 
 
 class _Residual(nn.Module):
-    """Two 3x3 convolutions beside a way past them."""
+    """Two 3x3 convolutions with a skip connection."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -72,8 +72,8 @@ class DPTDecoder(nn.Module):
 
     def forward(self, features: list[Float[Tensor, "n _ h w"]]) -> Float[Tensor, "n 1 _ _"]:
         maps = [
-            residual(correspondence(one))
-            for residual, correspondence, one in zip(self.residuals, self.reassemble, features, strict=True)
+            residual(reassemble(feature))
+            for residual, reassemble, feature in zip(self.residuals, self.reassemble, features, strict=True)
         ]
         merged = self.fusions[-1](maps[-1])
         for one, fusion in zip(maps[-2::-1], reversed(self.fusions[:-1]), strict=True):

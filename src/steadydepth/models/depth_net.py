@@ -21,8 +21,18 @@ SMALLEST = 32  # pixels a side: the coarsest feature map of a stride-32 encoder 
 class DepthNet(nn.Module, PyTorchModelHubMixin):
     """A per-frame depth network; `save_pretrained` writes config.json and model.safetensors.
 
-    Takes RGB in [0, 1] of any size from 32 x 32; its depth is between `min_depth` and `max_depth` metres: the network
-    says where between the two in log depth, so that equal steps of its output are equal relative changes.
+    The output of the network, in [0, 1], is a place between `min_depth` and `max_depth` in log depth, so that equal
+    steps of it are equal relative changes.
+
+    Args:
+        encoder: name of a timm encoder: a convolutional network, or a plain ViT.
+        decoder_width: channels of the decoder.
+        min_depth: nearest depth that can be predicted, metres, above 0.
+        max_depth: farthest, metres.
+        claims: what its numbers mean after training.
+
+    Raises:
+        InputError: the depths are not in order, or timm has no such encoder.
     """
 
     mean: Tensor
@@ -44,14 +54,14 @@ class DepthNet(nn.Module, PyTorchModelHubMixin):
         channels, strides = feature_info.channels(), feature_info.reduction()
         is_vit = len(set(strides)) == 1
         self.decoder = DPTDecoder(channels, decoder_width) if is_vit else LightDecoder(channels, decoder_width)
-        self.patch = strides[0] if is_vit else 1  # pixels a side; the encoder pads to whole ones
+        self.patch = strides[0] if is_vit else 1  # pixels a side; the encoder pads to multiples of it
         self.min_depth, self.max_depth = min_depth, max_depth
         self.claims: Claims = claims  # type: ignore[assignment]
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def forward(self, frames: Frames, state: State | None = None) -> tuple[Depth, State]:
-        """Depth of each frame by itself, in metres; there is no state."""
+        """Depth of each frame by itself, metres where it claims `metric`; frames of 32 x 32 or more, and no state."""
         b, t, _, h, w = frames.shape
         if min(h, w) < SMALLEST:
             raise InputError(f"frames are {h} x {w}; the network needs {SMALLEST} x {SMALLEST} or more: resize them")

@@ -21,21 +21,37 @@ def build_encoder(name: str, *, pretrained: bool = False) -> nn.Module:
     """A timm encoder that gives its feature maps, fine to coarse; `feature_info` describes them.
 
     A plain ViT gives those of its last four blocks, all of one size, for images of any size: it pads them below and
-    on the right to whole patches.
+    on the right to a multiple of its patch size.
+
+    Args:
+        name: as timm calls it.
+        pretrained: with timm's ImageNet weights, which it downloads.
+
+    Raises:
+        InputError: timm has no such encoder; it lists names that are near.
     """
     any_size: dict[str, Any] = {"dynamic_img_size": True, "dynamic_img_pad": True, "out_indices": 4}
     options = any_size if timm.models.is_model_in_modules(name, ["vision_transformer"]) else {}
     try:
         return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
     except RuntimeError as error:
-        close = ", ".join(timm.list_models(f"*{name[:12]}*")[:5]) or "see timm.list_models()"
+        close = ", ".join(timm.list_models(f"*{name[:12]}*")[:5]) or "none (timm.list_models() has all)"
         raise InputError(
             f"model.encoder: {name}: timm has no such encoder with feature maps; near it: {close}"
         ) from error
 
 
 def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
-    """Fill `encoder` with ImageNet weights from `package`, `timm` (downloads) or a file; `none` leaves it as it is."""
+    """Fill `encoder` with ImageNet weights in place.
+
+    Args:
+        encoder: from `build_encoder`.
+        name: of the encoder, as timm calls it.
+        weights: package (an installed Python package), timm (downloads), none, or the path of a file.
+
+    Raises:
+        InputError: there are no such weights, or they do not fit the encoder.
+    """
     if weights == "none":
         return
     if weights == "timm":

@@ -21,15 +21,17 @@ FILES = ("config.json", "model.safetensors")
 
 
 def load_model(name: str | Path, claims: str | None = None) -> nn.Module:
-    """The model `name`, on the CPU, in evaluation mode: module(frames, state) -> (depth, state), with its `claims`.
+    """Load a model, on the CPU and in evaluation mode.
 
     Args:
-        name: a folder that train or transformers wrote, a ready model (`zoo.list_models`), a hub name, or
-            `package.module:factory`; what is to be known of it may follow: `NAME,claims=disparity,multiple=14`.
-        claims: the same word from a config; it wins.
+        name: a folder that train or transformers wrote, a ready model (`zoo.list_models`), a hub name (owner/name), or
+            `package.module:factory`; what is declared of it may follow, `NAME,claims=disparity,multiple=14`.
+        claims: in place of the declared one.
+
+    Returns: a `VideoDepthModel`: module(frames, state) -> (depth, state), with its `claims`.
 
     Raises:
-        InputError: there is no such model, it cannot be read, or what it claims is not known.
+        InputError: there is no such model, its files are damaged, or its claims are not known.
     """
     plain, declared = split_name(str(name))
     plain = source_of(plain)
@@ -63,7 +65,7 @@ def _load_folder(folder: Path, name: str, declared: Declared) -> nn.Module:
 
 
 def _load_ours(folder: Path, name: str, config: dict[str, Any], declared: Declared) -> DepthNet:
-    # Not from_pretrained: it prints, and turns a damaged file into an error that names neither file nor way out.
+    # Not from_pretrained: it prints, and turns a damaged file into an error that names neither the file nor what to do.
     try:
         model = DepthNet(**config)
         model.load_state_dict(load_file(folder / FILES[1]))

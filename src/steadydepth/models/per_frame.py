@@ -1,4 +1,4 @@
-"""Anyone's image network as a video model: `package.module:factory`, what it says and the sizes it takes."""
+"""Any image network as a video model: `package.module:factory`, what it claims and the sizes it takes."""
 
 import json
 from collections.abc import Callable
@@ -20,10 +20,18 @@ WEIGHTS = "model.safetensors"
 
 
 class PerFrame(nn.Module):
-    """A network from images (n, 3, h, w), RGB in [0, 1] unless normalised, to what it says (n, h, w) or (n, 1, h, w).
+    """A per-frame depth model around a network of images.
 
-    With `multiple` frames are padded below and on the right with their last pixels, and the answer is cut; with `size`
-    they are resized and the answer is resized back, bilinear. A smaller answer is brought to the size of its input.
+    With `multiple` frames are padded below and on the right with their last pixels, and the output is cropped; with
+    `size` they are resized and the output is resized back, bilinear. A smaller output is resized to its input.
+
+    Args:
+        network: from images (n, 3, h, w), RGB in [0, 1] unless normalised, to (n, h, w) or (n, 1, h, w).
+        declared: its claims, its size rule and its normalisation.
+        factory: `package.module:name` of what made the network, for errors and for saving.
+
+    Raises:
+        InputError: the claims are not declared.
     """
 
     mean: Tensor
@@ -32,17 +40,17 @@ class PerFrame(nn.Module):
     def __init__(self, network: Callable[[Tensor], Tensor], declared: Declared, factory: str) -> None:
         super().__init__()
         self.network = network
-        self.claims = claims_or_refuse(factory, declared.claims, "no model of one's own says it by itself")
+        self.claims = claims_or_refuse(factory, declared.claims, "a network from a factory does not declare it")
         self.declared, self.factory = declared, factory
         mean, std = (MEAN, STD) if declared.normalise else ((0.0,) * 3, (1.0,) * 3)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, frames: Frames, state: State | None = None) -> tuple[Depth, State]:
-        """What the network says of each frame by itself, at least LEAST; there is no state."""
+        """The prediction for each frame by itself, in the units of `claims`, at least LEAST; there is no state."""
         b, t, _, h, w = frames.shape
         images = self._fit((frames.flatten(0, 1) - self.mean) / self.std)
-        predicted = self._ask(images, h, w).float()
+        predicted = self._run(images, h, w).float()
         if predicted.shape[-2:] != images.shape[-2:]:
             predicted = F.interpolate(predicted, images.shape[-2:], mode="bilinear", align_corners=False)
         if self.declared.size:
@@ -56,7 +64,7 @@ class PerFrame(nn.Module):
         multiple = self.declared.multiple or 1
         return F.pad(images, (0, -w % multiple, 0, -h % multiple), mode="replicate")
 
-    def _ask(self, images: Float[Tensor, "n 3 _ _"], h: int, w: int) -> Float[Tensor, "n 1 _ _"]:
+    def _run(self, images: Float[Tensor, "n 3 _ _"], h: int, w: int) -> Float[Tensor, "n 1 _ _"]:
         try:
             predicted = self.network(images)
         except torch.OutOfMemoryError:
@@ -84,13 +92,23 @@ class PerFrame(nn.Module):
         own = self.network.state_dict().items()
         weights = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in own}
         save_file(weights, Path(folder) / WEIGHTS)
-        predicted = {key: value for key, value in vars(self.declared).items() if value is not None and key != "weights"}
-        content = {"factory": self.factory} | predicted
+        declared = {key: value for key, value in vars(self.declared).items() if value is not None and key != "weights"}
+        content = {"factory": self.factory} | declared
         (Path(folder) / SIDECAR).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def load_per_frame(factory: str, declared: Declared) -> PerFrame:
-    """The network that `package.module:factory` makes when it is called, with the declared weights in it."""
+    """The network that `package.module:factory` makes when it is called, with the declared weights in it.
+
+    Args:
+        factory: `package.module:name` of a function that returns an nn.Module or a function of images.
+        declared: claims, size rule, normalisation and weights.
+
+    Returns: the model, in evaluation mode.
+
+    Raises:
+        InputError: the factory cannot be imported or called, or the weights do not fit.
+    """
     declared.only(factory, "claims", "multiple", "size", "normalise", "weights")
     network = _make(factory)
     if declared.weights is not None:

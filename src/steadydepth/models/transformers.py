@@ -14,7 +14,7 @@ from steadydepth.types import Claims, Depth, Frames, InputError, State
 
 logger = logging.getLogger(__name__)
 
-# What a kind of model says, by the words of its authors: (model_type, depth_estimation_type or the backbone's type).
+# What a kind of model claims, according to its authors: (model_type, depth_estimation_type or the backbone's type).
 # None stands for all of a model_type. DPT is here for MiDaS's backbones alone: with DINOv2 there are metric ones too.
 CLAIMS: dict[tuple[str, str | None], Claims] = {
     ("depth_anything", "relative"): "disparity",
@@ -52,7 +52,7 @@ class TransformersDepth(nn.Module):
         self.files = files or {}  # the processor's files as they came
 
     def forward(self, frames: Frames, state: State | None = None) -> tuple[Depth, State]:
-        """What the model says of each frame by itself, in its own units; None in, None out."""
+        """The prediction for each frame by itself, in the units of `claims`, at least LEAST; there is no state."""
         b, t, _, h, w = frames.shape
         outputs = self.network(pixel_values=self._to_pixels(frames.flatten(0, 1)))
         outputs["predicted_depth"] = outputs["predicted_depth"].float()
@@ -94,7 +94,16 @@ class TransformersDepth(nn.Module):
 
 
 def load_transformers(folder: Path, name: str, declared: Declared) -> TransformersDepth:
-    """The depth model in a folder as transformers writes it, in float32; `name` is what the user calls it."""
+    """The depth model in a folder that transformers wrote, in float32.
+
+    Args:
+        folder: with config.json, weights and the processor's config.
+        name: what the user calls the model, for errors.
+        declared: its claims, where the table has none.
+
+    Raises:
+        InputError: transformers is not installed or cannot load it, or the claims are not known.
+    """
     from huggingface_hub.errors import StrictDataclassError
 
     try:
@@ -122,7 +131,11 @@ def load_transformers(folder: Path, name: str, declared: Declared) -> Transforme
 
 
 def table_claims(config: Any) -> Claims | None:
-    """What a model of this config claims, from the table; None where nobody has said it."""
+    """What a model of this config claims, from the table; None where the table has no entry.
+
+    Args:
+        config: a transformers config.
+    """
     kind = _kind(config)
     return CLAIMS.get(kind) or CLAIMS.get((kind[0], None))
 
@@ -135,7 +148,7 @@ def _kind(config: Any) -> tuple[str, str | None]:
 
 
 def _check_weights(name: str, network: nn.Module, loaded: dict[str, Any]) -> None:
-    """Refuse a file that leaves the network random; say which weights it lacks where they are few."""
+    """Refuse a file that leaves the network random; log which weights it lacks where they are few."""
     missing = sorted(loaded["missing_keys"])
     if len(missing) > MOST_MISSING * len(network.state_dict()):
         raise InputError(

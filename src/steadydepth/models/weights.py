@@ -16,7 +16,9 @@ NESTED = ("state_dict", "model")  # where training scripts put the weights besid
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of a file that torch.save wrote, by name, on the CPU.
 
-    A pickle that holds anything but tensors and plain values is refused: loading it would run code.
+    Raises:
+        InputError: there is no such file, or it is damaged, holds no state_dict, or is a pickle that holds anything but
+            tensors and plain values: loading it would run code.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file of weights")

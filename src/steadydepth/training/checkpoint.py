@@ -1,4 +1,4 @@
-"""Weights apart from the rest; written whole or not at all; resumed exactly."""
+"""Checkpoints and models on the disk: each file complete or absent, and a run resumed exactly."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ MODEL_PART = ".model-"  # a model that is being written
 
 @contextmanager
 def writing_in(folder: Path) -> Iterator[None]:
-    """A disk that is full or closed to us is the user's to mend: InputError, with what to do; all else passes."""
+    """Turn the error of a disk that is full or that we may not write to into InputError; others pass."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -37,8 +37,8 @@ def writing_in(folder: Path) -> Iterator[None]:
         if not isinstance(cause, (OSError, SafetensorError)):
             raise
         raise InputError(
-            f"{folder}: cannot be written: {cause}. What was written before is whole: make room, or get the right to "
-            "write there, and the same command goes on from the last checkpoint"
+            f"{folder}: cannot be written: {cause}. What was written before is complete: make room, or get the "
+            "right to write there, and the same command goes on from the last checkpoint"
         ) from error
 
 
@@ -46,6 +46,13 @@ def save_model(model: nn.Module, folder: Path) -> None:
     """Write the model into `folder` as its kind is written, each file to a temporary name that is then renamed.
 
     Ours: config.json and model.safetensors; the others as they came, with steadydepth.json beside them.
+
+    Args:
+        model: with `save_pretrained`.
+        folder: created if need be.
+
+    Raises:
+        InputError: the disk is full, or the folder may not be written to.
     """
     with writing_in(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,10 +65,18 @@ def save_model(model: nn.Module, folder: Path) -> None:
 
 
 def save_checkpoint(content: dict[str, Any], folder: Path) -> None:
-    """Write what a run needs to go on; the checkpoint before it is kept beside this one."""
+    """Write what a run needs to go on; the checkpoint before it is kept beside this one.
+
+    Args:
+        content: tensors, plain values, and lists and dicts of them.
+        folder: of the run; the file is complete or absent however the process ends.
+
+    Raises:
+        InputError: the disk is full, or the folder may not be written to.
+    """
     path = folder / CHECKPOINT
     with writing_in(folder), new_file(path) as part:
-        # Through a file of Python: torch's own writer says nothing of why it failed.
+        # Through a file of Python: torch's own writer does not report why it failed.
         with part.open("wb") as file:
             torch.save(content, file)
             os.fsync(file.fileno())
@@ -89,9 +104,12 @@ def _settle(folder: Path) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The newest state that `save_checkpoint` left whole, on the CPU; None where there is nothing yet.
+    """The newest undamaged checkpoint in `folder`, on the CPU; None where there is none yet.
 
-    A damaged one is named in a warning and the one before it is taken; InputError when there is no other.
+    A damaged one is named in a warning, and the one before it is taken.
+
+    Raises:
+        InputError: all are damaged, or one may not be read.
     """
     damaged = []
     for path in (folder / CHECKPOINT, folder / PREVIOUS):

@@ -1,4 +1,4 @@
-"""What a run may meet that is not in its files, said with what to do."""
+"""Failures of a run that are not in its files, reported with what to do."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ import torch
 
 from steadydepth.types import InputError
 
-# What gloo and NCCL say in the processes that are left.
+# What gloo and NCCL report in the processes that are left.
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 LESS = (
     "raise optim.accumulate, set model.checkpointing, or lower optim.batch, data.clip_length or data.height and width"
@@ -16,7 +16,7 @@ LESS = (
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """InputError for what a loader process says, for a process that is lost and for want of memory; all else passes."""
+    """Turn errors of processes, of torch.compile and for want of memory into InputError; all others pass."""
     try:
         yield
     except InputError as error:
@@ -38,14 +38,14 @@ def explained() -> Iterator[None]:
             ) from error
         if any(words in str(error) for words in LOST):
             raise InputError(
-                "another process of this run was lost: its own log, or the launcher's, says why; the same command goes "
-                "on from the last checkpoint"
+                "another process of this run was lost: its own log, or the launcher's, has the reason; the same "
+                "command goes on from the last checkpoint"
             ) from error
         raise
 
 
 def _lost_loader(error: BaseException | None) -> BaseException | None:
-    """What torch says of it, raised in the middle of anything: a write, say, which may then fail in its own words."""
+    """Torch's error for it, which is raised in the middle of anything, such as a write that then fails as well."""
     while error is not None and "DataLoader worker" not in str(error):
         error = error.__cause__ or error.__context__
     return error

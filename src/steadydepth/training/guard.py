@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from steadydepth.method.alignment import as_depth
+from steadydepth.method.sequence import process_sequence
 from steadydepth.metrics.accuracy import log_depth_correlation
 from steadydepth.models.declare import claims_of
 from steadydepth.training.processes import spread
@@ -48,8 +49,8 @@ class Guard:
         training = model.training
         model.eval()
         with torch.no_grad():
-            depth, _ = model(frames)
-            predicted, _ = self.teacher(frames)
+            depth, _ = process_sequence(model, frames)
+            predicted, _ = process_sequence(self.teacher, frames)
         model.train(training)
         depth, predicted = (as_depth(one, predicted, claims_of(self.teacher)) for one in (depth, predicted))
         correlation = log_depth_correlation(depth.float().flatten(0, 1).cpu(), predicted.float().flatten(0, 1).cpu())

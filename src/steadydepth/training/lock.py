@@ -14,11 +14,17 @@ LOCK = ".lock"
 
 @contextmanager
 def alone_in(folder: Path, *, with_children: bool = False) -> Iterator[None]:
-    """Hold `folder`, made if need be, against a second run; InputError where another process holds it.
+    """Lock `folder` against a second run; it is created if need be, and removed again if nothing was written into it.
 
-    A launcher that is killed leaves its processes behind: they train on, and would write over who comes after. The
-    lock falls with this process, however that ends; `with_children` it stays until the last of them that inherits it
-    has ended as well. A folder that was made for one who then could do nothing in it is removed.
+    A launcher that is killed leaves its processes behind: they train on, and would overwrite the files of the next run.
+    The lock ends with this process, however that ends.
+
+    Args:
+        folder: of the run, or of the comparison.
+        with_children: the lock stays until the last child process that inherits it has ended as well.
+
+    Raises:
+        InputError: another process holds the lock, or the folder cannot be written.
     """
     import fcntl
 

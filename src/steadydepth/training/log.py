@@ -22,7 +22,7 @@ SKIPPED = "skipped.jsonl"
 
 
 def complete_lines(path: Path) -> list[str]:
-    """The lines of a log, each with its end; a run that is under way, or was cut, may have begun one more."""
+    """The lines of a log, each with its end; a run that is training, or was cut, may have begun one more."""
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 

@@ -48,7 +48,17 @@ def _sample_numbers(first: int, last: int, batch: int, rank: int, world: int) ->
 
 
 def open_samples(config: Config, first_step: int, rank: int, world: int) -> Samples:
-    """The samples that the steps from `first_step` on will see."""
+    """The samples that this process takes in the steps from `first_step` on.
+
+    Args:
+        config: of the run.
+        first_step: steps taken before.
+        rank: number of this process, from 0 on.
+        world: number of processes.
+
+    Raises:
+        InputError: the batch cannot be split evenly, or the data does not fit.
+    """
     data, seed = config.data, config.run.seed
     if config.optim.batch % (world * config.optim.accumulate):
         raise InputError(
@@ -85,8 +95,8 @@ def open_samples(config: Config, first_step: int, rank: int, world: int) -> Samp
     return MixedSamples(sources, shares=[one.share for one in data.sources], seed=seed, numbers=numbers)
 
 
-def _what_is_learnt(config: str) -> list[str]:
-    """The lines of a config but for those that only say how it is computed: these may change from start to start."""
+def _lines_that_matter(config: str) -> list[str]:
+    """The lines of a config without those that change how it is computed, not what: they may differ at each start."""
     how = ("workers", "cached_clips", "accumulate", "shard", "compile")
     return [line for line in config.splitlines() if line.split(":")[0].strip() not in how]
 
@@ -95,7 +105,7 @@ def _claim_folder(config: Config, *, has_begun: bool) -> None:
     """Write the resolved config into the run folder, or refuse a folder in which another run has begun."""
     path = config.run.folder / "config.yaml"
     text = dump_config(config)
-    ours, theirs = (_what_is_learnt(one) for one in (text, path.read_text() if path.is_file() else text))
+    ours, theirs = (_lines_that_matter(one) for one in (text, path.read_text() if path.is_file() else text))
     if has_begun and ours != theirs:
         other = [
             f"{old.strip()} there, {new.strip()} here" for old, new in zip(theirs, ours, strict=False) if old != new
@@ -111,7 +121,7 @@ def _claim_folder(config: Config, *, has_begun: bool) -> None:
 def train(config: Config | str | Path, *, profile: bool = False) -> Path:
     """Train as a config describes, or go on where the same run was cut.
 
-    SIGTERM or Ctrl-C ends the run after the step under way: the folder then has a checkpoint, and no model yet. A
+    SIGTERM or Ctrl-C ends the run after the current step: the folder then has a checkpoint, and no model yet. A
     finished run is left as it is.
 
     Args:
@@ -124,7 +134,7 @@ def train(config: Config | str | Path, *, profile: bool = False) -> Path:
 
     Raises:
         InputError: the config, its data or its starting model do not fit, another run lives or trains in the folder, or
-            what the user can put right happened on the way: a full disk, no memory, a lost process.
+            something happened that the user can put right: a full disk, no memory, a lost process.
     """
     config = config if isinstance(config, Config) else load_config(config)
     check_validation(config)
@@ -288,7 +298,7 @@ def _note_skipped(config: Config, samples: Samples, step: int) -> None:
 
 
 def _refuse_only_skipping(config: Config, state: TrainingState) -> None:
-    if state.skipped_in_a_row >= config.optim.most_skipped:
+    if state.skipped_in_a_row >= config.optim.max_skipped:
         raise InputError(
             f"{config.run.folder / SKIPPED}: stopped after step {state.step}: the gradient of {state.skipped_in_a_row} "
             "steps in a row was not finite, and changed no weight; their clips are named there. Look at them, or take "

@@ -1,4 +1,4 @@
-"""The model card of a run, filled in from what lies in its folder, and the way to the hub."""
+"""The model card of a run, filled in from what lies in its folder, and the upload to the hub."""
 
 import json
 from collections.abc import Iterator
@@ -27,12 +27,19 @@ _MEANINGS = {
 }
 
 
-def write_card(folder: Path, *, licence: str | None = None) -> Path:
+def write_card(folder: str | Path, *, licence: str | None = None) -> Path:
     """Write FOLDER/README.md, the model card of a finished run: claims, data, scores, and the command that made it.
 
-    Scores are those that `evaluate --out FOLDER` left there for this model. `licence` is the licence of the weights, as
-    the hub names it; what the data asks for stands in the card either way. InputError where there is no finished run.
+    Args:
+        folder: of the run. The scores are those that `evaluate --out FOLDER` left there for this model.
+        licence: of the weights, as the hub names it. The licences of the data are in the card in any case.
+
+    Returns: the path of the card.
+
+    Raises:
+        InputError: there is no finished run.
     """
+    folder = Path(folder)
     is_ours = not (folder / SIDECAR).is_file()
     claims = _read_json(folder / ("config.json" if is_ours else SIDECAR))["claims"]
     config = load_config(folder / "config.yaml")
@@ -46,7 +53,7 @@ def write_card(folder: Path, *, licence: str | None = None) -> Path:
     head |= {"license": licence} if licence else {}
     if config.model.init is not None and not Path(config.model.init).exists():
         head["base_model"] = config.model.init.partition(",")[0]
-    network = f"`{config.model.encoder}`, with a light decoder" if is_ours else "as it came"
+    network = f"`{config.model.encoder}`, with a small decoder" if is_ours else "as it came"
     lines = [
         "---",
         yaml.safe_dump(head, sort_keys=False).strip(),
@@ -54,7 +61,7 @@ def write_card(folder: Path, *, licence: str | None = None) -> Path:
         "",
         f"# {folder.resolve().name}",
         "",
-        f"A depth model that sees each frame by itself. It claims `{claims}`: {_MEANINGS[claims]}. Network: {network}"
+        f"A depth model that takes each frame by itself. It claims `{claims}`: {_MEANINGS[claims]}. Network: {network}"
         + (f"; started from `{config.model.init}`" if config.model.init else "")
         + f". Trained with the loss of two consecutive frames, weight {config.loss.relative_weight:g}.",
         "",
@@ -79,15 +86,24 @@ def write_card(folder: Path, *, licence: str | None = None) -> Path:
     return folder / CARD
 
 
-def push_to_hub(folder: Path, name: str, *, licence: str | None = None, private: bool = False) -> str:
-    """Put a finished run on the hub as `name` (owner/name), with its card filled in anew; returns its address.
+def push_to_hub(folder: str | Path, name: str, *, licence: str | None = None, private: bool = False) -> str:
+    """Put a finished run on the hub, with its card filled in anew; its checkpoints stay here.
 
-    The state of the training stays here. InputError when the hub refuses or cannot be reached.
+    Args:
+        folder: of the run.
+        name: owner/name.
+        licence: of the weights, as the hub names it.
+        private: create a private repository.
+
+    Returns: the address.
+
+    Raises:
+        InputError: there is no finished run, or the hub refuses or cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    write_card(folder, licence=licence)
+    folder = write_card(folder, licence=licence).parent
     try:
         address = HfApi().create_repo(name, private=private, exist_ok=True)
         HfApi().upload_folder(repo_id=name, folder_path=folder, ignore_patterns=[CHECKPOINT, PREVIOUS, "best/*", ".*"])
@@ -109,7 +125,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _data_lines(config: Config) -> Iterator[str]:
-    """Each folder of the data, what labels were taken from it, and what its sequences say of their origin."""
+    """Each folder of the data, what labels were taken from it, and the origin of its sequences."""
     for source in config.data.all_sources():
         labels = "its depth" if source.labels == "depth" else "no depth"
         yield f"- `{source.root}`, {labels}: {', '.join(_origins(source.root)) or 'origin and licence not stated'}"
@@ -119,9 +135,11 @@ def _origins(root: Path) -> list[str]:
     if not root.exists():
         return []
     pack, paths = find_pack(root), find_sequences(root)
-    said = [pack.sequences[path.name].meta if pack else read_meta(path / "meta.json")[0] for path in paths]
-    told = {(one.source, one.licence) for one in said if one and (one.source or one.licence)}
-    return sorted(f"{source or 'origin not stated'} (licence: {licence or 'not stated'})" for source, licence in told)
+    metas = [pack.sequences[path.name].meta if pack else read_meta(path / "meta.json")[0] for path in paths]
+    origins = {(one.source, one.licence) for one in metas if one and (one.source or one.licence)}
+    return sorted(
+        f"{source or 'origin not stated'} (licence: {licence or 'not stated'})" for source, licence in origins
+    )
 
 
 def _score_lines(folder: Path) -> Iterator[str]:
@@ -134,7 +152,7 @@ def _score_lines(folder: Path) -> Iterator[str]:
         return
     rows = table_rows({"this model": report})
     columns = [name for name in rows[0] if name not in ("best", "note")]
-    yield from ("## Accuracy and steadiness", "")
+    yield from ("## Accuracy and temporal consistency", "")
     yield f"`{header['data']}`: {header['n_clips']} clips, {header['n_frames']} frames, alignment {header['align']}."
     yield from ("", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}")
     yield from (f"| {' | '.join(row[name] for name in columns)} |" for row in rows)

@@ -23,7 +23,14 @@ logger = logging.getLogger(__name__)
 
 
 def open_accelerator(config: Config) -> "Accelerator":
-    """Accelerate for the processes that the launcher has started; InputError where it would become something else."""
+    """Accelerate for the processes that the launcher has started; InputError where it would become something else.
+
+    Args:
+        config: of the run; device, precision, tracker and sharding are used.
+
+    Raises:
+        InputError: the device has no such precision, the tracker is not installed, or one process is to be sharded.
+    """
     # Importing Accelerate costs a second: not at the import of this module.
     from accelerate import Accelerator
 
@@ -97,7 +104,12 @@ def gather(state: Any) -> Any:
 
 
 def spread(state: Mapping[str, Any], like: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Complete tensors sharded as those of the same names in `like` are; numbers stay as they are."""
+    """Complete tensors sharded as those of the same names in `like` are; numbers stay as they are.
+
+    Args:
+        state: complete tensors and numbers by name.
+        like: tensors of the same names, sharded or not.
+    """
     return {name: _spread(value, like[name]) for name, value in state.items()}
 
 

@@ -28,7 +28,15 @@ class StepClock:
         self.last = now
 
     def watch(self, setup: Setup, model: nn.Module, batches: Iterator[Item]) -> tuple[Setup, Iterator[Item]]:
-        """The same setup and batches, with the parts of every step of `model` marked from here on."""
+        """The same setup and batches, with the parts of every step of `model` marked from here on.
+
+        Args:
+            setup: of the run.
+            model: as it is trained; hooks are added to it.
+            batches: of this process.
+
+        Returns: a setup whose losses and backward pass are marked, and the batches.
+        """
         network = setup.accelerator.unwrap_model(model)
         # A clock in a compiled network would be read while it is compiled.
         mark = torch.compiler.disable(self.mark) if setup.config.run.compile else self.mark

@@ -6,17 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from steadydepth.config import Config
+from steadydepth.config_files import load_config
 from steadydepth.errors import InputError
 from steadydepth.training.loop import train
 
 
-def train_on_ray(config: Config, scaling: Any, *, max_failures: int = 0) -> Path:
-    """Train as the config says on the workers of `scaling`, a ray.train.ScalingConfig; returns the run folder.
+def train_on_ray(config: Config | str | Path, scaling: Any, *, max_failures: int = 0) -> Path:
+    """Train a config on the workers of a Ray cluster, each of them a process of `train`.
 
-    Each worker is a process of `train`, and what holds of several processes holds here: the same call goes on where a
-    run was cut, and so does Ray by itself, up to `max_failures` times, when a worker is lost. The data and the run
-    folder, in which Ray's own records are under ray/, must be on a disk that all workers see. InputError as train says
-    it, or where Ray is missing.
+    The same call goes on where a run was cut, and so does Ray by itself when a worker is lost. The data and the run
+    folder, in which Ray's own records are under ray/, must be on a disk that all workers can reach.
+
+    Args:
+        config: a config, or the path of its YAML file.
+        scaling: a ray.train.ScalingConfig.
+        max_failures: how often Ray starts lost workers again.
+
+    Returns: the run folder.
+
+    Raises:
+        InputError: as `train` does, or Ray is not installed.
     """
     try:
         from ray.train import FailureConfig, RunConfig
@@ -25,6 +34,7 @@ def train_on_ray(config: Config, scaling: Any, *, max_failures: int = 0) -> Path
     except ImportError as error:
         raise InputError("train_on_ray needs Ray: pip install 'steadydepth[ray]'") from error
 
+    config = config if isinstance(config, Config) else load_config(config)
     trainer = TorchTrainer(
         _train_here,
         train_loop_config={"config": config, "directory": Path.cwd()},

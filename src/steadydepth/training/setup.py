@@ -127,7 +127,14 @@ def choose_losses(config: Config) -> tuple[AbsoluteLoss, RelativeLoss]:
 
 
 def averaged_model(setup: Setup, state: TrainingState) -> nn.Module:
-    """The model that is saved: the running average, none of it sharded; called in all processes together."""
+    """The model that is saved: the running average, none of it sharded; called in all processes together.
+
+    Args:
+        setup: of the run.
+        state: after any step.
+
+    Returns: a model that the next step changes again, or the next call.
+    """
     if setup.unsharded is None:
         return state.average.module
     setup.unsharded.load_state_dict(gather(state.average.module.state_dict()))
@@ -135,7 +142,11 @@ def averaged_model(setup: Setup, state: TrainingState) -> nn.Module:
 
 
 def build_model(config: Config) -> nn.Module:
-    """The network of a config with its starting weights: the seed alone decides what is random."""
+    """The network of a config with its starting weights: the seed alone decides what is random.
+
+    Raises:
+        InputError: there is no such encoder, model or file of weights.
+    """
     if config.model.init is not None:
         model = load_model(config.model.init, config.model.claims)
         torch.manual_seed(config.run.seed)  # dropout draws from it
@@ -177,6 +188,10 @@ def average_weights(model: nn.Module, decay: float) -> AveragedModel:
     """A running average of weights and norm statistics: average <- d average + (1 - d) weights.
 
     d = min(decay, (1 + n) / (10 + n)) at update n, so that a short run is not an average of its start.
+
+    Args:
+        model: copied as it is now.
+        decay: in [0, 1).
     """
 
     def blend(average: torch.Tensor, weights: torch.Tensor, n: torch.Tensor | int) -> torch.Tensor:

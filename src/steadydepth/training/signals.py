@@ -1,4 +1,4 @@
-"""A run that is asked to stop ends after the step under way; asked a second time, at once."""
+"""A run that is asked to stop ends after the current step; asked a second time, at once."""
 
 import os
 import signal
@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-AGAIN = 1.0  # seconds; sooner it is the same wish, passed on by a launcher to those who have heard it already
+AGAIN = 1.0  # seconds; an earlier signal is the same request, passed on by a launcher
 
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or Ctrl-C has come since; only the main thread can ask for signals, in others none is heard."""
+    """Yield a function: has SIGTERM or Ctrl-C come since? False in other threads, which get no signals."""
     asked: list[float] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -63,7 +63,13 @@ def pack_state(state: TrainingState, accelerator: "Accelerator") -> dict[str, An
 
 
 def unpack_state(packed: dict[str, Any], state: TrainingState, accelerator: "Accelerator") -> TrainingState:
-    """The state that was packed, in the modules and the optimizer of `state`, sharded as they are."""
+    """The state that was packed, in the modules and the optimizer of `state`, sharded as they are.
+
+    Args:
+        packed: from `pack_state`, or read from a checkpoint.
+        state: as `set_up` returned it; its modules and optimizer are changed in place.
+        accelerator: of the run.
+    """
     model = accelerator.unwrap_model(state.model)
     model.load_state_dict(spread(packed["model"], model.state_dict()))
     state.average.load_state_dict(spread(packed["average"], state.average.state_dict()))
@@ -95,6 +101,12 @@ def unpack_watchers(packed: dict[str, Any], watchers: Watchers, average: nn.Modu
     """Have the watchers, and this process's random numbers, go on from what was packed.
 
     With another number of processes than before, the first takes all sums of losses and dropout begins anew.
+
+    Args:
+        packed: from `pack_watchers`, or read from a checkpoint.
+        watchers: as `set_watchers` returned them; they are changed in place.
+        average: the running average of the weights, as which the guard's weights are sharded.
+        accelerator: of the run.
     """
     processes = packed["processes"]
     if len(processes) == accelerator.num_processes:

@@ -134,7 +134,14 @@ def take_step(setup: Setup, state: TrainingState, batch: Batch) -> tuple[Trainin
 
 
 def relative_weight_at(step: int, *, steps: int, weight: float, ramp: float) -> float:
-    """Weight of the relative loss at a step: grows linearly over the share `ramp` of the steps, then stays."""
+    """Weight of the relative loss at a step: grows linearly over the share `ramp` of the steps, then stays.
+
+    Args:
+        step: 0 for the first step.
+        steps: of the run.
+        weight: that of the last step, at least 0.
+        ramp: in [0, 1].
+    """
     rising = ramp * steps
     return weight if step >= rising else weight * step / rising
 

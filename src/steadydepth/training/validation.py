@@ -1,4 +1,4 @@
-"""Validation while a run is under way: the evaluator's own metrics, the best model kept, and when to stop."""
+"""Validation during a run with the metrics of evaluate: the best model is kept, and early stopping."""
 
 import logging
 from typing import TYPE_CHECKING, Any
@@ -101,5 +101,10 @@ def validate(
 
 
 def distance_from_best(metric: str, value: float) -> float:
-    """A number that is smaller where the metric is better, whichever direction the metric has."""
+    """A number that is smaller where the metric is better, whichever direction the metric has.
+
+    Args:
+        metric: one of evaluate's with a best value.
+        value: in its own units.
+    """
     return {"lower": value, "higher": -value, "nearer 1": abs(value - 1)}[METRICS[metric].better]
