@@ -227,6 +227,14 @@ def test_filters_are_joined_with_their_own_model_and_the_constant_stands_once():
     assert re.findall(r"<title>([^:<]*):", chart) == ["plain", "plain + ema", "steady", "steady + ema", "constant"]
 
 
+def test_edges_stand_against_the_first_measure_of_temporal_consistency_that_is_known():
+    means = {"abs_rel": 0.2, "sre": 4.0, "flicker_flow": 2.0, "edge_gain": 0.5}
+    charts = draw_planes({"plain": {"mean": means}, "steady": {"mean": means | {"edge_gain": None}}})
+    assert [re.search('aria-label="([^"]*)"', chart)[1] for chart in charts] == ["accuracy and sre", "edges and sre"]
+    assert re.findall(r"<title>([^:<]*):", charts[1]) == ["plain"]
+    assert "edge_gain, 1" in charts[1]
+
+
 def test_a_clip_shows_the_steadiest_word_it_has():
     curves = {"a": {"curves": {"room": {"abs_rel": [None, None], "flicker_flow": [2.0]}}}, "b": {}}
     [chart] = draw_clip("room", curves)
