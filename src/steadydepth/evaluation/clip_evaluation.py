@@ -28,8 +28,6 @@ from steadydepth.types import DepthFrames, InputError
 
 # What anyone has without training; each is made from the aligned prediction of the model itself.
 CONTROLS = get_args(FilterName)
-# The smallest mean that is divided by.
-_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -191,23 +189,15 @@ def _methods(
 
 
 class Comparison:
-    """A prediction, its controls and a reference frame by frame, in log depth that needs no label.
-
-    With claims that leave an offset open one is chosen by the mean of the reference, the same for all that claim alike;
-    what claims something else is measured by its own mean.
-    """
+    """A prediction, its controls and a reference frame by frame, in log depth that needs no label."""
 
     def __init__(self, fits: Mapping[str, ClipFit], *, has_controls: bool) -> None:
         self._fits = fits
-        reference = fits["reference"]
-        self._means = {
-            name: max((reference if fit.claims == reference.claims else fit).mean, _TINY) for name, fit in fits.items()
-        }
         self._controls = Controls() if has_controls else None
 
     def next(self, raw: Mapping[str, Pixels], aligned: Pixels, frame: SceneFrame) -> ReferenceFrame:
         """The next frame: predicted values by name, and depth of the reference as scored."""
-        logs = {name: fit.comparable_log(raw[name], self._means[name]) for name, fit in self._fits.items()}
+        logs = {name: fit.comparable_log(raw[name], self._fits["reference"]) for name, fit in self._fits.items()}
         methods = [logs["model"]]
         if self._controls is not None:
             methods += [logs["constant"], *self._controls.next(logs["model"], frame).values()]

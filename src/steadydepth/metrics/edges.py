@@ -208,7 +208,7 @@ def edges_kept(depth: Images, reference: Truth) -> Float64[Tensor, "*m"]:
     """`edge_gain` with another model in the label's place, over all its positive finite pixels: 1 keeps every edge.
 
     Needs no label, and says nothing of whether the other model is right. Inverse depth and depth up to an offset are
-    compared as `ops.alignment.comparable_depth` of both, with the mean of the other model for both.
+    compared as `ops.alignment.comparable_depth` of both, with the unit and offset of the other model for both.
 
     Args:
         depth: predicted depth (*m, t, h, w), of any unit; counted as 0.001 where smaller.

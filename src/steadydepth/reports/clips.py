@@ -24,6 +24,7 @@ from steadydepth.files.video_write import write_video
 from steadydepth.metrics.protocols import choose_protocol, valid_labels
 from steadydepth.models.declare import claims_of
 from steadydepth.ops.alignment import Alignment
+from steadydepth.ops.resize import resize_depth
 from steadydepth.reports.page import (
     ClipView,
     EdgeView,
@@ -109,7 +110,7 @@ def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.nda
         alignment=None if scale is None else Alignment.of(scale, shift),
         has_label=scale is not None,
     )
-    return fit.depth(_resized(raw, clip.frames.shape[1:3]).astype(np.float64))
+    return fit.depth(np.stack([resize_depth(one, *clip.frames.shape[1:3]) for one in raw.astype(np.float64)]))
 
 
 def _raw_depth(
@@ -122,12 +123,6 @@ def _raw_depth(
     if stored.n_frames != sequence.n_frames:
         raise InputError(f"{source}: {stored.n_frames} predicted frames for {sequence.n_frames}: predict every frame")
     return np.stack(list(islice(stored.read(), n_frames))), stored.claims
-
-
-def _resized(depth: Float32[np.ndarray, "t i j"], size: tuple[int, int]) -> Float32[np.ndarray, "t h w"]:
-    if depth.shape[1:] == size:
-        return depth
-    return np.stack([cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR) for image in depth])
 
 
 def _view_against_label(
