@@ -16,7 +16,7 @@ def test_the_example_runs_and_is_right(capsys):
     names: dict = {}
     exec(compile(block, "docs/metrics.md", "exec"), names)
     assert len(capsys.readouterr().out.splitlines()) == 4
-    torch.testing.assert_close(names["steadiness"]["flicker"], torch.tensor([0, 3.495]).double(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(names["consistency"]["flicker"], torch.tensor([0, 3.495]).double(), atol=1e-3, rtol=0)
     metrics, flickering, truth = names["metrics"], names["flickering"], names["truth"]
     assert float(metrics.accuracy_scores(flickering, truth, names["valid"])["abs_rel"]) == pytest.approx(0.016)
     mean = names["found"].compute()

@@ -82,7 +82,7 @@ def test_the_page_shows_all_that_the_evaluations_hold_and_loads_nothing(runs):
     assert "constant (off the chart: 0, 0.9)" in page
     assert re.search(r"0\.22 <small>\[0\.1, 0\.3\]</small>", page)
     assert "By length of video" in page
-    assert "<th>plain, 8 frames</th><th>plain, whole clips</th>" in page
+    assert "<th>plain, 8 frames</th><th>plain, complete clips</th>" in page
     assert page.count('aria-label="error of each frame"') == len(CLIPS)
     assert page.count('aria-label="change of static depth, frame to frame"') == 1
     assert page.count('aria-label="static rigid error, frame to frame"') == 1

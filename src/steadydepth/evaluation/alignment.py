@@ -1,4 +1,4 @@
-"""A prediction brought to the label once for a clip, in constant memory: sums from each frame, then a number."""
+"""A prediction aligned to the label once for a clip, in constant memory: sums from each frame, then a number."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ def _positive(depth: Float64[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]
 
 
 class Fitter:
-    """Fits one prediction to the label of a clip, told of it frame by frame; the exact median is told of it twice.
+    """Fits one prediction to the label of a clip, given frame by frame; the exact median takes two passes.
 
     scale, one ratio of medians; affine, least squares in depth; disparity, least squares in inverse depth. Values that
     are not finite are counted and have no part in the fit.
@@ -171,11 +171,11 @@ class Fitter:
         return 0.0 if middles[0] == 0 else middles[1] / middles[0]
 
 
-def check_prediction(prediction: DepthFrames, footage: Footage, whole: int, protocol: Protocol) -> None:
-    """InputError when a prediction cannot belong to the footage, an excerpt of a clip of `whole` frames."""
-    if prediction.n_frames not in (footage.n_frames, whole):
-        fewer = "" if whole == footage.n_frames else f", or {footage.n_frames} for those of the protocol"
-        given = f"{footage.name}: {prediction.n_frames} predicted frames for {whole} frames{fewer}"
+def check_prediction(prediction: DepthFrames, footage: Footage, n_total: int, protocol: Protocol) -> None:
+    """InputError when a prediction cannot belong to the footage, an excerpt of a clip of `n_total` frames."""
+    if prediction.n_frames not in (footage.n_frames, n_total):
+        fewer = "" if n_total == footage.n_frames else f", or {footage.n_frames} for those of the protocol"
+        given = f"{footage.name}: {prediction.n_frames} predicted frames for {n_total} frames{fewer}"
         raise InputError(f"{given}: predict every frame once")
     own, other = (prediction.height, prediction.width), (footage.height, footage.width)
     squeeze = abs(own[0] * other[1] / (own[1] * other[0]) - 1)
@@ -183,15 +183,15 @@ def check_prediction(prediction: DepthFrames, footage: Footage, whole: int, prot
     if squeeze > max(_MOST_SQUEEZE, one_pixel) and not (protocol.pastes_kb and own == KB_SIZE):
         raise InputError(
             f"{footage.name}: predictions are {own[0]} x {own[1]}, frames {other[0]} x {other[1]}, which is another "
-            "shape, not another size: predict the whole frame, neither cropped nor turned"
+            "shape, not another size: predict the complete frame, neither cropped nor turned"
         )
 
 
 def read_values(
-    prediction: DepthFrames, footage: Footage, whole: int, protocol: Protocol
+    prediction: DepthFrames, footage: Footage, n_total: int, protocol: Protocol
 ) -> Iterator[Float32[np.ndarray, "i j"]]:
-    """The predicted frames of the footage, an excerpt of a clip of `whole` frames, or a prediction of just these."""
-    numbers = chosen_frames(whole, protocol) if prediction.n_frames == whole else range(footage.n_frames)
+    """The predicted frames of the footage, an excerpt of a clip of `n_total` frames, or a prediction of just these."""
+    numbers = chosen_frames(n_total, protocol) if prediction.n_frames == n_total else range(footage.n_frames)
     for number, values in enumerate(prediction.read()):
         if number in numbers:
             yield values

@@ -55,20 +55,20 @@ class ScoredClip:
 
 
 def score_clip(
-    whole: Footage, depth: DepthFrames, settings: Settings, reference: DepthFrames | None = None
+    clip: Footage, depth: DepthFrames, settings: Settings, reference: DepthFrames | None = None
 ) -> ScoredClip:
     """Every number of one clip: the model's `depth`, the controls made of it, and the label beside it.
 
     InputError when a prediction does not belong to the clip.
     """
     protocol = settings.protocol
-    footage = excerpt(whole, protocol)
+    footage = excerpt(clip, protocol)
     predictions = {"model": depth} | ({} if reference is None else {"reference": reference})
     for prediction in predictions.values():
-        check_prediction(prediction, footage, whole.n_frames, protocol)
+        check_prediction(prediction, footage, clip.n_frames, protocol)
     if settings.constant is not None:
         predictions["constant"] = _constant(settings.constant, footage, depth)
-    fits, static_set, has_label = _survey(footage, predictions, whole.n_frames, settings)
+    fits, static_set, has_label = _survey(footage, predictions, clip.n_frames, settings)
     controls = None if settings.constant is None else Controls()
     beside = None if reference is None else Comparison(fits, has_controls=controls is not None)
     methods = ("model", "constant", *CONTROLS) if controls is not None else ("model",)
@@ -80,7 +80,7 @@ def score_clip(
         lengths=settings.lengths,
         with_opw_nvds=settings.with_opw_nvds,
     )
-    values = {name: read_values(one, footage, whole.n_frames, protocol) for name, one in predictions.items()}
+    values = {name: read_values(one, footage, clip.n_frames, protocol) for name, one in predictions.items()}
     for frame in scene_frames(footage, protocol, has_label=has_label):
         raw = {name: _next(values[name], footage, protocol) for name in predictions}
         found = {name: fits[name].depth(one) for name, one in raw.items()}
@@ -117,7 +117,7 @@ def _constant(value: float, footage: Footage, depth: DepthFrames) -> DepthFrames
 
 
 def _survey(
-    footage: Footage, predictions: Mapping[str, DepthFrames], n_whole: int, settings: Settings
+    footage: Footage, predictions: Mapping[str, DepthFrames], n_total: int, settings: Settings
 ) -> tuple[dict[str, ClipFit], Chosen | None, bool]:
     """The first reading: each prediction's fit, the static set of a fixed camera, whether a label counts anywhere."""
     protocol = settings.protocol
@@ -126,7 +126,7 @@ def _survey(
     search = StaticSearch() if footage.fixed_camera and footage.depth is not None else None
     has_label = False
     for number_of_round in range(max(fitter.n_rounds for fitter in fitters.values())):
-        values = {name: read_values(one, footage, n_whole, protocol) for name, one in predictions.items()}
+        values = {name: read_values(one, footage, n_total, protocol) for name, one in predictions.items()}
         for number in range(footage.n_frames):
             label = None if footage.depth is None else read_label(footage, number, protocol)
             if label is not None and number_of_round == 0:
@@ -139,7 +139,7 @@ def _survey(
                     raise InputError(f"{footage.name}: the prediction ends before the clip does: write it again")
                 if number_of_round == 0 and fitter.count(raw) and settings.is_strict:
                     raise InputError(
-                        f"{footage.name}, frame {number}: predicted values that are not finite (strict); mend the "
+                        f"{footage.name}, frame {number}: predicted values that are not finite (strict); fix the "
                         "model, or leave strict out: they are then counted and scored as very wrong"
                     )
                 if label is not None and number_of_round < fitter.n_rounds:

@@ -33,7 +33,7 @@ class VideoMetrics:
     def update(
         self, depth: Float[np.ndarray, "t i j"] | Float[Tensor, "t i j"], clip: Clip
     ) -> dict[str, float | int | None]:
-        """Score the prediction of one clip, whole and in order.
+        """Score the prediction of one clip, every frame in order.
 
         Args:
             depth: predicted values in the units of `claims`, of any size of the same shape as the frames.

@@ -1,7 +1,7 @@
 """Accuracy and temporal consistency of depth video: plain functions, and the benchmarks' protocols as data.
 
-The names of `__all__` are loaded when first used. Functions of whole clips take NumPy arrays or tensors, depth
-(*methods, t, h, w) in metres after one alignment for the whole clip, and give float64 tensors, NaN where there is no
+The names of `__all__` are loaded when first used. Functions of complete clips take NumPy arrays or tensors, depth
+(*methods, t, h, w) in metres after one alignment for the complete clip, and give float64 tensors, NaN where there is no
 sample; `VideoMetrics` goes from raw predictions to the numbers of metrics.json, with `update` and `compute`.
 """
 

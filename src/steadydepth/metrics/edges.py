@@ -32,7 +32,7 @@ WEIGHTS = RATIOS / RATIOS.sum()
 # Pixels between the two ends of a difference, and the change of log depth above which it is an edge.
 DISTANCES = (1, 2, 4, 8)
 EDGE = 0.05
-# Pixels each way of the square whose contrast `contrast_change` takes.
+# Half the side, in pixels, of the square whose contrast `contrast_change` takes.
 CONTRAST_RADIUS = 2
 
 
@@ -183,8 +183,8 @@ def contrast_change(
 ) -> Float64[np.ndarray, "t h w"]:
     """Contrast of log depth around each pixel, less that of the label: below 0 where edges are lost, above 0 gained.
 
-    The contrast is the largest less the smallest log depth of the valid pixels of a square, CONTRAST_RADIUS px each
-    way; 0 where there is no valid pixel. Of one scale, so a picture of what `edge_gain` sums up.
+    The contrast is the largest less the smallest log depth of the valid pixels of a square, CONTRAST_RADIUS px to
+    each side; 0 where there is no valid pixel. It shows where what `edge_gain` sums up is lost.
 
     Args:
         log: log depth of the prediction.

@@ -1,10 +1,10 @@
-"""One alignment for a whole clip: what a prediction is allowed to be wrong by before it is scored or trained on.
+"""One alignment for a complete clip: what a prediction is allowed to be wrong by before it is scored or trained on.
 
 Sums are float64 and centred: uncentred float32 sums lose three to four digits. A value that is not finite, in the
 prediction or in the label, is left out of every fit.
 
-The fits over whole tensors carry a gradient. `fit_line` of added `Moments` and `count_keys` give the same numbers from
-parts: what is counted of each part is added, so a clip of any length needs no more memory than a frame.
+The fits of tensors carry a gradient. `fit_line` of added `Moments` and `count_keys` give the same numbers from parts:
+what is counted of each part is added, so a clip of any length needs no more memory than a frame.
 """
 
 import math
@@ -100,7 +100,7 @@ def fit_scale_shift(
 def fit_disparity(
     disparity: Float[Tensor, "..."], depth: Float[Tensor, "..."], valid: Bool[Tensor, "..."]
 ) -> Alignment:
-    """Least squares of scale * max(disparity, 1e-3) + shift = 1 / (depth + 1e-8) over the whole clip.
+    """Least squares of scale * max(disparity, 1e-3) + shift = 1 / (depth + 1e-8) over the complete clip.
 
     The protocol of DepthCrafter and Video-Depth-Anything (benchmark/eval/eval.py). A negative scale, an inverted
     prediction, is theirs to accept and the caller's to flag.

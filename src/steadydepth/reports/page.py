@@ -16,7 +16,7 @@ from steadydepth.reports.charts import Line, line_chart
 Images = UInt8[np.ndarray, "t h w 3"]
 GAP = 4  # pixels between images that stand side by side
 COLUMN_FRAMES = 4  # consecutive frames shown beside each other
-STRIP_SIZE = (128, 600)  # pixels of the strip over time, about: each row and frame gets the same whole number of them
+STRIP_SIZE = (128, 600)  # pixels of the strip over time, about: each row and frame gets the same integer number of them
 BAR = (12, 256)  # rows and columns of a colour bar
 
 
