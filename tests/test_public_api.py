@@ -43,6 +43,7 @@ NAMES = [
 METRICS = [
     "METRICS",
     "PROTOCOLS",
+    "VideoMetrics",
     "accuracy_scores",
     "bend_scores",
     "boundary_f1",

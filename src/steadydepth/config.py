@@ -174,6 +174,12 @@ class LossConfig(Section):
         le=1,
         description="Without labels: a log-depth correlation with the teacher below this stops the run; 0: never.",
     )
+    min_edges_kept: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Without labels: less of the frozen copy's edges (`edges_kept`) stops the run; 0 never does.",
+    )
     relative_ramp: float = Field(0.33, ge=0, le=1, description="The weight grows from 0 over this share of the steps.")
 
 

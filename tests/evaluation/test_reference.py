@@ -16,9 +16,9 @@ from steadydepth.evaluation.evaluate import evaluate, predict_sequence
 from steadydepth.evaluation.footage import footage_of
 from steadydepth.files.predictions import write_predictions
 from steadydepth.files.stored_depth import open_array
+from steadydepth.inference.filters import filter_depth
 from steadydepth.metrics.accuracy import log_depth_correlation
 from steadydepth.metrics.protocols import choose_protocol
-from steadydepth.ops.smoothing import causal_median, ema
 
 
 def test_correlation_of_log_depth_by_hand():
@@ -96,6 +96,7 @@ def test_the_controls_keep_what_a_filter_of_the_same_values_keeps(moving_clip):
     depth = 1 / (disparity.astype(float) / disparity.astype(float).mean() + 0.1)
     assert kept["model"] == pytest.approx(1)
     assert kept["constant"] == pytest.approx(0, abs=1e-9)
-    assert kept["ema_0.8"] == pytest.approx(float(metrics.edges_kept(ema(depth, decay=0.8), depth)), rel=1e-6)
-    assert kept["median"] == pytest.approx(float(metrics.edges_kept(causal_median(depth), depth)), rel=1e-6)
+    for name in ("ema_0.8", "median"):
+        smooth = filter_depth(name, depth, moving_clip.frames)
+        assert kept[name] == pytest.approx(float(metrics.edges_kept(smooth, depth)), rel=1e-6)
     assert kept["ema_0.8"] < kept["ema"] < 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from steadydepth import metrics
-from steadydepth.metrics.edges import DISTANCES, EDGE, RATIOS, edge_gain_part
+from steadydepth.metrics.edges import DISTANCES, EDGE, RATIOS, contrast_change, edge_gain_part
 
 NAMES = ("boundary_f1", "edge_gain")
 
@@ -224,3 +224,18 @@ def test_images_smaller_than_the_distances_have_fewer_of_them():
     truth = np.array([[[1.0, 2.0], [1.0, 2.0]]])
     assert float(metrics.edge_gain(np.sqrt(truth), truth, everywhere(truth))) == pytest.approx(0.5)
     assert np.isnan(float(metrics.edge_gain(truth[:, :1, :1], truth[:, :1, :1], everywhere(truth[:, :1, :1]))))
+
+
+def test_the_change_of_contrast_is_that_of_plain_loops(rough, poison):
+    depth, truth, valid = (one[:2].copy() for one in rough)
+    valid[1, 3:12, 4:] = False
+    own, true = np.log(depth.astype(float)), np.log(truth.astype(float))
+    found = contrast_change(own, np.where(valid, true, poison), valid)
+    for t in range(2):
+        for y in range(12):
+            for x in range(16):
+                near = (slice(max(y - 2, 0), y + 3), slice(max(x - 2, 0), x + 3))
+                kept = valid[t][near]
+                values = [image[t][near][kept] for image in (own, true)]
+                expected = np.ptp(values[0]) - np.ptp(values[1]) if kept.any() else 0
+                assert found[t, y, x] == pytest.approx(expected, abs=1e-12)

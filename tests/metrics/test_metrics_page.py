@@ -12,13 +12,16 @@ PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
 
 
 def test_the_example_runs_and_is_right(capsys):
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    block = "".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
     names: dict = {}
     exec(compile(block, "docs/metrics.md", "exec"), names)
-    assert len(capsys.readouterr().out.splitlines()) == 3
-    torch.testing.assert_close(names["steadiness"]["flicker"], torch.tensor([0, 3.495]).double(), atol=1e-3, rtol=0)
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    torch.testing.assert_close(names["consistency"]["flicker"], torch.tensor([0, 3.495]).double(), atol=1e-3, rtol=0)
     metrics, flickering, truth = names["metrics"], names["flickering"], names["truth"]
     assert float(metrics.accuracy_scores(flickering, truth, names["valid"])["abs_rel"]) == pytest.approx(0.016)
+    mean = names["found"].compute()
+    assert mean["abs_rel"] == pytest.approx(0.016, abs=5e-4)
+    assert names["values"]["edge_gain"] == pytest.approx(1, abs=0.005)
 
 
 def test_every_metric_and_protocol_is_named():

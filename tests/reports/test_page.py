@@ -17,6 +17,7 @@ from steadydepth.reports.page import (
     shown_frames,
     side_by_side,
     view_clip,
+    view_edges,
     view_errors,
 )
 
@@ -108,6 +109,29 @@ def test_errors_of_all_methods_share_one_range_and_its_bar():
     assert plain[2, 7 + 4 + 3].tolist() == [128, 128, 128]
     assert view_errors(errors, np.zeros_like(valid)) is None
     assert view_errors({}, valid) is None
+
+
+def test_edges_that_are_lost_are_blue_and_what_is_gained_is_orange():
+    valid = np.ones((1, 9, 30), bool)
+    valid[0, 0, 0] = False
+    true_log, soft = np.zeros((2, 1, 9, 30))
+    true_log[..., 8:] = 0.4
+    soft[..., 7:], soft[..., 8:], soft[..., 9:] = 0.1, 0.3, 0.4  # over three pixels in place of one
+    other = true_log.copy()
+    other[..., 20:] += 0.4
+    view = view_edges({"exact": true_log, "soft": soft, "other": other}, true_log, valid)
+    exact, blurred, doubled = (decode(url)[:, :30] for _, url in view.rows)
+    assert exact[0, 0].tolist() == [128, 128, 128]
+    assert not exact[4].any()
+    # Around 18 to 21 a step of 0.4 is seen that is not there.
+    orange = [x for x in range(30) if doubled[4, x].any()]
+    assert orange == [18, 19, 20, 21]
+    assert (doubled[4, 18:22, 0] > doubled[4, 18:22, 2]).all()
+    # A square from 6 to 10 holds all of the soft step as well; those farther left or right hold a part of it.
+    blue = [x for x in range(30) if blurred[4, x, 2] > blurred[4, x, 0]]
+    assert blue == [6, 9]
+    assert [x for x in range(30) if blurred[4, x, 0] > blurred[4, x, 2]] == [5, 10]
+    assert view_edges({}, true_log, valid) is view_edges({"a": soft}, true_log, valid < 0) is None
 
 
 @pytest.mark.parametrize("missing", ["http://", "https://"])

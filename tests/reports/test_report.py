@@ -82,7 +82,7 @@ def test_the_page_shows_all_that_the_evaluations_hold_and_loads_nothing(runs):
     assert "constant (off the chart: 0, 0.9)" in page
     assert re.search(r"0\.22 <small>\[0\.1, 0\.3\]</small>", page)
     assert "By length of video" in page
-    assert "<th>plain, 8 frames</th><th>plain, whole clips</th>" in page
+    assert "<th>plain, 8 frames</th><th>plain, complete clips</th>" in page
     assert page.count('aria-label="error of each frame"') == len(CLIPS)
     assert page.count('aria-label="change of static depth, frame to frame"') == 1
     assert page.count('aria-label="static rigid error, frame to frame"') == 1
@@ -225,6 +225,14 @@ def test_filters_are_joined_with_their_own_model_and_the_constant_stands_once():
     [chart] = draw_planes({"plain": one, "steady": SimpleNamespace(**one).__dict__})
     assert chart.count("<polyline") == 2
     assert re.findall(r"<title>([^:<]*):", chart) == ["plain", "plain + ema", "steady", "steady + ema", "constant"]
+
+
+def test_edges_stand_against_the_first_measure_of_temporal_consistency_that_is_known():
+    means = {"abs_rel": 0.2, "sre": 4.0, "flicker_flow": 2.0, "edge_gain": 0.5}
+    charts = draw_planes({"plain": {"mean": means}, "steady": {"mean": means | {"edge_gain": None}}})
+    assert [re.search('aria-label="([^"]*)"', chart)[1] for chart in charts] == ["accuracy and sre", "edges and sre"]
+    assert re.findall(r"<title>([^:<]*):", charts[1]) == ["plain"]
+    assert "edge_gain, 1" in charts[1]
 
 
 def test_a_clip_shows_the_steadiest_word_it_has():

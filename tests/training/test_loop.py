@@ -174,13 +174,15 @@ def stabilising(world, folder, first, **loss):
         model={"init": str(first)},
         data={"labels": "teacher", "motion": "dis", "exposure": 0.0},
         optim={"learning_rate": 1e-3, "encoder_learning_rate": 1.0, "freeze_batch_norm_after": 0.0, "average": 0.0},
-        loss={"relative_weight": 50.0, "relative_ramp": 0.0} | loss,
+        loss={"relative_weight": 50.0, "relative_ramp": 0.0, "min_edges_kept": 0.0} | loss,
     )
 
 
 def test_stabilising_stops_when_the_image_is_lost_and_keeps_the_weights_before(world, tmp_path):
     first = train(make_config(world, tmp_path / "first", steps=6, optim={"learning_rate": 3e-3}))
     reckless = train(stabilising(world, tmp_path / "reckless", first, min_log_depth_correlation=0.0))
+    kept_edges = [line["edges_kept"] for line in read_log(reckless)]
+    assert kept_edges[0] > 0.7 > min(kept_edges)
     correlations = [line["log_depth_correlation"] for line in read_log(reckless)]
     assert len(correlations) == 8
     least = (correlations[1] + correlations[2]) / 2

@@ -1,6 +1,6 @@
 """Consecutive frames of a video as one training sample: where clips start, their size, their motion."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -24,6 +24,34 @@ class Sample:
 def clip_starts(n_frames: int, length: int) -> range:
     """First frames of every clip of `length` consecutive frames; none when the video is shorter."""
     return range(n_frames - length + 1)
+
+
+def hold_out(shots: Sequence[range], length: int, count: int) -> tuple[list[list[range]], list[tuple[int, int]]]:
+    """Leave clips out of what is trained on, spread evenly over all frames, at most a tenth of them.
+
+    Args:
+        shots: the frames of each shot.
+        length: frames of a clip.
+        count: how many clips to leave out, at the most.
+
+    Returns: for each shot its parts that are left, and shot and first frame of each clip that is left out. Where a
+        tenth of the frames holds no clip, nothing is left out.
+    """
+    total, before, taken = sum(map(len, shots)), 0, list[tuple[int, int]]()
+    count = min(count, total // (10 * length))
+    middles = [(2 * number + 1) * total // (2 * count) for number in range(count)]
+    parts = []
+    for number, shot in enumerate(shots):
+        own, first = [], shot.start
+        for middle in (one - before for one in middles if before <= one < before + len(shot)):
+            start = min(max(shot.start + middle - length // 2, first), shot.stop - length)
+            if start >= first:
+                taken.append((number, start))
+                own.append(range(first, start))
+                first = start + length
+        parts.append([*own, range(first, shot.stop)])
+        before += len(shot)
+    return parts, taken
 
 
 def fitting_strides(room: int, length: int, strides: Iterable[int]) -> list[int]:

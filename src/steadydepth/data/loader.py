@@ -8,12 +8,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from steadydepth.data.clips import Sample, clip_motion, clip_starts, fit_clip, fitting_strides, hold_frame, skip_frames
+from steadydepth.data.clips import (
+    Sample,
+    clip_motion,
+    clip_starts,
+    fit_clip,
+    fitting_strides,
+    hold_frame,
+    hold_out,
+    skip_frames,
+)
 from steadydepth.data.cuts import shots_of
 from steadydepth.data.geometric import draw_view, view_sample
+from steadydepth.data.sequence_folder import Sequence as VideoSequence
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.files.video_write import recode
@@ -28,7 +39,8 @@ class ClipSamples(Dataset[Item]):
 
     The row is the same whatever part of it a process, a loader worker or a resumed run takes. With `labels` single the
     row is one of images, every frame that has depth, and `length` of them make a sample: number n is images
-    n * length and on. With `find_cuts` no clip of a video file crosses a cut. `source` tells the rows of one run apart.
+    n * length and on. With `find_cuts` no clip of a video file crosses a cut. `held_out` clips, at the most, are left
+    out of the row (`clips.hold_out`). `source` tells the rows of one run apart.
     """
 
     def __init__(
@@ -49,6 +61,7 @@ class ClipSamples(Dataset[Item]):
         seed: int,
         cached_clips: int,
         find_cuts: bool = False,
+        held_out: int = 0,
         numbers: Sequence[int] = (),
         source: int = 0,
     ) -> None:
@@ -59,12 +72,16 @@ class ClipSamples(Dataset[Item]):
                     f"{root / sequence.name}: has no depth/; data.labels=teacher trains without labels, and so do "
                     "labels teacher and none of one of data.sources"
                 )
+        self.held_out: list[tuple[VideoSequence, int]] = []
         if labels == "single":
             self.clips = [(s, number) for s in sequences for number in sorted(s.labels["depth"])]
             stops = [s.n_frames for s, _ in self.clips]
         else:
             shots = [(s, shot) for s in sequences for shot in (shots_of(s) if find_cuts else [range(s.n_frames)])]
-            clips = [(s, shot[start], shot.stop) for s, shot in shots for start in clip_starts(len(shot), length)]
+            parts, taken = hold_out([shot for _, shot in shots], length, held_out)
+            self.held_out = [(shots[number][0], start) for number, start in taken]
+            trained = [(s, part) for (s, _), of_shot in zip(shots, parts, strict=True) for part in of_shot]
+            clips = [(s, part[start], part.stop) for s, part in trained for start in clip_starts(len(part), length)]
             self.clips, stops = [(s, start) for s, start, _ in clips], [stop for _, _, stop in clips]
         if not self.clips:
             raise InputError(
@@ -91,6 +108,14 @@ class ClipSamples(Dataset[Item]):
         if stride == 0:
             return hold_frame(clip, self.length, moves=self.motion != "none")
         return skip_frames(Sample(clip, *clip_motion(clip, self.motion)), stride)
+
+    def frames_to_watch(self, count: int) -> list[UInt8[np.ndarray, "t h w 3"]]:
+        """At most `count` clips as they are, at the training size: those held out, or else some that are trained on."""
+        chosen = self.held_out or self.clips
+        count = min(count, len(chosen))
+        chosen = [chosen[number * len(chosen) // count] for number in range(count)]
+        clips = [sequence.read(start, start + self.length) for sequence, start in chosen]
+        return [fit_clip(clip, self.height, self.width).frames for clip in clips]
 
     def place(self, number: int) -> tuple[int, np.random.Generator]:
         """The clip of number `number` and the generator of its augmentation, from (seed, epoch, index) alone."""
@@ -163,6 +188,10 @@ class MixedSamples(Dataset[Item]):
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def frames_to_watch(self, count: int) -> list[UInt8[np.ndarray, "t h w 3"]]:
+        """At most `count` clips of all sources together, of each as many as of the others."""
+        return [clip for source in self.sources for clip in source.frames_to_watch(max(1, count // len(self.sources)))]
 
     def place(self, number: int) -> tuple[int, int]:
         """The source of sample `number`, and which sample of that source it is."""

@@ -1,11 +1,10 @@
-"""A prediction brought to the label once for a clip, in constant memory: sums from each frame, then a number."""
+"""A prediction aligned to the label once for a clip, in constant memory: sums from each frame, then a number."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Float32, Float64
 
 from steadydepth.evaluation.footage import Footage, LabelFrame, chosen_frames
@@ -22,6 +21,7 @@ from steadydepth.ops.alignment import (
     value_of,
 )
 from steadydepth.ops.moments import Moments
+from steadydepth.ops.resize import resize_depth
 from steadydepth.types import Claims, DepthFrames, InputError
 
 ALIGNMENTS = ("none", "scale", "affine", "disparity")
@@ -59,6 +59,7 @@ class ClipFit:
     alignment: Alignment | None  # None where there was no label, or nothing finite to fit
     n_nonfinite: int = 0
     has_label: bool = True
+    low: float = 0.0  # the smallest finite predicted value, or 0 where none is below 0
     mean: float = 1.0  # of the finite predicted values
 
     def depth(self, values: Float64[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]:
@@ -68,10 +69,14 @@ class ClipFit:
         depth = to_depth(torch.from_numpy(values), self.claims, self.align, self.alignment).numpy()
         return clean(depth, self.protocol) if self.has_label else _positive(depth)
 
-    def comparable_log(self, values: Float64[np.ndarray, "*any"], mean: float) -> Float64[np.ndarray, "*any"]:
-        """Log depth to be compared with that of another model without a label: see `comparable_depth` for `mean`."""
-        known = self.claims in ("metric", "scale")
-        return log_depth(_positive(values if known else comparable_depth(values, mean)))
+    def comparable_log(self, values: Float64[np.ndarray, "*any"], reference: "ClipFit") -> Float64[np.ndarray, "*any"]:
+        """Log depth to be compared with that of another model without a label (`comparable_depth`).
+
+        Measured by the values of the `reference`, or by its own where the reference claims something else.
+        """
+        unit = reference if reference.claims == self.claims else self
+        mean = unit.mean if unit.mean > unit.low else unit.low + 1
+        return log_depth(_positive(comparable_depth(values, self.claims, low=unit.low, mean=mean)))
 
 
 def _positive(depth: Float64[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]:
@@ -79,7 +84,7 @@ def _positive(depth: Float64[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]
 
 
 class Fitter:
-    """Fits one prediction to the label of a clip, told of it frame by frame; the exact median is told of it twice.
+    """Fits one prediction to the label of a clip, given frame by frame; the exact median takes two passes.
 
     scale, one ratio of medians; affine, least squares in depth; disparity, least squares in inverse depth. Values that
     are not finite are counted and have no part in the fit.
@@ -92,7 +97,7 @@ class Fitter:
         self._halves: list[list[tuple[int, int]]] = [[], []]
         self._second: list[dict[int, np.ndarray]] = [{}, {}]
         self._n_nonfinite = self._n_values = 0
-        self._total = 0.0
+        self._total = self._low = 0.0
 
     @property
     def n_rounds(self) -> int:
@@ -100,12 +105,13 @@ class Fitter:
         return 2 if self.chosen == "scale" else 1
 
     def count(self, raw: Float32[np.ndarray, "i j"]) -> int:
-        """Note how many values of a frame are not finite, and return it; and the sum of the others."""
+        """Note how many values of a frame are not finite, and return it; and the sum and least of the others."""
         finite = np.isfinite(raw)
         missing = int(raw.size - finite.sum())
         self._n_nonfinite += missing
         self._n_values += raw.size
         self._total += float(raw.sum(where=finite, dtype=np.float64))
+        self._low = min(self._low, float(raw.min(where=finite, initial=0)))
         return missing
 
     def add(self, values: Pixels, label: LabelFrame) -> None:
@@ -151,6 +157,7 @@ class Fitter:
             alignment=Alignment.of(scale, shift) if has_label and not np.isnan(scale) else None,
             n_nonfinite=self._n_nonfinite,
             has_label=has_label,
+            low=self._low,
             mean=self._total / max(self._n_values - self._n_nonfinite, 1),
         )
 
@@ -164,11 +171,11 @@ class Fitter:
         return 0.0 if middles[0] == 0 else middles[1] / middles[0]
 
 
-def check_prediction(prediction: DepthFrames, footage: Footage, whole: int, protocol: Protocol) -> None:
-    """InputError when a prediction cannot belong to the footage, an excerpt of a clip of `whole` frames."""
-    if prediction.n_frames not in (footage.n_frames, whole):
-        fewer = "" if whole == footage.n_frames else f", or {footage.n_frames} for those of the protocol"
-        given = f"{footage.name}: {prediction.n_frames} predicted frames for {whole} frames{fewer}"
+def check_prediction(prediction: DepthFrames, footage: Footage, n_total: int, protocol: Protocol) -> None:
+    """InputError when a prediction cannot belong to the footage, an excerpt of a clip of `n_total` frames."""
+    if prediction.n_frames not in (footage.n_frames, n_total):
+        fewer = "" if n_total == footage.n_frames else f", or {footage.n_frames} for those of the protocol"
+        given = f"{footage.name}: {prediction.n_frames} predicted frames for {n_total} frames{fewer}"
         raise InputError(f"{given}: predict every frame once")
     own, other = (prediction.height, prediction.width), (footage.height, footage.width)
     squeeze = abs(own[0] * other[1] / (own[1] * other[0]) - 1)
@@ -176,15 +183,15 @@ def check_prediction(prediction: DepthFrames, footage: Footage, whole: int, prot
     if squeeze > max(_MOST_SQUEEZE, one_pixel) and not (protocol.pastes_kb and own == KB_SIZE):
         raise InputError(
             f"{footage.name}: predictions are {own[0]} x {own[1]}, frames {other[0]} x {other[1]}, which is another "
-            "shape, not another size: predict the whole frame, neither cropped nor turned"
+            "shape, not another size: predict the complete frame, neither cropped nor turned"
         )
 
 
 def read_values(
-    prediction: DepthFrames, footage: Footage, whole: int, protocol: Protocol
+    prediction: DepthFrames, footage: Footage, n_total: int, protocol: Protocol
 ) -> Iterator[Float32[np.ndarray, "i j"]]:
-    """The predicted frames of the footage, an excerpt of a clip of `whole` frames, or a prediction of just these."""
-    numbers = chosen_frames(whole, protocol) if prediction.n_frames == whole else range(footage.n_frames)
+    """The predicted frames of the footage, an excerpt of a clip of `n_total` frames, or a prediction of just these."""
+    numbers = chosen_frames(n_total, protocol) if prediction.n_frames == n_total else range(footage.n_frames)
     for number, values in enumerate(prediction.read()):
         if number in numbers:
             yield values
@@ -193,17 +200,14 @@ def read_values(
 
 
 def resize(values: Float[np.ndarray, "i j"], footage: Footage, protocol: Protocol) -> Pixels:
-    """Bilinear with half-pixel centres, as cv2.resize does, to the size of the footage; flattened.
+    """A predicted frame at the size of the footage (`resize_depth`), flattened.
 
     A prediction for BTS's KITTI crop is pasted where it was cut, and 0 is around it, in protocols that say so.
     """
     height, width = footage.height, footage.width
-    if values.shape == (height, width):
-        return values.astype(np.float64).ravel()
     if protocol.pastes_kb and values.shape == KB_SIZE and height >= KB_SIZE[0] and width >= KB_SIZE[1]:
         left = int((width - KB_SIZE[1]) / 2)
         pasted = np.zeros((height, width))
         pasted[height - KB_SIZE[0] :, left : left + KB_SIZE[1]] = values
         return pasted.ravel()
-    image = torch.from_numpy(values.astype(np.float64))[None, None]
-    return F.interpolate(image, (height, width), mode="bilinear", align_corners=False).numpy().ravel()
+    return resize_depth(values.astype(np.float64), height, width).ravel()

@@ -28,8 +28,6 @@ from steadydepth.types import DepthFrames, InputError
 
 # What anyone has without training; each is made from the aligned prediction of the model itself.
 CONTROLS = get_args(FilterName)
-# The smallest mean that is divided by.
-_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -57,20 +55,20 @@ class ScoredClip:
 
 
 def score_clip(
-    whole: Footage, depth: DepthFrames, settings: Settings, reference: DepthFrames | None = None
+    clip: Footage, depth: DepthFrames, settings: Settings, reference: DepthFrames | None = None
 ) -> ScoredClip:
     """Every number of one clip: the model's `depth`, the controls made of it, and the label beside it.
 
     InputError when a prediction does not belong to the clip.
     """
     protocol = settings.protocol
-    footage = excerpt(whole, protocol)
+    footage = excerpt(clip, protocol)
     predictions = {"model": depth} | ({} if reference is None else {"reference": reference})
     for prediction in predictions.values():
-        check_prediction(prediction, footage, whole.n_frames, protocol)
+        check_prediction(prediction, footage, clip.n_frames, protocol)
     if settings.constant is not None:
         predictions["constant"] = _constant(settings.constant, footage, depth)
-    fits, static_set, has_label = _survey(footage, predictions, whole.n_frames, settings)
+    fits, static_set, has_label = _survey(footage, predictions, clip.n_frames, settings)
     controls = None if settings.constant is None else Controls()
     beside = None if reference is None else Comparison(fits, has_controls=controls is not None)
     methods = ("model", "constant", *CONTROLS) if controls is not None else ("model",)
@@ -82,7 +80,7 @@ def score_clip(
         lengths=settings.lengths,
         with_opw_nvds=settings.with_opw_nvds,
     )
-    values = {name: read_values(one, footage, whole.n_frames, protocol) for name, one in predictions.items()}
+    values = {name: read_values(one, footage, clip.n_frames, protocol) for name, one in predictions.items()}
     for frame in scene_frames(footage, protocol, has_label=has_label):
         raw = {name: _next(values[name], footage, protocol) for name in predictions}
         found = {name: fits[name].depth(one) for name, one in raw.items()}
@@ -119,7 +117,7 @@ def _constant(value: float, footage: Footage, depth: DepthFrames) -> DepthFrames
 
 
 def _survey(
-    footage: Footage, predictions: Mapping[str, DepthFrames], n_whole: int, settings: Settings
+    footage: Footage, predictions: Mapping[str, DepthFrames], n_total: int, settings: Settings
 ) -> tuple[dict[str, ClipFit], Chosen | None, bool]:
     """The first reading: each prediction's fit, the static set of a fixed camera, whether a label counts anywhere."""
     protocol = settings.protocol
@@ -128,7 +126,7 @@ def _survey(
     search = StaticSearch() if footage.fixed_camera and footage.depth is not None else None
     has_label = False
     for number_of_round in range(max(fitter.n_rounds for fitter in fitters.values())):
-        values = {name: read_values(one, footage, n_whole, protocol) for name, one in predictions.items()}
+        values = {name: read_values(one, footage, n_total, protocol) for name, one in predictions.items()}
         for number in range(footage.n_frames):
             label = None if footage.depth is None else read_label(footage, number, protocol)
             if label is not None and number_of_round == 0:
@@ -141,7 +139,7 @@ def _survey(
                     raise InputError(f"{footage.name}: the prediction ends before the clip does: write it again")
                 if number_of_round == 0 and fitter.count(raw) and settings.is_strict:
                     raise InputError(
-                        f"{footage.name}, frame {number}: predicted values that are not finite (strict); mend the "
+                        f"{footage.name}, frame {number}: predicted values that are not finite (strict); fix the "
                         "model, or leave strict out: they are then counted and scored as very wrong"
                     )
                 if label is not None and number_of_round < fitter.n_rounds:
@@ -191,23 +189,15 @@ def _methods(
 
 
 class Comparison:
-    """A prediction, its controls and a reference frame by frame, in log depth that needs no label.
-
-    With claims that leave an offset open one is chosen by the mean of the reference, the same for all that claim alike;
-    what claims something else is measured by its own mean.
-    """
+    """A prediction, its controls and a reference frame by frame, in log depth that needs no label."""
 
     def __init__(self, fits: Mapping[str, ClipFit], *, has_controls: bool) -> None:
         self._fits = fits
-        reference = fits["reference"]
-        self._means = {
-            name: max((reference if fit.claims == reference.claims else fit).mean, _TINY) for name, fit in fits.items()
-        }
         self._controls = Controls() if has_controls else None
 
     def next(self, raw: Mapping[str, Pixels], aligned: Pixels, frame: SceneFrame) -> ReferenceFrame:
         """The next frame: predicted values by name, and depth of the reference as scored."""
-        logs = {name: fit.comparable_log(raw[name], self._means[name]) for name, fit in self._fits.items()}
+        logs = {name: fit.comparable_log(raw[name], self._fits["reference"]) for name, fit in self._fits.items()}
         methods = [logs["model"]]
         if self._controls is not None:
             methods += [logs["constant"], *self._controls.next(logs["model"], frame).values()]

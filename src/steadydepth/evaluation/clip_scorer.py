@@ -1,6 +1,6 @@
 """All numbers of one clip, for one method or for several that share what the label and the frames say.
 
-Told of one frame after another; never more than three are held. What a frame adds is a part (`metrics.sums`), so the
+Given one frame after another; never more than three are held. What a frame adds is a part (`metrics.sums`), so the
 numbers do not depend on how the clip was cut up for reading.
 """
 
@@ -48,7 +48,7 @@ class Moment:
 
 
 class ClipScorer:
-    """The metrics of several methods on one clip, told of its frames in order.
+    """The metrics of several methods on one clip, given its frames in order.
 
     `static_set` are the pixels of `temporal.StaticSearch`, None unless the camera stands still. `lengths` asks for
     the temporal metrics of the first method over windows of so many frames, None for all.

@@ -240,7 +240,7 @@ def evaluate(
         max_depth: metres beyond which labels do not count; None takes the protocol's.
         protocol: a key of `metrics.protocols.PROTOCOLS`.
         controls: score a constant and the filters of `ops.smoothing` of the same predictions as well.
-        lengths: repeat the temporal metrics on consecutive windows of so many frames; None in it is the whole clip.
+        lengths: repeat the temporal metrics on consecutive windows of so many frames; None in it is the complete clip.
         strict: stop at the first value that is not finite and the first clip that cannot be scored.
         opw: "nvds" adds `opw_nvds` to the usual "khan".
         jobs: processes that score clips side by side; None chooses how many. Any but 1 wants a script to have
@@ -296,6 +296,6 @@ def evaluate(
 
 
 def write_report(report: Mapping[str, Any], path: Path) -> None:
-    """JSON of `report` at `path`, whole or not at all; NaN and infinity are refused, None becomes null."""
+    """JSON of `report` at `path`, complete or not at all; NaN and infinity are refused, None becomes null."""
     with new_file(path) as part:
         part.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")

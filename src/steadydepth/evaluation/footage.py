@@ -87,8 +87,8 @@ def excerpt(footage: Footage, protocol: Protocol) -> Footage:
     Over frames that are left out the flow is followed from each to the next (`follow_flow`).
     """
     numbers = chosen_frames(footage.n_frames, protocol)
-    whole = numbers == range(footage.n_frames)
-    if whole and protocol.cut is None:
+    takes_all = numbers == range(footage.n_frames)
+    if takes_all and protocol.cut is None:
         return footage
     rows, columns = crop_slices(protocol.cut, footage.height, footage.width)
 
@@ -177,27 +177,27 @@ def read_label(footage: Footage, number: int, protocol: Protocol) -> LabelFrame:
 class Motion:
     """The flow between a frame and the next."""
 
-    label: Correspondences | None  # seen where the label says so
-    image: Correspondences  # DIS, seen where forward and backward agree
+    label: Correspondences | None  # visible where the label has it so
+    image: Correspondences  # DIS, visible where forward and backward agree
     trusted: Correspondences  # the same where colours agree as well
-    warping: Correspondence  # label flow where there is one, DIS otherwise; seen wherever it has a value
+    warping: Correspondence  # label flow where there is one, DIS otherwise; visible wherever it has a value
 
 
 @dataclass(frozen=True)
 class SceneFrame:
-    """One frame of a clip, its label if it has one, and the sets of pixels it tells apart."""
+    """One frame of a clip, its label if it has one, and the sets of pixels it distinguishes."""
 
     number: int
     image: UInt8[np.ndarray, "h w 3"]
     colours: Colours
     label: LabelFrame | None
-    static: Chosen | None = None  # None where the data does not tell
+    static: Chosen | None = None  # None where the data does not have it
     moving: Chosen | None = None
     before: Motion | None = None  # from the frame before; None in the first
 
 
 def split_source(footage: Footage) -> str | None:
-    """What tells static pixels from moving ones: objects, poses, fixed camera, or nothing."""
+    """What distinguishes static pixels from moving ones: objects, poses, fixed camera, or nothing."""
     if footage.objects is not None:
         return "objects"
     if footage.K is not None and footage.cam_to_world is not None:
@@ -206,22 +206,22 @@ def split_source(footage: Footage) -> str | None:
 
 
 def scene_frames(footage: Footage, protocol: Protocol, *, has_label: bool) -> Iterator[SceneFrame]:
-    """Every frame in order, each with what the next one says of it; three frames are held at a time."""
-    teller = _Teller(footage) if has_label else None
+    """Every frame in order, each with what the next one shows of it; three frames are held at a time."""
+    splitter = _Splitter(footage) if has_label else None
     now: SceneFrame | None = None
     for number, image in enumerate(footage.images()):
         label = read_label(footage, number, protocol) if has_label else None
         after = SceneFrame(number, image, colours_of(image), label)
         if now is not None:
             after = replace(after, before=_motion(footage, now, after))
-            yield now if teller is None else teller.split(now, after, after.before)
+            yield now if splitter is None else splitter.split(now, after, after.before)
         now = after
     if now is not None:
-        yield now if teller is None else teller.split(now, teller.last, None)
+        yield now if splitter is None else splitter.split(now, splitter.last, None)
 
 
-class _Teller:
-    """Tells static pixels from moving ones by the best that the data has."""
+class _Splitter:
+    """Distinguishes static pixels from moving ones by the best that the data has."""
 
     def __init__(self, footage: Footage) -> None:
         self.source = split_source(footage)

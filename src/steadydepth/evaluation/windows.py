@@ -1,4 +1,4 @@
-"""Sums turned into numbers by name: over a whole clip, or over windows of some of its frames."""
+"""Sums turned into numbers by name: over a complete clip, or over windows of some of its frames."""
 
 from dataclasses import dataclass, field
 
@@ -26,7 +26,7 @@ class Window:
         self.parts, self.series, self.n_frames = {}, None, 0
 
     def values(self) -> Values:
-        """Means over the windows that have a value; counts are added; None without a whole window."""
+        """Means over the windows that have a value; counts are added; None without a complete window."""
         if self.length is None and self.n_frames:
             self.close()
         names = {name for values in self.done for name in values} | set(TEMPORAL)

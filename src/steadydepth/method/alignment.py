@@ -11,8 +11,6 @@ from steadydepth.types import Claims, Depth, Valid
 
 LEAST_DEPTH_M = 1e-3  # an offset may push an aligned depth below zero; a logarithm comes next
 
-FAR = 0.1  # inverse depth that stands for the unknown offset, as a share of its mean over a clip
-
 ClipDepth = Float[Tensor, "t h w"]
 
 
@@ -53,7 +51,7 @@ def as_depth(predicted: Depth, like: Depth, claims: Claims) -> Depth:
     if claims != "disparity":
         return predicted
     unit = like.detach().mean(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(like.dtype).tiny)
-    return 1 / (predicted.clamp(min=0) / unit + FAR)
+    return alignment.comparable_depth(predicted, claims, low=0.0, mean=unit)
 
 
 def _by_scale(depth: ClipDepth, truth: ClipDepth, valid: Bool[Tensor, "t h w"]) -> Float[Tensor, "t h w"]:

@@ -1,8 +1,8 @@
 """Accuracy and temporal consistency of depth video: plain functions, and the benchmarks' protocols as data.
 
-The names of `__all__` are loaded when first used. Functions of whole clips take NumPy arrays or tensors, depth
-(*methods, t, h, w) in metres after one alignment for the whole clip, and give float64 tensors, NaN where there is no
-sample; `steadydepth.evaluate_clip` goes from a raw prediction to the numbers of metrics.json.
+The names of `__all__` are loaded when first used. Functions of complete clips take NumPy arrays or tensors, depth
+(*methods, t, h, w) in metres after one alignment for the complete clip, and give float64 tensors, NaN where there is no
+sample; `VideoMetrics` goes from raw predictions to the numbers of metrics.json, with `update` and `compute`.
 """
 
 from importlib import import_module
@@ -11,6 +11,8 @@ from typing import Any
 _HOMES = {
     "METRICS": "protocols",
     "PROTOCOLS": "protocols",
+    # It aligns and scores whole clips, so it stands above this room.
+    "VideoMetrics": "steadydepth.evaluation.video_metrics",
     "accuracy_scores": "accuracy",
     "bend_scores": "dynamic",
     "boundary_f1": "edges",
@@ -43,7 +45,8 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(f"steadydepth.metrics.{_HOMES[name]}"), name)
+        home = _HOMES[name]
+        return getattr(import_module(home if "." in home else f"steadydepth.metrics.{home}"), name)
     raise AttributeError(f"module 'steadydepth.metrics' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

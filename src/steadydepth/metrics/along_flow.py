@@ -1,6 +1,6 @@
 """How much a depth video flickers along flow: that of the label, or of the frames alone.
 
-As in `metrics.steadiness`, `depth` (*m, t, h, w) is in metres after one alignment for the whole clip, and a constant
+As in `metrics.temporal`, `depth` (*m, t, h, w) is in metres after one alignment for the complete clip, and a constant
 wins all of these.
 """
 
@@ -195,15 +195,15 @@ def _normalise(disparity: Layers) -> Layers:
 
 
 def label_flow(flow: Float32[np.ndarray, "p h w 2"], flow_valid: PairMask, depth: Truth, valid: Mask) -> TwoWayFlow:
-    """The label's forward flow in pixels, inverted, and where it is seen: not where it is occluded or has no inverse.
+    """The label's forward flow in pixels, inverted, and where it is visible: neither occluded nor without an inverse.
 
-    Of points that land on one pixel the nearest in `depth`, which counts where `valid`, is seen.
+    Of points that land on one pixel the nearest in `depth`, which counts where `valid`, is visible.
     """
     return two_way_from_labels(flow, as_mask(flow_valid), as_array(depth).astype(np.float32), as_mask(valid))
 
 
 def image_flow(frames: UInt8[np.ndarray, "t h w 3"]) -> TwoWayFlow:
-    """DIS flow of a clip both ways, seen where there and back agree, and colours too (`correspondences.trust`)."""
+    """DIS flow of a clip, there and back, visible where the two agree, and colours too (`correspondences.trust`)."""
     pairs = []
     for before, after in pairwise(frames):
         pair = pair_from_frames(before, after)

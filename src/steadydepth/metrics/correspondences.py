@@ -14,7 +14,7 @@ from steadydepth.metrics.arrays import Chosen, Colours, Layers, Pixels, pick
 from steadydepth.ops.bidirectional_flow import PairFlow
 from steadydepth.ops.sampling import Places, places_at, sample, sees_only
 
-# exp(-50 gap) > 0.01, the other way round.
+# The gap at which exp(-50 gap) is 0.01.
 _LARGEST_GAP = math.log(100) / 50
 
 
@@ -99,7 +99,7 @@ class Correspondences:
 
 
 def correspondences_of(pair: PairFlow) -> Correspondences:
-    """Flow and where it is seen, as ways."""
+    """Flow and where it is visible, there and back."""
     return Correspondences(
         Correspondence(Landings(pair.forward), pair.forward_visible.ravel()),
         Correspondence(Landings(pair.backward), pair.backward_visible.ravel()),
@@ -109,7 +109,7 @@ def correspondences_of(pair: PairFlow) -> Correspondences:
 def triple(
     ahead: Correspondence, behind: Correspondence, before: Chosen | None, now: Chosen | None, after: Chosen | None
 ) -> Triple:
-    """Pixels seen in the frame before and the frame after as well, where all that is read is in the sets; None: all."""
+    """Pixels visible in the frame before and the one after as well, where all that is read is in the sets; None: all."""
     visible = ahead.visible & behind.visible
     later = ahead.match(visible if now is None else visible & now, after)
     start = np.zeros(len(visible), bool)
@@ -121,7 +121,7 @@ def triple(
 
 @dataclass(frozen=True)
 class RigidMove:
-    """How the points of one camera's pixels are seen by another, for any depth d along the pixel's ray.
+    """How the points of one camera's pixels project into another, for any depth d along the pixel's ray.
 
     The depth there is d * ray_z + offset_z, the pixel (x, y) the first two of d * ray + offset over the third.
     """
@@ -168,14 +168,14 @@ def rigid_match(
     Kept where all neighbours of the landing are static and valid, and the label there is the same surface:
     |ln g_target - ln z| <= 0.01, so an occluded point is not. `truth` in metres, `target_log` its logarithm.
     """
-    z, places = seen_from(truth, move, height, width)
+    z, places = reproject(truth, move, height, width)
     surface = sample(target_log[None], places)[0]
     same = np.abs(surface - np.log(np.where(z > 0, z, 1))) <= 0.01
     pixels = np.flatnonzero(kept & same & sees_only(target_kept, places))
     return RigidMatch(Match(pixels, places.only(pixels)), pick(move.ray_z, pixels), move.offset_z)
 
 
-def seen_from(truth: Pixels, move: RigidMove, height: int, width: int) -> tuple[Pixels, Places]:
+def reproject(truth: Pixels, move: RigidMove, height: int, width: int) -> tuple[Pixels, Places]:
     """Depth of every pixel in the other camera, and its place there: outside the image where it is not before it."""
     z = truth * move.ray_z + move.offset_z
     # Rounded, or a camera that stands still lands 1e-14 px beside each pixel and asks for one more neighbour.
@@ -222,9 +222,9 @@ def photometric_match(
 
 
 def trust(correspondences: Correspondences, colours: Colours, next_colours: Colours) -> Correspondences:
-    """`correspondences` seen only where both ends also have one colour, by the threshold of `photometric_match`.
+    """`correspondences` visible only where both ends also have one colour, by the threshold of `photometric_match`.
 
-    The other frame is first brought to the mean colour of this one, channel by channel over the pixels that flow
+    The other frame first gets the mean colour of this one, channel by channel over the pixels that flow
     already trusts: light that changes from frame to frame is when depth flickers, and must not be looked away from.
     """
     return Correspondences(
@@ -236,9 +236,9 @@ def trust(correspondences: Correspondences, colours: Colours, next_colours: Colo
 def _trusted(correspondence: Correspondence, here: Colours, there: Colours) -> Correspondence:
     if not correspondence.visible.any():
         return correspondence
-    brought, weight = sample(there, correspondence.to.places), correspondence.visible.astype(np.float64)
-    mean, other_mean = (np.einsum("cn,n->c", colours, weight) / weight.sum() for colours in (here, brought))
+    warped, weight = sample(there, correspondence.to.places), correspondence.visible.astype(np.float64)
+    mean, other_mean = (np.einsum("cn,n->c", colours, weight) / weight.sum() for colours in (here, warped))
     return Correspondence(
         correspondence.to,
-        correspondence.visible & alike(here, brought * (mean / np.maximum(other_mean, 1e-3))[:, None]),
+        correspondence.visible & alike(here, warped * (mean / np.maximum(other_mean, 1e-3))[:, None]),
     )

@@ -1,4 +1,4 @@
-"""Static pixels and moving ones told apart; claim 2: moving things change depth as much and as smoothly as in truth."""
+"""Static and moving pixels distinguished; claim 2: moving things change depth as much and as smoothly as in truth."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from steadydepth.metrics.arrays import (
     pick,
     pixels_of,
 )
-from steadydepth.metrics.correspondences import Camera, Match, RigidMove, Triple, correspondences_of, seen_from, triple
+from steadydepth.metrics.correspondences import Camera, Match, RigidMove, Triple, correspondences_of, reproject, triple
 from steadydepth.metrics.temporal import STATIC_CHANGE, grow
 from steadydepth.ops.bidirectional_flow import TwoWayFlow
 from steadydepth.ops.sampling import sample, sees_only
@@ -57,7 +57,7 @@ def split_by_pose(
     """Without object masks: static is where the label, moved by the poses into the next frame, agrees with it there.
 
     Static where |ln g_(t+1)(q) - ln z'| <= 1 %; moving above that and up to ln 1.15, beyond which a pixel is taken for
-    occluded; `seen_next` (t, h, w), when known, leaves out what the next frame does not show. The last frame looks
+    occluded; `visible_next` (t, h, w), when known, leaves out what the next frame does not show. The last frame looks
     back. Identity matrices serve a camera that stands still and has no calibration.
     """
     n_frames, height, width = truth.shape
@@ -77,7 +77,7 @@ def split_frame(
     truth: Pixels, valid: Chosen, other_log: Pixels, other_valid: Chosen, move: RigidMove, height: int, width: int
 ) -> tuple[Chosen, Chosen]:
     """Static and moving pixels of one frame, by the label of another one and the move between their cameras."""
-    z, places = seen_from(truth, move, height, width)
+    z, places = reproject(truth, move, height, width)
     known = valid & sees_only(other_valid, places)
     change = np.abs(sample(other_log[None], places)[0] - np.log(np.where(known, z, 1)))
     return known & (change <= 0.01), known & (change > 0.01) & (change <= EDGE_CHANGE)

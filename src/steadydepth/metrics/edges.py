@@ -6,6 +6,7 @@ prediction changes none of them; a constant scores 0 and a perfect prediction 1 
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
@@ -31,6 +32,8 @@ WEIGHTS = RATIOS / RATIOS.sum()
 # Pixels between the two ends of a difference, and the change of log depth above which it is an edge.
 DISTANCES = (1, 2, 4, 8)
 EDGE = 0.05
+# Half the side, in pixels, of the square whose contrast `contrast_change` takes.
+CONTRAST_RADIUS = 2
 
 
 def boundary_f1(depth: Images, truth: Truth, valid: Mask) -> Float64[Tensor, "*m"]:
@@ -175,11 +178,37 @@ def edge_gain_part(log: Layers, true_log: Pixels, valid: Chosen, height: int, wi
     return Gain(product, energy, count, 0.0)
 
 
+def contrast_change(
+    log: Float64[np.ndarray, "t h w"], true_log: Float64[np.ndarray, "t h w"], valid: Bool[np.ndarray, "t h w"]
+) -> Float64[np.ndarray, "t h w"]:
+    """Contrast of log depth around each pixel, less that of the label: below 0 where edges are lost, above 0 gained.
+
+    The contrast is the largest less the smallest log depth of the valid pixels of a square, CONTRAST_RADIUS px to
+    each side; 0 where there is no valid pixel. It shows where what `edge_gain` sums up is lost.
+
+    Args:
+        log: log depth of the prediction.
+        true_log: log depth of the label; what stands at invalid pixels is never read.
+        valid: where the label counts.
+    """
+    square = np.ones((2 * CONTRAST_RADIUS + 1,) * 2, np.uint8)
+    change = np.zeros(log.shape)
+    for t, kept in enumerate(valid):
+        contrasts = []
+        for image in (log[t], true_log[t]):
+            high, low = (cv2.dilate(np.where(kept, side * image, -np.inf), square) for side in (1, -1))
+            # Not -inf: what OpenCV takes for the outside of an image is finite.
+            empty = high < -1e9
+            contrasts.append(np.where(empty, 0, high) + np.where(empty, 0, low))
+        change[t] = contrasts[0] - contrasts[1]
+    return change
+
+
 def edges_kept(depth: Images, reference: Truth) -> Float64[Tensor, "*m"]:
     """`edge_gain` with another model in the label's place, over all its positive finite pixels: 1 keeps every edge.
 
     Needs no label, and says nothing of whether the other model is right. Inverse depth and depth up to an offset are
-    compared as `ops.alignment.comparable_depth` of both, with the mean of the other model for both.
+    compared as `ops.alignment.comparable_depth` of both, with the unit and offset of the other model for both.
 
     Args:
         depth: predicted depth (*m, t, h, w), of any unit; counted as 0.001 where smaller.

@@ -10,7 +10,7 @@ from steadydepth.types import InputError
 
 
 class Metric(NamedTuple):
-    """Unit, which way is better, and the count that must reach MIN_SAMPLES for a clip to enter the mean."""
+    """Unit, which direction is better, and the count that must reach MIN_SAMPLES for a clip to enter the mean."""
 
     unit: str
     better: Literal["lower", "higher", "nearer 1", "-"]
@@ -70,7 +70,7 @@ METRICS: dict[str, Metric] = {
     "n_moving": Metric("pixels", "-"),
 }
 ACCURACY = tuple(_ACCURACY)
-# What blur lowers: each is best near 1, whichever way it is said.
+# What blur lowers.
 EDGES = ("edge_gain", "boundary_f1", "edges_kept")
 # What compares frames with each other, and so can be asked of a part of a clip as well.
 TEMPORAL = (

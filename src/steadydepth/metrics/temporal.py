@@ -1,7 +1,7 @@
 """How much a depth video flickers: at fixed pixels, along poses, along flow, and beside the label's own change.
 
 Every function scores one or several methods on one clip, `depth` (*m, t, h, w) in metres after ONE alignment for the
-whole clip, and gives float64 (*m), NaN where there is no sample. In log units times 100 a value reads as per cent of
+complete clip, and gives float64 (*m), NaN where there is no sample. In log units times 100 a value reads as per cent of
 depth. A constant wins all of these but `tcc`: read them beside the accuracy and the gain. Beside each stands what one
 frame, pair or triple of frames adds to it (`*_parts`), for clips that are read frame by frame.
 """
@@ -55,7 +55,7 @@ def grow(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 class StaticSearch:
     """Pixels that show one static point of the world all the time, under a camera that stands still.
 
-    Told of one frame after another: valid in at least max(3, ceil(t / 2)) frames, ln g changes over those by at most
+    Given one frame after another: valid in at least max(3, ceil(t / 2)) frames, ln g changes over those by at most
     ln 1.01, and no moving object comes within one pixel in any frame.
     """
 

@@ -1,10 +1,10 @@
-"""One alignment for a whole clip: what a prediction is allowed to be wrong by before it is scored or trained on.
+"""One alignment for a complete clip: what a prediction is allowed to be wrong by before it is scored or trained on.
 
 Sums are float64 and centred: uncentred float32 sums lose three to four digits. A value that is not finite, in the
 prediction or in the label, is left out of every fit.
 
-The fits over whole tensors carry a gradient. `fit_line` of added `Moments` and `count_keys` give the same numbers from
-parts: what is counted of each part is added, so a clip of any length needs no more memory than a frame.
+The fits of tensors carry a gradient. `fit_line` of added `Moments` and `count_keys` give the same numbers from parts:
+what is counted of each part is added, so a clip of any length needs no more memory than a frame.
 """
 
 import math
@@ -21,7 +21,7 @@ from steadydepth.types import Claims
 
 # Video-Depth-Anything and DepthCrafter: no disparity below this, so nothing is farther than 1000 m.
 LEAST_DISPARITY = 1e-3
-# Inverse depth that stands for an unknown offset, as a share of its mean over a clip.
+# What stands for an unknown offset, as a share of the mean over a clip.
 FAR = 0.1
 
 Values = TypeVar("Values", Tensor, np.ndarray)
@@ -100,7 +100,7 @@ def fit_scale_shift(
 def fit_disparity(
     disparity: Float[Tensor, "..."], depth: Float[Tensor, "..."], valid: Bool[Tensor, "..."]
 ) -> Alignment:
-    """Least squares of scale * max(disparity, 1e-3) + shift = 1 / (depth + 1e-8) over the whole clip.
+    """Least squares of scale * max(disparity, 1e-3) + shift = 1 / (depth + 1e-8) over the complete clip.
 
     The protocol of DepthCrafter and Video-Depth-Anything (benchmark/eval/eval.py). A negative scale, an inverted
     prediction, is theirs to accept and the caller's to flag.
@@ -150,14 +150,22 @@ def to_depth(
     return 1 / _at_least(aligned) if align == "disparity" else aligned
 
 
-def comparable_depth(values: Values, mean: float | Tensor) -> Values:
-    """A depth, up to a factor, of values x with an unknown offset: 1 / (max(x, 0) / mean + 0.1).
+def comparable_depth(values: Values, claims: Claims, *, low: float | Tensor, mean: float | Tensor) -> Values:
+    """Depth above 0, up to one factor, whose relative changes can be compared with another model's without a label.
 
-    Inverse depth has zeros, and its relative changes there mean nothing; this is one choice of the offset for all that
-    is compared. `mean` is that of x over the clip, of the model that others are compared with. Of x a depth up to an
-    offset it is inverse depth, whose logarithm differs in the sign.
+    Of disparity and affine depth the offset is unknown: relative changes near 0 mean nothing. x = max(values - low, 0)
+    / (mean - low) + 0.1 is one choice of the offset; 1 / x of disparity and x of affine depth.
+
+    Args:
+        values: what was predicted, in the units of `claims`; depth in metres or up to a factor is left alone.
+        claims: what the numbers mean.
+        low: the smallest value, or 0 where none is below 0, of the model that others are compared with, in the clip.
+        mean: the mean value of that model in the clip.
     """
-    return 1 / (values.clip(0) / mean + FAR)
+    if claims in ("metric", "scale"):
+        return values
+    x = (values - low).clip(0) / (mean - low) + FAR
+    return 1 / x if claims == "disparity" else x
 
 
 def fit_line(moments: Moments) -> tuple[float, float]:

@@ -110,8 +110,19 @@ def colour_error(
     return np.where(valid[..., None], _MAGMA[np.rint(255 * share).astype(np.uint8)], np.uint8(128))
 
 
+def colour_change(
+    change: Float[np.ndarray, "*t h w"], top: float, valid: Bool[np.ndarray, "*t h w"]
+) -> UInt8[np.ndarray, "*t h w 3"]:
+    """RGB from blue at -`top` and below over black at 0 to orange at `top` and above; mid grey where not `valid`."""
+    share = np.clip(np.where(valid, change, 0) / top, -1, 1)[..., None]
+    colours = np.rint(np.where(share < 0, -share * _LESS, share * _MORE)).astype(np.uint8)
+    return np.where(valid[..., None], colours, np.uint8(128))
+
+
 def _colour_map(name: int) -> UInt8[np.ndarray, "256 3"]:
     return cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], name)[:, 0, ::-1].copy()
 
 
+# Told apart by those who do not tell red from green.
+_LESS, _MORE = np.array([80, 160, 255]), np.array([255, 140, 30])
 _TURBO, _MAGMA = _colour_map(cv2.COLORMAP_TURBO), _colour_map(cv2.COLORMAP_MAGMA)

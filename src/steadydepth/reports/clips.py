@@ -24,8 +24,10 @@ from steadydepth.files.video_write import write_video
 from steadydepth.metrics.protocols import choose_protocol, valid_labels
 from steadydepth.models.declare import claims_of
 from steadydepth.ops.alignment import Alignment
+from steadydepth.ops.resize import resize_depth
 from steadydepth.reports.page import (
     ClipView,
+    EdgeView,
     ErrorView,
     Images,
     colour_alike,
@@ -33,6 +35,7 @@ from steadydepth.reports.page import (
     side_by_side,
     video_url,
     view_clip,
+    view_edges,
     view_errors,
 )
 from steadydepth.reports.run_charts import draw_clip
@@ -87,7 +90,8 @@ def view_sequence(sequence: Sequence, shown: Mapping[str, Shown], moving_image: 
         kept = [video for name, video in larger.items() if name != "label"]
         _write_moving_image(moving_image, side_by_side(kept), clip.fps)
     charts = draw_clip(clip.name, {name: one.report for name, one in shown.items()})
-    return view_clip(sequence.name, videos, url, errors=_view_errors(depths, shown, clip), charts=charts)
+    errors, edges = _view_against_label(depths, shown, clip)
+    return view_clip(sequence.name, videos, url, errors=errors, edges=edges, charts=charts)
 
 
 def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.ndarray, "t h w"]:
@@ -106,7 +110,7 @@ def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.nda
         alignment=None if scale is None else Alignment.of(scale, shift),
         has_label=scale is not None,
     )
-    return fit.depth(_resized(raw, clip.frames.shape[1:3]).astype(np.float64))
+    return fit.depth(np.stack([resize_depth(one, *clip.frames.shape[1:3]) for one in raw.astype(np.float64)]))
 
 
 def _raw_depth(
@@ -121,27 +125,22 @@ def _raw_depth(
     return np.stack(list(islice(stored.read(), n_frames))), stored.claims
 
 
-def _resized(depth: Float32[np.ndarray, "t i j"], size: tuple[int, int]) -> Float32[np.ndarray, "t h w"]:
-    if depth.shape[1:] == size:
-        return depth
-    return np.stack([cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR) for image in depth])
-
-
-def _view_errors(
+def _view_against_label(
     depths: Mapping[str, Float64[np.ndarray, "t h w"]], shown: Mapping[str, Shown], clip: Clip
-) -> ErrorView | None:
-    """|ln d - ln g| of the frames that are shown, of each depth that was scored on this clip."""
+) -> tuple[ErrorView | None, EdgeView | None]:
+    """|ln d - ln g|, and the edges lost and gained, in the frames that are shown, of each depth scored on this clip."""
     scored = {name: shown[name] for name in depths if clip.name in shown[name].report["clips"]}
     if clip.depth is None or not scored:
-        return None
+        return None, None
     measured = clip.depth > 0 if clip.valid is None else clip.valid
     header = next(iter(scored.values())).report["header"]
     protocol = choose_protocol(header["protocol"], max_depth=header["max_depth"])
     middle = shown_frames(len(clip.frames))
     truth, valid = clip.depth[middle], valid_labels(clip.depth, measured, protocol)[middle]
-    log_truth = np.log(np.where(valid, truth, 1))
-    errors = {name: np.abs(np.log(depths[name][middle]) - log_truth) for name in scored}
-    return view_errors(errors, valid)
+    log_truth = np.log(np.where(valid, truth, 1).astype(np.float64))
+    logs = {name: np.log(depths[name][middle]) for name in scored}
+    errors = {name: np.abs(log - log_truth) for name, log in logs.items()}
+    return view_errors(errors, valid), view_edges(logs, log_truth, valid)
 
 
 def _enlarge(images: Images) -> UInt8[np.ndarray, "t high wide 3"]:

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, UInt8
 
-from steadydepth.ops.colours import colour_depth, colour_error, depth_range, error_top
+from steadydepth.metrics.edges import CONTRAST_RADIUS, contrast_change
+from steadydepth.ops.colours import colour_change, colour_depth, colour_error, depth_range, error_top
 from steadydepth.reports.charts import Line, line_chart
 
 Images = UInt8[np.ndarray, "t h w 3"]
 GAP = 4  # pixels between images that stand side by side
 COLUMN_FRAMES = 4  # consecutive frames shown beside each other
-STRIP_SIZE = (128, 600)  # pixels of the strip over time, about: each row and frame gets the same whole number of them
+STRIP_SIZE = (128, 600)  # pixels of the strip over time, about: each row and frame gets the same integer number of them
 BAR = (12, 256)  # rows and columns of a colour bar
 
 
@@ -38,6 +39,15 @@ class ErrorView:
 
 
 @dataclass(frozen=True)
+class EdgeView:
+    """Edges lost and gained in the shown frames, a row for each method; full colour at `top`. Data URLs."""
+
+    rows: list[tuple[str, str]]
+    top: float
+    radius: int
+
+
+@dataclass(frozen=True)
 class ClipView:
     """What the page shows of one clip; images and video as data URLs, charts as SVG."""
 
@@ -47,6 +57,7 @@ class ClipView:
     frames: list[tuple[str, str]]
     strips: list[tuple[str, str]]
     errors: ErrorView | None = None
+    edges: EdgeView | None = None
     charts: list[str] = field(default_factory=list)
 
 
@@ -114,6 +125,7 @@ def view_clip(
     video: str,
     *,
     errors: ErrorView | None = None,
+    edges: EdgeView | None = None,
     charts: Sequence[str] = (),
 ) -> ClipView:
     """The view of one clip from its videos by label; `video` is the URL of them side by side."""
@@ -123,7 +135,7 @@ def view_clip(
         high, wide = (n * max(1, size // n) for n, size in zip(strip.shape, STRIP_SIZE, strict=False))
         strips.append((label, png_url(cv2.resize(strip, (wide, high), interpolation=cv2.INTER_NEAREST))))
         frames.append((label, png_url(in_a_row(images[shown_frames(len(images))]))))
-    return ClipView(name, list(videos), video, frames, strips, errors, [chart for chart in charts if chart])
+    return ClipView(name, list(videos), video, frames, strips, errors, edges, [chart for chart in charts if chart])
 
 
 def view_errors(errors: Mapping[str, Float[np.ndarray, "t h w"]], valid: Bool[np.ndarray, "t h w"]) -> ErrorView | None:
@@ -134,6 +146,20 @@ def view_errors(errors: Mapping[str, Float[np.ndarray, "t h w"]], valid: Bool[np
     rows = [(label, png_url(in_a_row(colour_error(error, top, valid)))) for label, error in errors.items()]
     ramp = np.tile(np.linspace(0, 1, BAR[1], dtype=np.float32), (BAR[0], 1))
     return ErrorView(rows, png_url(colour_error(ramp, 1.0, np.ones(BAR, bool))), top)
+
+
+def view_edges(
+    logs: Mapping[str, Float64[np.ndarray, "t h w"]],
+    true_log: Float64[np.ndarray, "t h w"],
+    valid: Bool[np.ndarray, "t h w"],
+) -> EdgeView | None:
+    """Edges that methods lose and gain, from log depth, in one range of colours; None where nothing is valid."""
+    if not logs or not valid.any():
+        return None
+    changes = {label: contrast_change(log, true_log, valid) for label, log in logs.items()}
+    top = error_top([np.abs(change) for change in changes.values()], [valid] * len(changes))
+    rows = [(label, png_url(in_a_row(colour_change(change, top, valid)))) for label, change in changes.items()]
+    return EdgeView(rows, top, CONTRAST_RADIUS)
 
 
 def draw_curves(logs: Mapping[str, Sequence[Mapping[str, float | int]]]) -> list[str]:

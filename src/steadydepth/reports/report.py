@@ -24,7 +24,7 @@ PARTS = {"All clips": "mean", "Fixed camera": "mean_fixed", "Moving camera": "me
 def _find(folders: list[Path], file: str) -> dict[str, Path]:
     """The file in each folder, or in the folders directly inside it, oldest first, by the name of its folder.
 
-    Folders of one name in different places are told apart by the folder above them.
+    Folders of one name in different places are distinguished by the folder above them.
     """
     found = {path for folder in folders for path in (*folder.glob(file), *folder.glob(f"*/{file}"))}
     paths = sorted(found, key=lambda path: (path.stat().st_mtime, path))
@@ -83,18 +83,18 @@ def _section(data: str, group: Reports, folder: Path) -> Section:
 def _cost_section(proofs: list[dict[str, Any]]) -> Section:
     """What `verify` found of models before and after training, a column for each pair."""
 
-    def say(part: dict[str, Any], counted: str) -> str:
+    def count(part: dict[str, Any], counted: str) -> str:
         return f"{'different' if part['different'] else 'same'} ({part[counted]} {counted})"
 
     columns = {f"{proof['after']} after {proof['before']}": proof for proof in proofs}
-    told = {
-        "parameters": lambda proof: say(proof["parameters"], "tensors"),
-        "graph": lambda proof: say(proof["graph"], "operators"),
+    facts = {
+        "parameters": lambda proof: count(proof["parameters"], "tensors"),
+        "graph": lambda proof: count(proof["graph"], "operators"),
         "latency": lambda proof: f"{proof['latency']['ratio']:.2f} x, noise {proof['latency']['noise']:.2f}",
         "same model": lambda proof: "yes" if proof["same"] else "no",
     }
     rows = [
-        {"metric": name} | {column: tell(proof) for column, proof in columns.items()} for name, tell in told.items()
+        {"metric": name} | {column: state(proof) for column, proof in columns.items()} for name, state in facts.items()
     ]
     return Section("Cost to run", "found by steadydepth verify", [Table("Before and after", list(columns), rows)], [])
 
@@ -148,7 +148,7 @@ def _table_of_lengths(group: Reports) -> Table:
 
 
 def _frames(length: str) -> str:
-    return "whole clips" if length == "all" else f"{length} frames"
+    return "complete clips" if length == "all" else f"{length} frames"
 
 
 def _as_table(title: str, rows: list[dict[str, str]]) -> Table:

@@ -8,7 +8,7 @@ from steadydepth.reports.charts import Line, Point, line_chart, plane_chart
 
 Reports = Mapping[str, Mapping[str, Any]]
 
-# What a steadiness axis may be, in this order; the last one needs no label.
+# What the axis of temporal consistency may be, in this order; the last one needs no label.
 _FLICKER = ("flicker", "sre", "flicker_flow")
 # Chart titles of the curves of a clip.
 _NAMES = {
@@ -24,51 +24,54 @@ def _axis(metric: str) -> str:
 
 
 def draw_planes(reports: Reports) -> list[str]:
-    """Accuracy against steadiness, a chart for each of flicker and sre that is known, else for flicker_flow.
+    """Accuracy against temporal consistency: a chart for each of flicker and sre that is known, else for flicker_flow.
 
-    Every report with a value is a point and so are its controls, joined with it. The constant is the same for all of
-    them up to the mean of what they predicted: that of the first report that has one is shown.
+    And a chart of the edges against the first of these, where the labels have edges. Every report with a value is a
+    point and so are its controls, joined with it. The constant is the same for all of them up to the mean of what they
+    predicted: that of the first report that has one is shown.
     """
-    charts = [_plane(reports, metric) for metric in _FLICKER[:2]]
-    return [chart for chart in charts if chart] or [chart for chart in [_plane(reports, _FLICKER[2])] if chart]
+    known = [metric for metric in _FLICKER if _plane(reports, metric, "abs_rel")]
+    planes = [(metric, "abs_rel") for metric in known if metric != _FLICKER[2]] or [(one, "abs_rel") for one in known]
+    planes += [(known[0], "edge_gain")] if known else []
+    return [chart for across, upwards in planes if (chart := _plane(reports, across, upwards))]
 
 
-def _plane(reports: Reports, metric: str) -> str:
+def _plane(reports: Reports, across: str, upwards: str) -> str:
+    """Means of `upwards` over those of `across`; the empty text where no report has both."""
+    axes = across, upwards
     points: list[Point] = []
     far: list[Point] = []
     joins: list[tuple[str, str]] = []
     for colour, (name, report) in enumerate(reports.items()):
-        if (point := _point(name, report["mean"], metric, colour)) is None:
+        if (point := _point(name, report["mean"], axes, colour)) is None:
             continue
         points.append(point)
         for control, table in (report.get("controls") or {}).items():
             if control == "constant":
-                flat = _point("constant", table["mean"], metric, colour, is_filled=False)
+                flat = _point("constant", table["mean"], axes, colour, is_filled=False)
                 far += [flat] if flat is not None and not far else []
-            elif (
-                filtered := _point(f"{name} + {control}", table["mean"], metric, colour, is_filled=False)
-            ) is not None:
+            elif (filtered := _point(f"{name} + {control}", table["mean"], axes, colour, is_filled=False)) is not None:
                 points.append(filtered)
                 joins.append((name, filtered.name))
-    title = f"accuracy and {metric}"
-    return plane_chart(title, points, joins=joins, far=far, x_label=_axis(metric), y_label=_axis("abs_rel"))
+    title = f"{'accuracy' if upwards == 'abs_rel' else 'edges'} and {across}"
+    return plane_chart(title, points, joins=joins, far=far, x_label=_axis(across), y_label=_axis(upwards))
 
 
 def _point(
-    name: str, mean: Mapping[str, float | None], metric: str, colour: int, *, is_filled: bool = True
+    name: str, mean: Mapping[str, float | None], axes: tuple[str, str], colour: int, *, is_filled: bool = True
 ) -> Point | None:
-    x, y = mean.get(metric), mean.get("abs_rel")
+    x, y = map(mean.get, axes)
     return None if x is None or y is None else Point(name, x, y, colour, is_filled)
 
 
 def draw_clip(name: str, reports: Reports) -> list[str]:
     """Error of each frame and change of each pair of frames in the clip `name`, a line for each report with curves."""
     curves = {one: (report.get("curves") or {}).get(name) or {} for one, report in reports.items()}
-    steadiness = next(
+    consistency = next(
         (metric for metric in _FLICKER if any(_has_values(curve.get(metric)) for curve in curves.values())), None
     )
     charts = []
-    for metric in ("abs_rel", steadiness):
+    for metric in ("abs_rel", consistency):
         if metric is not None:
             lines = [
                 Line(one, range(len(curve[metric])), curve[metric])

@@ -1,60 +1,102 @@
-"""The guard of runs without labels: it stops a run before the teacher's image is lost, and keeps the weights before."""
+"""The guard of runs without labels: it stops a run before the teacher's image or its edges are lost."""
 
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from jaxtyping import Float64, UInt8
 from torch import nn
 
 from steadydepth.method.alignment import as_depth
 from steadydepth.method.sequence import process_sequence
-from steadydepth.metrics.accuracy import log_depth_correlation
+from steadydepth.metrics.accumulators import Correlation, Gain
+from steadydepth.metrics.arrays import log_depth
+from steadydepth.metrics.edges import edge_gain_part
 from steadydepth.models.declare import claims_of
 from steadydepth.training.processes import spread
-from steadydepth.types import Frames
+from steadydepth.types import Depth
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-class Guard:
-    """Compares a model's log depth with its teacher's, and holds the last weights that were close enough."""
+N_CLIPS = 8  # that a guard looks at
 
-    def __init__(self, teacher: nn.Module, *, least: float) -> None:
-        self.teacher = teacher
-        self.least = least  # correlation of log depth in [0, 1]; 0 never stops
+
+class Guard:
+    """Compares a model's log depth and edges with its teacher's, and holds the last weights that were close enough.
+
+    Args:
+        teacher: the frozen copy of the model that training began with.
+        clips: frames that are not trained on, where the videos are long enough; of one size, as they are.
+        min_correlation: least correlation of log depth, in [0, 1]; 0 never stops.
+        min_edges_kept: least share of the edges, in [0, 1]; 0 never stops.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        clips: Sequence[UInt8[np.ndarray, "t h w 3"]],
+        *,
+        min_correlation: float,
+        min_edges_kept: float,
+    ) -> None:
+        self.teacher, self.clips = teacher, clips
+        self.least = {"log_depth_correlation": min_correlation, "edges_kept": min_edges_kept}
         self.kept: dict[str, torch.Tensor] | None = None
         self.stopped = False
 
-    def check(self, model: nn.Module, frames: Frames, accelerator: "Accelerator") -> float:
+    def check(self, model: nn.Module, accelerator: "Accelerator") -> dict[str, float]:
         """Keep the weights of `model` if they are good enough; else stop, and put back those that were.
 
         Args:
             model: the running average of the weights.
-            frames: those that this process takes of the step.
-            accelerator: all processes call this together, and decide by the mean of their correlations.
+            accelerator: all processes call this together, and decide by the mean of what they find.
 
-        Returns: the log-depth correlation with the teacher.
+        Returns: what `compare` gives.
         """
-        own = torch.tensor(self.log_depth_correlation(model, frames), device=frames.device)
-        correlation = float(accelerator.reduce(own, reduction="mean"))
-        if correlation >= self.least or self.least == 0:
-            self.kept = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        else:
+        own = torch.tensor(list(self.compare(model, accelerator.device).values()), device=accelerator.device)
+        found = dict(zip(self.least, accelerator.reduce(own, reduction="mean").tolist(), strict=True))
+        if self.too_little(found):
             self.stopped = True
             model.load_state_dict(self.kept or model.state_dict())
-        return correlation
+        else:
+            self.kept = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        return found
 
-    def log_depth_correlation(self, model: nn.Module, frames: Frames) -> float:
-        """Correlation of log depth with the teacher's over all pixels; 0 for a constant prediction."""
-        training = model.training
+    def too_little(self, found: Mapping[str, Any]) -> list[str]:
+        """The names of what is below its least; 0 asks for nothing."""
+        return [name for name, least in self.least.items() if least and not found[name] >= least]
+
+    def compare(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Beside the teacher over all pixels of all clips; both 0 for a constant prediction.
+
+        Returns: `log_depth_correlation`, and `edges_kept`, as of `evaluate --reference`; the latter 1 where the teacher
+            has no edges.
+        """
+        training, claims = model.training, claims_of(self.teacher)
+        correlation, edges = list[Correlation](), list[Gain]()
         model.eval()
         with torch.no_grad():
-            depth, _ = process_sequence(model, frames)
-            predicted, _ = process_sequence(self.teacher, frames)
+            for clip in self.clips:
+                frames = torch.from_numpy(clip).to(device).permute(0, 3, 1, 2)[None].float() / 255
+                depth, predicted = (process_sequence(one, frames)[0].float() for one in (model, self.teacher))
+                ours, theirs = (self._log(as_depth(one, predicted, claims)) for one in (depth, predicted))
+                for own, other in zip(ours, theirs, strict=True):
+                    correlation.append(Correlation.of(own[None], other))
+                    edges.append(edge_gain_part(own[None], other, np.isfinite(other), *clip.shape[1:3]))
         model.train(training)
-        depth, predicted = (as_depth(one, predicted, claims_of(self.teacher)) for one in (depth, predicted))
-        correlation = log_depth_correlation(depth.float().flatten(0, 1).cpu(), predicted.float().flatten(0, 1).cpu())
-        return float(correlation["log_depth_correlation"].nan_to_num(0))
+        kept = float(reduce(add, edges).result()[0])
+        return {
+            "log_depth_correlation": float(np.nan_to_num(reduce(add, correlation).result()[0])),
+            "edges_kept": 1.0 if np.isnan(kept) else kept,
+        }
+
+    def _log(self, depth: Depth) -> Float64[np.ndarray, "t n"]:
+        return log_depth(depth[0].flatten(1).cpu().numpy().astype(np.float64))
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of it; tensors may be sharded."""

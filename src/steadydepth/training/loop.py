@@ -16,12 +16,13 @@ from steadydepth.models.adapt import without_lora
 from steadydepth.ops.photometric import Photometric
 from steadydepth.training.checkpoint import load_checkpoint, remove_remains, save_checkpoint, save_model, writing_in
 from steadydepth.training.failures import explained
+from steadydepth.training.guard import N_CLIPS
 from steadydepth.training.lock import alone_in
 from steadydepth.training.log import LOG, SKIPPED, add_line, keep_lines_until, line_of_losses, numbers_of, progress_bar
 from steadydepth.training.model_card import write_card
 from steadydepth.training.processes import any_process
 from steadydepth.training.profile import StepClock
-from steadydepth.training.setup import Setup, averaged_model, set_up, set_watchers
+from steadydepth.training.setup import Setup, averaged_model, is_guarded, set_up, set_watchers
 from steadydepth.training.signals import asked_to_stop
 from steadydepth.training.state import (
     TrainingState,
@@ -33,7 +34,7 @@ from steadydepth.training.state import (
 )
 from steadydepth.training.step import take_step
 from steadydepth.training.validation import check_validation, validate
-from steadydepth.types import Batch, InputError
+from steadydepth.types import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ def open_samples(config: Config, first_step: int, rank: int, world: int) -> Samp
             seed=seed,
             cached_clips=data.cached_clips,
             find_cuts=data.find_cuts,
+            held_out=N_CLIPS if is_guarded(config) else 0,
             numbers=numbers,
             source=number,
         )
@@ -168,7 +170,7 @@ def _go_on(
 ) -> None:
     """From `checkpoint`, or from the beginning, to the model in the folder, unless the run is asked to stop before."""
     config, folder, accelerator = setup.config, setup.config.run.folder, setup.accelerator
-    watchers = set_watchers(setup)
+    watchers = set_watchers(setup, samples.frames_to_watch(N_CLIPS) if is_guarded(config) else [])
     if accelerator.is_main_process:
         _claim_folder(config, has_begun=checkpoint is not None)
         remove_remains(folder)
@@ -233,7 +235,7 @@ def take_steps(
                 _note_skipped(config, samples, state.step)
             progress.update(task, completed=state.step)
             if state.step % config.run.log_every == 0:
-                losses = _log(setup, state, watchers, batch, seconds=time.monotonic() - started)
+                losses = _log(setup, state, watchers, seconds=time.monotonic() - started)
                 progress.update(task, losses=losses)
                 if clock:
                     logger.info("%s: %s", folder, clock.take())
@@ -248,7 +250,7 @@ def take_steps(
     return state
 
 
-def _log(setup: Setup, state: TrainingState, watchers: Watchers, batch: Batch, *, seconds: float) -> str:
+def _log(setup: Setup, state: TrainingState, watchers: Watchers, *, seconds: float) -> str:
     """Write a line of losses with what the watchers find; returns the losses as text."""
     run, guard, accelerator = setup.config.run, watchers.guard, setup.accelerator
     line = line_of_losses(
@@ -261,13 +263,12 @@ def _log(setup: Setup, state: TrainingState, watchers: Watchers, batch: Batch, *
         accelerator=accelerator,
     )
     if guard is not None:
-        line["log_depth_correlation"] = guard.check(state.average.module, batch.frames, accelerator)
-        if guard.stopped:
+        line |= guard.check(state.average.module, accelerator)
+        for name in guard.too_little(line):
             logger.warning(
-                "%s: stopped after step %d: the log-depth correlation with the starting model is %.3f, below "
-                "loss.min_log_depth_correlation %g; the weights before are kept. A smaller "
-                "loss.relative_weight or optim.learning_rate goes further.",
-                run.folder, state.step, line["log_depth_correlation"], guard.least,
+                "%s: stopped after step %d: %s, beside the starting model, is %.3f, below loss.min_%s %g; the weights "
+                "before are kept. A smaller loss.relative_weight or optim.learning_rate goes further.",
+                run.folder, state.step, name, line[name], name, guard.least[name],
             )  # fmt: skip
     if run.validate_every and state.step % run.validate_every == 0:
         line["validation"] = validate(
@@ -286,6 +287,8 @@ def _log(setup: Setup, state: TrainingState, watchers: Watchers, batch: Batch, *
         if line["target"] is None
         else f"absolute {line['absolute']:.4f} relative {line['relative']:.4f}"
     )
+    if guard is not None:
+        losses += f" correlation {line['log_depth_correlation']:.3f} edges kept {line['edges_kept']:.3f}"
     logger.info("%s: step %d of %d: %s", run.folder, state.step, setup.config.optim.steps, losses)
     return losses
 

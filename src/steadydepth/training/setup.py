@@ -2,12 +2,14 @@
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -89,17 +91,29 @@ def set_up(config: Config) -> tuple[Setup, TrainingState]:
     return Setup(config, accelerator, claims, teacher, absolute, relative, accelerator.backward, unsharded), state
 
 
-def set_watchers(setup: Setup) -> Watchers:
-    """The sums of losses, early stopping and the guard of a run, before its first step."""
-    config = setup.config
-    sources = config.data.all_sources()
-    # Measured depth holds the image by itself, and may well change it.
-    guarded = None if any(one.labels == "depth" for one in sources) else setup.teacher
-    return Watchers(
-        LossMeter(len(sources), setup.accelerator.device),
-        EarlyStopping(config.run.patience),
-        Guard(guarded, least=config.loss.min_log_depth_correlation) if guarded is not None else None,
-    )
+def set_watchers(setup: Setup, watched: Sequence[UInt8[np.ndarray, "t h w 3"]] = ()) -> Watchers:
+    """The sums of losses, early stopping and the guard of a run, before its first step.
+
+    Args:
+        setup: of the run.
+        watched: clips that a guard looks at; one at the least where `is_guarded`.
+    """
+    config, guard = setup.config, None
+    if is_guarded(config) and setup.teacher is not None:
+        guard = Guard(
+            setup.teacher,
+            watched,
+            min_correlation=config.loss.min_log_depth_correlation,
+            min_edges_kept=config.loss.min_edges_kept,
+        )
+    meter = LossMeter(len(config.data.all_sources()), setup.accelerator.device)
+    return Watchers(meter, EarlyStopping(config.run.patience), guard)
+
+
+def is_guarded(config: Config) -> bool:
+    """Whether a teacher alone holds the image; measured depth holds it by itself, and may well change it."""
+    labels = {one.labels for one in config.data.all_sources()}
+    return "teacher" in labels and "depth" not in labels
 
 
 def choose_losses(config: Config) -> tuple[AbsoluteLoss, RelativeLoss]:
