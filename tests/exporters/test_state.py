@@ -1,5 +1,6 @@
 """What a model remembers goes through the file: equal to eager, streams apart, begun anew by zeros."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -213,6 +214,16 @@ np.save({str(tmp_path / "depth.npy")!r}, depth)
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     np.testing.assert_allclose(np.load(tmp_path / "depth.npy"), eager(RunningMean(), draw(4))[-1], **CLOSE)
+
+
+def test_python_of_the_page_runs(files, tmp_path, monkeypatch):
+    page = Path(__file__).parents[2] / "docs" / "export.md"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "steady.onnx").write_bytes(files["running", "onnx"].read_bytes())
+    names = {"image": draw(1)[0], "video": draw(4)}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(compile(block, page.name, "exec"), names)
+    np.testing.assert_allclose(names["depth"], eager(RunningMean(), draw(4))[-1], **CLOSE)
 
 
 def test_a_state_of_another_file_is_refused(files):
