@@ -4,9 +4,9 @@
 
 Files that --root does not have yet are exported first (int8 where nncf is installed for OpenVINO). Then every network
 has its turns, in --processes of its own, for --seconds in all: all numbers are of one run, and the ratios are the ones
-to believe. The whole call takes a 640 x 480 image to depth of that size. MiDaS v2.1 small, with random weights, runs at
-its own 256 x 256 in the same runtimes. An idle machine, please; where others share it, the fastest turn of each network
-says what it takes when they rest.
+to believe. The complete call takes a 640 x 480 image to depth of that size. MiDaS v2.1 small, with random weights, runs
+at its own 256 x 256 in the same runtimes. An idle machine, please; where others share it, the fastest turn of each
+network is what it takes when they rest.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def main() -> None:
     files = export_all(asked, *asked.size)
     wanted = {"torch": ("network", asked.model), "torch plain": ("network", asked.plain)}
     wanted |= {name: ("network", str(path)) for name, path in files.items()}
-    wanted |= {"onnx, whole call": ("predict", str(files["onnx"]))}
+    wanted |= {"onnx, complete call": ("predict", str(files["onnx"]))}
     wanted |= {"peak": ("peak", "float32"), "peak int8": ("peak", "int8")}
     with ExitStack() as stack:
         calls: dict[str, list[TimedProcess]] = {}
@@ -102,7 +102,7 @@ def main() -> None:
         print(f"{name}: steady / plain = {spread(ms[name] / ms[f'{name} plain'], 3)}")
     for name in ("onnx", "openvino"):
         print(f"{name}: {spread(ms[f'{name} midas'] / ms[name])} x the frames/s of MiDaS small")
-    print(f"whole call over the bare network: {spread(ms['onnx, whole call'] - ms['onnx'])} ms")
+    print(f"complete call over the bare network: {spread(ms['onnx, whole call'] - ms['onnx'])} ms")
     print(f"graphs of steady and plain are the same: {same_graphs(files['onnx'], files['onnx plain'])}")
 
 

@@ -67,11 +67,11 @@ def start():
 def test_eight_bits_have_a_peak_of_their_own(start):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    with start("peak", "int8") as eight, start("peak", "float32") as whole:
-        assert [one.opened["precision"] for one in (eight, whole)] == ["int8", "float32"]
-        assert take_turns([eight, whole], 0.0) == 1
-        assert min(len(one.spent) for one in (eight, whole)) == 1
-        assert eight.finish()["flops"] == whole.finish()["flops"] == 4 * 2 * 9 * 64 * 64 * 96 * 128
+    with start("peak", "int8") as eight, start("peak", "float32") as single:
+        assert [one.opened["precision"] for one in (eight, single)] == ["int8", "float32"]
+        assert take_turns([eight, single], 0.0) == 1
+        assert min(len(one.spent) for one in (eight, single)) == 1
+        assert eight.finish()["flops"] == single.finish()["flops"] == 4 * 2 * 9 * 64 * 64 * 96 * 128
 
 
 def test_a_model_that_cannot_be_opened_and_a_process_that_is_lost_are_named(start, tmp_path):

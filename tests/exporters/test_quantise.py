@@ -68,7 +68,7 @@ def test_int8_is_near_and_measured_before_and_after(world, tmp_path, to, last):
     relative = np.abs([file.run(image)[0] / exact.run(image)[0] - 1 for image in images])
     # A step of an 8-bit activation is 1/255 of its range, and several follow on each other.
     assert 1e-5 < np.median(relative) < 0.02
-    # From the last convolution on it is floats: 256 depths would be seen as steps.
+    # From the last convolution on it is floats: 256 depths would be visible as steps.
     assert len(np.unique(file.run(images[0])[0])) > 400
     assert report["median_difference"] == pytest.approx(np.median(relative), rel=0.5)
     assert report["n_calibration"] == 10

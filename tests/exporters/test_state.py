@@ -183,7 +183,7 @@ def test_the_file_names_its_state_and_begins_with_zeros(files):
     mean = {"shape": [1, H, W], "dtype": "float32"}
     for to in KINDS:
         running, counting = (ExportedModel(files[name, to]) for name in MODELS)
-        # The first frame of a running mean is a case of its own, which the file tells from the others by `started`.
+        # The first frame of a running mean is a case of its own, which the file separates from the others by `started`.
         assert running.metadata["state"] == {"mean": mean, "started": {"shape": [1], "dtype": "float32"}}
         assert counting.metadata["state"] == {"mean": mean, "count": {"shape": [1], "dtype": "int64"}, "last": mean}
         assert all(not value.any() for value in counting.initial_state().values())

@@ -96,9 +96,9 @@ def bench(
 ) -> dict[str, Any]:
     """Time models side by side, in turns of half a second; the call is that of a frame, uint8 in, float32 depth out.
 
-    Each model has processes of its own, so that no runtime's threads are in another's way. Where its arrays lie in
-    memory makes a process some percent faster or slower than another of the same model, for as long as it lives: for
-    small differences take several.
+    Each model has processes of its own, so that no runtime's threads slow another. Where its arrays lie in memory makes
+    a process some percent faster or slower than another of the same model, for as long as it lives: for small
+    differences take several.
 
     Args:
         models: folders, which run in torch at that size, and exported files, which must have it and run on the CPU.

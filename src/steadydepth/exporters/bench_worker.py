@@ -199,7 +199,7 @@ def main() -> None:
     # What libraries print goes to the errors; the answers alone to the one who asked.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    # Ctrl-C reaches the whole group; this process ends when nobody asks any more.
+    # Ctrl-C reaches the process group; this process ends when nobody asks any more.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asked = json.loads(sys.argv[1])
     cv2.setNumThreads(asked["threads"])
@@ -210,7 +210,7 @@ def main() -> None:
     except InputError as error:
         print(json.dumps({"error": str(error)}), file=answers)
         return
-    except (ImportError, RuntimeError, AssertionError) as error:  # what torch says of a device that is not there
+    except (ImportError, RuntimeError, AssertionError) as error:  # torch's errors for a device that is not there
         print(json.dumps({"error": f"{asked['name']}: {str(error).strip().splitlines()[0]}"}), file=answers)
         return
     print(json.dumps({"precision": opened.precision, "device": opened.device}), file=answers)

@@ -113,7 +113,7 @@ class _Reader:
 
 
 def _quantise_onnx(exact: Path, out: Path, images: list[np.ndarray], metadata: str) -> None:
-    """Static, QDQ, a scale for each channel; from the last convolution on floats: 256 depths would be seen as steps."""
+    """Static, QDQ, a scale for each channel; from the last convolution on floats: 256 depths are visible as steps."""
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process

@@ -34,7 +34,7 @@ def write_onnx(
 
     Args:
         graph: what is written.
-        metadata: what the file says about itself, with `height`, `width` and `state`.
+        metadata: of the file, with `height`, `width` and `state`.
         path: where it is written.
         decompositions: for operators of torch, the function that stands in the file in their place.
 
@@ -91,7 +91,7 @@ def _write_executorch(graph: nn.Module, metadata: dict[str, Any], path: Path) ->
 
 
 def _write_coreml(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
-    """A package whose image is an image, as an app has it, and not an array: Core ML knows no arrays of bytes."""
+    """A package that takes an RGB image, as an app has it: Core ML has no arrays of bytes."""
     height, width = metadata["height"], metadata["width"]
     with warnings.catch_warnings(), quiet("coremltools"), redirect_stdout(sys.stderr), torch.no_grad():
         warnings.simplefilter("ignore")

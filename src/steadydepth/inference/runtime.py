@@ -46,8 +46,7 @@ class ExportedModel:
             for all files of a process: the last number given counts.
 
     Attributes:
-        metadata: what the file says about itself: claims, height, width, state, precision, version, licence,
-            weights_sha256, flops, checked.
+        metadata: claims, height, width, state, precision, version, licence, weights_sha256, flops, checked.
         claims: what the depth means: metric, scale, affine or disparity.
         height: rows of the network's images.
         width: columns of the network's images.
@@ -181,7 +180,7 @@ def _open_openvino(path: Path, threads: int | None) -> tuple[Network, str]:
         import openvino
     except ImportError as error:
         raise missing_package("openvino", "openvino") from error
-    # Where a processor knows bfloat16, OpenVINO would take it for float32: steps of 0.4 %, as large as flicker.
+    # Where a processor has bfloat16, OpenVINO would take it for float32: steps of 0.4 %, as large as flicker.
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
