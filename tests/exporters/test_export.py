@@ -90,6 +90,22 @@ def test_every_axis_and_colour_is_where_it_was(frames, tmp_path, to):
     np.testing.assert_allclose(load(tmp_path / KINDS[to]).predict(frames[0]).depth, expected, **CLOSE)
 
 
+@pytest.mark.parametrize("claims", ["affine", "metric"])
+def test_signed_values_pass_and_what_is_no_depth_is_not_blended(tmp_path, claims):
+    class Signed(Tilted):
+        def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+            depth, state = super().forward(frames)
+            return depth.log() - 1, state
+
+    small = np.random.default_rng(2).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    large = cv2.resize(small, (2 * W, 2 * H), interpolation=cv2.INTER_CUBIC)
+    export_model(Signed(claims), tmp_path / "net.onnx", to="onnx", height=H, width=W)
+    found = ExportedModel(tmp_path / "net.onnx").predict(large)
+    assert (found.min() < 0) if claims == "affine" else (0.1 < np.isnan(found).mean() < 0.99)
+    expected = Predictor(Signed(claims), max_side=W).predict(large).depth
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("to", KINDS)
 def test_file_has_its_metadata(files, to):
     metadata = ExportedModel(files[to]).metadata
