@@ -3,10 +3,10 @@
     .venv/bin/python benchmarks/export_speed.py --model runs/demo/steady --plain runs/demo/plain
 
 Files that --root does not have yet are exported first (int8 where nncf is installed for OpenVINO). Then every network
-has its turns, in a process of its own, for --seconds in all: all numbers are of one run, and the ratios are the ones to
-believe. The whole call takes a 640 x 480 image to depth of that size. MiDaS v2.1 small, with random weights, runs at
-its own 256 x 256 in the same runtimes. An idle machine, please; where others share it, the fastest turn of each network
-says what it takes when they rest.
+has its turns, in --processes of its own, for --seconds in all: all numbers are of one run, and the ratios are the ones
+to believe. The complete call takes a 640 x 480 image to depth of that size. MiDaS v2.1 small, with random weights, runs
+at its own 256 x 256 in the same runtimes. An idle machine, please; where others share it, the fastest turn of each
+network is what it takes when they rest.
 """
 
 import argparse
@@ -64,43 +64,49 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(192, 256))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=200)
+    parser.add_argument("--processes", type=int, default=3, help="of each network; a turn's time is the mean of theirs")
     asked = parser.parse_args()
 
     files = export_all(asked, *asked.size)
     wanted = {"torch": ("network", asked.model), "torch plain": ("network", asked.plain)}
     wanted |= {name: ("network", str(path)) for name, path in files.items()}
-    wanted |= {"onnx, whole call": ("predict", str(files["onnx"]))}
+    wanted |= {"onnx, complete call": ("predict", str(files["onnx"]))}
     wanted |= {"peak": ("peak", "float32"), "peak int8": ("peak", "int8")}
     with ExitStack() as stack:
-        calls = {}
+        calls: dict[str, list[TimedProcess]] = {}
         for name, (what, model) in wanted.items():
             size = (480, 640) if what == "predict" else tuple(asked.size)
-            process = TimedProcess(what, model, size=size, threads=asked.threads, device="cpu")
-            calls[name] = stack.enter_context(process)
-        rounds = take_turns(calls.values(), asked.seconds)
-        flops = {name: call.finish()["flops"] for name, call in calls.items()}
-    # The middle of each turn; a ratio is of turns of one round.
-    ms = {name: np.array([1e3 * np.median(turn) for turn in call.turns]) for name, call in calls.items()}
+            calls[name] = [
+                stack.enter_context(TimedProcess(what, model, size=size, threads=asked.threads, device="cpu"))
+                for _ in range(asked.processes)
+            ]
+        rounds = take_turns([call for each in calls.values() for call in each], asked.seconds)
+        flops = {name: each[0].finish()["flops"] for name, each in calls.items()}
+    # The middle of each turn, the mean of the processes; a ratio is of turns of one round.
+    ms = {
+        name: 1e3 * np.mean([[np.median(turn) for turn in call.turns] for call in each], axis=0)
+        for name, each in calls.items()
+    }
 
     print(f"{asked.size}, {asked.threads} threads, {rounds} rounds; ratios: median of the rounds (quartiles)")
     for name, times in ms.items():
         peak = "peak int8" if "int8" in name else "peak"
         share, best = flops[name] / flops[peak] * ms[peak] / times, times.min()
         print(
-            f"{name:18} {np.median(times):7.2f} ms, {told(ms['torch'] / times)} x torch, {told(share)} of the peak",
+            f"{name:18} {np.median(times):7.2f} ms, {spread(ms['torch'] / times)} x torch, {spread(share)} of the peak",
             end="",
         )
         best_share = flops[name] / flops[peak] * ms[peak].min() / best
         print(f"; fastest turn {best:.2f} ms, {ms['torch'].min() / best:.2f} x, {best_share:.2f}")
     for name in ("torch", "onnx", "openvino"):
-        print(f"{name}: steady / plain = {told(ms[name] / ms[f'{name} plain'], 3)}")
+        print(f"{name}: steady / plain = {spread(ms[name] / ms[f'{name} plain'], 3)}")
     for name in ("onnx", "openvino"):
-        print(f"{name}: {told(ms[f'{name} midas'] / ms[name])} x the frames/s of MiDaS small")
-    print(f"whole call over the bare network: {told(ms['onnx, whole call'] - ms['onnx'])} ms")
+        print(f"{name}: {spread(ms[f'{name} midas'] / ms[name])} x the frames/s of MiDaS small")
+    print(f"complete call over the bare network: {spread(ms['onnx, whole call'] - ms['onnx'])} ms")
     print(f"graphs of steady and plain are the same: {same_graphs(files['onnx'], files['onnx plain'])}")
 
 
-def told(values: np.ndarray, digits: int = 2) -> str:
+def spread(values: np.ndarray, digits: int = 2) -> str:
     low, middle, high = np.percentile(values, (25, 50, 75))
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 

@@ -73,8 +73,8 @@ def ms_around(file: ExportedModel, image: np.ndarray, rounds: int) -> dict[str, 
 
     def through_processor() -> None:
         processor(image, return_tensors="pt")
-        said = DepthEstimatorOutput(predicted_depth=torch.from_numpy(file.run(fitted))[None])
-        processor.post_process_depth_estimation(said, target_sizes=[image.shape[:2]])
+        output = DepthEstimatorOutput(predicted_depth=torch.from_numpy(file.run(fitted)[0])[None])
+        processor.post_process_depth_estimation(output, target_sizes=[image.shape[:2]])
 
     calls = {
         "bare": lambda: file.run(fitted),

@@ -17,9 +17,14 @@ SIZE = {"height": 36, "width": 44}
 
 
 def test_percentiles_and_rate_by_hand():
-    found = summarise([0.001 * n for n in range(1, 102)])
+    found = summarise([[0.001 * n for n in range(1, 102)]])
     assert found == pytest.approx(
         {"p50_ms": 51, "p95_ms": 96, "p99_ms": 100, "frames_per_s": 1000 / 51, "n_calls": 101}
+    )
+    # A process of 1 ms and one of 3 ms count alike, whatever the number of their calls.
+    found = summarise([[0.001] * 6, [0.003] * 2])
+    assert found == pytest.approx(
+        {"p50_ms": 2, "p95_ms": 2, "p99_ms": 2, "frames_per_s": (1000 + 1000 / 3) / 2, "n_calls": 8}
     )
 
 
@@ -39,9 +44,11 @@ def test_models_are_measured_side_by_side(tmp_path):
     save_model(net, tmp_path / "net")
     export_model(net, tmp_path / "net.onnx", to="onnx", **SIZE)
     names = [str(tmp_path / "net"), str(tmp_path / "net.onnx")]
-    found = bench(names, **SIZE, threads=1, seconds=0.1, device="cpu", out=tmp_path / "bench.json")
+    found = bench(names, **SIZE, threads=1, seconds=0.1, processes=2, device="cpu", out=tmp_path / "bench.json")
     assert json.loads((tmp_path / "bench.json").read_text()) == found
     eager, file = (found["models"][name] for name in names)
+    assert found["processes"] == 2
+    assert eager["n_calls"] >= 2  # one at least of each
     assert eager["gflops"] == file["gflops"] > 0
     assert 0 < file["memory_mib"] < eager["memory_mib"] - 50  # no torch in it
     for values in (eager, file):
@@ -60,11 +67,11 @@ def start():
 def test_eight_bits_have_a_peak_of_their_own(start):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    with start("peak", "int8") as eight, start("peak", "float32") as whole:
-        assert [one.opened["precision"] for one in (eight, whole)] == ["int8", "float32"]
-        assert take_turns([eight, whole], 0.0) == 1
-        assert min(len(one.spent) for one in (eight, whole)) == 1
-        assert eight.finish()["flops"] == whole.finish()["flops"] == 4 * 2 * 9 * 64 * 64 * 96 * 128
+    with start("peak", "int8") as eight, start("peak", "float32") as single:
+        assert [one.opened["precision"] for one in (eight, single)] == ["int8", "float32"]
+        assert take_turns([eight, single], 0.0) == 1
+        assert min(len(one.spent) for one in (eight, single)) == 1
+        assert eight.finish()["flops"] == single.finish()["flops"] == 4 * 2 * 9 * 64 * 64 * 96 * 128
 
 
 def test_a_model_that_cannot_be_opened_and_a_process_that_is_lost_are_named(start, tmp_path):

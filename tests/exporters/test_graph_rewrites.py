@@ -51,8 +51,8 @@ class Enlarging(nn.Module):
             return F.interpolate(image, mode="bilinear", align_corners=corners, **by)
 
         taken_apart = enlarge(one, size=(6, 10)), enlarge(one, scale_factor=2)
-        whole = enlarge(two, scale_factor=2), enlarge(one, size=(9, 10)), enlarge(one, size=(6, 10), corners=True)
-        return *taken_apart, *whole
+        kept = enlarge(two, scale_factor=2), enlarge(one, size=(9, 10)), enlarge(one, size=(6, 10), corners=True)
+        return *taken_apart, *kept
 
 
 def test_only_one_channel_to_twice_its_size_is_enlarged_by_slices():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor, nn
 
 from steadydepth.exporters.export import export_model
@@ -35,6 +36,19 @@ class Uneven(nn.Module):
         return self.conv(frames.flatten(0, 1))[:, 0].exp().unflatten(0, (b, t)), {}
 
 
+class Remembering(Uneven):
+    """The running mean of inverse depth, after the number of frames."""
+
+    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        means = []
+        for now in super().forward(frames)[0].unbind(1):
+            count = 1 + (torch.zeros(len(now)) if state is None else state["count"])
+            mean = now if state is None else state["mean"] + (now - state["mean"]) / count[:, None, None]
+            state = {"count": count, "mean": mean}
+            means.append(mean)
+        return torch.stack(means, dim=1), state
+
+
 @pytest.fixture(scope="module", params=["litert", "executorch"])
 def file(tmp_path_factory, request) -> Path:
     pytest.importorskip({"litert": "litert_torch", "executorch": "executorch"}[request.param])
@@ -50,9 +64,8 @@ def test_the_file_gives_what_the_model_gives_and_says_what_it_is(file):
     opened = ExportedModel(file, threads=1)
     first, _ = opened.predict(frame), opened.predict(255 - frame)
     np.testing.assert_allclose(first, expected, rtol=1e-5)  # the second call did not write into the first one's depth
-    said = opened.metadata
-    assert (said["claims"], said["height"], said["width"], said["licence"]) == ("disparity", H, W, "CC0-1.0")
-    assert said["checked"]
+    expected = {"claims": "disparity", "height": H, "width": W, "licence": "CC0-1.0", "checked": True, "state": {}}
+    assert opened.metadata.items() >= expected.items()
     assert list(file.parent.iterdir()) == [file]
 
 
@@ -84,6 +97,28 @@ def test_a_file_that_is_cut_or_of_others_is_refused(file, tmp_path):
             ExportedModel(tmp_path / f"{name}{file.suffix}")
 
 
+def test_a_state_goes_through_executorch(tmp_path):
+    pytest.importorskip("executorch")
+    model, images = Remembering(), np.random.default_rng(1).integers(0, 256, (40, H, W, 3), dtype=np.uint8)
+    assert export_model(model, tmp_path / "net.pte", to="executorch", height=H, width=W) < 1e-4
+    file, state, depth = ExportedModel(tmp_path / "net.pte", threads=1), None, []
+    for image in images:
+        # Its runtime takes the arrays by their place, whatever order they are handed in.
+        one, state = file.step(image, state and dict(reversed(state.items())))
+        depth.append(one)
+    frames = torch.from_numpy(images).movedim(-1, 1)[None].float() / 255
+    with torch.no_grad():
+        np.testing.assert_allclose(depth, model(frames)[0][0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("to", "package"), [("litert", "litert_torch"), ("coreml", "coremltools")])
+def test_a_state_is_refused_where_the_format_has_none(tmp_path, to, package):
+    pytest.importorskip(package)
+    with pytest.raises(InputError, match=rf"{to}: the model has a state, which only files for onnx, openvino"):
+        export_model(Remembering(), tmp_path / f"net{SUFFIXES[to]}", to=to, height=H, width=W)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_package_for_core_ml_takes_an_image_and_says_it_was_not_run(tmp_path):
     coremltools = pytest.importorskip("coremltools")
     path = tmp_path / "net.mlpackage"
@@ -94,15 +129,15 @@ def test_a_package_for_core_ml_takes_an_image_and_says_it_was_not_run(tmp_path):
     image, depth = spec.description.input[0], spec.description.output[0]
     assert (image.name, image.type.imageType.height, image.type.imageType.width) == ("image", H, W)
     assert (depth.name, list(depth.type.multiArrayType.shape)) == ("depth", [1, H, W])
-    said = json.loads(spec.description.metadata.userDefined[METADATA])
-    assert (said["claims"], said["licence"], said["checked"]) == ("disparity", "CC0-1.0", False)
+    metadata = json.loads(spec.description.metadata.userDefined[METADATA])
+    assert (metadata["claims"], metadata["licence"], metadata["checked"]) == ("disparity", "CC0-1.0", False)
     block = next(iter(spec.mlProgram.functions["main"].block_specializations.values()))
     operations = [operation.type for operation in block.operations]
     assert operations.count("conv") == 1
     assert "exp" in operations
 
 
-def test_what_is_missing_or_not_for_it_is_told(tmp_path, monkeypatch):
+def test_what_is_missing_or_not_for_it_is_named(tmp_path, monkeypatch):
     size = {"height": H, "width": W}
     with pytest.raises(InputError, match="litert: int8 is for onnx and openvino"):
         export_int8(Uneven(), tmp_path / "a.tflite", to="litert", data=tmp_path, **size)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from steadydepth import cli
-from steadydepth.exporters.verify import compare_latency, verify
+from steadydepth.exporters.verify import Calls, compare_latency, verify
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.load import load_model
 from steadydepth.training.checkpoint import save_model
@@ -61,8 +61,8 @@ class Halving(nn.Module):
         self.net, self.extra = nn.Conv2d(3, 1, 3, padding=1), extra
 
     def forward(self, images):
-        said = self.net(images).square() + 0.5
-        return said.clamp(max=9.0) if self.extra else said
+        depth = self.net(images).square() + 0.5
+        return depth.clamp(max=9.0) if self.extra else depth
 
 
 def test_a_network_of_ones_own_and_one_with_an_operator_more(tmp_path, monkeypatch):
@@ -76,6 +76,28 @@ def test_a_network_of_ones_own_and_one_with_an_operator_more(tmp_path, monkeypat
     assert not found["same"]
     assert found["parameters"]["different"] == []
     assert "clamp" in found["graph"]["different"][-1]
+
+
+class Following(nn.Module):
+    """A running mean: of its first frame alone one cannot tell `keep`."""
+
+    def __init__(self, keep):
+        super().__init__()
+        self.net, self.keep = nn.Conv2d(3, 1, 3, padding=1), keep
+
+    def forward(self, frames, state=None):
+        now = self.net(frames[:, 0])
+        mean = now if state is None else self.keep * state["mean"] + now
+        return mean, {"mean": mean}
+
+
+def test_models_with_a_state_are_compared_at_a_frame_that_follows(monkeypatch):
+    models = {name: Following(keep) for name, keep in (("before", 0.5), ("same", 0.5), ("other", 0.9))}
+    monkeypatch.setattr("steadydepth.exporters.verify.load_model", models.__getitem__)
+    assert verify("before", "same", height=8, width=9, rounds=1)["graph"]["different"] == []
+    different = verify("before", "other", height=8, width=9, rounds=1)["graph"]["different"]
+    assert len(different) == 1
+    assert "0.5" in different[0]
 
 
 def test_a_transformers_model_with_other_weights_is_the_same_model(tmp_path, monkeypatch):
@@ -98,10 +120,12 @@ def test_latency_is_a_median_ratio_with_its_noise_by_hand():
         [t for seconds in ([1.0, 2.0, 1.1], [1.0, 3.0, 1.0], [2.0, 5.0, 1.8]) for s in seconds for t in (0, s)]
     )
     calls = []
-    found = compare_latency(lambda: calls.append("a"), lambda: calls.append("b"), rounds=3, clock=lambda: next(times))
-    # Warm-up, then in each round one untimed and one timed call of each.
-    assert "".join(calls) == "aaabbbaaa" + "aabbaa" * 3
-    # Ratios after / before 2, 3, 2.5; of before to itself 0.1, 0, 0.1 away from 1.
+    copies = [Calls(*(lambda name=name: calls.append(name) for name in names)) for names in ("abc", "ABC", "uvw")]
+    found = compare_latency(copies, rounds=1, clock=lambda: next(times))
+    # For each copy a warm-up, then in each round one untimed and one timed call of each.
+    assert "".join(calls) == "aaabbbcccaabbcc" + "AAABBBCCCAABBCC" + "uuuvvvwwwuuvvww"
+    # Ratios after / before 2, 3, 2.5; of before to another copy of it 0.1, 0, 0.1 away from 1.
+    assert found["rounds"] == 3
     assert found["ratio"] == pytest.approx(2.5)
     assert found["noise"] == pytest.approx(0.1)
     assert found["seconds_before"] == 1.0

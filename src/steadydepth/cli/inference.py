@@ -137,6 +137,7 @@ def bench(
     size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the images.")] = "192x256",
     threads: Annotated[int, typer.Option(min=1, help="Of the processor, for each model.")] = 2,
     seconds: Annotated[float, typer.Option(min=0, help="For all together.")] = 10.0,
+    processes: Annotated[int, typer.Option(min=1, help="Of each model; its times are means over them.")] = 1,
     device: Annotated[str, typer.Option(help="For folders: auto, cpu, cuda, ...; files run on the CPU.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="A json file for the numbers.")] = None,
 ) -> None:
@@ -148,7 +149,7 @@ def bench(
 
     height, width = pair(size, "x", "--size", "192x256")
     found = bench_all(
-        models, height=height, width=width, threads=threads, seconds=seconds, out=out,
+        models, height=height, width=width, threads=threads, seconds=seconds, processes=processes, out=out,
         device=None if device == "auto" else device,
     )  # fmt: skip
     names = list(next(iter(found["models"].values())))

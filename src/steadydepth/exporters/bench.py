@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ _TURN = 0.5
 
 
 class TimedProcess:
-    """A call in a process of its own (`timed_call`): it runs when it is told to, and sleeps in between."""
+    """A call in a process of its own (`bench_worker`): it runs on request, and sleeps in between."""
 
     def __init__(self, what: str, name: str, *, size: tuple[int, int], threads: int, device: str | None = None) -> None:
-        """Start it, as `bench_worker.open_call` says; entered, it is ready, and has `precision` and `device`."""
+        """Start it, with the arguments of `bench_worker.open_call`; entered, it is ready, and has `opened`."""
         self.name = name
         asked = {"what": what, "name": name, "size": size, "threads": threads, "device": device}
         self._process = subprocess.Popen(
@@ -89,17 +90,33 @@ def bench(
     width: int,
     threads: int = 2,
     seconds: float = 10.0,
+    processes: int = 1,
     device: str | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
-    """Time each model on images of height x width, in turns of half a second, for `seconds` in all.
+    """Time models side by side, in turns of half a second; the call is that of a frame, uint8 in, float32 depth out.
 
-    A folder runs in torch at that size, on `device` or else as predict would; an exported file must have it, and runs
-    on the CPU. Each has a process of its own, so that no runtime's threads are in another's way. The call is that of a
-    frame: uint8 in, float32 depth out. Latencies are in ms, memory is the greatest size of the process in MiB (Linux),
-    and of what it took on an accelerator. `peak_share` is the operations of the network a second over those of a 3x3
-    convolution in the same precision on the same device, which has its turns too: of torch, and for int8 of ONNX
-    Runtime. What there is none of is None. JSON to `out`.
+    Each model has processes of its own, so that no runtime's threads slow another. Where its arrays lie in memory makes
+    a process some percent faster or slower than another of the same model, for as long as it lives: for small
+    differences take several.
+
+    Args:
+        models: folders, which run in torch at that size, and exported files, which must have it and run on the CPU.
+        height: rows of the images.
+        width: columns of the images.
+        threads: how many each runtime may use.
+        seconds: for all models together; each has one turn at least.
+        processes: of each model; its times are means over them.
+        device: for folders; None takes the one that predict takes.
+        out: a JSON file for what is returned.
+
+    Returns: under `models`, by name: latencies in ms, frames a second, the greatest size of a process in MiB (Linux),
+        MiB on an accelerator, operations of a frame in 1e9, and `peak_share`: the operations a second over those of a
+        3x3 convolution in the same precision on the same device, which has its turns too (of torch, and for int8 of
+        ONNX Runtime). None where there is no number.
+
+    Raises:
+        InputError: a model does not load, or its process ended.
     """
     _check_sizes(models, height, width)
     with ExitStack() as stack:
@@ -108,18 +125,20 @@ def bench(
             one = TimedProcess(what, name, size=(height, width), threads=threads, device=place)
             return stack.enter_context(one)
 
-        calls = {name: start("predict", name, device) for name in models}
+        calls = {name: [start("predict", name, device) for _ in range(processes)] for name in models}
         peaks = {}
-        for precision, place in sorted({(call.opened["precision"], call.opened["device"]) for call in calls.values()}):
+        opened = [call.opened for each in calls.values() for call in each]
+        for precision, place in sorted({(one["precision"], one["device"]) for one in opened}):
             if precision != "int8" or (find_spec("onnx") and find_spec("onnxruntime")):
                 peaks[f"{place}, {precision}"] = start("peak", precision, place)
-        take_turns([*calls.values(), *peaks.values()], seconds)
+        take_turns([*chain.from_iterable(calls.values()), *peaks.values()], seconds)
         rates = {kind: call.finish()["flops"] / float(np.median(call.spent)) for kind, call in peaks.items()}
         found = {
             "size": [height, width],
             "threads": threads,
+            "processes": processes,
             "peak_gflops": {kind: rate / 1e9 for kind, rate in rates.items()},
-            "models": {name: _tell(call, rates) for name, call in calls.items()},
+            "models": {name: _report(each, rates) for name, each in calls.items()},
         }
     if out is not None:
         with new_file(out) as part:
@@ -127,15 +146,16 @@ def bench(
     return found
 
 
-def _tell(call: TimedProcess, rates: dict[str, float]) -> dict[str, Any]:
-    end, device = call.finish(), call.opened["device"]
-    flops, rate = end.pop("flops"), rates.get(f"{device}, {call.opened['precision']}")
-    share = rate and flops / float(np.median(call.spent)) / rate
-    return {"device": device} | summarise(call.spent) | end | {"gflops": flops / 1e9, "peak_share": share}
+def _report(calls: list[TimedProcess], rates: dict[str, float]) -> dict[str, Any]:
+    end, opened = calls[0].finish(), calls[0].opened
+    times = summarise([call.spent for call in calls])
+    flops, rate = end.pop("flops"), rates.get(f"{opened['device']}, {opened['precision']}")
+    share = rate and flops / times["p50_ms"] * 1e3 / rate
+    return {"device": opened["device"]} | times | end | {"gflops": flops / 1e9, "peak_share": share}
 
 
 def take_turns(calls: Iterable[TimedProcess], seconds: float) -> int:
-    """Each in turn, there and back, for `seconds` in all and once at least; how many rounds that were."""
+    """A turn for each, forwards and backwards, for `seconds` in all and once at least; returns the number of rounds."""
     end, rounds, order = time.perf_counter() + seconds, 0, list(calls)
     while not rounds or time.perf_counter() < end:
         for call in order:
@@ -153,15 +173,15 @@ def _check_sizes(models: list[str], height: int, width: int) -> None:
             raise InputError(f"{name} is for {own}, not {height}x{width}: give --size {own}")
 
 
-def summarise(times: list[float]) -> dict[str, float]:
-    """Seconds of single calls to percentiles in ms and calls a second."""
-    p50, p95, p99 = (1e3 * float(np.percentile(times, share)) for share in (50, 95, 99))
+def summarise(processes: list[list[float]]) -> dict[str, float]:
+    """Seconds of the calls of each process to percentiles in ms and calls a second, means over the processes."""
+    p50, p95, p99 = 1e3 * np.mean([np.percentile(times, (50, 95, 99)) for times in processes], axis=0)
     return {
-        "p50_ms": p50,
-        "p95_ms": p95,
-        "p99_ms": p99,
-        "frames_per_s": len(times) / float(np.sum(times)),
-        "n_calls": len(times),
+        "p50_ms": float(p50),
+        "p95_ms": float(p95),
+        "p99_ms": float(p99),
+        "frames_per_s": float(np.mean([len(times) / np.sum(times) for times in processes])),
+        "n_calls": sum(len(times) for times in processes),
     }
 
 
@@ -174,7 +194,7 @@ def time_in_turn(
 ) -> dict[str, list[float]]:
     """Seconds of each call by `clock`, one of each in turn, for `seconds` in all and at least `rounds` of each.
 
-    What else the machine does so falls on all of them alike. Each timed call comes after a pause, in which the threads
+    So what else the machine does slows all of them alike. Each timed call comes after a pause, in which the threads
     of the one before stop to wait for more, and right after an untimed one of its own: those caches are not these.
     """
     for call in calls.values():

@@ -1,4 +1,4 @@
-"""One call in a process of its own, timed when told to: what `bench` starts for each model.
+"""One call in a process of its own, timed on request: what `bench` starts for each model.
 
     python -m steadydepth.exporters.bench_worker '{"what": "predict", "name": "steady.onnx", "size": [192, 256], ...}'
 
@@ -43,10 +43,18 @@ class Opened(NamedTuple):
 
 
 def open_call(what: str, name: str, size: tuple[int, int], threads: int, device: str | None) -> Opened:
-    """What is to be timed, on an image of `size`.
+    """The call that is timed, on an image of `size`; a state goes from each call to the next.
 
-    `predict` is the whole call, uint8 of any size in and float32 of that size out; `network` the network by itself, on
-    the image brought to its size; `peak` the convolution of the precision `name`.
+    Args:
+        what: `predict`, the complete call, uint8 of any size to float32 of that size; `network`, the network by itself
+            on the image resized to its size; `peak`, a convolution in the precision `name`.
+        name: the model, as for predict; for a peak float32 or int8.
+        size: rows and columns of the image.
+        threads: how many the runtime may use.
+        device: for models that run in torch; None takes the one that predict takes.
+
+    Raises:
+        InputError: the model does not load.
     """
     if what == "peak":
         return _int8_convolution(threads) if name == "int8" else _convolution(device)
@@ -55,8 +63,19 @@ def open_call(what: str, name: str, size: tuple[int, int], threads: int, device:
         return _open_network(what, name, image, device)
     file = ExportedModel(name, threads=threads)
     fitted = fit_image(image, file.height, file.width)
-    call = {"predict": lambda: file.predict(image), "network": lambda: file.run(fitted)}[what]
-    return Opened(call, lambda: file.metadata["flops"], file.metadata["precision"], "cpu")
+    steps = {"predict": lambda state: file.step(image, state), "network": lambda state: file.run(fitted, state)}
+    return Opened(_stream(steps[what]), lambda: file.metadata["flops"], file.metadata["precision"], "cpu")
+
+
+def _stream(step: Callable[[Any], tuple[Any, Any]]) -> Call:
+    """`step` as a call that hands the state which it returned to the next one."""
+    state = None
+
+    def call() -> None:
+        nonlocal state
+        _, state = step(state)
+
+    return call
 
 
 def _open_network(what: str, name: str, image: np.ndarray, device: str | None) -> Opened:
@@ -68,15 +87,17 @@ def _open_network(what: str, name: str, image: np.ndarray, device: str | None) -
     predictor = load(name, device=device)
     frames = torch.from_numpy(image).permute(2, 0, 1)[None, None].float().to(predictor.device) / 255
 
-    def network() -> None:
+    def network(state: Any) -> tuple[Any, Any]:
         with torch.inference_mode():
-            predictor.model(frames)
+            depth, state = predictor.model(frames, state)
         _wait(predictor.device)
+        return depth, state
 
     def flops() -> int:
         return describe(predictor.model.cpu(), image.shape[0], image.shape[1], "")["flops"]
 
-    call = {"predict": lambda: predictor.predict(image), "network": network}[what]
+    session = predictor.session(chunk=1)
+    call = {"predict": lambda: session.step(image), "network": _stream(network)}[what]
     return Opened(call, flops, "float32", predictor.device.type)
 
 
@@ -120,9 +141,9 @@ def _int8_convolution(threads: int) -> Opened:
         "kernel_scale": np.full(channels, 0.001, np.float32),
         "kernel_zero": np.zeros(channels, np.int8),
     }
-    said = ["scale", "zero", "kernel", "kernel_scale", "kernel_zero", "scale", "zero"]
+    inputs = ["scale", "zero", "kernel", "kernel_scale", "kernel_zero", "scale", "zero"]
     nodes = [
-        helper.make_node("QLinearConv", [f"x{n}", *said], [f"x{n + 1}"], pads=[1, 1, 1, 1]) for n in range(_IN_A_ROW)
+        helper.make_node("QLinearConv", [f"x{n}", *inputs], [f"x{n + 1}"], pads=[1, 1, 1, 1]) for n in range(_IN_A_ROW)
     ]
     ends = [helper.make_tensor_value_info(f"x{n}", onnx.TensorProto.UINT8, shape) for n in (0, _IN_A_ROW)]
     kept = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
@@ -155,11 +176,11 @@ def call_for(call: Call, seconds: float) -> list[float]:
 
 
 def _resident_mib() -> float | None:
-    """The greatest resident size of this process so far; None where the system does not say (Linux does)."""
+    """The greatest resident size of this process so far; None where the system has no such file (Linux has)."""
     try:
-        # Not getrusage: what it tells of a child begins at the size of its parent.
-        said = Path("/proc/self/status").read_text()
-        return next(int(line.split()[1]) for line in said.splitlines() if line.startswith("VmHWM")) / 2**10
+        # Not getrusage: its number for a child begins at the size of its parent.
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 2**10
     except OSError:
         return None
 
@@ -174,11 +195,11 @@ def _device_mib(device: str) -> float | None:
 
 
 def main() -> None:
-    """Open what is asked for, answer until nobody asks, and say what it took."""
+    """Open the call, answer each request, and end with the memory that it took."""
     # What libraries print goes to the errors; the answers alone to the one who asked.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    # Ctrl-C reaches the whole group; this process ends when nobody asks any more.
+    # Ctrl-C reaches the process group; this process ends when nobody asks any more.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asked = json.loads(sys.argv[1])
     cv2.setNumThreads(asked["threads"])
@@ -189,7 +210,7 @@ def main() -> None:
     except InputError as error:
         print(json.dumps({"error": str(error)}), file=answers)
         return
-    except (ImportError, RuntimeError, AssertionError) as error:  # what torch says of a device that is not there
+    except (ImportError, RuntimeError, AssertionError) as error:  # torch's errors for a device that is not there
         print(json.dumps({"error": f"{asked['name']}: {str(error).strip().splitlines()[0]}"}), file=answers)
         return
     print(json.dumps({"precision": opened.precision, "device": opened.device}), file=answers)

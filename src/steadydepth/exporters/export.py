@@ -1,14 +1,15 @@
 """A model to a file that other runtimes run: the same graph, its normalisation inside, checked against eager.
 
 The file takes uint8 RGB (1, h, w, 3), as a camera or a decoder gives it: a quarter of the bytes of floats, no work
-left to the caller, and no mean and deviation to get wrong. It gives float32 depth (1, h, w).
+left to the caller, and no mean and deviation to get wrong. It gives float32 depth (1, h, w). What a model remembers of
+the frames before, each tensor of its state, goes in and comes out beside them; zeros in all of them begin a stream.
 """
 
 import copy
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -16,22 +17,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Num, UInt8
+from jaxtyping import Float32, Num, UInt8
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from steadydepth.exporters.graph_rewrites import move_taps
 from steadydepth.exporters.targets import WRITERS
 from steadydepth.inference.exported import ExportedNet
-from steadydepth.inference.runtime import (
-    FORMAT_VERSION,
-    SUFFIXES,
-    ExportedModel,
-    missing_package,
-)
+from steadydepth.inference.runtime import FORMAT_VERSION, SUFFIXES, missing_package
+from steadydepth.inference.session import Network, Session
 from steadydepth.ops.resize import fit_image
 from steadydepth.synthetic.world import make_clip
-from steadydepth.types import InputError
+from steadydepth.types import Depth, Frames, InputError, State
 
 _PACKAGES = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
@@ -40,21 +37,40 @@ _PACKAGES = {
     "executorch": ("executorch",),
     "coreml": ("coremltools",),
 }
+WITH_STATE = ("onnx", "openvino", "executorch")  # formats whose files can have a state
 TOLERANCE = 1e-3  # greatest relative difference of a float32 file from eager
+# An entry of the state beside the model's own, of files whose model begins with something else than zeros.
+STARTED = "started"
 
 Image = UInt8[np.ndarray, "h w 3"]
 
 
-class _Image(nn.Module):
-    """The model as the file has it, for an image of bytes."""
+class _Step(nn.Module):
+    """One step of `model` as the file has it: an image of bytes and a state to depth and the state after it.
 
-    def __init__(self, model: nn.Module) -> None:
+    `names` is the order of the state's tensors. With STARTED among them both the first frame of a stream and a later
+    one are in the graph; what they have in common, as all of a network whose output is filtered, exporters merge.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.names = model, tuple(names)
 
-    def forward(self, image: Num[Tensor, "1 h w 3"]) -> Float[Tensor, "1 h w"]:
-        frames = image.permute(0, 3, 1, 2).float() / 255
-        return self.model(frames[:, None])[0][:, 0]
+    def forward(self, image: Num[Tensor, "1 h w 3"], *state: Tensor) -> tuple[Tensor, ...]:
+        frames = (image.permute(0, 3, 1, 2).float() / 255)[:, None]
+        given = dict(zip(self.names, state, strict=True))
+        started = given.pop(STARTED, None)
+        depth, after = self.model(frames, given or None)
+        if started is not None:
+            first_depth, first = self.model(frames, None)
+            depth = _choose(started, depth, first_depth)
+            after = {name: _choose(started, value, first[name]) for name, value in after.items()}
+            after[STARTED] = torch.ones_like(started)
+        return depth[:, 0], *(after[name] for name in self.names)
+
+
+def _choose(started: Tensor, later: Tensor, first: Tensor) -> Tensor:
+    return torch.where(started.view(-1, *(later.ndim - 1) * [1]) > 0, later, first)
 
 
 def export_model(
@@ -67,27 +83,43 @@ def export_model(
     frames: Iterable[Image] | None = None,
     licence: str = "not stated",
 ) -> float | None:
-    """Write `model` for images of height x width to `out`; return its greatest relative difference from eager.
+    """Write `model` for images of height x width to `out`, and compare the file with it.
 
-    `to` is onnx, litert or executorch (one file), openvino (`out`, an .xml, and the weights beside it in .bin) or
-    coreml (a folder). The difference is looked for on `frames`, stretched to that size, or without them on three of the
-    synthetic world. InputError, and no file, when it is above 1e-3, when a package is missing, or when the model has a
-    state to pass on. None for coreml, which runs on Apple's devices alone: only what goes in and comes out is checked,
-    and the file says `checked`: false.
+    Args:
+        model: a `VideoDepthModel`; it is copied, and stays on its device.
+        out: the file; for openvino an .xml, and the weights beside it in .bin; for coreml a folder.
+        to: onnx, openvino, litert, executorch or coreml.
+        height: rows of the network's images.
+        width: columns of the network's images.
+        frames: images to compare on, uint8 RGB (h, w, 3), stretched to the size; without them, and for a state, frames
+            of the synthetic world.
+        licence: of the weights, noted in the file.
+
+    Returns: the greatest relative difference from eager at any pixel of any frame; None for coreml, which runs on
+        Apple's devices alone: only what goes in and comes out is checked, and the file says `checked`: false.
+
+    Raises:
+        InputError: the difference is above 1e-3, a package is missing, torch.export cannot trace the model, or it has a
+            state that the format cannot pass on. No file is left then.
     """
     check_target(out, to)
     if isinstance(model, ExportedNet):
         raise InputError("this model is an exported file already; give the folder that it was exported from")
-    images = [fit_image(frame, height, width) for frame in (_synthetic() if frames is None else frames)]
-    graph = _Image(copy.deepcopy(model).cpu().eval()).requires_grad_(requires_grad=False)
+    model = copy.deepcopy(model).cpu().eval().requires_grad_(requires_grad=False)
     is_checked = to != "coreml"
-    metadata = describe(graph.model, height, width, licence) | {"checked": is_checked}
-    faster = _Image(move_taps(copy.deepcopy(graph.model)))
+    metadata = describe(model, height, width, licence) | {"checked": is_checked}
+    if metadata["state"] and to not in WITH_STATE:
+        raise InputError(f"{to}: the model has a state, which only files for {', '.join(WITH_STATE)} can pass on")
+    shown = [] if frames is None else list(frames)
+    if not shown or metadata["state"]:  # what is given may be cuts alone, at which every session begins anew
+        shown += _synthetic()
+    images = [fit_image(frame, height, width) for frame in shown]
+    graph = _Step(move_taps(copy.deepcopy(model)), tuple(metadata["state"]))
     with staging(out) as part:
-        WRITERS[to](faster, metadata, part)
+        WRITERS[to](graph, metadata, part)
         if not is_checked:
             return None
-        difference = greatest_difference(ExportedModel(part), graph, images)
+        difference = greatest_difference(ExportedNet(part), model, images)
         if not difference <= TOLERANCE:
             raise InputError(
                 f"{out}: differs from the model by {difference:.2g} of its depth, and at most {TOLERANCE:g} is let "
@@ -97,7 +129,11 @@ def export_model(
 
 
 def check_target(out: Path, to: str) -> None:
-    """InputError when the format is unknown, its package missing or the name of the file another's."""
+    """Check what can be checked before anything is computed.
+
+    Raises:
+        InputError: the format is unknown, its package is missing, or the name of the file is one of another format.
+    """
     if to not in SUFFIXES:
         raise InputError(f"{to}: unknown format; there are {', '.join(SUFFIXES)}")
     if out.suffix != SUFFIXES[to]:
@@ -110,27 +146,69 @@ def check_target(out: Path, to: str) -> None:
 
 
 def describe(model: nn.Module, height: int, width: int, licence: str) -> dict[str, Any]:
-    """What the file says of itself. `weights_sha256` is of every tensor's name and bytes, in the order of the model."""
+    """The metadata of a file of `model` for images of height x width.
+
+    `state` has the shape and the type of each tensor that goes in and comes out, by name; `weights_sha256` is of every
+    tensor's name and bytes, in the order of the model; `flops` of one frame that follows on another.
+
+    Raises:
+        InputError: the state is not one that a file can have.
+    """
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
-    frames = torch.zeros(1, 1, 3, height, width)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        _, state = model(frames, None)
-    if state:
-        raise InputError("the model passes a state from frame to frame; only models of single frames can be exported")
+    state, flops = _describe_state(model, height, width)
     return {
         "format_version": FORMAT_VERSION,
         "claims": model.claims,
         "height": height,
         "width": width,
+        "state": state,
         "precision": "float32",
         "version": version("steadydepth"),
         "licence": licence,
         "weights_sha256": digest.hexdigest(),
-        "flops": counter.get_total_flops(),
+        "flops": flops,
     }
+
+
+def _describe_state(model: nn.Module, height: int, width: int) -> tuple[dict[str, Any], int]:
+    """Shape and type of each tensor of the state, STARTED among them where the model needs it; and the operations."""
+    frames = torch.rand((2, 1, 1, 3, height, width), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        depth, state = model(frames[0], None)
+    if not state:
+        return {}, counter.get_total_flops()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        _, after = model(frames[1], state)
+    found, later = _describe_tensors(state), _describe_tensors(after)
+    if STARTED in found:
+        raise InputError(f"the model's state has a tensor {STARTED!r}, which is a name of files alone: rename it")
+    if found != later:
+        raise InputError(
+            f"the model's state is {found} after one frame and {later} after two; a file needs the same names, shapes "
+            "and types after each"
+        )
+    if unknown := [name for name, each in found.items() if not hasattr(np, each["dtype"])]:
+        raise InputError(f"the model's state {unknown[0]} is {found[unknown[0]]['dtype']}, which NumPy does not have")
+    if not _begins_with_zeros(model, frames[0], depth, state):
+        found[STARTED] = {"shape": [1], "dtype": "float32"}
+    return found, counter.get_total_flops()
+
+
+def _describe_tensors(state: State) -> dict[str, Any]:
+    return {
+        name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        for name, value in state.items()
+    }
+
+
+def _begins_with_zeros(model: nn.Module, frames: Frames, depth: Depth, state: State) -> bool:
+    """Whether a state of zeros gives, bit for bit, what no state gives: `depth` and `state`."""
+    with torch.no_grad():
+        same_depth, same = model(frames, {name: torch.zeros_like(value) for name, value in state.items()})
+    return torch.equal(same_depth, depth) and all(torch.equal(same[name], value) for name, value in state.items())
 
 
 @contextmanager
@@ -149,14 +227,25 @@ def staging(out: Path) -> Iterator[Path]:
                 shutil.move(part.with_suffix(suffix), out.with_suffix(suffix))
 
 
-def greatest_difference(file: ExportedModel, graph: nn.Module, images: list[Image]) -> float:
-    """The greatest difference at any pixel, relative to the eager depth there, or to a hundredth of its mean."""
-    greatest = 0.0
-    for image in images:
-        with torch.no_grad():
-            eager = graph(torch.from_numpy(image)[None])[0].numpy()
-        greatest = max(greatest, _relative(file.run(image), eager))
-    return greatest
+def greatest_difference(file: ExportedNet, model: nn.Module, images: list[Image]) -> float:
+    """The greatest difference of a file from eager at any pixel of any image, both run by sessions.
+
+    A file with a state runs two streams in turns, one of the images as they are and one backwards, each of which
+    begins anew and keeps its own state. Differences are relative to the eager depth at the pixel, or to a hundredth of
+    its mean where the depth is less than that.
+    """
+    streams = [images, images[::-1]] if file.file.state_names else [images]
+    pairs = zip(_run_in_turns(Network(file), streams), _run_in_turns(Network(model), streams), strict=True)
+    # A NaN on either side is no small difference.
+    return float(np.max([_relative(depth, eager) for depth, eager in pairs]))
+
+
+def _run_in_turns(network: Network, streams: list[list[Image]]) -> Iterator[Float32[np.ndarray, "h w"]]:
+    """Depth of the first image of each stream, then of the second of each, and so on; each has its session."""
+    sessions = [Session(network) for _ in streams]
+    for shown in zip(*streams, strict=True):
+        for session, image in zip(sessions, shown, strict=True):
+            yield session.step(image).depth
 
 
 def _relative(depth: Float32[np.ndarray, "h w"], eager: Float32[np.ndarray, "h w"]) -> float:
@@ -166,4 +255,4 @@ def _relative(depth: Float32[np.ndarray, "h w"], eager: Float32[np.ndarray, "h w
 
 
 def _synthetic() -> list[Image]:
-    return list(make_clip(0, fixed_camera=False, n_frames=3, height=96, width=128).frames)
+    return list(make_clip(0, fixed_camera=False, n_frames=5, height=96, width=128).frames)

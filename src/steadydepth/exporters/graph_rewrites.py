@@ -65,7 +65,7 @@ def enlarge_twice(image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c i j"]:
 def _enlarge(
     image: Tensor, size: Sequence[int] | None, align_corners: bool, factors: Sequence[float] | None = None
 ) -> Any:
-    """What stands in the place of an enlargement when torch takes it apart; NotImplemented leaves it whole."""
+    """What stands in the place of an enlargement when torch takes it apart; NotImplemented leaves it as it is."""
     h, w = image.shape[2:]
     is_twice = list(size) == [2 * h, 2 * w] if size is not None else list(factors or ()) == [2, 2]
     return enlarge_twice(image) if is_twice and not align_corners and image.shape[1] == 1 else NotImplemented

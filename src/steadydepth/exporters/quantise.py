@@ -1,7 +1,7 @@
 """An exported file in 8-bit integers: calibrated on the user's clips, and measured on them before and after.
 
 The rounding of int8 is as large as the flicker that training removes, so a file is never written without the
-accuracy and the steadiness it has left.
+accuracy and the temporal consistency that it has left.
 """
 
 import json
@@ -34,8 +34,20 @@ def export_int8(
 ) -> dict[str, Any]:
     """Write `model` to `out` in int8, calibrated on images of `data`, and what that changed to `out`.int8.json.
 
-    Returns what the json holds: under `before` and `after` the means of evaluate on `data`, for the float32 file and
-    for this one. InputError as for export_model; for a transformer in ONNX; without a package that is needed.
+    Args:
+        model: a per-frame model; it is copied.
+        out: the file, as for `export_model`.
+        to: onnx or openvino.
+        height: rows of the network's images.
+        width: columns of the network's images.
+        data: sequence folders or videos, to calibrate and to measure on.
+        licence: of the weights, noted in the file.
+
+    Returns: what the json holds: under `before` and `after` the means of evaluate on `data`, for the float32 file and
+        for this one.
+
+    Raises:
+        InputError: as for `export_model`; the model has a state, or is a transformer for ONNX; a package is missing.
     """
     if to not in _QUANTISERS:
         raise InputError(f"{to}: int8 is for {' and '.join(_QUANTISERS)}; choose one of them, or leave --int8 out")
@@ -46,6 +58,8 @@ def export_int8(
         exact = part.with_name(f"float32{part.suffix}")
         export_model(model, exact, to=to, height=height, width=width, frames=images[:3], licence=licence)
         metadata = ExportedModel(exact).metadata | {"precision": "int8"}
+        if metadata["state"]:
+            raise InputError("the model has a state, and int8 is for per-frame models: leave --int8 out")
         _QUANTISERS[to](exact, part, images, json.dumps(metadata))
         report = {
             "data": str(data),
@@ -60,12 +74,12 @@ def export_int8(
 
 
 def report_path(out: Path) -> Path:
-    """Where the measurement of an int8 file lies: beside it."""
+    """The JSON file of the measurement of the int8 file `out`, beside it."""
     return out.with_name(f"{out.name}.int8.json")
 
 
 def calibration_frames(data: Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """At most 64 frames of the clips of `data`, spread evenly."""
+    """At most 64 frames of the clips of `data`, uint8 RGB (h, w, 3), spread evenly over all of them."""
     sequences = [open_sequence(path) for path in find_sequences(data)]
     places = [(sequence, number) for sequence in sequences for number in range(sequence.n_frames)]
     for sequence, number in places[:: -(-len(places) // N_CALIBRATION)]:
@@ -83,7 +97,7 @@ def _check_package(to: str) -> None:
 
 def _median_difference(one: ExportedModel, other: ExportedModel, images: list[np.ndarray]) -> float:
     """Median over all pixels of |one - other| / |other|."""
-    differences = [np.abs(one.run(image) / other.run(image) - 1) for image in images]
+    differences = [np.abs(one.run(image)[0] / other.run(image)[0] - 1) for image in images]
     return float(np.median(np.stack(differences)))
 
 
@@ -98,8 +112,8 @@ class _Reader:
         return None if image is None else {"image": image[None]}
 
 
-def _quantise_onnx(exact: Path, out: Path, images: list[np.ndarray], said: str) -> None:
-    """Static, QDQ, a scale for each channel; from the last convolution on floats: 256 depths would be seen as steps."""
+def _quantise_onnx(exact: Path, out: Path, images: list[np.ndarray], metadata: str) -> None:
+    """Static, QDQ, a scale for each channel; from the last convolution on floats: 256 depths are visible as steps."""
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -129,7 +143,7 @@ def _quantise_onnx(exact: Path, out: Path, images: list[np.ndarray], said: str) 
         )
     quantised = onnx.load(out)
     del quantised.metadata_props[:]
-    quantised.metadata_props.add(key=METADATA, value=said)
+    quantised.metadata_props.add(key=METADATA, value=metadata)
     onnx.save(quantised, out)
 
 
@@ -137,7 +151,7 @@ def _keep_last_in_floats(prepared: Path) -> tuple[list[str], list[str]]:
     """The names of what stays in floats in the ONNX file `prepared`, and the operators that do not.
 
     A last convolution of 1 x 1 is rewritten as a matrix product, which ONNX Runtime computes from 8 bits to floats; a
-    convolution would have to be wholly in one or the other, and bringing all channels back to floats takes a sixth of
+    convolution would have to be in one or the other, and bringing all channels back to floats takes a sixth of
     the time of a small network.
     """
     import onnx
@@ -148,9 +162,9 @@ def _keep_last_in_floats(prepared: Path) -> tuple[list[str], list[str]]:
     last = max(number for number, node in enumerate(graph.node) if node.op_type == "Conv")
     conv, after = graph.node[last], [node.name for node in graph.node[last + 1 :]]
     weights = {stored.name: stored for stored in graph.initializer}[conv.input[1]]
-    said = {one.name: helper.get_attribute_value(one) for one in conv.attribute}
-    is_product = len(conv.input) == 2 and weights.dims[2:] == [1, 1] and said.get("group", 1) == 1
-    if not is_product or said.get("strides", [1, 1]) != [1, 1] or any(said.get("pads", [])):
+    attributes = {one.name: helper.get_attribute_value(one) for one in conv.attribute}
+    is_product = len(conv.input) == 2 and weights.dims[2:] == [1, 1] and attributes.get("group", 1) == 1
+    if not is_product or attributes.get("strides", [1, 1]) != [1, 1] or any(attributes.get("pads", [])):
         return [conv.name, *after], _INTEGER_OPS
     others = [node.name for node in graph.node if node.op_type == "MatMul"]
     product = f"{conv.name}_product"
@@ -170,7 +184,7 @@ def _keep_last_in_floats(prepared: Path) -> tuple[list[str], list[str]]:
     return [*others, channels, *after], [*_INTEGER_OPS, "MatMul"]
 
 
-def _quantise_openvino(exact: Path, out: Path, images: list[np.ndarray], said: str) -> None:
+def _quantise_openvino(exact: Path, out: Path, images: list[np.ndarray], metadata: str) -> None:
     """Floats from the last layer with weights on here as well, and ranges that hold all that calibration saw.
 
     Those of nncf's default cut off the rarest values: of the demo's model that made 7 % more flicker, these make 2 %.
@@ -197,7 +211,7 @@ def _quantise_openvino(exact: Path, out: Path, images: list[np.ndarray], said: s
             activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
         ),
     )
-    quantised.set_rt_info(said, METADATA)
+    quantised.set_rt_info(metadata, METADATA)
     openvino.save_model(quantised, out, compress_to_fp16=False)
 
 

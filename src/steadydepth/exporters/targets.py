@@ -1,4 +1,8 @@
-"""The graph of a model written for each runtime, with what the file says of itself inside."""
+"""The graph of a model written for each runtime, with its metadata inside.
+
+The graph takes an image, uint8 (1, h, w, 3), and the tensors of the metadata's `state` in their order; it gives depth,
+float32 (1, h, w), and the state after it, in the same order.
+"""
 
 import json
 import logging
@@ -11,28 +15,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from steadydepth.exporters.graph_rewrites import ENLARGED_BY_SLICES
-from steadydepth.inference.runtime import METADATA
+from steadydepth.inference.runtime import METADATA, state_input, state_output
 from steadydepth.types import InputError
 
 
 def write_onnx(
-    graph: nn.Module, metadata: dict[str, Any], path: Path, *, taken_apart: dict[Any, Callable[..., Any]] | None = None
+    graph: nn.Module,
+    metadata: dict[str, Any],
+    path: Path,
+    *,
+    decompositions: dict[Any, Callable[..., Any]] | None = None,
 ) -> None:
     """One ONNX file of fixed sizes, without the exporter's notes on source lines of this machine.
 
-    `taken_apart` says for operators of torch what stands in the file in their place.
+    Args:
+        graph: what is written.
+        metadata: of the file, with `height`, `width` and `state`.
+        path: where it is written.
+        decompositions: for operators of torch, the function that stands in the file in their place.
+
+    Raises:
+        InputError: torch.export cannot trace the graph.
     """
+    inputs = ["image", *map(state_input, metadata["state"])]
+    outputs = ["depth", *map(state_output, metadata["state"])]
     with warnings.catch_warnings(), quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
-        # The exporter's own use of what it has deprecated; nothing a user could mend.
+        # The exporter's own use of what it has deprecated; nothing a user could fix.
         warnings.simplefilter("ignore")
-        exported = torch.export.export(graph, (_image(metadata),), strict=False)
-        if taken_apart:
-            exported = exported.run_decompositions(taken_apart)
-        program = torch.onnx.export(exported, dynamo=True, input_names=["image"], output_names=["depth"], verbose=False)
+        exported = trace(graph, _inputs(metadata))
+        if decompositions:
+            exported = exported.run_decompositions(decompositions)
+        program = torch.onnx.export(exported, dynamo=True, input_names=inputs, output_names=outputs, verbose=False)
     assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
@@ -43,7 +60,7 @@ def write_onnx(
 def _write_openvino(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
     import openvino
 
-    write_onnx(graph, metadata, path.with_suffix(".onnx"), taken_apart=ENLARGED_BY_SLICES)
+    write_onnx(graph, metadata, path.with_suffix(".onnx"), decompositions=ENLARGED_BY_SLICES)
     model = openvino.Core().read_model(path.with_suffix(".onnx"))
     model.set_rt_info(json.dumps(metadata), METADATA)
     # Half precision would be half the size, and above the tolerance.
@@ -53,10 +70,10 @@ def _write_openvino(graph: nn.Module, metadata: dict[str, Any], path: Path) -> N
 def _write_litert(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
     import litert_torch
 
-    # It takes minutes, and tells on standard output how far it is.
+    # It takes minutes, and prints its progress on standard output.
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
-        litert_torch.convert(graph, (_image(metadata),)).export(str(path))
+        litert_torch.convert(graph, _inputs(metadata)).export(str(path))
     _append(path, metadata)
 
 
@@ -67,20 +84,20 @@ def _write_executorch(graph: nn.Module, metadata: dict[str, Any], path: Path) ->
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        exported = torch.export.export(graph, (_image(metadata),), strict=False)
+        exported = trace(graph, _inputs(metadata))
         program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
     path.write_bytes(program.buffer)
     _append(path, metadata)
 
 
 def _write_coreml(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
-    """A package whose image is an image, as an app has it, and not an array: Core ML knows no arrays of bytes."""
+    """A package that takes an RGB image, as an app has it: Core ML has no arrays of bytes."""
     height, width = metadata["height"], metadata["width"]
     with warnings.catch_warnings(), quiet("coremltools"), redirect_stdout(sys.stderr), torch.no_grad():
         warnings.simplefilter("ignore")
         import coremltools
 
-        exported = torch.export.export(_OfImage(graph), (torch.zeros(1, 3, height, width),), strict=False)
+        exported = trace(_OfImage(graph), (torch.zeros(1, 3, height, width),))
         model = coremltools.convert(
             # It does not know the name of what does nothing.
             exported.run_decompositions({torch.ops.aten.alias.default: lambda same: same}),
@@ -102,20 +119,34 @@ class _OfImage(nn.Module):
         self.network = graph
 
     def forward(self, image: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 h w"]:
-        return self.network(image.permute(0, 2, 3, 1))
+        return self.network(image.permute(0, 2, 3, 1))[0]
 
 
-def _check_coreml(said: Any, metadata: dict[str, Any], path: Path) -> None:
-    """InputError unless the package takes an RGB image of the size, gives depth of it and says what it is."""
-    image, depth = said.input[0].type.imageType, said.output[0].type.multiArrayType
+def _check_coreml(description: Any, metadata: dict[str, Any], path: Path) -> None:
+    """InputError unless the package takes an RGB image of the size, gives depth of it and has its metadata."""
+    image, depth = description.input[0].type.imageType, description.output[0].type.multiArrayType
     size = [metadata["height"], metadata["width"]]
     is_image = image.colorSpace == image.ColorSpace.Value("RGB") and [image.height, image.width] == size
-    if not (is_image and list(depth.shape) == [1, *size] and METADATA in said.metadata.userDefined):
+    if not (is_image and list(depth.shape) == [1, *size] and METADATA in description.metadata.userDefined):
         raise InputError(f"{path}: Core ML's converter wrote something else than the model: try another format")
 
 
-def _image(metadata: dict[str, Any]) -> UInt8[Tensor, "1 h w 3"]:
-    return torch.zeros(1, metadata["height"], metadata["width"], 3, dtype=torch.uint8)
+def trace(graph: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:
+    """The program of `graph` for inputs of these shapes.
+
+    Raises:
+        InputError: torch.export cannot trace it.
+    """
+    try:
+        return torch.export.export(graph, inputs, strict=False)
+    except (RuntimeError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
+        raise InputError(f"torch.export cannot trace the model: {' '.join(str(error).split())[:300]}") from error
+
+
+def _inputs(metadata: dict[str, Any]) -> tuple[Tensor, ...]:
+    image = torch.zeros(1, metadata["height"], metadata["width"], 3, dtype=torch.uint8)
+    state = metadata["state"].values()
+    return image, *(torch.zeros(each["shape"], dtype=getattr(torch, each["dtype"])) for each in state)
 
 
 def _append(path: Path, metadata: dict[str, Any]) -> None:
@@ -135,7 +166,7 @@ WRITERS: dict[str, Callable[[nn.Module, dict[str, Any], Path], None]] = {
 
 @contextmanager
 def quiet(*names: str) -> Iterator[None]:
-    """Only errors of these loggers, the root being the empty name; what they say besides is not for the user."""
+    """Only errors of these loggers, the root being the empty name; their other messages are not for the user."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:

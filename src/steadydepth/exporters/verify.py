@@ -1,23 +1,34 @@
 """The proof of zero added cost: the model after training is the model before it but for the numbers in its weights."""
 
+import copy
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils import _pytree
 
-from steadydepth.errors import InputError
 from steadydepth.exporters.bench import time_in_turn
+from steadydepth.exporters.targets import trace
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.models.load import load_model
 
 LEAST_NOISE = 0.05  # a clock on a shared machine is no better, however alike two rounds happen to be
+# Copies of each model that are timed: where the weights of one lie in memory makes it some percent faster or slower.
+COPIES = 3
+
+
+class Calls(NamedTuple):
+    """The calls of a copy of each model, and of another copy of the first: as far apart as two of the same can be."""
+
+    before: Callable[[], Any]
+    after: Callable[[], Any]
+    again: Callable[[], Any]
 
 
 def verify(
@@ -25,17 +36,30 @@ def verify(
 ) -> dict[str, Any]:
     """Whether two models have the same parameters, the same graph at one frame of this size, and the same latency.
 
-    `same` is the verdict; `parameters` and `graph` list what differs; `latency` has the ratio after / before, the
-    median of `rounds` interleaved rounds, and its noise: how far the ratio of `before` to itself is from 1 in 95 % of
-    them. JSON to `out`.
-    InputError when either does not load.
+    A model with a state is compared at a frame that follows on another.
+
+    Args:
+        before: a model as `load_model` names it.
+        after: another one.
+        height: rows of the frame.
+        width: columns of the frame.
+        rounds: interleaved rounds of the clock for each of three copies of the models.
+        out: a JSON file for what is returned.
+
+    Returns: `same`, the verdict; `parameters` and `graph` list what differs; `latency` has the ratio after / before,
+        the median of all rounds, and its noise: how far the ratio of a copy of `before` to another is from 1 in 95 % of
+        the rounds.
+
+    Raises:
+        InputError: a model does not load, or cannot be traced.
     """
     models = [load_model(name) for name in (before, after)]
     frames = torch.rand((1, 1, 3, height, width), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         shapes = [_shapes(model) for model in models]
-        graphs = [_operators(model, frames) for model in models]
-        latency = compare_latency(*(_call(model, frames) for model in models), rounds=rounds)
+        inputs = [_inputs(model, frames) for model in models]
+        graphs = [_operators(model, given) for model, given in zip(models, inputs, strict=True)]
+        latency = compare_latency((_copies(models, inputs) for _ in range(COPIES)), rounds=rounds)
     parameters, graph = _compare_shapes(*shapes), _compare_graphs(*graphs)
     found = {
         "before": before,
@@ -59,18 +83,20 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def _compare_shapes(before: dict[str, tuple[int, ...]], after: dict[str, tuple[int, ...]]) -> list[str]:
     """Names that only one has, and names whose shapes differ."""
-    said = [f"{name}: only before" for name in before if name not in after]
-    said += [f"{name}: only after" for name in after if name not in before]
+    lines = [f"{name}: only before" for name in before if name not in after]
+    lines += [f"{name}: only after" for name in after if name not in before]
     both = [name for name in before if name in after and before[name] != after[name]]
-    return said + [f"{name}: {before[name]} before, {after[name]} after" for name in both]
+    return lines + [f"{name}: {before[name]} before, {after[name]} after" for name in both]
 
 
-def _operators(model: nn.Module, frames: Tensor) -> list[str]:
-    """The exported graph, an operator a line: what it is, what it is given, and the shapes that it gives."""
-    try:
-        graph = torch.export.export(model, (frames,), strict=False).graph
-    except (RuntimeError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
-        raise InputError(f"torch.export cannot trace the model: {' '.join(str(error).split())[:300]}") from error
+def _inputs(model: nn.Module, frames: Tensor) -> tuple[Any, ...]:
+    _, state = model(frames)
+    return (frames, state) if state else (frames,)
+
+
+def _operators(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
+    """The exported graph, an operator a line: its name, its inputs, and the shapes of its outputs."""
+    graph = trace(model, inputs).graph
     numbers = {node: number for number, node in enumerate(graph.nodes)}
     return [_line(node, numbers) for node in graph.nodes if node.op == "call_function"]
 
@@ -83,35 +109,47 @@ def _line(node: Node, numbers: dict[Node, int]) -> str:
 
 def _compare_graphs(before: list[str], after: list[str]) -> list[str]:
     """The first operator that differs, and how many there are."""
-    said = [f"{len(before)} operators before, {len(after)} after"] if len(before) != len(after) else []
+    lines = [f"{len(before)} operators before, {len(after)} after"] if len(before) != len(after) else []
     for number, (one, other) in enumerate(zip(before, after, strict=False)):
         if one != other:
-            return [*said, f"operator {number}: {one} before, {other} after"]
-    return said
+            return [*lines, f"operator {number}: {one} before, {other} after"]
+    return lines
 
 
-def _call(model: nn.Module, frames: Tensor) -> Callable[[], Any]:
-    return lambda: model(frames)
+def _copies(models: Sequence[nn.Module], inputs: Sequence[tuple[Any, ...]]) -> Calls:
+    def call(number: int) -> Callable[[], Any]:
+        model, given = copy.deepcopy(models[number]), inputs[number]
+        return lambda: model(*given)
+
+    return Calls(before=call(0), after=call(1), again=call(0))
 
 
 def compare_latency(
-    before: Callable[[], Any],
-    after: Callable[[], Any],
-    *,
-    rounds: int,
-    clock: Callable[[], float] = time.perf_counter,
+    copies: Iterable[Calls], *, rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, Any]:
-    """Seconds of two calls taken in turns: before, after, before again; the third says what the clock's noise is."""
-    calls = {"before": before, "after": after, "again": before}
-    first, second, third = time_in_turn(calls, rounds=rounds, clock=clock).values()
+    """Latency of two models, their copies timed one after the other, the calls of a copy in turns.
+
+    Args:
+        copies: the calls of each copy; made when their turn comes.
+        rounds: of each copy.
+        clock: gives seconds.
+
+    Returns: `ratio` after / before, `noise` of the ratio again / before, whether the first is within the second of 1
+        (`same`), the number of `rounds` in all, and medians in seconds.
+    """
+    times: dict[str, list[float]] = {name: [] for name in Calls._fields}
+    for calls in copies:
+        for name, spent in time_in_turn(calls._asdict(), rounds=rounds, clock=clock).items():
+            times[name] += spent
+    first, second, third = times.values()
     ratio = _median_ratio(second, first)
     apart = sorted(abs(again / one - 1) for again, one in zip(third, first, strict=True))
-    noise = max(apart[min(round(0.95 * rounds), rounds - 1)], LEAST_NOISE)
+    noise = max(apart[min(round(0.95 * len(apart)), len(apart) - 1)], LEAST_NOISE)
     return {
         "same": abs(ratio - 1) <= noise,
         "ratio": ratio,
         "noise": noise,
-        "rounds": rounds,
+        "rounds": len(apart),
         "seconds_before": statistics.median(first),
         "seconds_after": statistics.median(second),
     }

@@ -1,7 +1,7 @@
 """Run an exported file with NumPy, OpenCV and the file's own runtime alone: an image in, depth of its size out.
 
 Nothing here, and nothing it imports, needs torch or any other package of the installation: on a device that only runs
-models they can be left out. That is why the shapes of arrays are said in words. ExecuTorch's runtime for Python alone
+models they can be left out. That is why docstrings give the shapes of arrays. ExecuTorch's runtime for Python alone
 brings torch with it.
 """
 
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from steadydepth.errors import InputError
 from steadydepth.ops.resize import fit_image, resize_depth
 
-FORMAT_VERSION = 1
-# Where a file keeps what it says of itself: one JSON text under this name.
+# 1 named the image otherwise and had no state.
+FORMAT_VERSION = 2
+# The name under which a file keeps its metadata, one JSON text.
 METADATA = "steadydepth"
 SUFFIXES = {
     "onnx": ".onnx",
@@ -28,17 +29,32 @@ SUFFIXES = {
     "coreml": ".mlpackage",
 }
 
-
-# A network as its file has it: uint8 RGB (1, h, w, 3) to float32 (1, h, w).
-Network = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+# What a stream leaves for its next image: an array for each entry of the metadata's `state`; empty for a file of a
+# per-frame model.
+ArrayState = dict[str, NDArray[Any]]
+# A network as its file has it: an image, uint8 RGB (1, h, w, 3), and the state, to depth, float32 (1, h, w), and the
+# state after it, in the order of the metadata.
+Network = Callable[[NDArray[np.uint8], ArrayState], list[NDArray[Any]]]
 
 
 class ExportedModel:
-    """A file that `steadydepth export` wrote, open and ready; it sees each image by itself and remembers nothing.
+    """A file that `steadydepth export` wrote, open and ready; it keeps nothing between calls.
 
-    `metadata` is what the file says of itself: claims, height, width, precision, version, licence, weights_sha256,
-    flops, checked. `threads` is how many the runtime may use; None leaves the choice to it. ExecuTorch has one pool of
-    threads for all files of a process: the last number given counts.
+    Args:
+        path: the file; its suffix names the runtime.
+        threads: how many threads the runtime may use; None leaves the choice to it. ExecuTorch has one pool of threads
+            for all files of a process: the last number given counts.
+
+    Attributes:
+        metadata: claims, height, width, state, precision, version, licence, weights_sha256, flops, checked.
+        claims: what the depth means: metric, scale, affine or disparity.
+        height: rows of the network's images.
+        width: columns of the network's images.
+        state_names: names of the arrays of the state; none in a file of a per-frame model.
+
+    Raises:
+        InputError: the file is missing, damaged, of another format or of another version of export; or the package
+            that runs it is not installed.
     """
 
     def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
@@ -49,35 +65,96 @@ class ExportedModel:
             raise InputError(f"{path}: no exported model; it ends in {' or '.join(_OPENERS)}: write one with export")
         if not path.is_file():
             raise InputError(f"{path} does not exist; write it with export, or check the path")
-        self._network, said = _OPENERS[path.suffix](path, threads)
-        self.metadata = _check_metadata(said, path)
+        self._network, metadata = _OPENERS[path.suffix](path, threads)
+        self.path = path
+        self.metadata = _check_metadata(metadata, path)
         self.claims: str = self.metadata["claims"]
         self.height: int = self.metadata["height"]
         self.width: int = self.metadata["width"]
+        self.state_names: tuple[str, ...] = tuple(self.metadata["state"])
+
+    def initial_state(self) -> ArrayState:
+        """The state with which every stream begins: zeros; empty for a file of a per-frame model."""
+        return {name: np.zeros(each["shape"], each["dtype"]) for name, each in self.metadata["state"].items()}
 
     def predict(self, image: np.ndarray) -> NDArray[np.float32]:
-        """Depth (h, w), in the units of `claims`, of an image of any size, uint8 RGB (h, w, 3).
+        """Depth of an image by itself, or of the first one of a stream.
+
+        Args:
+            image: uint8 RGB (h, w, 3) of any size.
+
+        Returns: depth (h, w), in the units of `claims`.
+
+        Raises:
+            InputError: the image is something else.
+        """
+        return self.step(image)[0]
+
+    def step(self, image: np.ndarray, state: ArrayState | None = None) -> tuple[NDArray[np.float32], ArrayState]:
+        """Depth of the next image of a stream.
 
         The image is stretched to the network's size, whatever its shape, and the depth back to the image's.
+
+        Args:
+            image: uint8 RGB (h, w, 3) of any size.
+            state: what the call for the image before returned; None begins a new stream.
+
+        Returns: depth (h, w), in the units of `claims`, and the state for the image after this one; the arrays of
+            `state` are left as they are.
+
+        Raises:
+            InputError: the image or the state is something else.
         """
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise InputError(f"an image is {kind}; it is a numpy array of uint8 (h, w, 3) in RGB: convert it")
-        depth = self.run(fit_image(image, self.height, self.width))
-        return resize_depth(depth, *image.shape[:2])
+        depth, state = self.run(fit_image(image, self.height, self.width), state)
+        if depth.shape != image.shape[:2] and self.claims in ("metric", "scale") and not (depth > 0).all():
+            depth = np.where(depth > 0, depth, np.float32(np.nan))  # what is no depth is not blended with others
+        return resize_depth(depth, *image.shape[:2]), state
 
-    def run(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Depth (height, width) of an image that has the network's size, uint8 RGB (height, width, 3)."""
-        return self._network(np.ascontiguousarray(image)[None])[0]
+    def run(self, image: NDArray[np.uint8], state: ArrayState | None = None) -> tuple[NDArray[np.float32], ArrayState]:
+        """As `step`, for an image that has the network's size: uint8 RGB (height, width, 3) to depth (height, width).
+
+        Raises:
+            InputError: the state is not one of this file.
+        """
+        state = self.initial_state() if state is None else self._check_state(state)
+        depth, *after = self._network(np.ascontiguousarray(image)[None], state)
+        return depth[0], dict(zip(self.state_names, after, strict=True))
+
+    def _check_state(self, state: ArrayState) -> ArrayState:
+        given = {name: (list(np.shape(value)), str(value.dtype)) for name, value in state.items()}
+        needed = {name: (each["shape"], each["dtype"]) for name, each in self.metadata["state"].items()}
+        if given != needed:
+            raise InputError(
+                f"{self.path}: the state has {_name_arrays(given)}, the file needs {_name_arrays(needed)}: hand in "
+                "what the step before returned, or None for a new stream"
+            )
+        return {name: np.ascontiguousarray(state[name]) for name in self.state_names}
+
+
+def state_input(name: str) -> str:
+    """The name in the file of the state's tensor `name` as it goes in."""
+    return f"state_{name}"
+
+
+def state_output(name: str) -> str:
+    """The name in the file of the state's tensor `name` as it comes out; one graph has no name twice."""
+    return f"next_{name}"
+
+
+def _name_arrays(arrays: dict[str, tuple[list[int], str]]) -> str:
+    return ", ".join(f"{name} {dtype} {shape}" for name, (shape, dtype) in sorted(arrays.items())) or "no arrays"
 
 
 def is_exported(name: str | Path) -> bool:
-    """Whether it is named as an exported file is."""
+    """Whether `name` ends as the name of an exported file does."""
     return Path(name).suffix in SUFFIXES.values()
 
 
 def missing_package(package: str, extra: str) -> InputError:
-    """What to say when an optional package is not there."""
+    """The error for an optional `package` that is not there, with the `extra` that installs it."""
     return InputError(f"{package} is not installed: pip install 'steadydepth[{extra}]'")
 
 
@@ -94,8 +171,8 @@ def _open_onnx(path: Path, threads: int | None) -> tuple[Network, str]:
     # Its errors share no other base.
     except Exception as error:
         raise InputError(f"{path}: ONNX Runtime cannot read it ({error}): write or copy it again") from error
-    said = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
-    return lambda image: session.run(None, {"image": image})[0], said
+    metadata = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
+    return lambda image, state: session.run(None, _by_name(image, state)), metadata
 
 
 def _open_openvino(path: Path, threads: int | None) -> tuple[Network, str]:
@@ -103,7 +180,7 @@ def _open_openvino(path: Path, threads: int | None) -> tuple[Network, str]:
         import openvino
     except ImportError as error:
         raise missing_package("openvino", "openvino") from error
-    # Where a processor knows bfloat16, OpenVINO would take it for float32: steps of 0.4 %, as large as flicker.
+    # Where a processor has bfloat16, OpenVINO would take it for float32: steps of 0.4 %, as large as flicker.
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
@@ -116,9 +193,18 @@ def _open_openvino(path: Path, threads: int | None) -> tuple[Network, str]:
             f"{path}: OpenVINO cannot read it ({error}); the file of the same name in .bin belongs to it: "
             "write or copy both again"
         ) from error
-    said = model.get_rt_info(METADATA).astype(str) if model.has_rt_info(METADATA) else ""
-    # A copy: the next call writes into the same buffer.
-    return lambda image: request.infer([image])[0].copy(), said
+    metadata = model.get_rt_info(METADATA).astype(str) if model.has_rt_info(METADATA) else ""
+
+    def run(image: NDArray[np.uint8], state: ArrayState) -> list[NDArray[Any]]:
+        results = request.infer(_by_name(image, state))
+        # Copies: the next call writes into the same buffers.
+        return [results[number].copy() for number in range(len(results))]
+
+    return run, metadata
+
+
+def _by_name(image: NDArray[np.uint8], state: ArrayState) -> dict[str, NDArray[Any]]:
+    return {"image": image} | {state_input(name): value for name, value in state.items()}
 
 
 def _open_litert(path: Path, threads: int | None) -> tuple[Network, str]:
@@ -127,19 +213,19 @@ def _open_litert(path: Path, threads: int | None) -> tuple[Network, str]:
     except ImportError as error:
         raise missing_package("ai_edge_litert", "litert") from error
     try:
-        said = _read_appended(path)
+        metadata = _read_appended(path)
         interpreter = Interpreter(model_path=str(path), num_threads=threads)
         interpreter.allocate_tensors()
     except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: LiteRT cannot read it ({error}): write or copy it again") from error
     image_at, depth_at = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
 
-    def run(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(image: NDArray[np.uint8], _: ArrayState) -> list[NDArray[Any]]:
         interpreter.set_tensor(image_at, image)
         interpreter.invoke()
-        return interpreter.get_tensor(depth_at)
+        return [interpreter.get_tensor(depth_at)]
 
-    return run, said
+    return run, metadata
 
 
 def _open_executorch(path: Path, threads: int | None) -> tuple[Network, str]:
@@ -152,15 +238,20 @@ def _open_executorch(path: Path, threads: int | None) -> tuple[Network, str]:
     if threads:
         _unsafe_reset_threadpool(threads)
     try:
-        said = _read_appended(path)
+        metadata = _read_appended(path)
         method = Runtime.get().load_program(path).load_method("forward")
     except (zipfile.BadZipFile, KeyError, RuntimeError) as error:
         raise InputError(f"{path}: ExecuTorch cannot read it ({error}): write or copy it again") from error
-    return lambda image: method.execute([torch.from_numpy(image)])[0].numpy().copy(), said
+
+    def run(image: NDArray[np.uint8], state: ArrayState) -> list[NDArray[Any]]:
+        results = method.execute([torch.from_numpy(each) for each in (image, *state.values())])
+        return [each.numpy().copy() for each in results]
+
+    return run, metadata
 
 
 def _read_appended(path: Path) -> str:
-    """What is said at the end of the file, where its runtime does not look: a file that was cut is told by it."""
+    """The metadata at the end of the file, where its runtime does not look; it also shows a file that was cut."""
     with zipfile.ZipFile(path) as archive:
         return archive.read(METADATA).decode()
 
@@ -168,12 +259,18 @@ def _read_appended(path: Path) -> str:
 _OPENERS = {".onnx": _open_onnx, ".xml": _open_openvino, ".tflite": _open_litert, ".pte": _open_executorch}
 
 
-def _check_metadata(said: str, path: Path) -> dict[str, Any]:
+def _check_metadata(text: str, path: Path) -> dict[str, Any]:
     try:
-        metadata = json.loads(said)
-        is_ours = metadata["format_version"] == FORMAT_VERSION and {"claims", "height", "width"} <= metadata.keys()
+        metadata = json.loads(text)
+        found = metadata["format_version"]
+        is_complete = found != FORMAT_VERSION or {"claims", "height", "width", "state"} <= metadata.keys()
     except (ValueError, TypeError, KeyError):
-        is_ours = False
-    if not is_ours:
-        raise InputError(f"{path}: not written by this version of steadydepth export: export the model again")
+        is_complete = False
+    if not is_complete:
+        raise InputError(f"{path}: not written by steadydepth export, or damaged: export the model again")
+    if found != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: written in format {found} of steadydepth export, and this version reads format {FORMAT_VERSION} "
+            "alone: export the model again"
+        )
     return metadata

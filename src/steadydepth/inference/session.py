@@ -85,7 +85,7 @@ class Network:
         """Depth of consecutive frames of one size, in the units of `claims`, and the state that the last one leaves."""
         if isinstance(self.model, ExportedNet):
             # It resizes by itself, and needs no floats.
-            return np.stack([self.model.file.predict(image) for image in images]), {}
+            return self.model.predict_images(images, state)
         shown = np.stack([shrink_image(image, self.max_side) for image in images])
         # Only around the model: a mode left on while a generator rests would leak into the caller's code.
         with _evaluating(self.model):
