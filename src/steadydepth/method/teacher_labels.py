@@ -21,7 +21,7 @@ def label_clips(batch: Batch, *, teacher: nn.Module | None, window: int = 1) -> 
     The teacher is needed because temporal consistency alone is best served by a constant.
 
     Args:
-        batch: `labels` and `source` say which clips are labelled; without any it is returned as it is.
+        batch: `labels` and `source` give the clips that are labelled; without any it is returned as it is.
         teacher: the frozen copy of the starting model; needed where a clip is labelled `teacher`.
         window: frames over which the teacher's depth is averaged along the motion; 1 takes it as it is.
 

@@ -98,7 +98,7 @@ def update_weights(
 
     Returns: False where the gradient is not finite: no weight has changed then, nor anything else.
     """
-    # Where the target is not finite its whole gradient becomes so, and so does the average over all processes.
+    # Where the target is not finite all of its gradient becomes so, and so does the average over all processes.
     spread = target * torch.where(target.detach().isfinite(), 1.0, torch.nan)
     backward(spread / parts)
     if part < parts:
