@@ -178,7 +178,7 @@ class LossConfig(Section):
         0.5,
         ge=0,
         le=1,
-        description="Without labels: less of the frozen copy's edges (`edges_kept`) stops the run; 0 never does.",
+        description="Without labels: a share of the teacher's edges (`edges_kept`) below this stops the run; 0: never.",
     )
     relative_ramp: float = Field(0.33, ge=0, le=1, description="The weight grows from 0 over this share of the steps.")
 
@@ -352,7 +352,7 @@ class SearchConfig(Section):
     jobs: int = Field(1, ge=1, description="Runs side by side, each on its share of the cores.")
     metric: str = Field("flicker", description="The metric of evaluate that is to be best.")
     keep: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        {"abs_rel": 0.02},
+        {"abs_rel": 0.02, "edge_gain": 0.03},
         description="Metrics that may be worse than those of the plain run (`loss.relative_weight` 0) by this share; "
         "empty leaves the plain run out.",
     )

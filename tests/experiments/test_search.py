@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from steadydepth import cli
+from steadydepth.config import SearchConfig
 from steadydepth.config_files import load_config, load_search_config
 from steadydepth.experiments import runner
-from steadydepth.experiments.search import markdown_table, search
+from steadydepth.experiments.search import _excess, markdown_table, search
 from steadydepth.experiments.search_plan import Trial, check_search, plan_runs, propose
 from steadydepth.metrics.protocols import METRICS
 from steadydepth.types import InputError
@@ -35,6 +36,7 @@ def write_config(folder, world, **changes):
         "validation": str(world),
         "out": str(folder / "out"),
         "trials": 7,
+        "keep": {"abs_rel": 0.02},
         "ranges": {
             "loss.relative_weight": {"low": 0.05, "high": 20.0, "log": True},
             "optim.batch": {"low": 1, "high": 4},
@@ -195,6 +197,14 @@ def test_without_the_run_that_others_are_measured_by_nothing_goes_on(tmp_path, w
     with pytest.raises(InputError, match="the plain run, which others are measured by, failed: train: exit status 1"):
         search(write_config(tmp_path, world))
     assert children == ["plain"]
+
+
+def test_a_share_of_the_edges_may_be_lost(tmp_path, world):
+    config = load_search_config(write_config(tmp_path, world, keep={"edge_gain": 0.03}))
+    plain = {"edge_gain": 0.5}
+    excess = {gain: _excess({"edge_gain": gain}, plain, config)["edge_gain"] for gain in (0.486, 0.484, 0.9)}
+    assert excess == pytest.approx({0.486: -0.001, 0.484: 0.001, 0.9: -0.415})
+    assert SearchConfig.model_fields["keep"].default == {"abs_rel": 0.02, "edge_gain": 0.03}
 
 
 def test_where_nothing_keeps_its_accuracy_there_is_no_best(tmp_path, world, children, monkeypatch, capsys):

@@ -66,6 +66,7 @@ def test_a_teacher_without_edges_has_all_of_them_kept():
 def test_it_stops_where_edges_are_lost_and_puts_back_the_weights_before(clips):
     model, accelerator = Brightness(), Accelerator(cpu=True)
     guard = guard_of(model, clips, min_correlation=0.9, min_edges_kept=0.75)
+    guard.keep(model)
     nn.init.constant_(model.power, 0.8)
     assert guard.too_little(guard.check(model, accelerator)) == []
     assert not guard.stopped
@@ -74,6 +75,16 @@ def test_it_stops_where_edges_are_lost_and_puts_back_the_weights_before(clips):
     assert guard.too_little(found) == ["edges_kept"]
     assert guard.stopped
     assert model.power.item() == pytest.approx(0.8)
+
+
+def test_where_the_first_look_is_too_little_the_start_is_put_back(clips):
+    model = Brightness()
+    guard = guard_of(model, clips, min_edges_kept=0.9)
+    guard.keep(model)
+    nn.init.constant_(model.power, 0.5)
+    guard.check(model, Accelerator(cpu=True))
+    assert guard.stopped
+    assert model.power.item() == 1
 
 
 def test_what_is_0_stops_nothing_and_what_is_no_number_is_too_little(clips):

@@ -109,7 +109,7 @@ def correspondences_of(pair: PairFlow) -> Correspondences:
 def triple(
     ahead: Correspondence, behind: Correspondence, before: Chosen | None, now: Chosen | None, after: Chosen | None
 ) -> Triple:
-    """Pixels also visible in the frames before and after, where all that is read is in the sets; None: all."""
+    """Pixels visible in the frames before and after as well, where all that is read is in the sets; None: all."""
     visible = ahead.visible & behind.visible
     later = ahead.match(visible if now is None else visible & now, after)
     start = np.zeros(len(visible), bool)

@@ -62,10 +62,15 @@ class Guard:
         found = dict(zip(self.least, accelerator.reduce(own, reduction="mean").tolist(), strict=True))
         if self.too_little(found):
             self.stopped = True
-            model.load_state_dict(self.kept or model.state_dict())
+            assert self.kept is not None
+            model.load_state_dict(self.kept)
         else:
-            self.kept = {name: value.detach().clone() for name, value in model.state_dict().items()}
+            self.keep(model)
         return found
+
+    def keep(self, model: nn.Module) -> None:
+        """Hold the weights of `model` as they are now: those to go back to."""
+        self.kept = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def too_little(self, found: Mapping[str, Any]) -> list[str]:
         """The names of what is below its least; 0 asks for nothing."""

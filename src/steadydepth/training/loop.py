@@ -171,6 +171,8 @@ def _go_on(
     """From `checkpoint`, or from the beginning, to the model in the folder, unless the run is asked to stop before."""
     config, folder, accelerator = setup.config, setup.config.run.folder, setup.accelerator
     watchers = set_watchers(setup, samples.frames_to_watch(N_CLIPS) if is_guarded(config) else [])
+    if watchers.guard is not None:
+        watchers.guard.keep(state.average.module)
     if accelerator.is_main_process:
         _claim_folder(config, has_begun=checkpoint is not None)
         remove_remains(folder)
