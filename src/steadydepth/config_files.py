@@ -13,6 +13,7 @@ from steadydepth.config import (
     Config,
     CurveConfig,
     DataConfig,
+    FilterConfig,
     RangeConfig,
     SearchConfig,
     Section,
@@ -110,6 +111,11 @@ def load_compare_config(path: str | Path, overrides: list[str] | None = None) ->
 def load_search_config(path: str | Path, overrides: list[str] | None = None) -> SearchConfig:
     """The search that a YAML file describes; arguments and errors are those of `load_compare_config`."""
     return _load_series(Path(path), overrides or [], SearchConfig, "search")
+
+
+def load_filter_config(path: Path, overrides: list[str] | None = None) -> FilterConfig:
+    """The training of the learned filter that a YAML file describes; an override is `sequences=100`."""
+    return _load_series(path, overrides or [], FilterConfig, "temporal_filter")
 
 
 def _load_series(path: Path, overrides: list[str], root: type[AnySection], command: str) -> AnySection:

@@ -6,10 +6,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from steadydepth.ops.optical_flow import consistent, dis_flow, invert_flow
-
-# OpenCV's DIS refuses smaller images.
-LEAST_SIDE_PX = 12
+from steadydepth.ops.optical_flow import LEAST_SIDE_PX, consistent, dis_flow, invert_flow
 
 
 @dataclass(frozen=True)

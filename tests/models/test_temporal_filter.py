@@ -1,0 +1,190 @@
+"""The learned filter: what it leaves alone, what it remembers, and what it ships with."""
+
+import pytest
+import torch
+
+from steadydepth.models.temporal_filter import WEIGHTS, TemporalFilter, load_temporal_filter
+from steadydepth.types import InputError
+
+B, T, H, W = 2, 6, 37, 50
+CLAIMS = ("metric", "scale", "affine", "disparity")
+
+
+def draw(seed: int = 0, b: int = B, t: int = T):
+    """Frames, depth around 2 that flickers, and motion of about a pixel."""
+    generator = torch.Generator().manual_seed(seed)
+    smooth = torch.nn.functional.interpolate(torch.randn(b, 1, 5, 6, generator=generator), (H, W), mode="bilinear")
+    depth = (0.7 + 0.3 * smooth + 0.05 * torch.randn(b, t, H, W, generator=generator)).exp()
+    frames = torch.rand(b, 1, 3, H, W, generator=generator).expand(b, t, 3, H, W).contiguous()
+    return frames, depth, torch.randn(b, t, H, W, 2, generator=generator)
+
+
+@pytest.fixture(params=CLAIMS)
+def network(request):
+    return load_temporal_filter(request.param)
+
+
+def test_the_first_frame_passes_unchanged(network):
+    frames, depth, motion = draw()
+    out, _ = network(frames[:, :1], depth[:, :1], motion=motion[:, :1])
+    assert torch.equal(out, depth[:, :1])
+
+
+def test_strength_0_changes_nothing(network):
+    frames, depth, motion = draw()
+    out, _ = network(frames, depth, motion=motion, strength=0.0)
+    assert torch.equal(out, depth)
+
+
+def test_flicker_of_a_still_view_falls_and_its_mean_stays(network):
+    frames, depth, motion = draw(t=24)
+    out, _ = network(frames, depth, motion=torch.zeros_like(motion))
+    logs = out.detach().log(), depth.log()
+    flicker = [(one[:, 8:].diff(dim=1)).abs().mean() for one in logs]
+    assert flicker[0] < 0.3 * flicker[1]
+    assert abs(float(logs[0].mean() - logs[1].mean())) < 0.01
+
+
+def test_strength_is_a_trade_off():
+    frames, depth, motion = draw(t=16)
+    network = load_temporal_filter("metric")
+    motion = torch.zeros_like(motion)
+    flicker = [
+        float(network(frames, depth, motion=motion, strength=s)[0].detach().log()[:, 8:].diff(dim=1).abs().mean())
+        for s in (0.0, 0.25, 0.5, 0.75, 1.0)
+    ]
+    assert flicker == sorted(flicker, reverse=True)
+    assert flicker[0] > 2 * flicker[-1]
+
+
+def test_a_batch_does_not_mix_its_streams(network):
+    frames, depth, motion = draw()
+    both, _ = network(frames, depth, motion=motion, strength=torch.tensor([1.0, 0.5]))
+    for i, strength in enumerate((1.0, 0.5)):
+        part = slice(i, i + 1)
+        alone, _ = network(frames[part], depth[part], motion=motion[part], strength=strength)
+        torch.testing.assert_close(both[part], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_chunks_and_single_frames_give_what_the_video_at_once_gives(network):
+    frames, depth, motion = draw()
+    whole, last = network(frames, depth, motion=motion)
+    for size in (1, 4):
+        parts, state = [], None
+        for first in range(0, T, size):
+            part = slice(first, first + size)
+            out, state = network(frames[:, part], depth[:, part], state, motion=motion[:, part])
+            parts.append(out)
+        assert torch.equal(torch.cat(parts, 1), whole)
+        assert all(torch.equal(state[name], last[name]) for name in last)
+
+
+def test_states_are_stacked_and_taken_apart(network):
+    frames, depth, motion = draw()
+    states = [network(frames[i : i + 1, :3], depth[i : i + 1, :3], motion=motion[i : i + 1, :3])[1] for i in range(B)]
+    stacked = {name: torch.cat([state[name] for state in states]) for name in states[0]}
+    whole, _ = network(frames, depth, motion=motion)
+    rest, _ = network(frames[:, 3:], depth[:, 3:], stacked, motion=motion[:, 3:])
+    torch.testing.assert_close(rest, whole[:, 3:], rtol=1e-5, atol=1e-5)
+
+
+def test_without_a_state_it_begins_anew(network):
+    frames, depth, motion = draw()
+    network(frames, depth, motion=motion)
+    assert torch.equal(network(frames[:, 3:4], depth[:, 3:4], motion=motion[:, 3:4])[0], depth[:, 3:4])
+
+
+@pytest.mark.parametrize("claims", ["metric", "scale"])
+def test_a_factor_of_depth_stays_one(claims):
+    frames, depth, motion = draw()
+    network = load_temporal_filter(claims)
+    out, _ = network(frames, depth, motion=motion)
+    scaled, _ = network(frames, 1000 * depth, motion=motion)
+    torch.testing.assert_close(scaled, 1000 * out, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("claims", ["affine", "disparity"])
+def test_a_factor_and_an_offset_stay_the_same(claims):
+    """So values of both signs are as good as others."""
+    frames, depth, motion = draw()
+    network = load_temporal_filter(claims)
+    out, _ = network(frames, depth, motion=motion)
+    centred, _ = network(frames, 5 * (depth - depth.mean()), motion=motion)
+    assert (centred < 0).any()
+    torch.testing.assert_close(centred, 5 * (out - depth.mean()), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("claims", CLAIMS)
+def test_the_map_to_log_depth_has_an_inverse(claims):
+    _, depth, _ = draw()
+    if claims in ("affine", "disparity"):
+        depth = depth - 2.5
+    network = TemporalFilter(claims)
+    unit = torch.tensor([[0.0, 1.7], [0.0, 0.6]])
+    log_depth = network.to_log(depth, unit)
+    torch.testing.assert_close(network.from_log(log_depth, unit), depth, rtol=1e-4, atol=1e-5)
+    rises = 1 if claims != "disparity" else -1
+    assert bool(((network.to_log(depth * 1.01, unit) - log_depth) * depth.sign() * rises > 0).all())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_passes_and_is_never_remembered(network, bad):
+    frames, depth, motion = draw()
+    motion = torch.zeros_like(motion)
+    dirty = depth.clone()
+    dirty[:, 2, 10:14, 20:30] = bad
+    out, state = network(frames, dirty, motion=motion)
+    hole = torch.zeros(H, W, dtype=torch.bool)
+    hole[10:14, 20:30] = True
+    assert torch.equal(out[:, 2, hole].nan_to_num(7), dirty[:, 2, hole].nan_to_num(7))
+    assert out[:, 3:].isfinite().all()
+    assert out[:, 2][:, ~hole].isfinite().all()
+    # Nothing is remembered there, so the next frame passes but for what its neighbours have in common.
+    after = network(frames[:, :3], dirty[:, :3], motion=motion[:, :3])[1]
+    assert (after["age"][:, hole] == 0).all()
+    assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+def test_a_depth_that_is_not_above_0_passes_where_depth_is_claimed():
+    frames, depth, motion = draw()
+    depth[:, :, 5, 5] = 0.0
+    depth[:, :, 5, 6] = -1.0
+    out, _ = load_temporal_filter("metric")(frames, depth, motion=motion)
+    assert torch.equal(out[:, :, 5, 5:7], depth[:, :, 5, 5:7])
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("motion", [float("nan"), 1e4])
+def test_what_was_out_of_the_image_or_is_unknown_passes(motion):
+    frames, depth, _ = draw()
+    out, _ = load_temporal_filter("metric")(frames, depth, motion=torch.full((B, T, H, W, 2), motion))
+    assert torch.equal(out, depth)
+
+
+@pytest.mark.parametrize("size", [(12, 17), (33, 47), (96, 128), (241, 323)])
+def test_any_size(size):
+    generator = torch.Generator().manual_seed(0)
+    depth = torch.rand(1, 2, *size, generator=generator) + 1
+    out, state = load_temporal_filter("scale")(
+        torch.rand(1, 2, 3, *size, generator=generator), depth, motion=torch.zeros(1, 2, *size, 2)
+    )
+    assert out.shape == depth.shape
+    assert all(len(tensor) == 1 for tensor in state.values())
+
+
+def test_the_gradient_reaches_every_weight():
+    frames, depth, motion = draw()
+    network = TemporalFilter()
+    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(0))
+    out, _ = network(frames, depth, motion=motion)
+    out.log().diff(dim=1).square().mean().backward()
+    assert all(weight.grad is not None and bool((weight.grad != 0).any()) for weight in network.parameters())
+
+
+def test_it_ships_small():
+    assert WEIGHTS.stat().st_size < 200_000
+
+
+def test_a_missing_file_of_weights_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.safetensors: no such file of weights"):
+        load_temporal_filter("metric", tmp_path / "none.safetensors")

@@ -1,0 +1,95 @@
+"""Training of the learned filter: what it learns from, and that it learns."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from steadydepth.config import FilterConfig
+from steadydepth.config_files import load_filter_config
+from steadydepth.training.filter import train_filter
+from steadydepth.training.filter_clips import MARGIN_PX, _chain, _sampled, draw_clip, label_clip
+from steadydepth.training.imagined import imagine
+from steadydepth.types import Clip, InputError
+
+
+@pytest.fixture(scope="module")
+def labelled(moving_clip):
+    return label_clip(moving_clip)
+
+
+def test_motion_over_two_frames_is_that_over_one_and_then_the_next(labelled):
+    motion, visible = _chain(labelled, np.array([0, 2, 2, 1]))
+    two = labelled.backward[1] + _sampled(labelled.backward[0], labelled.backward[1])
+    np.testing.assert_allclose(motion[1], two, atol=1e-5)
+    assert (motion[2] == 0).all()
+    assert visible[2].all()
+    np.testing.assert_array_equal(motion[3], labelled.forward[1])
+
+
+def test_a_clip_without_flow_is_refused(moving_clip):
+    with pytest.raises(InputError, match="has no depth or no flow"):
+        label_clip(Clip(moving_clip.name, moving_clip.frames, moving_clip.fps))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_drawn_fits_together(labelled, seed):
+    """Where the true motion says that a point is shown again, it has about the depth that it had."""
+    drawn = draw_clip(labelled, labelled, 4, np.random.default_rng(seed))
+    t, height, width = 4, 48 - MARGIN_PX, 64 - MARGIN_PX
+    assert drawn.frames.shape == (t, height, width, 3)
+    assert drawn.depth.shape == drawn.visible.shape == (t, height, width)
+    changes = []
+    for i in range(1, t):
+        before = _sampled(drawn.depth[i - 1], drawn.true_motion[i])
+        changes.append(np.abs(np.log(drawn.depth[i]) - np.log(np.maximum(before, 1e-3)))[drawn.visible[i]])
+    assert np.median(np.concatenate(changes)) < 0.03
+
+
+def test_an_imagined_network_flickers_about_what_it_would_predict_without(clip):
+    generator = torch.Generator().manual_seed(0)
+    imagined = imagine(clip.frames, clip.depth, generator)
+    truth = clip.depth.log()
+    assert imagined.predicted.shape == imagined.steady.shape == truth.shape
+    error = imagined.predicted - imagined.steady
+    assert 0.01 < float(error.diff(dim=1).abs().mean()) < 0.5
+    for network, depth in zip(imagined.steady, truth, strict=True):
+        assert float(torch.corrcoef(torch.stack((network.flatten(), depth.flatten())))[0, 1]) > 0.9
+
+
+def test_the_same_seed_imagines_the_same(clip):
+    one, other = (imagine(clip.frames, clip.depth, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(one.predicted, other.predicted)
+
+
+@pytest.fixture
+def config(tmp_path):
+    return FilterConfig(
+        out=tmp_path / "weights.safetensors",
+        data=tmp_path / "world",
+        clips=2,
+        clip_length=6,
+        workers=1,
+        sequences=2,
+        batch=1,
+        frames=5,
+        chunk=3,
+        width=4,
+        log_every=1,
+    )
+
+
+def test_the_same_config_trains_the_same_filter_and_every_weight_moves(config, tmp_path):
+    first = load_file(train_filter(config))
+    again = load_file(train_filter(config.model_copy(update={"out": tmp_path / "again.safetensors"})))
+    other = load_file(train_filter(config.model_copy(update={"out": tmp_path / "other.safetensors", "seed": 1})))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+    assert all((weight != 0).any() for weight in first.values())
+
+
+def test_the_shipped_recipe_is_read(tmp_path):
+    path = tmp_path / "filter.yaml"
+    path.write_text("out: weights.safetensors\nwidht: 3\n")
+    with pytest.raises(InputError, match="widht: unknown"):
+        load_filter_config(path)
