@@ -11,7 +11,14 @@ from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import LABELS, is_sequence, list_files, list_sequences, name_clashes, visible
 from steadydepth.data.sequence_meta import SequenceMeta, against_files, bent_poses, misspelt_keys, read_meta
 from steadydepth.data.shards.read import find_pack
-from steadydepth.files.images import check_size, read_colour, read_depth_codes, read_flow, read_labels
+from steadydepth.files.images import (
+    check_size,
+    read_colour,
+    read_depth_codes,
+    read_flow,
+    read_labelled_colour,
+    read_labels,
+)
 from steadydepth.files.video_read import frame_times_s, probe_video, read_video
 from steadydepth.types import InputError
 
@@ -97,7 +104,7 @@ def _check_folder(path: Path) -> list[str]:
         except InputError as error:
             faults.append(str(error))
             continue
-        if read is read_colour:
+        if read in (read_colour, read_labelled_colour):
             shots.see(image)
         elif read is read_depth_codes and image.any():
             medians.append(np.median(image[image > 0]))
@@ -128,6 +135,6 @@ def _all_files(
         "flow": lambda file: read_flow(file)[0],
         "valid": read_labels,
     }
-    yield from ((file, read_colour) for file in rgb)
+    yield from ((file, read_labelled_colour if any(labels.values()) else read_colour) for file in rgb)
     for kind in LABELS:
         yield from ((labels[kind][number], readers[kind]) for number in sorted(labels[kind]))

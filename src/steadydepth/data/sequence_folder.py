@@ -18,6 +18,7 @@ from steadydepth.files.images import (
     read_colour,
     read_depth_codes,
     read_flow,
+    read_labelled_colour,
     read_labels,
 )
 from steadydepth.files.video_read import VIDEO_SUFFIXES, probe_video, read_video
@@ -108,8 +109,9 @@ class Sequence:
             raise InputError(f"{self.path}: frames {start} to {stop} asked for; it has 0 to {self.n_frames}")
         frames = np.empty((stop - start, self.height, self.width, 3), np.uint8)
         if self.rgb:
+            read = read_labelled_colour if any(self.labels.values()) else read_colour
             for slot, number in zip(frames, range(start, stop), strict=True):
-                slot[:] = check_size(self.rgb[number], read_colour(self.rgb[number]), self.height, self.width)
+                slot[:] = check_size(self.rgb[number], read(self.rgb[number]), self.height, self.width)
             return frames
         n_read = 0
         for slot, image in zip(frames, read_video(self.path, start, stop), strict=False):

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from steadydepth.files.depth_formats import read_numbers
-from steadydepth.files.images import read_colour
+from steadydepth.files.images import read_colour, shown_together
 from steadydepth.types import InputError
 
 Frame = tuple[UInt8[np.ndarray, "h w 3"], Float32[np.ndarray, "h w"] | None]
@@ -38,7 +38,9 @@ def files_reader(
 
     def read(number: int) -> Frame:
         depth = depths[number]
-        return read_colour(images[number]), None if depth is None else read_depth(depth)
+        return (
+            (read_colour(images[number]), None) if depth is None else shown_together(images[number], read_depth(depth))
+        )
 
     return read
 
