@@ -128,7 +128,7 @@ def counted(path: Path) -> list[tuple[bool, str]]:
 
 
 def _decimals(names: list[str]) -> list[Decimal] | None:
-    """The one decimal number in which names differ, of each; None when they differ in something else, or have no point."""
+    """The one decimal number in which names differ, of each; None when they differ in more, or none has a point."""
     if len(set(names)) < 2:
         return None
     before = re.sub(r"[\d.]+$", "", _common_start(names))
