@@ -57,14 +57,14 @@ def _check_packed(path: Path) -> list[str]:
 
 
 def _check_video(path: Path) -> list[str]:
-    shots = Shots()
+    shots, told = Shots(), list[str]()
     try:
-        n_read = sum(1 for _ in shots.watch(read_video(path)))
+        n_read = sum(1 for _ in shots.watch(read_video(path, tell=told.append)))
         n_frames = probe_video(path).n_frames
         times_s = frame_times_s(path)
     except InputError as error:
         return [str(error)]
-    faults = _shot_faults(path, shots) + _pauses(path, times_s)
+    faults = [f"{path}: {fault}" for fault in told] + _shot_faults(path, shots) + _pauses(path, times_s)
     if n_read != n_frames:
         faults.append(f"{path}: promises {n_frames} frames and decodes to {n_read}: encode it again")
     return faults
@@ -73,7 +73,9 @@ def _check_video(path: Path) -> list[str]:
 def _shot_faults(path: Path, shots: Shots) -> list[str]:
     one_shot = "a sequence is one shot: begin a new one there (data convert video --split-shots)"
     moves = "the frames of a video follow one another in time: leave the copies out"
-    return [f"{path}: a cut between frames {cut - 1} and {cut}; {one_shot}" for cut in shots.cuts()] + [
+    what = dict.fromkeys(shots.cuts(), "a cut")
+    what |= dict.fromkeys(shots.size_changes() if path.is_file() else [], "the size changes")
+    return [f"{path}: {kind} between frames {cut - 1} and {cut}; {one_shot}" for cut, kind in what.items()] + [
         f"{path}: frames {still.start} to {still.stop - 1} are one image; {moves}" for still in shots.stills()
     ]
 

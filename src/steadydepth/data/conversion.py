@@ -103,8 +103,14 @@ def convert_video(
     target = root / check_name(name, root)
     with new_folder(target) as part:
         (part / "rgb").mkdir()
-        n_written = 0
+        n_written, first = 0, None
         for number, frame in enumerate(read_video(video, start, stop)):
+            if first is not None and frame.shape != first.shape:
+                raise InputError(
+                    f"{video}: frame {start + number} is {frame.shape[0]} x {frame.shape[1]}, those before it "
+                    f"{first.shape[0]} x {first.shape[1]}; a sequence has one size: convert it with --split-shots"
+                )
+            first = frame
             if number % stride == 0:
                 write_png(part / "rgb" / f"{n_written:04d}.png", _shrink(frame, max_side))
                 n_written += 1
