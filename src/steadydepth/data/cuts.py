@@ -111,8 +111,8 @@ def find_cuts(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
     """Numbers of the frames that begin a new shot, the first frame not among them; one frame is held at a time.
 
     A cut is one step from one image to another that stays, or to another size. Fades, dissolves of over three frames,
-    fast motion, lamps and flashes of one or two frames are none. The principle, a change that stands out from those around it, is that of
-    PySceneDetect's adaptive detector.
+    fast motion, lamps and flashes of one or two frames are none. The principle, a change that stands out from those
+    around it, is that of PySceneDetect's adaptive detector.
     """
     return [shot.start for shot in find_shots(frames)[1:]]
 
