@@ -1,5 +1,30 @@
-"""The one exception that the user can fix. Apart from the other types, so that `--help` needs no torch."""
+"""The mistakes that the user can put right. Apart from the other nouns, so that `--help` needs no torch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+_MOST_LINES = 50
 
 
 class InputError(ValueError):
     """The user's mistake, in one message that names the file or value, the rule and the way out; the CLI exits 2."""
+
+
+class SomeFailedError(InputError):
+    """Some inputs failed, each named in the message with its reason, and the others are done; the CLI exits 1.
+
+    Attributes:
+        written: what was written of the others.
+    """
+
+    def __init__(self, message: str, written: list[Path]) -> None:
+        super().__init__(message)
+        self.written = written
+
+
+def failure(failed: Mapping[str, str], n_fine: int, written: list[Path]) -> InputError:
+    """The error for what failed, by name with the reason: SomeFailedError where others were done, else InputError."""
+    lines = [f"{name}: {why}" if name not in why else why for name, why in failed.items()]
+    more = [f"... and {len(lines) - _MOST_LINES} more"] * (len(lines) > _MOST_LINES)
+    message = "\n".join([f"{len(failed)} input(s) failed, {n_fine} written:", *lines[:_MOST_LINES], *more])
+    return SomeFailedError(message, written) if n_fine else InputError(message)

@@ -318,7 +318,7 @@ GREY8, GREY16 = np.ones((H, W), np.uint8), np.ones((H, W), np.uint16)
 COLOUR8, COLOUR16 = np.ones((H, W, 3), np.uint8), np.ones((H, W, 3), np.uint16)
 BAD_FILES = {
     "no bytes": ("rgb/0002", cut(0), "empty file"),
-    "text": ("rgb/0002", lambda file: file.write_text("x" * 99), "neither PNG nor JPEG"),
+    "text": ("rgb/0002", lambda file: file.write_text("x" * 99), "no image of a kind that is read"),
     "a flipped bit": ("rgb/0002", flip_a_bit, "damaged PNG"),
     **{f"png cut at {share}": ("rgb/0002", cut(share), "truncated PNG") for share in (0.3, 0.7, 0.95, None)},
     **{f"jpeg cut at {share}": ("rgb/0002", jpeg_cut(share), "truncated JPEG") for share in (0.3, 0.7, 0.95, None)},

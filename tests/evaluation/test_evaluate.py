@@ -133,6 +133,65 @@ def test_what_the_claims_forgive_costs_nothing(fixed_clip, claims, align, predic
     assert values["negative_scale"] is False
 
 
+UNITS = [(1.0, 0.0), (5.0, 3.0), (5.0, -3.0), (1e-3, 0.0), (1e-2, -1.0), (-2.0, 0.1), (300.0, -200.0)]
+
+
+@pytest.mark.parametrize(("factor", "offset"), UNITS)
+@pytest.mark.parametrize("claims", ["affine", "disparity"])
+def test_no_score_depends_on_factor_and_offset(fixed_clip, noisy_depths, claims, factor, offset):
+    """Of values of any sign and size: an exact prediction is exact, and a noisy one always equally wrong."""
+    exact, noisy = fixed_clip.depth.astype(np.float64), noisy_depths[fixed_clip.name]["noisy"].astype(np.float64)
+    if claims == "disparity":
+        exact, noisy = 1 / exact, 1 / noisy
+    values = evaluate_clip(factor * exact + offset, fixed_clip, claims=claims)
+    assert values["abs_rel"] == pytest.approx(0, abs=1e-5)
+    assert values["flicker"] == pytest.approx(evaluate_clip(exact, fixed_clip, claims=claims)["flicker"], abs=1e-3)
+    values, plain = (evaluate_clip(x, fixed_clip, claims=claims) for x in (factor * noisy + offset, noisy))
+    assert values["abs_rel"] == pytest.approx(plain["abs_rel"], rel=1e-3)
+    assert values["n_nonfinite"] == 0
+
+
+@pytest.mark.parametrize("claims", ["affine", "disparity"])
+def test_without_a_label_no_score_depends_on_the_factor_and_values_about_zero_have_one(
+    fixed_clip, noisy_depths, claims
+):
+    unlabelled = replace(fixed_clip, depth=None, valid=None)
+    noisy = noisy_depths[fixed_clip.name]["noisy"]
+    plain = evaluate_clip(noisy, unlabelled, claims=claims)["flicker_flow"]
+    assert plain > 1
+    assert evaluate_clip(1e-4 * noisy, unlabelled, claims=claims)["flicker_flow"] == pytest.approx(plain, rel=1e-4)
+    centred = noisy - np.median(noisy)
+    about_zero = evaluate_clip(centred, unlabelled, claims=claims)["flicker_flow"]
+    assert about_zero > 1
+    assert evaluate_clip(100 * centred, unlabelled, claims=claims)["flicker_flow"] == pytest.approx(
+        about_zero, rel=1e-4
+    )
+
+
+def test_the_vda_protocols_raise_disparity_first_as_their_authors_do_and_warn(world, tmp_path, caplog):
+    """max(x, 1e-3), the fit, max(a, 1e-3): in other units than 1 / metres most of the image is lost."""
+    for path in sorted(world.iterdir()):
+        clip = open_sequence(path).read()
+        write_predictions(tmp_path / "small", path.name, (4e-3 / clip.depth).astype(np.float32), "disparity")
+        write_predictions(tmp_path / "metres", path.name, (1 / clip.depth).astype(np.float32), "disparity")
+    clip, x = open_sequence(path).read(), 4e-3 / open_sequence(path).read().depth.astype(np.float64)
+    valid = clip.valid & (clip.depth < 70)
+    raised = np.maximum(x, 1e-3)
+    (scale, shift), *_ = np.linalg.lstsq(
+        np.stack((raised[valid], np.ones(valid.sum())), 1), 1 / (clip.depth[valid] + 1e-8), rcond=None
+    )
+    values = evaluate(tmp_path / "small", world, protocol="vda_sintel", controls=False)["clips"][clip.name]
+    assert (values["scale"], values["shift"]) == pytest.approx((scale, shift), rel=1e-4)
+    share = float((x[valid] < 1e-3).mean())
+    assert 0.1 < share < 0.9
+    assert f"{share:.0%} of {clip.name}" in caplog.text
+    assert "--protocol plain" in caplog.text
+    caplog.clear()
+    evaluate(tmp_path / "metres", world, protocol="vda_sintel", controls=False)
+    evaluate(tmp_path / "small", world, protocol="sintel", controls=False)
+    assert "raises disparity" not in caplog.text
+
+
 def test_a_metric_model_is_forgiven_nothing(fixed_clip, exact):
     values = evaluate_clip(1.2 * fixed_clip.depth, fixed_clip, claims="metric")
     assert values["abs_rel"] == pytest.approx(0.2, rel=1e-5)
@@ -296,7 +355,9 @@ def test_controls_are_filters_of_the_same_predictions(world, report, tmp_path):
             aligned = report["clips"][path.name]
             disparity = np.maximum(aligned["scale"] / scene_depth + aligned["shift"], 1e-3)
             depth = np.clip(1 / disparity, 1e-3, 80)
-            write_predictions(tmp_path / name, path.name, filter_depth(name, depth, clip.frames), "metric")
+            write_predictions(
+                tmp_path / name, path.name, filter_depth(name, depth, clip.frames, claims="metric"), "metric"
+            )
         filtered = evaluate(tmp_path / name, world, controls=False)
         assert "controls" not in filtered
         for metric in ("abs_rel", "flicker", "sre", "vel", "flicker_flow"):

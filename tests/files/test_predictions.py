@@ -18,6 +18,7 @@ from steadydepth.files.predictions import (
     write_prediction_images,
     write_predictions,
 )
+from steadydepth.files.stored_depth import open_predictions
 from steadydepth.types import InputError
 
 T, H, W = 5, 24, 40
@@ -59,7 +60,7 @@ def test_memory_mapped_depth_is_written_whole(tmp_path, depth):
 
 def test_images_are_read_back_to_half_a_step(tmp_path, depth):
     depth[1, 2, 3], depth[1, 2, 4], depth[1, 2, 5] = np.nan, 0.0, 1e-6
-    scale = image_scale(60.0, "metric")
+    scale, _ = image_scale(0.0, 60.0, "metric")
     folder = write_prediction_images(tmp_path, "a", iter(depth), "metric", depth_scale_m=scale, fps=12.5)
     assert json.loads((folder / "meta.json").read_text()) == {"fps": 12.5, "depth_scale_m": 0.001, "claims": "metric"}
     code = cv2.imread(str(folder / "depth" / "0004.png"), cv2.IMREAD_UNCHANGED)
@@ -74,10 +75,25 @@ def test_images_are_read_back_to_half_a_step(tmp_path, depth):
 
 
 def test_scale_of_images_fits_the_largest_value():
-    assert image_scale(65.535, "metric") == 0.001
-    assert image_scale(80.0, "metric") == pytest.approx(80 / 65535)
-    assert image_scale(2.0, "disparity") == pytest.approx(2 / 65535)
-    assert image_scale(-1.0, "affine") == 1.0
+    assert image_scale(0.1, 65.535, "metric") == (0.001, 0)
+    assert image_scale(0.1, 80.0, "metric") == pytest.approx((80 / 65535, 0))
+    assert image_scale(0.0, 2.0, "disparity") == pytest.approx((2 / 65535, 0))
+    assert image_scale(0.0, 0.0, "affine") == (1, 0)
+
+
+def test_values_about_zero_are_kept_in_images_with_an_offset(tmp_path, depth):
+    values = depth - depth.mean()
+    values[1, 2, 3] = np.nan
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    step, offset = image_scale(low, high, "affine")
+    options = {"depth_scale_m": step, "depth_offset": offset, "fps": 10.0}
+    folder = write_prediction_images(tmp_path, "a", iter(values), "affine", **options)
+    assert json.loads((folder / "meta.json").read_text())["depth_offset"] == offset
+    for again in (read_predictions(tmp_path, "a")[0], np.stack(list(open_predictions(tmp_path, "a").read()))):
+        np.testing.assert_allclose(again, values, atol=0.51 * step + 1e-6)  # NaN where it was
+    assert cv2.imread(str(folder / "depth" / "0001.png"), cv2.IMREAD_UNCHANGED)[2, 3] == 0
+    # One value alone, below 0.
+    assert image_scale(-2.0, -2.0, "affine")[1] == pytest.approx(-2, rel=1e-5)
 
 
 @pytest.mark.parametrize("bad", [-0.1, 65.6])

@@ -11,8 +11,10 @@ import av
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from torch import Tensor, nn
 
+from steadydepth.data.sequence_listing import in_order
 from steadydepth.files import video_read
 from steadydepth.files.predictions import find_predictions, read_predictions
 from steadydepth.files.video_read import probe_video, read_video
@@ -246,3 +248,42 @@ def test_a_server_that_says_nothing_is_not_waited_for(tmp_path, monkeypatch):
         address = f"http://127.0.0.1:{server.getsockname()[1]}/film.mp4"
         with pytest.raises(InputError, match=r"film\.mp4: no answer for 0\.3 s"):
             predict_files(Predictor(Red()), [address], tmp_path / "out")
+
+
+def test_images_named_by_times_come_in_the_order_of_time(tmp_path):
+    """As Python prints floats, without zeros at the end: .1 is .10, after .09 and before .11."""
+    times = ["1548339800.04543", "1548339800.07792", "1548339800.1", "1548339800.1438", "1548339800.21", "1548339801"]
+    for prefix, suffix in (("", ""), ("cam-2_", "_left"), ("t=", "s")):
+        folder = tmp_path / f"times{prefix}"
+        folder.mkdir()
+        names = [f"{prefix}{time}{suffix}.png" for time in times]
+        for name in reversed(names):
+            (folder / name).touch()
+        assert [path.name for path in in_order(folder.iterdir())] == names
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["frame_2", "frame_10", "frame_100"],
+        ["1.1", "1.2", "1.10x"],  # no decimal number alone: versions
+        ["a1_b2", "a1_b10", "a2_b1"],
+        ["9.5", "10.25", "100.125"],
+        ["1699999999999999999", "1700000000000000000"],  # nanoseconds
+        ["only"],
+    ],
+)
+def test_names_are_sorted_as_a_person_counts(names):
+    assert [path.stem for path in in_order(Path(f"{name}.jpg") for name in reversed(names))] == names
+
+
+def test_images_of_other_kinds_than_png_are_frames_and_what_is_not_read_is_named(tmp_path, caplog):
+    for number in range(6):
+        image = Image.fromarray(np.full((20, 30, 3), 40 * number, np.uint8))
+        image.save(tmp_path / f"{number}.{('png', 'webp', 'bmp', 'tif')[number % 4]}")
+    (tmp_path / "6.gif").touch()
+    (tmp_path / "notes.txt").touch()
+    frames = list(open_source(tmp_path).frames())
+    assert [int(frame.mean()) for frame in frames] == [0, 40, 80, 120, 160, 200]
+    assert "1 files, 6.gif" in caplog.text
+    assert "notes" not in caplog.text

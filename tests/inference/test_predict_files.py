@@ -398,7 +398,7 @@ def test_filter_of_a_call_smooths_what_is_written(ramp, tmp_path):
     write_video(tmp_path / "film.mp4", ramp, 10.0)
     predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "out", filter="ema_0.8")
     decoded = np.stack(list(read_video(tmp_path / "film.mp4")))
-    expected = filter_depth("ema_0.8", decoded[..., 0].astype(np.float32) + 1, decoded)
+    expected = filter_depth("ema_0.8", decoded[..., 0].astype(np.float32) + 1, decoded, claims="metric")
     np.testing.assert_allclose(read_predictions(tmp_path / "out", "film")[0], expected, rtol=1e-5)
     with pytest.raises(InputError, match="filter 'mean': unknown"):
         predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "other", filter="mean")
@@ -411,7 +411,10 @@ def test_a_filter_begins_anew_at_a_cut(ramp, tmp_path):
     for number, frame in enumerate([*indoors, *outdoors]):
         save(tmp_path / "film" / f"{number}.png", frame)
     predict_files(Predictor(Brightness()), [tmp_path / "film"], tmp_path / "out", filter="ema_0.8")
-    shots = [filter_depth("ema_0.8", shot[..., 0].astype(np.float32) + 1, shot) for shot in (indoors, outdoors)]
+    shots = [
+        filter_depth("ema_0.8", shot[..., 0].astype(np.float32) + 1, shot, claims="metric")
+        for shot in (indoors, outdoors)
+    ]
     np.testing.assert_allclose(read_predictions(tmp_path / "out", "film")[0], np.concatenate(shots), rtol=1e-5)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from steadydepth.method.absolute_loss import absolute_loss
-from steadydepth.method.alignment import align_clips
+from steadydepth.method.alignment import align_clips, as_depth, as_values
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.method.relative_loss import relative_loss
 
@@ -26,6 +26,27 @@ def test_what_a_model_may_be_wrong_by_costs_nothing(claims):
     torch.testing.assert_close(aligned, truth, rtol=1e-4, atol=1e-4)
     assert absolute_loss(aligned, truth, valid).item() < 1e-4
     assert relative_loss(pair_with_previous(aligned, valid), pair_with_previous(truth, valid)).item() < 1e-4
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(1.0, 0.0), (5.0, -3.0), (-2.0, 0.5), (1e-3, 0.0), (40.0, -400.0)])
+@pytest.mark.parametrize("claims", ["affine", "disparity"])
+def test_factor_and_offset_cost_nothing_of_any_sign_and_size(claims, factor, offset):
+    truth = random_depth(7).double()
+    valid = random_depth(8) > 1
+    predicted = factor * (truth if claims == "affine" else 1 / truth) + offset
+    torch.testing.assert_close(align_clips(predicted, truth, valid, claims), truth, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("claims", ["affine", "disparity"])
+def test_values_about_zero_become_a_depth_by_hand(claims):
+    like = torch.tensor([[[[-1.0, 0.0, 1.0, 2.0]]], [[[0.0, 2.0, 4.0, 6.0]]]])
+    predicted = torch.tensor([[[[-1.5, -1.0, 0.5, 2.0]]], [[[0.0, 3.0, 6.0, 9.0]]]])
+    # Less the smallest value where that is below 0, over the mean 1.5 of what is left; over the mean 3.
+    shifted = torch.tensor([[[[0.1, 0.1, 1.1, 2.1]]], [[[0.1, 1.1, 2.1, 3.1]]]])
+    expected = 1 / shifted if claims == "disparity" else shifted
+    torch.testing.assert_close(as_depth(predicted, like, claims), expected)
+    torch.testing.assert_close(as_values(expected, like, claims), predicted.clamp(min=like.amin((1, 2, 3), True)))
+    assert as_depth(predicted, like, "scale") is predicted
 
 
 def test_metres_are_left_alone():

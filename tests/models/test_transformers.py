@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, AutoModelForDepthEstimation, pipeline  
 from transformers.models.auto.modeling_auto import MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES  # noqa: E402
 
 from steadydepth.method.update import build_optimizer  # noqa: E402
-from steadydepth.models.declare import LEAST  # noqa: E402
+from steadydepth.models.declare import floor_depth  # noqa: E402
 from steadydepth.models.load import load_model  # noqa: E402
 from steadydepth.training.checkpoint import save_model  # noqa: E402
 from steadydepth.training.step import train_step  # noqa: E402
@@ -60,7 +60,7 @@ def test_it_says_what_the_pipeline_of_transformers_says(saved):
             predicted = model(as_frames(one))[0]
         assert predicted.shape == (1, 1, *size)
         assert float(expected.std()) > 0
-        torch.testing.assert_close(predicted[0, 0], expected.clamp(min=LEAST), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(predicted[0, 0], floor_depth(expected, model.claims), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(predicted[0, 0], expected, rtol=0, atol=1e-4)
 
 
@@ -105,12 +105,12 @@ def test_gradients_reach_the_frames_through_the_processor(depth_anything):
     assert float(direction) * float(change) > 0
 
 
-def test_zeros_of_inverse_depth_have_a_logarithm(depth_anything):
+def test_zeros_of_inverse_depth_stay_zeros(depth_anything):
     model = load_model(depth_anything)
     with torch.no_grad():
         model.network.head.conv3.bias.fill_(-10.0)
         predicted = model(as_frames(image(40, 56)))[0]
-    assert torch.equal(predicted, torch.full_like(predicted, LEAST))
+    assert torch.equal(predicted, torch.zeros_like(predicted))
 
 
 def test_what_nobody_has_said_is_asked_for(depth_anything, tmp_path):

@@ -70,6 +70,13 @@ def test_a_disparity_up_to_factor_and_offset_becomes_the_depth(truth, valid):
     torch.testing.assert_close(aligned, truth.double(), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize(("factor", "offset"), [(5, -3), (1e-3, 0), (1, -100), (1e-6, -1e-6)])
+def test_factor_and_offset_of_a_disparity_do_not_matter(truth, valid, factor, offset):
+    disparity = factor / truth.double() + offset
+    aligned = apply_disparity(disparity, fit_disparity(disparity, truth.double(), valid))
+    torch.testing.assert_close(aligned, truth.double(), rtol=1e-6, atol=0)
+
+
 def test_an_inverted_disparity_gets_a_negative_scale(truth, valid):
     assert fit_disparity(5 - 1 / truth, truth, valid).scale < 0
 

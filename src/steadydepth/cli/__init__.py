@@ -1,12 +1,22 @@
 """The commands: parse, call, print. Everything they do can be called from Python."""
 
+import errno
+import io
 import logging
 import sys
 
 import typer
 
 from steadydepth.cli import data, evaluate, inference, training
-from steadydepth.errors import InputError
+from steadydepth.errors import InputError, SomeFailedError
+
+# What a file system refuses, and what to do.
+_NO_ROOM = {
+    errno.ENOSPC: "no space left on the disk: make room, and the same command goes on",
+    errno.EDQUOT: "the quota of the disk is used up: make room, and the same command goes on",
+    errno.EROFS: "the file system is read-only: choose another folder for what is written",
+    errno.ENAMETOOLONG: "the name is too long for the file system: rename it",
+}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,12 +57,24 @@ app.add_typer(data_app, name="data")
 
 def main() -> None:
     """The `steadydepth` command: 0 done, 2 the user's mistake (one message), 1 anything else."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal cannot show, not in its letters or not in UTF-8, is shown by its numbers.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         app()
+    except SomeFailedError as error:
+        print(f"steadydepth: {error}", file=sys.stderr)
+        sys.exit(1)
     except InputError as error:
         print(f"steadydepth: {error}", file=sys.stderr)
         sys.exit(2)
     except PermissionError as error:
         print(f"steadydepth: {error.filename}: permission denied: ask its owner for the right to it", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        print(f"steadydepth: {error.filename or 'writing'}: {_NO_ROOM[error.errno]}", file=sys.stderr)
+        sys.exit(1)

@@ -11,7 +11,14 @@ from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import LABELS, is_sequence, list_files, list_sequences, name_clashes, visible
 from steadydepth.data.sequence_meta import SequenceMeta, against_files, bent_poses, misspelt_keys, read_meta
 from steadydepth.data.shards.read import find_pack
-from steadydepth.files.images import check_size, read_colour, read_depth_codes, read_flow, read_labels
+from steadydepth.files.images import (
+    check_size,
+    read_colour,
+    read_depth_codes,
+    read_flow,
+    read_labelled_colour,
+    read_labels,
+)
 from steadydepth.files.video_read import frame_times_s, probe_video, read_video
 from steadydepth.types import InputError
 
@@ -50,14 +57,14 @@ def _check_packed(path: Path) -> list[str]:
 
 
 def _check_video(path: Path) -> list[str]:
-    shots = Shots()
+    shots, told = Shots(), list[str]()
     try:
-        n_read = sum(1 for _ in shots.watch(read_video(path)))
+        n_read = sum(1 for _ in shots.watch(read_video(path, tell=told.append)))
         n_frames = probe_video(path).n_frames
         times_s = frame_times_s(path)
     except InputError as error:
         return [str(error)]
-    faults = _shot_faults(path, shots) + _pauses(path, times_s)
+    faults = [f"{path}: {fault}" for fault in told] + _shot_faults(path, shots) + _pauses(path, times_s)
     if n_read != n_frames:
         faults.append(f"{path}: promises {n_frames} frames and decodes to {n_read}: encode it again")
     return faults
@@ -66,7 +73,9 @@ def _check_video(path: Path) -> list[str]:
 def _shot_faults(path: Path, shots: Shots) -> list[str]:
     one_shot = "a sequence is one shot: begin a new one there (data convert video --split-shots)"
     moves = "the frames of a video follow one another in time: leave the copies out"
-    return [f"{path}: a cut between frames {cut - 1} and {cut}; {one_shot}" for cut in shots.cuts()] + [
+    what = dict.fromkeys(shots.cuts(), "a cut")
+    what |= dict.fromkeys(shots.size_changes() if path.is_file() else [], "the size changes")
+    return [f"{path}: {kind} between frames {cut - 1} and {cut}; {one_shot}" for cut, kind in what.items()] + [
         f"{path}: frames {still.start} to {still.stop - 1} are one image; {moves}" for still in shots.stills()
     ]
 
@@ -97,7 +106,7 @@ def _check_folder(path: Path) -> list[str]:
         except InputError as error:
             faults.append(str(error))
             continue
-        if read is read_colour:
+        if read in (read_colour, read_labelled_colour):
             shots.see(image)
         elif read is read_depth_codes and image.any():
             medians.append(np.median(image[image > 0]))
@@ -128,6 +137,6 @@ def _all_files(
         "flow": lambda file: read_flow(file)[0],
         "valid": read_labels,
     }
-    yield from ((file, read_colour) for file in rgb)
+    yield from ((file, read_labelled_colour if any(labels.values()) else read_colour) for file in rgb)
     for kind in LABELS:
         yield from ((labels[kind][number], readers[kind]) for number in sorted(labels[kind]))

@@ -3,7 +3,10 @@
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,15 +15,17 @@ from jaxtyping import Float32, UInt8
 from steadydepth.data.clips import fit_clip, shrunk_size
 from steadydepth.data.cuts import find_shots
 from steadydepth.data.layouts import find_recordings
-from steadydepth.data.layouts.recording import Recording
-from steadydepth.data.sequence_listing import is_sequence
+from steadydepth.data.layouts.recording import Recording, Unreadable
+from steadydepth.data.sequence_listing import is_sequence, visible
+from steadydepth.errors import InputError, failure
 from steadydepth.files.atomic_writes import check_name, new_folder
 from steadydepth.files.images import write_png
 from steadydepth.files.sequence_writer import write_clips
 from steadydepth.files.video_read import VIDEO_SUFFIXES, probe_video, read_video
-from steadydepth.types import Clip, InputError
+from steadydepth.types import Clip
 
 LOG = logging.getLogger(__name__)
+_MOST_LOST = 0.01  # share of the measured depth that may be lost without a word
 
 
 def convert_layout(
@@ -33,29 +38,133 @@ def convert_layout(
     stop: int | None = None,
     max_side: int | None = None,
 ) -> Iterator[Path]:
-    """Write the frames [start, stop) of every recording in `source` as ROOT/<name>; each folder when it is whole.
+    """Write the frames [start, stop) of every recording in `source` as ROOT/<name>; each folder when it is complete.
 
     A sequence that is there already is left as it is, so that a conversion that was cut goes on; one without such
-    frames is left out. Sides above `max_side` are shrunk to it: frames by area, depth to the nearest pixel.
+    frames is left out. Sides above `max_side` are shrunk to it: frames by area, depth to the nearest pixel. A frame
+    that cannot be read is a gap: the frames before and after it become sequences of their own, named after their first.
+    At the end SomeFailedError names all that could not be read; InputError where nothing could.
     """
     if start < 0 or (stop is not None and stop <= start) or (max_side is not None and max_side < 2):
         raise InputError(f"start {start}, stop {stop}, max_side {max_side}: give 0 <= start < stop, side >= 2")
+    outcome = _Outcome()
     for recording in find_recordings(layout, source, split):
-        target = root / check_name(recording.name, root)
+        if isinstance(recording, Unreadable):
+            outcome.failed[recording.name] = recording.why
+            continue
         numbers = range(start, recording.n_frames if stop is None else min(stop, recording.n_frames))
+        try:
+            target = root / check_name(recording.name, root)
+        except InputError as error:
+            outcome.failed[recording.name] = str(error)
+            continue
         if is_sequence(target):
-            LOG.info("%s: there already, left as it is", target)
+            outcome.keep(target)
         elif not numbers:
             LOG.warning("%s: has %d frames, none from %d on: left out", recording.name, recording.n_frames, start)
         else:
-            yield write_clips(
+            yield from _write_parts(root, recording, numbers, max_side, outcome)
+    outcome.close()
+
+
+@dataclass
+class _Outcome:
+    """What a conversion of many has done, and what it could not do."""
+
+    written: list[Path] = field(default_factory=list)
+    n_kept: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def keep(self, target: Path) -> None:
+        """Leave what is there already."""
+        LOG.info("%s: there already, left as it is", target)
+        self.n_kept += 1
+
+    def close(self) -> None:
+        """Raise what names all that failed, if anything did."""
+        if self.failed:
+            raise failure(self.failed, len(self.written) + self.n_kept, self.written)
+
+
+def _write_parts(
+    root: Path, recording: Recording, numbers: range, max_side: int | None, outcome: _Outcome
+) -> Iterator[Path]:
+    """Sequences of the frames between those that cannot be read; all of a recording has its name, a part another."""
+    first = numbers.start
+    while first < numbers.stop:
+        target = root / _name_of_part(recording, first)
+        if is_sequence(target):
+            outcome.keep(target)
+            first += len(visible(target / "rgb"))
+            continue
+        clips = _UntilUnreadable(recording, range(first, _next_part(root, recording, numbers, first)), max_side)
+        try:
+            path = write_clips(
                 root,
-                recording.name,
-                (_clip(recording, number, max_side) for number in numbers),
+                target.name,
+                clips,
                 depth_scale_m=recording.depth_scale_m,
                 source=recording.source,
                 licence=recording.licence or None,
+                rename=partial(_name_when_written, recording, numbers, first),
             )
+        except InputError as error:
+            # Without a single frame that can be read; or what can be read cannot be written.
+            if clips.fault is None:
+                outcome.failed[recording.name] = str(error)
+                return
+        else:
+            outcome.written.append(path)
+            yield path
+        clips.report()
+        if clips.fault is not None:
+            outcome.failed[f"{recording.name}, frame {clips.number}"] = clips.fault
+        first = clips.number + 1
+
+
+def _name_of_part(recording: Recording, first: int) -> str:
+    return f"{recording.name}_{first:05d}"
+
+
+def _next_part(root: Path, recording: Recording, numbers: range, first: int) -> int:
+    """Where the next part that an earlier call wrote begins; the end of the recording without one."""
+    later = range(first + 1, numbers.stop) if first > numbers.start else ()
+    return next((number for number in later if is_sequence(root / _name_of_part(recording, number))), numbers.stop)
+
+
+def _name_when_written(recording: Recording, numbers: range, first: int, n_frames: int) -> str:
+    return recording.name if n_frames == len(numbers) else _name_of_part(recording, first)
+
+
+class _UntilUnreadable:
+    """The frames of a recording as clips, up to the first that cannot be read: its number, and why, are kept."""
+
+    def __init__(self, recording: Recording, numbers: range, max_side: int | None) -> None:
+        self.recording, self.numbers, self.max_side = recording, numbers, max_side
+        self.number = numbers.start
+        self.n_measured = self.n_lost = 0
+        self.fault: str | None = None
+
+    def __iter__(self) -> Iterator[Clip]:
+        for number in self.numbers:
+            self.number = number
+            try:
+                clip, n_measured, n_lost = _clip(self.recording, number, self.max_side)
+            except InputError as error:
+                self.fault = str(error)
+                return
+            self.n_measured, self.n_lost = self.n_measured + n_measured, self.n_lost + n_lost
+            yield clip
+
+    def report(self) -> None:
+        """Say how much of the measured depth the 16 bits could not hold, where that is more than a little."""
+        if self.n_lost > _MOST_LOST * self.n_measured:
+            step = self.recording.depth_scale_m
+            LOG.warning(
+                "%s: %.0f %% of the measured depth is outside %.3g to %.4g m, what 16 bits hold, and left out as not "
+                "measured: check its unit",
+                self.recording.name, 100 * self.n_lost / self.n_measured, step, 65535 * step,
+            )  # fmt: skip
 
 
 def convert_videos(
@@ -67,17 +176,26 @@ def convert_videos(
     max_side: int | None = None,
     split_shots: bool = False,
 ) -> Iterator[Path]:
-    """`convert_video`, or `convert_shots`, of every video in `folder`; what is there already is left as it is."""
-    videos = [path for path in sorted(folder.glob("*")) if path.is_file() and is_sequence(path)]
+    """`convert_video`, or `convert_shots`, of every video in `folder`; what is there already is left as it is.
+
+    At the end SomeFailedError names the videos that could not be read, and why; InputError where none could.
+    """
+    videos = [path for path in sorted(visible(folder)) if path.is_file() and is_sequence(path)]
     if not videos:
         raise InputError(f"{folder}: holds no video ({', '.join(VIDEO_SUFFIXES)}): give the folder they lie in")
+    outcome = _Outcome()
     for video in videos:
-        if split_shots:
-            yield from convert_shots(video, root, name=video.stem, start=start, stop=stop, max_side=max_side)
-        elif is_sequence(root / video.stem):
-            LOG.info("%s: there already, left as it is", root / video.stem)
-        else:
-            yield convert_video(video, root, name=video.stem, start=start, stop=stop, max_side=max_side)
+        part: dict[str, Any] = {"name": video.stem, "start": start, "stop": stop, "max_side": max_side}
+        if not split_shots and is_sequence(root / video.stem):
+            outcome.keep(root / video.stem)
+            continue
+        try:
+            for path in convert_shots(video, root, **part) if split_shots else [convert_video(video, root, **part)]:
+                outcome.written.append(path)
+                yield path
+        except InputError as error:
+            outcome.failed[str(video)] = str(error)
+    outcome.close()
 
 
 def convert_video(
@@ -103,8 +221,14 @@ def convert_video(
     target = root / check_name(name, root)
     with new_folder(target) as part:
         (part / "rgb").mkdir()
-        n_written = 0
+        n_written, first = 0, None
         for number, frame in enumerate(read_video(video, start, stop)):
+            if first is not None and frame.shape != first.shape:
+                raise InputError(
+                    f"{video}: frame {start + number} is {frame.shape[0]} x {frame.shape[1]}, those before it "
+                    f"{first.shape[0]} x {first.shape[1]}; a sequence has one size: convert it with --split-shots"
+                )
+            first = frame
             if number % stride == 0:
                 write_png(part / "rgb" / f"{n_written:04d}.png", _shrink(frame, max_side))
                 n_written += 1
@@ -139,16 +263,17 @@ def _shrink(frame: UInt8[np.ndarray, "h w 3"], max_side: int | None) -> UInt8[np
     return frame if size == frame.shape[:2] else cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
 
 
-def _clip(recording: Recording, number: int, max_side: int | None) -> Clip:
-    """One frame, no side of it above `max_side`."""
+def _clip(recording: Recording, number: int, max_side: int | None) -> tuple[Clip, int, int]:
+    """One frame, no side of it above `max_side`; how many of its pixels are measured, and of how many that is lost."""
     frame, depth = recording.read(number)
+    n_measured = n_lost = 0
     if depth is not None:
         if depth.shape != frame.shape[:2]:
             raise InputError(
                 f"{recording.name}, frame {number}: the image is {frame.shape[:2]}, its depth {depth.shape}; both have "
                 "one size: check that they belong together"
             )
-        depth = _fitting(depth, recording.depth_scale_m, f"{recording.name}, frame {number}")
+        depth, n_measured, n_lost = _fitting(depth, recording.depth_scale_m)
     poses = None if recording.cam_to_world is None else recording.cam_to_world[number : number + 1]
     if not all(np.isfinite(numbers).all() for numbers in (recording.K, poses) if numbers is not None):
         raise InputError(
@@ -163,20 +288,12 @@ def _clip(recording: Recording, number: int, max_side: int | None) -> Clip:
         cam_to_world=poses,
         fixed_camera=recording.fixed_camera,
     )
-    return fit_clip(clip, *shrunk_size(frame.shape[0], frame.shape[1], max_side))
+    return fit_clip(clip, *shrunk_size(frame.shape[0], frame.shape[1], max_side)), n_measured, n_lost
 
 
-def _fitting(depth: Float32[np.ndarray, "h w"], step_m: float, name: str) -> Float32[np.ndarray, "h w"]:
-    """The depth that 16 bits of `step_m` hold, 0 elsewhere; a word when that is none of it, as in a wrong unit."""
+def _fitting(depth: Float32[np.ndarray, "h w"], step_m: float) -> tuple[Float32[np.ndarray, "h w"], int, int]:
+    """The depth that 16 bits of `step_m` hold, 0 elsewhere; how many pixels are measured, and how many of them lost."""
     measured = np.isfinite(depth) & (depth > 0)
     steps = np.where(measured, depth, 0) / step_m
     fits = (steps >= 0.5) & (steps < 65535.5)
-    if measured.any() and not fits.any():
-        LOG.warning(
-            "%s: all depth, from %.3g m on, is outside %.3g to %.3g m and left out: check its unit",
-            name,
-            depth[measured].min(),
-            step_m,
-            65535 * step_m,
-        )
-    return np.where(fits, depth, np.float32(0))
+    return np.where(fits, depth, np.float32(0)), int(measured.sum()), int((measured & ~fits).sum())

@@ -34,7 +34,7 @@ _LEAST_CHANGE, _LEAST_RATIO, _AROUND = 0.4, 2.0, 2
 # Grey levels of deviation below which a frame shows nothing, and between such a frame, black or a title, and an image.
 _FLAT, _LEAST_STEP = 4.0, 25.0
 # Part of the names under which cuts are kept: another one whenever other cuts are found.
-_DETECTOR = "1"
+_DETECTOR = "2"
 # Two equal frames are common, where a rate was changed; more are a recording that stood still.
 _MOST_EQUAL = 2
 
@@ -45,6 +45,7 @@ class Shots:
     def __init__(self) -> None:
         self.changes: list[list[float]] = []  # of each frame, since the frame one, two and three before it
         self.repeats: list[bool] = []  # whether a frame is the one before it, to the last bit
+        self.resized: list[bool] = []  # whether it has another size than the one before it: another shot in any case
         self._before = deque[np.ndarray](maxlen=_LAGS)
         self._last: np.ndarray | None = None
 
@@ -54,6 +55,7 @@ class Shots:
         since = [change(small, other) for other in reversed(self._before)]
         self.changes.append(since + [np.inf] * (_LAGS - len(since)))
         self.repeats.append(self._last is not None and np.array_equal(frame, self._last))
+        self.resized.append(self._last is not None and frame.shape != self._last.shape)
         self._before.append(small)
         self._last = frame
 
@@ -74,14 +76,18 @@ class Shots:
     def ends_with_cut(self, ahead: int) -> bool:
         """Whether the frame after which `ahead` more have come begins a new shot; what is older is forgotten."""
         kept = _AROUND + 2 + ahead
-        del self.changes[:-kept], self.repeats[:-kept]
+        del self.changes[:-kept], self.repeats[:-kept], self.resized[:-kept]
         number = len(self.changes) - 1 - ahead
-        return number > 0 and _is_cut(np.array(self.changes), number)
+        return number > 0 and (self.resized[number] or _is_cut(np.array(self.changes), number))
 
     def cuts(self) -> list[int]:
         """Numbers of the frames that begin a new shot, the first frame not among them."""
         changes = np.array(self.changes)
-        return [number for number in range(1, len(changes)) if _is_cut(changes, number)]
+        return [number for number in range(1, len(changes)) if self.resized[number] or _is_cut(changes, number)]
+
+    def size_changes(self) -> list[int]:
+        """Numbers of the frames that have another size than the one before."""
+        return [number for number, is_resized in enumerate(self.resized) if is_resized]
 
     def stills(self) -> list[range]:
         """Stretches of frames that are one image, where there are more than two."""
@@ -104,9 +110,9 @@ def mark_cuts(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Iterator[tuple[UI
 def find_cuts(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
     """Numbers of the frames that begin a new shot, the first frame not among them; one frame is held at a time.
 
-    A cut is one step from one image to another that stays. Fades, dissolves of over three frames, fast motion, lamps
-    and flashes of one or two frames are none. The principle, a change that stands out from those around it, is that of
-    PySceneDetect's adaptive detector.
+    A cut is one step from one image to another that stays, or to another size. Fades, dissolves of over three frames,
+    fast motion, lamps and flashes of one or two frames are none. The principle, a change that stands out from those
+    around it, is that of PySceneDetect's adaptive detector.
     """
     return [shot.start for shot in find_shots(frames)[1:]]
 
@@ -131,25 +137,36 @@ def shots_of(sequence: Sequence) -> list[range]:
         return [range(sequence.n_frames)]
     kept = _kept_at(sequence.path)
     try:
-        borders = json.loads(kept.read_text())["borders"]
+        borders = _read_borders(kept)
     except (OSError, ValueError):  # not there, or damaged
         logger.info("%s: looking for cuts", sequence.path)
         shots = find_shots(read_video(sequence.path))
         borders = [0, *(shot.stop for shot in shots)]
         try:
             with new_file(kept) as part:
-                part.write_text(json.dumps({"video": str(sequence.path.resolve()), "borders": borders}))
+                part.write_text(
+                    json.dumps({"video": str(sequence.path.resolve()), "borders": borders}), encoding="ascii"
+                )
         except OSError as error:
             logger.info("%s: cuts are not kept for the next time: %s", sequence.path, error)
     return [range(start, stop) for start, stop in pairwise(borders)]
 
 
+def _read_borders(kept: Path) -> list[int]:
+    """ValueError when the file is damaged."""
+    content = json.loads(kept.read_text(encoding="ascii"))
+    borders = content.get("borders") if isinstance(content, dict) else None
+    if not isinstance(borders, list) or not all(isinstance(border, int) for border in borders):
+        raise ValueError(f"{kept}: no list of borders")
+    return borders
+
+
 def _kept_at(video: Path) -> Path:
     """Where the cuts of a video file are kept: another file of that name, size or time has another place."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     facts = video.stat()
     name = "\0".join((_DETECTOR, str(video.resolve()), str(facts.st_size), str(facts.st_mtime_ns)))
-    return caches / "steadydepth" / "cuts" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
+    return caches / "steadydepth" / "cuts" / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.json"
 
 
 def change(now: Float32[np.ndarray, "h w 3"], before: Float32[np.ndarray, "h w 3"]) -> float:

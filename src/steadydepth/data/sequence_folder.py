@@ -18,6 +18,7 @@ from steadydepth.files.images import (
     read_colour,
     read_depth_codes,
     read_flow,
+    read_labelled_colour,
     read_labels,
 )
 from steadydepth.files.video_read import VIDEO_SUFFIXES, probe_video, read_video
@@ -97,7 +98,7 @@ class Sequence:
         else:
             n_read = 0
             for image in islice(read_video(self.path), self.n_frames):
-                yield image
+                yield check_size(self.path, image, self.height, self.width)
                 n_read += 1
             if n_read < self.n_frames:
                 raise InputError(f"{self.path}: ends after {n_read} frames; it promised {self.n_frames}")
@@ -106,18 +107,18 @@ class Sequence:
         """The frames [start, stop) alone, as `read` gives them; no label is read."""
         if not 0 <= start < stop <= self.n_frames:
             raise InputError(f"{self.path}: frames {start} to {stop} asked for; it has 0 to {self.n_frames}")
-        frames = np.empty((stop - start, self.height, self.width, 3), np.uint8)
         if self.rgb:
+            frames = np.empty((stop - start, self.height, self.width, 3), np.uint8)
+            read = read_labelled_colour if any(self.labels.values()) else read_colour
             for slot, number in zip(frames, range(start, stop), strict=True):
-                slot[:] = check_size(self.rgb[number], read_colour(self.rgb[number]), self.height, self.width)
+                slot[:] = check_size(self.rgb[number], read(self.rgb[number]), self.height, self.width)
             return frames
-        n_read = 0
-        for slot, image in zip(frames, read_video(self.path, start, stop), strict=False):
-            slot[:] = check_size(self.path, image, self.height, self.width)
-            n_read += 1
-        if n_read < len(frames):
-            raise InputError(f"{self.path}: ends after frame {start + n_read - 1}; it promised {self.n_frames} frames")
-        return frames
+        # A video whose size changes on the way is one shot for each size.
+        images = list(read_video(self.path, start, stop))
+        if len(images) < stop - start:
+            n_read = start + len(images)
+            raise InputError(f"{self.path}: ends after frame {n_read - 1}; it promised {self.n_frames} frames")
+        return np.stack([check_size(self.path, image, *images[0].shape[:2]) for image in images])
 
     def read_label(self, kind: str, number: int) -> np.ndarray:
         """The label `kind` of one frame, and only that file is read; 0 everywhere when the frame has none.

@@ -1,6 +1,8 @@
 """Which sequences a folder holds, and which frames and labels a sequence: by their names, none of them opened."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 
@@ -105,6 +107,42 @@ def list_files(path: Path) -> tuple[list[Path], dict[str, dict[int, Path]], list
         rule = "missing; objects/ has one for every frame with a label: write it, 0 for the static world"
         faults += [f"{path / 'objects' / f'{number:04d}.png'}: {rule}" for number in bare]
     return [numbered[number] for number in sorted(numbered)], labels, faults
+
+
+def in_order(files: Iterable[Path]) -> list[Path]:
+    """Files as a person counts: by the numbers in their names, frame_2 before frame_10.
+
+    Where all names differ in one decimal number alone, such as a time in seconds, it is by its value: 1.1 is before
+    1.09 as text, and after it in time.
+    """
+    found = list(files)
+    numbers = _decimals([file.stem for file in found])
+    if numbers is not None:
+        return [file for _, file in sorted(zip(numbers, found, strict=True))]
+    return sorted(found, key=counted)
+
+
+def counted(path: Path) -> list[tuple[bool, str]]:
+    """What sorts frame_2 before frame_10."""
+    return [(part.isdigit(), part.zfill(20)) for part in re.split(r"(\d+)", str(path))]
+
+
+def _decimals(names: list[str]) -> list[Decimal] | None:
+    """The one decimal number in which names differ, of each; None when they differ in more, or none has a point."""
+    if len(set(names)) < 2:
+        return None
+    before = re.sub(r"[\d.]+$", "", _common_start(names))
+    after = re.sub(r"^[\d.]+", "", _common_start([name[::-1] for name in names])[::-1])
+    numbers = [name[len(before) : len(name) - len(after)] for name in names]
+    if not all(re.fullmatch(r"\d+(\.\d+)?", number, re.ASCII) for number in numbers):
+        return None
+    return [Decimal(number) for number in numbers] if any("." in number for number in numbers) else None
+
+
+def _common_start(names: list[str]) -> str:
+    first, last = min(names), max(names)
+    pairs = zip(first, last, strict=False)
+    return first[: next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(last)))]
 
 
 def _numbered(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[int, Path], list[str]]:

@@ -11,6 +11,7 @@ from steadydepth.evaluation.footage import Footage, LabelFrame, chosen_frames
 from steadydepth.metrics.arrays import Pixels, log_depth
 from steadydepth.metrics.protocols import KB_SIZE, Protocol, clean
 from steadydepth.ops.alignment import (
+    LEAST_DISPARITY,
     Alignment,
     comparable_depth,
     count_keys,
@@ -61,13 +62,29 @@ class ClipFit:
     has_label: bool = True
     low: float = 0.0  # the smallest finite predicted value, or 0 where none is below 0
     mean: float = 1.0  # of the finite predicted values
+    clipped: float = 0.0  # share of the fitted pixels whose disparity the protocol raised before the fit
 
     def depth(self, values: Float64[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]:
         """Depth in metres, cleaned to the protocol's range; without a label of unknown scale, positive and finite."""
         if self.has_label and self.alignment is None:
             return clean(np.full(values.shape, np.nan), self.protocol)
-        depth = to_depth(torch.from_numpy(values), self.claims, self.align, self.alignment).numpy()
-        return clean(depth, self.protocol) if self.has_label else _positive(depth)
+        if not self.has_label:
+            return _positive(self._up_to_a_factor(values))
+        clips = self.protocol.clips_disparity
+        depth = to_depth(torch.from_numpy(values), self.claims, self.align, self.alignment, clips_disparity=clips)
+        return clean(depth.numpy(), self.protocol)
+
+    def _up_to_a_factor(self, values: Float64[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]:
+        """Of disparity and affine depth the offset is unknown: 0 where all values are above it, and then nothing is below
+        a thousandth of their mean; else that of `comparable_depth`.
+        """
+        if self.claims in ("metric", "scale"):
+            return values
+        if self.low < 0:
+            return comparable_depth(values, self.claims, low=self.low, mean=self.mean)
+        mean = self.mean if self.mean > 0 else 1.0
+        x = np.maximum(values, 1e-3 * mean) / mean
+        return 1 / x if self.claims == "disparity" else x
 
     def comparable_log(self, values: Float64[np.ndarray, "*any"], reference: "ClipFit") -> Float64[np.ndarray, "*any"]:
         """Log depth to be compared with that of another model without a label (`comparable_depth`).
@@ -96,7 +113,7 @@ class Fitter:
         self._counts = [np.zeros(65536, np.int64) for _ in range(2)]
         self._halves: list[list[tuple[int, int]]] = [[], []]
         self._second: list[dict[int, np.ndarray]] = [{}, {}]
-        self._n_nonfinite = self._n_values = 0
+        self._n_nonfinite = self._n_values = self._n_fitted = self._n_clipped = 0
         self._total = self._low = 0.0
 
     @property
@@ -138,9 +155,13 @@ class Fitter:
                 counts += count_keys(one.astype(np.float32), half)
 
     def _pairs(self, values: Pixels, label: LabelFrame) -> tuple[Float64[np.ndarray, "k"], Float64[np.ndarray, "k"]]:
-        x = fitted_values(torch.from_numpy(values), self.claims, self.chosen).numpy()
+        clips = self.protocol.clips_disparity
+        x = fitted_values(torch.from_numpy(values), self.claims, self.chosen, clips_disparity=clips).numpy()
         kept = label.valid & np.isfinite(values) & np.isfinite(x)
         y = label.truth[kept]
+        if clips and self.claims == self.chosen == "disparity":
+            self._n_fitted += len(y)
+            self._n_clipped += int((values[kept] < LEAST_DISPARITY).sum())
         return x[kept], 1 / (y + 1e-8) if self.chosen == "disparity" else y
 
     def result(self, *, has_label: bool) -> ClipFit:
@@ -159,6 +180,7 @@ class Fitter:
             has_label=has_label,
             low=self._low,
             mean=self._total / max(self._n_values - self._n_nonfinite, 1),
+            clipped=self._n_clipped / max(self._n_fitted, 1),
         )
 
     def _ratio(self) -> float:

@@ -52,6 +52,7 @@ class ScoredClip:
     facts: Mapping[str, Any]  # how it was scored: align, claims, fps, flow_source, split_source
     curves: Mapping[str, list[float | None]]
     lengths: Mapping[int | None, Values] = field(default_factory=dict)
+    clipped: float = 0.0  # share of the pixels whose disparity the protocol raised before the fit
 
 
 def score_clip(
@@ -100,6 +101,7 @@ def score_clip(
         },
         curves=scorer.curves,
         lengths=scorer.length_values(),
+        clipped=alignments["model"].clipped,
     )
 
 

@@ -38,6 +38,8 @@ from steadydepth.metrics.protocols import TEMPORAL, Protocol, choose_protocol
 from steadydepth.types import Claims, Clip, InputError
 
 LOG = logging.getLogger(__name__)
+# Share of the pixels that a sky, of which the disparity is 0, may well be.
+_MOST_CLIPPED = 0.01
 # Scored in half a minute or more; a process spends a few seconds on its imports.
 _PIXELS_A_PROCESS = 20_000_000
 
@@ -196,6 +198,14 @@ def report_of(scored: Mapping[str, ScoredClip | str], settings: Settings, *, dat
     turned = [name for name, clip in clips.items() if clip.methods["model"]["negative_scale"]]
     if turned:
         LOG.warning("negative scale, so near and far are exchanged in the prediction of: %s", ", ".join(turned))
+    clipped = {name: clip.clipped for name, clip in clips.items() if clip.clipped > _MOST_CLIPPED}
+    if clipped:
+        LOG.warning(
+            "%s raises disparity to 1e-3 before its fit, as its authors do, which flattens %s: the scores hang on unit "
+            "and offset; --protocol plain, or another of the same data without vda_, fits first",
+            settings.protocol.name,
+            ", ".join(f"{share:.0%} of {name}" for name, share in clipped.items()),
+        )
     return report
 
 

@@ -1,44 +1,63 @@
 """Names that stay inside their folder, and files and folders that appear whole or not at all."""
 
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from steadydepth.types import InputError
 
 
+_MOST_BYTES = 255  # of the name of a file, on every common file system
+
+
 def check_name(name: str, root: Path) -> str:
-    """`name` itself when it names one thing inside `root`; InputError when it climbs out, is empty or hidden."""
-    if not name.strip() or any(letter in name for letter in "/\\\0:") or name.startswith("."):
+    """`name` itself when it names one thing inside `root`; InputError when it climbs out, is empty, hidden or too long."""
+    is_drive = re.match(r"[A-Za-z]:", name) is not None
+    if not name.strip() or any(letter in name for letter in "/\\\0") or name.startswith(".") or is_drive:
         raise InputError(
-            f"{name!r} is no name for something inside {root}: a name is not empty, has no slash or colon and does not "
-            "begin with a dot: give a plain name such as kitchen_01"
+            f"{name!r} is no name for something inside {root}: a name is not empty, has no slash, names no drive (c:) and "
+            "does not begin with a dot: give a plain name such as kitchen_01"
         )
+    if (length := len(os.fsencode(name))) > _MOST_BYTES:
+        raise InputError(f"{name[:40]}...: a name of {length} bytes; a file has {_MOST_BYTES} at most: give a shorter one")
     return name
 
 
 def _temporary(final: Path) -> Path:
     # A sibling, so that the rename stays on one disk; hidden, so that a listing in the meantime does not find it;
     # the suffix is kept because encoders choose the container by it.
-    return final.with_name(f".{final.stem}.{uuid.uuid4().hex[:8]}.part{final.suffix}")
+    return final.with_name(f".{_shortened(final.stem)}.{uuid.uuid4().hex[:8]}.part{final.suffix}")
+
+
+def _shortened(name: str) -> str:
+    """The beginning of a long name: with what is put around it, no file system would take it."""
+    return os.fsdecode(os.fsencode(name)[:100])
+
+
+def hidden_folder(root: Path, name: str) -> Path:
+    """Where files of the output `name` are made before they are moved into `root`."""
+    return root / f".{_shortened(name)}.{uuid.uuid4().hex[:8]}.part"
 
 
 @contextmanager
-def new_folder(final: Path) -> Iterator[Path]:
+def new_folder(final: Path, *, rename: Callable[[], Path] | None = None) -> Iterator[Path]:
     """A temporary folder beside `final`, renamed to it when the block ends and removed when the block fails.
 
-    InputError when `final` exists, at the beginning and again at the end.
+    With `rename` to what that says when the block has ended. InputError when it exists, at the beginning and again at
+    the end.
     """
     _refuse_existing(final)
     part = _temporary(final)
     part.mkdir(parents=True)
     try:
         yield part
-        _refuse_existing(final)
-        part.rename(final)
+        chosen = final if rename is None else rename()
+        _refuse_existing(chosen)
+        part.rename(chosen)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise

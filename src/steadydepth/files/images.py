@@ -9,10 +9,21 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8, UInt16
 
-from steadydepth.files import packed_images
+from steadydepth.files import image_formats, packed_images
+from steadydepth.files.image_formats import turn
 from steadydepth.types import InputError
 
-FRAME_SUFFIXES = (".png", ".jpg", ".jpeg")
+FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
+# Images as well, of kinds that are not read.
+OTHER_IMAGES = (
+    *(".gif", ".jp2", ".j2k", ".jxl", ".ppm", ".pnm", ".pgm", ".pfm", ".exr", ".hdr", ".tga"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".raw"),
+)
+# What to do where an image is turned by EXIF and its labels may be as it is stored or as it is shown.
+TURNED = (
+    "where they are as the image is stored, take the tag away (exiftool -Orientation= FILE); where they are as it is "
+    "shown, turn the image itself (mogrify -auto-orient FILE)"
+)
 # A header of a few bytes can promise more than there is memory for: 16384 x 8192 is asked before anything is decoded.
 MOST_PIXELS = 2**27
 
@@ -32,13 +43,57 @@ class ImageFile(Protocol):
 
 
 def read_colour(path: ImageFile) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB of an 8-bit image, grey repeated, alpha dropped; InputError when unreadable, truncated or 16-bit."""
-    data = _whole_bytes(path)
+    """RGB of an 8-bit image as it is shown, turned as its EXIF orientation says; grey repeated, alpha dropped.
+
+    InputError when unreadable, truncated or of more bits.
+    """
+    return turn(*read_stored_colour(path))
+
+
+def read_stored_colour(path: ImageFile) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
+    """RGB of an 8-bit image as it is stored, and its EXIF orientation, 1 to 8: `turn` makes it as it is shown."""
+    data = _bytes_of(path)
+    if (kind := image_formats.kind_of(data)) is not None:
+        try:
+            return image_formats.decode(data, kind, MOST_PIXELS), image_formats.orientation(data)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        except ValueError as error:
+            raise InputError(f"{path}: cannot be read as {kind} ({error}): write or copy the file again") from error
+    _check_complete(path, data)
     if data.startswith(packed_images.SIGNATURE):
-        return _expect(path, _unpack(path, data), np.uint8, 3, "frames are 8-bit RGB", "write it as uint8 (h, w, 3)")
+        unpacked = _unpack(path, data)
+        return _expect(path, unpacked, np.uint8, 3, "frames are 8-bit RGB", "write it as uint8 (h, w, 3)"), 1
     if data.startswith(_PNG_SIGNATURE) and data[24] == 16:
         raise InputError(f"{path}: a 16-bit image; frames are 8-bit RGB: convert it to 8 bits")
-    return cv2.cvtColor(_decode(path, data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    stored = _decode(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return cv2.cvtColor(stored, cv2.COLOR_BGR2RGB), image_formats.orientation(data)
+
+
+def read_labelled_colour(path: ImageFile) -> UInt8[np.ndarray, "h w 3"]:
+    """`read_colour` of an image with labels beside it; InputError where EXIF turns it, and not them."""
+    image, orientation = read_stored_colour(path)
+    if orientation != 1:
+        raise InputError(
+            f"{path}: its EXIF orientation is {orientation}, and labels lie beside it, which have none: {TURNED}"
+        )
+    return image
+
+
+def shown_together(
+    path: ImageFile, depth: Float32[np.ndarray, "h w"]
+) -> tuple[UInt8[np.ndarray, "i j 3"], Float32[np.ndarray, "i j"]]:
+    """The image `path` and depth stored with it, both as the image is shown.
+
+    Where EXIF turns the image by a quarter the sizes say which way the depth is stored; InputError where they do not.
+    """
+    image, orientation = read_stored_colour(path)
+    if orientation == 1:
+        return image, depth
+    upright = turn(image, orientation)
+    if image.shape[:2] == upright.shape[:2]:
+        raise InputError(f"{path}: its EXIF orientation is {orientation}, and its depth has none: {TURNED}")
+    return upright, turn(depth, orientation) if depth.shape == image.shape[:2] else depth
 
 
 def read_depth_codes(path: ImageFile) -> UInt16[np.ndarray, "h w"]:
@@ -124,7 +179,8 @@ def encode_png(image: np.ndarray) -> bytes:
 
 def _read_as(path: ImageFile, dtype: type[np.generic], ndim: int, rule: str, way_out: str) -> np.ndarray:
     """The image as it is stored, colours as RGB."""
-    data = _whole_bytes(path)
+    data = _bytes_of(path)
+    _check_complete(path, data)
     if data.startswith(packed_images.SIGNATURE):
         return _expect(path, _unpack(path, data), dtype, ndim, rule, way_out)
     image = _expect(path, _decode(path, data, cv2.IMREAD_UNCHANGED), dtype, ndim, rule, way_out)
@@ -156,13 +212,12 @@ def _decode(path: ImageFile, data: bytes, flags: int) -> np.ndarray:
     except cv2.error as error:  # more pixels than OpenCV agrees to hold, for one
         raise InputError(f"{path}: cannot be decoded ({error.err}): write the file again") from error
     if image is None:
-        raise InputError(f"{path}: cannot be decoded; images are whole PNG or JPEG: write the file again")
+        raise InputError(f"{path}: cannot be decoded; write the file again")
     return image
 
 
-def _whole_bytes(path: ImageFile) -> bytes:
-    """The bytes of an image, its end among them; OpenCV itself fills what is missing with grey and says nothing."""
-    data = _bytes_of(path)
+def _check_complete(path: ImageFile, data: bytes) -> None:
+    """InputError when an image is cut short; OpenCV itself fills what is missing with grey and says nothing."""
     if data.startswith(_PNG_SIGNATURE):
         fault = _png_fault(data)
     elif data.startswith(_JPEG_SIGNATURE):
@@ -170,10 +225,10 @@ def _whole_bytes(path: ImageFile) -> bytes:
     elif data.startswith(packed_images.SIGNATURE):
         fault = None  # found when it is unpacked
     else:
-        fault = "empty file" if not data else "neither PNG nor JPEG by its first bytes"
+        fault = "empty file" if not data else "no image of a kind that is read, by its first bytes"
     if fault:
-        raise InputError(f"{path}: {fault}; an image is a whole PNG or JPEG: write or copy the file again")
-    return data
+        kinds = ", ".join(suffix[1:] for suffix in FRAME_SUFFIXES)
+        raise InputError(f"{path}: {fault}; an image is a complete file ({kinds}): write or copy the file again")
 
 
 def _bytes_of(path: ImageFile) -> bytes:

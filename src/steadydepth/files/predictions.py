@@ -43,14 +43,18 @@ def write_prediction_frames(folder: Path, name: str, depths: DepthFrames) -> Pat
     return target
 
 
-def image_scale(largest: float, claims: Claims) -> float:
-    """The step of 16-bit images whose largest value is `largest`: a millimetre for metres while it fits.
+def image_scale(smallest: float, largest: float, claims: Claims) -> tuple[float, float]:
+    """Step and offset of 16-bit images of values from `smallest` to `largest`: a millimetre for metres while it fits.
 
-    Otherwise the largest value gets the largest code; 1 when it is not above 0.
+    Otherwise the largest value gets the largest code; step 1 when it is not above 0. The offset is 0 but for values
+    below 0, of which the smallest gets the code 1.
     """
+    if smallest < 0:
+        step = max(largest - smallest, 1e-6 * abs(smallest)) / 65534
+        return step, smallest - step
     if not largest > 0:
-        return 1.0
-    return 0.001 if claims == "metric" and largest <= 65.535 else largest / 65535
+        return 1.0, 0.0
+    return (0.001 if claims == "metric" and largest <= 65.535 else largest / 65535), 0.0
 
 
 def write_prediction_images(
@@ -60,19 +64,23 @@ def write_prediction_images(
     claims: Claims,
     *,
     depth_scale_m: float,
+    depth_offset: float = 0.0,
     fps: float,
 ) -> Path:
     """Write FOLDER/<name>/depth/%04d.png, 16 bits, and meta.json with the scale; return FOLDER/<name>.
 
-    Values are rounded to the nearest step, but never a positive one to 0, which stands for no value. InputError when
-    one is negative or above 65535 steps, or when the folder exists. A few frames are held at a time.
+    A value is code * depth_scale_m + depth_offset; the offset is for affine depth and disparity with values below 0,
+    and is noted in meta.json where there is one. Values are rounded to the nearest step, but never one above the offset
+    to 0, which stands for no value. InputError when one is below the offset or above 65535 steps, or when the folder
+    exists. A few frames are held at a time.
     """
     target = folder / check_name(name, folder)
 
     def write(path: Path, depth: np.ndarray) -> None:
-        write_png(path, _image_codes(depth, depth_scale_m, f"{target}, frame {int(path.stem)}"))
+        write_png(path, _image_codes(depth - depth_offset, depth_scale_m, f"{target}, frame {int(path.stem)}"))
 
     meta = {"fps": fps, "depth_scale_m": depth_scale_m, "claims": _known(claims, target)}
+    meta |= {"depth_offset": depth_offset} if depth_offset else {}
     return _write_numbered(target, ".png", depths, write, meta)
 
 
@@ -157,9 +165,8 @@ def _read_images(folder: Path) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
     meta_path = folder / "meta.json"
     try:
         meta = json.loads(meta_path.read_text(encoding="utf-8"))
-        # The floats of OpenEXR are the values themselves.
         is_exr = (folder / "depth" / "0000.exr").exists()
-        claims, scale = meta["claims"], 1.0 if is_exr else float(meta["depth_scale_m"])
+        claims, decode = meta["claims"], code_reader(meta, is_exr=is_exr)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{meta_path}: no claims and depth_scale_m to be read ({error!r}): write both") from error
     files = sorted(file for file in (folder / "depth").iterdir() if not file.name.startswith("."))
@@ -175,7 +182,20 @@ def _read_images(folder: Path) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
             raise InputError(
                 f"{folder / 'depth' / file}: {image.shape}, the first is {images[0].shape}: one size for all"
             )
-    return (np.stack(images) * np.float64(scale)).astype(np.float32), _known(claims, meta_path)
+    return np.stack([decode(image) for image in images]), _known(claims, meta_path)
+
+
+def code_reader(meta: dict[str, Any], *, is_exr: bool) -> Callable[[np.ndarray], Float32[np.ndarray, "h w"]]:
+    """What turns an image of a prediction folder into values by its meta.json; KeyError where the scale is missing.
+
+    The floats of OpenEXR are the values themselves. With an offset the code 0 is no value, NaN.
+    """
+    if is_exr:
+        return lambda values: values.astype(np.float32, copy=False)
+    scale, offset = float(meta["depth_scale_m"]), float(meta.get("depth_offset", 0.0))
+    if not offset:
+        return lambda codes: (codes * np.float64(scale)).astype(np.float32)
+    return lambda codes: np.where(codes > 0, codes * np.float64(scale) + offset, np.nan).astype(np.float32)
 
 
 def encode_range(

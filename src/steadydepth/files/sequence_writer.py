@@ -1,7 +1,7 @@
 """Clips become sequence folders, each whole or not at all."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,21 @@ def write_clips(
     depth_scale_m: float | None,
     source: str | None,
     licence: str | None,
+    rename: Callable[[int], str] | None = None,
 ) -> Path:
     """Write clips that follow one another as the one sequence ROOT/<name>, as `write_sequence`; one is held at a time.
 
-    Rate and cameras are those of the first clip, and all have its size.
+    Rate and cameras are those of the first clip, and all have its size. `rename` gives the name in place of `name` when
+    all are written, from the number of frames.
     """
     target = root / check_name(name, root)
     first, n_frames = None, 0
     poses: list[Any] = []
-    with new_folder(target) as part:
+
+    def chosen() -> Path:
+        return target if rename is None else root / check_name(rename(n_frames), root)
+
+    with new_folder(target, rename=chosen) as part:
         for clip in clips:
             if clip.depth is not None and depth_scale_m is None:
                 raise InputError(f"{target}: the clip has depth; give depth_scale_m, the metres of one step, as 0.001")
@@ -53,7 +59,7 @@ def write_clips(
             raise InputError(f"{target}: no frame to write; a sequence has at least one: choose others")
         meta = _meta_of(first, poses, depth_scale_m if (part / "depth").is_dir() else None, source, licence)
         (part / "meta.json").write_text(json.dumps(meta, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return target
+    return chosen()
 
 
 def _write_frame(

@@ -13,7 +13,7 @@ from steadydepth.files.atomic_writes import check_name
 from steadydepth.files.depth_formats import UNREADABLE
 from steadydepth.files.exr import read_exr
 from steadydepth.files.images import read_depth_codes
-from steadydepth.files.predictions import read_predictions
+from steadydepth.files.predictions import code_reader, read_predictions
 from steadydepth.types import Claims, DepthFrames, InputError
 
 
@@ -95,8 +95,7 @@ def _open_images(folder: Path) -> DepthFrames | None:
     is_exr = (folder / "depth" / "0000.exr").exists()
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        # The floats of OpenEXR are the values themselves.
-        claims, scale = meta["claims"], 1.0 if is_exr else float(meta["depth_scale_m"])
+        claims, decode = meta["claims"], code_reader(meta, is_exr=is_exr)
     except UNREADABLE:
         return None
     files = sorted(file for file in (folder / "depth").iterdir() if not file.name.startswith("."))
@@ -106,14 +105,17 @@ def _open_images(folder: Path) -> DepthFrames | None:
     paths = [folder / "depth" / name for name in named]
     read = read_exr if is_exr else read_depth_codes
     height, width = read(paths[0]).shape
-    return DepthFrames(claims, len(paths), height, width, lambda: _read_images(paths, read, (height, width), scale))
+    return DepthFrames(claims, len(paths), height, width, lambda: _read_images(paths, read, (height, width), decode))
 
 
 def _read_images(
-    paths: list[Path], read: Callable[[Path], np.ndarray], size: tuple[int, int], scale: float
+    paths: list[Path],
+    read: Callable[[Path], np.ndarray],
+    size: tuple[int, int],
+    decode: Callable[[np.ndarray], Float32[np.ndarray, "h w"]],
 ) -> Iterator[Float32[np.ndarray, "h w"]]:
     for path in paths:
         values = read(path)
         if values.shape != size:
             raise InputError(f"{path}: {values.shape}, the first is {size}: one size for all")
-        yield (values * np.float64(scale)).astype(np.float32)
+        yield decode(values)

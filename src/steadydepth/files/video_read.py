@@ -1,6 +1,7 @@
 """Videos read strictly: what a file holds, and its frames, 8-bit colour or 16-bit depth, one in memory at a time."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,18 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
+from av.sidedata.sidedata import Type as SideData
+from av.stream import Disposition
 from jaxtyping import Float64, UInt8, UInt16
 
 from steadydepth.types import InputError
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
+LOG = logging.getLogger(__name__)
+# How far the rate of a header may be from that of the times, which have ticks.
+_SAME_RATE = 0.01
+_HDR = {16: "PQ, as of HDR10 and Dolby Vision", 18: "HLG"}  # transfer functions of ITU-T H.273
+# Ratios of width to height that a pixel may have.
+_WIDEST_PIXEL = 8.0
 _PATIENCE_S = 10.0  # with a server, when connecting and for each packet
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file holds, the size as it is shown (after its display rotation)."""
+    """What a video file holds, the size as it is shown: upright, with square pixels."""
 
     fps: float
     n_frames: int
@@ -31,29 +41,70 @@ class VideoInfo:
 def probe_video(path: Path | str) -> VideoInfo:
     """Rate, number of frames and size of a video; InputError when it is missing, no video, empty or truncated.
 
-    The frames are counted, without decoding, unless the header of an MP4 says how many there are; of a URL, which is
-    text, they are 0 then.
+    The frames are those that `read_video` gives. They are counted, unless the header of an MP4 says how many there are;
+    of a URL, which is text, they are 0 then. The rate is that of the times of the frames where the header's is another:
+    that of a phone or a screen recorder may be the tick of its clock.
     """
     with opened_video(path) as (container, stream):
-        rate = stream.average_rate or stream.guessed_rate
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
         first = next(container.decode(stream), None)
         if first is None or not rate:
             raise InputError(f"{path}: no frame can be decoded; a video has at least one: encode or copy it again")
-        height, width = _upright(first).shape[:2]
-        n_frames = stream.frames if _says_its_length(container, stream) else 0
-    if isinstance(path, Path):
-        n_frames = n_frames or scan_video(path)[0]
-    return VideoInfo(float(rate), n_frames, height, width)
+        height, width = _as_shown(first, stream).shape[:2]
+        n_frames = stream.frames if _says_its_length(container, stream) and _is_first(first, stream) else 0
+        unit_s = float(stream.time_base)
+    if isinstance(path, Path) and not n_frames:
+        n_frames, times = scan_video(path)
+        if times is not None and len(times) > 1:
+            own = (len(times) - 1) / (float(times[-1] - times[0]) * unit_s)
+            rate = rate if abs(rate / own - 1) < _SAME_RATE else own
+    return VideoInfo(rate, n_frames, height, width)
 
 
-def read_video(path: Path | str, start: int = 0, stop: int | None = None) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """RGB frames [start, stop) of a file or URL in the order they are shown, turned as its display rotation says.
+def read_video(
+    path: Path | str, start: int = 0, stop: int | None = None, *, tell: Callable[[str], None] | None = None
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """RGB frames [start, stop) of a file or URL in the order they are shown, as players show them.
 
-    A later `start` is found by seeking, checked to be that very frame. InputError when the source is missing, no video
-    or damaged, and at its end when it ends before its header said.
+    Mirrored and turned as the display matrix says, the pixels of a video that are not square stretched from left to
+    right. Frames are numbered from the first that can be decoded: what a recording that begins between key frames has
+    before it is no frame. A later `start` is found by seeking, checked to be that very frame. InputError when the
+    source is missing, no video or damaged, and at its end when it ends before its header said. What is not shown as it
+    was meant (high dynamic range, interlaced fields) or is damaged is told once by `tell`, in a warning without it.
     """
-    for frame in _frames_from(path, start, stop):
-        yield _upright(frame)
+    told: set[str] = set()
+    for frame, stream in _frames_from(path, start, stop):
+        for fault in frame_faults(frame, stream):
+            if fault not in told:
+                told.add(fault)
+                (tell or _warn_of(path))(fault)
+        yield _as_shown(frame, stream)
+
+
+def _warn_of(path: Path | str) -> Callable[[str], None]:
+    return lambda fault: _warn_once(f"{path}: {fault}")
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(fault: str) -> None:
+    """Clips are read from one file many times."""
+    LOG.warning("%s", fault)
+
+
+def frame_faults(frame: Any, stream: Any) -> list[str]:
+    """What is wrong with how a decoded frame is shown, each with what to do."""
+    faults = []
+    transfer = int(frame.color_trc or stream.codec_context.color_trc or 0)
+    if transfer in _HDR:
+        faults.append(
+            f"high dynamic range ({_HDR[transfer]}), shown without tone mapping, so darker and paler than it is meant: "
+            "convert it to BT.709 first (ffmpeg -vf zscale,tonemap)"
+        )
+    if frame.interlaced_frame:
+        faults.append("interlaced: moving edges are combs: deinterlace it first (ffmpeg -vf bwdif)")
+    if frame.is_corrupt:
+        faults.append("damaged: parts of some frames are made up by the decoder: encode or copy it again")
+    return faults
 
 
 def frame_times_s(path: Path) -> Float64[np.ndarray, "t"]:
@@ -65,7 +116,7 @@ def frame_times_s(path: Path) -> Float64[np.ndarray, "t"]:
 
 def read_depth_video(path: Path) -> Iterator[UInt16[np.ndarray, "h w"]]:
     """The 16-bit codes that `write_depth_video` wrote, exactly; InputError for a video of another kind."""
-    for frame in _frames_from(path, 0, None):
+    for frame, _ in _frames_from(path, 0, None):
         if frame.format.name != "gray16le":
             raise InputError(f"{path}: pixels are {frame.format.name}; depth video is gray16le, written by predict")
         yield frame.to_ndarray()
@@ -73,13 +124,13 @@ def read_depth_video(path: Path) -> Iterator[UInt16[np.ndarray, "h w"]]:
 
 @contextmanager
 def opened_video(path: Path | str) -> Iterator[tuple[Any, Any]]:
-    """The container and its first video stream; what FFmpeg reports becomes the InputError of this file."""
+    """The container and the video stream that players show; what FFmpeg reports becomes the InputError of this file."""
     try:
         # Of a URL only: a server that says nothing more would be waited for without end.
         with av.open(str(path), timeout=_PATIENCE_S if isinstance(path, str) else None) as container:
-            if not container.streams.video:
+            stream = _shown_stream(container)
+            if stream is None:
                 raise InputError(f"{path}: no video stream in it; give a video, or encode it again")
-            stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             yield container, stream
     except av.error.ExitError as error:
@@ -89,10 +140,21 @@ def opened_video(path: Path | str) -> Iterator[tuple[Any, Any]]:
             f"{path}: cannot be read as video ({error.strerror}); a video is a whole "
             f"{', '.join(VIDEO_SUFFIXES)}: encode or copy it again"
         ) from error
+    except UnicodeDecodeError as error:  # text in the file's own metadata
+        raise InputError(f"{path}: cannot be read as video ({error}): encode or copy it again") from error
 
 
-def _frames_from(path: Path | str, start: int, stop: int | None) -> Iterator[Any]:
-    """Decoded frames [start, stop), by seeking when every frame of a file has a time of its own."""
+def _shown_stream(container: Any) -> Any:
+    """FFmpeg's choice among the video streams; never a cover, nor a thumbnail of one frame beside a video."""
+    videos = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
+    best = container.streams.best("video")
+    if best not in videos or best.frames == 1:
+        best = max(videos, key=lambda one: one.frames, default=None)
+    return best
+
+
+def _frames_from(path: Path | str, start: int, stop: int | None) -> Iterator[tuple[Any, Any]]:
+    """Decoded frames [start, stop) and their stream, by seeking when every frame of a file has a time of its own."""
     frames, to_skip = _decoded(path), start
     if start > 0 and isinstance(path, Path):
         n_frames, times = scan_video(path)
@@ -100,9 +162,12 @@ def _frames_from(path: Path | str, start: int, stop: int | None) -> Iterator[Any
             return
         if times is not None:
             after_seek = _decoded(path, from_time=int(times[start]))
-            first = next(after_seek, None)
+            try:
+                first = next(after_seek, None)
+            except InputError:  # a container that cannot seek there; if it is damaged, reading on will say so
+                first = None
             # Some containers seek past the frame asked for; then everything before it is decoded.
-            if first is not None and first.pts == times[start]:
+            if first is not None and first[0].pts == times[start]:
                 frames, to_skip = chain([first], after_seek), 0
     n_taken = None if stop is None else max(stop - start, 0)
     for n_yielded, frame in enumerate(islice(frames, to_skip, None)):
@@ -111,44 +176,52 @@ def _frames_from(path: Path | str, start: int, stop: int | None) -> Iterator[Any
         yield frame
 
 
-def _decoded(path: Path | str, from_time: int | None = None) -> Iterator[Any]:
+def _decoded(path: Path | str, from_time: int | None = None) -> Iterator[tuple[Any, Any]]:
     """Every decoded frame, or those from `from_time` (in the stream's time base) on; checked to be whole at the end."""
     with opened_video(path) as (container, stream):
         if from_time is not None:
             container.seek(from_time, stream=stream, backward=True)
-        n_packets, end = 0, 0
+        end = _End(path)
         for packet in container.demux(stream):
-            if packet.size:
-                n_packets += 1
-                end = max(end, _end_of(path, packet))
+            end.see(packet)
             for frame in packet.decode():
                 if from_time is None or (frame.pts is not None and frame.pts >= from_time):
-                    yield frame
-        _check_end(path, container, stream, None if from_time is not None else n_packets, end)
+                    yield frame, stream
+        end.check(container, stream, is_from_start=from_time is None)
 
 
 @lru_cache(maxsize=64)
 def _scan(path: Path, _size: int, _changed: int) -> tuple[int, np.ndarray | None]:
-    times, end, n_packets = [], 0, 0
+    times: list[int | None] = []
     with opened_video(path) as (container, stream):
+        end, keys = _End(path), []
         for packet in container.demux(stream):
-            if packet.size:
-                n_packets += 1
-                end = max(end, _end_of(path, packet))
-                if not packet.is_discard:
-                    times.append(packet.pts)
-        _check_end(path, container, stream, n_packets, end)
+            end.see(packet)
+            if packet.size and not packet.is_discard:
+                times.append(packet.pts)
+                if packet.is_keyframe:
+                    keys.append((len(times) - 1, packet.pts))
+        end.check(container, stream, is_from_start=True)
         # AVI keeps no time of showing: FFmpeg guesses it, and differently after a seek when there are B-frames.
         has_times = any(name in container.format.name for name in ("mp4", "matroska"))
+    if not keys or keys[0][0] > 0 or _shown_before(times, keys[0][1]):
+        # What stands before the first key frame cannot be decoded, or not all of it: only decoding tells.
+        times = [frame.pts for frame, _ in _decoded(path)]
     if not has_times or None in times or len(set(times)) < len(times):
         return len(times), None
     return len(times), np.sort(np.array(times, np.int64))
 
 
-def scan_video(path: Path) -> tuple[int, np.ndarray | None]:
-    """Number of frames shown and their times in order, None when they have none; the file is read but not decoded.
+def _shown_before(times: list[int | None], key: int | None) -> bool:
+    """Whether a frame is shown before the first key frame: of an open group, whose beginning was cut away."""
+    return key is not None and any(time is not None and time < key for time in times)
 
-    Kept for the last files asked for: clips are read from one file many times.
+
+def scan_video(path: Path) -> tuple[int, np.ndarray | None]:
+    """Number of frames shown and their times in order, None when they have none.
+
+    The file is read but not decoded, unless it begins between key frames. Kept for the last files asked for: clips are
+    read from one file many times.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; a video is a file: check the path")
@@ -156,41 +229,82 @@ def scan_video(path: Path) -> tuple[int, np.ndarray | None]:
     return _scan(path, status.st_size, status.st_mtime_ns)
 
 
-def _end_of(path: Path | str, packet: Any) -> int:
-    if packet.is_corrupt:
-        raise InputError(f"{path}: truncated or damaged at frame time {packet.pts}: encode or copy it again")
-    return (packet.pts or 0) + (packet.duration or 0)
+class _End:
+    """Sees the packets of a stream, and says at the end whether all were there that its header promised."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = path
+        self.n_packets = 0
+        self.first, self.last, self.end = 0, 0, 0  # in the time base of the stream
+
+    def see(self, packet: Any) -> None:
+        """The next packet; InputError when it is damaged."""
+        if not packet.size:
+            return
+        if packet.is_corrupt:
+            raise InputError(f"{self.path}: truncated or damaged at frame time {packet.pts}: encode or copy it again")
+        shown = packet.pts or 0
+        self.first = min(self.first, shown) if self.n_packets else shown
+        self.last = max(self.last, shown) if self.n_packets else shown
+        self.end = max(self.end, shown + (packet.duration or 0))
+        self.n_packets += 1
+
+    def check(self, container: Any, stream: Any, *, is_from_start: bool) -> None:
+        """InputError when less came out of the file than its header says; FFmpeg itself ends without a word."""
+        unit_s = float(stream.time_base)
+        frame_s = float(1 / stream.average_rate) if stream.average_rate else 0.0
+        if self.n_packets > 1:
+            frame_s = max(frame_s, (self.last - self.first) * unit_s / (self.n_packets - 1))
+        if "mp4" in container.format.name:
+            promised_s = float((stream.duration or 0) * unit_s)
+        else:
+            promised_s = _seconds(stream.metadata.get("DURATION", "")) or stream.frames * frame_s
+        is_short = is_from_start and _says_its_length(container, stream) and self.n_packets < stream.frames
+        if is_short or self.end * unit_s < promised_s - 2 * frame_s:
+            raise InputError(f"{self.path}: truncated; it ends before its header says: copy or encode it again")
 
 
 def _says_its_length(container: Any, stream: Any) -> bool:
     """Whether the header's number of frames can be trusted: an edit list hides frames that it counts."""
-    if "mp4" not in container.format.name or not stream.frames or not stream.duration:
+    if "mp4" not in container.format.name or not stream.frames or not stream.duration or not stream.average_rate:
         return False
     return abs(float(stream.duration * stream.time_base * stream.average_rate) - stream.frames) < 1.5
 
 
-def _check_end(path: Path | str, container: Any, stream: Any, n_packets: int | None, end: int) -> None:
-    """InputError when less came out of the file than its header says; FFmpeg itself ends without a word.
-
-    `n_packets` is None when the file was not read from its beginning; `end` is in the stream's time base.
-    """
-    frame_s = float(1 / stream.average_rate) if stream.average_rate else 0.0
-    if "mp4" in container.format.name:
-        promised_s = float((stream.duration or 0) * stream.time_base)
-    else:
-        promised_s = _seconds(stream.metadata.get("DURATION", "")) or stream.frames * frame_s
-    is_short = n_packets is not None and _says_its_length(container, stream) and n_packets < stream.frames
-    if is_short or float(end * stream.time_base) < promised_s - 2 * frame_s:
-        raise InputError(f"{path}: truncated; it ends before its header says: copy or encode it again")
+def _is_first(frame: Any, stream: Any) -> bool:
+    """Whether the first frame that can be decoded is the first that there is."""
+    return frame.pts is None or stream.start_time is None or frame.pts <= stream.start_time
 
 
 def _seconds(clock: str) -> float:
     """Seconds of Matroska's 00:00:02.000000000, 0 when there is none."""
-    hours, minutes, seconds = clock.split(":") if clock.count(":") == 2 else ("0", "0", "0")
-    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    try:
+        hours, minutes, seconds = clock.split(":") if clock.count(":") == 2 else ("0", "0", "0")
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    except ValueError:
+        return 0.0
 
 
-def _upright(frame: Any) -> UInt8[np.ndarray, "h w 3"]:
+def _as_shown(frame: Any, stream: Any) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB of a decoded frame as players show it: with square pixels, mirrored and turned by its display matrix."""
     image = frame.to_ndarray(format="rgb24")
-    # The display matrix turns by `rotation` degrees counter-clockwise; a phone held upright writes -90.
-    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90) % 4))
+    wide = float(stream.sample_aspect_ratio or 1)
+    if wide != 1 and 1 / _WIDEST_PIXEL <= wide <= _WIDEST_PIXEL:
+        width = max(1, round(image.shape[1] * wide))
+        how = cv2.INTER_AREA if wide < 1 else cv2.INTER_LINEAR
+        image = cv2.resize(image, (width, image.shape[0]), interpolation=how)
+    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
+    return np.ascontiguousarray(image if matrix is None else _displayed(image, bytes(matrix)))
+
+
+def _displayed(image: np.ndarray, matrix: bytes) -> np.ndarray:
+    """The image through a display matrix: nine 32-bit numbers a b u c d v x y w, (x, y) shown at (ax + cy, bx + dy).
+
+    Of any matrix, the nearest of the eight that mirror and turn by quarters.
+    """
+    if len(matrix) < 36:
+        return image
+    a, b, _, c, d = np.frombuffer(matrix, "i4", 5).tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        image, (a, d) = image.swapaxes(0, 1), (c, b)
+    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

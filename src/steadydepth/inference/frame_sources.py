@@ -1,5 +1,6 @@
 """Where frames come from: an image, a folder, a video, a camera, a URL or an iterator; a few frames in memory."""
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
-from steadydepth.data.sequence_listing import is_sequence, name_of, visible
-from steadydepth.files.images import FRAME_SUFFIXES, read_colour
+from steadydepth.data.sequence_listing import counted, in_order, is_sequence, name_of, visible
+from steadydepth.files.images import FRAME_SUFFIXES, OTHER_IMAGES, read_colour
 from steadydepth.files.prefetch import read_ahead
 from steadydepth.files.video_read import VIDEO_SUFFIXES, probe_video, read_video
 from steadydepth.types import InputError
 
+LOG = logging.getLogger(__name__)
 Image = UInt8[np.ndarray, "h w 3"]
 # The camera matrix of images of a height and width; pixels, pixel centres at integer coordinates.
 Camera = Callable[[int, int], Float64[np.ndarray, "3 3"]]
@@ -70,7 +72,7 @@ def expand_input(given: Path | str) -> list[Input]:
         return [int(text)]
     if not any(letter in text for letter in "*?["):
         return [path]
-    matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))), key=_counted)
+    matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))), key=counted)
     expanded = [each for match in matches if not match.name.startswith(".") for each in expand_input(match)]
     if not expanded:
         raise InputError(f"{text} matches nothing: check the pattern, and where it begins")
@@ -97,6 +99,7 @@ def _open_path(path: Path) -> Source:
     if path.is_file() and path.suffix.lower() in FRAME_SUFFIXES:
         return Source(name, lambda: iter((read_colour(path),)), 1)
     if files := _images(path):
+        _name_left_out(path)
         return Source(name, lambda: read_ahead(map(read_colour, files)), len(files))
     raise InputError(
         f"{path} is no image ({', '.join(FRAME_SUFFIXES)}), no video ({', '.join(VIDEO_SUFFIXES)}) and no folder of "
@@ -116,13 +119,16 @@ def _name_of_url(url: str) -> str:
 
 def _images(folder: Path) -> list[Path]:
     """Images directly in `folder` in the order a person counts."""
-    files = [file for file in visible(folder) if file.suffix.lower() in FRAME_SUFFIXES and file.is_file()]
-    return sorted(files, key=_counted)
+    return in_order(file for file in visible(folder) if file.suffix.lower() in FRAME_SUFFIXES and file.is_file())
 
 
-def _counted(path: Path) -> list[tuple[bool, str]]:
-    """Sorts frame_2 before frame_10."""
-    return [(part.isdigit(), part.zfill(20)) for part in re.split(r"(\d+)", str(path))]
+def _name_left_out(folder: Path) -> None:
+    """Say which images of a folder are of a kind that is not read: a gap in the video otherwise."""
+    files = [file.name for file in in_order(visible(folder)) if file.suffix.lower() in OTHER_IMAGES]
+    if files:
+        few = ", ".join(files[:5]) + ", ..." * (len(files) > 5)
+        kinds = ", ".join(FRAME_SUFFIXES)
+        LOG.warning("%s: left out, being none of %s: %d files, %s", folder, kinds, len(files), few)
 
 
 def _camera_frames(index: int) -> Iterator[Image]:

@@ -2,13 +2,13 @@
 
 import shutil
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from steadydepth.files.atomic_writes import check_name
+from steadydepth.errors import InputError, SomeFailedError, failure
+from steadydepth.files.atomic_writes import check_name, hidden_folder
 from steadydepth.files.video_read import probe_video
 from steadydepth.inference.depth_cache import Progress, cache_depth
 from steadydepth.inference.filters import check_filter
@@ -16,15 +16,6 @@ from steadydepth.inference.frame_sources import Input, Source, expand_input, ope
 from steadydepth.inference.point_clouds import Lens
 from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.writers import NEED_CAMERA, check_format, folder_content, outputs, write_outputs
-from steadydepth.types import InputError
-
-
-class SomeFailedError(InputError):
-    """Some inputs could not be predicted, each named in the message; `written` has the files of the others."""
-
-    def __init__(self, message: str, written: list[Path]) -> None:
-        super().__init__(message)
-        self.written = written
 
 
 def predict_files(
@@ -73,6 +64,13 @@ def predict_files(
         predictor = Predictor(predictor.model, device=predictor.device, max_side=max_side, filter=predictor.filter)
     sources, failed = _open_all(inputs, shard or (1, 1), lens)
     _check_cameras(sources, format)
+    for given, source in list(sources.items()):
+        try:
+            for name in (source.name, *outputs(source, format)):
+                check_name(name, out)
+        except InputError as error:
+            failed[given] = str(error)
+            del sources[given]
     missing = {given: source for given, source in sources.items() if not (resume and _is_done(source, out, format))}
     _refuse_outputs(missing, out, format, overwrite=overwrite or resume)
     written: list[Path] = []
@@ -89,7 +87,8 @@ def predict_files(
                 error.add_note(f"while predicting {given}")
                 raise
     if failed:
-        raise _failure(failed, len(sources.keys() - failed.keys()), written)
+        fine = len(sources.keys() - failed.keys())
+        raise failure({str(given): why for given, why in failed.items()}, fine, written)
     return written
 
 
@@ -143,7 +142,6 @@ def _is_done(source: Source, out: Path, format: str) -> bool:
 def _refuse_outputs(sources: dict[Input, Source], out: Path, format: str, *, overwrite: bool) -> None:
     inputs = {given.resolve() for given in sources if isinstance(given, Path)}
     for source in sources.values():
-        check_name(source.name, out)
         for path in (out / name for name in outputs(source, format)):
             if path.resolve() in inputs:
                 raise InputError(f"{path} is an input and would be overwritten: choose another folder for the output")
@@ -157,7 +155,7 @@ def _refuse_outputs(sources: dict[Input, Source], out: Path, format: str, *, ove
 @contextmanager
 def _staging(out: Path, name: str) -> Iterator[Path]:
     """A hidden folder beside the outputs, so that they are renamed and not copied; it is removed at the end."""
-    staging = out / f".{name}.{uuid.uuid4().hex[:8]}.part"
+    staging = hidden_folder(out, name)
     for folder in ("ready", "old"):
         (staging / folder).mkdir(parents=True)
     try:
@@ -172,12 +170,6 @@ def _publish(staging: Path, out: Path, names: list[str]) -> list[Path]:
             (out / name).rename(staging / "old" / name)
         (staging / "ready" / name).rename(out / name)
     return [out / name for name in names]
-
-
-def _failure(failed: dict[Input, str], n_fine: int, written: list[Path]) -> InputError:
-    listed = "\n".join(f"{given}: {why}" if str(given) not in why else why for given, why in failed.items())
-    message = f"{len(failed)} input(s) failed, {n_fine} written:\n{listed}"
-    return SomeFailedError(message, written) if n_fine else InputError(message)
 
 
 @contextmanager

@@ -58,8 +58,10 @@ def _write_npz(folder: Path, cached: CachedDepth) -> None:
 
 def _write_png16(folder: Path, cached: CachedDepth) -> None:
     name, claims = cached.source.name, cached.claims
-    scale = image_scale(cached.ends()[1], claims)
-    write_prediction_images(folder, name, cached.depth.read(), claims, depth_scale_m=scale, fps=cached.fps)
+    step, offset = image_scale(*cached.ends(), claims)
+    write_prediction_images(
+        folder, name, cached.depth.read(), claims, depth_scale_m=step, depth_offset=offset, fps=cached.fps
+    )
 
 
 def _write_exr(folder: Path, cached: CachedDepth) -> None:

@@ -40,18 +40,29 @@ def align_clips(depth: Depth, truth: Depth, valid: Valid, claims: Claims, *, sin
 def as_depth(predicted: Depth, like: Depth, claims: Claims) -> Depth:
     """Predictions for clips without measured depth, as a depth whose relative changes can be compared.
 
-    Inverse depth x has zeros, and its relative changes there mean nothing: 1 / (x / m + 0.1), with m the mean of `like`
-    over each clip, is a depth up to a factor for one choice of the offset.
+    Disparity and affine depth may have zeros and lie about 0, and relative changes there mean nothing:
+    `ops.alignment.comparable_depth` is a depth above 0, up to a factor, for one choice of the offset.
 
     Args:
         predicted: in the units of `claims`.
-        like: of the same shape, the prediction whose mean is the unit: the teacher's, or `predicted` itself.
-        claims: all but `disparity` are returned as they are.
+        like: of the same shape, the prediction that says offset and unit: the teacher's, or `predicted` itself.
+        claims: depth in metres or up to a factor is returned as it is.
     """
-    if claims != "disparity":
-        return predicted
-    unit = like.detach().mean(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(like.dtype).tiny)
-    return alignment.comparable_depth(predicted, claims, low=0.0, mean=unit)
+    low, mean = _offset_and_unit(like)
+    return alignment.comparable_depth(predicted, claims, low=low, mean=mean)
+
+
+def as_values(depth: Depth, like: Depth, claims: Claims) -> Depth:
+    """The values that `as_depth` of them, with the same `like`, gives as `depth`."""
+    low, mean = _offset_and_unit(like)
+    return alignment.comparable_values(depth, claims, low=low, mean=mean)
+
+
+def _offset_and_unit(like: Depth) -> tuple[Tensor, Tensor]:
+    """The smallest value of each clip, or 0 where none is below 0, and the mean, which is above it."""
+    low = like.detach().amin(dim=(1, 2, 3), keepdim=True).clamp(max=0)
+    mean = like.detach().mean(dim=(1, 2, 3), keepdim=True)
+    return low, torch.maximum(mean, low + torch.finfo(like.dtype).tiny)
 
 
 def _by_scale(depth: ClipDepth, truth: ClipDepth, valid: Bool[Tensor, "t h w"]) -> Float[Tensor, "t h w"]:

@@ -2,14 +2,16 @@
 
 import math
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import nn
 
+from steadydepth.method.alignment import as_depth, as_values
 from steadydepth.method.pairing import Motion, Visible, pair_with_previous
 from steadydepth.method.sequence import process_sequence
 from steadydepth.method.sources import Clips, clips_of_sources, take_clips
-from steadydepth.types import Batch, Depth
+from steadydepth.types import Batch, Claims, Depth
 
 # Flicker changes depth by less from one frame to the next; a larger change is another surface.
 SAME_SURFACE = math.log(1.25)
@@ -47,7 +49,12 @@ def teacher_depth(teacher: nn.Module, batch: Batch, *, window: int) -> Depth:
     """
     with torch.no_grad():
         predicted, _ = process_sequence(teacher, batch.frames)
-        return average_along(predicted, batch.motion, batch.visible, window=window)
+        if window == 1:
+            return predicted
+        # Averaged in its logarithm, which only depth has: disparity and affine depth may lie about 0.
+        claims = cast(Claims, teacher.claims)
+        depth = average_along(as_depth(predicted, predicted, claims), batch.motion, batch.visible, window=window)
+        return as_values(depth, predicted, claims)
 
 
 def _label(batch: Batch, clips: Clips, depth: Depth) -> Batch:

@@ -37,8 +37,9 @@ def fit_scale_shift(predicted: Values, target: Values, valid: Chosen) -> Alignme
 
 
 def fit_disparity(disparity: Values, depth: Values, valid: Chosen) -> Alignment:
-    """Least squares of scale * max(disparity, 1e-3) + shift = 1 / (depth + 1e-8) over a clip.
+    """Least squares of scale * disparity + shift = 1 / (depth + 1e-8) over a clip; its factor and offset do not matter.
 
-    As DepthCrafter and Video-Depth-Anything do; a negative scale is an inverted prediction.
+    For the number of DepthCrafter and Video-Depth-Anything raise disparity to 1e-3 first, as they do. A negative scale
+    is an inverted prediction.
     """
     return _fit(alignment.fit_disparity, disparity, depth, valid)

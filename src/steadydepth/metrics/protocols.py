@@ -104,6 +104,7 @@ class Protocol:
     stride: int = 1  # every how-manyth frame there is
     max_frames: int | None = None  # of those; the rest of a clip is left away before anything is fitted
     align: str | None = None  # what `auto` means here, whatever the model claims
+    clips_disparity: bool = False  # disparity is raised to 1e-3 before it is fitted, whatever its unit and offset
     pastes_kb: bool = False  # predictions of 352 x 1216 stand in the lower middle of a larger label
     nan_becomes: Literal["dmin", "dmax"] = "dmin"  # a hole counts as very wrong (BTS, ZoeDepth)
     infinity_becomes: Literal["dmin", "dmax"] = "dmax"
@@ -139,7 +140,9 @@ _VDA = (
     Protocol("vda_scannet", 1e-3, 10.0, cut="scannet", stride=3, max_frames=90),
     Protocol("vda_nyu", 1e-3, 10.0, cut="eigen_nyu", max_frames=500),
 )
-PROTOCOLS = {one.name: one for one in (*_PLAIN, *(replace(one, align="disparity") for one in _VDA))}
+PROTOCOLS = {
+    one.name: one for one in (*_PLAIN, *(replace(one, align="disparity", clips_disparity=True) for one in _VDA))
+}
 
 
 def choose_protocol(name: str, *, max_depth: float | None = None) -> Protocol:

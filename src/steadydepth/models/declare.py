@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from steadydepth.types import Claims, InputError
@@ -114,11 +115,19 @@ def claims_of(model: object) -> Claims:
     return cast(Claims, claims)
 
 
+def floor_depth(predicted: Float[Tensor, "*any"], claims: Claims) -> Float[Tensor, "*any"]:
+    """`predicted`, at least LEAST where it claims to be a depth of known zero: one at or below 0 has no logarithm.
+
+    Affine depth and disparity are known up to an offset: their values lie anywhere, about 0 as well, and stay.
+    """
+    return predicted.clamp(min=LEAST) if claims in ("metric", "scale") else predicted
+
+
 def check_claims(predicted: Tensor, claims: Claims, name: str) -> None:
     """Check predictions for a batch against what the model claims.
 
     Args:
-        predicted: of any shape, at least LEAST, as the adapters give it.
+        predicted: of any shape, as the adapters give it (`floor_depth`).
         claims: of the model.
         name: of the model, for the error.
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from steadydepth.models.declare import LEAST, SIDECAR, Declared, claims_or_refuse
+from steadydepth.models.declare import SIDECAR, Declared, claims_or_refuse, floor_depth
 from steadydepth.models.depth_net import MEAN, STD
 from steadydepth.models.weights import read_weights
 from steadydepth.types import Depth, Frames, InputError, State
@@ -47,7 +47,7 @@ class PerFrame(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, frames: Frames, state: State | None = None) -> tuple[Depth, State]:
-        """The prediction for each frame by itself, in the units of `claims`, at least LEAST; there is no state."""
+        """The prediction for each frame by itself, in the units of `claims`, floored where it is a depth; no state."""
         b, t, _, h, w = frames.shape
         images = self._fit((frames.flatten(0, 1) - self.mean) / self.std)
         predicted = self._run(images, h, w).float()
@@ -55,7 +55,7 @@ class PerFrame(nn.Module):
             predicted = F.interpolate(predicted, images.shape[-2:], mode="bilinear", align_corners=False)
         if self.declared.size:
             predicted = F.interpolate(predicted, (h, w), mode="bilinear", align_corners=False)
-        return predicted[:, 0, :h, :w].clamp(min=LEAST).unflatten(0, (b, t)), {}
+        return floor_depth(predicted[:, 0, :h, :w], self.claims).unflatten(0, (b, t)), {}
 
     def _fit(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 _ _"]:
         h, w = images.shape[-2:]

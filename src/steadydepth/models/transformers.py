@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from steadydepth.models.declare import LEAST, SIDECAR, Declared, claims_or_refuse
+from steadydepth.models.declare import SIDECAR, Declared, claims_or_refuse, floor_depth
 from steadydepth.types import Claims, Depth, Frames, InputError, State
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class TransformersDepth(nn.Module):
     """A transformers depth model and its image processor; `network` is the model itself.
 
     Frames are rounded to 8 bits, as the images are that the processor is made for; what comes out is what
-    transformers' own pipeline gives for each frame, at least LEAST. A gradient to the frames goes through the
+    transformers' own pipeline gives for each frame; depths are floored. A gradient to the frames goes through the
     processor's resize, as if nothing had been rounded.
     """
 
@@ -52,14 +52,14 @@ class TransformersDepth(nn.Module):
         self.files = files or {}  # the processor's files as they came
 
     def forward(self, frames: Frames, state: State | None = None) -> tuple[Depth, State]:
-        """The prediction for each frame by itself, in the units of `claims`, at least LEAST; there is no state."""
+        """The prediction for each frame by itself, in the units of `claims`, floored where it is a depth; no state."""
         b, t, _, h, w = frames.shape
         outputs = self.network(pixel_values=self._to_pixels(frames.flatten(0, 1)))
         outputs["predicted_depth"] = outputs["predicted_depth"].float()
         predicted = self.processor.post_process_depth_estimation(outputs, [(h, w)] * (b * t))
         depth = torch.stack([one["predicted_depth"].reshape(h, w) for one in predicted])
-        # Inverse depth has exact zeros, and bicubic resizing goes below: neither has a logarithm.
-        return depth.clamp(min=LEAST).unflatten(0, (b, t)), {}
+        # Bicubic resizing goes below 0 beside an edge.
+        return floor_depth(depth, self.claims).unflatten(0, (b, t)), {}
 
     def _to_pixels(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 _ _"]:
         smooth = images * 255

@@ -19,7 +19,7 @@ from torch import Tensor
 from steadydepth.ops.moments import Moments
 from steadydepth.types import Claims
 
-# Video-Depth-Anything and DepthCrafter: no disparity below this, so nothing is farther than 1000 m.
+# 1 / metres, of aligned disparity (Video-Depth-Anything, DepthCrafter): nothing is farther than 1000 m.
 LEAST_DISPARITY = 1e-3
 # What stands for an unknown offset, as a share of the mean over a clip.
 FAR = 0.1
@@ -100,13 +100,19 @@ def fit_scale_shift(
 def fit_disparity(
     disparity: Float[Tensor, "..."], depth: Float[Tensor, "..."], valid: Bool[Tensor, "..."]
 ) -> Alignment:
-    """Least squares of scale * max(disparity, 1e-3) + shift = 1 / (depth + 1e-8) over the complete clip.
+    """Least squares of scale * disparity + shift = 1 / (depth + 1e-8) over the complete clip.
 
-    The protocol of DepthCrafter and Video-Depth-Anything (benchmark/eval/eval.py). A negative scale, an inverted
-    prediction, is theirs to accept and the caller's to flag.
+    The fit of DepthCrafter and Video-Depth-Anything (benchmark/eval/eval.py) but for one step: they raise disparity to
+    1e-3 before it, which depends on its unit and offset; a caller who follows them does so first. A negative scale, an
+    inverted prediction, is theirs to accept and the caller's to flag.
+
+    Args:
+        disparity: inverse depth up to one factor and one offset, of any sign.
+        depth: metres, above 0 where valid.
+        valid: where the depth was measured.
     """
     inverse = 1 / (torch.where(valid, depth, 1).double() + 1e-8)
-    return fit_scale_shift(_at_least(disparity.double()), inverse, valid)
+    return fit_scale_shift(disparity.double(), inverse, valid)
 
 
 def apply(predicted: Float[Tensor, "*any"], alignment: Alignment) -> Float64[Tensor, "*any"]:
@@ -115,24 +121,35 @@ def apply(predicted: Float[Tensor, "*any"], alignment: Alignment) -> Float64[Ten
 
 
 def apply_disparity(disparity: Float[Tensor, "*any"], alignment: Alignment) -> Float64[Tensor, "*any"]:
-    """Depth of an aligned disparity: 1 / max(scale * max(disparity, 1e-3) + shift, 1e-3). NaN stays NaN."""
-    return 1 / _at_least(apply(_at_least(disparity.double()), alignment))
+    """Depth in metres of an aligned disparity: 1 / max(scale * disparity + shift, 1e-3). NaN stays NaN."""
+    return 1 / _at_least(apply(disparity, alignment))
 
 
 def _at_least(disparity: Float64[Tensor, "*any"]) -> Float64[Tensor, "*any"]:
     return disparity.clamp(min=LEAST_DISPARITY)
 
 
-def fitted_values(values: Float[Tensor, "*any"], claims: Claims, align: str) -> Float64[Tensor, "*any"]:
-    """What an alignment is fitted to: inverse depth, 0.001 or more, where `align` is "disparity", else depth."""
-    if (claims == "disparity") == (align == "disparity"):
-        return _at_least(values.double()) if align == "disparity" else values.double()
-    inverse = 1 / _at_least(values.double())
-    return _at_least(inverse) if align == "disparity" else inverse
+def fitted_values(
+    values: Float[Tensor, "*any"], claims: Claims, align: str, *, clips_disparity: bool = False
+) -> Float64[Tensor, "*any"]:
+    """What an alignment is fitted to: inverse depth where `align` is "disparity", else depth; of any sign and unit.
+
+    Infinity where a value at or below 0 would be inverted: such a pixel has no part in a fit. With `clips_disparity`
+    inverse depth is raised to 0.001 before the fit, as Video-Depth-Anything does.
+    """
+    x = values.double()
+    if (claims == "disparity") != (align == "disparity"):
+        x = torch.where(x > 0, 1 / torch.where(x > 0, x, 1), torch.where(x.isnan(), x, torch.inf))
+    return _at_least(x) if align == "disparity" and clips_disparity else x
 
 
 def to_depth(
-    values: Float[Tensor, "*any"], claims: Claims, align: str, alignment: Alignment | None
+    values: Float[Tensor, "*any"],
+    claims: Claims,
+    align: str,
+    alignment: Alignment | None,
+    *,
+    clips_disparity: bool = False,
 ) -> Float64[Tensor, "*any"]:
     """Depth of predicted values, as far as an alignment makes it known.
 
@@ -141,12 +158,13 @@ def to_depth(
         claims: what the numbers of the model mean.
         align: what was fitted: "none", "scale", "affine" (both of depth) or "disparity" (of inverse depth).
         alignment: the fit for the clip; without one the depth is of unknown scale. Not used with "none".
+        clips_disparity: what was fitted was raised to 0.001 first (`fitted_values`).
 
     Returns: depth, in metres where aligned; it may be 0, negative or NaN.
     """
     if alignment is None or align == "none":
         return fitted_values(values, claims, "none")
-    aligned = apply(fitted_values(values, claims, align), alignment)
+    aligned = apply(fitted_values(values, claims, align, clips_disparity=clips_disparity), alignment)
     return 1 / _at_least(aligned) if align == "disparity" else aligned
 
 
@@ -166,6 +184,13 @@ def comparable_depth(values: Values, claims: Claims, *, low: float | Tensor, mea
         return values
     x = (values - low).clip(0) / (mean - low) + FAR
     return 1 / x if claims == "disparity" else x
+
+
+def comparable_values(depth: Values, claims: Claims, *, low: float | Tensor, mean: float | Tensor) -> Values:
+    """The values, none below `low`, whose `comparable_depth` is `depth`."""
+    if claims in ("metric", "scale"):
+        return depth
+    return ((1 / depth if claims == "disparity" else depth) - FAR) * (mean - low) + low
 
 
 def fit_line(moments: Moments) -> tuple[float, float]:

@@ -109,6 +109,8 @@ def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.nda
         protocol=choose_protocol(header["protocol"], max_depth=header["max_depth"]),
         alignment=None if scale is None else Alignment.of(scale, shift),
         has_label=scale is not None,
+        low=min(float(np.min(raw, where=np.isfinite(raw), initial=0)), 0.0),
+        mean=float(np.mean(raw, where=np.isfinite(raw), dtype=np.float64)),
     )
     return fit.depth(np.stack([resize_depth(one, *clip.frames.shape[1:3]) for one in raw.astype(np.float64)]))
 

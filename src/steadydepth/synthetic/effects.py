@@ -54,8 +54,9 @@ class Extras:
 
 
 def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files in `folder` at any depth that end so, in order of their names."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    """The files in `folder` at any depth that end so, in order of their names; none that is hidden, as `._a.jpg`."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def dress(scene: Scene, extras: Extras, seed: int, *, fps: float, fixed_camera: bool) -> Scene:

@@ -26,7 +26,7 @@ def vkitti(tmp_path, write_png_at, write_jpg_at):
         ("extrinsic.txt", f"h\n0 0 nan {EYE[2:]}\n".encode(), "frame 0: NaN or infinity in its camera or pose"),
         ("intrinsic.txt", b"h\n0 0 inf 725 4.5 2.5\n", "frame 0: NaN or infinity in its camera or pose"),
         ("intrinsic.txt", NOISE, "intrinsic.txt: cannot be read as numbers"),
-        ("frames/rgb/Camera_0/rgb_00000.jpg", NOISE, "neither PNG nor JPEG"),
+        ("frames/rgb/Camera_0/rgb_00000.jpg", NOISE, "no image of a kind that is read"),
         ("frames/depth/Camera_0/depth_00000.png", b"", "depth_00000.png: empty file"),
     ],
 )

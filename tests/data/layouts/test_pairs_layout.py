@@ -6,8 +6,8 @@ import pytest
 from steadydepth.data.checks import check_data
 from steadydepth.data.conversion import convert_layout, convert_videos
 from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.errors import InputError, SomeFailedError
 from steadydepth.files.video_write import write_video
-from steadydepth.types import InputError
 
 H, W = 21, 35
 
@@ -68,12 +68,12 @@ def test_a_wrong_unit_is_caught_by_the_check(tmp_path, files, scale, side):
     assert "correct depth_scale_m" in fault
 
 
-def test_depth_that_does_not_fit_at_all_is_said(tmp_path, files, caplog):
+def test_depth_in_a_unit_that_cannot_be_is_said(tmp_path, files, caplog):
     np.save(tmp_path / "in" / "0_depth.npy", np.full((H, W), 2500.0))  # millimetres that pass for metres
     (tmp_path / "in" / "list.csv").write_text("image,depth\n0.png,0_depth.npy\n")
     (folder,) = convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out")
-    assert "all depth, from 2.5e+03 m on, is outside 0.001 to 65.5 m" in caplog.text
-    assert (open_sequence(folder).read().depth == 0).all()
+    assert "half of the depth is beyond 500 m (its median is 2500 m): check `scale`" in caplog.text
+    np.testing.assert_allclose(open_sequence(folder).read().depth, 2500, rtol=1e-5)
 
 
 def test_a_conversion_goes_on_where_it_was_cut(tmp_path, files):
@@ -100,3 +100,54 @@ def test_a_folder_of_videos_becomes_sequences(tmp_path):
 def test_an_unknown_layout_names_those_there_are(tmp_path):
     with pytest.raises(InputError, match="kitty: unknown layout; there is tum, bonn, kitti"):
         next(convert_layout("kitty", tmp_path, tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("depth", "kept"),
+    [
+        (np.linspace(1, 200, H * W), 1.0),  # a street
+        (np.linspace(0.004, 0.03, H * W), 1.0),  # an endoscope
+        (np.linspace(0.5, 12, H * W), 1.0),  # a room
+        (np.r_[np.linspace(1, 80, H * W - 100), np.full(100, 65504.0)], 1 - 100 / (H * W)),  # a sky
+    ],
+)
+def test_the_step_of_float_depth_fits_it(tmp_path, files, caplog, depth, kept):
+    depth = depth.reshape(H, W).astype(np.float32)
+    np.save(tmp_path / "in" / "d.npy", depth)
+    (tmp_path / "in" / "list.csv").write_text("image,depth\n0.png,d.npy\n")
+    (folder,) = convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out")
+    read = open_sequence(folder).read().depth[0]
+    assert (read > 0).mean() == pytest.approx(kept)
+    assert np.abs(read / depth - 1)[read > 0].max() < 0.011
+    assert ("% of the measured depth is outside" in caplog.text) == (kept < 0.99)
+
+
+LISTS = {
+    "crlf.csv": b"image,depth,scale\r\n0.png,0_depth.png,0.001\r\n",
+    "bom.csv": b"\xef\xbb\xbfimage,depth,scale\r\n0.png,0_depth.png,0.001\r\n",
+    "semicolons.csv": b"image;depth;scale\n0.png;0_depth.png;0,001\n",
+    "tabs.csv": b"image\tdepth\tscale\n0.png\t0_depth.png\t0.001\n",
+    "spaces.csv": b"image, depth, scale\n0.png, 0_depth.png, 0.001\n",
+    "UPPER.CSV": b"image,depth,scale\n0.png,0_depth.png,0.001\n",
+    "array.json": b'[{"image": "0.png", "depth": "0_depth.png", "scale": 0.001}]',
+    "bom.jsonl": b'\xef\xbb\xbf{"image": "0.png", "depth": "0_depth.png", "scale": 0.001}\r\n',
+    "windows.csv": b"image,depth,scale\nsub\\0.png,sub\\0_depth.png,0.001\n",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_as_editors_and_spreadsheets_write_them(tmp_path, files, name):
+    (tmp_path / "in" / "sub").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / name).write_bytes(LISTS[name])
+    (folder,) = convert_layout("pairs", tmp_path / "in" / name, tmp_path / "out")
+    np.testing.assert_array_equal(open_sequence(folder).read().depth[0], np.float32(2))
+
+
+def test_one_line_that_cannot_be_read_costs_the_others_nothing(tmp_path, files):
+    lines = ["image,depth,scale", "0.png,0_depth.png,0.001", "none.png,,", "2.png,2_depth.png,"]
+    (tmp_path / "in" / "list.csv").write_text("\n".join(lines))
+    with pytest.raises(SomeFailedError, match=r"2 input.s. failed, 1 written") as raised:
+        list(convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out"))
+    assert [path.name for path in raised.value.written] == ["list_000001"]
+    assert "none.png: cannot be read" in str(raised.value)
+    assert "list_000003: no scale" in str(raised.value)

@@ -6,6 +6,7 @@ import pytest
 
 from steadydepth.data.conversion import convert_layout
 from steadydepth.data.layouts.hypersim import planar
+from steadydepth.data.layouts.recording import pinhole
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.types import InputError
 
@@ -101,7 +102,9 @@ def test_hypersim_distance_becomes_planar_depth(tmp_path, make_scene, write_jpg_
 def test_planar_depth_by_hand():
     """A pixel 3 to the right of the centre at f = 4: the ray is 5 / 4 as long as its depth."""
     distance = np.full((1, 7), 10, np.float32)
-    assert planar(distance, 4.0)[0].tolist() == pytest.approx([8, 8.9443, 9.7014, 10, 9.7014, 8.9443, 8], abs=1e-4)
+    assert planar(distance, pinhole(4.0, 4.0, 3.0, 0.0))[0].tolist() == pytest.approx(
+        [8, 8.9443, 9.7014, 10, 9.7014, 8.9443, 8], abs=1e-4
+    )
 
 
 def test_spring_disparity_becomes_depth(tmp_path, make_scene, write_png_at, assert_same):

@@ -18,7 +18,7 @@ from steadydepth.data.layouts import (
     tum,
     vkitti2,
 )
-from steadydepth.data.layouts.recording import Recording
+from steadydepth.data.layouts.recording import Found
 from steadydepth.types import InputError
 
 
@@ -26,7 +26,7 @@ from steadydepth.types import InputError
 class Layout:
     """How a data set is found on disk, and the official parts it can be asked for."""
 
-    find: Callable[[Path, str | None], Iterator[Recording]]
+    find: Callable[[Path, str | None], Iterator[Found]]
     splits: tuple[str, ...] = ()
 
 
@@ -47,8 +47,11 @@ LAYOUTS = {
 }
 
 
-def find_recordings(layout: str, folder: Path, split: str | None = None) -> Iterator[Recording]:
-    """Recordings of the data set `layout` in `folder`; InputError when there is none, or no such layout or split."""
+def find_recordings(layout: str, folder: Path, split: str | None = None) -> Iterator[Found]:
+    """Recordings of the data set `layout` in `folder`, and what of it cannot be read.
+
+    InputError when there is neither, or no such layout or split.
+    """
     if layout not in LAYOUTS:
         raise InputError(f"{layout}: unknown layout; there is {', '.join(LAYOUTS)}")
     if not folder.exists():

@@ -6,6 +6,7 @@ a drive have none. Poses come from the GPS/IMU in oxts, as its own convertOxtsTo
 Source: www.cvlibs.net/datasets/kitti (raw data development kit; depth development kit).
 """
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from steadydepth.data.layouts.recording import (
+    Found,
     Recording,
+    Unreadable,
+    each,
     files_reader,
     inverted,
     numbered,
@@ -25,17 +29,21 @@ from steadydepth.data.layouts.recording import (
 from steadydepth.data.sequence_listing import unbroken
 from steadydepth.types import InputError
 
+LOG = logging.getLogger(__name__)
 SPLITS = ("train", "val")
 _EARTH_M = 6378137.0
 
 
-def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
+def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
     """Drives in `folder`; with `split` those that the depth benchmark has annotated for it."""
-    for images in sorted(folder.glob("*/*_sync/image_02/data")):
+
+    def read(images: Path) -> Iterator[Found]:
         drive = images.parent.parent
         labels = _annotated(folder, drive.name, (split,) if split else SPLITS)
         if labels or not split:
             yield from _parts(drive, images, labels)
+
+    yield from each(sorted(folder.glob("*/*_sync/image_02/data")), read)
 
 
 def _annotated(folder: Path, drive: str, splits: tuple[str, ...]) -> dict[int, Path]:
@@ -46,17 +54,21 @@ def _annotated(folder: Path, drive: str, splits: tuple[str, ...]) -> dict[int, P
     return {}
 
 
-def _parts(drive: Path, images: Path, labels: dict[int, Path]) -> Iterator[Recording]:
+def _parts(drive: Path, images: Path, labels: dict[int, Path]) -> Iterator[Found]:
     files = numbered(images, "", ".png") or numbered(images, "", ".jpg")
     if not files:
         raise InputError(f"{images}: no 0000000000.png and on: extract the drive again")
-    numbers = list(files)
     K, camera_to_imu = _camera(drive.parent)
-    poses = [camera_pose(_oxts(drive, number), _oxts(drive, numbers[0])) @ camera_to_imu for number in numbers]
+    measured, faults = _all_oxts(drive, list(files))
+    yield from (Unreadable(f"{drive.name}, frame {number}", why) for number, why in faults.items())
+    # Without any pose the images and their depth are worth keeping; with some, a frame without one is a gap.
+    numbers = list(measured or files)
+    origin = next(iter(measured.values()), None)
+    poses = [camera_pose(one, origin) @ camera_to_imu for one in measured.values()] if origin is not None else None
     for stretch in unbroken(np.diff(numbers) == 1, len(numbers)):
         here = numbers[stretch.start : stretch.stop]
         yield Recording(
-            name=part_name(drive.name, stretch, len(numbers)),
+            name=part_name(drive.name, stretch, len(files)),
             fps=10.0,
             n_frames=len(here),
             read=files_reader(
@@ -66,7 +78,7 @@ def _parts(drive: Path, images: Path, labels: dict[int, Path]) -> Iterator[Recor
             source="KITTI raw and annotated depth",
             licence="CC-BY-NC-SA-3.0",
             K=K,
-            cam_to_world=np.stack(poses[stretch.start : stretch.stop]),
+            cam_to_world=None if poses is None else np.stack(poses[stretch.start : stretch.stop]),
         )
 
 
@@ -96,7 +108,7 @@ def _motion(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _calibration(path: Path) -> dict[str, Float64[np.ndarray, "n"]]:
     """Keys and their numbers; lines that hold text, such as the time, are left out."""
     try:
-        lines = [line.partition(":") for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.partition(":") for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as text ({error}); the calibration of a date is in it") from error
     values = {}
@@ -108,9 +120,19 @@ def _calibration(path: Path) -> dict[str, Float64[np.ndarray, "n"]]:
     return values
 
 
-def _oxts(drive: Path, number: int) -> Float64[np.ndarray, "6"]:
-    """Latitude, longitude (degrees), altitude (m), roll, pitch and yaw (radians) of a frame."""
-    return read_table(drive / "oxts" / "data" / f"{number:010d}.txt", 30)[0, :6]
+def _all_oxts(drive: Path, numbers: list[int]) -> tuple[dict[int, Float64[np.ndarray, "6"]], dict[int, str]]:
+    """Latitude, longitude (degrees), altitude (m), roll, pitch and yaw (radians) of frames; of the others why not."""
+    found, faults = {}, {}
+    folder = drive / "oxts" / "data"
+    if not folder.is_dir():
+        LOG.warning("%s: missing, so without poses: extract the whole drive to have them", folder)
+        return {}, {}
+    for number in numbers:
+        try:
+            found[number] = read_table(folder / f"{number:010d}.txt", 30)[0, :6]
+        except InputError as error:
+            faults[number] = str(error)
+    return found, faults
 
 
 def camera_pose(at: Float64[np.ndarray, "6"], origin: Float64[np.ndarray, "6"]) -> Float64[np.ndarray, "4 4"]:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from steadydepth.data.layouts.recording import Frame, Recording, part_name, pinhole
+from steadydepth.data.layouts.recording import Found, Frame, Recording, each, part_name, pinhole
 from steadydepth.data.layouts.tum import nearest
 from steadydepth.data.sequence_listing import unbroken
 from steadydepth.files.depth_formats import UNREADABLE, load_extra, open_h5
@@ -43,15 +43,16 @@ _LICENCE = "research; see cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html"
 _NEAR_S, _GAP_S = 0.03, 0.35
 
 
-def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
+def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
     """Raw scenes in `folder` (or `folder` itself), or the images of the .mat file `folder`."""
     if folder.suffix == ".mat":
         yield from _labelled(folder, split)
         return
     if split:
         raise InputError(f"{folder}: only the labelled .mat is split in train and test: give it, or leave --split out")
-    for scene in sorted({path.parent for pattern in ("r-*.ppm", "*/r-*.ppm") for path in folder.glob(pattern)}):
-        yield from _raw(scene)
+    yield from each(
+        sorted({path.parent for pattern in ("r-*.ppm", "*/r-*.ppm") for path in folder.glob(pattern)}), _raw
+    )
 
 
 def _raw(scene: Path) -> Iterator[Recording]:

@@ -10,18 +10,17 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from steadydepth.data.layouts.recording import Recording, inverted, numbered, numbered_reader, scaled
+from steadydepth.data.layouts.recording import Found, Recording, each, inverted, numbered, numbered_reader, scaled
 from steadydepth.files.depth_formats import UNREADABLE
 from steadydepth.types import InputError
 
 SPLITS = ("train", "val", "test")
 
 
-def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
+def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
     """Sequences of the given part, or of all in `folder`."""
     for part in (split,) if split else SPLITS:
-        for images in sorted(folder.glob(f"{part}/*/rgbs")):
-            yield _recording(images)
+        yield from each(sorted(folder.glob(f"{part}/*/rgbs")), lambda images: [_recording(images)])
 
 
 def _recording(images: Path) -> Recording:

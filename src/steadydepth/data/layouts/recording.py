@@ -1,17 +1,21 @@
 """One video of a public data set as its own files have it: what each layout gives, and the conversion writes."""
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from steadydepth.files.depth_formats import read_numbers
-from steadydepth.files.images import read_colour
+from steadydepth.files.images import read_colour, shown_together
 from steadydepth.types import InputError
 
+# What Microsoft's C library prints for infinity and what is no number: -1.#INF, 1.#QNAN00.
+_NO_NUMBER = re.compile(r"^[-+]?\d\.#(INF|IND|QNAN|SNAN)\d*$", re.IGNORECASE)
 Frame = tuple[UInt8[np.ndarray, "h w 3"], Float32[np.ndarray, "h w"] | None]
 
 
@@ -31,6 +35,27 @@ class Recording:
     fixed_camera: bool | None = None
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A part of a data set that cannot be read, and why: the rest is converted without it."""
+
+    name: str
+    why: str
+
+
+Found = Recording | Unreadable
+Place = TypeVar("Place")
+
+
+def each(places: Iterable[Place], read: Callable[[Place], Iterable[Found]]) -> Iterator[Found]:
+    """What `read` finds in each of `places`; one where it raises an InputError is Unreadable, and the next follows."""
+    for place in places:
+        try:
+            yield from read(place)
+        except InputError as error:
+            yield Unreadable(str(place), str(error))
+
+
 def files_reader(
     images: Sequence[Path], depths: Sequence[Path | None], read_depth: Callable[[Path], Float32[np.ndarray, "h w"]]
 ) -> Callable[[int], Frame]:
@@ -38,7 +63,9 @@ def files_reader(
 
     def read(number: int) -> Frame:
         depth = depths[number]
-        return read_colour(images[number]), None if depth is None else read_depth(depth)
+        return (
+            (read_colour(images[number]), None) if depth is None else shown_together(images[number], read_depth(depth))
+        )
 
     return read
 
@@ -60,6 +87,21 @@ def scaled(step_m: float, beyond: float = np.inf) -> Callable[[Path], Float32[np
     return read
 
 
+def listed_path(list_file: Path, name: str) -> Path:
+    """The file that a list names, relative to the list; with the backslashes of Windows as well.
+
+    InputError when the name is absolute or climbs out. Links inside the folder are followed wherever they lead, as a
+    scratch disk, DVC and the caches of hubs need it.
+    """
+    path = list_file.parent / name
+    if not path.exists() and "\\" in name:
+        name = name.replace("\\", "/")
+        path = list_file.parent / name
+    if Path(name).is_absolute() or ".." in Path(name).parts or re.match(r"^[A-Za-z]:", name):
+        raise InputError(f"{list_file}: names {name}, outside its folder: write paths below it")
+    return path
+
+
 def numbered(folder: Path, prefix: str, suffix: str) -> dict[int, Path]:
     """Files PREFIX<number>SUFFIX of `folder` by number, in order; none when the folder is missing."""
     files = [(path.name.removeprefix(prefix).removesuffix(suffix), path) for path in folder.glob(f"{prefix}*{suffix}")]
@@ -69,8 +111,9 @@ def numbered(folder: Path, prefix: str, suffix: str) -> dict[int, Path]:
 def read_table(path: Path, n_columns: int, *, skip: int = 0) -> Float64[np.ndarray, "n c"]:
     """Lines of `n_columns` numbers, of which the first `skip` lines are no numbers; comments begin with #."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()[skip:]
-        rows = [line.replace(",", " ").split() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        lines = path.read_text(encoding="utf-8-sig").splitlines()[skip:]
+        kept = (line for line in lines if line.strip() and not line.lstrip().startswith("#"))
+        rows = [[_NO_NUMBER.sub("nan", word) for word in line.replace(",", " ").split()] for line in kept]
         table = np.array(rows, np.float64).reshape(len(rows), -1)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as numbers ({error}): check the path, or copy it again") from error
@@ -82,7 +125,7 @@ def read_table(path: Path, n_columns: int, *, skip: int = 0) -> Float64[np.ndarr
 def read_csv(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
     """The texts of the named columns, line by line; InputError when it is missing or has no such columns."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             return [tuple(line[column] for column in columns) for line in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV with {', '.join(columns)} ({error}): copy it again") from error

@@ -1,19 +1,24 @@
 """ScanNet, extracted by its SensReader: <scene>/{color,depth,pose,intrinsic}, frames numbered from 0.
 
 Depth is 16-bit PNG in millimetres, 640 x 480; colour, 1296 x 968, is brought to its size, and the depth camera's K is
-written. Poses are camera to world; where tracking was lost they are -inf, and a new sequence begins.
+written. Poses are camera to world; where tracking was lost they are -inf, nan or 0, and a new sequence begins.
 Source: github.com/ScanNet/ScanNet (README, SensReader/python). `split` reads scannetv2_<split>.txt in or above IN.
 """
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
+from jaxtyping import Float64
 
 from steadydepth.data.layouts.recording import (
+    Found,
     Frame,
     Recording,
+    Unreadable,
+    each,
     numbered,
     part_name,
     read_table,
@@ -27,13 +32,11 @@ SPLITS = ("train", "val", "test")
 _RATE_HZ = 30.0
 
 
-def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
+def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
     """Scenes in `folder`, or `folder` itself."""
     places = [folder] if (folder / "color").is_dir() else sorted(path.parent for path in folder.glob("*/color"))
     wanted = _scenes(folder, split) if split else {place.name for place in places}
-    for place in places:
-        if place.name in wanted:
-            yield from _parts(place)
+    yield from each((place for place in places if place.name in wanted), _parts)
 
 
 def _scenes(folder: Path, split: str) -> set[str]:
@@ -42,17 +45,25 @@ def _scenes(folder: Path, split: str) -> set[str]:
     if found is None:
         raise InputError(f"{lists[0]}: missing; --split {split} reads the official list: put it there")
     try:
-        return set(found.read_text(encoding="utf-8").split())
+        return set(found.read_text(encoding="utf-8-sig").split())
     except (OSError, ValueError) as error:
         raise InputError(f"{found}: cannot be read as text ({error}): copy it again") from error
 
 
-def _parts(place: Path) -> Iterator[Recording]:
+def _parts(place: Path) -> Iterator[Found]:
     images, labels = numbered(place / "color", "", ".jpg"), numbered(place / "depth", "", ".png")
-    poses = {number: read_table(place / "pose" / f"{number}.txt", 4) for number in images}
-    numbers = [number for number in images if poses[number].shape == (4, 4) and np.isfinite(poses[number]).all()]
+    poses = {}
+    for number in images:
+        try:
+            poses[number] = read_table(place / "pose" / f"{number}.txt", 4)
+        except InputError as error:
+            yield Unreadable(f"{place.name}, frame {number}", str(error))
+    numbers = [number for number, pose in poses.items() if _is_tracked(pose)]
     if not numbers:
         raise InputError(f"{place}: no frame of color/ has a finite pose in pose/: extract it again")
+    if not labels:
+        raise InputError(f"{place}: no image in depth/, which says the size: extract it again")
+    sizes = [path for number, path in labels.items() if number in images] or list(labels.values())
     steps = np.diff(numbers)
     step = int(steps.min()) if len(steps) else 1  # SensReader may leave frames out
     for stretch in unbroken(steps == step, len(numbers)):
@@ -61,7 +72,7 @@ def _parts(place: Path) -> Iterator[Recording]:
             name=part_name(place.name, stretch, len(images)),
             fps=_RATE_HZ / step,
             n_frames=len(here),
-            read=_reader([images[number] for number in here], [labels.get(number) for number in here]),
+            read=_reader([images[number] for number in here], [labels.get(number) for number in here], sizes),
             depth_scale_m=0.001,
             source="ScanNet",
             licence="ScanNet Terms of Use",
@@ -70,14 +81,23 @@ def _parts(place: Path) -> Iterator[Recording]:
         )
 
 
-def _reader(images: list[Path], labels: list[Path | None]) -> Callable[[int], Frame]:
+def _is_tracked(pose: Float64[np.ndarray, "n m"]) -> bool:
+    """Whether a pose is one: where tracking was lost its numbers are infinite, none, or all 0, by the exporter."""
+    return bool(pose.shape == (4, 4) and np.isfinite(pose).all() and abs(np.linalg.det(pose[:3, :3]) - 1) < 0.1)
+
+
+def _reader(images: list[Path], labels: list[Path | None], sizes: list[Path]) -> Callable[[int], Frame]:
+    """Colour at the size of depth, of which `sizes` are images; a frame without depth is one without a label."""
     read_depth = scaled(0.001)
+
+    @lru_cache(maxsize=1)
+    def size() -> tuple[int, ...]:
+        return read_depth(sizes[0]).shape
 
     def read(number: int) -> Frame:
         label = labels[number]
-        if label is None:
-            raise InputError(f"{images[number]}: no depth of that number, which says the size: extract it again")
-        depth = read_depth(label)
-        return cv2.resize(read_colour(images[number]), depth.shape[::-1], interpolation=cv2.INTER_AREA), depth
+        depth = None if label is None else read_depth(label)
+        height, width = size() if depth is None else depth.shape
+        return cv2.resize(read_colour(images[number]), (width, height), interpolation=cv2.INTER_AREA), depth
 
     return read

@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from steadydepth.data.layouts.recording import Recording, inverted, numbered, numbered_reader, scaled
+from steadydepth.data.layouts.recording import Found, Recording, each, inverted, numbered, numbered_reader, scaled
 from steadydepth.files.depth_formats import read_tagged
 from steadydepth.types import InputError
 
 SPLITS = ("clean", "final")  # the rendering passes of the one part that has depth
 
 
-def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
+def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
     """Scenes of one pass, `final` (with motion blur and fog) without `split`."""
-    for images in sorted((folder / "training" / (split or "final")).glob("*/")):
+
+    def read(images: Path) -> Iterator[Found]:
         training = images.parent.parent
         files = numbered(images, "frame_", ".png")
         labels = numbered(training / "depth" / images.name, "frame_", ".dpt")
@@ -37,6 +38,8 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
             K=cameras[0][0],
             cam_to_world=np.stack([pose for _, pose in cameras]),
         )
+
+    yield from each(sorted((folder / "training" / (split or "final")).glob("*/")), read)
 
 
 def _camera(path: Path) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "4 4"]]:

@@ -11,16 +11,26 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from steadydepth.data.layouts.recording import Recording, inverted, numbered, numbered_reader, pinhole, read_table
+from steadydepth.data.layouts.recording import (
+    Found,
+    Recording,
+    each,
+    inverted,
+    numbered,
+    numbered_reader,
+    pinhole,
+    read_table,
+)
 from steadydepth.files.depth_formats import read_numbers
 from steadydepth.types import InputError
 
 _BASELINE_M = 0.065
 
 
-def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
+def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
     """Training scenes in `folder`, seen by the left camera; the test scenes have no public depth."""
-    for images in sorted(folder.glob("train/*/frame_left")):
+
+    def read(images: Path) -> Iterator[Found]:
         scene = images.parent
         files = numbered(images, "frame_left_", ".png")
         labels = numbered(scene / "disp1_left", "disp1_left_", ".dsp5")
@@ -44,6 +54,8 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
             K=pinhole(*intrinsics[0]),
             cam_to_world=inverted(extrinsics.reshape(-1, 4, 4), scene / "cam_data" / "extrinsics.txt"),
         )
+
+    yield from each(sorted(folder.glob("train/*/frame_left")), read)
 
 
 def _read_depth(path: Path, focal_px: float) -> Float32[np.ndarray, "h w"]:

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from steadydepth.data.layouts.recording import (
+    Found,
     Recording,
+    each,
     numbered,
     numbered_reader,
     pinhole,
@@ -24,12 +26,11 @@ SPLITS = ("Easy", "Hard")
 _TO_NED = np.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # of points in OpenCV axes
 
 
-def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
+def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
     """Trajectories in `folder`, seen by the left camera; the archives put an environment in a folder of its name."""
     for level in (split,) if split else SPLITS:
         places = {*folder.glob(f"*/{level}/P*/image_left"), *folder.glob(f"*/*/{level}/P*/image_left")}
-        for images in sorted(places):
-            yield _recording(images)
+        yield from each(sorted(places), lambda images: [_recording(images)])
 
 
 def _recording(images: Path) -> Recording:

@@ -12,8 +12,11 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from steadydepth.data.layouts.recording import (
+    Found,
     Recording,
+    each,
     files_reader,
+    listed_path,
     part_name,
     pinhole,
     quaternion_poses,
@@ -34,20 +37,24 @@ _BONN_MARKERS = np.array(
 _NEAR_S = 0.02
 
 
-def find_tum(folder: Path, split: str | None) -> Iterator[Recording]:
+def find_tum(folder: Path, split: str | None) -> Iterator[Found]:
     """Recordings of TUM RGB-D in `folder`, or `folder` itself."""
-    for place in _places(folder):
+
+    def read(place: Path) -> Iterator[Recording]:
         K = _TUM_K["freiburg3" if "freiburg3" in place.name else ""]
         yield from _parts(place, K, np.eye(4), np.eye(4), "TUM RGB-D", "CC-BY-4.0")
 
+    yield from each(_places(folder), read)
 
-def find_bonn(folder: Path, split: str | None) -> Iterator[Recording]:
+
+def find_bonn(folder: Path, split: str | None) -> Iterator[Found]:
     """Recordings of Bonn RGB-D Dynamic in `folder`, or `folder` itself; lens distortion (k1 = 0.04) is left in."""
     # As published it stretches by up to 6 %: the nearest rotation is taken.
     left, _, right = np.linalg.svd(_BONN_MARKERS[:, :3])
     markers = np.eye(4)
     markers[:3] = np.column_stack((left @ right, _BONN_MARKERS[:, 3]))
-    for place in _places(folder):
+
+    def read(place: Path) -> Iterator[Recording]:
         yield from _parts(
             place,
             _BONN_K,
@@ -56,6 +63,8 @@ def find_bonn(folder: Path, split: str | None) -> Iterator[Recording]:
             "Bonn RGB-D Dynamic",
             "see www.ipb.uni-bonn.de/data/rgbd-dynamic-dataset",
         )
+
+    yield from each(_places(folder), read)
 
 
 def _places(folder: Path) -> list[Path]:
@@ -100,13 +109,12 @@ def _parts(
 def _stamped(path: Path) -> tuple[Float64[np.ndarray, "n"], list[Path]]:
     """Times in seconds and files of a list; InputError when a line is no such pair, or the times are out of order."""
     try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-        pairs = [(float(time), path.parent / name) for time, name in filter(None, lines)]
+        lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if not line.startswith("#")]
+        pairs = [(float(time), listed_path(path, name)) for time, name in filter(None, lines)]
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as lines of time and file ({error}): copy it again") from error
-    for _, file in pairs:
-        if not file.resolve().is_relative_to(path.parent.resolve()):
-            raise InputError(f"{path}: names {file}, outside its folder: copy it again")
     times = np.array([time for time, _ in pairs])
     if len(times) == 0 or (np.diff(times) <= 0).any():
         raise InputError(f"{path}: times are missing or out of order; each line is later than the one before: sort it")

@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from steadydepth.data.layouts.recording import (
+    Found,
     Recording,
+    each,
     inverted,
     numbered,
     numbered_reader,
@@ -22,9 +24,10 @@ from steadydepth.data.layouts.recording import (
 from steadydepth.types import InputError
 
 
-def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
+def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
     """Every scene, variation and camera in `folder`."""
-    for images in sorted(folder.glob("Scene*/*/frames/rgb/Camera_*")):
+
+    def read(images: Path) -> Iterator[Found]:
         variation, camera = images.parent.parent.parent, int(images.name.removeprefix("Camera_"))
         files = numbered(images, "rgb_", ".jpg")
         labels = numbered(variation / "frames" / "depth" / images.name, "depth_", ".png")
@@ -41,6 +44,8 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
             K=pinhole(*intrinsics[0]),
             cam_to_world=inverted(extrinsics.reshape(-1, 4, 4), variation / "extrinsic.txt"),
         )
+
+    yield from each(sorted(folder.glob("Scene*/*/frames/rgb/Camera_*")), read)
 
 
 def _of_camera(path: Path, n_columns: int, camera: int, numbers: list[int]) -> Float64[np.ndarray, "n c"]:

@@ -1,0 +1,123 @@
+"""Images that are neither PNG nor JPEG, read strictly by Pillow; and which way up any of them is."""
+
+import io
+import struct
+import warnings
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from steadydepth.errors import InputError
+
+# What files of these kinds begin with; those of AVIF and HEIC say it from their fifth byte on.
+_WEBP, _BMP, _TIFF = b"RIFF", b"BM", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_ORIENTATION = 0x0112  # the tag of EXIF
+# What Pillow raises for bytes that are damaged or none of its own.
+_UNREADABLE = (
+    *(OSError, ValueError, SyntaxError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError),
+    *(RuntimeError, MemoryError, struct.error),
+)
+
+
+def kind_of(data: bytes) -> str | None:
+    """WebP, BMP, TIFF, AVIF or HEIC by the first bytes of a file; None for any other."""
+    if data.startswith(_WEBP) and data[8:12] == b"WEBP":
+        return "WebP"
+    if data.startswith(_BMP):
+        return "BMP"
+    if data.startswith(_TIFF):
+        return "TIFF"
+    if data[4:8] == b"ftyp":
+        brands = data[8:12] + data[16:64]
+        if b"avif" in brands or b"avis" in brands:
+            return "AVIF"
+        if any(brand in brands for brand in _HEIF_BRANDS):
+            return "HEIC"
+    return None
+
+
+def decode(data: bytes, kind: str, most_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB of the bytes of an image of a `kind` of `kind_of`, as it is stored; ValueError saying what is wrong with it.
+
+    InputError for a kind that needs a package which is not there.
+    """
+    from PIL import Image
+
+    if kind == "HEIC":
+        _register_heif()
+    try:
+        with warnings.catch_warnings():
+            # Its own limit on pixels is a warning; ours comes next.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=["HEIF" if kind == "HEIC" else kind.upper()])
+        if image.width * image.height > most_pixels or min(image.size) < 1:
+            raise ValueError(
+                f"says that it is {image.width} x {image.height} pixels, of which there are 1 to {most_pixels}"
+            )
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(
+                f"holds {image.mode}, numbers of more than 8 bits; frames are 8-bit RGB: convert it to 8 bits"
+            )
+        return np.array(image.convert("RGB"))
+    except (*_UNREADABLE, Image.DecompressionBombError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _register_heif() -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise InputError(
+            "HEIC images need the package pillow-heif: pip install 'steadydepth[heif]', or convert them to JPEG"
+        ) from error
+    register_heif_opener()
+
+
+def orientation(data: bytes) -> int:
+    """EXIF's number of how an image is turned before it is shown, 1 to 8; 1, not at all, where nothing says it."""
+    exif = _exif_of(data)
+    if exif is None:
+        return 1
+    from PIL import Image
+
+    found: Any = Image.Exif()
+    try:
+        found.load(exif)
+        number = int(found.get(_ORIENTATION, 1))
+    except _UNREADABLE:  # damage there takes nothing from the image
+        return 1
+    return number if 1 <= number <= 8 else 1
+
+
+def _exif_of(data: bytes) -> bytes | None:
+    """The EXIF part of a JPEG, PNG, WebP or TIFF, which begins with the order of its bytes."""
+    if data.startswith(_TIFF):
+        return data
+    if data.startswith(b"\xff\xd8"):
+        at = data.find(b"Exif\0\0", 0, 1 << 17)
+        return data[at : at + (1 << 16)] if at >= 4 and data[at - 4 : at - 2] == b"\xff\xe1" else None
+    if data.startswith(b"\x89PNG"):
+        return _chunk(data, 8, b"eXIf", is_png=True)
+    return _chunk(data, 12, b"EXIF", is_png=False) if data.startswith(_WEBP) else None
+
+
+def _chunk(data: bytes, at: int, name: bytes, *, is_png: bool) -> bytes | None:
+    """The part `name` of a PNG (length, name, body, checksum) or a WebP (name, length, body to an even size)."""
+    while at + 8 <= len(data):
+        first, second = data[at : at + 4], data[at + 4 : at + 8]
+        kind, length = (second, int.from_bytes(first, "big")) if is_png else (first, int.from_bytes(second, "little"))
+        if kind == name:
+            return data[at + 8 : at + 8 + length]
+        at += 8 + length + (4 if is_png else length % 2)
+    return None
+
+
+def turn(image: np.ndarray, orientation: int) -> np.ndarray:
+    """A stored image (h, w) or (h, w, c) as EXIF's number says that it is shown: mirrored, turned, or both."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    rows = slice(None, None, -1) if orientation in (3, 4, 7, 8) else slice(None)
+    columns = slice(None, None, -1) if orientation in (2, 3, 6, 7) else slice(None)
+    return np.ascontiguousarray(image[rows, columns])

@@ -1,0 +1,220 @@
+"""Videos as phones, drones, recorders and converters write them: what players show is what is read."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from steadydepth.data.checks import check_data
+from steadydepth.data.conversion import convert_shots, convert_video
+from steadydepth.data.cuts import shots_of
+from steadydepth.data.loader import ClipSamples
+from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.errors import InputError
+from steadydepth.files.video_read import probe_video, read_video
+from steadydepth.ops.photometric import Photometric
+
+H, W = 48, 64
+
+
+def encode(path: Path, frames: np.ndarray, *, times=None, unit=Fraction(1, 10), prepare=None, **options: str) -> Path:
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=10, options=options)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv444p"
+        stream.codec_context.time_base = unit
+        if prepare:
+            prepare(stream)
+        for number, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv444p")
+            frame.pts, frame.time_base = number if times is None else times[number], unit
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def remux(source: Path, target: Path, keep) -> Path:
+    """The packets of `source` from the first that `keep` takes on, nothing decoded."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream, is_kept = new.add_stream_from_template(old.streams.video[0]), False
+        for number, packet in enumerate(old.demux(video=0)):
+            is_kept = is_kept or keep(number, packet)
+            if packet.size and is_kept:
+                packet.stream = stream
+                new.mux(packet)
+    return target
+
+
+def moving(n_frames: int) -> np.ndarray:
+    noise = np.random.default_rng(0).integers(0, 255, (H, W + n_frames, 3), dtype=np.uint8)
+    texture = cv2.GaussianBlur(noise, (0, 0), 2)
+    return np.stack([texture[:, number : number + W] for number in range(n_frames)])
+
+
+def corners(n_frames: int = 4) -> np.ndarray:
+    """Red at the top left, green at the top right, blue at the bottom left."""
+    frames = np.full((n_frames, H, W, 3), 90, np.uint8)
+    frames[:, : H // 2, : W // 2], frames[:, : H // 2, W // 2 :] = (220, 30, 30), (30, 220, 30)
+    frames[:, H // 2 :, : W // 2] = (30, 30, 220)
+    return frames
+
+
+SHOWN = {
+    (1, 0, 0, 1): lambda image: image,
+    (-1, 0, 0, 1): lambda image: image[:, ::-1],
+    (1, 0, 0, -1): lambda image: image[::-1],
+    (-1, 0, 0, -1): lambda image: image[::-1, ::-1],
+    (0, 1, 1, 0): lambda image: image.swapaxes(0, 1),
+    (0, -1, -1, 0): lambda image: image[::-1, ::-1].swapaxes(0, 1),
+    (0, 1, -1, 0): lambda image: np.rot90(image, -1),
+    (0, -1, 1, 0): lambda image: np.rot90(image),
+}
+
+
+@pytest.mark.parametrize("matrix", SHOWN)
+def test_all_eight_display_matrices_are_shown(tmp_path, matrix):
+    video = encode(tmp_path / "a.mp4", corners())
+    stored = next(read_video(video))
+    data = video.read_bytes()
+    at = data.index(b"tkhd") + 44
+    a, b, c, d = (number << 16 for number in matrix)
+    body = b"".join(number.to_bytes(4, "big", signed=True) for number in (a, b, 0, c, d, 0, 0, 0, 1 << 30))
+    video.write_bytes(data[:at] + body + data[at + 36 :])
+    shown = next(read_video(video))
+    np.testing.assert_array_equal(shown, SHOWN[matrix](stored))
+    assert (probe_video(video).height, probe_video(video).width) == shown.shape[:2]
+
+
+@pytest.mark.parametrize(("ratio", "width"), [(Fraction(4, 3), 85), (Fraction(1, 2), 32), (Fraction(1), 64)])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_pixels_that_are_not_square_are_shown_in_their_shape(tmp_path, suffix, ratio, width):
+    def prepare(stream):
+        stream.codec_context.sample_aspect_ratio = ratio
+
+    video = encode(tmp_path / f"a.{suffix}", corners(), prepare=prepare)
+    assert next(read_video(video)).shape == (H, width, 3)
+    assert (probe_video(video).height, probe_video(video).width) == (H, width)
+    assert open_sequence(video).read(0, 2).frames.shape == (2, H, width, 3)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "mov"])
+def test_a_thumbnail_beside_the_video_is_not_the_video(tmp_path, suffix):
+    video = tmp_path / f"a.{suffix}"
+    with av.open(str(video), "w") as file:
+        small, stream = file.add_stream("mjpeg", rate=10), file.add_stream("libx264", rate=10)
+        small.width, small.height, small.pix_fmt = 160, 120, "yuvj420p"
+        stream.width, stream.height, stream.pix_fmt = W, H, "yuv420p"
+        black = av.VideoFrame.from_ndarray(np.zeros((120, 160, 3), np.uint8), format="rgb24")
+        black.pts = 0
+        file.mux(small.encode(black.reformat(format="yuvj420p")))
+        for number, image in enumerate(corners(8)):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts = number
+            file.mux(stream.encode(frame))
+        file.mux(small.encode())
+        file.mux(stream.encode())
+    assert [frame.shape for frame in read_video(video)] == [(H, W, 3)] * 8
+    assert probe_video(video).n_frames == 8
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+@pytest.mark.parametrize("b_frames", ["0", "2"])
+def test_a_recording_that_begins_between_key_frames_has_one_numbering(tmp_path, suffix, b_frames):
+    """Frames are those that can be decoded: the same for counting, for reading a part, and for training."""
+    source = encode(tmp_path / "source.mp4", moving(40), g="12", bf=b_frames)
+    (tmp_path / "data").mkdir()
+    video = remux(source, tmp_path / "data" / f"a.{suffix}", lambda number, packet: number >= 5)
+    frames = list(read_video(video))
+    np.testing.assert_array_equal(frames[0], list(read_video(source))[12])
+    assert len(frames) == probe_video(video).n_frames == open_sequence(video).n_frames == 28
+    for start in range(0, 26, 3):
+        np.testing.assert_array_equal(np.stack(list(read_video(video, start, start + 2))), frames[start : start + 2])
+    assert check_data(tmp_path / "data") == []
+    samples = ClipSamples(
+        tmp_path / "data", length=3, height=32, width=48, motion="none", labels="none", flip=False,
+        photometric=Photometric(), seed=0, cached_clips=0,
+    )  # fmt: skip
+    assert len(samples.clips) == 26
+    assert samples.sample(25)["frames"].shape == (3, 32, 48, 3)
+
+
+def test_an_open_group_whose_beginning_is_cut_away_has_one_numbering(tmp_path):
+    """Its first frames, shown before its key frame, cannot be decoded."""
+    options = {"x264-params": "open-gop=1:keyint=10:min-keyint=10:bframes=3:scenecut=0:b-adapt=0"}
+    source = encode(tmp_path / "source.mkv", moving(40), **options)
+    video = remux(source, tmp_path / "a.mkv", lambda number, packet: packet.is_keyframe and packet.pts > 500)
+    frames = list(read_video(video))
+    assert probe_video(video).n_frames == len(frames)
+    for start in range(1, len(frames) - 1, 4):
+        np.testing.assert_array_equal(next(read_video(video, start)), frames[start])
+
+
+@pytest.mark.parametrize("tick", [100, 1000, 90000])
+def test_the_rate_is_that_of_the_times_and_not_the_tick_of_the_clock(tmp_path, tick):
+    steps_ms = np.random.default_rng(0).integers(30, 37, 60)
+    times = (np.cumsum(steps_ms) * tick // 1000).tolist()
+    times = [time - times[0] for time in times]
+    source = encode(tmp_path / "source.mp4", moving(60), times=times, unit=Fraction(1, tick))
+    video = remux(source, tmp_path / "a.mkv", lambda number, packet: True)
+    assert probe_video(video).fps == pytest.approx(59 / (times[-1] / tick), rel=2e-3)
+    folder = convert_video(video, tmp_path / "out", name="a")
+    assert open_sequence(folder).fps == pytest.approx(30, rel=0.05)
+
+
+def test_a_header_that_agrees_with_the_times_is_taken_to_the_last_digit(tmp_path):
+    assert probe_video(encode(tmp_path / "a.mkv", moving(12))).fps == 10
+
+
+@pytest.fixture
+def turned(tmp_path):
+    """Six frames of 48 x 64, then six of 64 x 48, as a phone that is turned sends them."""
+    parts = [moving(6), np.ascontiguousarray(moving(6).swapaxes(1, 2))]
+    raw = b""
+    for number, part in enumerate(parts):
+        file = tmp_path / f"{number}.h264"
+        raw += encode(file, part).read_bytes()
+    (tmp_path / "both.h264").write_bytes(raw)
+    (tmp_path / "data").mkdir()
+    with av.open(str(tmp_path / "both.h264")) as old, av.open(str(tmp_path / "data/a.mkv"), "w") as new:
+        stream, n = new.add_stream_from_template(old.streams.video[0]), 0
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.pts = packet.dts = 100 * n
+                packet.time_base, packet.stream, n = Fraction(1, 1000), stream, n + 1
+                new.mux(packet)
+    return tmp_path / "data/a.mkv"
+
+
+def test_a_size_that_changes_on_the_way_is_named_and_begins_a_shot(tmp_path, turned):
+    (fault,) = check_data(turned.parent)
+    assert "a.mkv: the size changes between frames 5 and 6" in fault
+    assert shots_of(open_sequence(turned)) == [range(6), range(6, 12)]
+    with pytest.raises(InputError, match=r"frame 6 is 64 x 48, those before it 48 x 64; .*--split-shots"):
+        convert_video(turned, tmp_path / "out", name="a")
+    assert list((tmp_path / "out").iterdir()) == []
+    made = list(convert_shots(turned, tmp_path / "out", name="a"))
+    assert [open_sequence(path).read().frames.shape for path in made] == [(6, 48, 64, 3), (6, 64, 48, 3)]
+    assert check_data(tmp_path / "out") == []
+
+
+def test_both_sizes_are_trained_on(turned):
+    samples = ClipSamples(
+        turned.parent, length=3, height=32, width=32, motion="none", labels="none", flip=False,
+        photometric=Photometric(), seed=0, cached_clips=0, find_cuts=True,
+    )  # fmt: skip
+    assert [start for _, start in samples.clips] == [0, 1, 2, 3, 6, 7, 8, 9]
+    assert all(samples.sample(number)["frames"].shape == (3, 32, 32, 3) for number in range(8))
+
+
+def test_high_dynamic_range_is_said_once(tmp_path, caplog):
+    def prepare(stream):
+        stream.codec_context.color_trc = 16
+
+    video = encode(tmp_path / "a.mkv", corners(), prepare=prepare)
+    list(read_video(video))
+    list(read_video(video, 1))
+    assert caplog.text.count("a.mkv: high dynamic range (PQ") == 1
+    (fault, *_) = check_data(tmp_path)
+    assert "a.mkv: high dynamic range" in fault
