@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from steadydepth.cli.printing import ModelName, cell, pair, print_columns
+from steadydepth.errors import SomeFailedError
 
 
 def predict(
@@ -41,7 +42,6 @@ def predict(
     """
     from steadydepth.commands import predict as predict_all
     from steadydepth.inference.point_clouds import Lens
-    from steadydepth.inference.predict_files import SomeFailedError
 
     complaint = ""
     try:

@@ -75,7 +75,9 @@ class ClipFit:
         return clean(depth.numpy(), self.protocol)
 
     def _up_to_a_factor(self, values: Float64[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]:
-        """Of disparity and affine depth the offset is unknown: 0 where all values are above it, and then nothing is below
+        """Depth up to a factor, without a label.
+
+        Of disparity and affine depth the offset is unknown: 0 where all values are above it, and then nothing is below
         a thousandth of their mean; else that of `comparable_depth`.
         """
         if self.claims in ("metric", "scale"):
