@@ -62,7 +62,12 @@ def test_images_are_read_back_to_half_a_step(tmp_path, depth):
     depth[1, 2, 3], depth[1, 2, 4], depth[1, 2, 5] = np.nan, 0.0, 1e-6
     scale, _ = image_scale(0.0, 60.0, "metric")
     folder = write_prediction_images(tmp_path, "a", iter(depth), "metric", depth_scale_m=scale, fps=12.5)
-    assert json.loads((folder / "meta.json").read_text()) == {"fps": 12.5, "depth_scale_m": 0.001, "claims": "metric"}
+    assert json.loads((folder / "meta.json").read_text()) == {
+        "fps": 12.5,
+        "depth_scale_m": 0.001,
+        "claims": "metric",
+        "filter": "none",
+    }
     code = cv2.imread(str(folder / "depth" / "0004.png"), cv2.IMREAD_UNCHANGED)
     assert code.dtype == np.uint16
     np.testing.assert_array_equal(code, np.rint(depth[4].astype(np.float64) / 0.001))
@@ -125,7 +130,7 @@ def test_exr_is_read_back_exactly(tmp_path, depth, claims):
     folder = write_prediction_exr(tmp_path, "a", iter(depth), claims, fps=12.5)
     assert folder == tmp_path / "a"
     assert sorted(file.name for file in (folder / "depth").iterdir()) == [f"{i:04d}.exr" for i in range(T)]
-    assert json.loads((folder / "meta.json").read_text()) == {"fps": 12.5, "claims": claims}
+    assert json.loads((folder / "meta.json").read_text()) == {"fps": 12.5, "claims": claims, "filter": "none"}
     again, claimed = read_predictions(tmp_path, "a")
     np.testing.assert_array_equal(again, depth)
     assert (again.dtype, claimed) == (np.float32, claims)

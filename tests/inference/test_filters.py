@@ -111,13 +111,13 @@ def test_flow_follows_what_moves(frames):
 
 
 def test_mistakes_are_named(depth, frames):
-    with pytest.raises(InputError, match="filter 'kalman': unknown; choose one of none, ema"):
+    with pytest.raises(InputError, match="filter 'kalman': unknown; choose one of none, learned"):
         filter_depth("kalman", depth, frames)
     with pytest.raises(InputError, match="resize"):
         filter_depth("ema", depth, frames[:, :-1])
 
 
 def test_every_name_opens_a_filter_and_none_is_none(depth, frames):
-    assert set(NAMES) == {"none", *FILTERS}
+    assert set(NAMES) == {"none", "learned", "learned_offline", *FILTERS}
     assert open_filter("none", "metric") is open_filter(None, "metric") is None
     assert filter_depth("none", depth, frames) is depth

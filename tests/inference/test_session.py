@@ -11,7 +11,7 @@ from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.evaluation.sources import predict_sequence
 from steadydepth.files.predictions import read_predictions
 from steadydepth.files.sequence_writer import write_sequence
-from steadydepth.inference.filters import filter_depth, open_filter
+from steadydepth.inference.filters import filter_depth
 from steadydepth.inference.live import stream_newest
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor
@@ -147,6 +147,23 @@ def test_a_filter_is_applied_by_name_and_begins_anew_at_a_cut():
     np.testing.assert_allclose(depths(Predictor(Red(), filter="ema").stream(frames, filter="none")), raw, rtol=1e-6)
 
 
+def test_the_learned_filter_is_applied_by_name_causal_and_there_and_back():
+    frames = np.concatenate((film(0), film(1)))
+    raw = 1 + frames[..., 0].astype(np.float32)
+    for name in ("learned", "learned_offline"):
+        results = list(Predictor(Red(), filter=name).stream(frames))
+        for part in (slice(0, T), slice(T, 2 * T)):
+            expected = filter_depth(name, raw[part], frames[part])
+            np.testing.assert_allclose(depths(results[part]), expected, rtol=1e-4, err_msg=name)
+        assert [result.is_start for result in results].index(True, 1) == T
+        assert not np.allclose(depths(results), raw, rtol=1e-2)
+
+
+def test_a_live_source_cannot_be_filtered_there_and_back():
+    with pytest.raises(InputError, match="looks at later frames, which a live source has not: take learned"):
+        Session(Network(Red()), filter="learned_offline").step(film()[0])
+
+
 def test_one_image_is_never_filtered_and_nothing_is_kept_for_the_next():
     predictor = Predictor(Average(), filter="ema_0.8")
     for frame in film()[:3]:
@@ -154,7 +171,7 @@ def test_one_image_is_never_filtered_and_nothing_is_kept_for_the_next():
 
 
 def test_no_frame_gives_no_depth_and_what_is_no_image_is_refused():
-    session = Session(Network(Red()), filter=open_filter("ema", "metric"))
+    session = Session(Network(Red()), filter="ema")
     assert list(session.run([])) == []
     with pytest.raises(InputError, match=r"float64 \(40, 56, 3\)"):
         list(session.run([film()[0] / 255]))

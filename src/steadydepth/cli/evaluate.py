@@ -20,7 +20,8 @@ def evaluate(
     max_depth: Annotated[float | None, typer.Option(help="Labels beyond this are left out, metres.")] = None,
     controls: Annotated[bool, typer.Option(help="Also score a constant, EMA, median and flow-guided EMA.")] = True,
     filter: Annotated[
-        str | None, typer.Option(help="Score the predictions after this filter: none, ema, ema_0.8, median, flow_ema.")
+        str | None,
+        typer.Option(help="Score after it: none, learned, learned_offline, ema, ema_0.8, median, flow_ema."),
     ] = None,
     reference: Annotated[
         str | None, typer.Option(help="A model whose depth is to be kept: log_depth_correlation and edges_kept.")

@@ -26,7 +26,7 @@ def predict(
         str | None, typer.Option(metavar="I/N", help="Every N-th input from the I-th on, for N machines.")
     ] = None,
     filter: Annotated[
-        str | None, typer.Option(help="Smooth videos over time as well: none, ema, ema_0.8, median or flow_ema.")
+        str | None, typer.Option(help="Of videos: none, learned, learned_offline, ema, ema_0.8, median or flow_ema.")
     ] = None,
     seconds: Annotated[
         float | None, typer.Option(min=0, help="Of a camera or URL: stop after so long; Ctrl-C does as well.")
@@ -71,9 +71,7 @@ def stream(
     source: Annotated[str, typer.Argument(help="A camera's index, a URL, a video or a folder of images.")],
     model: ModelName,
     seconds: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
-    filter: Annotated[
-        str | None, typer.Option(help="Smooth over time as well: none, ema, ema_0.8, median or flow_ema.")
-    ] = None,
+    filter: Annotated[str | None, typer.Option(help="none, learned, ema, ema_0.8, median or flow_ema.")] = None,
     show: Annotated[bool, typer.Option("--show", help="In a window as well; q ends it.")] = False,
 ) -> None:
     """Depth of live frames, always the newest, until Ctrl-C: those that came while the model worked are left out.

@@ -17,7 +17,7 @@ from steadydepth.data.sequence_listing import name_of
 from steadydepth.evaluation.footage import Depth, Flow, Footage, excerpt
 from steadydepth.files.predictions import find_predictions
 from steadydepth.files.stored_depth import open_predictions, open_raw
-from steadydepth.inference.filters import NONE, check_filter, open_filter
+from steadydepth.inference.filters import NONE, check_filter
 from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.session import Image, Session
 from steadydepth.metrics.protocols import Protocol
@@ -170,7 +170,7 @@ def _open_filtered(folder: Path, path: Path, filter: str | None) -> DepthFrames:
         )
 
     def read() -> Iterator[Float32[np.ndarray, "h w"]]:
-        session = Session(_Stored(stored), filter=open_filter(filter, stored.claims))
+        session = Session(_Stored(stored), filter=filter)
         return (result.depth for result in session.run(footage.images()))
 
     return DepthFrames(stored.claims, footage.n_frames, footage.height, footage.width, read)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 from steadydepth.files.stored_depth import open_raw
+from steadydepth.inference.filters import NONE
 from steadydepth.inference.frame_sources import DEFAULT_FPS, Image, Source
 from steadydepth.inference.predictor import Predictor
 from steadydepth.ops.colours import colour_depth, depth_range, is_measured
@@ -30,6 +31,7 @@ class CachedDepth:
 
     source: Source
     depth: DepthFrames  # NaN where there is no value
+    filter: str = NONE  # what was applied to it
 
     @property
     def claims(self) -> Claims:
@@ -108,7 +110,8 @@ def cache_depth(
         images = np.memmap(image_path, np.uint8, "r", shape=(n_done, *shape, 3))
         rate = source.fps or ((n_done - 1) / passed if n_done > 1 else DEFAULT_FPS)
         source = replace(source, frames=lambda: iter(images), fps=rate)
-    return CachedDepth(source, open_raw(depth_path, (n_done, *shape), predictor.claims, chunk=1))
+    cached = open_raw(depth_path, (n_done, *shape), predictor.claims, chunk=1)
+    return CachedDepth(source, cached, filter or predictor.filter or NONE)
 
 
 def _kept(frames: Iterable[Image], file: IO[bytes]) -> Iterator[Image]:

@@ -2,20 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from steadydepth.config import FilterName
+from steadydepth.inference.learned_filter import LearnedFilter, filter_offline
 from steadydepth.ops.bidirectional_flow import pair_from_frames
 from steadydepth.ops.colours import is_measured
 from steadydepth.ops.sampling import Places
 from steadydepth.ops.smoothing import FILTERS, Memory, backward_places
 from steadydepth.types import Claims, InputError
 
-NONE = "none"
-NAMES = (NONE, *get_args(FilterName))
+NONE, LEARNED, OFFLINE = "none", "learned", "learned_offline"
+# In each frame alone, nothing after it is needed, so a live source can be filtered.
+CAUSAL = (LEARNED, *get_args(FilterName))
+NAMES = (NONE, OFFLINE, *CAUSAL)
 
 # What a filter remembers of one video; None at its beginning.
 FilterState = dict[str, Any]
@@ -30,17 +33,21 @@ def open_filter(name: str | None, claims: Claims) -> DepthFilter | None:
     """The filter of that name for depth of those claims.
 
     Args:
-        name: one of `NAMES`; None and "none" filter nothing.
+        name: "none" or one of `CAUSAL`; None filters nothing.
         claims: what the filtered numbers mean. Depth is averaged in its logarithm, so that a factor stays one; affine
             depth and disparity, which may be negative, as they are.
 
     Returns: a step from frame to frame, None for no filter.
 
     Raises:
-        InputError: there is no filter of that name.
+        InputError: there is no filter of that name, or it is not causal.
     """
     check_filter(name)
-    return None if name in (None, NONE) else _Smoothing(name, claims in ("metric", "scale"))  # type: ignore[arg-type]
+    if name == OFFLINE:
+        raise InputError(f"filter {OFFLINE}: looks at later frames, which a live source has not: take {LEARNED}")
+    if name == LEARNED:
+        return LearnedFilter(claims).step
+    return None if name in (None, NONE) else _Smoothing(cast(FilterName, name), claims in ("metric", "scale"))
 
 
 def check_filter(name: str | None) -> None:
@@ -91,12 +98,15 @@ def filter_depth(
     Raises:
         InputError: there is no such filter, or a frame has another size than its depth.
     """
-    step, state = open_filter(name, claims), None
+    check_filter(name)
     if depth.shape != frames.shape[:3]:
         raise InputError(
             f"depth is {depth.shape}, frames are {frames.shape[:3]}: a filter needs a depth for each pixel of each "
             "frame: resize one to the other first"
         )
+    if name == OFFLINE:
+        return np.stack(list(filter_offline(zip(depth, frames, strict=True), LearnedFilter(claims))))
+    step, state = open_filter(name, claims), None
     if step is None:
         return depth
     filtered = []

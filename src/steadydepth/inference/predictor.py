@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from steadydepth.files.images import read_colour
 from steadydepth.inference.exported import ExportedNet
-from steadydepth.inference.filters import check_filter, open_filter
+from steadydepth.inference.filters import check_filter
 from steadydepth.inference.frame_sources import Input, open_source
 from steadydepth.inference.runtime import is_exported
 from steadydepth.inference.session import Image, Network, Result, Session, check_image
@@ -87,7 +87,7 @@ class Predictor:
             filter: in place of the predictor's own; "none" for no filter.
             chunk: frames that pass through the network at once; None takes as many as fill the device.
         """
-        return Session(self.network, filter=open_filter(filter or self.filter, self.claims), chunk=chunk)
+        return Session(self.network, filter=filter or self.filter, chunk=chunk)
 
     def stream(
         self, source: Input | Iterable[Image], *, filter: str | None = None, chunk: int | None = 1

@@ -4,9 +4,10 @@ Everything that runs a model over a video does it here: predict, stream, evaluat
 an export. So what is evaluated is what is run.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Protocol, runtime_checkable
 
@@ -17,7 +18,8 @@ from torch import nn
 
 from steadydepth.data.cuts import Shots, mark_cuts
 from steadydepth.inference.exported import ExportedNet
-from steadydepth.inference.filters import DepthFilter, FilterState
+from steadydepth.inference.filters import LEARNED, OFFLINE, FilterState, check_filter, open_filter
+from steadydepth.inference.learned_filter import LearnedFilter, filter_offline
 from steadydepth.method.sequence import check_state
 from steadydepth.models.declare import claims_of
 from steadydepth.ops.colours import is_measured
@@ -133,7 +135,7 @@ class Session:
         self,
         network: Predicts,
         *,
-        filter: DepthFilter | None = None,
+        filter: str | None = None,
         chunk: int | None = None,
         max_gap_s: float = 1.0,
     ) -> None:
@@ -141,14 +143,17 @@ class Session:
 
         Args:
             network: what predicts each frame.
-            filter: what is applied to its depth, frame by frame (`filters.open_filter`).
+            filter: one of `filters.NAMES`, applied to its depth; `learned_offline` only by `run`.
             chunk: frames that `run` shows the network at once; None takes as many as fill the device.
             max_gap_s: seconds between two frames of `step` beyond which the later one begins anew.
         """
-        self.network, self.filter, self.chunk, self.max_gap_s = network, filter, chunk, max_gap_s
+        check_filter(filter)
+        self.network, self.chunk, self.max_gap_s = network, chunk, max_gap_s
+        self._offline = LearnedFilter(network.claims) if filter == OFFLINE else None
+        self._filter = None if self._offline else open_filter(filter, network.claims)
         self._shots = Shots()
         # Whether what was before has any effect; not known before the network has been asked.
-        self._remembers: bool | None = None if filter is None else True
+        self._remembers: bool | None = True if self._offline or self._filter else None
         self.reset()
 
     def reset(self) -> None:
@@ -165,6 +170,8 @@ class Session:
             image: uint8 RGB (h, w, 3).
             time_s: when the frame was taken, to know gaps; None does not look for them.
         """
+        if self._offline:
+            raise InputError(f"filter {OFFLINE}: looks at later frames, which a live source has not: take {LEARNED}")
         image = check_image(image)
         is_cut = self._remembers is not False and self._shots.begins_with(image)
         is_late = None not in (time_s, self._time_s) and time_s - self._time_s > self.max_gap_s  # type: ignore[operator]
@@ -178,8 +185,12 @@ class Session:
         """Depth of each frame of a recording, from its beginning; a cut is known by the frames around it.
 
         Args:
-            images: uint8 RGB (h, w, 3); read as they are needed, two further where cuts matter.
+            images: uint8 RGB (h, w, 3); read as they are needed, further where cuts matter or the filter looks ahead.
         """
+        results = self._predict(images)
+        return results if self._offline is None else _filter_shots(results, self._offline)
+
+    def _predict(self, images: Iterable[np.ndarray]) -> Iterator[Result]:
         self.reset()
         images = map(check_image, images)
         first = next(images, None)
@@ -216,10 +227,34 @@ class Session:
             self._remembers = bool(self._state)
         claims = self.network.claims
         for depth, image in zip(depths, images, strict=True):
-            if self.filter is not None:
-                depth, self._filter_state = self.filter(depth, image, self._filter_state)
+            if self._filter is not None:
+                depth, self._filter_state = self._filter(depth, image, self._filter_state)
             yield Result(depth, claims, is_measured(depth, claims), image, is_start)
             is_start = False
+
+
+def _filter_shots(results: Iterator[Result], learned: LearnedFilter) -> Iterator[Result]:
+    """The results with their depth filtered there and back, each shot by itself."""
+    first = next(results, None)
+    while first is not None:
+        held, after = deque[Result](), list[Result]()
+        for depth in filter_offline(_pairs_of_shot(first, results, held, after), learned):
+            result = held.popleft()
+            kept = np.where(result.valid, depth, result.depth)
+            yield replace(result, depth=kept, valid=is_measured(kept, result.claims))
+        first = after[0] if after else None
+
+
+def _pairs_of_shot(
+    first: Result, results: Iterator[Result], held: deque[Result], after: list[Result]
+) -> Iterator[tuple[Float32[np.ndarray, "h w"], Image]]:
+    """Depth and image of each frame of one shot, whose results are `held`; the first one `after` it is kept there."""
+    for result in chain([first], results):
+        if result is not first and result.is_start:
+            after.append(result)
+            return
+        held.append(result)
+        yield np.where(result.valid, result.depth, np.float32(np.nan)), result.image
 
 
 def check_image(image: object) -> Image:

@@ -53,19 +53,27 @@ def check_format(format: str, claims: Claims) -> None:
 
 
 def _write_npz(folder: Path, cached: CachedDepth) -> None:
-    write_prediction_frames(folder, cached.source.name, cached.depth)
+    write_prediction_frames(folder, cached.source.name, cached.depth, filter=cached.filter)
 
 
 def _write_png16(folder: Path, cached: CachedDepth) -> None:
     name, claims = cached.source.name, cached.claims
     step, offset = image_scale(*cached.ends(), claims)
     write_prediction_images(
-        folder, name, cached.depth.read(), claims, depth_scale_m=step, depth_offset=offset, fps=cached.fps
+        folder,
+        name,
+        cached.depth.read(),
+        claims,
+        depth_scale_m=step,
+        depth_offset=offset,
+        fps=cached.fps,
+        filter=cached.filter,
     )
 
 
 def _write_exr(folder: Path, cached: CachedDepth) -> None:
-    write_prediction_exr(folder, cached.source.name, cached.depth.read(), cached.claims, fps=cached.fps)
+    name, depths = cached.source.name, cached.depth.read()
+    write_prediction_exr(folder, name, depths, cached.claims, fps=cached.fps, filter=cached.filter)
 
 
 def _write_mp4(folder: Path, cached: CachedDepth) -> None:
@@ -82,6 +90,7 @@ def _write_mkv(folder: Path, cached: CachedDepth) -> None:
     share = "((code - 1) / 65534)"
     description = {
         "claims": cached.claims,
+        "filter": cached.filter,
         "low": low,
         "high": high,
         "value": f"low * (high / low) ** {share}" if is_log else f"low + (high - low) * {share}",
