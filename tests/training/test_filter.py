@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 
 from steadydepth.config import FilterConfig
 from steadydepth.config_files import load_filter_config
-from steadydepth.training.filter import train_filter
-from steadydepth.training.filter_clips import MARGIN_PX, _chain, _sampled, draw_clip, label_clip
-from steadydepth.training.imagined import imagine
+from steadydepth.training.learned_filter.clips import MARGIN_PX, _chain, _sampled, draw_clip, label_clip
+from steadydepth.training.learned_filter.imagined import imagine
+from steadydepth.training.learned_filter.train import train_filter
 from steadydepth.types import Clip, InputError
 
 

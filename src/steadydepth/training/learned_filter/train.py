@@ -18,8 +18,8 @@ from steadydepth.models.temporal_filter import TemporalFilter
 from steadydepth.ops.masked import masked_mean
 from steadydepth.ops.warp import as_grid, follow
 from steadydepth.synthetic.world import make_world
-from steadydepth.training.filter_clips import Drawn, LabelledClip, draw_clip, label_clip
-from steadydepth.training.imagined import imagine
+from steadydepth.training.learned_filter.clips import Drawn, LabelledClip, draw_clip, label_clip
+from steadydepth.training.learned_filter.imagined import imagine
 from steadydepth.types import Claims, Clip, Depth, Frames, State
 
 logger = logging.getLogger(__name__)
