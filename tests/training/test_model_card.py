@@ -38,7 +38,7 @@ def test_the_card_of_a_run_says_its_data_claims_and_command(run, world):
     assert "It claims `metric`: metres" in body
     assert "weight 0.7" in body
     assert f"- `{world}`, its depth: steadydepth synthetic world (licence: CC0-1.0)" in body
-    assert "Accuracy and steadiness" not in body
+    assert "Accuracy and temporal consistency" not in body
 
 
 def test_the_card_has_the_scores_of_this_model_and_of_no_other(run, world):
@@ -48,6 +48,8 @@ def test_the_card_has_the_scores_of_this_model_and_of_no_other(run, world):
     assert found is not None
     assert float(found[1]) == pytest.approx(report["mean"]["abs_rel"], rel=1e-2)
     assert "license: mit" in body
+    assert "Accuracy and temporal consistency" in body
+    assert "| edge_gain |" in body
     other = report | {"header": report["header"] | {"model": "runs/other"}}
     (run / "metrics.json").write_text(json.dumps(other))
     assert "| abs_rel |" not in write_card(run).read_text()
