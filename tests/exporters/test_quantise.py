@@ -76,6 +76,9 @@ def test_int8_is_near_and_measured_before_and_after(world, tmp_path, to, last):
         assert report["before"][name] > 0
         assert report["after"][name] == pytest.approx(report["before"][name], rel=0.2)
         assert report["after"][name] != report["before"][name]
+    assert report["before"]["edges_kept"] is None
+    assert report["after"]["edges_kept"] == pytest.approx(1, abs=0.05)
+    assert report["after"]["edges_kept"] != 1
     assert not list(tmp_path.glob(".*"))
 
 

@@ -48,6 +48,8 @@ def test_the_card_has_the_scores_of_this_model_and_of_no_other(run, world):
     assert found is not None
     assert float(found[1]) == pytest.approx(report["mean"]["abs_rel"], rel=1e-2)
     assert "license: mit" in body
+    assert "Accuracy and temporal consistency" in body
+    assert "| edge_gain |" in body
     other = report | {"header": report["header"] | {"model": "runs/other"}}
     (run / "metrics.json").write_text(json.dumps(other))
     assert "| abs_rel |" not in write_card(run).read_text()

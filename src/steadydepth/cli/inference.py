@@ -120,7 +120,7 @@ def export(
 
     found = export_file(model, to=to, size=(height, width), out=out, data=data, int8=int8, licence=licence)
     if int8:
-        names = [name for name, value in found.before.items() if value is not None]
+        names = [name for name, value in found.after.items() if value is not None]
         rows = [[name, cell(found.before[name]), cell(found.after[name])] for name in names]
         print_columns(["metric", "float32", "int8"], rows, f"on {data}")
         print(f"{out} and {report_path(out)} written")

@@ -65,8 +65,8 @@ def export_int8(
             "data": str(data),
             "n_calibration": len(images),
             "median_difference": _median_difference(ExportedModel(part), ExportedModel(exact), images),
-            "before": evaluate(load(exact), data, controls=False)["mean"],
-            "after": evaluate(load(part), data, controls=False)["mean"],
+            "before": evaluate(exact_model := load(exact), data, controls=False)["mean"],
+            "after": evaluate(load(part), data, controls=False, reference=exact_model)["mean"],
         }
     with new_file(report_path(out)) as unfinished:
         unfinished.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")

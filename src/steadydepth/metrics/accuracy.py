@@ -39,6 +39,16 @@ def accuracy_scores(depth: Images, truth: Truth, valid: Mask) -> Scores:
 
     As in ZoeDepth zoedepth/utils/misc.py, AdaBins, BTS and monodepth2, which agree. NaN when no frame has a valid
     pixel. What stands at invalid pixels is never read.
+
+    Args:
+        depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
+        truth: depth of the label, metres.
+        valid: where the label counts.
+
+    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
     total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ACCURACY}
@@ -115,6 +125,12 @@ def log_depth_correlation(depth: Images, other: Truth) -> Scores:
 
     1 is the same image up to a power and a factor, 0 has nothing to do with it; NaN when either is constant. Both are
     positive. It says whether a model that was made steady still sees what it saw, not whether that is right.
+
+    Args:
+        depth: predicted depth (*m, t, h, w), above 0.
+        other: depth of the other model (t, h, w), above 0.
+
+    Returns: `log_depth_correlation`, one float64 a method (*m), in [-1, 1].
     """
     stack, beside = Stack(depth), Stack(other)
     total: dict[str, Part] = {}

@@ -62,6 +62,19 @@ def warping_scores(
     with holes, are the pixels that may be read. Each pair of frames by itself, then the mean over the pairs that have
     pixels. Khan et al. 2023, without their optional pose compensation: a camera moving forward changes true depth, and
     this counts it.
+
+    Args:
+        depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
+        frames: RGB.
+        flow: flow between neighbouring frames, pixels.
+        flow_valid: where the forward flow has a value.
+        kept: pixels that count.
+        landing: pixels of the next frame that may be read; None: all.
+
+    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack, start, known = Stack(depth), as_mask(kept), as_mask(flow_valid)
     ends = None if landing is None else as_mask(landing)
@@ -95,6 +108,16 @@ def flow_flicker(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) -> S
 
     `flow` as `image_flow` gives it; `kept`, for depth with holes, are the pixels that may be read. True change of depth
     counts as well, so only the same video can be compared; it says nothing about accuracy. `n_followed` samples.
+
+    Args:
+        depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
+        flow: flow between neighbouring frames, pixels, of `image_flow`.
+        kept: pixels that may be read, for depth with holes; None: all.
+
+    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
     total: dict[str, Part] = {"flicker_flow": Mean(np.zeros(1), 0.0), "n_followed": Count(0)}
@@ -124,6 +147,16 @@ def flow_roughness(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) ->
     """rough_flow: 100 mean |l_(t+1)(q+) - 2 l_t(p) + l_(t-1)(q-)| along trusted flow, % a frame^2, lower; no label.
 
     `flow` and `kept` as for `flow_flicker`; `n_followed_twice` samples.
+
+    Args:
+        depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
+        flow: flow between neighbouring frames, pixels, of `image_flow`.
+        kept: pixels that may be read, for depth with holes; None: all.
+
+    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
     total: dict[str, Part] = {"rough_flow": Mean(np.zeros(1), 0.0), "n_followed_twice": Count(0)}
@@ -158,6 +191,13 @@ def opw_nvds(depth: Images, frames: UInt8[np.ndarray, "t h w 3"], flow: TwoWayFl
     each less their (lower) median and over their mean distance from it, over ALL pixels; 10 mean w |difference|, w the
     sum over channels of exp(-50 (I_t - W I_(t-1))^2) with colours in 0 to 255. The sum is divided by the number of
     frames, not of pairs. No look at occlusion or labels. NVDS takes the flow of GMFlow, here it is whatever is given.
+
+    Args:
+        depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
+        frames: RGB.
+        flow: flow between neighbouring frames, pixels.
+
+    Returns: one float64 a method (*m).
     """
     stack = Stack(depth)
     total: dict[str, Part] = {"opw_nvds": Mean(np.zeros(1), 0.0)}
@@ -198,12 +238,29 @@ def label_flow(flow: Float32[np.ndarray, "p h w 2"], flow_valid: PairMask, depth
     """The label's forward flow in pixels, inverted, and where it is visible: neither occluded nor without an inverse.
 
     Of points that land on one pixel the nearest in `depth`, which counts where `valid`, is visible.
+
+    Args:
+        flow: forward, frame i into i + 1, pixels (x, y).
+        flow_valid: where it has a value.
+        depth: depth of the label, metres.
+        valid: where the label counts.
+
+    Returns: flow both ways, and where it is visible.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     return two_way_from_labels(flow, as_mask(flow_valid), as_array(depth).astype(np.float32), as_mask(valid))
 
 
 def image_flow(frames: UInt8[np.ndarray, "t h w 3"]) -> TwoWayFlow:
-    """DIS flow of a clip, there and back, visible where the two agree, and colours too (`correspondences.trust`)."""
+    """DIS flow of a clip, there and back, visible where the two agree, and colours too (`correspondences.trust`).
+
+    Args:
+        frames: RGB.
+
+    Returns: flow both ways in pixels, and where it is visible.
+    """
     pairs = []
     for before, after in pairwise(frames):
         pair = pair_from_frames(before, after)

@@ -45,7 +45,17 @@ class Split:
 
 
 def split_by_objects(objects_moving: Mask, valid: Mask) -> Split:
-    """Moving where an object mask says so; static is the rest, less one pixel around every moving object."""
+    """Moving where an object mask says so; static is the rest, less one pixel around every moving object.
+
+    Args:
+        objects_moving: where objects move.
+        valid: where the label counts.
+
+    Returns: static and moving pixels.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
+    """
     moving, known = as_mask(objects_moving), as_mask(valid)
     near = np.stack([grow(frame) for frame in moving]) if len(moving) else moving
     return Split(static=known & ~near, moving=known & moving)
@@ -59,6 +69,18 @@ def split_by_pose(
     Static where |ln g_(t+1)(q) - ln z'| <= 1 %; moving above that and up to ln 1.15, beyond which a pixel is taken for
     occluded; `visible_next` (t, h, w), when known, leaves out what the next frame does not show. The last frame looks
     back. Identity matrices serve a camera that stands still and has no calibration.
+
+    Args:
+        truth: depth of the label, metres.
+        valid: where the label counts.
+        K: camera matrix, pixels; pixel centres are integers.
+        cam_to_world: pose of each frame, OpenCV axes, metres.
+        visible_next: what the next frame shows; None: not known.
+
+    Returns: static and moving pixels.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     n_frames, height, width = truth.shape
     camera, poses = Camera(as_array(K).astype(np.float64), height, width), as_array(cam_to_world).astype(np.float64)
@@ -91,6 +113,17 @@ def change_scores(depth: Images, truth: Truth, moving: Mask, flow: TwoWayFlow) -
 
     `moving` pixels have a label; all that is read is in it. `flow` as `label_flow` gives it. Pooled over all pixels and
     frames of the clip; `n_tracked` samples.
+
+    Args:
+        depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
+        truth: depth of the label, metres.
+        moving: pixels that move and have a label (`split_by_objects`, `split_by_pose`).
+        flow: true flow between neighbouring frames, pixels, of `label_flow`.
+
+    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
     total: dict[str, Part] = {"vel": Mean(np.zeros(1), 0.0), "gain": Gain(np.zeros(1), 0.0, 0, LEAST_CHANGE)}
@@ -125,6 +158,17 @@ def bend_scores(depth: Images, truth: Truth, moving: Mask, flow: TwoWayFlow) -> 
 
     `moving` and `flow` as for `change_scores`. Pooled over all pixels and frames of the clip, `n_tracked_twice` samples
     in all.
+
+    Args:
+        depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
+        truth: depth of the label, metres.
+        moving: pixels that move and have a label (`split_by_objects`, `split_by_pose`).
+        flow: true flow between neighbouring frames, pixels, of `label_flow`.
+
+    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
     total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ("acc", "rough")}
@@ -173,6 +217,16 @@ def label_change_scores(depth: Images, truth: Truth, valid: Mask) -> Scores:
     lta_moving              100 mean |second difference of ln d - that of ln g| where both changes are moving, lower
 
     Weaker than the split by objects: under a moving camera a static point counts as moving.
+
+    Args:
+        depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
+        truth: depth of the label, metres.
+        valid: where the label counts.
+
+    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
     total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ("ltg_static", "ltg_moving", "lta_moving")}

@@ -32,7 +32,7 @@ WEIGHTS = RATIOS / RATIOS.sum()
 # Pixels between the two ends of a difference, and the change of log depth above which it is an edge.
 DISTANCES = (1, 2, 4, 8)
 EDGE = 0.05
-# Half the side, in pixels, of the square whose contrast `contrast_change` takes.
+# Pixels to each side, of the square whose contrast `contrast_change` takes.
 CONTRAST_RADIUS = 2
 
 

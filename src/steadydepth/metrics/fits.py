@@ -22,17 +22,50 @@ def _fit(how: Fit, predicted: Values, target: Values, valid: Chosen) -> Alignmen
 
 
 def fit_scale(predicted: Values, target: Values, valid: Chosen) -> Alignment:
-    """Least squares of scale * predicted = target over the valid finite values; shift 0."""
+    """Least squares of scale * predicted = target over the valid finite values; shift 0.
+
+    Args:
+        predicted: predicted values, of any shape.
+        target: the label, of the same shape.
+        valid: where the label counts.
+
+    Returns: scale and shift, float64; NaN where nothing is valid.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
+    """
     return _fit(alignment.fit_scale, predicted, target, valid)
 
 
 def fit_median_scale(predicted: Values, target: Values, valid: Chosen) -> Alignment:
-    """median(target) / median(predicted) over the valid finite values together; shift 0."""
+    """median(target) / median(predicted) over the valid finite values together; shift 0.
+
+    Args:
+        predicted: predicted values, of any shape.
+        target: the label, of the same shape.
+        valid: where the label counts.
+
+    Returns: scale and shift, float64; NaN where nothing is valid.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
+    """
     return _fit(alignment.fit_median_scale, predicted, target, valid)
 
 
 def fit_scale_shift(predicted: Values, target: Values, valid: Chosen) -> Alignment:
-    """Least squares of scale * predicted + shift = target; a constant prediction gets scale 0 and the mean target."""
+    """Least squares of scale * predicted + shift = target; a constant prediction gets scale 0 and the mean target.
+
+    Args:
+        predicted: predicted values, of any shape.
+        target: the label, of the same shape.
+        valid: where the label counts.
+
+    Returns: scale and shift, float64; NaN where nothing is valid.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
+    """
     return _fit(alignment.fit_scale_shift, predicted, target, valid)
 
 
@@ -41,5 +74,15 @@ def fit_disparity(disparity: Values, depth: Values, valid: Chosen) -> Alignment:
 
     For the number of DepthCrafter and Video-Depth-Anything raise disparity to 1e-3 first, as they do. A negative scale
     is an inverted prediction.
+
+    Args:
+        disparity: predicted inverse depth, of any unit.
+        depth: depth of the label, metres.
+        valid: where the label counts.
+
+    Returns: scale and shift, float64; NaN where nothing is valid.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     return _fit(alignment.fit_disparity, disparity, depth, valid)

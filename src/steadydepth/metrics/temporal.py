@@ -83,7 +83,18 @@ class StaticSearch:
 
 
 def fixed_static_set(truth: Truth, valid: Mask, objects_moving: Mask | None = None) -> Bool[Tensor, "h w"]:
-    """The pixels that `StaticSearch` finds in a clip; `truth` in metres."""
+    """The pixels that `StaticSearch` finds in a clip; `truth` in metres.
+
+    Args:
+        truth: depth of the label, metres.
+        valid: where the label counts.
+        objects_moving: where objects move; None: nowhere.
+
+    Returns: True at the pixels of the set.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
+    """
     search = StaticSearch()
     for t in range(len(truth)):
         true, kept = pixels_of(truth, valid, t)
@@ -100,6 +111,16 @@ def fixed_camera_scores(depth: Images, valid: Mask, static_set: PixelSet) -> Sco
     drift    100 (t - 1) |mean_p slope_p|, slope of the least-squares line    % a clip: slow, apart from flicker
 
     A pixel that is valid in one frame alone says nothing of the first, second and fourth.
+
+    Args:
+        depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
+        valid: where the label counts.
+        static_set: pixels of `fixed_static_set`.
+
+    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack, chosen = Stack(depth), np.flatnonzero(as_mask(static_set))
     measured = as_mask(valid).reshape(stack.n_frames, -1)[:, chosen]
@@ -132,6 +153,19 @@ def rigid_error(depth: Images, truth: Truth, valid: Mask, static: Mask, *, K: Ma
     pose; q, where the LABEL says the point is, among `static` valid pixels that the label shows in both frames. l is
     sampled bilinearly in log depth. Unlike the alignment error of Video-Depth-Anything there is no rounding and no
     collision, and the exact label scores about 0. `n_rigid` is the number of samples.
+
+    Args:
+        depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
+        truth: depth of the label, metres.
+        valid: where the label counts.
+        static: pixels of the static world.
+        K: camera matrix, pixels; pixel centres are integers.
+        cam_to_world: pose of each frame, OpenCV axes, metres.
+
+    Returns: `sre`, one float64 a method (*m), NaN where there is no sample, and `n_rigid`.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack, poses = Stack(depth), as_array(cam_to_world).astype(np.float64)
     camera = _camera(stack, K)
@@ -165,6 +199,17 @@ def tae(depth: Images, kept: Mask, *, K: Matrix, cam_to_world: Poses) -> Float64
     rounded half to even; where several land the nearest counts (Video-Depth-Anything benchmark/eval/eval_tae.py takes
     whichever is written last). Mean over the pair directions that have pixels. Occlusions and moving objects count as
     error, so print the label's own beside it.
+
+    Args:
+        depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
+        kept: pixels that count, in both frames.
+        K: camera matrix, pixels; pixel centres are integers.
+        cam_to_world: pose of each frame, OpenCV axes, metres.
+
+    Returns: one float64 a method (*m); NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack, poses = Stack(depth), as_array(cam_to_world).astype(np.float64)
     camera = _camera(stack, K)
@@ -226,6 +271,16 @@ def tcc(depth: Images, truth: Truth, valid: Mask) -> Float64[Tensor, "*m"]:
     Zhang et al. 2019, as computed by Khan et al. 2023: metres, data range 1, 11 x 11 Gaussian window of sigma 1.5
     without padding, K = (0.01, 0.03), a negative mean counts as 0; mean over pairs. Pixels not valid in both frames are
     0 in both, so they count as equal. NaN for images under 11 px; a pair without valid pixels is left out.
+
+    Args:
+        depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
+        truth: depth of the label, metres.
+        valid: where the label counts.
+
+    Returns: one float64 a method (*m); NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
     total: dict[str, Part] = {"tcc": Mean(np.zeros(1), 0.0)}

@@ -151,7 +151,7 @@ def _score_lines(folder: Path) -> Iterator[str]:
     if header.get("model") is None or Path(header["model"]).resolve() != folder.resolve():
         return
     rows = table_rows({"this model": report})
-    columns = [name for name in rows[0] if name not in ("best", "note")]
+    columns = [name for name in rows[0] if name != "best"]
     yield from ("## Accuracy and temporal consistency", "")
     yield f"`{header['data']}`: {header['n_clips']} clips, {header['n_frames']} frames, alignment {header['align']}."
     yield from ("", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}")
