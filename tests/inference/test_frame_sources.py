@@ -15,13 +15,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from steadydepth.data.sequence_listing import in_order
+from steadydepth.errors import SomeFailedError
 from steadydepth.files import video_read
 from steadydepth.files.predictions import find_predictions, read_predictions
 from steadydepth.files.video_read import probe_video, read_video
 from steadydepth.files.video_write import write_video
 from steadydepth.inference import frame_sources
 from steadydepth.inference.frame_sources import expand_input, open_source
-from steadydepth.inference.predict_files import SomeFailedError, predict_files
+from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor
 from steadydepth.types import InputError, State
 

@@ -40,8 +40,8 @@ def predict(
     Example: steadydepth predict clip.mp4 --model runs/demo/steady --out out --format mp4
     """
     from steadydepth.commands import predict as predict_all
+    from steadydepth.errors import SomeFailedError
     from steadydepth.inference.point_clouds import Lens
-    from steadydepth.inference.predict_files import SomeFailedError
 
     complaint = ""
     try:

@@ -75,8 +75,10 @@ class ClipFit:
         return clean(depth.numpy(), self.protocol)
 
     def _up_to_a_factor(self, values: Float64[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]:
-        """Of disparity and affine depth the offset is unknown: 0 where all values are above it, and then nothing is below
-        a thousandth of their mean; else that of `comparable_depth`.
+        """Depth of a clip without a label; the offset of disparity and affine depth is unknown.
+
+        It is 0 where all values are above it, and then nothing is below a thousandth of their mean; else that of
+        `comparable_depth`.
         """
         if self.claims in ("metric", "scale"):
             return values

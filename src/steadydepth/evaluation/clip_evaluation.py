@@ -101,7 +101,7 @@ def score_clip(
         },
         curves=scorer.curves,
         lengths=scorer.length_values(),
-        clipped=alignments["model"].clipped,
+        clipped=fits["model"].clipped,
     )
 
 

@@ -10,20 +10,21 @@ from pathlib import Path
 
 from steadydepth.types import InputError
 
-
 _MOST_BYTES = 255  # of the name of a file, on every common file system
 
 
 def check_name(name: str, root: Path) -> str:
-    """`name` itself when it names one thing inside `root`; InputError when it climbs out, is empty, hidden or too long."""
+    """`name` itself when it names one thing in `root`; InputError when it climbs out, is empty, hidden or too long."""
     is_drive = re.match(r"[A-Za-z]:", name) is not None
     if not name.strip() or any(letter in name for letter in "/\\\0") or name.startswith(".") or is_drive:
         raise InputError(
-            f"{name!r} is no name for something inside {root}: a name is not empty, has no slash, names no drive (c:) and "
-            "does not begin with a dot: give a plain name such as kitchen_01"
+            f"{name!r} is no name for something inside {root}: a name is not empty, has no slash, names no drive "
+            "(c:) and does not begin with a dot: give a plain name such as kitchen_01"
         )
     if (length := len(os.fsencode(name))) > _MOST_BYTES:
-        raise InputError(f"{name[:40]}...: a name of {length} bytes; a file has {_MOST_BYTES} at most: give a shorter one")
+        raise InputError(
+            f"{name[:40]}...: a name of {length} bytes; a file has {_MOST_BYTES} at most: give a shorter one"
+        )
     return name
 
 

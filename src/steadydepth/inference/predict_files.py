@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from steadydepth.errors import InputError, SomeFailedError, failure
+from steadydepth.errors import InputError, failure
 from steadydepth.files.atomic_writes import check_name, hidden_folder
 from steadydepth.files.video_read import probe_video
 from steadydepth.inference.depth_cache import Progress, cache_depth
