@@ -1,6 +1,8 @@
 """The commands as a user types them: what they write, and how they refuse what is wrong."""
 
+import errno
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -81,7 +83,7 @@ def spoil_poses(copy):
 def test_damaged_data_is_refused_in_one_message_that_names_the_file(run, copy, config, damage):
     path = damage(copy)
     before = everything(copy)
-    status, _, complaint = run("train", "-c", config)
+    status, _, complaint = run("train", "-c", config, "data.strict=true")
     assert status == 2
     assert path.name in complaint
     assert "Traceback" not in complaint
@@ -307,3 +309,27 @@ def test_every_key_of_a_config_is_printed(run):
     status, printed, _ = run("train", "--keys")
     assert status == 0
     assert "| `relative_weight` |" in printed
+
+
+def test_doctor_says_what_is_wrong_with_an_older_pyav(run, monkeypatch):
+    from steadydepth import diagnosis
+
+    monkeypatch.setattr(diagnosis, "version", lambda package: "16.1.0")
+    _, printed, _ = run("doctor")
+    assert "av 16.1.0: TOO OLD, BT.709 and full-range video comes in wrong colours: pip install 'av>=17'" in printed
+    monkeypatch.setattr(diagnosis, "version", lambda package: "17.0.0")
+    assert "TOO OLD" not in run("doctor")[1]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.ENAMETOOLONG])
+def test_a_disk_that_takes_nothing_is_one_line(run, monkeypatch, code):
+    from steadydepth import diagnosis
+
+    def fail():
+        raise OSError(code, os.strerror(code), "out/a.npz")
+
+    monkeypatch.setattr(diagnosis, "diagnose", fail)
+    status, _, error = run("doctor")
+    assert status == 1
+    assert error.startswith("steadydepth: out/a.npz: ")
+    assert len(error.strip().splitlines()) == 1

@@ -100,3 +100,38 @@ def test_a_loss_that_needs_a_label_is_refused_without_one():
         resolve_config(content, "x.yaml")
     content["loss"] = {"relative": "warping"}
     resolve_config(content, "x.yaml")
+
+
+PLAIN = {"data": {"root": "x"}, "optim": {"steps": 2}, "run": {"folder": "y"}}
+
+
+@pytest.mark.parametrize("name", ["2024", "1e3", "on", "a #1", "a: b", "007", "[x]", "2024-01-02", "'quoted'", "a=b"])
+def test_a_path_on_the_command_line_is_the_text_that_it_is(tmp_path, name):
+    config = load_config(write(tmp_path, PLAIN), [f"data.root={name}", f"model.init={name}", "optim.steps=3"])
+    assert config.data.root == Path(name.strip("'"))
+    assert config.model.init == name.strip("'")
+    assert config.optim.steps == 3
+
+
+def test_null_on_the_command_line_unsets(tmp_path):
+    sources = write(tmp_path, PLAIN | {"data": {"root": "x", "sources": [{"root": "z"}]}})
+    assert load_config(sources, ["data.root=null"]).data.root is None
+
+
+def test_a_tilde_is_home_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = write(tmp_path, PLAIN | {"run": {"folder": "~/runs/a"}})
+    config = load_config(path, ["data.root=~/videos"])
+    assert (config.run.folder, config.data.root) == (tmp_path / "runs/a", tmp_path / "videos")
+    with pytest.raises(InputError, match=r"data\.root: .*write the whole path"):
+        load_config(path, ["data.root=~nobody_of_that_name/x"])
+
+
+def test_the_mark_of_windows_editors_is_no_part_of_a_config_and_utf16_is_refused(tmp_path):
+    path = write(tmp_path, PLAIN)
+    text = path.read_text()
+    path.write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert load_config(path) == resolve_config(PLAIN, "test")
+    path.write_bytes(text.encode("utf-16"))
+    with pytest.raises(InputError, match=r"c\.yaml: is no UTF-8 text .*save it as UTF-8"):
+        load_config(path)

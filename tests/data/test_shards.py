@@ -19,9 +19,9 @@ from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.shards.read import INDEX, MEMBERS, ROW
 from steadydepth.data.shards.write import pack_sequences
+from steadydepth.errors import InputError, SomeFailedError
 from steadydepth.ops.optical_flow import consistent, dis_flow
 from steadydepth.ops.photometric import Photometric
-from steadydepth.types import InputError
 
 ARRAYS = ("frames", "depth", "valid", "objects", "flow", "flow_valid", "K", "cam_to_world")
 
@@ -111,7 +111,7 @@ def test_kept_flow_is_that_of_dis_and_is_taken_in_its_place(packed, monkeypatch)
         visible = consistent(back, dis_flow(clip.frames[i], clip.frames[i + 1]))
         np.testing.assert_array_equal(clip.visible[i], visible)
         assert np.abs(clip.motion[i] - back)[visible].max() <= 1 / 128
-    monkeypatch.setattr("steadydepth.data.clips.dis_flow", None)
+    monkeypatch.setattr("steadydepth.data.clips.backward_from_frames", None)
     motion, visible = clip_motion(clip, "dis")
     assert motion is clip.motion
     assert visible is clip.visible
@@ -194,15 +194,15 @@ def _replace_first_member(root, data):
 def test_bombs_and_impostors_are_refused_before_they_unpack(copied):
     import zstandard
 
-    from steadydepth.files.packed_images import _HEADER, SIGNATURE
+    from steadydepth.files.packed_images import _HEADER, _SIGNATURE
 
     bomb = zstandard.compress(bytes(2**26))
     cases = [
-        (_HEADER.pack(SIGNATURE, 1, 3, False, 48, 64) + bomb, "unpacks to 67108864 bytes where its header says 9216"),
-        (_HEADER.pack(SIGNATURE, 1, 3, False, 60000, 60000) + bomb, "says that it is 60000 x 60000 pixels"),
-        (_HEADER.pack(SIGNATURE, 1, 3, False, 48, 64) + b"not zstd at all", "cannot be unpacked"),
-        (SIGNATURE, "no header of such an image"),
-        (b"PK\3\4 a zip by its first bytes", "neither PNG nor JPEG"),
+        (_HEADER.pack(_SIGNATURE, 1, 3, False, 48, 64) + bomb, "unpacks to 67108864 bytes where its header says 9216"),
+        (_HEADER.pack(_SIGNATURE, 1, 3, False, 60000, 60000) + bomb, "says that it is 60000 x 60000 pixels"),
+        (_HEADER.pack(_SIGNATURE, 1, 3, False, 48, 64) + b"not zstd at all", "cannot be unpacked"),
+        (_SIGNATURE, "no header of such an image"),
+        (b"PK\3\4 a zip by its first bytes", "no image of a kind that is read"),
     ]
     for data, message in cases:
         _replace_first_member(copied, data)
@@ -215,8 +215,9 @@ def test_an_existing_folder_is_refused_and_a_failed_packing_leaves_nothing(world
     with pytest.raises(InputError, match="never overwritten"):
         pack_sequences(world, packed)
     broken = shutil.copytree(world, tmp_path / "broken")
-    frame = broken / "moving_000004" / "rgb" / "0003.png"
-    frame.write_bytes(frame.read_bytes()[:300])
+    for name in ("moving_000004", "fixed_000003"):
+        frame = broken / name / "rgb" / "0003.png"
+        frame.write_bytes(frame.read_bytes()[:300])
     with pytest.raises(InputError, match=r"moving_000004/rgb/0003\.png: truncated"):
         pack_sequences(broken, tmp_path / "shards")
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
@@ -270,3 +271,24 @@ def test_shards_behind_http_and_in_an_object_store_are_read_by_range(packed, tmp
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_sequence_that_breaks_off_leaves_nothing_in_the_shards_of_the_others(world, tmp_path):
+    """Its first frames were written already, over the end of a shard: they are taken away again."""
+    names = sorted(path.name for path in world.iterdir())
+    for bad in names:
+        data = shutil.copytree(world, tmp_path / bad / "data")
+        last = sorted((data / bad / "rgb").iterdir())[-1]
+        last.write_bytes(last.read_bytes()[:-20])
+        with pytest.raises(SomeFailedError, match=f"1 input.s. failed, 1 written:.*\n.*{bad}.*truncated PNG"):
+            pack_sequences(data, tmp_path / bad / "shards", shard_size=30_000)
+        (path,) = find_sequences(tmp_path / bad / "shards")
+        good = next(name for name in names if name != bad)
+        assert path.name == good
+        np.testing.assert_array_equal(open_sequence(path).read().frames, open_sequence(world / good).read().frames)
+        members = []
+        for shard in sorted((tmp_path / bad / "shards").glob("*.tar")):
+            with tarfile.open(shard) as tar:
+                members += tar.getnames()
+        assert members
+        assert all(name.startswith(f"{good}/") for name in members)

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+import zstandard
 
-from steadydepth.files.packed_images import decode_image, encode_image, image_size
+from steadydepth.files.packed_images import _SKIPPABLE, decode_image, encode_image, image_size, is_packed
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (6, 9, 3), (1, 4, 3)])
@@ -33,4 +34,15 @@ def test_what_is_cut_short_or_no_such_image_is_said():
     with pytest.raises(ValueError, match="no header"):
         decode_image(b"\x89PNG")
     with pytest.raises(ValueError, match="9 channels of 1 bytes"):
-        decode_image(data[:5] + b"\x09" + data[6:])
+        decode_image(data[:13] + b"\x09" + data[14:])
+
+
+def test_it_is_a_zstandard_stream_and_files_of_before_are_read():
+    image = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    data = encode_image(image)
+    rows = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
+    assert len(rows) == image.size
+    before = data[len(_SKIPPABLE) :]
+    assert is_packed(data)
+    assert is_packed(before)
+    np.testing.assert_array_equal(decode_image(before), image)

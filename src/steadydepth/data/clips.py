@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32
 
-from steadydepth.ops.optical_flow import consistent, dis_flow, invert_flow
+from steadydepth.ops.bidirectional_flow import backward_from_frames
+from steadydepth.ops.optical_flow import invert_flow
 from steadydepth.types import Clip, InputError
 
 
@@ -137,15 +138,8 @@ def clip_motion(
     else:
         # OpenCV's own threads share one flow; a thread for each pair of frames is faster. Loader processes have one.
         with ThreadPoolExecutor(max(cv2.getNumThreads(), 1)) as threads:
-            pairs = list(threads.map(_motion_back, clip.frames[:-1], clip.frames[1:]))
+            pairs = list(threads.map(backward_from_frames, clip.frames[:-1], clip.frames[1:]))
     return np.stack([motion for motion, _ in pairs]), np.stack([visible for _, visible in pairs])
-
-
-def _motion_back(
-    before: UInt8[np.ndarray, "h w 3"], now: UInt8[np.ndarray, "h w 3"]
-) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
-    back = dis_flow(now, before)
-    return back, consistent(back, dis_flow(before, now))
 
 
 def hold_frame(clip: Clip, length: int, *, moves: bool) -> Sample:

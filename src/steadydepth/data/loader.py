@@ -1,5 +1,6 @@
 """Clips to Batch: what a sample is follows from (seed, epoch, index) alone, so a run can go on from any of them."""
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from math import gcd
@@ -27,10 +28,12 @@ from steadydepth.data.geometric import draw_view, view_sample
 from steadydepth.data.sequence_folder import Sequence as VideoSequence
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
+from steadydepth.errors import InputError, failure
 from steadydepth.files.video_write import recode
 from steadydepth.ops.photometric import Photometric, augment_photometric
-from steadydepth.types import Batch, InputError, Labels
+from steadydepth.types import Batch, Labels
 
+logger = logging.getLogger(__name__)
 Item = dict[str, Any]  # tensors, and what else a Batch knows of a clip
 
 
@@ -61,11 +64,13 @@ class ClipSamples(Dataset[Item]):
         seed: int,
         cached_clips: int,
         find_cuts: bool = False,
+        strict: bool = False,
         held_out: int = 0,
         numbers: Sequence[int] = (),
         source: int = 0,
     ) -> None:
-        sequences = [open_sequence(path) for path in find_sequences(root)]
+        opened = _open_all(root, find_shots=find_cuts and labels != "single", strict=strict)
+        sequences = [sequence for sequence, _ in opened]
         for sequence in sequences:
             if labels in ("depth", "single") and not sequence.has_depth:
                 raise InputError(
@@ -77,7 +82,7 @@ class ClipSamples(Dataset[Item]):
             self.clips = [(s, number) for s in sequences for number in sorted(s.labels["depth"])]
             stops = [s.n_frames for s, _ in self.clips]
         else:
-            shots = [(s, shot) for s in sequences for shot in (shots_of(s) if find_cuts else [range(s.n_frames)])]
+            shots = [(s, shot) for s, of_sequence in opened for shot in of_sequence]
             parts, taken = hold_out([shot for _, shot in shots], length, held_out)
             self.held_out = [(shots[number][0], start) for number, start in taken]
             trained = [(s, part) for (s, _), of_shot in zip(shots, parts, strict=True) for part in of_shot]
@@ -167,6 +172,27 @@ class ClipSamples(Dataset[Item]):
             sample, generator, flip=self.flip, photometric=self.photometric, max_crf=self.max_crf,
             max_zoom=self.max_zoom, max_rotation_deg=self.max_rotation_deg,
         )  # fmt: skip
+
+
+def _open_all(root: Path, *, find_shots: bool, strict: bool) -> list[tuple[VideoSequence, list[range]]]:
+    """The sequences of `root` and their shots; what cannot be read is named and left out, or with `strict` raised.
+
+    A video file is decoded for its shots, so that one which breaks off is found here and not in mid-training.
+    InputError when nothing can be read.
+    """
+    opened, failed = [], {}
+    for path in find_sequences(root):
+        try:
+            sequence = open_sequence(path)
+            opened.append((sequence, shots_of(sequence) if find_shots else [range(sequence.n_frames)]))
+        except InputError as error:
+            if strict:
+                raise
+            failed[str(path)] = str(error)
+            logger.warning("left out: %s", error)
+    if not opened:
+        raise failure(failed, 0, [])
+    return opened
 
 
 class MixedSamples(Dataset[Item]):

@@ -59,10 +59,14 @@ def _array(values: list[Any], shape: tuple[int, ...], rule: str) -> Float64[np.n
 def read_meta(path: Path) -> tuple[SequenceMeta | None, list[str]]:
     """What `path` says, or None and every mistake in it, each naming file, key and rule."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return None, [f'{path}: missing; a sequence has one with at least fps: write {{"fps": 30}}']
-    except (OSError, ValueError) as error:  # JSON and text encoding mistakes are ValueErrors
+    except UnicodeDecodeError as error:
+        return None, [
+            f"{path}: is no UTF-8 text ({error.reason}), maybe the UTF-16 of a Windows shell: save it as UTF-8"
+        ]
+    except (OSError, ValueError, RecursionError) as error:  # JSON mistakes are ValueErrors
         return None, [f"{path}: cannot be read as JSON ({error}): write it again"]
     if not isinstance(values, dict):
         return None, [f'{path}: holds {type(values).__name__}; it is one JSON object such as {{"fps": 30}}']
@@ -105,6 +109,6 @@ def bent_poses(path: Path, meta: SequenceMeta) -> list[str]:
 def misspelt_keys(path: Path) -> list[str]:
     """Keys of a readable meta.json that look like ours but are not: they would be ignored."""
     known = list(SequenceMeta.model_fields)
-    unknown = [key for key in json.loads(path.read_text(encoding="utf-8")) if key not in known]
+    unknown = [key for key in json.loads(path.read_text(encoding="utf-8-sig")) if key not in known]
     close = {key: difflib.get_close_matches(key, known, n=1, cutoff=0.8) for key in unknown}
     return [f"{path}: {key}: unknown; did you mean {match[0]}?" for key, match in close.items() if match]

@@ -4,6 +4,7 @@ What a header promises is checked before memory is taken, and never more is unpa
 """
 
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -18,11 +19,12 @@ from steadydepth.errors import InputError
 from steadydepth.files.exr import read_exr
 from steadydepth.files.images import read_depth_codes, size_fault
 
+_MOST_LETTERS = 200
 _DPT_TAG = 202021.25  # first number of a .dpt or .cam file, MPI Sintel
 # What NumPy, zipfile, zlib, h5py and SciPy raise for a damaged file, or one of another kind.
 UNREADABLE = (
     *(OSError, TypeError, ValueError, AttributeError, RuntimeError, EOFError, LookupError),
-    *(struct.error, zipfile.BadZipFile, zlib.error),
+    *(SyntaxError, ArithmeticError, MemoryError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error),
 )
 
 
@@ -41,11 +43,16 @@ def read_numbers(path: Path) -> Float32[np.ndarray, "h w"]:
         raise
     except UNREADABLE as error:
         raise InputError(
-            f"{path}: cannot be read as {path.suffix} ({str(error) or type(error).__name__}): check the path, or write "
-            "or copy the file again"
+            f"{path}: cannot be read as {path.suffix} ({short(error)}): check the path, or write or copy the file again"
         ) from error
     _check_plain(path, image.dtype)
     return image.astype(np.float32, copy=False)
+
+
+def short(error: BaseException) -> str:
+    """What an error says, on one line: some quote all of a damaged header."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}..."
 
 
 def read_tagged(path: Path, layout: str, n_before: int = 0) -> np.ndarray:

@@ -61,7 +61,7 @@ def read_stored_colour(path: ImageFile) -> tuple[UInt8[np.ndarray, "h w 3"], int
         except ValueError as error:
             raise InputError(f"{path}: cannot be read as {kind} ({error}): write or copy the file again") from error
     _check_complete(path, data)
-    if data.startswith(packed_images.SIGNATURE):
+    if packed_images.is_packed(data):
         unpacked = _unpack(path, data)
         return _expect(path, unpacked, np.uint8, 3, "frames are 8-bit RGB", "write it as uint8 (h, w, 3)"), 1
     if data.startswith(_PNG_SIGNATURE) and data[24] == 16:
@@ -181,7 +181,7 @@ def _read_as(path: ImageFile, dtype: type[np.generic], ndim: int, rule: str, way
     """The image as it is stored, colours as RGB."""
     data = _bytes_of(path)
     _check_complete(path, data)
-    if data.startswith(packed_images.SIGNATURE):
+    if packed_images.is_packed(data):
         return _expect(path, _unpack(path, data), dtype, ndim, rule, way_out)
     image = _expect(path, _decode(path, data, cv2.IMREAD_UNCHANGED), dtype, ndim, rule, way_out)
     return image if ndim == 2 else image[..., ::-1]
@@ -222,7 +222,7 @@ def _check_complete(path: ImageFile, data: bytes) -> None:
         fault = _png_fault(data)
     elif data.startswith(_JPEG_SIGNATURE):
         fault = _jpeg_fault(data)
-    elif data.startswith(packed_images.SIGNATURE):
+    elif packed_images.is_packed(data):
         fault = None  # found when it is unpacked
     else:
         fault = "empty file" if not data else "no image of a kind that is read, by its first bytes"

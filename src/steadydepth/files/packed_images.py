@@ -1,4 +1,8 @@
-"""Lossless images that decode several times faster than PNG: rows less the row above, coded by Zstandard."""
+"""Lossless images that decode several times faster than PNG: rows less the row above, coded by Zstandard.
+
+A file is a Zstandard stream: the header of the image in a skippable frame (RFC 8878), which every tool steps over, and
+the rows. Files of before have the header alone in its place, and are read as well.
+"""
 
 import struct
 from itertools import pairwise
@@ -9,11 +13,17 @@ import numpy as np
 
 from steadydepth.types import InputError
 
-SIGNATURE = b"\x89SDR"
+_SIGNATURE = b"\x89SDR"
 # Of Zstandard; 3 packs video frames no smaller, and unpacks them a third slower.
 _LEVEL = 1
 # Signature, bytes of a value, channels, whether the channels are differences to the middle one, height, width.
 _HEADER = struct.Struct("<4sBB?xII")
+_SKIPPABLE = struct.pack("<II", 0x184D2A50, _HEADER.size)
+
+
+def is_packed(data: bytes) -> bool:
+    """Whether bytes begin as those of `encode_image`, of now or of before."""
+    return data.startswith((_SKIPPABLE + _SIGNATURE, _SIGNATURE))
 
 
 def encode_image(image: np.ndarray) -> bytes:
@@ -28,7 +38,7 @@ def encode_image(image: np.ndarray) -> bytes:
         differences = np.stack((rows[:, 0] - rows[:, 1], rows[:, 1], rows[:, 2] - rows[:, 1]), axis=1)
         coded.append((True, _compress(differences)))
     differs, data = min(coded, key=lambda one: len(one[1]))
-    return _HEADER.pack(SIGNATURE, image.itemsize, channels, differs, height, width) + data
+    return _SKIPPABLE + _HEADER.pack(_SIGNATURE, image.itemsize, channels, differs, height, width) + data
 
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -39,7 +49,7 @@ def image_size(data: bytes) -> tuple[int, int]:
 def decode_image(data: bytes) -> np.ndarray:
     """The image that was encoded; ValueError saying what is wrong with `data`."""
     itemsize, channels, differs, height, width = _header(data)
-    rows = _decompress(memoryview(data)[_HEADER.size :], itemsize, (height, channels, width))
+    rows = _decompress(memoryview(data)[_start(data) + _HEADER.size :], itemsize, (height, channels, width))
     for above, row in pairwise(rows):
         row += above
     if differs:
@@ -48,10 +58,16 @@ def decode_image(data: bytes) -> np.ndarray:
     return rows[:, 0] if channels == 1 else cv2.merge([rows[:, channel] for channel in range(3)])
 
 
+def _start(data: bytes) -> int:
+    """Where the header stands."""
+    return len(_SKIPPABLE) if data.startswith(_SKIPPABLE) else 0
+
+
 def _header(data: bytes) -> tuple[int, int, bool, int, int]:
-    if len(data) < _HEADER.size or not data.startswith(SIGNATURE):
+    start = _start(data)
+    if len(data) < start + _HEADER.size or not is_packed(data):
         raise ValueError("no header of such an image")
-    _, itemsize, channels, differs, height, width = _HEADER.unpack_from(data)
+    _, itemsize, channels, differs, height, width = _HEADER.unpack_from(data, start)
     if itemsize not in (1, 2) or channels not in (1, 3):
         raise ValueError(f"says that it has {channels} channels of {itemsize} bytes; 1 or 3, of 1 or 2, can be read")
     return itemsize, channels, differs, height, width

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt16
 
 from steadydepth.files.atomic_writes import check_name, new_file, new_folder
-from steadydepth.files.depth_formats import UNREADABLE
+from steadydepth.files.depth_formats import UNREADABLE, short
 from steadydepth.files.exr import read_exr, write_exr
 from steadydepth.files.images import read_depth_codes, write_png
 from steadydepth.files.prefetch import for_each_in_threads
@@ -161,7 +161,9 @@ def _read_npz(path: Path) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
             missing = [key for key in ("depth", "claims") if key not in arrays]
             depth, claims = (None, None) if missing else (arrays["depth"], arrays["claims"])
     except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read ({error}); it is an npz of plain arrays: write it again") from error
+        raise InputError(
+            f"{path}: cannot be read ({short(error)}); it is an npz of plain arrays: write it again"
+        ) from error
     if depth is None or claims is None:
         raise InputError(f"{path}: no array {' and no array '.join(missing)}; it has depth and claims: add them")
     if depth.ndim != 3 or depth.dtype.kind != "f" or 0 in depth.shape:
@@ -172,7 +174,7 @@ def _read_npz(path: Path) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
 def _read_images(folder: Path) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
     meta_path = folder / "meta.json"
     try:
-        meta = json.loads(meta_path.read_text(encoding="utf-8"))
+        meta = json.loads(meta_path.read_text(encoding="utf-8-sig"))
         is_exr = (folder / "depth" / "0000.exr").exists()
         claims, decode = meta["claims"], code_reader(meta, is_exr=is_exr)
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from steadydepth.files.atomic_writes import check_name
-from steadydepth.files.depth_formats import UNREADABLE
+from steadydepth.files.depth_formats import UNREADABLE, short
 from steadydepth.files.exr import read_exr
 from steadydepth.files.images import read_depth_codes
 from steadydepth.files.predictions import code_reader, read_predictions
@@ -70,7 +70,9 @@ def _read_member(path: Path, chunk: int) -> Iterator[Float32[np.ndarray, "h w"]]
             shape, _, dtype = _header(member)
             yield from _frames(path, member, dtype, shape, chunk)
     except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read ({error}); it is an npz of plain arrays: write it again") from error
+        raise InputError(
+            f"{path}: cannot be read ({short(error)}); it is an npz of plain arrays: write it again"
+        ) from error
 
 
 def _read_file(path: Path, shape: tuple[int, int, int], chunk: int) -> Iterator[Float32[np.ndarray, "h w"]]:
@@ -94,7 +96,7 @@ def _open_images(folder: Path) -> DepthFrames | None:
     """None for what only a reading of the whole can take or refuse."""
     is_exr = (folder / "depth" / "0000.exr").exists()
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8-sig"))
         claims, decode = meta["claims"], code_reader(meta, is_exr=is_exr)
     except UNREADABLE:
         return None

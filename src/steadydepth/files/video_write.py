@@ -138,8 +138,10 @@ def _sound_of(path: Path | None) -> Iterator[tuple[Any, Iterator[Any]]]:
         return
     with av.open(str(path)) as container:
         streams = container.streams.audio
-        if streams and streams[0].codec_context.name not in _MP4_SOUND:
-            LOG.warning("%s: its sound, %s, does not fit in MP4: left out", path, streams[0].codec_context.name)
+        # Not the name of the decoder: that of MP3 is mp3float.
+        kind = streams[0].codec_context.codec.canonical_name if streams else ""
+        if streams and kind not in _MP4_SOUND:
+            LOG.warning("%s: its sound, %s, does not fit in MP4: left out", path, kind)
             streams = ()
         yield (streams[0], container.demux(streams[0])) if streams else (None, iter(()))
 

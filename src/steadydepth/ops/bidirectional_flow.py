@@ -35,17 +35,38 @@ class TwoWayFlow:
         )
 
 
+def backward_from_frames(
+    before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]
+) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
+    """DIS flow from `after` back into `before` in pixels (x, y), and where it agrees with the flow there.
+
+    Args:
+        before: RGB.
+        after: RGB, of the same size.
+
+    Returns: the flow on `after`; True where it is forward-backward consistent, nowhere below 12 x 12 px.
+    """
+    there, back = _dis_both_ways(before, after)
+    return back, consistent(back, there) & (min(back.shape[:2]) >= LEAST_SIDE_PX)
+
+
+def _dis_both_ways(
+    before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]
+) -> tuple[Float32[np.ndarray, "h w 2"], Float32[np.ndarray, "h w 2"]]:
+    if min(before.shape[:2]) < LEAST_SIDE_PX:
+        still = np.zeros((*before.shape[:2], 2), np.float32)
+        return still, still
+    return dis_flow(before, after), dis_flow(after, before)
+
+
 def pair_from_frames(before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]) -> PairFlow:
     """DIS flow both ways between two frames; seen where the two agree (`ops.optical_flow.consistent`).
 
     Images smaller than 12 x 12 px have no DIS flow: nothing is seen.
     """
-    height, width = before.shape[:2]
-    if min(height, width) < LEAST_SIDE_PX:
-        still, nothing = np.zeros((height, width, 2), np.float32), np.zeros((height, width), bool)
-        return PairFlow(still, still, nothing, nothing)
-    there, back = dis_flow(before, after), dis_flow(after, before)
-    return PairFlow(there, back, consistent(there, back), consistent(back, there))
+    there, back = _dis_both_ways(before, after)
+    is_known = min(before.shape[:2]) >= LEAST_SIDE_PX
+    return PairFlow(there, back, consistent(there, back) & is_known, consistent(back, there) & is_known)
 
 
 def pair_from_labels(

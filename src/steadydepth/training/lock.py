@@ -1,5 +1,7 @@
 """One run, or one comparison, at a time in a folder, whoever starts it."""
 
+import errno
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,7 +11,10 @@ from pathlib import Path
 from steadydepth.errors import InputError
 from steadydepth.training.checkpoint import writing_in
 
+logger = logging.getLogger(__name__)
 LOCK = ".lock"
+# What a file system without locks answers: NFS without its daemon, Lustre without -o flock, some FUSE.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 
 @contextmanager
@@ -41,6 +46,12 @@ def alone_in(folder: Path, *, with_children: bool = False) -> Iterator[None]:
             raise InputError(
                 f"{folder}: another process trains here: let it end, or stop it, and the same command goes on"
             ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            logger.warning(
+                "%s: the file system has no locks (%s): nothing keeps a second run out of this folder", folder, error
+            )
         os.set_inheritable(lock.fileno(), with_children)
         try:
             yield

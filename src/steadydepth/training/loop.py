@@ -86,6 +86,7 @@ def open_samples(config: Config, first_step: int, rank: int, world: int) -> Samp
             seed=seed,
             cached_clips=data.cached_clips,
             find_cuts=data.find_cuts,
+            strict=data.strict,
             held_out=N_CLIPS if is_guarded(config) else 0,
             numbers=numbers,
             source=number,

@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from steadydepth.data.clips import fit_clip, shrunk_size
 from steadydepth.data.sequence_folder import Sequence, find_sequences, open_sequence
 from steadydepth.data.shards.read import INDEX, KINDS, MEMBERS, ROW
+from steadydepth.errors import InputError, failure
 from steadydepth.files.atomic_writes import new_folder
 from steadydepth.files.images import encode_flow, encode_png, read_depth_codes, read_flow, read_labels
 from steadydepth.files.packed_images import encode_image
-from steadydepth.ops.optical_flow import consistent, dis_flow
-from steadydepth.types import Clip, InputError
+from steadydepth.ops.bidirectional_flow import backward_from_frames
+from steadydepth.types import Clip
 
 Images = dict[str, np.ndarray]  # by kind, as they are stored: depth and flow as 16-bit codes
 ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {"zstd": encode_image, "png": encode_png}
@@ -35,12 +36,13 @@ class _Shards:
     sizes: list[int] = field(default_factory=list)
     rows: list[tuple[int, ...]] = field(default_factory=list)
     _tar: tarfile.TarFile | None = None
+    _file: IO[bytes] | None = None
 
     def add(self, sequence: str, frame: int, images: dict[str, bytes], codec: str) -> None:
         """Write what belongs to one frame; all of it lies in one shard."""
         if self._tar is None or self._tar.offset >= self.shard_size:
             self.close()
-            self._tar = tarfile.open(self.folder / f"{len(self.sizes):05d}.tar", "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
+            self._tar = self._open(0)
         for kind, data in images.items():
             member = tarfile.TarInfo(f"{sequence}/{frame:04d}.{kind}.{codec}")
             member.size = len(data)
@@ -49,10 +51,35 @@ class _Shards:
             start = self._tar.offset - padded
             self.rows.append((KINDS.index(kind), frame, len(self.sizes), start, len(data), zlib.crc32(data)))
 
+    def _open(self, offset: int) -> tarfile.TarFile:
+        """Go on with the tar file whose turn it is, from that byte on; what was behind it is gone."""
+        self._file = (self.folder / f"{len(self.sizes):05d}.tar").open("r+b" if offset else "wb")
+        self._file.seek(offset)
+        self._file.truncate()
+        return tarfile.open(fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT)
+
+    def mark(self) -> tuple[int, int, int]:
+        """Where the next member will stand, for `back_to`."""
+        return len(self.sizes), 0 if self._tar is None else self._tar.offset, len(self.rows)
+
+    def back_to(self, mark: tuple[int, int, int]) -> None:
+        """Take away all that was added since `mark`."""
+        n_closed, offset, n_rows = mark
+        last = len(self.sizes)
+        self.close()
+        for number in range(n_closed + 1, last + 1):
+            (self.folder / f"{number:05d}.tar").unlink(missing_ok=True)
+        del self.sizes[n_closed:], self.rows[n_rows:]
+        if offset:
+            self._tar = self._open(offset)
+        else:
+            (self.folder / f"{n_closed:05d}.tar").unlink(missing_ok=True)
+
     def close(self) -> None:
         """End the tar file under way."""
-        if self._tar is not None:
+        if self._tar is not None and self._file is not None:
             self._tar.close()
+            self._file.close()
             self.sizes.append((self.folder / f"{len(self.sizes):05d}.tar").stat().st_size)
             self._tar = None
 
@@ -68,31 +95,43 @@ def pack_sequences(
     flow: bool = False,
     on_frame: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> int:
-    """Write the sequences of `root` as shards into the new folder `out`, whole or not at all; returns their number.
+    """Write the sequences of `root` as shards into the new folder `out`, complete or not at all; returns their number.
 
     A shard ends with the first frame that reaches `shard_size` bytes. With `size`, (height, width), or `max_side`
     frames and labels are scaled and cut as for training. With `flow` the DIS motion to the frame before is kept.
-    `on_frame` is told sequence, frames done, and frames in all. InputError naming the file that cannot be read, or when
-    `out` exists.
+    `on_frame` is called with sequence, frames done, and frames in all. InputError when `out` exists or no sequence can
+    be read; SomeFailedError, the shards of the others being written, names those that cannot.
     """
     if codec not in ENCODERS:
         raise InputError(f"{codec}: unknown codec; there are {', '.join(ENCODERS)}")
-    sequences = [open_sequence(path) for path in find_sequences(root)]
-    entries = []
+    paths = find_sequences(root)
+    entries: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
     with new_folder(out) as part, closing(_Shards(part, shard_size)) as shards:
-        for sequence in sequences:
-            height, width = size or shrunk_size(sequence.height, sequence.width, max_side)
-            first_row = len(shards.rows)
-            for frame, images in enumerate(_stored(sequence, height, width, flow=flow)):
-                coded = {kind: ENCODERS[codec](image) for kind, image in images.items()}
-                shards.add(sequence.name, frame, coded, codec)
-                on_frame(sequence.name, frame + 1, sequence.n_frames)
+        for path in paths:
+            mark = shards.mark()
+            try:
+                sequence = open_sequence(path)
+                height, width = size or shrunk_size(sequence.height, sequence.width, max_side)
+                for frame, images in enumerate(_stored(sequence, height, width, flow=flow)):
+                    coded = {kind: ENCODERS[codec](image) for kind, image in images.items()}
+                    shards.add(sequence.name, frame, coded, codec)
+                    on_frame(sequence.name, frame + 1, sequence.n_frames)
+            except InputError as error:
+                shards.back_to(mark)
+                failed[str(path)] = str(error)
+                continue
+            first_row = mark[2]
             entry: dict[str, Any] = {"name": sequence.name, "n_frames": sequence.n_frames}
             entry |= {"height": height, "width": width, "first_row": first_row}
             entries.append(entry | {"n_rows": len(shards.rows) - first_row, "meta": _meta(sequence, height, width)})
+        if not entries:
+            raise failure(failed, 0, [])
         shards.close()
         _write_index(part, shards, entries)
-    return len(sequences)
+    if failed:
+        raise failure(failed, len(entries), [out])
+    return len(entries)
 
 
 def _stored(sequence: Sequence, height: int, width: int, *, flow: bool) -> Iterator[Images]:
@@ -102,9 +141,9 @@ def _stored(sequence: Sequence, height: int, width: int, *, flow: bool) -> Itera
         clip = _fitted(sequence, frame, image, height, width)
         images = {"rgb": clip.frames[0]} | _label_codes(sequence, clip, frame)
         if flow and before is not None:
-            back = dis_flow(images["rgb"], before)
-            # What leaves the image by more than the codes can say is not seen either.
-            visible = consistent(back, dis_flow(before, images["rgb"])) & (np.abs(back) < 500).all(axis=-1)
+            back, visible = backward_from_frames(before, images["rgb"])
+            # What leaves the image by more than the codes can hold is not visible either.
+            visible &= (np.abs(back) < 500).all(axis=-1)
             images["motion"] = encode_flow(back, visible, name=f"{sequence.name}, frame {frame}")
         before = images["rgb"]
         yield images

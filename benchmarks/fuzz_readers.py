@@ -1,0 +1,328 @@
+"""Damaged files through every reader: nothing but InputError, no hang, no flood of memory, nothing written elsewhere.
+
+    python benchmarks/fuzz_readers.py --number 10000 --seed 0 [--kinds png npz mp4] [--keep FOLDER]
+
+Files of each kind are written once, small; then each input is one of them with bytes changed, cut out, doubled, swapped
+or set to extremes, and read by what reads that kind. Inputs are read in a process of their own, many one after another;
+what ends that process, by a signal, by time or by memory, is a finding too. Exit status 1 when there is one.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+PATIENCE_S, MOST_BYTES, BATCH = 10.0, 2**30, 200
+
+
+def _images(folder: Path) -> None:
+    import cv2
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for suffix in ("png", "jpg", "webp", "bmp", "tif", "avif"):
+        Image.fromarray(smooth).save(folder / f"colour.{suffix}", exif=exif)
+    cv2.imwrite(str(folder / "depth.png"), (smooth[..., 0].astype(np.uint16) * 20))
+    cv2.imwrite(str(folder / "flow.png"), smooth.astype(np.uint16) + 32700)
+    (folder / "frame.ppm").write_bytes(b"P6\n40 56\n255\n" + smooth.tobytes())
+
+
+def _numbers(folder: Path) -> None:
+    from steadydepth.files.exr import write_exr
+    from steadydepth.files.packed_images import encode_image
+    from steadydepth.files.predictions import write_predictions
+
+    depth = np.linspace(1, 9, 40 * 56, dtype=np.float32).reshape(40, 56)
+    np.save(folder / "depth.npy", depth)
+    np.savez_compressed(folder / "depth.npz", depth=depth)
+    (folder / "depth.pfm").write_bytes(b"Pf\n56 40\n-1.0\n" + depth.tobytes())
+    (folder / "depth.dpt").write_bytes(
+        np.float32(202021.25).tobytes() + np.array([56, 40], "i4").tobytes() + depth.tobytes()
+    )
+    write_exr(folder / "depth.exr", depth)
+    write_predictions(folder, "prediction", np.stack([depth, depth]), "affine")
+    (folder / "packed.zst").write_bytes(encode_image((1000 * depth).astype(np.uint16)))
+    import h5py
+    import scipy.io
+
+    with h5py.File(folder / "depth.h5", "w") as file:
+        file.create_dataset("depth", data=depth, compression="gzip")
+    scipy.io.savemat(folder / "depth.mat", {"depth": depth}, do_compression=True)
+
+
+def _videos(folder: Path) -> None:
+    import av
+
+    from steadydepth.files.video_write import write_depth_video
+
+    frames = np.random.default_rng(0).integers(0, 256, (8, 48, 64, 3), dtype=np.uint8)
+    for name, codec in (
+        ("h264.mp4", "libx264"),
+        ("h264.mkv", "libx264"),
+        ("mpeg4.avi", "mpeg4"),
+        ("vp9.webm", "libvpx-vp9"),
+    ):
+        with av.open(str(folder / name), "w") as file:
+            stream = file.add_stream(codec, rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for frame in frames:
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            file.mux(stream.encode())
+    write_depth_video(folder / "depth.mkv", iter(frames[..., 0].astype(np.uint16) * 200), 10.0)
+
+
+def _texts(folder: Path) -> None:
+    from steadydepth.types import Clip  # noqa: F401
+
+    meta = {
+        "fps": 30.0,
+        "depth_scale_m": 0.001,
+        "K": [[40, 0, 20], [0, 40, 15], [0, 0, 1]],
+        "cam_to_world": [np.eye(4).tolist()],
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+    (folder / "config.yaml").write_text(
+        "data: {root: x, labels: teacher, motion: none}\nmodel: {init: 'a.b:c', claims: metric}\noptim: {steps: 3e2}\n"
+        "run: {folder: y}\n"
+    )
+    (folder / "list.csv").write_text("image,depth,scale,sequence\na.png,b.png,0.001,walk\nc.png,d.png,0.001,walk\n")
+    (folder / "list.jsonl").write_text('{"image": "a.png", "depth": "b.npy", "fps": 10}\n' * 3)
+    (folder / "rgb.txt").write_text("# time file\n" + "".join(f"{1 + i / 30:.6f} rgb/{i}.png\n" for i in range(5)))
+
+
+def _shards(folder: Path) -> None:
+    """index.json, members.npy and a tar file of one small sequence, in one tar of their own to be damaged together."""
+    from steadydepth.data.shards.write import pack_sequences
+    from steadydepth.files.sequence_writer import write_sequence
+    from steadydepth.types import Clip
+
+    with tempfile.TemporaryDirectory() as place:
+        frames = np.random.default_rng(0).integers(0, 256, (3, 24, 32, 3), dtype=np.uint8)
+        clip = Clip("a", frames, 10.0, depth=np.full((3, 24, 32), 2, np.float32))
+        write_sequence(Path(place) / "data", clip, depth_scale_m=0.001, source=None, licence=None)
+        pack_sequences(Path(place) / "data", Path(place) / "shards")
+        with tarfile.open(folder / "shards.pack", "w") as tar:
+            for path in sorted((Path(place) / "shards").iterdir()):
+                tar.add(path, path.name)
+
+
+def write_seeds(folder: Path) -> None:
+    for write in (_images, _numbers, _videos, _texts, _shards):
+        write(folder)
+
+
+def read(path: Path, kind: str) -> None:
+    """What reads files of that kind."""
+    from itertools import islice
+
+    from steadydepth.config_files import load_compare_config, load_config
+    from steadydepth.data.layouts import pairs, tum
+    from steadydepth.data.sequence_meta import misspelt_keys, read_meta
+    from steadydepth.files import depth_formats, images, predictions, stored_depth, video_read
+
+    if kind.startswith("colour"):
+        images.read_colour(path)
+    elif kind == "flow.png":
+        images.read_flow(path)
+    elif kind == "frame.ppm":
+        images.read_pnm(path)
+    elif kind == "packed.zst":
+        images.read_depth_codes(path)
+    elif kind == "prediction.npz":
+        predictions.read_predictions(path.parent, path.stem)
+        sum(1 for _ in stored_depth.open_predictions(path.parent, path.stem).read())
+    elif kind == "depth.mkv":
+        sum(1 for _ in video_read.read_depth_video(path))
+    elif path.suffix in video_read.VIDEO_SUFFIXES:
+        video_read.probe_video(path)
+        sum(1 for _ in islice(video_read.read_video(path), 200))
+        sum(1 for _ in video_read.read_video(path, 5, 7))
+    elif kind == "meta.json":
+        if read_meta(path)[0] is not None:
+            misspelt_keys(path)
+    elif kind == "config.yaml":
+        load_config(path)
+        load_compare_config(path)
+    elif kind.startswith("list"):
+        sum(1 for _ in pairs.find_recordings(path, None))
+    elif kind == "rgb.txt":
+        tum._stamped(path)
+    elif kind == "shards.pack":
+        _read_shards(path)
+    else:
+        depth_formats.read_numbers(path)
+
+
+def _read_shards(path: Path) -> None:
+    from steadydepth.data.sequence_folder import open_sequence
+    from steadydepth.data.sequence_listing import find_sequences
+
+    place = path.with_suffix("")
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        with tarfile.open(path) as tar:  # ours, for the test; the shards inside are what is read
+            for member in tar:
+                held = tar.extractfile(member)
+                if held is not None and member.name in ("index.json", "members.npy", "00000.tar"):
+                    place.mkdir(exist_ok=True)
+                    (place / member.name).write_bytes(held.read())
+    except (tarfile.TarError, OSError, ValueError, EOFError):
+        return
+    if place.is_dir():
+        for sequence in find_sequences(place):
+            open_sequence(sequence).read()
+
+
+def damage(data: bytes, generator: np.random.Generator) -> bytes:
+    """One to four changes, more often near the beginning, where headers are."""
+    changed = bytearray(data)
+    for _ in range(int(generator.integers(1, 5))):
+        if not changed:
+            break
+        reach = len(changed) if generator.random() < 0.5 else min(len(changed), 128)
+        at, n = int(generator.integers(reach)), int(generator.integers(1, 17))
+        match int(generator.integers(7)):
+            case 0:
+                changed[at] ^= 1 << int(generator.integers(8))
+            case 1:
+                changed[at : at + n] = generator.bytes(n)
+            case 2:
+                del changed[at : at + n * int(generator.integers(1, 40))]
+            case 3:
+                changed[at:at] = changed[at : at + n] * int(generator.integers(1, 20))
+            case 4:
+                changed[at : at + 4] = [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\1\0"][
+                    int(generator.integers(4))
+                ]
+            case 5:
+                del changed[at:]
+            case _:
+                other = int(generator.integers(len(changed)))
+                changed[at : at + n], changed[other : other + n] = changed[other : other + n], changed[at : at + n]
+    return bytes(changed)
+
+
+def _work(seeds: Path, scratch: Path, numbers: list[int], seed: int, kinds: list[str], progress) -> None:
+    """Read inputs one after another; before each, its number is sent, and after each what came of it."""
+    import logging
+
+    from steadydepth.errors import InputError
+
+    logging.disable(logging.CRITICAL)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what codecs print
+    os.chdir(scratch)
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    for number in numbers:
+        kind = kinds[number % len(kinds)]
+        data = damage((seeds / kind).read_bytes(), np.random.default_rng((seed, number)))
+        path = scratch / (f"prediction{number}.npz" if kind == "prediction.npz" else f"{number}{Path(kind).suffix}")
+        path.write_bytes(data)
+        progress.send((number, kind, "begun"))
+        try:
+            read(path, kind)
+            outcome = "read"
+        except InputError as error:
+            outcome = "refused" if len(str(error)) < 5000 else "refused at length"
+        except BaseException:
+            outcome = "".join(traceback.format_exc().splitlines(keepends=True)[-6:])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if peak - base > MOST_BYTES:
+            outcome = f"took {(peak - base) / 2**20:.0f} MiB"
+        progress.send((number, kind, outcome))
+        path.unlink(missing_ok=True)
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+
+
+def run(number: int, seed: int, kinds: list[str], seeds: Path, scratch: Path, keep: Path | None, first: int) -> Counter:
+    context = multiprocessing.get_context("spawn")
+    found: Counter = Counter()
+    todo = list(range(first, first + number))
+    while todo:
+        batch, receiver_sender = todo[:BATCH], context.Pipe(duplex=False)
+        receiver, sender = receiver_sender
+        process = context.Process(target=_work, args=(seeds, scratch, batch, seed, kinds, sender))
+        process.start()
+        sender.close()
+        current, begun, is_begun = None, time.monotonic(), False
+        while True:
+            wait = PATIENCE_S if is_begun else 60.0
+            if receiver.poll(max(0.0, begun + wait - time.monotonic())):
+                try:
+                    current, kind, outcome = receiver.recv()
+                except EOFError:
+                    break
+                begun, is_begun = time.monotonic(), outcome == "begun"
+                if not is_begun:
+                    todo.remove(current)
+                    found[outcome if outcome in ("read", "refused") else "finding"] += 1
+                    if outcome not in ("read", "refused"):
+                        _report(current, kind, outcome, seed, seeds, keep)
+            else:
+                process.kill()
+                outcome = f"no answer for {wait:g} s"
+                break
+        process.join()
+        if is_begun and current in todo:  # it ended in the middle of an input
+            why = f"no answer for {PATIENCE_S:g} s" if process.exitcode == -9 else f"ended by {process.exitcode}"
+            _report(current, kinds[current % len(kinds)], why, seed, seeds, keep)
+            found["finding"] += 1
+            todo.remove(current)
+        elif not is_begun and todo[:1] == batch[:1]:
+            raise RuntimeError("the reading process does not start")
+    return found
+
+
+def _report(number: int, kind: str, what: str, seed: int, seeds: Path, keep: Path | None) -> None:
+    print(f"FINDING {number} {kind}: {what.strip()}", flush=True)
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        data = damage((seeds / kind).read_bytes(), np.random.default_rng((seed, number)))
+        (keep / f"{number}_{kind}").write_bytes(data)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--number", type=int, default=10_000)
+    parser.add_argument("--first", type=int, default=0, help="Number of the first input: to go on, or to repeat one.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--kinds", nargs="*", help="Beginnings or endings of the names of what is damaged; all without it."
+    )
+    parser.add_argument("--keep", type=Path, help="Folder for the inputs that were findings.")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
+        seeds, scratch, outside = (Path(place) / name for name in ("seeds", "scratch", "outside"))
+        for folder in (seeds, scratch, outside):
+            folder.mkdir()
+        write_seeds(seeds)
+        kinds = sorted(path.name for path in seeds.iterdir())
+        if options.kinds:
+            kinds = [kind for kind in kinds if any(kind.startswith(k) or kind.endswith(k) for k in options.kinds)]
+        before = {path.name for path in Path(place).iterdir()}
+        begun = time.monotonic()
+        found = run(options.number, options.seed, kinds, seeds, scratch, options.keep, options.first)
+        left = [path.name for path in Path(place).iterdir() if path.name not in before]
+        left += [path.name for folder in (scratch, outside) for path in folder.iterdir()]
+        print(
+            f"{options.number} inputs of {len(kinds)} kinds in {time.monotonic() - begun:.0f} s: {dict(found)}; "
+            f"left: {left}"
+        )
+    sys.exit(1 if found["finding"] or left else 0)
+
+
+if __name__ == "__main__":
+    main()

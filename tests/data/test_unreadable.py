@@ -1,0 +1,104 @@
+"""What cannot be read is named and costs the rest nothing; what is no depth is named by data check."""
+
+import logging
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from steadydepth.config_files import resolve_config
+from steadydepth.data.checks import check_data
+from steadydepth.data.cuts import shots_of
+from steadydepth.data.loader import ClipSamples
+from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.errors import InputError
+from steadydepth.files.video_write import write_video
+from steadydepth.ops.photometric import Photometric
+
+SETTINGS = {
+    "length": 2, "height": 32, "width": 32, "motion": "none", "labels": "none", "flip": False, "seed": 0,
+    "photometric": Photometric(), "cached_clips": 0, "find_cuts": True,
+}  # fmt: skip
+
+
+@pytest.fixture
+def videos(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (5, 32, 48, 3), dtype=np.uint8)
+    for name in ("a", "b", "c"):
+        write_video(tmp_path / f"{name}.mp4", iter(frames), 10.0)
+    return tmp_path
+
+
+def test_training_names_and_leaves_out_what_cannot_be_read(videos, caplog):
+    whole = (videos / "b.mp4").read_bytes()
+    (videos / "b.mp4").write_bytes(whole[: len(whole) - 400])
+    samples = ClipSamples(videos, **SETTINGS)
+    assert sorted({sequence.name for sequence, _ in samples.clips}) == ["a", "c"]
+    assert f"left out: {videos / 'b.mp4'}: " in caplog.text
+    with pytest.raises(InputError, match=r"b\.mp4"):
+        ClipSamples(videos, **SETTINGS, strict=True)
+
+
+def test_where_nothing_can_be_read_all_is_named(videos):
+    for path in videos.iterdir():
+        path.write_bytes(b"no video")
+    with pytest.raises(InputError, match=r"3 input.s. failed, 0 written") as raised:
+        ClipSamples(videos, **SETTINGS)
+    assert all(f"{name}.mp4" in str(raised.value) for name in "abc")
+
+
+def test_strict_is_a_key_of_a_config():
+    config = {"data": {"root": "x", "strict": True}, "optim": {"steps": 1}, "run": {"folder": "y"}}
+    assert resolve_config(config, "test").data.strict
+
+
+def test_a_name_that_is_not_utf8_has_its_cuts_kept(videos, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    name = os.fsdecode(os.fsencode(videos) + b"/caf\xe9.mp4")
+    (videos / "a.mp4").rename(name)
+    for _ in range(2):
+        assert shots_of(open_sequence(videos / name)) == [range(5)]
+    assert len(list((tmp_path / "cache/steadydepth/cuts").iterdir())) == 1
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"borders": 3}', '{"borders": [null]}', "[" * 100])
+def test_a_damaged_file_of_cuts_is_made_anew(videos, tmp_path, monkeypatch, content, caplog):
+    caplog.set_level(logging.INFO, "steadydepth")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shots_of(open_sequence(videos / "a.mp4"))
+    (kept,) = (tmp_path / "cache/steadydepth/cuts").iterdir()
+    kept.write_text(content)
+    assert shots_of(open_sequence(videos / "a.mp4")) == [range(5)]
+    assert caplog.text.count("looking for cuts") == 2
+
+
+def write_sequence(root, name, depth):
+    (root / name / "rgb").mkdir(parents=True)
+    (root / name / "depth").mkdir()
+    (root / name / "meta.json").write_bytes(b'\xef\xbb\xbf{"fps": 30, "depth_scale_m": 0.001}\r\n')
+    gradient = np.add.outer(np.arange(20), np.arange(30))
+    for number, codes in enumerate(depth):
+        cv2.imwrite(
+            str(root / name / f"rgb/{number:04d}.png"), (np.dstack([gradient] * 3) + 4 * number).astype(np.uint8)
+        )
+        cv2.imwrite(str(root / name / f"depth/{number:04d}.png"), codes)
+
+
+def test_labels_that_are_none_are_named_once(tmp_path):
+    fine = np.full((20, 30), 2000, np.uint16)
+    full = np.where(np.arange(600).reshape(20, 30) % 3, fine, np.uint16(65535)).astype(np.uint16)
+    write_sequence(tmp_path, "fine", [fine, fine])
+    write_sequence(tmp_path, "empty", [np.zeros_like(fine), fine, np.zeros_like(fine)])
+    write_sequence(tmp_path, "full", [full, full])
+    empty, ends = check_data(tmp_path)
+    assert "empty/depth: no pixel is measured in 2 of 3 images" in empty
+    assert "full/depth: 33% of the pixels are 65535" in ends
+
+
+def test_text_of_another_kind_says_how_to_save_it(tmp_path):
+    write_sequence(tmp_path, "a", [np.full((20, 30), 2000, np.uint16)])
+    (tmp_path / "a/meta.json").write_bytes('{"fps": 30}'.encode("utf-16"))
+    (fault,) = check_data(tmp_path)
+    assert "meta.json: is no UTF-8 text" in fault
+    assert "save it as UTF-8" in fault
