@@ -3,7 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import nn
 
 from steadydepth.data.sequence_folder import Sequence, open_sequence
 from steadydepth.data.sequence_listing import find_sequences
-from steadydepth.evaluation.alignment import ClipFit
+from steadydepth.evaluation.alignment import Fitter
 from steadydepth.evaluation.evaluate import predict_sequence
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.stored_depth import open_predictions
@@ -103,15 +103,12 @@ def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.nda
     (raw, claims), header = _raw_depth(shown.source, sequence, len(clip.frames)), shown.report["header"]
     fitted = shown.report["clips"].get(clip.name, {})
     scale, shift = fitted.get("scale"), fitted.get("shift") or 0.0
-    fit = ClipFit(
-        align=header["align"],
-        claims=claims,
-        protocol=choose_protocol(header["protocol"], max_depth=header["max_depth"]),
-        alignment=None if scale is None else Alignment.of(scale, shift),
-        has_label=scale is not None,
-        low=min(float(np.min(raw, where=np.isfinite(raw), initial=0)), 0.0),
-        mean=float(np.mean(raw, where=np.isfinite(raw), dtype=np.float64)),
-    )
+    fitter = Fitter(header["align"], claims, choose_protocol(header["protocol"], max_depth=header["max_depth"]))
+    for one in raw:
+        fitter.count(one)
+    fit = fitter.result(has_label=False)
+    if scale is not None:
+        fit = replace(fit, has_label=True, alignment=Alignment.of(scale, shift))
     return fit.depth(np.stack([resize_depth(one, *clip.frames.shape[1:3]) for one in raw.astype(np.float64)]))
 
 
