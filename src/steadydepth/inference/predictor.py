@@ -15,7 +15,6 @@ from steadydepth.inference.filters import check_filter
 from steadydepth.inference.frame_sources import Input, open_source
 from steadydepth.inference.runtime import is_exported
 from steadydepth.inference.session import Image, Network, Result, Session, check_image
-from steadydepth.models.load import load_model
 from steadydepth.types import Claims, InputError
 
 # An image in any of the forms that `Predictor.predict` takes; a PIL image counts as Any.
@@ -127,6 +126,9 @@ def load(
     """
     if is_exported(name):
         return Predictor(ExportedNet(name), device="cpu", max_side=max_side, filter=filter)
+    # Not at the top: scoring stored predictions needs no networks, which take a second and 200 MB to import.
+    from steadydepth.models.load import load_model
+
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return Predictor(load_model(name), device=device or found or "cpu", max_side=max_side, filter=filter)
 

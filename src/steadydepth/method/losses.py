@@ -6,10 +6,49 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steadydepth.method.absolute_loss import absolute_loss
+from steadydepth.method.absolute_loss import (
+    absolute_loss,
+    affine_invariant,
+    gradient_matching,
+    log_l1,
+    silog,
+    smoothness,
+)
 from steadydepth.method.pairing import PairedClips
-from steadydepth.method.relative_loss import relative_loss
+from steadydepth.method.relative_loss import (
+    change_error,
+    charbonnier,
+    disparity_error,
+    disparity_size_error,
+    geometry_error,
+    huber,
+    motion_gain,
+    relative_loss,
+    warping_error,
+)
 from steadydepth.types import DepthPairs, LossTerms
+
+# All losses stand here for users, as `steadydepth.losses`.
+__all__ = [
+    "absolute_loss",
+    "affine_invariant",
+    "calculate_losses",
+    "change_error",
+    "charbonnier",
+    "disparity_error",
+    "disparity_size_error",
+    "geometry_error",
+    "gradient_matching",
+    "huber",
+    "log_l1",
+    "mean_over_parts",
+    "motion_gain",
+    "relative_loss",
+    "silog",
+    "smoothness",
+    "target_loss",
+    "warping_error",
+]
 
 Scalar = Float[Tensor, ""]
 AbsoluteLoss = Callable[..., Tensor]  # of depth, truth and valid (b t h w), and frames=(b t 3 h w)
