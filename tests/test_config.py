@@ -123,7 +123,7 @@ def test_a_tilde_is_home_in_every_path(tmp_path, monkeypatch):
     path = write(tmp_path, PLAIN | {"run": {"folder": "~/runs/a"}})
     config = load_config(path, ["data.root=~/videos"])
     assert (config.run.folder, config.data.root) == (tmp_path / "runs/a", tmp_path / "videos")
-    with pytest.raises(InputError, match=r"data\.root: .*write the whole path"):
+    with pytest.raises(InputError, match=r"data\.root: .*write the complete path"):
         load_config(path, ["data.root=~nobody_of_that_name/x"])
 
 

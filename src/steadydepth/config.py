@@ -16,7 +16,7 @@ class Section(BaseModel):
         try:
             return value.expanduser() if isinstance(value, Path) else value
         except RuntimeError as error:  # of a user who is not there
-            raise ValueError(f"{error}: write the whole path") from error
+            raise ValueError(f"{error}: write the complete path") from error
 
 
 LABELS = "depth: measured depth of the sequences; teacher: a frozen copy of the starting model"

@@ -278,7 +278,7 @@ def with_sound(path: Path, times_ms: list[int], *, codec: str = "aac") -> Path:
         file.mux(video.encode())
         tone = (8000 * np.sin(np.arange(16000) / 5)).astype(np.float32)[None] / 32768
         kind = audio.codec_context.format.name
-        samples = tone if kind == "fltp" else (tone * 32767).astype(np.int16)
+        samples = tone if kind == "fltp" else (tone * 32767).astype({"s32p": np.int32}.get(kind, np.int16))
         frame = av.AudioFrame.from_ndarray(samples, format=kind, layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = 16000, 0, Fraction(1, 16000)
         file.mux(audio.encode(frame))
@@ -310,6 +310,14 @@ def test_frames_keep_their_times_and_the_video_its_sound(tmp_path, name):
 
 def test_frames_beyond_the_known_times_follow_one_by_one():
     assert [video_write._time_of(number, np.array([3, 9]), 5) for number in range(4)] == [3, 9, 14, 19]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_sound_of_mp3_is_copied(tmp_path, suffix):
+    """Its decoder has another name than the format."""
+    source = with_sound(tmp_path / f"clip.{suffix}", [0, 40, 80], codec="libmp3lame")
+    write_video(tmp_path / "written.mp4", read_video(source), 25.0, like=source)
+    assert heard(tmp_path / "written.mp4") == heard(source) != []
 
 
 def test_sound_that_mp4_cannot_hold_is_left_out_and_said(tmp_path, caplog):

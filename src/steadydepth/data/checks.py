@@ -59,14 +59,14 @@ def _check_packed(path: Path) -> list[str]:
 
 
 def _check_video(path: Path) -> list[str]:
-    shots, told = Shots(), list[str]()
+    shots, shown = Shots(), list[str]()
     try:
-        n_read = sum(1 for _ in shots.watch(read_video(path, tell=told.append)))
+        n_read = sum(1 for _ in shots.watch(read_video(path, report=shown.append)))
         n_frames = probe_video(path).n_frames
         times_s = frame_times_s(path)
     except InputError as error:
         return [str(error)]
-    faults = [f"{path}: {fault}" for fault in told] + _shot_faults(path, shots) + _pauses(path, times_s)
+    faults = [f"{path}: {fault}" for fault in shown] + _shot_faults(path, shots) + _pauses(path, times_s)
     if n_read != n_frames:
         faults.append(f"{path}: promises {n_frames} frames and decodes to {n_read}: encode it again")
     return faults

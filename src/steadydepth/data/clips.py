@@ -159,7 +159,7 @@ def hold_frame(clip: Clip, length: int, *, moves: bool) -> Sample:
 def skip_frames(sample: Sample, stride: int) -> Sample:
     """Every `stride`-th frame of a sample, its motion chained over the frames between.
 
-    A point counts as seen when every frame on the way saw it. Forward flow, which would need chaining too, is dropped.
+    A point counts as visible when it is in every frame between. Forward flow is dropped.
     """
     if stride == 1:
         return sample
@@ -173,21 +173,21 @@ def skip_frames(sample: Sample, stride: int) -> Sample:
         chain_motion(motion[first : first + stride], visible[first : first + stride])
         for first in range(0, len(motion) - stride + 1, stride)
     ]
-    return Sample(shorter, np.stack([chain for chain, _ in chains]), np.stack([whole for _, whole in chains]))
+    return Sample(shorter, np.stack([chain for chain, _ in chains]), np.stack([known for _, known in chains]))
 
 
 def chain_motion(
     motion: Float32[np.ndarray, "p h w 2"], visible: Bool[np.ndarray, "p h w"]
 ) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
     """Motion from the last frame to the one before the first pair, and where every frame between saw the pixel."""
-    total, whole = motion[-1], visible[-1]
-    height, width = whole.shape
+    total, visible_all_along = motion[-1], visible[-1]
+    height, width = visible_all_along.shape
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     for step, known_there in zip(motion[-2::-1], visible[-2::-1], strict=True):
         at = x + total[..., 0], y + total[..., 1]
-        # Outside the image, and beside a pixel that was not seen, the sample is not a number.
+        # Outside the image, and beside a pixel that was not visible, the sample is not a number.
         known = np.where(known_there[..., None], step, np.float32(np.nan))
         more = cv2.remap(known, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(np.nan, np.nan))
-        whole = whole & np.isfinite(more).all(axis=-1)
-        total = total + np.where(whole[..., None], more, 0)
-    return total, whole
+        visible_all_along = visible_all_along & np.isfinite(more).all(axis=-1)
+        total = total + np.where(visible_all_along[..., None], more, 0)
+    return total, visible_all_along

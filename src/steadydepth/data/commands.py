@@ -96,7 +96,7 @@ def pack(
 
     Args:
         root: folder of sequence folders or videos.
-        out: new folder that gets the shards and their index, whole or not at all.
+        out: new folder that gets the shards and their index, complete or not at all.
         shard_size: bytes after which a shard ends.
         codec: `zstd` (lossless, fast to read) or `png`.
         size: rows and columns to scale and cut to, as training does.

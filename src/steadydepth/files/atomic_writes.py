@@ -1,4 +1,4 @@
-"""Names that stay inside their folder, and files and folders that appear whole or not at all."""
+"""Names that stay inside their folder, and files and folders that appear complete or not at all."""
 
 import os
 import re

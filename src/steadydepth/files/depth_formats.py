@@ -49,9 +49,9 @@ def read_numbers(path: Path) -> Float32[np.ndarray, "h w"]:
     return image.astype(np.float32, copy=False)
 
 
-def short(error: BaseException) -> str:
-    """What an error says, on one line: some quote all of a damaged header."""
-    text = " ".join(str(error).split()) or type(error).__name__
+def short(what: object) -> str:
+    """What an error or a damaged header says, on one line, its beginning."""
+    text = " ".join(str(what).split()) or type(what).__name__
     return text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}..."
 
 
@@ -83,7 +83,7 @@ def load_extra(name: str) -> ModuleType:
 
 def _check_plain(path: Path, dtype: np.dtype[Any]) -> None:
     if dtype.kind not in "fiu":
-        raise InputError(f"{path}: holds {dtype}; depth is plain numbers: write it as float32")
+        raise InputError(f"{path}: holds {short(dtype)}; depth is plain numbers: write it as float32")
 
 
 def _allowed(path: Path, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -100,7 +100,9 @@ def _only(path: Path, names: list[str]) -> str:
     """Which array of a file is meant: the one named depth, or the only one."""
     name = "depth" if "depth" in names else names[0] if len(names) == 1 else None
     if name is None:
-        raise InputError(f"{path}: holds {', '.join(names) or 'no array'}; name one of them depth, or keep only one")
+        raise InputError(
+            f"{path}: holds {short(', '.join(names) or 'no array')}; name one of them depth, or keep only one"
+        )
     return name
 
 

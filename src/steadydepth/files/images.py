@@ -171,8 +171,8 @@ def write_png(path: Path, image: np.ndarray) -> None:
 def encode_png(image: np.ndarray) -> bytes:
     """The bytes that `write_png` writes."""
     blue_first = image[..., ::-1] if image.ndim == 3 else image
-    whole, data = cv2.imencode(".png", np.ascontiguousarray(blue_first))
-    if not whole:
+    is_encoded, data = cv2.imencode(".png", np.ascontiguousarray(blue_first))
+    if not is_encoded:
         raise OSError(f"OpenCV could not encode {image.dtype} {image.shape} as PNG")
     return data.tobytes()
 

@@ -1,4 +1,4 @@
-"""Predictions on disk: one npz a sequence, or a folder of 16-bit or OpenEXR images; written whole or not at all."""
+"""Predictions on disk: one npz a sequence, or a folder of 16-bit or OpenEXR images; written complete or not at all."""
 
 import json
 import zipfile
@@ -167,7 +167,7 @@ def _read_npz(path: Path) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
     if depth is None or claims is None:
         raise InputError(f"{path}: no array {' and no array '.join(missing)}; it has depth and claims: add them")
     if depth.ndim != 3 or depth.dtype.kind != "f" or 0 in depth.shape:
-        raise InputError(f"{path}: depth is {depth.dtype} {depth.shape}; it is float16 or float32 (t, h, w)")
+        raise InputError(f"{path}: depth is {short(depth.dtype)} {depth.shape}; it is float16 or float32 (t, h, w)")
     return depth.astype(np.float32, copy=False), _known(claims.item() if claims.ndim == 0 else claims, path)
 
 
@@ -229,5 +229,5 @@ def decode_range(
 
 def _known(claims: Any, where: Path) -> Claims:
     if not isinstance(claims, str) or claims not in get_args(Claims):
-        raise InputError(f"{where}: claims {claims!r}; it is one of {', '.join(get_args(Claims))}")
+        raise InputError(f"{where}: claims {short(repr(claims))}; it is one of {', '.join(get_args(Claims))}")
     return cast(Claims, claims)

@@ -1,4 +1,4 @@
-"""Clips become sequence folders, each whole or not at all."""
+"""Clips become sequence folders, each complete or not at all."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ from steadydepth.types import Clip, InputError
 def write_sequence(
     root: Path, clip: Clip, *, depth_scale_m: float | None, source: str | None, licence: str | None
 ) -> Path:
-    """Write `clip` as ROOT/<clip.name>, whole or not at all, and return that folder.
+    """Write `clip` as ROOT/<clip.name>, complete or not at all, and return that folder.
 
     Depth is rounded to the nearest step of `depth_scale_m` and flow to 1/64 px. InputError when the folder exists, the
     name climbs out, or a valid depth or flow does not fit 16 bits.

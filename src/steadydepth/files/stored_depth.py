@@ -21,7 +21,7 @@ def open_predictions(folder: Path, name: str, *, chunk: int = 16) -> DepthFrames
     """What was predicted for the sequence `name`, `chunk` frames read at a time; nothing is unpickled.
 
     InputError as for `predictions.read_predictions`, when opened or when read. A prediction of another kind than a
-    plain npz or numbered images is read whole.
+    plain npz or numbered images is read at once.
     """
     packed, images = folder / f"{check_name(name, folder)}.npz", folder / name
     if packed.is_file() and not (images / "depth").is_dir():
@@ -43,7 +43,7 @@ def open_raw(path: Path, shape: tuple[int, int, int], claims: Claims, *, chunk: 
 
 
 def _open_npz(path: Path, chunk: int) -> DepthFrames | None:
-    """None for what only a reading of the whole can take or refuse."""
+    """None for what only a reading of all can take or refuse."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             claims = arrays["claims"].item()
@@ -93,7 +93,7 @@ def _frames(
 
 
 def _open_images(folder: Path) -> DepthFrames | None:
-    """None for what only a reading of the whole can take or refuse."""
+    """None for what only a reading of all can take or refuse."""
     is_exr = (folder / "depth" / "0000.exr").exists()
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8-sig"))

@@ -62,7 +62,7 @@ def probe_video(path: Path | str) -> VideoInfo:
 
 
 def read_video(
-    path: Path | str, start: int = 0, stop: int | None = None, *, tell: Callable[[str], None] | None = None
+    path: Path | str, start: int = 0, stop: int | None = None, *, report: Callable[[str], None] | None = None
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """RGB frames [start, stop) of a file or URL in the order they are shown, as players show them.
 
@@ -70,14 +70,14 @@ def read_video(
     right. Frames are numbered from the first that can be decoded: what a recording that begins between key frames has
     before it is no frame. A later `start` is found by seeking, checked to be that very frame. InputError when the
     source is missing, no video or damaged, and at its end when it ends before its header said. What is not shown as it
-    was meant (high dynamic range, interlaced fields) or is damaged is told once by `tell`, in a warning without it.
+    was meant (high dynamic range, interlaced fields) or is damaged is reported once, by `report` or in a warning.
     """
-    told: set[str] = set()
+    reported: set[str] = set()
     for frame, stream in _frames_from(path, start, stop):
         for fault in frame_faults(frame, stream):
-            if fault not in told:
-                told.add(fault)
-                (tell or _warn_of(path))(fault)
+            if fault not in reported:
+                reported.add(fault)
+                (report or _warn_of(path))(fault)
         yield _as_shown(frame, stream)
 
 
@@ -137,7 +137,7 @@ def opened_video(path: Path | str) -> Iterator[tuple[Any, Any]]:
         raise InputError(f"{path}: no answer for {_PATIENCE_S:g} s: check the address, and that it sends") from error
     except av.error.FFmpegError as error:
         raise InputError(
-            f"{path}: cannot be read as video ({error.strerror}); a video is a whole "
+            f"{path}: cannot be read as video ({error.strerror}); a video is a complete "
             f"{', '.join(VIDEO_SUFFIXES)}: encode or copy it again"
         ) from error
     except UnicodeDecodeError as error:  # text in the file's own metadata
@@ -177,7 +177,7 @@ def _frames_from(path: Path | str, start: int, stop: int | None) -> Iterator[tup
 
 
 def _decoded(path: Path | str, from_time: int | None = None) -> Iterator[tuple[Any, Any]]:
-    """Every decoded frame, or those from `from_time` (in the stream's time base) on; checked to be whole at the end."""
+    """Every decoded frame, or those from `from_time` (in the stream's time base) on; checked at the end."""
     with opened_video(path) as (container, stream):
         if from_time is not None:
             container.seek(from_time, stream=stream, backward=True)
@@ -205,7 +205,7 @@ def _scan(path: Path, _size: int, _changed: int) -> tuple[int, np.ndarray | None
         # AVI keeps no time of showing: FFmpeg guesses it, and differently after a seek when there are B-frames.
         has_times = any(name in container.format.name for name in ("mp4", "matroska"))
     if not keys or keys[0][0] > 0 or _shown_before(times, keys[0][1]):
-        # What stands before the first key frame cannot be decoded, or not all of it: only decoding tells.
+        # What stands before the first key frame cannot be decoded, or not all of it: only decoding shows it.
         times = [frame.pts for frame, _ in _decoded(path)]
     if not has_times or None in times or len(set(times)) < len(times):
         return len(times), None
@@ -253,12 +253,12 @@ class _End:
         """InputError when less came out of the file than its header says; FFmpeg itself ends without a word."""
         unit_s = float(stream.time_base)
         frame_s = float(1 / stream.average_rate) if stream.average_rate else 0.0
-        if self.n_packets > 1:
-            frame_s = max(frame_s, (self.last - self.first) * unit_s / (self.n_packets - 1))
         if "mp4" in container.format.name:
             promised_s = float((stream.duration or 0) * unit_s)
         else:
             promised_s = _seconds(stream.metadata.get("DURATION", "")) or stream.frames * frame_s
+        if self.n_packets > 1:  # the rate of the header may be the tick of a clock
+            frame_s = max(frame_s, (self.last - self.first) * unit_s / (self.n_packets - 1))
         is_short = is_from_start and _says_its_length(container, stream) and self.n_packets < stream.frames
         if is_short or self.end * unit_s < promised_s - 2 * frame_s:
             raise InputError(f"{self.path}: truncated; it ends before its header says: copy or encode it again")

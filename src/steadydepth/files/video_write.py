@@ -1,4 +1,4 @@
-"""Videos written whole or not at all: 8-bit colour for players, 16-bit depth without loss; one frame at a time."""
+"""Videos written complete or not at all: 8-bit colour for players, 16-bit depth without loss; one frame at a time."""
 
 import io
 import logging
@@ -33,7 +33,7 @@ def write_video(
 ) -> None:
     """Write RGB frames as H.264 in yuv420p, which browsers play; lossy.
 
-    H.264 takes even sizes only: the last row or column of an odd size is repeated once. Appears whole or not at all.
+    H.264 takes even sizes only: the last row or column of an odd size is repeated once. Appears complete or not at all.
     With `like`, a video of as many frames, each is shown when its own is, at whatever rate, and the sound is copied.
     `preset` is x264's: "ultrafast" takes a third of the time for a file half as large again.
     """
@@ -42,7 +42,7 @@ def write_video(
 
 
 def write_depth_video(path: Path, depth_codes: Iterable[UInt16[np.ndarray, "h w"]], fps: float) -> None:
-    """Write 16-bit codes without loss: FFV1, gray16le, Matroska, a checksum in every slice. Whole or not at all."""
+    """Write 16-bit codes without loss: FFV1, gray16le, Matroska, a checksum in every slice. Complete or not at all."""
     # Slices are coded side by side; a frame in four of them is no larger.
     options = {"level": "3", "slicecrc": "1", "slices": "4"}
     _encode(path, depth_codes, fps, codec="ffv1", options=options, to_video_frame=_to_grey)
@@ -173,7 +173,7 @@ def _to_yuv(image: UInt8[np.ndarray, "h w 3"]) -> Any:
     height, width = image.shape[:2]
     even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     frame = av.VideoFrame.from_ndarray(even, format="rgb24")
-    # Said in the file as well: players guess BT.601 or BT.709 by the size of what says nothing.
+    # Written into the file as well: players guess BT.601 or BT.709 by the size of what says nothing.
     return frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
 
 

@@ -1,4 +1,4 @@
-"""Optical flow of a pair of frames or of a whole clip, there and back: from labels, or from the frames alone."""
+"""Optical flow of a pair of frames or of a clip, there and back: from labels, or from the frames alone."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -60,9 +60,9 @@ def _dis_both_ways(
 
 
 def pair_from_frames(before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]) -> PairFlow:
-    """DIS flow both ways between two frames; seen where the two agree (`ops.optical_flow.consistent`).
+    """DIS flow both ways between two frames; visible where the two agree (`ops.optical_flow.consistent`).
 
-    Images smaller than 12 x 12 px have no DIS flow: nothing is seen.
+    Images smaller than 12 x 12 px have no DIS flow: nothing is visible.
     """
     there, back = _dis_both_ways(before, after)
     is_known = min(before.shape[:2]) >= LEAST_SIDE_PX
@@ -75,7 +75,7 @@ def pair_from_labels(
     depth: Float32[np.ndarray, "h w"],
     valid: Bool[np.ndarray, "h w"],
 ) -> PairFlow:
-    """Label flow and its inverse; seen where both exist and agree, so an occluded pixel is not.
+    """Label flow and its inverse; visible where both exist and agree, so an occluded pixel is not.
 
     Where several pixels land on one, the nearest in label depth wins; a pixel without label depth never hides another.
     """

@@ -46,7 +46,7 @@ def meet_triangles(
 ) -> tuple[Float64[np.ndarray, "h w"], Int32[np.ndarray, "h w"]]:
     """Planar depth of the nearest triangle on the ray of each row and column, and its number; inf, -1 where none is.
 
-    `triangles` are in the camera's axes and are seen from both sides.
+    `triangles` are in the camera's axes and are visible from both sides.
     """
     # A ray is inside when it passes its three edges on one side. Neighbours have the same number for the edge they
     # share, but for its sign: no ray slips between them.
@@ -78,7 +78,7 @@ def _reach(
 ) -> Int64[np.ndarray, "2 face"]:
     """First and one past the last of the rising `tangents` between which each triangle lies along `axis`.
 
-    All of them when it reaches behind the camera, none when it is behind as a whole.
+    All of them when it reaches behind the camera, none when all of it is behind.
     """
     is_behind = triangles[..., 2] <= 1e-6
     slopes = triangles[..., axis] / np.where(is_behind, 1, triangles[..., 2])
@@ -90,7 +90,7 @@ def _reach(
 
 
 def _groups(n_pairs: Int64[np.ndarray, "face"]) -> list[Int64[np.ndarray, "some"]]:
-    """The triangles that may be seen, few enough at a time."""
+    """The triangles that may be visible, few enough at a time."""
     visible = np.flatnonzero(n_pairs > 0)
     return (
         np.split(visible, np.flatnonzero(np.diff(np.cumsum(n_pairs[visible]) // MOST_PAIRS)) + 1)

@@ -89,7 +89,7 @@ def cast(scene: Scene, t: int, grid: Grid, solids: list[int], onto: Hits | None 
                 visible = transform(np.linalg.inv(view), solid.triangles)
                 length, met = meet_triangles(visible, scene.K, grid.y[window[0]], grid.x[window[1]])
                 length = length.astype(kind)
-            # Of two at one depth the first in the scene is seen, whichever was cast first.
+            # Of two at one depth the first in the scene is visible, whichever was cast first.
             won = (length < depth[window]) | ((length == depth[window]) & (index[window] > i))
             np.copyto(depth[window], length, where=won)
             np.copyto(index[window], np.uint8(i), where=won)
@@ -106,7 +106,7 @@ def transform(pose: Float[np.ndarray, "4 4"], points: Float[np.ndarray, "*n 3"])
 def points(
     scene: Scene, t: int, grid: Grid, hits: Hits, i: int
 ) -> Iterator[tuple[Int64[np.ndarray, "n"] | slice, Float[np.ndarray, "3 n"]]]:
-    """Where solid `i` is seen, piece by piece: pixels, counted in reading order, and their points in its axes.
+    """Where solid `i` is visible, piece by piece: pixels, counted in reading order, and their points in its axes.
 
     Of solid 0, the room, everywhere: what stands in it comes later, and writes over it.
     """

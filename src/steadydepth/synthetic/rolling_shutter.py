@@ -1,4 +1,4 @@
-"""A sensor that exposes one row after the other: what each row sees, and in which row a point is seen next."""
+"""A sensor that exposes one row after the other: what each row sees, and in which row a point is visible next."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

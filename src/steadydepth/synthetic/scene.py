@@ -9,7 +9,7 @@ from jaxtyping import Float32, Float64
 
 TEXELS = 128  # texture side
 TEXELS_PER_METRE = 80.0
-NEAREST_M = 0.9  # no moving thing comes nearer to the camera: what fills the whole image cannot be judged
+NEAREST_M = 0.9  # no moving thing comes nearer to the camera: what fills all of the image cannot be judged
 
 
 @dataclass(frozen=True)

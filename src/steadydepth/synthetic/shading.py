@@ -83,7 +83,7 @@ def find_surface(
 
 
 def lamp_light(facing: Array, to_lamp: Array) -> tuple[Array, Array]:
-    """Cosine and falloff of a `Surface`, from the normal times `to_lamp` (3, ...), the way to the lamp in metres."""
+    """Cosine and falloff of a `Surface`, from the normal times `to_lamp` (3, ...), the path to the lamp in metres."""
     squared = to_lamp[0] * to_lamp[0] + to_lamp[1] * to_lamp[1] + to_lamp[2] * to_lamp[2]
     xp = space(squared)
     return xp.clip(facing / xp.sqrt(squared), 0, 1), 0.5 + 0.15 * squared
@@ -96,7 +96,7 @@ def shade(scene: Scene, t: int, surface: Surface, grid: Grid) -> Float32[np.ndar
 
 
 def lamp_in(solid: Solid, t: int, scene: Scene) -> Float64[np.ndarray, "3 1"]:
-    """The lamp brought into the solid's axes, rather than every point into the world's.
+    """The lamp in the solid's axes, rather than every point into the world's.
 
     What is stretched is lit as if it were not: that is light, and no label.
     """
@@ -124,7 +124,7 @@ def lay_out_box(half: Array, local: Array, to_lamp: Array) -> tuple[Array, Array
     across, along = xp.where(is_side, local[2], local[0]), xp.where(is_floor, local[2], local[1])
     faced = xp.where(is_side, local[0], xp.where(is_floor, local[1], local[2]))
     lamp = xp.where(is_side, to_lamp[0], xp.where(is_floor, to_lamp[1], to_lamp[2]))
-    # Faces start at different places of the texture, so that the edges of a box can be seen.
+    # Faces start at different places of the texture, so that the edges of a box are visible.
     start = xp.where(is_side, 0.0, xp.where(is_floor, 37.0, 74.0))
     return across * TEXELS_PER_METRE + start, along * TEXELS_PER_METRE + start, lamp * xp.sign(faced)
 

@@ -167,7 +167,7 @@ def make_world(
 ) -> list[Path]:
     """Write `n_clips` sequence folders, fixed and moving camera in turn, with seeds seed, seed + 1, ...
 
-    A clip that is there already is kept, so an interrupted run goes on where it stopped. `on_clip` is told of each
+    A clip that is there already is kept, so an interrupted run goes on where it stopped. `on_clip` is called with each
     clip as it is done. One worker is this process itself. Returns their folders in order of the seed.
     """
     names = [f"{'fixed' if i % 2 == 0 else 'moving'}_{seed + i:06d}" for i in range(n_clips)]
@@ -189,7 +189,7 @@ def make_world(
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Processes that are started meanwhile take a core each, and not the cores of each other, unless told otherwise."""
+    """Processes that are started meanwhile take a core each, and not the cores of each other, unless set otherwise."""
     ours = {name: "1" for name in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM") if name not in os.environ}
     os.environ.update(ours)
     try:

@@ -125,7 +125,7 @@ def _all_oxts(drive: Path, numbers: list[int]) -> tuple[dict[int, Float64[np.nda
     found, faults = {}, {}
     folder = drive / "oxts" / "data"
     if not folder.is_dir():
-        LOG.warning("%s: missing, so without poses: extract the whole drive to have them", folder)
+        LOG.warning("%s: missing, so without poses: extract all of the drive to have them", folder)
         return {}, {}
     for number in numbers:
         try:

@@ -1,7 +1,7 @@
 """NYU Depth v2: raw sequences of .ppm and .pgm dumps, or the labelled nyu_depth_v2_labeled.mat.
 
 Raw: r-<time>-<n>.ppm and d-<time>-<n>.pgm of a Kinect, not synchronised; metres are 351.3 / (1092.5 - code), its bytes
-swapped, of a camera of its own, 2.5 cm beside the colour camera. Both images are undistorted and depth is brought
+swapped, of a camera of its own, 2.5 cm beside the colour camera. Both images are undistorted and depth is warped
 into the colour camera, the nearer point in front, as the toolbox's project_depth_map does. Labelled: images that are
 not video, depth already aligned and filled. `split` (train, test) reads splits.mat of the toolbox beside the .mat file.
 Source: cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html and its toolbox (camera_params.m).

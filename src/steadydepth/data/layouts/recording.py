@@ -152,7 +152,7 @@ def inverted(matrices: Float64[np.ndarray, "*n k k"], path: Path) -> Float64[np.
 
 
 def quaternion_poses(table: Float64[np.ndarray, "n 7"]) -> Float64[np.ndarray, "n 4 4"]:
-    """Poses from lines tx ty tz qx qy qz qw; quaternions are brought to unit length, 0 0 0 0 to NaN."""
+    """Poses from lines tx ty tz qx qy qz qw; quaternions are normalised, 0 0 0 0 to NaN."""
     lengths = np.linalg.norm(table[:, 3:], axis=1, keepdims=True)
     x, y, z, w = (table[:, 3:] / np.where(lengths > 0, lengths, np.nan)).T
     turns = np.array(

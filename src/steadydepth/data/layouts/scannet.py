@@ -1,6 +1,6 @@
 """ScanNet, extracted by its SensReader: <scene>/{color,depth,pose,intrinsic}, frames numbered from 0.
 
-Depth is 16-bit PNG in millimetres, 640 x 480; colour, 1296 x 968, is brought to its size, and the depth camera's K is
+Depth is 16-bit PNG in millimetres, 640 x 480; colour, 1296 x 968, is resized to it, and the depth camera's K is
 written. Poses are camera to world; where tracking was lost they are -inf, nan or 0, and a new sequence begins.
 Source: github.com/ScanNet/ScanNet (README, SensReader/python). `split` reads scannetv2_<split>.txt in or above IN.
 """

@@ -28,7 +28,7 @@ _BASELINE_M = 0.065
 
 
 def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
-    """Training scenes in `folder`, seen by the left camera; the test scenes have no public depth."""
+    """Training scenes in `folder`, of the left camera; the test scenes have no public depth."""
 
     def read(images: Path) -> Iterator[Found]:
         scene = images.parent

@@ -27,7 +27,7 @@ _TO_NED = np.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  
 
 
 def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
-    """Trajectories in `folder`, seen by the left camera; the archives put an environment in a folder of its name."""
+    """Trajectories in `folder`, of the left camera; the archives put an environment in a folder of its name."""
     for level in (split,) if split else SPLITS:
         places = {*folder.glob(f"*/{level}/P*/image_left"), *folder.glob(f"*/*/{level}/P*/image_left")}
         yield from each(sorted(places), lambda images: [_recording(images)])

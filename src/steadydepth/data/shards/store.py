@@ -63,7 +63,9 @@ def _block(url: str, number: int, process: int) -> bytes:
     file_system, there = _file_system(url)
     block: bytes = file_system.cat_file(there, start=number * _BLOCK, end=(number + 1) * _BLOCK)
     if len(block) > _BLOCK:
-        raise InputError(f"{url}: the server sends whole files where a range is asked for: use one that serves ranges")
+        raise InputError(
+            f"{url}: the server sends complete files where a range is asked for: use one that serves ranges"
+        )
     return block
 
 
