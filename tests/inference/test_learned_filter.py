@@ -17,16 +17,16 @@ def video():
     return clip, (clip.depth * np.exp(noise)).astype(np.float32)
 
 
-def run(learned, clip, depth):
+def run(learned, clip, depth, n_frames=20):
     filtered, state = [], None
-    for one, image in zip(depth, clip.frames, strict=True):
+    for one, image in zip(depth, clip.frames[:n_frames], strict=True):
         out, state = learned.step(one, image, state)
         filtered.append(out)
     return np.stack(filtered)
 
 
-def error_of(depth, clip):
-    return np.abs(np.log(depth) - np.log(clip.depth)).mean()
+def error_of(depth, clip, n_frames=20):
+    return np.abs(np.log(depth) - np.log(clip.depth[:n_frames])).mean()
 
 
 def flicker_of(depth, clip):
@@ -41,10 +41,15 @@ def test_it_is_steadier_and_nearer_to_the_truth(video):
 
 
 def test_there_and_back_is_nearer_to_the_truth_than_there_alone(video):
-    clip, raw = video
+    clip, _ = video
     learned = LearnedFilter("metric")
-    offline = np.stack(list(filter_offline(zip(raw, clip.frames, strict=True), learned)))
-    assert error_of(offline, clip) < error_of(run(learned, clip, raw), clip)
+    there, both = [], []
+    for seed in range(4):
+        noise = 0.08 * np.random.default_rng(seed).normal(size=(8, 1, 1))
+        raw = (clip.depth[:8] * np.exp(noise)).astype(np.float32)
+        there.append(error_of(run(learned, clip, raw, 8), clip, 8))
+        both.append(error_of(np.stack(list(filter_offline(zip(raw, clip.frames[:8], strict=True), learned))), clip, 8))
+    assert np.mean(both) < 0.9 * np.mean(there)
 
 
 @pytest.mark.parametrize(("window", "lookahead"), [(3, 2), (8, 12), (20, 4), (64, 0)])

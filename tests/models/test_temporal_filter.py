@@ -188,3 +188,47 @@ def test_it_ships_small():
 def test_a_missing_file_of_weights_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.safetensors: no such file of weights"):
         load_temporal_filter("metric", tmp_path / "none.safetensors")
+
+
+class OneFrame(torch.nn.Module):
+    """The filter as an exporter sees it: tensors in, tensors out, the unit of the session apart as it never changes."""
+
+    def __init__(self, network: TemporalFilter) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, frame, depth, motion, strength, *state):
+        names = ("frame", "raw", "spread", "filtered", "age", "unit")
+        remembered = dict(zip(names, state, strict=True))
+        out, after = self.network(frame[:, None], depth[:, None], remembered, motion=motion[:, None], strength=strength)
+        return (out[:, 0], *(after[name] for name in names[:-1]))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_exported_with_its_state_it_equals_eager_over_200_frames(monkeypatch, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    height, width = 40, 56
+    module = OneFrame(load_temporal_filter("disparity"))
+    generator = torch.Generator().manual_seed(0)
+    base = torch.rand(1, height, width, generator=generator)
+    frame = torch.rand(1, 3, height, width, generator=generator)
+    state = list(module.network.start(frame, base).values())
+    first = (frame, base, torch.zeros(1, height, width, 2), torch.ones(1), *state)
+    path = tmp_path / "filter.onnx"
+    program = torch.onnx.export(module, first, dynamo=True, verbose=False)
+    program.save(path)
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+    eager, exported = list(first[4:]), [one.numpy() for one in first[4:]]
+    for number in range(200):
+        depth = base + 0.05 * torch.randn(base.shape, generator=generator)
+        motion = 0.5 * torch.randn(1, height, width, 2, generator=generator)
+        strength = torch.full((1,), 1.0 if number % 3 else 0.6)
+        now = (frame, depth, motion, strength)
+        with torch.inference_mode():
+            out, *after = module(*now, *eager)
+        found, *left = session.run(None, dict(zip(names, [*(one.numpy() for one in now), *exported], strict=True)))
+        assert float((out - torch.from_numpy(found)).abs().max()) < 1e-4
+        eager, exported = [*after, eager[-1]], [*left, exported[-1]]

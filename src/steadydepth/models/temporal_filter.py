@@ -102,14 +102,14 @@ class TemporalFilter(nn.Module):
 
     def start(self, frame: Float[Tensor, "b 3 h w"], depth: Map) -> State:
         """The state before a first frame: nothing is remembered, and the unit of the depth is fixed for good."""
-        nothing = torch.zeros_like(depth)
-        guide = _shrink(nothing[:, None], _guide_factor(depth))[:, 0]
+        guide = torch.zeros_like(_shrink(depth[:, None], _guide_factor(depth))[:, 0])
+        # A tensor of its own for each: an exporter takes one that is given twice for one input.
         return {
-            "frame": torch.zeros_like(guide)[:, None].expand(-1, 3, -1, -1),
-            "raw": guide,
-            "spread": guide,
-            "filtered": nothing,
-            "age": nothing,
+            "frame": torch.zeros_like(guide)[:, None].repeat(1, 3, 1, 1),
+            "raw": torch.zeros_like(guide),
+            "spread": torch.zeros_like(guide),
+            "filtered": torch.zeros_like(depth),
+            "age": torch.zeros_like(depth),
             "unit": torch.stack([_unit(one, self.claims) for one in depth]),
         }
 
