@@ -102,7 +102,7 @@ def main() -> None:
         print(f"{name}: steady / plain = {spread(ms[name] / ms[f'{name} plain'], 3)}")
     for name in ("onnx", "openvino"):
         print(f"{name}: {spread(ms[f'{name} midas'] / ms[name])} x the frames/s of MiDaS small")
-    print(f"complete call over the bare network: {spread(ms['onnx, whole call'] - ms['onnx'])} ms")
+    print(f"complete call over the bare network: {spread(ms['onnx, complete call'] - ms['onnx'])} ms")
     print(f"graphs of steady and plain are the same: {same_graphs(files['onnx'], files['onnx plain'])}")
 
 

@@ -91,13 +91,13 @@ def outlive_launcher(data: Path, folder: Path, left: list[int], workers: int) ->
     """What the same command meets while the processes that are `left` train on; they are killed in the end."""
     before = len(folder.with_suffix(".log").read_bytes())
     status = start(data, folder, workers).wait()
-    said = folder.with_suffix(".log").read_bytes()[before:]
+    printed = folder.with_suffix(".log").read_bytes()[before:]
     for process in filter(is_alive, left):
         os.kill(process, signal.SIGKILL)
     wait_until_dead(left)
     if status == 0:
         return "they had ended, or had not begun"
-    if b"another process trains here" not in said:
+    if b"another process trains here" not in printed:
         raise SystemExit(f"{folder.name}: beside the processes left behind, status {status}: {folder}.log")
     return "refused beside them"
 

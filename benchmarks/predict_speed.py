@@ -1,4 +1,4 @@
-"""Video file to depth: the whole in one process against its parts, timed one after the other in the same run.
+"""Video file to depth: all in one process against its parts, timed one after the other in the same run.
 
     .venv/bin/python benchmarks/predict_speed.py --model steady.onnx
 
@@ -50,7 +50,7 @@ def exhaust(items: Iterator[object]) -> None:
 
 
 def all_parts(predictor: Predictor, video: Path, frames: list[np.ndarray], folder: Path) -> dict[str, float]:
-    """Seconds of each part and of each whole, for all frames."""
+    """Seconds of each part and of each total, for all frames."""
     spent = {
         "decode": seconds_of(lambda: exhaust(read_video(video))),
         "model": seconds_of(lambda: exhaust(map(predictor.predict, frames))),
@@ -64,7 +64,7 @@ def all_parts(predictor: Predictor, video: Path, frames: list[np.ndarray], folde
 
 
 def ms_around(file: ExportedModel, image: np.ndarray, rounds: int) -> dict[str, float]:
-    """Milliseconds of whole calls over the bare network: ours, and through the processor of transformers."""
+    """Milliseconds of complete calls over the bare network: ours, and through the processor of transformers."""
     from transformers import DPTImageProcessor
     from transformers.modeling_outputs import DepthEstimatorOutput
 

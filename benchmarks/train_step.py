@@ -83,7 +83,7 @@ def relative(bench: Bench) -> Found:
     """Part b."""
     batch, (_, configured) = bench.batch, choose_losses(bench.config)
     still = replace(batch, motion=None, visible=None)
-    said = batch.depth.clamp(min=0.3) * (1 + 0.1 * torch.rand_like(batch.depth))
+    predicted = batch.depth.clamp(min=0.3) * (1 + 0.1 * torch.rand_like(batch.depth))
     length = bench.asked.frames
     clips = [
         fit_clip(sequence.read(start, start + length), bench.asked.height, bench.asked.width)
@@ -91,7 +91,7 @@ def relative(bench: Bench) -> Found:
     ]
 
     def correspondence(of: Batch, relative: Callable[..., Tensor] = configured) -> None:
-        depth = said.clone().requires_grad_()
+        depth = predicted.clone().requires_grad_()
         pairs = pair_clips(depth, of)[0].pairs
         assert pairs is not None
         relative(*pairs).backward()
@@ -131,7 +131,7 @@ def waiting(bench: Bench) -> Found:
 
 
 def processes(bench: Bench) -> Found:
-    """Part g: whole runs."""
+    """Part g: complete runs."""
     rates: Spent = {"one": [], "two": [], "apart": []}
     for number in range(bench.asked.rounds):
         for name in bench.draw.sample(list(rates), len(rates)):
@@ -156,8 +156,10 @@ def start_run(bench: Bench, name: str, *, world: int, cores: str) -> tuple[subpr
     path.write_text(dump_config(config))
     words = ["taskset", "-c", cores, "env", "OMP_NUM_THREADS=1", sys.executable]
     words += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
-    said = subprocess.DEVNULL
-    return subprocess.Popen([*words, "-m", "steadydepth.cli", "train", "-c", path], stdout=said, stderr=said), config
+    nowhere = subprocess.DEVNULL
+    return subprocess.Popen(
+        [*words, "-m", "steadydepth.cli", "train", "-c", path], stdout=nowhere, stderr=nowhere
+    ), config
 
 
 def clips_per_second(process: subprocess.Popen[bytes], config: Config) -> float:
@@ -182,8 +184,8 @@ PARTS = {
 
 def tell(part: str, found: Found) -> None:
     for name, value in found.items():
-        said = "{median:.4f}  ({low:.4f} to {high:.4f})".format(**value) if isinstance(value, dict) else f"{value:.4g}"
-        print(f"{part}  {name:40} {said}", flush=True)
+        shown = "{median:.4f}  ({low:.4f} to {high:.4f})".format(**value) if isinstance(value, dict) else f"{value:.4g}"
+        print(f"{part}  {name:40} {shown}", flush=True)
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ def expand_input(given: Path | str) -> list[Input]:
     """What `given` stands for, each to be opened by itself.
 
     A URL; a path; the sequences of a folder that has no images of its own; where nothing has that name, a camera for
-    a whole number, or all that match a pattern (*, ?, [..], ** for folders in folders). InputError when none matches.
+    an integer, or all that match a pattern (*, ?, [..], ** for folders in folders). InputError when none matches.
     """
     if isinstance(given, str) and "://" in given:
         return [given]

@@ -11,7 +11,7 @@ from typing import Any
 _HOMES = {
     "METRICS": "protocols",
     "PROTOCOLS": "protocols",
-    # It aligns and scores whole clips, so it stands above this room.
+    # It aligns and scores complete clips, so it stands above this room.
     "VideoMetrics": "steadydepth.evaluation.video_metrics",
     "accuracy_scores": "accuracy",
     "bend_scores": "dynamic",

@@ -36,7 +36,7 @@ def smooth_field(generator: np.random.Generator, height: int, width: int) -> Flo
 def augment_photometric(
     frame: Float32[np.ndarray, "h w 3"], photometric: Photometric, generator: np.random.Generator
 ) -> Float32[np.ndarray, "h w 3"]:
-    """One frame, RGB in [0, 1], as another exposure, white balance, gamma, unevenness and noise would have shown it.
+    """One frame, RGB in [0, 1], as another exposure, white balance, gamma, vignetting and noise would have shown it.
 
     In the order of a camera: the lens blurs, the light is gathered, the sensor adds noise, the file loses detail.
     """

@@ -200,7 +200,7 @@ def meet_box(origin: Array, rays: Array, half: Array, *, from_inside: bool) -> A
     """
     xp = space(rays)
     middle, reach = -origin / rays, abs(half / rays)
-    # Three planes a pair: seen from inside, the nearest exit counts; from outside, the farthest entry before it.
+    # Three planes a pair: from inside, the nearest exit counts; from outside, the farthest entry before it.
     far = xp.amin(middle + reach, axis=0)
     if from_inside:
         return far

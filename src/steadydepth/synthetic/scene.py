@@ -34,7 +34,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Solid:
-    """A textured box, ball, mesh, or room seen from inside, and its motion: rigid, or one that stretches it."""
+    """A textured box, ball, mesh, or room viewed from inside, and its motion: rigid, or one that stretches it."""
 
     shape: Literal["room", "box", "ball", "mesh"]
     half: Float64[np.ndarray, "3"]  # half extents in metres; a ball's radius three times; a mesh is inside of them

@@ -79,7 +79,7 @@ def _render(
 
 
 def _expose(linear: Float32[np.ndarray, "h w 3"], generator: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-    """Linear light to an 8-bit frame, with this frame's own exposure, white balance, gamma, unevenness and noise."""
+    """Linear light to an 8-bit frame, with this frame's own exposure, white balance, gamma, vignetting and noise."""
     encoded = np.clip(linear, 0, 1) ** np.float32(1 / 2.2)
     return np.round(augment_photometric(encoded, FRAME_AUGMENTATION, generator) * 255).astype(np.uint8)
 
