@@ -69,8 +69,8 @@ def read_video(
     Mirrored and turned as the display matrix says, the pixels of a video that are not square stretched from left to
     right. Frames are numbered from the first that can be decoded: what a recording that begins between key frames has
     before it is no frame. A later `start` is found by seeking, checked to be that very frame. InputError when the
-    source is missing, no video or damaged, and at its end when it ends before its header declared. What is not shown as it
-    was meant (high dynamic range, interlaced fields) or is damaged is reported once, by `report` or in a warning.
+    source is missing, no video or damaged, and at its end when it ends before its header declared. What is not shown as
+    it was meant (high dynamic range, interlaced fields) or is damaged is reported once, by `report` or in a warning.
     """
     reported: set[str] = set()
     for frame, stream in _frames_from(path, start, stop):
