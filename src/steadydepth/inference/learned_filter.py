@@ -12,6 +12,8 @@ from steadydepth.models.temporal_filter import TemporalFilter, load_temporal_fil
 from steadydepth.ops.optical_flow import reduced_flow
 from steadydepth.types import Claims, Frames, InputError, State
 
+STRENGTH = 0.9  # of the trade-off in docs/filter.md, where accuracy does not pay for what flicker loses
+
 
 class LearnedFilter:
     """The learned filter for depth of those claims; what it remembers is a state that is passed and returned.
@@ -25,7 +27,7 @@ class LearnedFilter:
         InputError: the strength is not from 0 to 1.
     """
 
-    def __init__(self, claims: Claims, *, strength: float = 1.0, network: TemporalFilter | None = None) -> None:
+    def __init__(self, claims: Claims, *, strength: float = STRENGTH, network: TemporalFilter | None = None) -> None:
         if not 0 <= strength <= 1:
             raise InputError(f"strength is {strength}; it goes from 0, the depth as it is, to 1: give such a number")
         self.network = (load_temporal_filter(claims) if network is None else network).eval()

@@ -205,9 +205,9 @@ def _guide_factor(depth: Map) -> int:
     return max(1, round(min(depth.shape[-2:]) / GUIDE_SIDE))
 
 
-def _sample(maps: Maps, at: Float[Tensor, "b y x 2"]) -> Float[Tensor, "b c y x"]:
+def _sample(maps: Maps, at: Float[Tensor, "b y x 2"], mode: str = "bilinear") -> Float[Tensor, "b c y x"]:
     grid = as_grid(at, *maps.shape[-2:])
-    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return F.grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
 def _recall(state: State, motion: Float[Tensor, "b h w 2"], usable: Tensor) -> Memory:
@@ -216,6 +216,9 @@ def _recall(state: State, motion: Float[Tensor, "b h w 2"], usable: Tensor) -> M
     at = follow(motion)
     known = (state["age"] > 0).to(motion.dtype)
     filtered, age, weight = _sample(torch.stack((state["filtered"], state["age"], known), dim=1), at).unbind(1)
+    # Bilinear samples of samples blur more with every frame.
+    sharp = _sample(state["filtered"][:, None], at, "bicubic")[:, 0]
+    filtered = torch.where(weight > 0.999, sharp, filtered)
     x, y = at.unbind(-1)
     here = (x > -1) & (y > -1) & (x < width) & (y < height) & (weight > 0.5) & usable
     inside = here.to(motion.dtype)
