@@ -33,7 +33,7 @@ def flicker_of(depth, clip):
     return np.abs(np.diff(np.log(depth) - np.log(clip.depth), axis=0))[4:].mean()
 
 
-def test_it_is_steadier_and_nearer_to_the_truth(video):
+def test_it_flickers_less_and_is_nearer_to_the_truth(video):
     clip, raw = video
     filtered = run(LearnedFilter("metric"), clip, raw)
     assert flicker_of(filtered, clip) < 0.35 * flicker_of(raw, clip)

@@ -68,14 +68,14 @@ def test_a_batch_does_not_mix_its_streams(network):
 
 def test_chunks_and_single_frames_give_what_the_video_at_once_gives(network):
     frames, depth, motion = draw()
-    whole, last = network(frames, depth, motion=motion)
+    at_once, last = network(frames, depth, motion=motion)
     for size in (1, 4):
         parts, state = [], None
         for first in range(0, T, size):
             part = slice(first, first + size)
             out, state = network(frames[:, part], depth[:, part], state, motion=motion[:, part])
             parts.append(out)
-        assert torch.equal(torch.cat(parts, 1), whole)
+        assert torch.equal(torch.cat(parts, 1), at_once)
         assert all(torch.equal(state[name], last[name]) for name in last)
 
 
@@ -83,9 +83,9 @@ def test_states_are_stacked_and_taken_apart(network):
     frames, depth, motion = draw()
     states = [network(frames[i : i + 1, :3], depth[i : i + 1, :3], motion=motion[i : i + 1, :3])[1] for i in range(B)]
     stacked = {name: torch.cat([state[name] for state in states]) for name in states[0]}
-    whole, _ = network(frames, depth, motion=motion)
+    at_once, _ = network(frames, depth, motion=motion)
     rest, _ = network(frames[:, 3:], depth[:, 3:], stacked, motion=motion[:, 3:])
-    torch.testing.assert_close(rest, whole[:, 3:], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(rest, at_once[:, 3:], rtol=1e-5, atol=1e-5)
 
 
 def test_without_a_state_it_begins_anew(network):
