@@ -303,7 +303,7 @@ def _mean(value: One, weight: One) -> Float[Tensor, "b 1 1 1"]:
 
 
 def _squash(change: Tensor) -> Tensor:
-    """About -2 to 2: changes of one per cent of depth are told apart, and so are those of half."""
+    """About -2 to 2: changes of one per cent of depth are distinguished, and so are those of half."""
     return change.sign() * (change.abs() / 0.02).log1p() * 0.5
 
 
@@ -324,7 +324,7 @@ def _features(
 ) -> Float[Tensor, "b f y x"]:
     """What the network looks at, at its own size."""
     change = view.raw_before - view.raw * view.inside
-    seen = torch.cat(
+    inputs = torch.cat(
         (
             step,
             step.abs(),
@@ -340,9 +340,9 @@ def _features(
         ),
         1,
     )
-    step, step_size, change, change_size, residual, edges, texture, age, spread, inside, x, y = _shrink(seen, 2).split(
-        1, 1
-    )
+    step, step_size, change, change_size, residual, edges, texture, age, spread, inside, x, y = _shrink(
+        inputs, 2
+    ).split(1, 1)
     flow = torch.cat((x, y), 1) / 2
     widening = F.pad(x[:, :, :, 2:] - x[:, :, :, :-2], (1, 1)) + F.pad(y[:, :, 2:] - y[:, :, :-2], (0, 0, 1, 1))
     everywhere = torch.ones_like(inside)

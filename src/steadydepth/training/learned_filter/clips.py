@@ -107,7 +107,7 @@ def _chain(
 ) -> tuple[Float32[np.ndarray, "t h w 2"], Bool[np.ndarray, "t h w"]]:
     """True motion from each drawn frame back to the one drawn before, over the frames between."""
     _, height, width = clip.depth.shape
-    motions, seen = [np.zeros((height, width, 2), np.float32)], [np.zeros((height, width), bool)]
+    motions, visibles = [np.zeros((height, width, 2), np.float32)], [np.zeros((height, width), bool)]
     for before, now in pairwise(numbers):
         motion, visible = np.zeros((height, width, 2), np.float32), np.ones((height, width), bool)
         for at in range(now, before, -1 if now > before else 1):
@@ -119,8 +119,8 @@ def _chain(
             visible &= _sampled(shown.astype(np.float32), motion) > 0.99
             motion = motion + _sampled(step, motion)
         motions.append(motion)
-        seen.append(visible)
-    return np.stack(motions), np.stack(seen)
+        visibles.append(visible)
+    return np.stack(motions), np.stack(visibles)
 
 
 def _sampled(image: Float32[np.ndarray, "h w *c"], motion: Float32[np.ndarray, "h w 2"]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Imagined networks: depth as some network might predict it, made from the truth, and the same without its flicker.
 
 A filter that is to work on any model has to learn from many. What is drawn for each clip: how much the network blurs
-and flattens, an error that stays, errors that flicker on scales from the whole frame to a few pixels, errors that
+and flattens, an error that stays, errors that flicker on scales from the full frame to a few pixels, errors that
 cling to edges and to texture, and whether it predicts depth or inverse depth.
 """
 
@@ -42,13 +42,13 @@ def imagine(frames: Frames, depth: Depth, generator: torch.Generator) -> Imagine
     blurred = torch.cat([_blur(clip[None], float(sigma)) for clip, sigma in zip(truth, uniform(0.3, 2.5), strict=True)])
     middle = blurred.mean((1, 2, 3), keepdim=True)
     flattened = middle + uniform(0.5, 1.1) * (blurred - middle)
-    # It belongs to the place in the image, not to what is seen there: where the camera moves, it is no error to keep.
+    # It belongs to the place in the image, not to what stands there: where the camera moves, it is no error to keep.
     stays = uniform(0.0, 0.15) * _field(b, 1, h, w, 4, generator)
 
     level = torch.exp(uniform(-2.3, 0.0))  # of all flicker: 0.1 to 1
     flicker = torch.zeros_like(flattened)
     for cells, most in ((1, 0.1), (3, 0.1), (8, 0.08), (24, 0.05), (48, 0.03)):
-        field = _in_time(_field(b, t, h, w, cells, generator, whole=cells == 1), uniform(-0.4, 0.95))
+        field = _in_time(_field(b, t, h, w, cells, generator, even=cells == 1), uniform(-0.4, 0.95))
         flicker = flicker + level * uniform(0.0, most) * field
     # Contrast that breathes with the frame.
     flicker = flicker + level * uniform(0.0, 0.1) * torch.randn(b, t, 1, 1, generator=generator) * (flattened - middle)
@@ -67,9 +67,9 @@ def _blur(clips: Clips, sigma: float) -> Clips:
     return flat[:, 0].unflatten(0, clips.shape[:2])
 
 
-def _field(b: int, t: int, h: int, w: int, cells: int, generator: torch.Generator, *, whole: bool = False) -> Clips:
+def _field(b: int, t: int, h: int, w: int, cells: int, generator: torch.Generator, *, even: bool = False) -> Clips:
     """Smooth noise of deviation about 1, with so many cells along the shorter side; or one number for a frame."""
-    if whole:
+    if even:
         return torch.randn(b, t, 1, 1, generator=generator).expand(b, t, h, w)
     size = cells + 1, max(2, round(cells * w / h) + 1)
     return 1.5 * F.interpolate(
