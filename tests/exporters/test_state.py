@@ -216,6 +216,22 @@ np.save({str(tmp_path / "depth.npy")!r}, depth)
     np.testing.assert_allclose(np.load(tmp_path / "depth.npy"), eager(RunningMean(), draw(4))[-1], **CLOSE)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are set up differently elsewhere")
+def test_signals_arrive_after_models_have_gone_in_the_order_in_which_they_came(files):
+    code = f"""
+import os, signal
+from steadydepth.inference.runtime import ExportedModel
+signal.signal(signal.SIGUSR1, lambda *_: print("arrived"))
+first = ExportedModel({str(files["running", "openvino"])!r}, threads=1)
+second = ExportedModel({str(files["counting", "openvino"])!r}, threads=1)
+del first
+del second
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "arrived\n"), done.stderr
+
+
 def test_python_of_the_page_runs(files, tmp_path, monkeypatch):
     page = Path(__file__).parents[2] / "docs" / "export.md"
     monkeypatch.chdir(tmp_path)

@@ -6,8 +6,10 @@ brings torch with it.
 """
 
 import json
+import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +189,8 @@ def _open_openvino(path: Path, threads: int | None) -> tuple[Network, str]:
     try:
         core = openvino.Core()
         model = core.read_model(path)
-        request = core.compile_model(model, "CPU", settings).create_infer_request()
+        with _kept_signal_stack():
+            request = core.compile_model(model, "CPU", settings).create_infer_request()
     except RuntimeError as error:
         raise InputError(
             f"{path}: OpenVINO cannot read it ({error}); the file of the same name in .bin belongs to it: "
@@ -201,6 +204,26 @@ def _open_openvino(path: Path, threads: int | None) -> tuple[Network, str]:
         return [results[number].copy() for number in range(len(results))]
 
     return run, metadata
+
+
+@contextmanager
+def _kept_signal_stack() -> Iterator[None]:
+    """Leave the stack on which this thread takes signals as it was.
+
+    OpenVINO (2026.4) sets one for each model and puts back the one before when the model goes: of two models that go in
+    the order in which they came, the last leaves the freed stack of the first, and the next signal ends the process.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import ctypes
+
+    library, before = ctypes.CDLL(None), (ctypes.c_long * 3)()  # as large as stack_t: an address, flags, a size
+    library.sigaltstack(None, before)
+    try:
+        yield
+    finally:
+        library.sigaltstack(before, None)
 
 
 def _by_name(image: NDArray[np.uint8], state: ArrayState) -> dict[str, NDArray[Any]]:
