@@ -268,7 +268,7 @@ def test_prediction_folder_holds_what_the_stream_gives(frames, ramp, tmp_path, f
     assert told[-1] == ("film", T, T)
     if format == "png16":
         meta = json.loads((out / "room" / "meta.json").read_text())
-        assert meta == {"fps": 12.5, "depth_scale_m": 0.001, "claims": "metric"}
+        assert meta == {"fps": 12.5, "depth_scale_m": 0.001, "claims": "metric", "filter": "none"}
 
 
 def test_mp4_shows_frame_and_depth_with_one_range(ramp, tmp_path):

@@ -81,7 +81,7 @@ from steadydepth.cli.inference import stream
 try:
     stream("0", model="none")
 except ImportError:
-    assert seen.index("cv2") < seen.index("steadydepth.inference"), seen
+    assert seen.index("cv2") < seen.index("steadydepth.commands"), seen
 else:
     raise AssertionError
 """
