@@ -138,6 +138,12 @@ def test_a_gap_in_time_begins_anew_and_so_does_who_asks():
     assert session.step(frames[5], time_s=0.78).is_start
 
 
+def test_a_source_or_a_model_that_is_always_slow_has_no_gaps():
+    session = Session(Network(Average()), max_gap_s=0.5)
+    starts = [session.step(frame, time_s=2.0 * t).is_start for t, frame in enumerate(film())]
+    assert starts == [True, True] + [False] * (T - 2)
+
+
 def test_a_filter_is_applied_by_name_and_begins_anew_at_a_cut():
     frames = np.concatenate((film(0), film(1)))
     found = depths(Predictor(Red(), filter="ema_0.8").stream(frames))

@@ -160,8 +160,9 @@ def _read_flow(path: ImageFile) -> np.ndarray:
     return np.dstack(read_flow(path))
 
 
-def open_sequence(path: Path) -> Sequence:
+def open_sequence(path: str | Path) -> Sequence:
     """The sequence in the folder, video file or pack `path`; InputError with all mistakes of meta.json and numbers."""
+    path = Path(path)
     if packed := find_packed(path):
         pack, entry = packed
         images = {kind: Members(pack, entry, kind) for kind in KINDS}

@@ -92,7 +92,7 @@ def bench(
     seconds: float = 10.0,
     processes: int = 1,
     device: str | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
 ) -> dict[str, Any]:
     """Time models side by side, in turns of half a second; the call is that of a frame, uint8 in, float32 depth out.
 
@@ -141,7 +141,7 @@ def bench(
             "models": {name: _report(each, rates) for name, each in calls.items()},
         }
     if out is not None:
-        with new_file(out) as part:
+        with new_file(Path(out)) as part:
             part.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return found
 

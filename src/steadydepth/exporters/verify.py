@@ -32,7 +32,7 @@ class Calls(NamedTuple):
 
 
 def verify(
-    before: str, after: str, *, height: int = 96, width: int = 128, rounds: int = 15, out: Path | None = None
+    before: str, after: str, *, height: int = 96, width: int = 128, rounds: int = 15, out: str | Path | None = None
 ) -> dict[str, Any]:
     """Whether two models have the same parameters, the same graph at one frame of this size, and the same latency.
 
@@ -72,7 +72,7 @@ def verify(
         "weights_bytes": {name: _weights_bytes(name) for name in (before, after)},
     }
     if out is not None:
-        with new_file(out) as part:
+        with new_file(Path(out)) as part:
             part.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return found
 

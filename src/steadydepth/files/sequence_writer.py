@@ -13,14 +13,14 @@ from steadydepth.types import Clip, InputError
 
 
 def write_sequence(
-    root: Path, clip: Clip, *, depth_scale_m: float | None, source: str | None, licence: str | None
+    root: str | Path, clip: Clip, *, depth_scale_m: float | None, source: str | None, licence: str | None
 ) -> Path:
     """Write `clip` as ROOT/<clip.name>, complete or not at all, and return that folder.
 
     Depth is rounded to the nearest step of `depth_scale_m` and flow to 1/64 px. InputError when the folder exists, the
     name climbs out, or a valid depth or flow does not fit 16 bits.
     """
-    return write_clips(root, clip.name, [clip], depth_scale_m=depth_scale_m, source=source, licence=licence)
+    return write_clips(Path(root), clip.name, [clip], depth_scale_m=depth_scale_m, source=source, licence=licence)
 
 
 def write_clips(

@@ -145,13 +145,15 @@ class Session:
             network: what predicts each frame.
             filter: one of `filters.NAMES`, applied to its depth; `learned_offline` only by `run`.
             chunk: frames that `run` shows the network at once; None takes as many as fill the device.
-            max_gap_s: seconds between two frames of `step` beyond which the later one begins anew.
+            max_gap_s: seconds between two frames of `step` beyond which the later one begins anew, unless frames come
+                as slowly all the time.
         """
         check_filter(filter)
         self.network, self.chunk, self.max_gap_s = network, chunk, max_gap_s
         self._offline = LearnedFilter(network.claims) if filter == OFFLINE else None
         self._filter = None if self._offline else open_filter(filter, network.claims)
         self._shots = Shots()
+        self._gap_s = 0.0  # between the last two frames of `step`
         # Whether what was before has any effect; not known before the network has been asked.
         self._remembers: bool | None = True if self._offline or self._filter else None
         self.reset()
@@ -174,12 +176,18 @@ class Session:
             raise InputError(f"filter {OFFLINE}: looks at later frames, which a live source has not: take {LEARNED}")
         image = check_image(image)
         is_cut = self._remembers is not False and self._shots.begins_with(image)
-        is_late = None not in (time_s, self._time_s) and time_s - self._time_s > self.max_gap_s  # type: ignore[operator]
-        if is_cut or is_late or image.shape != self._shape:
+        if is_cut or self._is_late(time_s) or image.shape != self._shape:
             self.reset()
         result = next(self._advance([image]))
         self._time_s = time_s
         return result
+
+    def _is_late(self, time_s: float | None) -> bool:
+        """Whether a frame comes after a gap: long by itself, and by the gap before, which a slow model makes long."""
+        if time_s is None or self._time_s is None:
+            return False
+        usual_s, self._gap_s = self._gap_s, time_s - self._time_s
+        return self._gap_s > max(self.max_gap_s, 3 * usual_s)
 
     def run(self, images: Iterable[np.ndarray]) -> Iterator[Result]:
         """Depth of each frame of a recording, from its beginning; a cut is known by the frames around it.
