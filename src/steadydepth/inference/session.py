@@ -18,7 +18,7 @@ from torch import nn
 
 from steadydepth.data.cuts import Shots, mark_cuts
 from steadydepth.inference.exported import ExportedNet
-from steadydepth.inference.filters import LEARNED, OFFLINE, FilterState, check_filter, open_filter
+from steadydepth.inference.filters import OFFLINE, FilterState, check_filter, open_filter
 from steadydepth.inference.learned_filter import LearnedFilter, filter_offline
 from steadydepth.method.sequence import check_state
 from steadydepth.models.declare import claims_of
@@ -173,7 +173,7 @@ class Session:
             time_s: when the frame was taken, to know gaps; None does not look for them.
         """
         if self._offline:
-            raise InputError(f"filter {OFFLINE}: looks at later frames, which a live source has not: take {LEARNED}")
+            open_filter(OFFLINE, self.network.claims)  # InputError: it is not causal
         image = check_image(image)
         is_cut = self._remembers is not False and self._shots.begins_with(image)
         if is_cut or self._is_late(time_s) or image.shape != self._shape:
