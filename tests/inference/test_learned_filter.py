@@ -113,3 +113,13 @@ def test_frames_without_a_finite_depth_pass(video):
 def test_a_strength_that_is_none_is_refused(strength):
     with pytest.raises(InputError, match="from 0, the depth as it is, to 1"):
         LearnedFilter("metric", strength=strength)
+
+
+def test_images_that_cannot_be_written_are_filtered_alike(video):
+    clip, raw = video
+    read_only = clip.frames[:3].copy()
+    read_only.flags.writeable = False
+    learned, state = LearnedFilter("metric"), None
+    for depth, image, expected in zip(raw, read_only, run(learned, clip, raw[:3], 3), strict=False):
+        out, state = learned.step(depth, image, state)
+        np.testing.assert_array_equal(out, expected)

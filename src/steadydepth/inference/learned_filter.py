@@ -48,7 +48,7 @@ class LearnedFilter:
         """
         if not state and not np.isfinite(depth).any():
             return depth, {}
-        shown = torch.from_numpy(image)
+        shown = _as_tensor(image)
         motion = reduced_flow(image, state["image"][0].numpy()) if state else np.zeros((*depth.shape, 2), np.float32)
         out, after = self.network(
             _as_frames(shown),
@@ -62,7 +62,7 @@ class LearnedFilter:
     @torch.inference_mode()
     def begin(self, depth: Float[np.ndarray, "h w"], image: UInt8[np.ndarray, "h w 3"], unit: Tensor) -> State:
         """The state before a first frame, in a unit that is known already."""
-        shown = torch.from_numpy(image)
+        shown = _as_tensor(image)
         start = self.network.start(_as_frames(shown)[:, 0], torch.from_numpy(depth.astype(np.float32))[None])
         return {**start, "unit": unit, "image": shown[None]}
 
@@ -74,6 +74,11 @@ class LearnedFilter:
         middle = (ages[0] * one["filtered"] + ages[1] * other["filtered"]) / total.clamp(min=1)
         out = self.network.from_log(middle, one["unit"])[0].numpy()
         return np.where(total[0].numpy() > 0, out, depth).astype(depth.dtype)
+
+
+def _as_tensor(image: UInt8[np.ndarray, "h w 3"]) -> Tensor:
+    # Of a read-only array, such as a frame in a mapped file, torch would warn.
+    return torch.from_numpy(np.require(image, requirements=["C", "W"]))
 
 
 def _as_frames(image: Tensor) -> Frames:
