@@ -79,7 +79,7 @@ class Client:
         """The model in service (`model`, `version`, `claims`) and the names of all (`models`)."""
         return json.loads(self._request("GET", "/v1/models")[0])
 
-    def predict(self, image: NDArray[np.uint8]) -> ServedDepth:
+    def predict(self, image: NDArray[Any]) -> ServedDepth:
         """Depth of one image by itself, without loss there and back.
 
         Args:
@@ -95,7 +95,7 @@ class Client:
 
     def stream(
         self,
-        frames: Iterable[NDArray[np.uint8]],
+        frames: Iterable[NDArray[Any]],
         *,
         is_live: bool = False,
         filter: str | None = None,
@@ -187,9 +187,9 @@ def _refusal(url: str, status: int, content: bytes | bytearray) -> str:
 class _Feed:
     """The frames of a source, read by a thread of its own: the newest one, or each when it is asked for."""
 
-    def __init__(self, frames: Iterable[NDArray[np.uint8]], is_live: bool, changed: threading.Condition) -> None:
+    def __init__(self, frames: Iterable[NDArray[Any]], is_live: bool, changed: threading.Condition) -> None:
         self._changed, self._is_live = changed, is_live
-        self.kept: tuple[int, NDArray[np.uint8]] | None = None
+        self.kept: tuple[int, NDArray[Any]] | None = None
         self.error: BaseException | None = None
         self.is_over = self._is_stopped = False
         threading.Thread(target=self._read, args=(frames,), daemon=True).start()
@@ -199,14 +199,14 @@ class _Feed:
             self._is_stopped = True
             self._changed.notify_all()
 
-    def take(self) -> tuple[int, NDArray[np.uint8]]:
+    def take(self) -> tuple[int, NDArray[Any]]:
         """The frame that is kept, by whoever holds the lock."""
         kept, self.kept = self.kept, None
         assert kept is not None
         self._changed.notify_all()
         return kept
 
-    def _read(self, frames: Iterable[NDArray[np.uint8]]) -> None:
+    def _read(self, frames: Iterable[NDArray[Any]]) -> None:
         try:
             for number, frame in enumerate(frames):
                 with self._changed:
@@ -231,7 +231,7 @@ class _Stream:
         self,
         client: Client,
         path: str,
-        frames: Iterable[NDArray[np.uint8]],
+        frames: Iterable[NDArray[Any]],
         is_live: bool,
         encoding: Encoding,
         patience_s: float,
@@ -241,8 +241,8 @@ class _Stream:
         self._frames = frames
         # One that the same thread may take twice.
         self._changed = threading.Condition(threading.RLock())
-        self._waiting = deque[tuple[int, NDArray[np.uint8], float]]()  # sent, not answered yet
-        self._again = deque[tuple[int, NDArray[np.uint8]]]()  # of a connection that was cut
+        self._waiting = deque[tuple[int, NDArray[Any], float]]()  # sent, not answered yet
+        self._again = deque[tuple[int, NDArray[Any]]]()  # of a connection that was cut
         self._last = -1  # number of the last frame that was answered
         self._n_in_vain = 0  # connections, one after another, without an answer
         self._is_cut = False
@@ -263,6 +263,8 @@ class _Stream:
             return self._feed.is_over and not (self._feed.kept or self._again or self._waiting)
 
     def _over_one_connection(self) -> Iterator[StreamedDepth]:
+        from websockets.exceptions import ConnectionClosed
+
         connection = self._connect()
         self._is_cut = False
         sender = threading.Thread(target=self._send_all, args=(connection,), daemon=True)
@@ -271,7 +273,13 @@ class _Stream:
             self._window = min(int(hello["window"]), WINDOW)
             sender.start()
             yield from self._receive_all(connection)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, ConnectionClosed) as error:
+            if self._fault is not None:
+                raise self._fault from None
+            if isinstance(error, ConnectionClosed) and error.rcvd is not None and error.rcvd.code == 1007:
+                raise InputError(f"{self.client.url} refuses the stream: {error.rcvd.reason}") from error
+            if self._is_done():
+                return
             LOG.info("%s: the connection is cut (%s): another one", self.client.url, error)
             self._n_in_vain += 1
             if self._n_in_vain >= _MOST_IN_VAIN:
@@ -324,7 +332,7 @@ class _Stream:
         # The receiver waits for a message, and hears of it by that.
         connection.close()
 
-    def _message(self, number: int, image: NDArray[np.uint8]) -> bytes:
+    def _message(self, number: int, image: NDArray[Any]) -> bytes:
         if self.encoding == "rgb":
             height, width = _checked(image).shape[:2]
             header = {"id": number, "kind": "rgb", "height": height, "width": width}
@@ -332,8 +340,7 @@ class _Stream:
         return pack({"id": number, "kind": "image"}, _encode(image, self.encoding))
 
     def _receive_all(self, connection: Any) -> Iterator[StreamedDepth]:
-        from websockets.exceptions import ConnectionClosed
-
+        """Answers until the connection is closed, which is raised."""
         while True:
             try:
                 message = connection.recv(_LOOK_EVERY_S)
@@ -341,14 +348,6 @@ class _Stream:
                 if self._waiting and time.monotonic() - self._waiting[0][2] > self.client.timeout_s:
                     raise EOFError(f"no answer in {self.client.timeout_s:g} s") from None
                 continue
-            except ConnectionClosed as error:
-                if self._fault is not None:
-                    raise self._fault from None
-                if error.rcvd is not None and error.rcvd.code == 1007:
-                    raise InputError(f"{self.client.url} refuses the stream: {error.rcvd.reason}") from error
-                if self._is_done():
-                    return
-                raise EOFError(str(error)) from error
             if isinstance(message, str):
                 self._hear(json.loads(message))
             else:
@@ -381,7 +380,7 @@ class _Stream:
             flicker=header["flicker"],
         )
 
-    def _settle(self, number: int) -> tuple[NDArray[np.uint8], float]:
+    def _settle(self, number: int) -> tuple[NDArray[Any], float]:
         """The frame that is answered; there is room for another one."""
         with self._changed:
             for place, (waiting, image, sent) in enumerate(self._waiting):
@@ -399,7 +398,7 @@ def _checked(image: Any) -> NDArray[np.uint8]:
     return image
 
 
-def _encode(image: NDArray[np.uint8], encoding: Encoding) -> bytes:
+def _encode(image: NDArray[Any], encoding: Encoding) -> bytes:
     flags = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if encoding == "jpeg" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
     is_encoded, data = cv2.imencode(f".{encoding}", np.ascontiguousarray(_checked(image)[..., ::-1]), flags)
     if not is_encoded:
