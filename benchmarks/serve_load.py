@@ -3,11 +3,12 @@
     .venv/bin/python benchmarks/serve_load.py --model steady --terminals 1 8 32 --seconds 20 --out load.json
 
 The server is a process of its own with one thread for its network, the terminals are threads of this one: JPEG of
-192 x 256 there, float16 back, at most two frames of each on their way. The model alone is timed before and after each
-load, in a process of its own with one thread as well: one frame after another, and as many at once as fill the device.
-All runs on one machine share its cores. Then one terminal floods the server at five times its rate, and 32 terminals
-show it different clips behind a filter with a memory, each compared with its own offline run. --minutes repeats the
-load of the most terminals for so long and notes the memory of the server every ten seconds.
+192 x 256 there, float16 back, at most two frames of each on their way. The model alone runs in a process of its own
+with one thread as well, one frame after another, and as many at once as fill the device. Both take turns, --rounds
+times, so that what else the machine does is shared evenly; rates are over all rounds. Then one terminal floods the
+server at five times its rate, and 32 terminals show it different clips behind a filter with a memory, each compared
+with its own offline run. --minutes repeats the load of the most terminals for so long and notes the memory of the
+server every ten seconds.
 """
 
 import argparse
@@ -40,14 +41,13 @@ torch.set_num_threads(1)
 network = load(sys.argv[1]).network
 most = network.frames_at_once(192, 256)
 images = list(np.random.default_rng(0).integers(0, 256, (most, 192, 256, 3), np.uint8))
-rates = []
-for at_once in (1, most):
+for line in sys.stdin:
+    at_once = 1 if line.split()[0] == "one" else most
     n, begun = 0, time.perf_counter()
-    while n < 3 or time.perf_counter() - begun < float(sys.argv[2]):
+    while time.perf_counter() - begun < float(line.split()[1]):
         network.step_together(images[:at_once], [None] * at_once)
         n += 1
-    rates.append(n * at_once / (time.perf_counter() - begun))
-print(*rates)
+    print(n * at_once / (time.perf_counter() - begun), flush=True)
 """
 
 
@@ -61,11 +61,23 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def alone(model: str, seconds: float) -> list[float]:
-    """Frames a second of the bare network: one after another, and many at once."""
-    command = [sys.executable, "-c", ALONE, model, str(seconds)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
-    return [float(word) for word in done.stdout.split()]
+class Alone:
+    """The bare network in a process of its own, which waits until it is asked."""
+
+    def __init__(self, model: str) -> None:
+        command = [sys.executable, "-c", ALONE, model]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe, text=True)
+
+    def frames_s(self, how: str, seconds: float) -> float:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{how} {seconds}\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.communicate()
 
 
 @contextmanager
@@ -117,17 +129,32 @@ def terminal(port: int, seed: int, until: float) -> list[float]:
     return latencies
 
 
-def load(port: int, n_terminals: int, seconds: float) -> dict[str, Any]:
-    until = time.monotonic() + seconds
+def load(port: int, n_terminals: int, seconds: float) -> tuple[float, list[list[float]]]:
+    """Frames a second, and the latencies of each terminal."""
     begun = time.monotonic()
     with ThreadPoolExecutor(n_terminals) as pool:
-        each = list(pool.map(lambda seed: terminal(port, seed, until), range(n_terminals)))
-    spent = time.monotonic() - begun
-    latencies = np.concatenate(each)
+        each = list(pool.map(lambda seed: terminal(port, seed, begun + seconds), range(n_terminals)))
+    return sum(map(len, each)) / (time.monotonic() - begun), each
+
+
+def compare(alone: Alone, port: int, n_terminals: int, seconds: float, rounds: int) -> dict[str, Any]:
+    served, one, many, latencies = [], [], [], []
+    fewest, most = 10**9, 0
+    for _ in range(rounds):
+        one.append(alone.frames_s("one", seconds / rounds / 2))
+        rate, each = load(port, n_terminals, seconds / rounds)
+        many.append(alone.frames_s("many", seconds / rounds / 2))
+        served.append(rate)
+        latencies += [latency for terminal in each for latency in terminal]
+        fewest, most = min(fewest, *map(len, each)), max(most, *map(len, each))
     p50, p95, p99 = (1e3 * np.quantile(latencies, (0.5, 0.95, 0.99))).tolist()
-    fewest, most = min(map(len, each)), max(map(len, each))
+    frames_s, one_s, many_s = (float(np.mean(rates)) for rates in (served, one, many))
     return {
-        "frames_s": len(latencies) / spent,
+        "frames_s": frames_s,
+        "alone_frames_s": one_s,
+        "alone_at_once_frames_s": many_s,
+        "share_of_alone": frames_s / one_s,
+        "share_of_alone_at_once": frames_s / many_s,
         "p50_ms": p50,
         "p95_ms": p95,
         "p99_ms": p99,
@@ -184,23 +211,20 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--terminals", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     found: dict[str, Any] = {"load": {}}
+    alone = Alone(given.model)
     with server(given.model) as (running, port):
-        found["memory_at_start_mb"] = memory_mb(running)
+        alone.frames_s("many", 1.0)
         load(port, 1, 2.0)
+        found["memory_at_start_mb"] = memory_mb(running)
         for n_terminals in given.terminals:
-            before = alone(given.model, given.seconds / 4)
-            one = load(port, n_terminals, given.seconds)
-            after = alone(given.model, given.seconds / 4)
-            one["alone_frames_s"] = (before[0] + after[0]) / 2
-            one["alone_at_once_frames_s"] = (before[1] + after[1]) / 2
-            one["share_of_alone"] = one["frames_s"] / one["alone_frames_s"]
-            one["memory_mb"] = memory_mb(running)
-            found["load"][n_terminals] = one
-            print(n_terminals, json.dumps(one), flush=True)
+            one = compare(alone, port, n_terminals, given.seconds, given.rounds)
+            found["load"][n_terminals] = one | {"memory_mb": memory_mb(running)}
+            print(n_terminals, json.dumps(found["load"][n_terminals]), flush=True)
         rate = found["load"][given.terminals[0]]["frames_s"]
         found["flood"] = flood(port, 5 * rate, 5.0)
         print("flood", json.dumps(found["flood"]), flush=True)
@@ -213,6 +237,7 @@ def main() -> None:
             memory.append(round(memory_mb(running), 1))
             print("memory", memory[-1], flush=True)
         found["memory_mb"] = memory
+    alone.close()
     if given.out is not None:
         given.out.write_text(json.dumps(found, indent=1) + "\n")
 
