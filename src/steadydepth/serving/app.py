@@ -1,5 +1,6 @@
 """The app: what a server keeps, what stands around its routes, and the routes."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +53,8 @@ def create_app(settings: Settings) -> FastAPI:
     state.models, state.figures, state.flicker_budget = Models(settings.model), Figures(), flicker_budget()
     state.registry = registry_of(state.figures, state.models)
     state.pool = ThreadPoolExecutor(limits.sessions + limits.requests, "frames")
-    for router in routers:
+    state.peers = {}  # streams over WebRTC
+    for router in [*routers, *([_webrtc_router()] if settings.webrtc else [])]:
         app.include_router(router)
     app.add_middleware(Guard, settings=settings, audit=state.audit)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -61,11 +63,23 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+def _webrtc_router() -> APIRouter:
+    try:
+        from steadydepth.serving import webrtc_route
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed: pip install 'steadydepth[webrtc]'") from error
+    return webrtc_route.router
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        tasks = [task for *_, task in app.state.peers.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         app.state.models.close()
         app.state.pool.shutdown(wait=False, cancel_futures=True)
         app.state.audit.close()
