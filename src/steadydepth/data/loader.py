@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from math import gcd
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -195,6 +195,18 @@ def _open_all(root: Path, *, find_shots: bool, strict: bool) -> list[tuple[Video
     return opened
 
 
+class Row(Protocol):
+    """An endless row of samples, each of which follows from its number."""
+
+    @property
+    def clips(self) -> Sequence[Any]: ...
+    @property
+    def motion(self) -> str: ...
+    def sample(self, number: int) -> Item: ...
+    def describe(self, number: int) -> dict[str, Any]: ...
+    def frames_to_watch(self, count: int) -> list[UInt8[np.ndarray, "t h w 3"]]: ...
+
+
 class MixedSamples(Dataset[Item]):
     """Samples `numbers` of an endless row made of the rows of several sources, each with its share.
 
@@ -202,9 +214,7 @@ class MixedSamples(Dataset[Item]):
     on follows from (seed, block, source). Every source's own row goes on from block to block.
     """
 
-    def __init__(
-        self, sources: Sequence[ClipSamples], *, shares: Sequence[float], seed: int, numbers: Sequence[int]
-    ) -> None:
+    def __init__(self, sources: Sequence[Row], *, shares: Sequence[float], seed: int, numbers: Sequence[int]) -> None:
         parts = [round(1000 * share) for share in shares]
         self.counts = [part // gcd(*parts) for part in parts]
         self.block = sum(self.counts)
