@@ -51,9 +51,8 @@ def configure(path: Path, arguments: argparse.Namespace, **changes: Any) -> Conf
     values = [f"model.weights={arguments.weights}", *arguments.set]
     values += [f"{key}={value}" for key, value in changes.items()]
     config = load_config(path, values)
-    synthetic = {"assets": arguments.assets, "textures": arguments.textures}
     data = config.model_dump()
-    data["data"]["sources"] = [{"synthetic": synthetic}]
+    data["data"]["sources"][0]["synthetic"] |= {"assets": arguments.assets, "textures": arguments.textures}
     if not torch.cuda.is_available():
         data["run"]["precision"] = "no"
     return Config.model_validate(data)

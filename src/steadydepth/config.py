@@ -29,6 +29,9 @@ class SyntheticConfig(Section):
         None, description="File of models that `data assets` wrote; without it boxes, balls, cylinders and cones."
     )
     textures: Path | None = Field(None, description="Folder of images that surfaces take as textures.")
+    repeats: int = Field(
+        1, ge=1, description="Each clip is shown so many times, by other cameras: rendering costs less, and shows less."
+    )
 
 
 class SourceConfig(Section):

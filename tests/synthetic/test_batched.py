@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from steadydepth.method.pairing import pair_with_previous
-from steadydepth.synthetic.batched import World
+from steadydepth.synthetic.batched import World, _View
 from steadydepth.synthetic.meshes import meet_triangles
+from steadydepth.synthetic.places import draw_scenes
 from steadydepth.synthetic.rasterizer import prepare, rasterize, weights_at
 
 SIZE = {"n_clips": 4, "n_frames": 2, "height": 48, "width": 64}
@@ -100,3 +101,12 @@ def test_a_gpu_renders_what_the_cpu_renders(clips):
     same = (there.depth.cpu() / clips.depth - 1).abs() < 1e-3
     assert same.float().mean() > 0.995  # rounding moves edges
     assert (there.light.cpu() - clips.light).abs().mean() < 0.01
+
+
+def test_what_is_out_of_view_is_left_out_without_a_trace(world, monkeypatch):
+    scenes = draw_scenes(5, world.pool, n_scenes=4, n_frames=2)
+    culled = world.render(scenes, height=48, width=64)
+    monkeypatch.setattr(_View, "_in_view", lambda view: torch.ones_like(view.scenes.model, dtype=torch.bool))
+    complete = world.render(scenes, height=48, width=64)
+    assert torch.equal(culled.depth, complete.depth)
+    torch.testing.assert_close(culled.motion, complete.motion)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from math import gcd
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -195,6 +195,7 @@ def _open_all(root: Path, *, find_shots: bool, strict: bool) -> list[tuple[Video
     return opened
 
 
+@runtime_checkable
 class Row(Protocol):
     """An endless row of samples, each of which follows from its number."""
 

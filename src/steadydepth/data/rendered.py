@@ -16,10 +16,10 @@ from steadydepth.errors import InputError
 from steadydepth.ops.photometric import Photometric
 from steadydepth.ops.photometric_batch import augment_clips, blur
 from steadydepth.synthetic.assets import load_assets, read_textures
-from steadydepth.synthetic.batched import World
+from steadydepth.synthetic.batched import Rendered, World
 from steadydepth.types import Frames
 
-CLIPS_AT_ONCE = 8  # that are drawn and rendered together; what a sample is depends on it
+CLIPS_AT_ONCE = 16  # that are drawn and rendered together; what a sample is depends on it
 _IMAGES = (".png", ".jpg", ".jpeg")
 
 
@@ -30,6 +30,7 @@ class RenderedSamples(Dataset[Item]):
         device: of torch, where clips are rendered.
         assets: file of models that `pack_assets` wrote; None leaves simple bodies.
         textures: folder of images that surfaces take as well.
+        repeats: times that each clip is shown, by another camera each time.
         length: frames of a clip.
         height: rows of a frame.
         width: columns.
@@ -52,6 +53,7 @@ class RenderedSamples(Dataset[Item]):
         *,
         assets: Path | None = None,
         textures: Path | None = None,
+        repeats: int = 1,
         length: int,
         height: int,
         width: int,
@@ -69,8 +71,10 @@ class RenderedSamples(Dataset[Item]):
         )
         self.length, self.height, self.width, self.flip = length, height, width, flip
         self.photometric, self.seed, self.numbers, self.source = photometric, seed, numbers, source
+        self.repeats = repeats
         self.clips: list[Any] = []  # none that could be listed
-        self._chunk = lru_cache(maxsize=2)(self._render)
+        self._chunk = lru_cache(maxsize=2)(self._photographed)
+        self._clips = lru_cache(maxsize=2 * repeats)(self._render)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -111,12 +115,20 @@ class RenderedSamples(Dataset[Item]):
             yield joined | {"labels": ("depth",) * batch, "source": (self.source,) * batch}
 
     @torch.no_grad()
-    def _render(self, chunk: int) -> dict[str, Tensor]:
-        seed = int(np.random.SeedSequence((self.seed, self.source, chunk)).generate_state(1, np.uint64)[0] >> 2)
-        rendered = self.world.clips(
-            seed, n_clips=CLIPS_AT_ONCE, n_frames=self.length, height=self.height, width=self.width
+    def _render(self, clips: int) -> Rendered:
+        return self.world.clips(
+            self._seed(clips), n_clips=CLIPS_AT_ONCE, n_frames=self.length, height=self.height, width=self.width
         )
-        generator = torch.Generator().manual_seed(seed + 1)
+
+    def _seed(self, *of: int) -> int:
+        return int(np.random.SeedSequence((self.seed, self.source, *of)).generate_state(1, np.uint64)[0] >> 2)
+
+    @torch.no_grad()
+    def _photographed(self, chunk: int) -> dict[str, Tensor]:
+        """Clips in the light of their cameras; one that is shown again is not shown in the batch after."""
+        fresh, again = divmod(chunk, self.repeats)
+        rendered = self._clips(max(fresh - 2 * again, 0))
+        generator = torch.Generator().manual_seed(self._seed(chunk, 1))
         frames = augment_clips(_photograph(rendered.light, generator), self.photometric, generator)
         parts = {
             "frames": frames.movedim(2, -1),

@@ -81,6 +81,7 @@ class World:
             is_outdoor=torch.tensor(outdoor),
             n_textures=len(free),
         )
+        self.size_m = self.pool.size_m.to(device)
         self.corners = torch.cat(corners).float().to(device)
         self.uv = torch.cat(uv).float().to(device)
         self.material = material.long().to(device)
@@ -146,13 +147,26 @@ class _View:
         self.height, self.width = height * SUPERSAMPLING, width * SUPERSAMPLING
         self.n_scenes, self.n_frames, self.n_things = scenes.pose.shape[:3]
         device = world.device
-        counts = (world.first_face.diff())[scenes.model.flatten()]
+        counts = torch.where(self._in_view(), world.first_face.diff()[scenes.model], 0).flatten()
         self.thing = torch.repeat_interleave(torch.arange(len(counts), device=device), counts)  # of each face
         begin = counts.cumsum(0) - counts
         within = torch.arange(len(self.thing), device=device) - begin[self.thing]
         self.face = world.first_face[scenes.model.flatten()][self.thing] + within
         self.local = world.corners[self.face]
         self.scene = torch.div(self.thing, self.n_things, rounding_mode="floor")
+
+    def _in_view(self) -> Bool[Tensor, "s n"]:
+        """Things whose ball around the middle reaches into what the camera sees of some frame; others cost nothing."""
+        scenes, size = self.scenes, self.world.size_m[self.scenes.model]
+        radius = 0.5 * (size * scenes.pose[:, 0, :, :3, :3].norm(dim=-2)).norm(dim=-1)[:, None]
+        middle = scenes.pose[..., :3, 1] * -0.5 * size[:, None, :, 1:2] + scenes.pose[..., :3, 3]
+        seen = (middle - scenes.cam_to_world[:, :, None, :3, 3]) @ scenes.cam_to_world[..., :3, :3]
+        x, y, z = seen.unbind(dim=-1)
+        inside = z > -radius
+        for across, pixels in ((x, self.width), (y, self.height)):
+            tangent = (0.5 * pixels / self.focal)[:, None, None]
+            inside &= (across.abs() - z * tangent) / (1 + tangent**2).sqrt() < radius
+        return inside.any(dim=1)
 
     @cached_property
     def focal(self) -> Float[Tensor, "s"]:

@@ -107,7 +107,9 @@ def open_samples(config: Config, first_step: int, rank: int, world: int, device:
 
 
 def _rendered(synthetic: SyntheticConfig, device: torch.device, common: dict[str, Any]) -> RenderedSamples:
-    return RenderedSamples(device, assets=synthetic.assets, textures=synthetic.textures, **common)
+    return RenderedSamples(
+        device, assets=synthetic.assets, textures=synthetic.textures, repeats=synthetic.repeats, **common
+    )
 
 
 def _lines_that_matter(config: str) -> list[str]:
