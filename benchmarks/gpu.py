@@ -1,15 +1,17 @@
 """What a GPU is for, in one script: speed of the rendered world and of training steps, and the ready model.
 
     python benchmarks/gpu.py speed --assets runs/ready/assets.npz --weights package
-    python benchmarks/gpu.py ready --assets runs/ready/assets.npz --weights package --minutes 8 --out runs/ready
+    python benchmarks/gpu.py base --assets runs/ready/assets.npz --minutes 5 --out runs/ready
+    python benchmarks/gpu.py second --assets runs/ready/assets.npz --minutes 4 --out runs/ready
 
-`ready` trains three networks: `base`, and from it `steady` and `plain`, with and without the relative loss for the
-same number of steps. It measures a step first, and takes as many as the minutes allow.
+`second` goes on from `base` with the relative loss (`steady`) and without it (`plain`), side by side. Both measure a
+step first, and take as many as the minutes allow; SIGTERM ends a run with what it has learnt.
 """
 
 import argparse
 import json
 import time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,19 @@ from steadydepth.config_files import load_config
 from steadydepth.data.loader import make_batch
 from steadydepth.synthetic.assets import load_assets
 from steadydepth.synthetic.batched import World
+from steadydepth.training.checkpoint import load_checkpoint, save_model
 from steadydepth.training.loop import open_samples, train
 from steadydepth.training.setup import set_up
 from steadydepth.training.step import take_step
 
 ROOT = Path(__file__).parents[1]
-BASE_SHARE = 0.62  # of the time; the rest is shared by the two that go on from it
+WRITING_S = 10.0  # that a run takes beside its steps
 
 
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "ready"))
+    parser.add_argument("what", choices=("speed", "base", "second"))
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "ready.yaml")
     parser.add_argument("--steady-config", type=Path, default=ROOT / "configs" / "ready_steady.yaml")
     parser.add_argument("--assets", type=Path)
@@ -43,7 +46,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[])
     arguments = parser.parse_args()
     print(json.dumps({"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}), flush=True)
-    (measure_speed if arguments.what == "speed" else make_ready)(arguments)
+    {"speed": measure_speed, "base": make_base, "second": make_second}[arguments.what](arguments)
 
 
 def configure(path: Path, arguments: argparse.Namespace, **changes: Any) -> Config:
@@ -106,39 +109,54 @@ def time_steps(config: Config, *, steps: int) -> dict[str, float]:
     return found | {"target": round(float(terms.target), 4), "memory, GiB": round(peak_gib(), 1)}
 
 
-def make_ready(arguments: argparse.Namespace) -> None:
-    """Train base, steady and plain within the minutes; models in 16 bits and their logs stay in --out."""
-    begin, out = time.perf_counter(), arguments.out
-    out.mkdir(parents=True, exist_ok=True)
-    base = configure(arguments.config, arguments, **{"run.folder": out / "base"})
-    parts = time_steps(base, steps=25 if torch.cuda.is_available() else 2)
+def make_base(arguments: argparse.Namespace) -> None:
+    """Train the first stage for as many steps as the minutes allow."""
+    begin = time.perf_counter()
+    config = configure(arguments.config, arguments, **{"run.folder": arguments.out / "base"})
+    second = sum(measure(config))
+    steps = max(2, int((arguments.minutes * 60 - (time.perf_counter() - begin) - WRITING_S) / second))
+    run(configure(arguments.config, arguments, **{"run.folder": arguments.out / "base", "optim.steps": steps}))
+
+
+def make_second(arguments: argparse.Namespace) -> None:
+    """Train the second stage with and without the relative loss side by side, for equally many steps."""
+    begin = time.perf_counter()
+    changes: dict[str, Any] = {"model.init": arguments.out / "base", "run.folder": arguments.out / "steady"}
+    second = sum(measure(configure(arguments.steady_config, arguments, **changes)))
+    # Two of them share the device.
+    steps = max(2, int((arguments.minutes * 60 - (time.perf_counter() - begin) - WRITING_S) / (2 * second)))
+    runs = []
+    for name, weight in (("steady", {}), ("plain", {"loss.relative_weight": 0})):
+        changes |= {"run.folder": arguments.out / name, "optim.steps": steps}
+        config = configure(arguments.steady_config, arguments, **changes, **weight)
+        runs.append(get_context("spawn").Process(target=run, args=(config,)))
+        runs[-1].start()
+    for one in runs:
+        one.join()
+
+
+def measure(config: Config) -> tuple[float, float]:
+    """Seconds of rendering and of a step."""
+    parts = time_steps(config, steps=25 if torch.cuda.is_available() else 2)
     print(json.dumps(parts), flush=True)
-    left = arguments.minutes * 60 - (time.perf_counter() - begin)
-    total = int(left / (parts["render"] + parts["step"]))
-    steps = {"base": max(2, int(BASE_SHARE * total))}
-    # A relative loss costs something as well: a tenth.
-    steps["steady"] = steps["plain"] = max(2, int((1 - BASE_SHARE) / 2.1 * total))
-    print(json.dumps({"steps": steps}), flush=True)
-    for name, config in (
-        ("base", arguments.config),
-        ("steady", arguments.steady_config),
-        ("plain", arguments.steady_config),
-    ):
-        changes: dict[str, Any] = {"run.folder": out / name, "optim.steps": steps[name]}
-        if name != "base":
-            changes["model.init"] = out / "base"
-        if name == "plain":
-            changes["loss.relative_weight"] = 0
-        train(configure(config, arguments, **changes))
-        shrink(out / name)
-        print(json.dumps({"done": name, "seconds": round(time.perf_counter() - begin)}), flush=True)
+    return parts["render"], parts["step"]
 
 
-def shrink(folder: Path) -> None:
-    """The model in 16 bits, beside its config and its log, for a small file to carry."""
-    weights = load_file(folder / "model.safetensors")
-    half = {name: part.half() if part.is_floating_point() else part for name, part in weights.items()}
+def run(config: Config) -> None:
+    """Train, or go on; what is there after SIGTERM is kept as a model as well."""
+    begin, folder = time.perf_counter(), config.run.folder
+    train(config)
+    if not (folder / "model.safetensors").is_file():
+        checkpoint, (_, state) = load_checkpoint(folder), set_up(config)
+        assert checkpoint is not None
+        state.average.load_state_dict(checkpoint["average"])
+        save_model(state.average.module, folder)
+    found = load_file(folder / "model.safetensors")
+    # 16 bits: a small file to carry.
+    half = {name: one.half().contiguous() if one.is_floating_point() else one for name, one in found.items()}
     save_file(half, folder / "model.fp16.safetensors")
+    seconds = round(time.perf_counter() - begin)
+    print(json.dumps({"done": str(folder), "steps": config.optim.steps, "seconds": seconds}), flush=True)
 
 
 def finish() -> None:
