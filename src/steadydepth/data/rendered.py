@@ -1,6 +1,6 @@
 """Samples that are rendered while training: no files, and no clip twice."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,17 @@ from torch.utils.data import Dataset
 
 from steadydepth.data.loader import Item
 from steadydepth.errors import InputError
+from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.ops.photometric import Photometric
 from steadydepth.ops.photometric_batch import augment_clips, blur
-from steadydepth.synthetic.assets import load_assets, read_textures
+from steadydepth.synthetic.assets import SWEETHOME3D, load_assets, pack_assets, read_textures
 from steadydepth.synthetic.batched import Rendered, World
-from steadydepth.types import Frames
+from steadydepth.synthetic.device import check_device
+from steadydepth.synthetic.places import FPS, Scenes, draw_scenes
+from steadydepth.synthetic.world import FRAME_AUGMENTATION
+from steadydepth.types import Clip, Frames
 
+DEPTH_SCALE_M = 0.001  # 16 bits reach 65 m, to the end of the longest street
 CLIPS_AT_ONCE = 16  # that are drawn and rendered together; what a sample is depends on it
 _IMAGES = (".png", ".jpg", ".jpeg")
 
@@ -99,6 +104,33 @@ class RenderedSamples(Dataset[Item]):
             "source": self.source,
         }
 
+    def clip(self, number: int, name: str) -> Clip:
+        """Sample `number` as a clip with all that is known of it."""
+        chunk, row = divmod(number, CLIPS_AT_ONCE)
+        rendered, scenes = self._clips(chunk), self._scenes(chunk)
+        frames = self._chunk(chunk)["frames"][row].cpu().numpy()
+        focal = float(scenes.focal_px[row]) * self.width
+        # The label of a pixel is that of the first of its rays, a quarter of a pixel up and left of its middle.
+        K = np.array([[focal, 0, (self.width - 0.5) / 2], [0, focal, (self.height - 0.5) / 2], [0, 0, 1]])
+        poses = scenes.cam_to_world[row].double().numpy()
+
+        def part(name: str) -> np.ndarray:
+            return getattr(rendered, name)[row].cpu().numpy()
+
+        return Clip(
+            name=name,
+            frames=np.round(frames * 255).astype(np.uint8),
+            fps=FPS,
+            depth=part("depth").astype(np.float32),
+            valid=np.isfinite(part("depth")),
+            objects=part("objects").astype(np.uint8),
+            flow=part("flow").astype(np.float32),
+            flow_valid=part("flow_valid") & (np.abs(part("flow")) < 500).all(axis=-1),
+            K=K,
+            cam_to_world=poses,
+            fixed_camera=bool(np.allclose(poses, poses[0])),
+        )
+
     def batches(self, batch: int) -> Iterator[Item]:
         """The samples in order, `batch` at a time, on the device that renders them."""
         for first in range(0, len(self.numbers) - batch + 1, batch):
@@ -116,9 +148,10 @@ class RenderedSamples(Dataset[Item]):
 
     @torch.no_grad()
     def _render(self, clips: int) -> Rendered:
-        return self.world.clips(
-            self._seed(clips), n_clips=CLIPS_AT_ONCE, n_frames=self.length, height=self.height, width=self.width
-        )
+        return self.world.render(self._scenes(clips), height=self.height, width=self.width)
+
+    def _scenes(self, clips: int) -> Scenes:
+        return draw_scenes(self._seed(clips), self.world.pool, n_scenes=CLIPS_AT_ONCE, n_frames=self.length)
 
     def _seed(self, *of: int) -> int:
         return int(np.random.SeedSequence((self.seed, self.source, *of)).generate_state(1, np.uint64)[0] >> 2)
@@ -141,6 +174,67 @@ class RenderedSamples(Dataset[Item]):
             mirrored = (torch.rand(CLIPS_AT_ONCE, generator=generator) < 0.5).to(frames.device)
             parts = {name: _mirror_some(name, part, mirrored) for name, part in parts.items()}
         return parts
+
+
+def make_rendered(
+    root: Path,
+    *,
+    n_clips: int,
+    seed: int,
+    assets: str | Path,
+    n_frames: int = 12,
+    height: int = 192,
+    width: int = 256,
+    textures: Path | None = None,
+    device: str | None = None,
+    on_clip: Callable[[Path], None] = lambda path: None,
+) -> list[Path]:
+    """Write `n_clips` sequence folders of rooms, tables, clutter and streets, with exact depth, flow and poses.
+
+    A clip that is there already is kept. Clips of one seed are the same however many are asked for.
+
+    Args:
+        root: folder that gets the sequence folders.
+        n_clips: number of clips.
+        seed: of all of them; another seed gives other clips.
+        assets: file of models that `pack_assets` wrote; or `sweethome3d`, the catalogues of Debian's package, which are
+            packed into `root/.assets.npz` first.
+        n_frames: of a clip, at least 2, at 15 frames a second.
+        height: rows.
+        width: columns.
+        textures: folder of images that surfaces take as well.
+        device: of torch; None is the CPU.
+        on_clip: called with each folder as it is written.
+
+    Returns: the folders.
+
+    Raises:
+        InputError: the models or the images cannot be read, or the device cannot be used.
+    """
+    place = torch.device("cpu") if device is None else check_device(device)
+    root.mkdir(parents=True, exist_ok=True)
+    if str(assets) == "sweethome3d":
+        packed = root / ".assets.npz"
+        if not packed.is_file():
+            pack_assets([SWEETHOME3D], packed)
+        assets = packed
+    samples = RenderedSamples(
+        place, assets=Path(assets), textures=textures, length=n_frames, height=height, width=width, flip=False,
+        photometric=FRAME_AUGMENTATION, seed=seed,
+    )  # fmt: skip
+    names = [f"rendered_{seed}_{number:06d}" for number in range(n_clips)]
+    for first in range(0, n_clips, CLIPS_AT_ONCE):
+        numbers = range(first, min(first + CLIPS_AT_ONCE, n_clips))
+        missing = [number for number in numbers if not (root / names[number] / "meta.json").exists()]
+        for number in missing:
+            clip = samples.clip(number, names[number])
+            on_clip(write_sequence(root, clip, depth_scale_m=DEPTH_SCALE_M, source=_source(assets), licence=None))
+    return [root / name for name in names]
+
+
+def _source(assets: str | Path) -> str:
+    credits = sorted({one.split(";")[0] for one in load_assets(Path(assets)).credits})
+    return f"steadydepth synthetic world, with models under {'; '.join(credits)}"
 
 
 def _photograph(light: Frames, generator: torch.Generator) -> Frames:

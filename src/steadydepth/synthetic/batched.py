@@ -18,6 +18,7 @@ SUPERSAMPLING = 2  # colour rays a pixel side
 _PATTERNS = 192  # textures of the world's own
 _SHADOW = 192  # pixels a side of what the sun sees
 _NEAREST_M = 0.03  # faces with a corner nearer than this are left out
+_SAME = 0.03  # relative difference of depth up to which two frames see the same point
 _LEVELS = 5  # of a texture, each half the size of the one before
 OUTDOOR = ("Exterior", "Vehicles", "Characters")
 
@@ -31,12 +32,18 @@ class Rendered:
         depth: planar depth in metres.
         motion: where each pixel was in the frame before, pixels (x, y) from here.
         visible: True where the frame before sees the same point.
+        flow: where each pixel of all frames but the last is in the next frame, pixels (x, y) from here.
+        flow_valid: True where that is in front of the next camera.
+        objects: 0 of the static world; otherwise the number of the thing that moves, from 1 on.
     """
 
     light: Float[Tensor, "b t 3 h w"]
     depth: Float[Tensor, "b t h w"]
     motion: Float[Tensor, "b p h w 2"]
     visible: Bool[Tensor, "b p h w"]
+    flow: Float[Tensor, "b p h w 2"]
+    flow_valid: Bool[Tensor, "b p h w"]
+    objects: Int64[Tensor, "b t h w"]
 
 
 class World:
@@ -98,8 +105,9 @@ class World:
         self, seed: int, *, n_clips: int, n_frames: int, height: int, width: int, kinds: tuple[float, ...] = SHARES
     ) -> Rendered:
         """The clips that belong to `seed`: what is drawn depends on it and on the numbers alone."""
-        scenes = draw_scenes(seed, self.pool, n_scenes=n_clips, n_frames=n_frames, kinds=kinds)
-        return self.render(scenes, height=height, width=width)
+        return self.render(
+            draw_scenes(seed, self.pool, n_scenes=n_clips, n_frames=n_frames, kinds=kinds), height=height, width=width
+        )
 
 
 class _Textures:
@@ -216,9 +224,21 @@ class _View:
             things.append(thing[coarse])
             points.append(point[coarse])
         depth = torch.stack(depths, dim=1)
-        pairs = [self._motion(t, points[t], things[t], depth[:, t - 1]) for t in range(1, self.n_frames)]
-        motion, visible = (torch.stack(part, dim=1) for part in zip(*pairs, strict=True))
-        return Rendered(torch.stack(lights, dim=1), depth, motion, visible)
+        steps = range(1, self.n_frames)
+        motion, z, inside = self._motions([(points[t], things[t], t, t - 1) for t in steps])
+        flow, ahead, _ = self._motions([(points[t - 1], things[t - 1], t - 1, t) for t in steps])
+        found = _at_nearest(depth[:, :-1], motion)
+        moving = torch.cat((scenes.is_moving.new_zeros(1), scenes.is_moving.flatten()))
+        thing = torch.stack(things, dim=1)
+        return Rendered(
+            light=torch.stack(lights, dim=1),
+            depth=depth,
+            motion=motion,
+            visible=inside & ((found - z).abs() < _SAME * z),
+            flow=flow,
+            flow_valid=ahead > _NEAREST_M,
+            objects=torch.where(moving[thing + 1], thing % self.n_things + 1, 0),
+        )
 
     def _rays(self) -> Float[Tensor, "s h w 3"]:
         """Unit planar depth: a length along them is a depth."""
@@ -307,25 +327,38 @@ class _View:
             light = light + scenes.lamp_light[:, t, None, None, i] * (cosine / (1 + square / reach))[..., None]
         return F.avg_pool2d((albedo * light).movedim(-1, 1), SUPERSAMPLING)
 
-    def _motion(self, t: int, point: Tensor, thing: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        """From frame t back to t - 1: motion in pixels of the output, and where that frame sees the same point."""
+    def _motions(
+        self, parts: list[tuple[Tensor, Tensor, int, int]]
+    ) -> tuple[Float[Tensor, "s p h w 2"], Float[Tensor, "s p h w"], Bool[Tensor, "s p h w"]]:
+        """Of points and their things, from frame to frame: motion, depth there, and whether that is in the image."""
+        moved = [self._motion(*part) for part in parts]
+        motion, depth, inside = (torch.stack(part, dim=1) for part in zip(*moved, strict=True))
+        return motion, depth, inside
+
+    def _motion(self, point: Tensor, thing: Tensor, t: int, to: int) -> tuple[Tensor, Tensor, Tensor]:
         scenes, (height, width) = self.scenes, self.out_size
-        moved = scenes.pose[:, t - 1].flatten(0, 1) @ torch.linalg.inv(scenes.pose[:, t].flatten(0, 1))
+        moved = scenes.pose[:, to].flatten(0, 1) @ torch.linalg.inv(scenes.pose[:, t].flatten(0, 1))
         still = torch.eye(4, device=moved.device)[None]
-        back = torch.cat((still, moved))[thing + 1]
-        then = (back[..., :3, :3] @ point[..., None])[..., 0] + back[..., :3, 3]
-        camera = scenes.cam_to_world[:, t - 1]
+        step = torch.cat((still, moved))[thing + 1]
+        then = (step[..., :3, :3] @ point[..., None])[..., 0] + step[..., :3, 3]
+        camera = scenes.cam_to_world[:, to]
         seen = (then - camera[:, None, None, :3, 3]) @ camera[:, None, :3, :3]
         z = seen[..., 2].clamp(min=1e-3)
         x = (seen[..., 0] / z * self.focal[:, None, None] + (self.width - 1) / 2) / SUPERSAMPLING
         y = (seen[..., 1] / z * self.focal[:, None, None] + (self.height - 1) / 2) / SUPERSAMPLING
+        inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1) & (seen[..., 2] > _NEAREST_M)
         here_x = torch.arange(width, device=x.device, dtype=x.dtype)
         here_y = torch.arange(height, device=x.device, dtype=x.dtype)[:, None]
-        inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1) & (seen[..., 2] > _NEAREST_M)
-        column, row = x.round().long().clamp(0, width - 1), y.round().long().clamp(0, height - 1)
-        found = before.flatten(1).gather(1, (row * width + column).flatten(1)).view_as(z)
-        visible = inside & ((found - z).abs() < 0.03 * z)
-        return torch.stack((x - here_x, y - here_y), dim=-1), visible
+        return torch.stack((x - here_x, y - here_y), dim=-1), seen[..., 2], inside
+
+
+def _at_nearest(values: Float[Tensor, "s p h w"], motion: Float[Tensor, "s p h w 2"]) -> Float[Tensor, "s p h w"]:
+    """What `values` have at the pixel nearest to where the motion goes."""
+    height, width = values.shape[-2:]
+    x = torch.arange(width, device=values.device) + motion[..., 0]
+    y = torch.arange(height, device=values.device)[:, None] + motion[..., 1]
+    column, row = x.round().clamp(0, width - 1).long(), y.round().clamp(0, height - 1).long()
+    return values.flatten(2).gather(2, (row * width + column).flatten(2)).view_as(values)
 
 
 @dataclass(frozen=True)
