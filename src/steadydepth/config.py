@@ -93,7 +93,7 @@ class DataConfig(Section):
         description="Steps between the frames, one drawn per clip; 0 repeats one frame, with another photometric draw.",
     )
     strict: bool = Field(
-        False, description="Stop at a sequence that cannot be read; without it, it is named and left out at the start."
+        False, description="Stop at a sequence or an image that cannot be read; without it, it is named and left out."
     )
     find_cuts: bool = Field(
         True,
