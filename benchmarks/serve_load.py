@@ -5,7 +5,8 @@
 The server is a process of its own with one thread for its network, the terminals are threads of this one: JPEG of
 192 x 256 there, float16 back, at most two frames of each on their way. The model alone runs in a process of its own
 with one thread as well, one frame after another, and as many at once as fill the device. Both take turns, --rounds
-times, so that what else the machine does is shared evenly; rates are over all rounds. Then one terminal floods the
+times, so that what else the machine does is shared evenly; rates are over all rounds, and beside them stands what each
+process had of the processor for a frame, which other work on the machine changes little. Then one terminal floods the
 server at five times its rate, and 32 terminals show it different clips behind a filter with a memory, each compared
 with its own offline run. --minutes repeats the load of the most terminals for so long and notes the memory of the
 server every ten seconds.
@@ -67,17 +68,17 @@ class Alone:
     def __init__(self, model: str) -> None:
         command = [sys.executable, "-c", ALONE, model]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe, text=True)
+        self.process = subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe, text=True)
 
     def frames_s(self, how: str, seconds: float) -> float:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{how} {seconds}\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{how} {seconds}\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
 
     def close(self) -> None:
-        self._process.communicate()
+        self.process.communicate()
 
 
 @contextmanager
@@ -104,6 +105,12 @@ def server(model: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
 def memory_mb(running: subprocess.Popen[str]) -> float:
     lines = Path(f"/proc/{running.pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def cpu_seconds(running: subprocess.Popen[str]) -> float:
+    """What a process has had of the processor, all of its threads."""
+    words = Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def terminal(port: int, seed: int, until: float) -> list[float]:
@@ -137,12 +144,20 @@ def load(port: int, n_terminals: int, seconds: float) -> tuple[float, list[list[
     return sum(map(len, each)) / (time.monotonic() - begun), each
 
 
-def compare(alone: Alone, port: int, n_terminals: int, seconds: float, rounds: int) -> dict[str, Any]:
+def compare(
+    alone: Alone, running: subprocess.Popen[str], port: int, n_terminals: int, seconds: float, rounds: int
+) -> dict[str, Any]:
     served, one, many, latencies = [], [], [], []
     fewest, most = 10**9, 0
+    cpu_alone = cpu_served = n_alone = 0.0
     for _ in range(rounds):
+        before = cpu_seconds(alone.process)
         one.append(alone.frames_s("one", seconds / rounds / 2))
+        cpu_alone += cpu_seconds(alone.process) - before
+        n_alone += one[-1] * seconds / rounds / 2
+        before = cpu_seconds(running)
         rate, each = load(port, n_terminals, seconds / rounds)
+        cpu_served += cpu_seconds(running) - before
         many.append(alone.frames_s("many", seconds / rounds / 2))
         served.append(rate)
         latencies += [latency for terminal in each for latency in terminal]
@@ -155,6 +170,8 @@ def compare(alone: Alone, port: int, n_terminals: int, seconds: float, rounds: i
         "alone_at_once_frames_s": many_s,
         "share_of_alone": frames_s / one_s,
         "share_of_alone_at_once": frames_s / many_s,
+        "cpu_ms_a_frame": 1e3 * cpu_served / len(latencies),
+        "cpu_ms_a_frame_alone": 1e3 * cpu_alone / n_alone,
         "p50_ms": p50,
         "p95_ms": p95,
         "p99_ms": p99,
@@ -222,7 +239,7 @@ def main() -> None:
         load(port, 1, 2.0)
         found["memory_at_start_mb"] = memory_mb(running)
         for n_terminals in given.terminals:
-            one = compare(alone, port, n_terminals, given.seconds, given.rounds)
+            one = compare(alone, running, port, n_terminals, given.seconds, given.rounds)
             found["load"][n_terminals] = one | {"memory_mb": memory_mb(running)}
             print(n_terminals, json.dumps(found["load"][n_terminals]), flush=True)
         rate = found["load"][given.terminals[0]]["frames_s"]
