@@ -33,6 +33,7 @@ NAMES = [
     "report",
     "runtime",
     "search",
+    "serve",
     "stream",
     "train",
     "verify",
@@ -107,7 +108,7 @@ def test_help_needs_no_torch():
         "import sys\n"
         "from typer.testing import CliRunner\n"
         "from steadydepth.cli import app\n"
-        "commands = ['train', 'evaluate', 'compare', 'predict', 'stream', 'export', 'bench']\n"
+        "commands = ['train', 'evaluate', 'compare', 'predict', 'stream', 'export', 'bench', 'serve']\n"
         "commands += ['report', 'doctor', 'data make']\n"
         "for words in ([], *(command.split() for command in commands)):\n"
         "    result = CliRunner().invoke(app, [*words, '--help'])\n"

@@ -6,6 +6,7 @@ What one command alone needs is imported in its function, so that predict and st
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -123,6 +124,24 @@ def export(
     frames = None if data is None else calibration_frames(Path(data))
     difference = export_model(network, path, to=to, height=height, width=width, frames=frames, licence=licence)
     return Exported(path, difference)
+
+
+def serve(model: AnyModel, **settings: Any) -> None:
+    """Serve a model over HTTP and WebSocket until interrupted; needs the extra `serve`.
+
+    Args:
+        model: a name, a module or what `load` returns.
+        settings: of `serving.settings.Settings`: host, port, filter, tokens, ...
+
+    Raises:
+        InputError: a package is missing, the model cannot be read, or the settings would be unsafe.
+    """
+    try:
+        from steadydepth.serving.server import run_server
+        from steadydepth.serving.settings import Settings
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed: pip install 'steadydepth[serve]'") from error
+    run_server(Settings(model=model if isinstance(model, str | Path) else as_predictor(model), **settings))
 
 
 def push(run: str | Path, name: str, *, licence: str | None = None, private: bool = False) -> str:

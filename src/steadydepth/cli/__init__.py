@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from steadydepth.cli import data, evaluate, inference, training
+from steadydepth.cli import data, evaluate, inference, serving, training
 from steadydepth.errors import InputError, SomeFailedError
 
 # What a file system refuses, and what to do.
@@ -33,6 +33,7 @@ app.command()(inference.predict)
 app.command()(inference.stream)
 app.command()(inference.export)
 app.command()(inference.bench)
+app.command()(serving.serve)
 app.command()(training.verify)
 app.command()(training.push)
 app.command()(training.report)

@@ -79,7 +79,7 @@ def write_prediction_images(
     target = folder / check_name(name, folder)
 
     def write(path: Path, depth: np.ndarray) -> None:
-        write_png(path, _image_codes(depth - depth_offset, depth_scale_m, f"{target}, frame {int(path.stem)}"))
+        write_png(path, image_codes(depth - depth_offset, depth_scale_m, f"{target}, frame {int(path.stem)}"))
 
     meta = {"fps": fps, "depth_scale_m": depth_scale_m, "claims": _known(claims, target), "filter": filter}
     meta |= {"depth_offset": depth_offset} if depth_offset else {}
@@ -119,7 +119,11 @@ def _write_numbered(
     return target
 
 
-def _image_codes(depth: Float[np.ndarray, "h w"], scale: float, name: str) -> UInt16[np.ndarray, "h w"]:
+def image_codes(depth: Float[np.ndarray, "h w"], scale: float, name: str) -> UInt16[np.ndarray, "h w"]:
+    """Values as multiples of `scale`, rounded, one above 0 never to 0, which stands for no value.
+
+    InputError naming `name` when one does not fit 16 bits.
+    """
     codes = np.rint(np.where(np.isfinite(depth), depth, 0).astype(np.float64) / scale)
     if codes.min() < 0 or codes.max() > 65535:
         low, high = codes.min() * scale, codes.max() * scale

@@ -88,19 +88,43 @@ class Network:
         if isinstance(self.model, ExportedNet):
             # It resizes by itself, and needs no floats.
             return self.model.predict_images(images, state)
-        shown = np.stack([shrink_image(image, self.max_side) for image in images])
+        depth, state = self._predict([images], state)
+        return depth[0], state
+
+    def step_together(
+        self, images: list[Image], states: list[State | None]
+    ) -> list[tuple[Float32[np.ndarray, "h w"], State]]:
+        """Depth of the next frame of several videos at once, each with the state that it leaves.
+
+        Args:
+            images: a frame of each video, all of one size.
+            states: what the frame before left in each video; `state_kind` is the same for all.
+        """
+        if isinstance(self.model, ExportedNet):
+            apart = [self.model.predict_images([image], state) for image, state in zip(images, states, strict=True)]
+            return [(depth[0], state) for depth, state in apart]
+        known = [state for state in states if state is not None]
+        stacked = {name: torch.cat([state[name] for state in known]) for name in known[0]} if known else None
+        depth, after = self._predict([[image] for image in images], stacked)
+        # Copies: a view would keep the states of all the others alive as well.
+        own = [{name: value[i : i + 1].clone() for name, value in after.items()} for i in range(len(images))]
+        return list(zip(depth[:, 0], own, strict=True))
+
+    def _predict(self, videos: list[list[Image]], state: State | None) -> tuple[Float32[np.ndarray, "b t h w"], State]:
+        """Depth of consecutive frames of several videos, all of one size."""
+        shown = np.stack([[shrink_image(image, self.max_side) for image in images] for images in videos])
         # Only around the model: a mode left on while a generator rests would leak into the caller's code.
         with _evaluating(self.model):
-            frames = torch.from_numpy(shown).to(self.device).permute(0, 3, 1, 2)[None].float() / 255
+            frames = torch.from_numpy(shown).to(self.device).permute(0, 1, 4, 2, 3).float() / 255
             predicted, state = self.model(frames, state)
-            depth = predicted[0].float().cpu().numpy()
-        if depth.shape != shown.shape[:3]:
-            raise ValueError(f"the model gave depth of {depth.shape} for frames of {shown.shape[:3]}; they are equal")
-        height, width = images[0].shape[:2]
-        if depth.shape[1:] != (height, width):
+            depth = predicted.float().cpu().numpy()
+        if depth.shape != shown.shape[:4]:
+            raise ValueError(f"the model gave depth of {depth.shape} for frames of {shown.shape[:4]}; they are equal")
+        height, width = videos[0][0].shape[:2]
+        if depth.shape[2:] != (height, width):
             measured = np.where(is_measured(depth, self.claims), depth, np.float32(np.nan))
-            depth = np.stack([resize_depth(one, height, width) for one in measured])
-        return depth, check_state(state, 1)
+            depth = np.stack([[resize_depth(one, height, width) for one in each] for each in measured])
+        return depth, check_state(state, len(videos))
 
     def frames_at_once(self, height: int, width: int) -> int:
         """How many frames of that size pass through a per-frame network together."""
@@ -109,6 +133,11 @@ class Network:
         shrunk = 1.0 if self.max_side is None else min(1.0, self.max_side / max(height, width))
         pixels = _PIXELS_AT_ONCE.get(self.device.type, _PIXELS_ON_ACCELERATOR)
         return max(1, min(_MOST_AT_ONCE, int(pixels / (height * width * shrunk**2))))
+
+
+def state_kind(state: State | None) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...] | None:
+    """Names, shapes and types of a state: those that are equal can be stacked; None where a video begins."""
+    return None if state is None else tuple((name, tuple(each.shape), each.dtype) for name, each in state.items())
 
 
 @contextmanager

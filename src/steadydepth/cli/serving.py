@@ -1,0 +1,65 @@
+"""The command that serves a model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steadydepth.errors import InputError
+
+
+def serve(
+    model: Annotated[
+        str | None, typer.Option(help="A folder, hub name, package.module:factory, or exported file.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond this machine only with --tokens.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    filter: Annotated[
+        str | None, typer.Option(help="Of streams that name none: none, learned, ema, ema_0.8, median or flow_ema.")
+    ] = None,
+    tokens: Annotated[Path | None, typer.Option(help="The file of tokens; clients need one of them.")] = None,
+    new_token: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Add a token to --tokens, print it and end.")
+    ] = None,
+    scopes: Annotated[str, typer.Option(help="Of --new-token: some of predict,train,admin.")] = "predict",
+    name: Annotated[
+        list[str] | None, typer.Option(help="A further name of this server, as clients write it; may be repeated.")
+    ] = None,
+    proxy: Annotated[
+        str | None, typer.Option(help="Address of a reverse proxy whose X-Forwarded headers are believed.")
+    ] = None,
+    certificate: Annotated[Path | None, typer.Option(help="PEM file, for TLS.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file, of the certificate.")] = None,
+    audit: Annotated[Path | None, typer.Option(help="A file for the audit log; otherwise it is in the log.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A folder for uploads and jobs; without it nothing trains.")] = None,
+) -> None:
+    """Serve a model: images and streams of frames in, depth out, over HTTP and WebSocket, until Ctrl-C.
+
+    Example: steadydepth serve --model runs/demo/steady --filter learned
+    """
+    if new_token is not None:
+        if tokens is None:
+            raise InputError("--new-token needs --tokens FILE, the file that it is added to")
+        from steadydepth.serving.tokens import new_token as make_token
+
+        print(make_token(tokens, new_token, tuple(scopes.split(","))))
+        return
+    if model is None:
+        raise InputError("--model is missing: a folder, hub name, package.module:factory, or exported file")
+    from steadydepth.commands import serve as serve_model
+
+    serve_model(
+        model,
+        host=host,
+        port=port,
+        filter=filter,
+        tokens=tokens,
+        names=tuple(name or ()),
+        proxy=proxy,
+        certificate=certificate,
+        key=key,
+        audit=audit,
+        data=data,
+    )

@@ -1,0 +1,92 @@
+"""The app: what a server keeps, what stands around its routes, and the routes."""
+
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
+
+from steadydepth.errors import InputError
+from steadydepth.inference.filters import check_filter
+from steadydepth.serving import depth_route, status_route, stream_route
+from steadydepth.serving.access import Access
+from steadydepth.serving.audit import Audit
+from steadydepth.serving.figures import Figures, registry_of
+from steadydepth.serving.flicker import flicker_budget
+from steadydepth.serving.models import Models
+from steadydepth.serving.protection import Guard
+from steadydepth.serving.settings import Settings
+
+LOG = logging.getLogger(__name__)
+# Every router of the server.
+routers: list[APIRouter] = [depth_route.router, stream_route.router, status_route.router]
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The server as an ASGI app, its model loaded.
+
+    What the routes share is on `app.state`: settings, models, access, audit, figures, pool (threads for frames).
+
+    Raises:
+        InputError: the settings are unsafe or do not fit together, or the model cannot be read.
+    """
+    settings.check()
+    check_filter(settings.filter)
+    app = FastAPI(
+        title="steadydepth",
+        summary="Depth of images and of live video",
+        version="1",
+        # Their pages load scripts of other sites.
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
+    limits = settings.limits
+    state = app.state
+    state.settings, state.access, state.audit = settings, Access(settings), Audit(settings.audit)
+    state.models, state.figures, state.flicker_budget = Models(settings.model), Figures(), flicker_budget()
+    state.registry = registry_of(state.figures, state.models)
+    state.pool = ThreadPoolExecutor(limits.sessions + limits.requests, "frames")
+    for router in routers:
+        app.include_router(router)
+    app.add_middleware(Guard, settings=settings, audit=state.audit)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(InputError, _wrong_input)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        app.state.models.close()
+        app.state.pool.shutdown(wait=False, cancel_futures=True)
+        app.state.audit.close()
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """What does not fit the schema, without the values that were sent."""
+    assert isinstance(error, RequestValidationError)
+    faults = [{"where": [str(part) for part in one["loc"]], "what": one["msg"]} for one in error.errors()]
+    return JSONResponse({"detail": faults}, 422)
+
+
+async def _wrong_input(request: Request, error: Exception) -> JSONResponse:
+    """What the bytes of a client are not; the messages of its own images name no path."""
+    return JSONResponse({"detail": str(error)}, 422)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if not app.openapi_schema:
+        schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        schema.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        schema["security"] = [{}, {"token": []}]  # none on this machine alone
+        app.openapi_schema = schema
+    return app.openapi_schema

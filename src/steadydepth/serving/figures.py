@@ -1,0 +1,112 @@
+"""What a server counts, and how /metrics shows it."""
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.registry import Collector
+
+from steadydepth.serving.models import Models
+
+_RECENT = 1024  # frames whose latencies and times are kept
+_QUANTILES = (0.5, 0.95, 0.99)
+
+
+@dataclass
+class StreamFigures:
+    """Counts of one stream."""
+
+    client: str
+    n_frames: int = 0
+    n_skipped: int = 0
+    n_refused: int = 0
+    is_waiting: bool = False  # whether a frame is in its queue
+    flicker: float | None = None
+
+
+@dataclass
+class Figures:
+    """Counts of a server since it began."""
+
+    n_frames: int = 0
+    n_images: int = 0
+    n_skipped: int = 0
+    n_refused: int = 0
+    n_running: int = 0  # requests for one image, at the moment
+    streams: dict[str, StreamFigures] = field(default_factory=dict)
+    _recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_RECENT))
+
+    def answered(self, latency_s: float) -> None:
+        """One depth image was computed and encoded, so long after its frame was there."""
+        self._recent.append((time.monotonic(), latency_s))
+
+    def quantiles(self) -> dict[float, float]:
+        """Seconds from frame to answer: 50, 95 and 99 % of the last frames took less; nothing before the first."""
+        latencies = [latency for _, latency in list(self._recent)]
+        return dict(zip(_QUANTILES, np.quantile(latencies, _QUANTILES).tolist(), strict=True)) if latencies else {}
+
+    def frames_per_second(self, over_s: float = 10.0) -> float:
+        """Answers a second, of streams and single images, over the last seconds."""
+        now = time.monotonic()
+        times = [at for at, _ in list(self._recent) if now - at <= over_s]
+        # Where more came than are kept, the oldest one kept says how long it took.
+        return len(times) / (max(now - times[0], 1e-3) if len(times) == _RECENT else over_s)
+
+    def n_of(self, client: str) -> int:
+        """How many streams a client has open."""
+        return sum(each.client == client for each in self.streams.values())
+
+
+class _Shown(Collector):
+    def __init__(self, figures: Figures, models: Models) -> None:
+        self._figures, self._models = figures, models
+
+    def collect(self) -> Iterable[Metric]:
+        seen, batcher = self._figures, self._models.current.batcher
+        for name, text, count in (
+            ("frames", "Frames of streams that were answered with depth", seen.n_frames),
+            ("images", "Single images that were answered with depth", seen.n_images),
+            ("skipped", "Frames of streams that a newer one displaced", seen.n_skipped),
+            ("refused", "Frames that could not be read or predicted", seen.n_refused),
+            ("batched_frames", "Frames that went through the model in service", batcher.n_frames),
+            ("batches", "Batches that they were in", batcher.n_batches),
+        ):
+            yield CounterMetricFamily(f"steadydepth_{name}", text, value=count)
+        waiting = sum(each.is_waiting for each in seen.streams.values())
+        for name, text, value in (
+            ("frames_per_second", "Answers a second over the last ten", seen.frames_per_second()),
+            ("sessions", "Open streams", len(seen.streams)),
+            ("queue", "Frames in the queues of streams, one each at the most", waiting),
+            ("network_queue", "Frames that wait for the network", batcher.n_waiting),
+            ("model_version", "Number of the model in service", self._models.current.version),
+        ):
+            yield GaugeMetricFamily(f"steadydepth_{name}", text, value=value)
+        latency = SummaryMetricFamily("steadydepth_latency_seconds", "From a frame's arrival to its answer; last 1024")
+        for quantile, value in seen.quantiles().items():
+            latency.add_sample("steadydepth_latency_seconds", {"quantile": str(quantile)}, value)
+        yield latency
+        yield from self._sessions()
+
+    def _sessions(self) -> Iterable[Metric]:
+        flicker = GaugeMetricFamily(
+            "steadydepth_session_flicker", "Flicker along optical flow, per cent of depth a frame", labels=["session"]
+        )
+        frames = GaugeMetricFamily("steadydepth_session_frames", "Answered frames", labels=["session"])
+        skipped = GaugeMetricFamily("steadydepth_session_skipped", "Displaced frames", labels=["session"])
+        for name, each in list(self._figures.streams.items()):
+            if each.flicker is not None:
+                flicker.add_metric([name], each.flicker)
+            frames.add_metric([name], each.n_frames)
+            skipped.add_metric([name], each.n_skipped)
+        yield from (flicker, frames, skipped)
+
+
+def registry_of(figures: Figures, models: Models) -> CollectorRegistry:
+    """A registry of one server's own, so that several can live in one process."""
+    registry = CollectorRegistry()
+    registry.register(_Shown(figures, models))
+    return registry

@@ -1,0 +1,158 @@
+"""What stands around every route: hosts and origins, limits of bodies, headers, plain errors, the audit log."""
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from steadydepth.serving.access import address_of
+from steadydepth.serving.audit import Audit
+from steadydepth.serving.settings import Settings
+
+LOG = logging.getLogger(__name__)
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+# Nothing comes from other sites; WebAssembly for the models that run in the page, blobs for its images.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; img-src 'self' blob: data:; "
+    "media-src 'self' blob:; connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+_HEADERS = {
+    "content-security-policy": _POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-embedder-policy": "require-corp",
+    "permissions-policy": "camera=(self), microphone=(), geolocation=(), payment=(), usb=()",
+    "cache-control": "no-store",
+}
+_TLS = {"strict-transport-security": "max-age=31536000"}
+
+
+class Guard:
+    """Goes around the complete app, WebSockets included; what it refuses never reaches a route."""
+
+    def __init__(self, app: ASGIApp, *, settings: Settings, audit: Audit) -> None:
+        self.app, self.settings, self.audit = app, settings, audit
+        headers = _HEADERS | (_TLS if settings.certificate is not None else {})
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        begun, status = time.monotonic(), 0
+        is_http = scope["type"] == "http"
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                status = message["status"]
+                known = {name.lower() for name, _ in message["headers"]}
+                own = [(name, value) for name, value in self._headers if name not in known]
+                message = {**message, "headers": [*message["headers"], *own]}
+            elif message["type"] == "websocket.accept":
+                status = 101
+            await send(message)
+
+        connection = HTTPConnection(scope)
+        try:
+            fault = self._fault(connection)
+            if fault is not None:
+                await _answer(is_http, send_guarded, *fault)
+                return
+            await self.app(scope, _Body(receive, self.settings) if is_http else receive, send_guarded)
+        except Exception:
+            # What went wrong is told to the log alone; the number joins it with what the client was told.
+            number = secrets.token_hex(4)
+            LOG.exception("error %s at %s %s", number, scope.get("method", "WS"), scope["path"])
+            if status == 0:
+                await _answer(is_http, send_guarded, 500, f"internal error {number}")
+        finally:
+            identity = scope.get("state", {}).get("identity")
+            self.audit.note(
+                "request",
+                method=scope.get("method", "WS"),
+                path=scope["path"],
+                status=status,
+                who=getattr(identity, "name", None),
+                address=address_of(connection),
+                ms=round(1e3 * (time.monotonic() - begun)),
+            )
+
+    def _fault(self, connection: HTTPConnection) -> tuple[int, str] | None:
+        """What forbids a connection before anything is read of it; None when nothing does."""
+        hosts = connection.headers.getlist("host")
+        if len(hosts) != 1:
+            return 400, "one Host header is needed"
+        # A name that an attacker's DNS points at this machine is not one of ours. Where tokens are asked for, such a
+        # page has none.
+        names = (*_LOCAL_NAMES, self.settings.host, *self.settings.names)
+        is_checked = self.settings.tokens is None or self.settings.names
+        if is_checked and _host_name(hosts[0]) not in names:
+            return 421, "this server has another name"
+        origin = connection.headers.get("origin")
+        is_reading = connection.scope["type"] == "http" and connection.scope["method"] in ("GET", "HEAD", "OPTIONS")
+        if origin is not None and not is_reading and _place(origin) != hosts[0].lower():
+            return 403, "pages of other sites are refused"
+        lengths = connection.headers.getlist("content-length")
+        if lengths and (not lengths[0].isdecimal() or int(lengths[0]) > self.settings.limits.body_bytes):
+            return 413, f"a body has at most {self.settings.limits.body_bytes} bytes"
+        return None
+
+
+class _Body:
+    """`receive` of a request whose body may be so large and take so long."""
+
+    def __init__(self, receive: Receive, settings: Settings) -> None:
+        self._receive, self._limits = receive, settings.limits
+        self._left, self._ends, self._is_over = settings.limits.body_bytes, 0.0, False
+
+    async def __call__(self) -> Message:
+        if self._is_over:  # what comes now is that the client has gone, and that may be waited for
+            return await self._receive()
+        now = time.monotonic()
+        self._ends = self._ends or now + self._limits.body_s
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.0, self._ends - now))
+        except TimeoutError:
+            late = f"a body is there within {self._limits.body_s:g} s"
+            raise HTTPException(408, late, {"Connection": "close"}) from None
+        self._left -= len(message.get("body", b""))
+        self._is_over = not message.get("more_body", False)
+        if self._left < 0:
+            raise HTTPException(413, f"a body has at most {self._limits.body_bytes} bytes", {"Connection": "close"})
+        return message
+
+
+def _place(origin: str) -> str | None:
+    """Host and port of an origin; None for `null` and for what is none."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
+
+
+def _host_name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+async def _answer(is_http: bool, send: Send, status: int, detail: str) -> None:
+    kind = "http.response" if is_http else "websocket.http.response"
+    body = json.dumps({"detail": detail}).encode()
+    headers: list[tuple[bytes, bytes]] = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    start: dict[str, Any] = {"type": f"{kind}.start", "status": status, "headers": headers}
+    await send(start)
+    await send({"type": f"{kind}.body", "body": body})

@@ -1,0 +1,86 @@
+"""The server as a process: the app behind uvicorn, with limits on connections that have not said anything yet."""
+
+import asyncio
+import logging
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from steadydepth.serving.app import create_app
+from steadydepth.serving.settings import Limits, Settings
+
+LOG = logging.getLogger(__name__)
+_MOST_HEADER_BYTES = 16 << 10
+
+
+def run_server(settings: Settings) -> None:
+    """Serve until interrupted (SIGINT, SIGTERM).
+
+    Raises:
+        InputError: the settings are unsafe or do not fit together, or the model cannot be read.
+    """
+    server = make_server(settings)
+    server.run()
+
+
+def make_server(settings: Settings) -> uvicorn.Server:
+    """The server, not running yet; InputError as `run_server`."""
+    app = create_app(settings)
+    limits = settings.limits
+    config = uvicorn.Config(
+        app,
+        settings.host,
+        settings.port,
+        http=_limited(limits),
+        ws=_Abortable,
+        ws_max_size=limits.frame_bytes,
+        # What is compressed can be a thousand times as large as it looks, and images are compressed already.
+        ws_per_message_deflate=False,
+        h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
+        log_config=None,
+        access_log=False,  # the audit log says more
+        server_header=False,
+        proxy_headers=settings.proxy is not None,
+        forwarded_allow_ips=settings.proxy,
+        timeout_graceful_shutdown=5,
+        ssl_certfile=settings.certificate,
+        ssl_keyfile=settings.key,
+    )
+    return uvicorn.Server(config)
+
+
+def _limited(limits: Limits) -> type[asyncio.Protocol]:
+    """Uvicorn's HTTP, which waits without end for the headers of a request, with an end to that."""
+
+    class Limited(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > limits.connections:
+                transport.abort()
+                return
+            self._late = self.loop.call_later(limits.header_s, self._end_silent)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if (late := getattr(self, "_late", None)) is not None:
+                late.cancel()
+            super().connection_lost(exc)
+
+        def handle_websocket_upgrade(self, event: Any) -> None:
+            self._late.cancel()
+            super().handle_websocket_upgrade(event)
+
+        def _end_silent(self) -> None:
+            if self.cycle is None and not self.transport.is_closing():
+                self.transport.abort()
+
+    return Limited
+
+
+class _Abortable(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, whose app may end a connection that takes nothing, without waiting for it."""
+
+    async def run_asgi(self) -> None:
+        self.scope["state"]["abort"] = self.transport.abort
+        await super().run_asgi()

@@ -1,0 +1,252 @@
+"""`WS /v1/stream`: frames of one terminal in, depth of the newest one out, in order."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, HTTPException, Query, WebSocket, WebSocketDisconnect
+
+from steadydepth.errors import InputError
+from steadydepth.serving.access import PROTOCOL, Rates, client_of, requires
+from steadydepth.serving.encoding import decode_image, encode_depth, raw_image
+from steadydepth.serving.figures import Figures, StreamFigures
+from steadydepth.serving.flicker import LiveFlicker
+from steadydepth.serving.messages import MOST_ID, WINDOW, pack, unpack
+from steadydepth.serving.models import Models, describe
+from steadydepth.serving.settings import Limits, Settings
+from steadydepth.serving.terminals import Terminal
+from steadydepth.serving.tokens import Identity
+
+LOG = logging.getLogger(__name__)
+router = APIRouter()
+Format = Literal["float16", "png16", "zstd", "float32"]
+FilterName = Literal["none", "learned", "ema", "ema_0.8", "median", "flow_ema"]
+_MOST_REFUSED = 20  # frames one after another, then the stream is closed
+
+
+class _Over(Exception):
+    """The stream ends, with a code of RFC 6455 and a reason."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A frame as it came."""
+
+    number: int
+    header: dict[str, Any]
+    payload: memoryview
+    is_reset: bool
+    arrived: float  # monotonic
+
+
+@router.websocket("/v1/stream")
+async def stream(
+    socket: WebSocket,
+    identity: Annotated[Identity, requires("predict")],
+    format: Annotated[Format, Query()] = "float16",
+    filter: Annotated[FilterName | None, Query()] = None,
+) -> None:
+    """One terminal's stream; docs/serving.md describes its messages."""
+    state = socket.app.state
+    settings: Settings = state.settings
+    figures: Figures = state.figures
+    client = client_of(identity, socket)
+    limits = settings.limits
+    if len(figures.streams) >= limits.sessions or figures.n_of(client) >= limits.sessions_a_client:
+        raise HTTPException(429, "too many streams are open", {"Retry-After": "5"})
+    name = secrets.token_hex(6)
+    # Counted before anything is waited for, so that many at once are not one too many.
+    figures.streams[name] = StreamFigures(client)
+    try:
+        await socket.accept(PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
+        terminal = Terminal(state.models, filter=filter or settings.filter)
+        await _Stream(socket, name, terminal, format).run()
+    except WebSocketDisconnect:
+        pass
+    finally:
+        state.audit.note("stream ended", session=name, who=identity.name, frames=figures.streams[name].n_frames)
+        del figures.streams[name]
+
+
+class _Stream:
+    """Reads frames, of which the newest waits in a queue of one, and answers them one after another."""
+
+    def __init__(self, socket: WebSocket, name: str, terminal: Terminal, format: Format) -> None:
+        state = socket.app.state
+        self.socket, self.name, self.terminal, self.format = socket, name, terminal, format
+        self.models: Models = state.models
+        self.limits: Limits = state.settings.limits
+        self.figures: Figures = state.figures
+        self.own = self.figures.streams[name]
+        self.flicker = LiveFlicker(state.flicker_budget)
+        self._pool = state.pool
+        self._newest: _Frame | None = None
+        self._changed = asyncio.Event()
+        self._sending = asyncio.Lock()
+        self._step: asyncio.Future[bytes] | None = None
+        self._last_number, self._reset_asked, self._n_refused = -1, False, 0
+
+    async def run(self) -> None:
+        """Until the client goes, or a limit is reached."""
+        await self._say("hello", session=self.name, window=WINDOW, **describe(self.models.current))
+        tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._answer_all())]
+        try:
+            first = asyncio.FIRST_COMPLETED
+            done, _ = await asyncio.wait(tasks, timeout=self.limits.session_s, return_when=first)
+            error = next((task.exception() for task in done), _Over(1001, "a stream ends after so long: open another"))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._leave()
+        if isinstance(error, WebSocketDisconnect):
+            return
+        if not isinstance(error, _Over):
+            number = secrets.token_hex(4)
+            LOG.error("error %s in a stream", number, exc_info=error)
+            error = _Over(1011, f"internal error {number}")
+        with suppress(_Over, RuntimeError, WebSocketDisconnect):  # it has gone, or takes nothing
+            await self._in_time(self.socket.close(error.code, error.reason))
+
+    def _leave(self) -> None:
+        if self._step is None or self._step.done():
+            self.terminal.close()
+        else:
+            # A thread cannot be stopped: what it does is thrown away, and then its place is free.
+            self._step.add_done_callback(self._close_after)
+
+    def _close_after(self, step: asyncio.Future[bytes]) -> None:
+        if not step.cancelled():
+            step.exception()  # asked for, or asyncio says that nobody did
+        self.terminal.close()
+
+    async def _read(self) -> None:
+        rates = Rates(self.limits.messages_s, 2 * self.limits.messages_s)
+        while True:
+            try:
+                message = await asyncio.wait_for(self.socket.receive(), self.limits.idle_s)
+            except TimeoutError:
+                raise _Over(1001, f"no frame in {self.limits.idle_s:g} s") from None
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message.get("code", 1005))
+            if not rates.take("messages"):
+                raise _Over(1008, f"more than {self.limits.messages_s:g} messages a second")
+            if message.get("bytes") is None:
+                self._read_text(message.get("text") or "")
+            else:
+                await self._read_frame(message["bytes"])
+
+    def _read_text(self, text: str) -> None:
+        if text != '{"type":"reset"}' and text.replace(" ", "") != '{"type":"reset"}':
+            raise _Over(1007, 'the one text of a client is {"type": "reset"}; frames are binary')
+        self._reset_asked = True
+
+    async def _read_frame(self, message: bytes) -> None:
+        try:
+            header, payload = unpack(message)
+            number, is_reset = header.get("id"), header.get("reset", False)
+            if not isinstance(number, int) or isinstance(number, bool) or not self._last_number < number <= MOST_ID:
+                raise InputError("the id of a frame is a whole number above that of the frame before")
+            if not isinstance(is_reset, bool) or header.get("kind") not in ("image", "rgb"):
+                raise InputError("the kind of a frame is image or rgb, and reset is true or false")
+        except InputError as error:
+            raise _Over(1007, str(error)) from None
+        self._last_number = number
+        displaced = self._newest
+        is_reset = is_reset or self._reset_asked or (displaced is not None and displaced.is_reset)
+        self._reset_asked = False
+        self._newest = _Frame(number, header, payload, is_reset, time.monotonic())
+        self.own.is_waiting = True
+        self._changed.set()
+        if displaced is not None:
+            self.own.n_skipped += 1
+            self.figures.n_skipped += 1
+            await self._say("skipped", id=displaced.number)
+
+    async def _answer_all(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            frame, self._newest = self._newest, None
+            self.own.is_waiting = False
+            if frame is not None:
+                await self._answer(frame)
+
+    async def _answer(self, frame: _Frame) -> None:
+        loop = asyncio.get_running_loop()
+        self._step = loop.run_in_executor(self._pool, self._compute, frame)
+        try:
+            # Shielded: when the stream ends, the thread goes on to its end.
+            answer = await asyncio.shield(self._step)
+        except InputError as error:
+            await self._refuse(frame, str(error))
+        except Exception:
+            number = secrets.token_hex(4)
+            LOG.exception("error %s in a frame of a stream", number)
+            await self._refuse(frame, f"internal error {number}")
+        else:
+            self._n_refused = 0
+            self.own.n_frames += 1
+            self.own.flicker = self.flicker.value
+            self.figures.n_frames += 1
+            self.figures.answered(time.monotonic() - frame.arrived)
+            await self._send(self.socket.send_bytes(answer))
+
+    async def _refuse(self, frame: _Frame, reason: str) -> None:
+        self._n_refused += 1
+        self.own.n_refused += 1
+        self.figures.n_refused += 1
+        await self._say("refused", id=frame.number, reason=reason)
+        if self._n_refused >= _MOST_REFUSED:
+            raise _Over(1008, f"{_MOST_REFUSED} frames were refused, one after another")
+
+    def _compute(self, frame: _Frame) -> bytes:
+        """In a thread: bytes to bytes."""
+        begun = time.monotonic()
+        if frame.header["kind"] == "rgb":
+            header, pixels = frame.header, self.limits.pixels
+            image = raw_image(frame.payload, header.get("height"), header.get("width"), pixels)
+        else:
+            image = decode_image(bytes(frame.payload), self.limits.pixels)
+        answer = self.terminal.step(image, is_reset=frame.is_reset, time_s=frame.arrived)
+        self.flicker.see(answer.result)
+        said, payload = encode_depth(answer.result, self.format)
+        now = time.monotonic()
+        header = {
+            "type": "depth",
+            "id": frame.number,
+            **said,
+            **describe(answer.by),
+            "start": answer.result.is_start,
+            "time": time.time(),
+            "waited_ms": round(1e3 * (begun - frame.arrived), 2),
+            "computed_ms": round(1e3 * (now - begun), 2),
+            "skipped": self.own.n_skipped,
+            "flicker": self.flicker.value,
+        }
+        return pack(header, payload)
+
+    async def _say(self, kind: str, **facts: Any) -> None:
+        await self._send(self.socket.send_json({"type": kind, **facts, "time": time.time()}))
+
+    async def _send(self, sending: Awaitable[None]) -> None:
+        async with self._sending:
+            await self._in_time(sending)
+
+    async def _in_time(self, sending: Awaitable[None]) -> None:
+        try:
+            await asyncio.wait_for(sending, self.limits.send_s)
+        except TimeoutError:
+            # What the client does not take would be kept until the kernel gives it up.
+            if (abort := self.socket.scope.get("state", {}).get("abort")) is not None:
+                abort()
+            raise _Over(1008, f"an answer was not taken in {self.limits.send_s:g} s") from None
