@@ -1,5 +1,6 @@
 """The app: what a server keeps, what stands around its routes, and the routes."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,10 @@ from steadydepth.serving.access import Access
 from steadydepth.serving.audit import Audit
 from steadydepth.serving.figures import Figures, registry_of
 from steadydepth.serving.flicker import flicker_budget
+from steadydepth.serving.jobs.jobs import Jobs
+from steadydepth.serving.jobs.routes import add_finished, jobs_router
 from steadydepth.serving.models import Models
+from steadydepth.serving.page.route import page_router
 from steadydepth.serving.protection import Guard
 from steadydepth.serving.settings import Settings
 
@@ -30,7 +34,7 @@ routers: list[APIRouter] = [depth_route.router, stream_route.router, status_rout
 def create_app(settings: Settings) -> FastAPI:
     """The server as an ASGI app, its model loaded.
 
-    What the routes share is on `app.state`: settings, models, access, audit, figures, pool (threads for frames).
+    What the routes share is on `app.state`: settings, models, access, audit, figures, pool (threads for frames), jobs.
 
     Raises:
         InputError: the settings are unsafe or do not fit together, or the model cannot be read.
@@ -54,6 +58,12 @@ def create_app(settings: Settings) -> FastAPI:
     state.pool = ThreadPoolExecutor(limits.sessions + limits.requests, "frames")
     for router in routers:
         app.include_router(router)
+    state.jobs = None
+    if settings.data is not None:
+        state.jobs = Jobs(settings.data, models=state.models.sources, limits=settings.job_limits)
+        add_finished(state.jobs, state.models)
+        app.include_router(jobs_router(state.jobs, state.models))
+    app.include_router(page_router)
     app.add_middleware(Guard, settings=settings, audit=state.audit)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(InputError, _wrong_input)
@@ -63,9 +73,14 @@ def create_app(settings: Settings) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    jobs: Jobs | None = app.state.jobs
+    if jobs is not None:
+        jobs.start()
     try:
         yield
     finally:
+        if jobs is not None:
+            await asyncio.to_thread(jobs.stop)
         app.state.models.close()
         app.state.pool.shutdown(wait=False, cancel_futures=True)
         app.state.audit.close()

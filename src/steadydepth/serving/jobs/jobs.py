@@ -21,7 +21,7 @@ from typing import Any
 
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
-from steadydepth.serving.jobs.limits import Limits
+from steadydepth.serving.jobs.limits import JobLimits
 from steadydepth.serving.jobs.plans import RUN, VIDEOS, check_settings, kinds
 from steadydepth.serving.jobs.store import OVER, Job, Store, Upload
 from steadydepth.serving.jobs.unpack import remove
@@ -57,10 +57,10 @@ class Jobs:
         folder: Path,
         *,
         models: Callable[[], Mapping[str, str]],
-        limits: Limits | None = None,
+        limits: JobLimits | None = None,
         store: Store | None = None,
     ) -> None:
-        self.folder, self.models, self.limits = folder.resolve(), models, limits or Limits()
+        self.folder, self.models, self.limits = folder.resolve(), models, limits or JobLimits()
         (self.folder / "jobs").mkdir(parents=True, exist_ok=True)
         self._own = _lock(self.folder / "server.lock")
         if self._own is None:
@@ -263,7 +263,7 @@ class Jobs:
             part.write_text(json.dumps(job.id))
 
     def served(self) -> Job | None:
-        """The job whose model was put into service last and is still there; None for the model of the server's start."""
+        """The job whose model was put into service last and is still there; None where there is none."""
         path = self.folder / SERVED
         job = self.store.get(Job, json.loads(path.read_text())) if path.is_file() else None
         return job if job is not None and self.model_files(job) else None

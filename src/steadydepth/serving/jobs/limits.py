@@ -6,7 +6,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Limits:
+class JobLimits:
     """Bounds of uploads and jobs; what is beyond one is refused, and the refusal names it."""
 
     upload_bytes: int = 4 * GIB  # of one file

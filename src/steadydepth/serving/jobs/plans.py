@@ -8,7 +8,7 @@ from typing import Any
 from steadydepth.config import Config, FilterConfig
 from steadydepth.config_files import list_mistakes, resolve_config
 from steadydepth.errors import InputError
-from steadydepth.serving.jobs.limits import Limits
+from steadydepth.serving.jobs.limits import JobLimits
 
 RUN = "run"  # folder of the run in that of its job
 VIDEOS = "videos"
@@ -42,7 +42,6 @@ class Kind:
 
     title: str
     needs_uploads: bool
-    needs_model: bool
     settings: tuple[Setting, ...]
     fixed: Mapping[str, Any]
 
@@ -54,13 +53,12 @@ _SIZE = (
 _SEED = Setting("run.seed", "seed", 0, 0, 2**31 - 1)
 
 
-def kinds(limits: Limits) -> dict[str, Kind]:
+def kinds(limits: JobLimits) -> dict[str, Kind]:
     """The kinds of jobs by name."""
     return {
         # The values of configs/stabilise.yaml.
         "stabilise": Kind(
             "Stabilise a model on your own videos, without labels",
-            True,
             True,
             (
                 Setting("optim.steps", "steps", 100, 1, limits.steps),
@@ -80,7 +78,6 @@ def kinds(limits: Limits) -> dict[str, Kind]:
         # Those of configs/demo.yaml, for a model that is there already.
         "train": Kind(
             "Train a model further on sequences with depth",
-            True,
             True,
             (
                 Setting("optim.steps", "steps", 500, 1, limits.steps),
@@ -102,7 +99,6 @@ def kinds(limits: Limits) -> dict[str, Kind]:
         "filter": Kind(
             "Tune the learned filter to a model, on the synthetic world",
             False,
-            True,
             (
                 Setting("sequences", "batches of sequences", 230, 1, 2000),
                 Setting("frames", "frames of a sequence", 24, 2, 64),
@@ -116,13 +112,19 @@ def kinds(limits: Limits) -> dict[str, Kind]:
     }  # fmt: skip
 
 
-def describe(limits: Limits) -> dict[str, Any]:
+def describe(limits: JobLimits) -> dict[str, Any]:
     """The kinds as JSON, for forms."""
-    shown = {name: asdict(kind) for name, kind in kinds(limits).items()}
-    return {name: {key: value for key, value in kind.items() if key != "fixed"} for name, kind in shown.items()}
+    return {
+        name: {
+            "title": kind.title,
+            "needs_uploads": kind.needs_uploads,
+            "settings": [asdict(each) | {"is_whole": isinstance(each.default, int)} for each in kind.settings],
+        }
+        for name, kind in kinds(limits).items()
+    }
 
 
-def check_settings(kind: str, settings: Mapping[str, object], limits: Limits) -> dict[str, Any]:
+def check_settings(kind: str, settings: Mapping[str, object], limits: JobLimits) -> dict[str, Any]:
     """The settings of a job, defaults among them.
 
     Raises:
@@ -139,7 +141,7 @@ def check_settings(kind: str, settings: Mapping[str, object], limits: Limits) ->
     return {key: settings.get(key, setting.default) for key, setting in allowed.items()}
 
 
-def config_of(kind: str, settings: Mapping[str, Any], model: str, folder: Path, limits: Limits) -> Config:
+def config_of(kind: str, settings: Mapping[str, Any], model: str, folder: Path, limits: JobLimits) -> Config:
     """The run of a `train` or `stabilise` job in its folder.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
-from steadydepth.serving.jobs.limits import GIB, Limits
+from steadydepth.serving.jobs.limits import GIB, JobLimits
 from steadydepth.serving.jobs.unpack import below_wrapping, is_archive, remove, unpack
 from steadydepth.serving.jobs.uploads import DATA, FOUND, PART
 
@@ -24,7 +24,7 @@ _MEMORY = 8 * GIB  # of addresses, of which libraries alone take one or two
 def main(folder: Path) -> None:
     """Write what was found in the upload at `folder`."""
     order = json.loads((folder / "order.json").read_text())
-    limits = Limits(**order["limits"])
+    limits = JobLimits(**order["limits"])
     os.nice(limits.niceness)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (int(limits.check_s), int(limits.check_s) + 5))
@@ -39,7 +39,7 @@ def main(folder: Path) -> None:
         part.write_text(json.dumps(found))
 
 
-def receive(folder: Path, name: str, size: int, sha256: str | None, limits: Limits) -> list[str]:
+def receive(folder: Path, name: str, size: int, sha256: str | None, limits: JobLimits) -> list[str]:
     """Check the file as a whole and put its sequences into data/.
 
     Args:

@@ -6,6 +6,7 @@ Uploads speak tus 1.0 (tus.io): pieces, offsets and checksums, as its clients se
 import base64
 import binascii
 import hmac
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from steadydepth.serving.jobs.uploads import checksum
 from steadydepth.serving.models import Models
 from steadydepth.serving.tokens import Identity
 
+logger = logging.getLogger(__name__)
 TUS = "1.0.0"
 _TUS_HEADERS = {"Tus-Resumable": TUS}
 # The page of a job is ours, and what it shows comes from strangers: no script, nothing from anywhere.
@@ -73,6 +75,23 @@ def jobs_router(jobs: Jobs, models: Models) -> APIRouter:
     _add_jobs(router, jobs)
     _add_results(router, jobs, models)
     return router
+
+
+def add_finished(jobs: Jobs, models: Models) -> None:
+    """Make the models of finished jobs known, and put that into service that was when the server before this ended."""
+    for job in jobs.store.all(Job):
+        if jobs.model_files(job) and job.kind != "filter":
+            models.add(_served_name(job), jobs.resolve(f"job:{job.id}"))
+    served = jobs.served()
+    if served is not None:
+        try:
+            models.put_into_service(_served_name(served))
+        except InputError:
+            logger.exception("the model of job %s cannot be put into service again", served.id)
+
+
+def _served_name(job: Job) -> str:
+    return f"job-{job.id}"
 
 
 def _add_uploads(router: APIRouter, jobs: Jobs) -> None:
@@ -270,10 +289,9 @@ def _add_results(router: APIRouter, jobs: Jobs, models: Models) -> None:
     def put_into_service(id: Id, who: Admin) -> dict[str, Any]:
         """Put the model of a finished job in the place of the one in service; no stream is dropped."""
         job = _find(jobs, Job, id, who)
-        name = f"job-{job.id}"
         with _refusals(409):
-            models.add(name, jobs.resolve(f"job:{job.id}"))
-            served = models.put_into_service(name)
+            models.add(_served_name(job), jobs.resolve(f"job:{job.id}"))
+            served = models.put_into_service(_served_name(job))
         jobs.note_served(job)
         return {"model": served.name, "version": served.version}
 

@@ -110,15 +110,14 @@ class Store:
 
     def change(self, row: Row, **values: Any) -> Row | None:
         """Change an upload or job as long as it is in the state of `row`; None where it no longer is."""
-        changed = replace(row, **values)
-        packed = _packed(values)
+        packed: dict[str, Any] = _packed(values)
+        columns = ", ".join(f"{name} = ?" for name in packed)
         with self._locked() as connection:
             done = connection.execute(
-                f"UPDATE {type(row).__name__} SET {', '.join(f'{name} = ?' for name in packed)} "
-                "WHERE id = ? AND state = ?",
+                f"UPDATE {type(row).__name__} SET {columns} WHERE id = ? AND state = ?",
                 (*packed.values(), row.id, row.state),
             )
-        return changed if done.rowcount else None
+        return replace(row, **values) if done.rowcount else None
 
     def remove(self, row: Upload | Job) -> None:
         """Forget an upload or a job."""

@@ -13,7 +13,7 @@ from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import check_name
 from steadydepth.files.images import FRAME_SUFFIXES
 from steadydepth.files.video_read import VIDEO_SUFFIXES
-from steadydepth.serving.jobs.limits import Limits
+from steadydepth.serving.jobs.limits import JobLimits
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 # An index.json would make shards of the folder, whose parts may lie behind URLs.
@@ -36,7 +36,7 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(ARCHIVES)
 
 
-def unpack(archive: Path, name: str, out: Path, limits: Limits) -> None:
+def unpack(archive: Path, name: str, out: Path, limits: JobLimits) -> None:
     """Unpack the images, videos and meta.json of an archive into `out`, which is created.
 
     What desktops leave and hidden files are passed over. No link, no device and no name that climbs out is followed:

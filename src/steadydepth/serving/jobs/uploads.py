@@ -20,7 +20,7 @@ from typing import IO
 
 from steadydepth.errors import InputError
 from steadydepth.files.video_read import VIDEO_SUFFIXES
-from steadydepth.serving.jobs.limits import Limits
+from steadydepth.serving.jobs.limits import JobLimits
 from steadydepth.serving.jobs.store import Job, Store, Upload
 from steadydepth.serving.jobs.unpack import ARCHIVES, remove
 
@@ -40,7 +40,7 @@ class Uploads:
         limits: of a file, of all together, and of what an archive may hold.
     """
 
-    def __init__(self, folder: Path, store: Store, limits: Limits) -> None:
+    def __init__(self, folder: Path, store: Store, limits: JobLimits) -> None:
         self.folder, self.store, self.limits = folder, store, limits
         self._busy: set[str] = set()
         self._of_busy = threading.Lock()

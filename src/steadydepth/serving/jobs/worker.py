@@ -13,7 +13,7 @@ from typing import Any
 
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
-from steadydepth.serving.jobs.limits import Limits
+from steadydepth.serving.jobs.limits import JobLimits
 
 ORDER, OUTCOME, PID, LOG_FILE = "order.json", "outcome.json", "pid", "log.txt"
 REPORT = "report.html"
@@ -24,7 +24,7 @@ def main(folder: Path) -> None:
     """Do what order.json asks for."""
     (folder / PID).write_text(str(os.getpid()))
     order = json.loads((folder / ORDER).read_text())
-    limits = Limits(**order["limits"])
+    limits = JobLimits(**order["limits"])
     os.nice(limits.niceness)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
@@ -45,7 +45,7 @@ def without_paths(text: str, folder: Path) -> str:
     return text
 
 
-def work(order: dict[str, Any], folder: Path, limits: Limits) -> dict[str, str]:
+def work(order: dict[str, Any], folder: Path, limits: JobLimits) -> dict[str, str]:
     """Train, measure, and write the report.
 
     Args:
