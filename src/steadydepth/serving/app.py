@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 
 from steadydepth.errors import InputError
 from steadydepth.inference.filters import check_filter
-from steadydepth.serving import depth_route, status_route, stream_route
+from steadydepth.serving import depth_route, page_route, status_route, stream_route
 from steadydepth.serving.access import Access
 from steadydepth.serving.audit import Audit
 from steadydepth.serving.figures import Figures, registry_of
@@ -22,13 +22,12 @@ from steadydepth.serving.flicker import flicker_budget
 from steadydepth.serving.jobs.jobs import Jobs
 from steadydepth.serving.jobs.routes import add_finished, jobs_router
 from steadydepth.serving.models import Models
-from steadydepth.serving.page.route import page_router
 from steadydepth.serving.protection import Guard
 from steadydepth.serving.settings import Settings
 
 LOG = logging.getLogger(__name__)
 # Every router of the server.
-routers: list[APIRouter] = [depth_route.router, stream_route.router, status_route.router]
+routers: list[APIRouter] = [depth_route.router, stream_route.router, status_route.router, page_route.router]
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -63,7 +62,6 @@ def create_app(settings: Settings) -> FastAPI:
         state.jobs = Jobs(settings.data, models=state.models.sources, limits=settings.job_limits)
         add_finished(state.jobs, state.models)
         app.include_router(jobs_router(state.jobs, state.models))
-    app.include_router(page_router)
     app.add_middleware(Guard, settings=settings, audit=state.audit)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(InputError, _wrong_input)

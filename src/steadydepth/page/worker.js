@@ -122,7 +122,7 @@ async function smooth(image, depth) {
   const before = filterState ?? { ...zeros(web.filter_state), unit: new ort.Tensor("float32", unitOf(depth), [1, 2]) };
   const inputs = {
     image: new ort.Tensor("uint8", image, [...dims, 3]),
-    depth: new ort.Tensor("float32", depth, dims),
+    raw: new ort.Tensor("float32", depth, dims),
     strength: new ort.Tensor("float32", [STRENGTH], [1]),
   };
   for (const name of Object.keys(web.filter_state)) inputs[`state_${name}`] = before[name];

@@ -98,13 +98,14 @@ export class JobsView {
   showChosen() {
     const before = new Map([...find("chosen").querySelectorAll("input")].map((tick) => [tick.value, tick.checked]));
     const ready = (this.uploads ?? []).filter((upload) => upload.state === "ready");
-    if (ready.length === before.size && ready.every((upload) => before.has(upload.id))) return;
+    if (ready.length && ready.length === before.size && ready.every((upload) => before.has(upload.id))) return;
     const ticks = ready.map((upload) => {
       const tick = Object.assign(document.createElement("input"), { type: "checkbox", value: upload.id });
       tick.checked = before.get(upload.id) ?? true;
       return labelled(tick, upload.name);
     });
-    find("chosen").replaceChildren(find("chosen").querySelector("legend"), ...ticks);
+    const hint = ticks.length ? [] : ["None is ready yet."];
+    find("chosen").replaceChildren(find("chosen").querySelector("legend"), ...ticks, ...hint);
   }
 
   showModels() {

@@ -1,27 +1,20 @@
 """The page of the server, `/`: its files as they are, no token asked; what it asks for then, is."""
 
-from pathlib import Path
-
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse
 
-FOLDER = Path(__file__).parent
-KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-page_router = APIRouter(include_in_schema=False)
+from steadydepth.page import KINDS, page_files
+
+router = APIRouter(include_in_schema=False)
 
 
-def page_files() -> dict[str, Path]:
-    """The files of the page by name."""
-    return {path.name: path for path in sorted(FOLDER.iterdir()) if path.suffix in KINDS}
-
-
-@page_router.get("/")
+@router.get("/")
 def show_page() -> FileResponse:
     """The page itself."""
     return _file("index.html")
 
 
-@page_router.get("/{name}.{suffix}")
+@router.get("/{name}.{suffix}")
 def show_part(name: str, suffix: str) -> FileResponse:
     """A script, a style sheet or an image of it."""
     return _file(f"{name}.{suffix}")
