@@ -21,8 +21,8 @@ class Setting:
     key: str
     label: str
     default: int | float | str
-    least: float = 0
-    most: float = 0
+    least: int | float = 0
+    most: int | float = 0
     choices: tuple[str, ...] = ()
 
     def check(self, value: object) -> str | None:

@@ -173,7 +173,7 @@ class Uploads:
         if found.get("message"):
             remove(folder / DATA)
             return self.store.change(upload, state="refused", message=found["message"])
-        return self.store.change(upload, state="ready", sequences=found["sequences"])
+        return self.store.change(upload, state="ready", sequences=tuple(found["sequences"]))
 
 
 def _as_title(name: str) -> str:
