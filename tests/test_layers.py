@@ -18,7 +18,9 @@ FLOORS = (
     ("reports",),  # reads what runs leave, and runs their models
     ("experiments",),  # many runs
     ("serving",),  # a model over the network
-    ("cli", "commands", "client", "diagnosis", ""),  # doors
+    ("client",),  # the other side of it
+    ("served",),  # a server as a predictor
+    ("cli", "commands", "diagnosis", ""),  # doors
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 DOORS = len(FLOORS) - 1

@@ -29,10 +29,23 @@ def as_predictor(model: AnyModel, *, device: str | None = None) -> Predictor:
     return Predictor(model, device=device) if isinstance(model, nn.Module) else load(model, device=device)
 
 
+def _at_hand(model: AnyModel | None, server: str | None) -> Predictor:
+    """The one of both that is given, ready to predict."""
+    if (model is None) == (server is None):
+        raise InputError("a model predicts, or a server: give one of both, --model or --server")
+    if server is not None:
+        from steadydepth.served import ServedPredictor
+
+        return ServedPredictor(server)
+    assert model is not None
+    return as_predictor(model)
+
+
 def predict(
     inputs: str | Path | Iterable[str | Path],
     *,
-    model: AnyModel,
+    model: AnyModel | None = None,
+    server: str | None = None,
     out: str | Path,
     format: str = "npz",
     max_side: int | None = None,
@@ -46,12 +59,15 @@ def predict(
 ) -> list[Path]:
     """Write depth of one input or several (images, folders, videos, cameras, URLs) to the folder `out`.
 
-    `model` is a name, a module or what `load` returns; `inference.predict_files.predict_files` explains the options and
-    the errors. Returns the paths of all files and folders written.
+    `model` is a name, a module or what `load` returns; in its place `server` is the URL of one that `serve` runs, whose
+    token is in the environment variable STEADYDEPTH_TOKEN. `inference.predict_files.predict_files` explains the options
+    and the errors. Returns the paths of all files and folders written.
     """
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    if server is not None and max_side is not None:
+        raise InputError(f"max_side is {max_side}; a server shows its model frames as it was started to: leave it out")
     return predict_files(
-        as_predictor(model),
+        _at_hand(model, server),
         given,
         Path(out),
         format=format,
@@ -69,12 +85,20 @@ def predict(
 def stream(
     source: str | Path | int | Iterable[np.ndarray],
     *,
-    model: AnyModel,
+    model: AnyModel | None = None,
+    server: str | None = None,
     seconds: float | None = None,
     filter: str | None = None,
 ) -> Iterator[LiveResult]:
-    """Depth of the newest frame of a live source, as often as the model can; `stream_newest` has the options."""
-    return stream_newest(as_predictor(model), source, seconds=seconds, filter=filter)
+    """Depth of the newest frame of a live source, as often as the model, or the server, can.
+
+    `stream_newest` has the options; `model` and `server` as in `predict`.
+    """
+    if server is not None and model is None:
+        from steadydepth.served import stream_served
+
+        return stream_served(server, source, seconds=seconds, filter=filter)
+    return stream_newest(_at_hand(model, server), source, seconds=seconds, filter=filter)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from steadydepth.cli.printing import ModelName, cell, pair, print_columns
+from steadydepth.cli.printing import ModelName, ModelOrServer, ServerUrl, cell, pair, print_columns
 from steadydepth.errors import SomeFailedError
 
 
@@ -16,8 +16,9 @@ def predict(
         list[str],
         typer.Argument(metavar="INPUT...", help="Images, folders, videos, 'patterns*', camera numbers and URLs."),
     ],
-    model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder that gets the depth.")],
+    model: ModelOrServer = None,
+    server: ServerUrl = None,
     format: Annotated[str, typer.Option(help="npz, png16, exr, mp4, mkv, ply or rerun.")] = "npz",
     max_side: Annotated[int | None, typer.Option(help="Shrink inputs to this side for the network.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace outputs that exist.")] = False,
@@ -48,6 +49,7 @@ def predict(
         written = predict_all(
             inputs,
             model=model,
+            server=server,
             out=out,
             format=format,
             max_side=max_side,
@@ -69,7 +71,8 @@ def predict(
 
 def stream(
     source: Annotated[str, typer.Argument(help="A camera's index, a URL, a video or a folder of images.")],
-    model: ModelName,
+    model: ModelOrServer = None,
+    server: ServerUrl = None,
     seconds: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
     filter: Annotated[str | None, typer.Option(help="none, learned, ema, ema_0.8, median or flow_ema.")] = None,
     show: Annotated[bool, typer.Option("--show", help="In a window as well; q ends it.")] = False,
@@ -85,7 +88,7 @@ def stream(
     from steadydepth.inference.viewer import show_live
 
     camera = int(source) if source.isdecimal() else source
-    frames = stream_newest(camera, model=model, seconds=seconds, filter=filter)
+    frames = stream_newest(camera, model=model, server=server, seconds=seconds, filter=filter)
     frames = show_live(frames, source) if show else frames
     with suppress(KeyboardInterrupt):
         for frame in frames:

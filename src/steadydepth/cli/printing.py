@@ -12,6 +12,14 @@ ModelName = Annotated[
     str, typer.Option("--model", help="A folder, hub name, package.module:factory, or exported file.")
 ]
 
+ModelOrServer = Annotated[
+    str | None, typer.Option("--model", help="A folder, hub name, package.module:factory, or exported file.")
+]
+ServerUrl = Annotated[
+    str | None,
+    typer.Option("--server", metavar="URL", help="In place of --model; its token is in STEADYDEPTH_TOKEN."),
+]
+
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:

@@ -19,7 +19,7 @@ from steadydepth.files.predictions import find_predictions
 from steadydepth.files.stored_depth import open_predictions, open_raw
 from steadydepth.inference.filters import NONE, check_filter
 from steadydepth.inference.predictor import Predictor
-from steadydepth.inference.session import Image, Session
+from steadydepth.inference.session import Image, Session, VideoSession
 from steadydepth.metrics.protocols import Protocol
 from steadydepth.ops.resize import resize_depth
 from steadydepth.types import DepthFrames, InputError, State
@@ -38,7 +38,7 @@ class Source:
     open_reference: Callable[[], DepthFrames] | None = None  # what another model says of it
 
 
-def session_of(model: nn.Module | Predictor, *, filter: str | None = None, chunk: int | None = None) -> Session:
+def session_of(model: nn.Module | Predictor, *, filter: str | None = None, chunk: int | None = None) -> VideoSession:
     """A session of a module, on the device where its weights are, or of a predictor as it is."""
     return (Predictor(model) if isinstance(model, nn.Module) else model).session(filter=filter, chunk=chunk)
 
@@ -97,7 +97,7 @@ def sources_of_model(
         yield Source(name_of(path), partial(open_footage, path), open_depth)
 
 
-def _spool(session: Session, path: Path, stored: Path, protocol: Protocol) -> Callable[[], DepthFrames]:
+def _spool(session: VideoSession, path: Path, stored: Path, protocol: Protocol) -> Callable[[], DepthFrames]:
     """What opens the prediction of a sequence, written to `stored`; or raises what kept it from being made."""
     try:
         # A network of a protocol that cuts the frames is shown them cut.
@@ -109,7 +109,7 @@ def _spool(session: Session, path: Path, stored: Path, protocol: Protocol) -> Ca
                 n_frames, shape = n_frames + 1, result.depth.shape
     except InputError as error:
         return partial(_fail, str(error))
-    return partial(open_raw, stored, (n_frames, *shape), session.network.claims)
+    return partial(open_raw, stored, (n_frames, *shape), session.claims)
 
 
 def _fail(message: str) -> DepthFrames:

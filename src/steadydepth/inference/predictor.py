@@ -14,7 +14,7 @@ from steadydepth.inference.exported import ExportedNet
 from steadydepth.inference.filters import check_filter
 from steadydepth.inference.frame_sources import Input, open_source
 from steadydepth.inference.runtime import is_exported
-from steadydepth.inference.session import Image, Network, Result, Session, check_image
+from steadydepth.inference.session import Image, Network, Result, Session, VideoSession, check_image
 from steadydepth.types import Claims, InputError
 
 # An image in any of the forms that `Predictor.predict` takes; a PIL image counts as Any.
@@ -79,7 +79,7 @@ class Predictor:
         """Depth of each of some images, every one by itself, in any form that `predict` takes."""
         return [self.predict(image) for image in images]
 
-    def session(self, *, filter: str | None = None, chunk: int | None = None) -> Session:
+    def session(self, *, filter: str | None = None, chunk: int | None = None) -> VideoSession:
         """A session of its own for one video.
 
         Args:

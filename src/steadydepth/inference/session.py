@@ -56,6 +56,18 @@ class Predicts(Protocol):
     def frames_at_once(self, height: int, width: int) -> int: ...
 
 
+@runtime_checkable
+class VideoSession(Protocol):
+    """One video on its way: a `Session`, or what answers in its place."""
+
+    @property
+    def claims(self) -> Claims: ...
+
+    def step(self, image: np.ndarray, *, time_s: float | None = None) -> Result: ...
+
+    def run(self, images: Iterable[np.ndarray]) -> Iterator[Result]: ...
+
+
 class Network:
     """A video depth model on its device: a few frames of one size in, depth of that size out; nothing is remembered."""
 
@@ -186,6 +198,11 @@ class Session:
         # Whether what was before has any effect; not known before the network has been asked.
         self._remembers: bool | None = True if self._offline or self._filter else None
         self.reset()
+
+    @property
+    def claims(self) -> Claims:
+        """What the numbers of its depth mean."""
+        return self.network.claims
 
     def reset(self) -> None:
         """Forget all frames so far: the next one begins a video."""

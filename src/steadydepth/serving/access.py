@@ -11,7 +11,7 @@ from steadydepth.serving.settings import Settings
 from steadydepth.serving.tokens import LOCAL, Identity, Scope, Tokens
 
 # Browsers cannot set a header when they open a WebSocket: there the token comes as one of the offered subprotocols.
-PROTOCOL, _BEARER = "steadydepth.v1", "bearer."
+_BEARER = "bearer."
 _MOST_CLIENTS = 10_000
 
 
@@ -45,7 +45,7 @@ class Access:
         limits = settings.limits
         self._tokens = None if settings.tokens is None else Tokens(settings.tokens)
         self._requests = Rates(limits.requests_s, 2 * limits.requests_s)
-        self._failures = Rates(limits.failures_s, 10)
+        self._failures = Rates(limits.failures_s, 10.0)
 
     def identify(self, connection: HTTPConnection) -> Identity:
         """Who asks; HTTPException where the token is wrong, missing, or tried too often."""

@@ -105,6 +105,8 @@ class Guard:
         if origin is not None and not is_reading and _place(origin) != hosts[0].lower():
             return 403, "pages of other sites are refused"
         lengths = connection.headers.getlist("content-length")
+        if lengths and "transfer-encoding" in connection.headers:
+            return 400, "a body has a length or comes in chunks"  # a proxy might go by the other one
         if lengths and (not lengths[0].isdecimal() or int(lengths[0]) > self.settings.limits.body_bytes):
             return 413, f"a body has at most {self.settings.limits.body_bytes} bytes"
         return None

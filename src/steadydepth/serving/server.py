@@ -22,7 +22,19 @@ def run_server(settings: Settings) -> None:
         InputError: the settings are unsafe or do not fit together, or the model cannot be read.
     """
     server = make_server(settings)
-    server.run()
+    asyncio.run(_run(server, settings))
+
+
+async def _run(server: uvicorn.Server, settings: Settings) -> None:
+    serving = asyncio.create_task(server.serve())
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    if server.started:
+        # The port that it has got, where any free one was asked for.
+        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        scheme = "http" if settings.certificate is None else "https"
+        LOG.info("serving at %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
+    await serving
 
 
 def make_server(settings: Settings) -> uvicorn.Server:

@@ -8,7 +8,6 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 
-from steadydepth.errors import InputError
 from steadydepth.serving.access import requires
 from steadydepth.serving.audit import Audit
 from steadydepth.serving.models import Models, describe
@@ -61,10 +60,10 @@ async def put_into_service(request: Request, choice: Choice) -> dict[str, Any]:
     try:
         # In a thread of its own: those of the pool are for frames.
         now = await asyncio.to_thread(known.put_into_service, choice.model)
-    except InputError as error:
-        # Its message names files of this machine.
-        LOG.error("%s is not put into service: %s", choice.model, error)
-        raise HTTPException(422, "the model cannot be read: the server's log says why") from None
+    except Exception:
+        # What it says names files of this machine.
+        LOG.exception("%s is not put into service", choice.model)
+        raise HTTPException(422, "the model cannot be read, or fails: the log says why") from None
     audit.note("model in service", model=now.name, version=now.version, who=request.state.identity.name)
     return _listed(known)
 

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, HTTPException, Query, WebSocket, WebSocketDisconnect
 
 from steadydepth.errors import InputError
-from steadydepth.serving.access import PROTOCOL, Rates, client_of, requires
+from steadydepth.serving.access import Rates, client_of, requires
 from steadydepth.serving.encoding import decode_image, encode_depth, raw_image
 from steadydepth.serving.figures import Figures, StreamFigures
 from steadydepth.serving.flicker import LiveFlicker
-from steadydepth.serving.messages import MOST_ID, WINDOW, pack, unpack
+from steadydepth.serving.messages import MOST_ID, PROTOCOL, WINDOW, pack, unpack
 from steadydepth.serving.models import Models, describe
 from steadydepth.serving.settings import Limits, Settings
 from steadydepth.serving.terminals import Terminal
@@ -97,7 +97,7 @@ class _Stream:
 
     async def run(self) -> None:
         """Until the client goes, or a limit is reached."""
-        await self._say("hello", session=self.name, window=WINDOW, **describe(self.models.current))
+        await self._say(type="hello", session=self.name, window=WINDOW, **describe(self.models.current))
         tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._answer_all())]
         try:
             first = asyncio.FIRST_COMPLETED
@@ -170,44 +170,52 @@ class _Stream:
         if displaced is not None:
             self.own.n_skipped += 1
             self.figures.n_skipped += 1
-            await self._say("skipped", id=displaced.number)
+            await self._say(type="skipped", id=displaced.number)
 
     async def _answer_all(self) -> None:
+        frame: _Frame | None = None
         while True:
-            await self._changed.wait()
-            self._changed.clear()
-            frame, self._newest = self._newest, None
-            self.own.is_waiting = False
-            if frame is not None:
-                await self._answer(frame)
+            while frame is None:
+                await self._changed.wait()
+                frame = self._take()
+            answer = await self._answer(frame)
+            # Out of the queue before the client hears that it may send another one, or that one would displace it.
+            frame = self._take()
+            await self._send(self.socket.send_bytes(answer)) if isinstance(answer, bytes) else await self._say(**answer)
+            if self._n_refused >= _MOST_REFUSED:
+                raise _Over(1008, f"{_MOST_REFUSED} frames were refused, one after another")
 
-    async def _answer(self, frame: _Frame) -> None:
+    def _take(self) -> _Frame | None:
+        self._changed.clear()
+        self.own.is_waiting = False
+        frame, self._newest = self._newest, None
+        return frame
+
+    async def _answer(self, frame: _Frame) -> bytes | dict[str, Any]:
+        """A message with depth, or what is said in its place."""
         loop = asyncio.get_running_loop()
         self._step = loop.run_in_executor(self._pool, self._compute, frame)
         try:
             # Shielded: when the stream ends, the thread goes on to its end.
             answer = await asyncio.shield(self._step)
         except InputError as error:
-            await self._refuse(frame, str(error))
+            return self._refuse(frame, str(error))
         except Exception:
             number = secrets.token_hex(4)
             LOG.exception("error %s in a frame of a stream", number)
-            await self._refuse(frame, f"internal error {number}")
-        else:
-            self._n_refused = 0
-            self.own.n_frames += 1
-            self.own.flicker = self.flicker.value
-            self.figures.n_frames += 1
-            self.figures.answered(time.monotonic() - frame.arrived)
-            await self._send(self.socket.send_bytes(answer))
+            return self._refuse(frame, f"internal error {number}")
+        self._n_refused = 0
+        self.own.n_frames += 1
+        self.own.flicker = self.flicker.value
+        self.figures.n_frames += 1
+        self.figures.answered(time.monotonic() - frame.arrived)
+        return answer
 
-    async def _refuse(self, frame: _Frame, reason: str) -> None:
+    def _refuse(self, frame: _Frame, reason: str) -> dict[str, Any]:
         self._n_refused += 1
         self.own.n_refused += 1
         self.figures.n_refused += 1
-        await self._say("refused", id=frame.number, reason=reason)
-        if self._n_refused >= _MOST_REFUSED:
-            raise _Over(1008, f"{_MOST_REFUSED} frames were refused, one after another")
+        return {"type": "refused", "id": frame.number, "reason": reason}
 
     def _compute(self, frame: _Frame) -> bytes:
         """In a thread: bytes to bytes."""
@@ -235,8 +243,8 @@ class _Stream:
         }
         return pack(header, payload)
 
-    async def _say(self, kind: str, **facts: Any) -> None:
-        await self._send(self.socket.send_json({"type": kind, **facts, "time": time.time()}))
+    async def _say(self, **facts: Any) -> None:
+        await self._send(self.socket.send_json({**facts, "time": time.time()}))
 
     async def _send(self, sending: Awaitable[None]) -> None:
         async with self._sending:

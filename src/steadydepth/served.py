@@ -1,0 +1,116 @@
+"""A server wherever a predictor is asked for: predict and stream on a machine that has no model."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from itertools import count
+from pathlib import Path
+from queue import SimpleQueue
+from typing import cast
+
+import numpy as np
+
+from steadydepth.client import Client, StreamedDepth
+from steadydepth.inference.frame_sources import open_source
+from steadydepth.inference.live import LiveResult
+from steadydepth.inference.predictor import AnyImage, Predictor, as_image
+from steadydepth.inference.session import Result, VideoSession
+from steadydepth.ops.colours import is_measured
+from steadydepth.types import Claims, InputError
+
+TOKEN_VARIABLE = "STEADYDEPTH_TOKEN"
+
+
+class ServedPredictor(Predictor):
+    """The model that a server has in service, as a predictor; cuts are known by the frames before them alone."""
+
+    def __init__(self, url: str, *, filter: str | None = None, token: str | None = None) -> None:
+        """Find the server.
+
+        Args:
+            url: http://host:port.
+            filter: of videos; None takes the one that the server was started with.
+            token: None takes that of the environment variable STEADYDEPTH_TOKEN.
+
+        Raises:
+            InputError: it does not answer, or refuses.
+        """
+        self.client = Client(url, token=token or os.environ.get(TOKEN_VARIABLE))
+        self.filter = filter
+        self._claims = cast(Claims, self.client.models()["claims"])
+
+    @property
+    def claims(self) -> Claims:
+        return self._claims
+
+    def predict(self, image: AnyImage) -> Result:
+        given = as_image(image)
+        depth = self.client.predict(given).depth
+        return Result(depth, self._claims, is_measured(depth, self._claims), given)
+
+    def session(self, *, filter: str | None = None, chunk: int | None = None) -> VideoSession:
+        return _ServedSession(self.client, filter or self.filter, self._claims)
+
+
+class _ServedSession:
+    """One video through a server, without loss there and back."""
+
+    def __init__(self, client: Client, filter: str | None, claims: Claims) -> None:
+        self._client, self._filter, self.claims = client, filter, claims
+        self._given: SimpleQueue[np.ndarray] = SimpleQueue()
+        self._steps: Iterator[Result] | None = None
+
+    def run(self, images: Iterable[np.ndarray]) -> Iterator[Result]:
+        answers = self._client.stream(images, filter=self._filter, format="zstd", encoding="png")
+        return (self._result(answer) for answer in answers)
+
+    def step(self, image: np.ndarray, *, time_s: float | None = None) -> Result:
+        """One frame, waited for; `stream_served` keeps two on their way. The server looks for gaps by its own clock."""
+        self._given.put(image)
+        if self._steps is None:
+            # The source never ends by itself: its thread goes with the process.
+            self._steps = self.run(self._given.get() for _ in count())
+        return next(self._steps)
+
+    def _result(self, answer: StreamedDepth) -> Result:
+        if answer.claims != self.claims:
+            raise InputError(
+                f"the server's model claims {answer.claims} now, and {self.claims} before: another one was put into "
+                "service meanwhile; run again"
+            )
+        return _result(answer)
+
+
+def stream_served(
+    url: str,
+    source: str | Path | int | Iterable[np.ndarray],
+    *,
+    seconds: float | None = None,
+    filter: str | None = None,
+    token: str | None = None,
+) -> Iterator[LiveResult]:
+    """Depth of the newest frame of a live source, by a server; as `inference.live.stream_newest`.
+
+    Frames go as JPEG and depth comes as float16. A connection that is cut is made again.
+
+    Args:
+        url: http://host:port.
+        source: a camera's index, a URL, a path or an iterator of uint8 RGB images.
+        seconds: end after so long; None goes on until the source ends.
+        filter: one of the server's filters; None takes the one that it was started with.
+        token: None takes that of the environment variable STEADYDEPTH_TOKEN.
+
+    Raises:
+        InputError: the source cannot be opened, or the server refuses, or does not answer for a minute.
+    """
+    client = Client(url, token=token or os.environ.get(TOKEN_VARIABLE))
+    begun = time.perf_counter()
+    for answer in client.stream(open_source(source).frames(), is_live=True, filter=filter):
+        yield LiveResult(_result(answer), answer.number, answer.n_skipped, answer.latency_s)
+        if seconds is not None and time.perf_counter() - begun >= seconds:
+            return
+
+
+def _result(answer: StreamedDepth) -> Result:
+    claims = cast(Claims, answer.claims)
+    return Result(answer.depth, claims, is_measured(answer.depth, claims), answer.image, answer.is_start)

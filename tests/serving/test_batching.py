@@ -1,0 +1,196 @@
+"""Many sessions on one network: batches are shared, states are not; another model takes over between two frames."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from served import Average, averages, film
+from torch import nn
+
+from steadydepth.inference.predictor import Predictor
+from steadydepth.inference.session import Network, Session, state_kind
+from steadydepth.serving.batching import Batcher
+from steadydepth.serving.models import Models
+from steadydepth.serving.terminals import Terminal
+from steadydepth.types import InputError
+
+
+def wait_until(condition):
+    for _ in range(2000):
+        if condition():
+            return
+        threading.Event().wait(0.005)
+    raise AssertionError("it does not come")
+
+
+def run_all(batcher, films, start=lambda: None):
+    """Each film through a session of its own, all at the same time; their depths."""
+    ports = [batcher.open() for _ in films]
+
+    def run(port, frames):
+        session = Session(port)
+        found = np.stack([session.step(frame).depth for frame in frames])
+        port.close()
+        return found
+
+    with ThreadPoolExecutor(len(films)) as pool:
+        futures = [pool.submit(run, port, frames) for port, frames in zip(ports, films, strict=True)]
+        start()
+        return [future.result(30) for future in futures]
+
+
+def test_states_of_32_sessions_in_one_batch_never_mix():
+    model = Average()
+    model.gate.clear()
+    batcher = Batcher(Network(model))
+    films = [film(seed, n_frames=6) for seed in range(32)]
+
+    def start():
+        wait_until(lambda: batcher.n_waiting >= 16)
+        model.gate.set()
+
+    found = run_all(batcher, films, start)
+    for depth, frames in zip(found, films, strict=True):
+        np.testing.assert_allclose(depth, averages(frames), rtol=1e-6)
+    assert sum(model.batches) == batcher.n_frames == 32 * 6
+    assert max(model.batches) == 16  # the most that go through a network at once
+
+
+def test_frames_of_two_sizes_and_beginnings_are_not_stacked():
+    model = Average()
+    model.gate.clear()
+    batcher = Batcher(Network(model))
+    films = [film(1, 3), film(2, 3, height=24), film(3, 4), film(4, 3, height=24)]
+
+    def start():
+        wait_until(lambda: batcher.n_waiting >= 3)
+        model.gate.set()
+
+    for depth, frames in zip(run_all(batcher, films, start), films, strict=True):
+        np.testing.assert_allclose(depth, averages(frames), rtol=1e-6)
+
+
+def test_one_session_alone_waits_for_nobody():
+    batcher = Batcher(Network(Average()), wait_s=60.0)
+    [found] = run_all(batcher, [film(0, 3)])
+    np.testing.assert_allclose(found, averages(film(0, 3)), rtol=1e-6)
+
+
+def test_a_state_is_a_copy_and_not_a_view_of_the_batch():
+    network = Network(Average())
+    frames = film(0, 2)
+    (_, state), (_, other) = network.step_together(list(frames), [None, None])
+    assert state["total"].untyped_storage().nbytes() == state["total"].nbytes
+    assert state_kind(state) == state_kind(other) != state_kind(None)
+
+
+def test_a_failure_reaches_those_who_asked_and_the_next_frame_goes_on():
+    class Moody(Average):
+        def forward(self, frames, state=None):
+            if float(frames.max()) == 0:
+                raise RuntimeError("no light")
+            return super().forward(frames, state)
+
+    batcher = Batcher(Network(Moody()))
+    port = batcher.open()
+    with pytest.raises(RuntimeError, match="no light"):
+        port([np.zeros((8, 8, 3), np.uint8)], None)
+    depth, _ = port([np.full((8, 8, 3), 5, np.uint8)], None)
+    np.testing.assert_allclose(depth, 6)
+    port.close()
+
+
+def test_a_retired_network_answers_who_is_there_and_then_ends():
+    batcher = Batcher(Network(Average()))
+    port = batcher.open()
+    batcher.retire()
+    assert batcher.open() is None
+    assert port([np.full((8, 8, 3), 5, np.uint8)], None)[0].shape == (1, 8, 8)
+    assert batcher.is_alive
+    port.close()
+    wait_until(lambda: not batcher.is_alive)
+
+
+def test_models_change_under_load_without_a_lost_or_mixed_frame():
+    """Each answer is that of the model that it names, from a beginning of its own."""
+    bases = {"one": 1.0, "two": 1000.0}
+    models = Models(Predictor(Average(bases["one"])))
+    models.add("one", Predictor(Average(bases["one"])))
+    models.add("two", Predictor(Average(bases["two"])))
+    is_over = threading.Event()
+
+    def run(seed):
+        terminal, frames, answers = Terminal(models), film(seed, 50), []
+        while not is_over.is_set():
+            answers.append(terminal.step(frames[len(answers) % 50]))
+        terminal.close()
+        expected, seen = [], []
+        for number, answer in enumerate(answers):
+            if answer.result.is_start:
+                seen = []
+            seen.append(frames[number % 50][..., 0].astype(np.float64))
+            base = bases.get(answer.by.name, 1.0)
+            expected.append(base + np.mean(seen, axis=0))
+            np.testing.assert_allclose(answer.result.depth, expected[-1], rtol=1e-5)
+        return [answer.by.version for answer in answers]
+
+    with ThreadPoolExecutor(6) as pool:
+        futures = [pool.submit(run, seed) for seed in range(6)]
+        for name in ["two", "one"] * 6:
+            before = models.current
+            models.put_into_service(name)
+            wait_until(lambda: models.current.batcher.n_frames > 8)
+            wait_until(lambda before=before: not before.batcher.is_alive)
+        is_over.set()
+        for future in futures:
+            versions = future.result(30)
+            assert versions == sorted(versions)
+            assert versions[-1] == 13
+
+
+def test_what_cannot_be_put_into_service_changes_nothing(tmp_path):
+    class Broken(nn.Module):
+        claims = "metric"
+
+        def forward(self, frames, state=None):
+            raise RuntimeError("no")
+
+    models = Models(Predictor(Average()))
+    models.add("missing", tmp_path / "missing")
+    models.add("broken", Predictor(Broken()))
+    for name, error in (("missing", InputError), ("broken", RuntimeError), ("nobody", InputError)):
+        with pytest.raises(error):
+            models.put_into_service(name)
+    assert (models.current.name, models.current.version) == ("model", 1)
+    assert models.names() == ["model", "missing", "broken"]
+    for name in ("../x", "", "a/b", ".x", "x" * 65, "a\n"):
+        with pytest.raises(InputError, match="no name of a model"):
+            models.add(name, tmp_path)
+
+
+def test_a_model_of_a_path_is_known_by_its_last_part(tmp_path, model):
+    from steadydepth.training.checkpoint import save_model
+
+    save_model(model, tmp_path / "runs" / "my steady")
+    assert Models(tmp_path / "runs" / "my steady").names() == ["my-steady"]
+
+
+def test_a_terminal_begins_anew_after_a_failure():
+    class Fragile(Average):
+        def forward(self, frames, state=None):
+            depth, state = super().forward(frames, state)
+            if float(frames.max()) == 0:
+                raise RuntimeError("dark")
+            return depth, state
+
+    terminal = Terminal(Models(Predictor(Fragile())))
+    bright = np.full((16, 16, 3), 50, np.uint8)
+    assert terminal.step(bright).result.is_start
+    with pytest.raises(RuntimeError, match="dark"):
+        terminal.step(np.zeros((16, 16, 3), np.uint8))
+    again = terminal.step(bright).result
+    assert again.is_start
+    assert torch.equal(torch.from_numpy(again.depth), torch.full((16, 16), 51.0))
+    terminal.close()
