@@ -49,16 +49,11 @@ async function greet() {
   const known = await server.askJson("v1/models");
   find("model").textContent = `${known.model}, ${known.claims}`;
   say("");
-  try {
-    const kinds = await server.askJson("v1/jobs/kinds");
-    const { JobsView } = await import("./jobs.js");
-    jobs ??= new JobsView(kinds, say);
-    find("tab-jobs").hidden = false;
-    await jobs.refresh();
-  } catch (error) {
-    // A server without training, or a token that may not train.
-    if (![401, 403, 404].includes(error.status)) throw error;
-  }
+  if (!(await server.askJson("page.json")).trains) return;
+  const { JobsView } = await import("./jobs.js");
+  jobs ??= new JobsView(await server.askJson("v1/jobs/kinds"), say);
+  find("tab-jobs").hidden = false;
+  await jobs.refresh();
 }
 
 async function begin() {

@@ -1,9 +1,13 @@
 """The page of the server, `/`: its files as they are, no token asked; what it asks for then, is."""
 
-from fastapi import APIRouter, HTTPException
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import FileResponse
 
 from steadydepth.page import KINDS, page_files
+from steadydepth.serving.access import requires
+from steadydepth.serving.tokens import Identity
 
 router = APIRouter(include_in_schema=False)
 
@@ -12,6 +16,12 @@ router = APIRouter(include_in_schema=False)
 def show_page() -> FileResponse:
     """The page itself."""
     return _file("index.html")
+
+
+@router.get("/page.json")
+def show_rights(request: Request, identity: Annotated[Identity, requires("predict")]) -> dict[str, bool]:
+    """What the page may offer whoever asks."""
+    return {"trains": request.app.state.jobs is not None and identity.may("train")}
 
 
 @router.get("/{name}.{suffix}")
