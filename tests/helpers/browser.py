@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -72,7 +73,7 @@ def until(look, seconds=90.0):
 
 class _Quiet(SimpleHTTPRequestHandler):
     # Python's own table is the system's, which may know neither.
-    extensions_map = {**SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript", ".js": "text/javascript"}
+    extensions_map: ClassVar = {**SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript", ".js": "text/javascript"}
 
     def log_message(self, *_):
         pass

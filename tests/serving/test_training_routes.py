@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import zipfile
 from base64 import b64encode
 
@@ -172,6 +173,7 @@ def test_a_job_from_order_to_model_in_service(http, files):
     assert http.delete(f"/v1/jobs/{job['id']}").status_code == 422
     done = wait_for(lambda: http.get(f"/v1/jobs/{job['id']}").json(), "finished")
     assert done["has_report"]
+    assert re.search(r"flicker along the flow \d+\.\d\d to \d+\.\d\d %, abs_rel", done["message"])
     lines = http.get(f"/v1/jobs/{job['id']}/curves").json()
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert http.get(f"/v1/jobs/{job['id']}/curves?after=5").json() == lines[5:]

@@ -73,12 +73,14 @@ def work(order: dict[str, Any], folder: Path, limits: JobLimits) -> dict[str, st
     train(config)
     if not (folder / RUN / CARD).is_file():
         return {"state": "stopped", "message": ""}
-    _report(order["model"], folder)
-    return {"state": "finished", "message": ""}
+    return {"state": "finished", "message": _report(order["model"], folder)}
 
 
-def _report(model: str, folder: Path) -> None:
-    """What the model scores before and after on the sequences of the job, and the page of both."""
+def _report(model: str, folder: Path) -> str:
+    """Measure the model before and after on the sequences of the job, and write the page of both.
+
+    Returns: what came of it, in a line.
+    """
     from steadydepth.evaluation.evaluate import evaluate
     from steadydepth.inference.predictor import load
     from steadydepth.reports.report import write_report
@@ -91,6 +93,11 @@ def _report(model: str, folder: Path) -> None:
     page = write_report([before, folder / RUN], folder / f".{REPORT}")
     page.write_text(without_paths(page.read_text(encoding="utf-8"), folder), encoding="utf-8")
     page.rename(folder / REPORT)
+    means = [json.loads((out / "metrics.json").read_text())["mean"] for out in (before, folder / RUN)]
+    shown = {"flicker_flow": "flicker along the flow {:.2f} to {:.2f} %", "abs_rel": "abs_rel {:.3f} to {:.3f}"}
+    found = {name: [mean.get(name) for mean in means] for name in shown}
+    said = [shown[name].format(*pair) for name, pair in found.items() if None not in pair]
+    return f"on its own videos: {', '.join(said)}" if said else ""
 
 
 if __name__ == "__main__":
