@@ -114,17 +114,20 @@ class Server:
             if found := re.search(r"running on http://127\.0\.0\.1:(\d+)", text):
                 # The next one is where this one was: clients find it again.
                 self.port = int(found[1])
-                return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=60)
+                self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=60)
+                return self.http
             time.sleep(0.02)
         raise AssertionError(self.log.read_text())
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(30)
+        self.http.close()
 
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(90)
+        self.http.close()
 
     def workers(self) -> list[int]:
         """Processes of its jobs that live."""

@@ -67,13 +67,19 @@ def work(order: dict[str, Any], folder: Path, limits: JobLimits) -> dict[str, st
         return {"state": "finished", "message": ""}
 
     from steadydepth.training.checkpoint import CARD
+    from steadydepth.training.log import LOG
     from steadydepth.training.loop import train
 
     config = config_of(order["kind"], order["settings"], order["model"], folder, limits)
     train(config)
     if not (folder / RUN / CARD).is_file():
         return {"state": "stopped", "message": ""}
-    return {"state": "finished", "message": _report(order["model"], folder)}
+    lines = (config.run.folder / LOG).read_text().splitlines()
+    step = json.loads(lines[-1])["step"] if lines else 0
+    # Between the last line of the log and the end there may be steps, but not a line's worth.
+    is_cut = step <= config.optim.steps - config.run.log_every
+    early = f"ended by its guard after step {step} of {config.optim.steps}; " if is_cut else ""
+    return {"state": "finished", "message": early + _report(order["model"], folder)}
 
 
 def _report(model: str, folder: Path) -> str:
