@@ -15,8 +15,9 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 BLOCKS = PYTHON.findall(README)
-# That of docs/export.md is held to the model in tests/exporters/test_state.py.
-PAGES = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "export.md")
+# That of docs/export.md is held to the model in tests/exporters/test_state.py, that of docs/serving.md to a server in
+# tests/serving/test_serving_page.py.
+PAGES = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name not in ("export.md", "serving.md"))
 ON_PAGES = {page.name: blocks for page in PAGES if (blocks := PYTHON.findall(page.read_text()))}
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlencode, urlsplit
 
@@ -110,8 +110,8 @@ class Client:
 
         Args:
             frames: uint8 RGB (h, w, 3); read in a thread of its own.
-            is_live: the newest frame wins, those before it that were not sent are left out, and those that a cut
-                connection lost as well. False sends each frame until it is answered.
+            is_live: the newest frame wins, those before it that were not sent, or that a cut connection lost, are left
+                out. False sends each frame until it is answered.
             filter: one of the server's causal filters; None takes the one it was started with.
             format: of the answers: float16, png16 (16 bits), zstd (float32, without loss) or float32.
             encoding: of the frames: jpeg, or without loss png or rgb.
@@ -184,12 +184,22 @@ def _refusal(url: str, status: int, content: bytes | bytearray) -> str:
     return f"{url} refuses it ({status}): {detail}"
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """A frame on its way."""
+
+    number: int
+    image: NDArray[Any]
+    taken: float  # monotonic, as `sent`
+    sent: float
+
+
 class _Feed:
     """The frames of a source, read by a thread of its own: the newest one, or each when it is asked for."""
 
     def __init__(self, frames: Iterable[NDArray[Any]], is_live: bool, changed: threading.Condition) -> None:
         self._changed, self._is_live = changed, is_live
-        self.kept: tuple[int, NDArray[Any]] | None = None
+        self.kept: tuple[int, NDArray[Any], float] | None = None
         self.error: BaseException | None = None
         self.is_over = self._is_stopped = False
         threading.Thread(target=self._read, args=(frames,), daemon=True).start()
@@ -199,8 +209,8 @@ class _Feed:
             self._is_stopped = True
             self._changed.notify_all()
 
-    def take(self) -> tuple[int, NDArray[Any]]:
-        """The frame that is kept, by whoever holds the lock."""
+    def take(self) -> tuple[int, NDArray[Any], float]:
+        """The frame that is kept and when it came, for whoever holds the lock."""
         kept, self.kept = self.kept, None
         assert kept is not None
         self._changed.notify_all()
@@ -213,7 +223,7 @@ class _Feed:
                     self._changed.wait_for(lambda: self._is_live or self.kept is None or self._is_stopped)
                     if self._is_stopped:
                         return
-                    self.kept = number, frame
+                    self.kept = number, frame, time.monotonic()
                     self._changed.notify_all()
         # Whatever it is, it is raised where the answers are asked for.
         except BaseException as error:
@@ -241,8 +251,8 @@ class _Stream:
         self._frames = frames
         # One that the same thread may take twice.
         self._changed = threading.Condition(threading.RLock())
-        self._waiting = deque[tuple[int, NDArray[Any], float]]()  # sent, not answered yet
-        self._again = deque[tuple[int, NDArray[Any]]]()  # of a connection that was cut
+        self._waiting = deque[_Sent]()  # not answered yet
+        self._again = deque[_Sent]()  # of a connection that was cut
         self._last = -1  # number of the last frame that was answered
         self._n_in_vain = 0  # connections, one after another, without an answer
         self._is_cut = False
@@ -292,8 +302,8 @@ class _Stream:
             connection.close()
             if sender.ident is not None:
                 sender.join()
-            lost = [] if self.is_live else [(number, image) for number, image, _ in self._waiting]
-            self._again.extendleft(reversed(lost))
+            # Of live ones the newest, unless another one is there by then.
+            self._again.extendleft(reversed(list(self._waiting)[-1 if self.is_live else 0 :]))
             self._waiting.clear()
 
     def _connect(self) -> Any:
@@ -320,10 +330,14 @@ class _Stream:
                 self._changed.wait_for(has_work)
                 if self._is_cut or self._is_done():
                     break
-                number, image = self._again.popleft() if self._again else self._feed.take()
-                self._waiting.append((number, image, time.monotonic()))
+                if self._again and not (self.is_live and self._feed.kept):
+                    frame = replace(self._again.popleft(), sent=time.monotonic())
+                else:
+                    self._again.clear()
+                    frame = _Sent(*self._feed.take(), sent=time.monotonic())
+                self._waiting.append(frame)
             try:
-                connection.send(self._message(number, image))
+                connection.send(self._message(frame))
             except InputError as error:
                 self._fault = error
                 break
@@ -332,12 +346,14 @@ class _Stream:
         # The receiver waits for a message, and hears of it by that.
         connection.close()
 
-    def _message(self, number: int, image: NDArray[Any]) -> bytes:
+    def _message(self, frame: _Sent) -> bytes:
+        # Only live frames have gaps in time: those of a recording are as close as they were.
+        header = {"id": frame.number, **({"time": frame.taken} if self.is_live else {})}
         if self.encoding == "rgb":
-            height, width = _checked(image).shape[:2]
-            header = {"id": number, "kind": "rgb", "height": height, "width": width}
-            return pack(header, np.ascontiguousarray(image).tobytes())
-        return pack({"id": number, "kind": "image"}, _encode(image, self.encoding))
+            height, width = _checked(frame.image).shape[:2]
+            pixels = np.ascontiguousarray(frame.image).tobytes()
+            return pack({**header, "kind": "rgb", "height": height, "width": width}, pixels)
+        return pack({**header, "kind": "image"}, _encode(frame.image, self.encoding))
 
     def _receive_all(self, connection: Any) -> Iterator[StreamedDepth]:
         """Answers until the connection is closed, which is raised."""
@@ -345,7 +361,7 @@ class _Stream:
             try:
                 message = connection.recv(_LOOK_EVERY_S)
             except TimeoutError:
-                if self._waiting and time.monotonic() - self._waiting[0][2] > self.client.timeout_s:
+                if self._waiting and time.monotonic() - self._waiting[0].sent > self.client.timeout_s:
                     raise EOFError(f"no answer in {self.client.timeout_s:g} s") from None
                 continue
             if isinstance(message, str):
@@ -364,7 +380,7 @@ class _Stream:
 
     def _answer(self, message: bytes) -> StreamedDepth:
         header, payload = unpack(message)
-        image, sent = self._settle(header["id"])
+        frame = self._settle(header["id"])
         depth = decode_depth(header, payload)
         number, self._n_in_vain = header["id"], 0
         n_skipped, self._last = number - self._last - 1, number
@@ -373,21 +389,21 @@ class _Stream:
             claims=header["claims"],
             model=f"{header['model']} {header['version']}",
             number=number,
-            image=image,
+            image=frame.image,
             is_start=header["start"],
             n_skipped=n_skipped,
-            latency_s=time.monotonic() - sent,
+            latency_s=time.monotonic() - frame.sent,
             flicker=header["flicker"],
         )
 
-    def _settle(self, number: int) -> tuple[NDArray[Any], float]:
+    def _settle(self, number: int) -> _Sent:
         """The frame that is answered; there is room for another one."""
         with self._changed:
-            for place, (waiting, image, sent) in enumerate(self._waiting):
-                if waiting == number:
+            for place, frame in enumerate(self._waiting):
+                if frame.number == number:
                     del self._waiting[place]
                     self._changed.notify_all()
-                    return image, sent
+                    return frame
         raise InputError(f"{self.client.url} answers frame {number}, which was not asked: is it a steadydepth server?")
 
 

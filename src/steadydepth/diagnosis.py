@@ -17,6 +17,10 @@ OPTIONAL = {
     "transformers": ("depth models of transformers", "transformers"),
     "peft": ("LoRA", "lora"),
     "optuna": ("searching hyper-parameters", "search"),
+    "fastapi": ("the server", "serve"),
+    "uvicorn": ("the server", "serve"),
+    "prometheus-client": ("the server", "serve"),
+    "websockets": ("the server, and its client", "serve"),
     "ray": ("training and prediction on a cluster", "ray"),
 }
 CODECS = {"libx264": "MP4 that browsers play", "ffv1": "lossless 16-bit depth video"}

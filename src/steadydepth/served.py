@@ -65,7 +65,7 @@ class _ServedSession:
         return (self._result(answer) for answer in answers)
 
     def step(self, image: np.ndarray, *, time_s: float | None = None) -> Result:
-        """One frame, waited for; `stream_served` keeps two on their way. The server looks for gaps by its own clock."""
+        """One frame, waited for; `stream_served` keeps two on their way. No gaps in time are looked for."""
         self._given.put(image)
         if self._steps is None:
             # The source never ends by itself: its thread goes with the process.

@@ -89,18 +89,20 @@ def test_the_newest_frame_wins_and_each_other_one_is_counted():
         assert not figures.is_waiting
 
 
-@pytest.mark.parametrize("how", ["header", "text", "size", "cut", "reconnect"])
+@pytest.mark.parametrize("how", ["header", "text", "size", "cut", "gap", "reconnect"])
 def test_a_session_begins_anew(served, how):
-    """On request, at another size, at a cut, and over another connection."""
+    """On request, at another size, at a cut, after a gap between the times of frames, and over another connection."""
     first, second = film(5, 5), film(6, 5, height=80 if how == "size" else 40)
     with served.open() as stream:
         for number, frame in enumerate(first):
-            ask(stream, rgb(number, frame))
+            header, _ = ask(stream, rgb(number, frame, time=0.1 * number))
+            assert header["start"] == (number == 0)
         if how != "reconnect":
             if how == "text":
                 stream.send('{"type": "reset"}')
             after = second if how in ("size", "cut") else first
-            header, depth = ask(stream, rgb(10, after[0], **({"reset": True} if how == "header" else {})))
+            more = {"header": {"reset": True}, "gap": {"time": 2.4}}.get(how, {})
+            header, depth = ask(stream, rgb(10, after[0], **more))
             assert header["start"]
             np.testing.assert_allclose(depth, averages(after[:1])[0])
             return
@@ -178,6 +180,9 @@ WRONG = {
     "id too large": pack({"id": 2**53, "kind": "image"}),
     "true as id": pack({"id": True, "kind": "image"}),
     "kind": pack({"id": 0, "kind": "url"}, b"http://127.0.0.1/"),
+    "time": pack({"id": 0, "kind": "image", "time": "now"}),
+    "endless time": pack({"id": 0, "kind": "image", "time": float("inf")}),
+    "no time": pack({"id": 0, "kind": "image", "time": float("nan")}),
     "reset": pack({"id": 0, "kind": "image", "reset": "yes"}),
     "text": '{"type": "hello"}',
     "long text": "x" * 100_000,

@@ -45,6 +45,7 @@ class _Frame:
     header: dict[str, Any]
     payload: memoryview
     is_reset: bool
+    time_s: float | None  # when it was taken, by the clock of the terminal
     arrived: float  # monotonic
 
 
@@ -75,6 +76,16 @@ async def stream(
     finally:
         state.audit.note("stream ended", session=name, who=identity.name, frames=figures.streams[name].n_frames)
         del figures.streams[name]
+
+
+def _time_of(header: dict[str, Any]) -> float | None:
+    """When a frame was taken. Not when it came: a slow server would see gaps where there are none."""
+    time_s = header.get("time")
+    if time_s is None:
+        return None
+    if isinstance(time_s, bool) or not isinstance(time_s, int | float) or not abs(time_s) < MOST_ID:
+        raise InputError("the time of a frame is a number of seconds")
+    return float(time_s)
 
 
 class _Stream:
@@ -158,13 +169,14 @@ class _Stream:
                 raise InputError("the id of a frame is a whole number above that of the frame before")
             if not isinstance(is_reset, bool) or header.get("kind") not in ("image", "rgb"):
                 raise InputError("the kind of a frame is image or rgb, and reset is true or false")
+            time_s = _time_of(header)
         except InputError as error:
             raise _Over(1007, str(error)) from None
         self._last_number = number
         displaced = self._newest
         is_reset = is_reset or self._reset_asked or (displaced is not None and displaced.is_reset)
         self._reset_asked = False
-        self._newest = _Frame(number, header, payload, is_reset, time.monotonic())
+        self._newest = _Frame(number, header, payload, is_reset, time_s, time.monotonic())
         self.own.is_waiting = True
         self._changed.set()
         if displaced is not None:
@@ -225,7 +237,7 @@ class _Stream:
             image = raw_image(frame.payload, header.get("height"), header.get("width"), pixels)
         else:
             image = decode_image(bytes(frame.payload), self.limits.pixels)
-        answer = self.terminal.step(image, is_reset=frame.is_reset, time_s=frame.arrived)
+        answer = self.terminal.step(image, is_reset=frame.is_reset, time_s=frame.time_s)
         self.flicker.see(answer.result)
         said, payload = encode_depth(answer.result, self.format)
         now = time.monotonic()
