@@ -15,7 +15,7 @@ export function fitImage(rgba, h, w, height, width) {
   }
   if (h === height && w === width) return image;
   const isMuchLarger = h >= 2 * height || w >= 2 * width;
-  if (!isMuchLarger) return linearBytes(image, w, linearWeights(h, height), linearWeights(w, width));
+  if (!isMuchLarger) return linearBytes(image, h, w, height, width);
   // Area grows nothing: along a side that is to be larger it is bilinear.
   const rows = (h < height ? linearWeights : areaWeights)(h, height);
   const columns = (w < width ? linearWeights : areaWeights)(w, width);
@@ -23,10 +23,10 @@ export function fitImage(rgba, h, w, height, width) {
 }
 
 // Bilinear in whole numbers, cut where OpenCV cuts them: a level less here and there, the same ones everywhere.
-function linearBytes(image, w, rows, columns) {
-  const width = columns.length, out = new Uint8Array(rows.length * width * 3);
+function linearBytes(image, h, w, height, width) {
+  const out = new Uint8Array(height * width * 3);
   const whole = ([first, weights]) => [first, weights.map((weight) => Math.round(2048 * weight))];
-  const across = columns.map(whole);
+  const across = linearWeights(w, width).map(whole);
   const line = (y) => {
     const values = new Int32Array(width * 3);
     across.forEach(([left, weights], x) => {
@@ -39,15 +39,20 @@ function linearBytes(image, w, rows, columns) {
     return values;
   };
   const held = new Map();
-  rows.map(whole).forEach(([top, weights], y) => {
+  const lineOf = (y) => {
+    if (!held.has(y)) held.set(y, line(y));
+    return held.get(y);
+  };
+  for (let y = 0; y < height; y++) {
+    const at = Math.fround(((y + 0.5) * h) / height - 0.5), top = Math.floor(at);
+    const [, [above, below]] = whole([0, [1 - Math.fround(at - top), Math.fround(at - top)]]);
+    // At the border one line is both: cut twice, it is not what it would be cut once.
+    const first = lineOf(Math.max(0, top)), second = lineOf(Math.min(h - 1, top + 1));
     for (const old of held.keys()) if (old < top) held.delete(old);
-    const lines = weights.map((_, step) => held.get(top + step) ?? held.set(top + step, line(top + step)).get(top + step));
-    for (let at = 0; at < 3 * width; at++) {
-      let sum = 2;
-      for (let step = 0; step < lines.length; step++) sum += (weights[step] * lines[step][at]) >> 16;
-      out[y * 3 * width + at] = sum >> 2;
+    for (let place = 0; place < 3 * width; place++) {
+      out[y * 3 * width + place] = (((above * first[place]) >> 16) + ((below * second[place]) >> 16) + 2) >> 2;
     }
-  });
+  }
   return out;
 }
 
@@ -82,7 +87,7 @@ function halved(image, h, w) {
 // For each place of the result: the first place of the source that counts, and the weights from there on.
 function linearWeights(from, to) {
   return Array.from({ length: to }, (_, place) => {
-    const at = ((place + 0.5) * from) / to - 0.5, low = Math.floor(at);
+    const at = Math.fround(((place + 0.5) * from) / to - 0.5), low = Math.floor(at);
     if (low < 0) return [0, [1]];
     if (low >= from - 1) return [from - 1, [1]];
     return [low, [1 - (at - low), at - low]];
