@@ -22,16 +22,50 @@ class Section(BaseModel):
 LABELS = "depth: measured depth of the sequences; teacher: a frozen copy of the starting model"
 
 
+class SyntheticConfig(Section):
+    """Clips that are rendered while training, of `data.clip_length` frames and the size of training frames."""
+
+    assets: Path | None = Field(
+        None, description="File of models that `data assets` wrote; without it boxes, balls, cylinders and cones."
+    )
+    textures: Path | None = Field(None, description="Folder of images that surfaces take as textures.")
+    repeats: int = Field(
+        1, ge=1, description="Each clip is shown so many times, by other cameras: rendering costs less, and shows less."
+    )
+
+
 class SourceConfig(Section):
     """One of the `data.sources` of a run on several folders."""
 
-    root: Path = Field(description="Folder of sequence folders or video files.")
+    root: Path | None = Field(None, description="Folder of sequence folders or video files.")
+    synthetic: SyntheticConfig | None = Field(
+        None, description="In place of `root`: the synthetic world, rendered on the device of the run."
+    )
     labels: Literal["depth", "teacher", "none"] = Field("depth", description=f"{LABELS}; none: relative loss alone.")
     share: float = Field(
         1.0, ge=0.001, description="Its share of the samples, relative to the other shares, to a thousandth."
     )
     single: bool = Field(False, description="Frames are single images, drawn one by one: absolute loss alone.")
     motion: Literal["none", "flow", "dis"] | None = Field(None, description="In place of `data.motion`.")
+
+    @property
+    def folder(self) -> Path:
+        """The root, of a source that has one."""
+        assert self.root is not None
+        return self.root
+
+    @property
+    def name(self) -> str:
+        """What it is called in logs and cards."""
+        return "synthetic world" if self.synthetic is not None else str(self.root)
+
+    @model_validator(mode="after")
+    def _root_or_synthetic(self) -> "SourceConfig":
+        if (self.root is None) == (self.synthetic is None):
+            raise ValueError("give either root, a folder, or synthetic, what is rendered")
+        if self.synthetic is not None and (self.labels != "depth" or self.single):
+            raise ValueError("synthetic: rendered clips have depth: labels must be depth, and single false")
+        return self
 
     @model_validator(mode="after")
     def _images_have_depth(self) -> "SourceConfig":
@@ -59,7 +93,7 @@ class DataConfig(Section):
         description="Steps between the frames, one drawn per clip; 0 repeats one frame, with another photometric draw.",
     )
     strict: bool = Field(
-        False, description="Stop at a sequence that cannot be read; without it, it is named and left out at the start."
+        False, description="Stop at a sequence or an image that cannot be read; without it, it is named and left out."
     )
     find_cuts: bool = Field(
         True,
@@ -236,6 +270,13 @@ class RunConfig(Section):
     precision: Literal["no", "bf16", "fp16"] = Field(
         "no", description="bf16, or fp16 on a GPU, computes the network in 16 bits; losses and weights stay in 32."
     )
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_is_a_word(cls, value: Any) -> Any:
+        """YAML reads `no` as false."""
+        return "no" if value is False else value
+
     compile: bool = Field(
         False, description="torch.compile the network in training, for GPUs: the first step takes minutes."
     )

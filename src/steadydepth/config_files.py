@@ -18,6 +18,7 @@ from steadydepth.config import (
     SearchConfig,
     Section,
     SourceConfig,
+    SyntheticConfig,
 )
 from steadydepth.errors import InputError
 
@@ -210,6 +211,7 @@ def describe_config() -> str:
         lines += [f"## {name}", "", *_describe(model)]
         if model is DataConfig:
             lines += ["## data.sources", "", *_describe(SourceConfig)]
+            lines += ["## data.sources.synthetic", "", *_describe(SyntheticConfig)]
     lines += ["# Every key of a comparison", "", *_describe(CompareConfig), "## curve", "", *_describe(CurveConfig)]
     lines += ["# Every key of a search", "", *_describe(SearchConfig), "## ranges", "", *_describe(RangeConfig)]
     return "\n".join(lines)

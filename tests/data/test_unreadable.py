@@ -3,10 +3,12 @@
 import json
 import logging
 import os
+import shutil
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from steadydepth.config_files import resolve_config
@@ -148,3 +150,23 @@ def test_one_of_each_fault_is_named_once_each(tmp_path):
         (fault,) = (one for one in faults if f"{tmp_path / where}:" in one)
         assert what in fault
         assert len(fault.split(":")) > 2  # the file, the rule, the way out
+
+
+def test_a_damaged_image_costs_its_clips_alone(world, tmp_path, caplog):
+    root = tmp_path / "copy"
+    shutil.copytree(world, root)
+    broken = sorted((root / sorted(path.name for path in root.iterdir())[0] / "rgb").iterdir())[2]
+    broken.write_bytes(broken.read_bytes()[:200])
+    changes = {"labels": "depth", "height": 48, "width": 64, "numbers": range(40)}
+    samples = ClipSamples(root, **{**SETTINGS, **changes})
+    items = [samples[number] for number in range(40)]
+    assert str(broken) in caplog.text
+    assert caplog.text.count(str(broken)) <= 2  # the two clips that it is in, once each
+    fine = ClipSamples(world, **{**SETTINGS, **changes})
+    same = [torch.equal(one["frames"], fine[number]["frames"]) for number, one in enumerate(items)]
+    assert 20 < sum(same) < 40  # what is fine is what it would have been
+    again = ClipSamples(root, **{**SETTINGS, **changes})
+    assert all(torch.equal(again[number]["frames"], items[number]["frames"]) for number in (0, same.index(False)))
+    strict = ClipSamples(root, **{**SETTINGS, **changes}, strict=True)
+    with pytest.raises(InputError, match=broken.name):
+        list(map(strict.__getitem__, range(40)))

@@ -309,11 +309,11 @@ def meanwhile(monkeypatch):
     return meanwhile_do
 
 
-def test_an_image_that_is_damaged_in_mid_epoch_is_named_and_once_repaired_the_run_goes_on(world, tmp_path, meanwhile):
+def test_a_damaged_image_stops_a_strict_run_and_once_repaired_it_goes_on(world, tmp_path, meanwhile):
     shutil.copytree(world, tmp_path / "world")
     image = tmp_path / "world" / "moving_000004" / "rgb" / "0002.png"
     content = image.read_bytes()
-    config = make_config(tmp_path / "world", tmp_path / "run", steps=6, data={"cached_clips": 0})
+    config = make_config(tmp_path / "world", tmp_path / "run", steps=6, data={"cached_clips": 0, "strict": True})
     meanwhile(lambda: image.write_bytes(content[: len(content) // 2]))
     with pytest.raises(InputError, match=r"moving_000004/rgb/0002\.png"):
         train(config)

@@ -224,10 +224,9 @@ def test_all_mistakes_of_the_sources_are_listed_at_once(folders, tmp_path):
     wrong = [{"root": "a", "labels": "depht", "shar": 1}, {"share": 0}, {"root": "c", "single": True, "labels": "none"}]
     message = mistakes_of(folders, tmp_path, sources=wrong, optim={"batch": 0})
     for mistake in (
-        "6 mistakes",
+        "5 mistakes",
         "data.sources.0.labels: 'depht': ",
-        "data.sources.0.shar: unknown; data.sources.0 has root, labels, share, single, motion",
-        "data.sources.1.root: missing; give it in the file\n",
+        "data.sources.0.shar: unknown; data.sources.0 has root, synthetic, labels, share, single, motion",
         "data.sources.1.share: 0: ",
         "data.sources.2: single: images have the absolute loss alone",
         "optim.batch: 0: ",

@@ -50,6 +50,7 @@ def doctor() -> None:
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, check, convert and pack video data.")
 data_app.command()(data.make)
+data_app.command()(data.assets)
 data_app.command()(data.check)
 data_app.command()(data.convert)
 data_app.command()(data.pack)

@@ -1,7 +1,8 @@
 """The commands that make, check and convert data."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +26,13 @@ def make(
     blur: Annotated[bool, typer.Option("--blur", help="Motion blurs; labels are of the middle moment.")] = False,
     rolling: Annotated[bool, typer.Option("--rolling", help="Rows are exposed one after the other; slow.")] = False,
     compress: Annotated[int | None, typer.Option(help="Rate factor (CRF, 0 to 51) of H.264 for the frames.")] = None,
+    assets: Annotated[
+        str | None,
+        typer.Option(
+            help="Rooms, tables, clutter and streets of these models in place of boxes and balls: a file of `data "
+            "assets`, or sweethome3d."
+        ),
+    ] = None,
 ) -> None:
     """Write a synthetic moving world: exact depth, flow, poses, moving objects, and changing exposure.
 
@@ -35,6 +43,14 @@ def make(
 
     extras = Extras(
         textures=textures, shake=shake, deform=deform, blur=blur, rolling=rolling, compress=compress, meshes=meshes
+    )
+    if assets is not None and replace(extras, textures=None) != Extras():
+        raise InputError(
+            "--assets: its world is another: --meshes, --shake, --deform, --blur, --rolling and --compress are of "
+            "boxes and balls: leave them out"
+        )
+    own: dict[str, Any] = (
+        {"assets": assets, "textures": textures} if assets is not None else {"workers": workers, "extras": extras}
     )
     done: list[Path] = []
 
@@ -50,12 +66,30 @@ def make(
             seed=seed,
             height=height,
             width=width,
-            workers=workers,
-            extras=extras,
             device=device,
             on_clip=count,
+            **own,
         )
     print(f"{root}: {len(made)} sequences")
+
+
+def assets(
+    out: Annotated[Path, typer.Argument(help="File that gets the models, .npz.")],
+    catalogues: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Sweet Home 3D catalogues (.sh3f); without any, those of Debian's sweethome3d-furniture."),
+    ] = None,
+) -> None:
+    """Pack models with their textures, sizes and credits into one file, for the rendered world. It takes minutes.
+
+    Example: steadydepth data assets runs/assets.npz
+    """
+    from steadydepth.data.commands import assets as pack_models
+
+    packed = pack_models(out, *(catalogues or []))
+    print(f"{out}: {len(packed.names)} models, {packed.first_face[-1]} faces, {len(packed.textures)} textures")
+    for credit in sorted({one.split(";")[0] for one in packed.credits}):
+        print(f"  {credit}")
 
 
 def check(root: Annotated[Path, typer.Argument(help="Folder of sequence folders or videos.")]) -> None:

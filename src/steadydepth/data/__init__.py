@@ -1,4 +1,4 @@
-"""Folders of videos, with depth or without: made, checked, converted and packed.
+"""Folders of videos, with depth or without: made, checked, converted and packed; models for rendering.
 
 The functions of `__all__` are loaded when first used; each is the command of the same name.
 """
@@ -6,7 +6,7 @@ The functions of `__all__` are loaded when first used; each is the command of th
 from importlib import import_module
 from typing import Any
 
-__all__ = ["check", "convert", "make", "pack"]
+__all__ = ["assets", "check", "convert", "make", "pack"]
 
 
 def __getattr__(name: str) -> Any:

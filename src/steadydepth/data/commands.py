@@ -1,4 +1,4 @@
-"""What the `data` commands do, as functions: make, check, convert and pack; paths as text or `Path`."""
+"""What the `data` commands do, as functions: make, assets, check, convert and pack; paths as text or `Path`."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,12 +6,22 @@ from typing import Any
 
 from steadydepth.data.checks import check_data
 from steadydepth.data.conversion import convert_layout, convert_shots, convert_video, convert_videos
+from steadydepth.data.rendered import make_rendered
 from steadydepth.data.shards.write import pack_sequences
+from steadydepth.synthetic.assets import SWEETHOME3D, Assets, pack_assets
 from steadydepth.synthetic.world import make_world
 from steadydepth.types import InputError
 
 
-def make(root: str | Path, *, clips: int = 80, frames: int = 12, seed: int = 0, **options: Any) -> list[Path]:
+def make(
+    root: str | Path,
+    *,
+    clips: int = 80,
+    frames: int = 12,
+    seed: int = 0,
+    assets: str | Path | None = None,
+    **options: Any,
+) -> list[Path]:
     """Write a synthetic moving world with exact labels; clips that are there already are kept.
 
     Args:
@@ -19,11 +29,30 @@ def make(root: str | Path, *, clips: int = 80, frames: int = 12, seed: int = 0, 
         clips: how many; every other one has a fixed camera.
         frames: of each clip, at least 2.
         seed: of the first clip; the next takes the next.
-        options: the others of `synthetic.world.make_world`: height, width, fps, workers, extras, device, on_clip.
+        assets: models that `assets` packed, or `sweethome3d` for those of Debian's package: rooms, tables, clutter and
+            streets of them in place of boxes and balls.
+        options: the others of `synthetic.world.make_world`: height, width, fps, workers, extras, device, on_clip; with
+            `assets` those of `data.rendered.make_rendered`: height, width, textures, device, on_clip.
 
     Returns: the folders, in order of their seeds.
     """
+    if assets is not None:
+        return make_rendered(Path(root), n_clips=clips, seed=seed, n_frames=frames, assets=assets, **options)
     return make_world(Path(root), n_clips=clips, seed=seed, n_frames=frames, **options)
+
+
+def assets(out: str | Path, *catalogues: str | Path) -> Assets:
+    """Pack models with their textures, sizes and credits into one file, for the rendered world.
+
+    Args:
+        out: an .npz file.
+        catalogues: Sweet Home 3D catalogues (.sh3f) or folders of them; without any, those of Debian's package
+            sweethome3d-furniture.
+
+    Raises:
+        InputError: there is none, or trimesh is not installed.
+    """
+    return pack_assets([Path(one) for one in catalogues] or [SWEETHOME3D], Path(out))
 
 
 def check(root: str | Path) -> list[str]:

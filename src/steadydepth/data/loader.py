@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from math import gcd
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -97,6 +97,7 @@ class ClipSamples(Dataset[Item]):
         self.flip, self.photometric, self.max_crf, self.seed = flip, photometric, max_crf, seed
         self.max_zoom, self.max_rotation_deg = max_zoom, max_rotation_deg
         self.labels, self.source, self.numbers, self.stops = labels, source, numbers, stops
+        self.strict, self._named = strict, set[int]()
         self._read = lru_cache(maxsize=cached_clips)(self._read_sample)
         # A batch may lie on both sides of the end of an epoch.
         self._order = lru_cache(maxsize=2)(self._shuffle)
@@ -161,11 +162,33 @@ class ClipSamples(Dataset[Item]):
 
     def _clip(self, number: int) -> Item:
         index, stride, generator = self._drawn(number)
-        return self._augment(self._read(index, stride), generator)
+        return self._augment(self._read_or_next(index, stride), generator)
 
     def _image(self, number: int) -> Item:
         index, generator = self.place(number)
-        return self._augment(self._read(index, 0), generator)
+        return self._augment(self._read_or_next(index, 0), generator)
+
+    def _read_or_next(self, index: int, stride: int) -> Sample:
+        """The clip, or where a file of it is damaged the first one after it that can be read, at its own stride.
+
+        A damaged file is so at every start: what stands in its place follows from its number as well.
+        """
+        failed = {}
+        for ahead in range(len(self.clips)):
+            place = (index + ahead) % len(self.clips)
+            room = self.stops[place] - self.clips[place][1]
+            fitting = 0 if self.labels == "single" else min(stride, (room - 1) // (self.length - 1))
+            try:
+                return self._read(place, fitting)
+            except InputError as error:
+                sequence, start = self.clips[place]
+                failed[f"{sequence.name} at frame {start}"] = str(error)
+                if self.strict:
+                    raise
+                if place not in self._named:
+                    self._named.add(place)
+                    logger.warning("left out: %s", error)
+        raise failure(failed, 0, [])
 
     def _augment(self, sample: Sample, generator: np.random.Generator) -> Item:
         return augment_sample(
@@ -195,6 +218,19 @@ def _open_all(root: Path, *, find_shots: bool, strict: bool) -> list[tuple[Video
     return opened
 
 
+@runtime_checkable
+class Row(Protocol):
+    """An endless row of samples, each of which follows from its number."""
+
+    @property
+    def clips(self) -> Sequence[Any]: ...
+    @property
+    def motion(self) -> str: ...
+    def sample(self, number: int) -> Item: ...
+    def describe(self, number: int) -> dict[str, Any]: ...
+    def frames_to_watch(self, count: int) -> list[UInt8[np.ndarray, "t h w 3"]]: ...
+
+
 class MixedSamples(Dataset[Item]):
     """Samples `numbers` of an endless row made of the rows of several sources, each with its share.
 
@@ -202,9 +238,7 @@ class MixedSamples(Dataset[Item]):
     on follows from (seed, block, source). Every source's own row goes on from block to block.
     """
 
-    def __init__(
-        self, sources: Sequence[ClipSamples], *, shares: Sequence[float], seed: int, numbers: Sequence[int]
-    ) -> None:
+    def __init__(self, sources: Sequence[Row], *, shares: Sequence[float], seed: int, numbers: Sequence[int]) -> None:
         parts = [round(1000 * share) for share in shares]
         self.counts = [part // gcd(*parts) for part in parts]
         self.block = sum(self.counts)

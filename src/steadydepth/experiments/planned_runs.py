@@ -47,7 +47,7 @@ def scoring_mistakes(align: str, protocol: str) -> list[str]:
 
 def check_data(runs: list[PlannedRun], series: Series) -> None:
     """InputError where there are no sequences to train or to score on."""
-    roots = (source.root for run in runs for source in run.config.data.all_sources())
+    roots = (one.root for run in runs for one in run.config.data.all_sources() if one.root is not None)
     for root in dict.fromkeys((series.data, *roots)):
         find_sequences(root)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from steadydepth.ops import alignment
@@ -33,6 +33,8 @@ def align_clips(depth: Depth, truth: Depth, valid: Valid, claims: Claims, *, sin
     if single:
         images, labels, kept = (one.flatten(0, 1)[:, None] for one in (depth, truth, valid))
         return align_clips(images, labels, kept, claims).unflatten(0, depth.shape[:2]).flatten(1, 2)
+    if claims == "scale":
+        return (depth * _scales(depth, truth, valid)).clamp(min=LEAST_DEPTH_M).to(depth.dtype)
     aligned = [_ALIGN[claims](one, label, kept) for one, label, kept in zip(depth, truth, valid, strict=True)]
     return torch.stack(aligned).clamp(min=LEAST_DEPTH_M).to(depth.dtype)
 
@@ -65,8 +67,19 @@ def _offset_and_unit(like: Depth) -> tuple[Tensor, Tensor]:
     return low, torch.maximum(mean, low + torch.finfo(like.dtype).tiny)
 
 
-def _by_scale(depth: ClipDepth, truth: ClipDepth, valid: Bool[Tensor, "t h w"]) -> Float[Tensor, "t h w"]:
-    return alignment.apply(depth, alignment.fit_median_scale(depth, truth, valid)) if valid.any() else depth.double()
+def _scales(depth: Depth, truth: Depth, valid: Valid) -> Float64[Tensor, "b 1 1 1"]:
+    """As `alignment.fit_median_scale` of each clip, of all clips at once: a loop over them keeps a GPU waiting."""
+    kept = (valid & torch.isfinite(depth) & torch.isfinite(truth)).flatten(1)
+    predicted, label = (_medians(one.flatten(1).double(), kept) for one in (depth, truth))
+    scale = torch.where(predicted == 0, 0, label / torch.where(predicted == 0, 1, predicted))
+    return torch.where(kept.any(dim=1), scale, 1)[:, None, None, None]
+
+
+def _medians(rows: Float64[Tensor, "b n"], kept: Bool[Tensor, "b n"]) -> Float64[Tensor, "b"]:
+    """Median of each row where `kept`, the mean of the two middle values; 1 of nothing."""
+    known = torch.where(kept, rows, torch.nan)
+    middle = (known.nanmedian(dim=1).values - (-known).nanmedian(dim=1).values) / 2
+    return torch.where(kept.any(dim=1), middle, 1)
 
 
 def _by_scale_and_shift(depth: ClipDepth, truth: ClipDepth, valid: Bool[Tensor, "t h w"]) -> Float[Tensor, "t h w"]:
@@ -80,7 +93,6 @@ def _by_disparity(disparity: ClipDepth, truth: ClipDepth, valid: Bool[Tensor, "t
 
 
 _ALIGN: dict[str, Callable[[ClipDepth, ClipDepth, Bool[Tensor, "t h w"]], Float[Tensor, "t h w"]]] = {
-    "scale": _by_scale,
     "affine": _by_scale_and_shift,
     "disparity": _by_disparity,
 }

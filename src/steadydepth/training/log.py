@@ -119,7 +119,7 @@ def _of_sources(sources: Sequence[SourceConfig], sums: list[list[float]]) -> lis
     """The clips of each source since the last line, and the mean losses over them."""
     return [
         {
-            "root": str(source.root),
+            "root": source.name,
             "clips": round(clips),
             "absolute": absolute / clips if clips and source.labels != "none" else None,
             "relative": relative / clips if clips and not source.single else None,

@@ -7,10 +7,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from steadydepth.config import Config
+import torch
+
+from steadydepth.config import Config, SyntheticConfig
 from steadydepth.config_files import dump_config, load_config
 from steadydepth.data.loader import ClipSamples, Item, MixedSamples, make_batch
 from steadydepth.data.loader_workers import load_items
+from steadydepth.data.rendered import RenderedSamples
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.models.adapt import without_lora
 from steadydepth.ops.photometric import Photometric
@@ -39,7 +42,7 @@ from steadydepth.types import InputError
 logger = logging.getLogger(__name__)
 
 
-Samples = ClipSamples | MixedSamples
+Samples = ClipSamples | MixedSamples | RenderedSamples
 
 
 def _sample_numbers(first: int, last: int, batch: int, rank: int, world: int) -> list[int]:
@@ -48,7 +51,7 @@ def _sample_numbers(first: int, last: int, batch: int, rank: int, world: int) ->
     return [step * batch + rank * share + i for step in range(first, last) for i in range(share)]
 
 
-def open_samples(config: Config, first_step: int, rank: int, world: int) -> Samples:
+def open_samples(config: Config, first_step: int, rank: int, world: int, device: torch.device | None = None) -> Samples:
     """The samples that this process takes in the steps from `first_step` on.
 
     Args:
@@ -56,6 +59,7 @@ def open_samples(config: Config, first_step: int, rank: int, world: int) -> Samp
         first_step: steps taken before.
         rank: number of this process, from 0 on.
         world: number of processes.
+        device: where a source that is rendered, and is the only one, is rendered; the CPU without it.
 
     Raises:
         InputError: the batch cannot be split evenly, or the data does not fit.
@@ -67,35 +71,45 @@ def open_samples(config: Config, first_step: int, rank: int, world: int) -> Samp
             f"{config.optim.accumulate}"
         )
     numbers = _sample_numbers(first_step, config.optim.steps, config.optim.batch, rank, world)
+    photometric = Photometric(
+        data.exposure, data.white_balance, data.gamma, data.vignetting, data.noise, data.blur, data.jpeg
+    )
+    common: dict[str, Any] = {
+        "length": data.clip_length, "height": data.height, "width": data.width, "flip": data.flip,
+        "photometric": photometric, "seed": seed, "numbers": numbers,
+    }  # fmt: skip
+    configs = data.all_sources()
+    if len(configs) == 1 and configs[0].synthetic is not None:
+        return _rendered(configs[0].synthetic, device or torch.device("cpu"), common)
     sources = [
-        ClipSamples(
-            source.root,
-            length=data.clip_length,
+        _rendered(source.synthetic, torch.device("cpu"), common | {"source": number})
+        if source.synthetic is not None
+        else ClipSamples(
+            source.folder,
             strides=data.strides,
-            height=data.height,
-            width=data.width,
             motion=source.motion or data.motion,
             labels="single" if source.single else source.labels,
-            flip=data.flip,
-            photometric=Photometric(
-                data.exposure, data.white_balance, data.gamma, data.vignetting, data.noise, data.blur, data.jpeg
-            ),
             max_crf=data.max_crf,
             max_zoom=data.max_zoom,
             max_rotation_deg=data.max_rotation_deg,
-            seed=seed,
             cached_clips=data.cached_clips,
             find_cuts=data.find_cuts,
             strict=data.strict,
             held_out=N_CLIPS if is_guarded(config) else 0,
-            numbers=numbers,
             source=number,
+            **common,
         )
-        for number, source in enumerate(data.all_sources())
+        for number, source in enumerate(configs)
     ]
     if not data.sources:
         return sources[0]
     return MixedSamples(sources, shares=[one.share for one in data.sources], seed=seed, numbers=numbers)
+
+
+def _rendered(synthetic: SyntheticConfig, device: torch.device, common: dict[str, Any]) -> RenderedSamples:
+    return RenderedSamples(
+        device, assets=synthetic.assets, textures=synthetic.textures, repeats=synthetic.repeats, **common
+    )
 
 
 def _lines_that_matter(config: str) -> list[str]:
@@ -156,7 +170,7 @@ def train(config: Config | str | Path, *, profile: bool = False) -> Path:
             # From here on nobody else writes there: all processes find one and the same checkpoint.
             accelerator.wait_for_everyone()
         checkpoint = load_checkpoint(folder)
-        samples = open_samples(config, checkpoint["step"] if checkpoint else 0, rank, world)
+        samples = open_samples(config, checkpoint["step"] if checkpoint else 0, rank, world, accelerator.device)
         _go_on(setup, state, samples, checkpoint, StepClock() if profile else None)
     accelerator.end_training()
     return folder
@@ -184,9 +198,13 @@ def _go_on(
     if accelerator.is_main_process:
         for name in (LOG, SKIPPED):
             keep_lines_until(folder / name, state.step)
-    logger.info("%s: %d clips", folder, len(samples.clips))
+    logger.info("%s: %s clips", folder, len(samples.clips) or "rendered")
     share = config.optim.batch // accelerator.num_processes
-    batches = load_items(samples, batch=share, workers=config.data.workers)
+    batches = (
+        samples.batches(share)
+        if isinstance(samples, RenderedSamples)
+        else load_items(samples, batch=share, workers=config.data.workers)
+    )
     if not watchers.stopped:
         if clock:
             setup, batches = clock.watch(setup, state.model, batches)

@@ -1,13 +1,14 @@
 """The model card of a run, filled in from what lies in its folder, and the upload to the hub."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from steadydepth.config import Config
+from steadydepth.config import Config, SyntheticConfig
 from steadydepth.config_files import load_config
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.sequence_meta import read_meta
@@ -17,6 +18,7 @@ from steadydepth.evaluation.bootstrap import read_report
 from steadydepth.evaluation.summary import table_rows
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.models.declare import SIDECAR
+from steadydepth.synthetic.assets import load_assets
 from steadydepth.training.checkpoint import CARD, CHECKPOINT, PREVIOUS
 
 _MEANINGS = {
@@ -127,8 +129,21 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _data_lines(config: Config) -> Iterator[str]:
     """Each folder of the data, what labels were taken from it, and the origin of its sequences."""
     for source in config.data.all_sources():
-        labels = "its depth" if source.labels == "depth" else "no depth"
-        yield f"- `{source.root}`, {labels}: {', '.join(_origins(source.root)) or 'origin and licence not stated'}"
+        if source.synthetic is not None:
+            yield from _rendered_lines(source.synthetic)
+        if source.root is not None:
+            labels = "its depth" if source.labels == "depth" else "no depth"
+            yield f"- `{source.root}`, {labels}: {', '.join(_origins(source.root)) or 'origin and licence not stated'}"
+
+
+def _rendered_lines(synthetic: SyntheticConfig) -> Iterator[str]:
+    """The rendered world, and the credits of its models."""
+    yield "- rendered while training, its depth: steadydepth synthetic world (CC0-1.0)"
+    if synthetic.assets is not None and synthetic.assets.is_file():
+        credits = Counter(one.split(";")[0] for one in load_assets(synthetic.assets).credits)
+        yield from (f"- {count} of its models: {credit}" for credit, count in sorted(credits.items()))
+    if synthetic.textures is not None:
+        yield f"- images in `{synthetic.textures}` as textures: licence not stated"
 
 
 def _origins(root: Path) -> list[str]:

@@ -1,0 +1,174 @@
+"""What a GPU is for, in one script: speed of the rendered world and of training steps, and the ready model.
+
+    python benchmarks/gpu.py speed --assets runs/ready/assets.npz --weights package
+    python benchmarks/gpu.py base --assets runs/ready/assets.npz --minutes 5 --out runs/ready
+    python benchmarks/gpu.py second --assets runs/ready/assets.npz --minutes 4 --out runs/ready
+
+`second` goes on from `base` with the relative loss (`steady`) and without it (`plain`), side by side. Both measure a
+step first, and take as many as the minutes allow; SIGTERM ends a run with what it has learnt.
+"""
+
+import argparse
+import json
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from steadydepth.config import Config
+from steadydepth.config_files import load_config
+from steadydepth.data.loader import make_batch
+from steadydepth.synthetic.assets import load_assets
+from steadydepth.synthetic.batched import World
+from steadydepth.training.checkpoint import load_checkpoint, save_model
+from steadydepth.training.loop import open_samples, train
+from steadydepth.training.setup import set_up
+from steadydepth.training.step import take_step
+
+ROOT = Path(__file__).parents[1]
+WRITING_S = 10.0  # that a run takes beside its steps
+
+
+def main() -> None:
+    """Parse, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "base", "second"))
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "ready.yaml")
+    parser.add_argument("--steady-config", type=Path, default=ROOT / "configs" / "ready_steady.yaml")
+    parser.add_argument("--assets", type=Path)
+    parser.add_argument("--textures", type=Path)
+    parser.add_argument("--weights", default="package")
+    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--out", type=Path, default=Path("runs/ready"))
+    parser.add_argument("--set", nargs="*", default=[])
+    arguments = parser.parse_args()
+    print(json.dumps({"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}), flush=True)
+    {"speed": measure_speed, "base": make_base, "second": make_second}[arguments.what](arguments)
+
+
+def configure(path: Path, arguments: argparse.Namespace, **changes: Any) -> Config:
+    """The config with the files of this machine, and what --set says."""
+    values = [f"model.weights={arguments.weights}", *arguments.set]
+    values += [f"{key}={value}" for key, value in changes.items()]
+    config = load_config(path, values)
+    data = config.model_dump()
+    data["data"]["sources"][0]["synthetic"] |= {"assets": arguments.assets, "textures": arguments.textures}
+    if not torch.cuda.is_available():
+        data["run"]["precision"] = "no"
+    return Config.model_validate(data)
+
+
+def measure_speed(arguments: argparse.Namespace) -> None:
+    """Rendered clips a second, and the parts of a training step, eager and compiled."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = configure(arguments.config, arguments, **{"run.folder": arguments.out / "speed", "optim.steps": 1000})
+    world = World(device, load_assets(arguments.assets) if arguments.assets else None)
+    for n_clips in (8, 32):
+        for seed in range(2):  # memory is asked for once
+            world.clips(seed, n_clips=n_clips, n_frames=2, height=config.data.height, width=config.data.width)
+        finish()
+        started, rounds = time.perf_counter(), 5
+        for seed in range(rounds):
+            with torch.no_grad():
+                world.clips(seed, n_clips=n_clips, n_frames=2, height=config.data.height, width=config.data.width)
+        finish()
+        per_second = 2 * n_clips * rounds / (time.perf_counter() - started)
+        print(json.dumps({"rendered frames a second": round(per_second, 1), "clips at once": n_clips}), flush=True)
+    del world
+    for is_compiled in (False, True):
+        changes = {"run.compile": is_compiled, "run.folder": arguments.out / f"speed{is_compiled:d}"}
+        seconds = time_steps(
+            configure(arguments.config, arguments, **changes), steps=25 if torch.cuda.is_available() else 2
+        )
+        print(json.dumps({"compiled": is_compiled} | seconds), flush=True)
+
+
+def time_steps(config: Config, *, steps: int) -> dict[str, float]:
+    """Median seconds of the parts of a step, after the first ones."""
+    setup, state = set_up(config)
+    device = setup.accelerator.device
+    samples = open_samples(config, 0, 0, 1, device)
+    batches = samples.batches(config.optim.batch)  # type: ignore[union-attr]
+    parts: dict[str, list[float]] = {"render": [], "step": []}
+    started = time.perf_counter()
+    for number in range(steps):
+        begin = time.perf_counter()
+        batch = make_batch(next(batches), device)
+        finish()
+        middle = time.perf_counter()
+        state, terms = take_step(setup, state, batch)
+        finish()
+        parts["render"].append(middle - begin)
+        parts["step"].append(time.perf_counter() - middle)
+        if number == 0:
+            print(json.dumps({"first step, s": round(time.perf_counter() - started, 1)}), flush=True)
+    found = {name: round(sorted(one[5:] or one)[len(one[5:] or one) // 2], 4) for name, one in parts.items()}
+    return found | {"target": round(float(terms.target), 4), "memory, GiB": round(peak_gib(), 1)}
+
+
+def make_base(arguments: argparse.Namespace) -> None:
+    """Train the first stage for as many steps as the minutes allow."""
+    begin = time.perf_counter()
+    config = configure(arguments.config, arguments, **{"run.folder": arguments.out / "base"})
+    second = sum(measure(config))
+    steps = max(2, int((arguments.minutes * 60 - (time.perf_counter() - begin) - WRITING_S) / second))
+    run(configure(arguments.config, arguments, **{"run.folder": arguments.out / "base", "optim.steps": steps}))
+
+
+def make_second(arguments: argparse.Namespace) -> None:
+    """Train the second stage with and without the relative loss side by side, for equally many steps."""
+    begin = time.perf_counter()
+    changes: dict[str, Any] = {"model.init": arguments.out / "base", "run.folder": arguments.out / "steady"}
+    second = sum(measure(configure(arguments.steady_config, arguments, **changes)))
+    # Two of them share the device.
+    steps = max(2, int((arguments.minutes * 60 - (time.perf_counter() - begin) - WRITING_S) / (2 * second)))
+    runs = []
+    for name, weight in (("steady", {}), ("plain", {"loss.relative_weight": 0})):
+        changes |= {"run.folder": arguments.out / name, "optim.steps": steps}
+        config = configure(arguments.steady_config, arguments, **changes, **weight)
+        runs.append(get_context("spawn").Process(target=run, args=(config,)))
+        runs[-1].start()
+    for one in runs:
+        one.join()
+
+
+def measure(config: Config) -> tuple[float, float]:
+    """Seconds of rendering and of a step."""
+    parts = time_steps(config, steps=25 if torch.cuda.is_available() else 2)
+    print(json.dumps(parts), flush=True)
+    return parts["render"], parts["step"]
+
+
+def run(config: Config) -> None:
+    """Train, or go on; what is there after SIGTERM is kept as a model as well."""
+    begin, folder = time.perf_counter(), config.run.folder
+    train(config)
+    if not (folder / "model.safetensors").is_file():
+        checkpoint, (_, state) = load_checkpoint(folder), set_up(config)
+        assert checkpoint is not None
+        state.average.load_state_dict(checkpoint["average"])
+        save_model(state.average.module, folder)
+    found = load_file(folder / "model.safetensors")
+    # 16 bits: a small file to carry.
+    half = {name: one.half().contiguous() if one.is_floating_point() else one for name, one in found.items()}
+    save_file(half, folder / "model.fp16.safetensors")
+    seconds = round(time.perf_counter() - begin)
+    print(json.dumps({"done": str(folder), "steps": config.optim.steps, "seconds": seconds}), flush=True)
+
+
+def finish() -> None:
+    """Wait for the device."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def peak_gib() -> float:
+    """Most memory of the device that was in use."""
+    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
+
+
+if __name__ == "__main__":
+    main()

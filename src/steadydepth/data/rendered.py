@@ -1,0 +1,260 @@
+"""Samples that are rendered while training: no files, and no clip twice."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from steadydepth.data.loader import Item
+from steadydepth.errors import InputError
+from steadydepth.files.sequence_writer import write_sequence
+from steadydepth.ops.photometric import Photometric
+from steadydepth.ops.photometric_batch import augment_clips, blur
+from steadydepth.synthetic.assets import SWEETHOME3D, load_assets, pack_assets, read_textures
+from steadydepth.synthetic.batched import Rendered, World
+from steadydepth.synthetic.device import check_device
+from steadydepth.synthetic.places import FPS, Scenes, draw_scenes
+from steadydepth.synthetic.world import FRAME_AUGMENTATION
+from steadydepth.types import Clip, Frames
+
+DEPTH_SCALE_M = 0.001  # 16 bits reach 65 m, to the end of the longest street
+CLIPS_AT_ONCE = 16  # that are drawn and rendered together; what a sample is depends on it
+_IMAGES = (".png", ".jpg", ".jpeg")
+
+
+class RenderedSamples(Dataset[Item]):
+    """Samples `numbers` of an endless row of rendered clips: what sample n shows follows from (seed, source, n) alone.
+
+    Args:
+        device: of torch, where clips are rendered.
+        assets: file of models that `pack_assets` wrote; None leaves simple bodies.
+        textures: folder of images that surfaces take as well.
+        repeats: times that each clip is shown, by another camera each time.
+        length: frames of a clip.
+        height: rows of a frame.
+        width: columns.
+        flip: mirror half of the clips.
+        photometric: draws of each frame, on top of one draw of the camera for each clip.
+        seed: of the run.
+        numbers: which samples.
+        source: number of this row in a run of several.
+
+    Raises:
+        InputError: the models or the images cannot be read.
+    """
+
+    labels = "depth"
+    motion = "flow"
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        assets: Path | None = None,
+        textures: Path | None = None,
+        repeats: int = 1,
+        length: int,
+        height: int,
+        width: int,
+        flip: bool,
+        photometric: Photometric,
+        seed: int,
+        numbers: Sequence[int] = (),
+        source: int = 0,
+    ) -> None:
+        images = [] if textures is None else [p for p in sorted(textures.rglob("*")) if p.suffix.lower() in _IMAGES]
+        if textures is not None and not images:
+            raise InputError(f"{textures}: has no PNG or JPEG images to take textures from")
+        self.world = World(
+            device, None if assets is None else load_assets(assets), read_textures(images, 128) if images else None
+        )
+        self.length, self.height, self.width, self.flip = length, height, width, flip
+        self.photometric, self.seed, self.numbers, self.source = photometric, seed, numbers, source
+        self.repeats = repeats
+        self.clips: list[Any] = []  # none that could be listed
+        self._chunk = lru_cache(maxsize=2)(self._photographed)
+        self._clips = lru_cache(maxsize=2 * repeats)(self._render)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def frames_to_watch(self, count: int) -> list[UInt8[np.ndarray, "t h w 3"]]:
+        """The first clips of the row."""
+        clips = [self.sample(number)["frames"] for number in range(count)]
+        return [(one * 255).round().byte().numpy() for one in clips]
+
+    def describe(self, number: int) -> dict[str, Any]:
+        """What makes sample `number` again."""
+        return {"rendered": number, "seed": self.seed}
+
+    def __getitem__(self, item: int) -> Item:
+        return self.sample(self.numbers[item])
+
+    def sample(self, number: int) -> Item:
+        """Sample `number` of the row, on the CPU."""
+        chunk = self._chunk(number // CLIPS_AT_ONCE)
+        return {name: part[number % CLIPS_AT_ONCE].cpu() for name, part in chunk.items()} | {
+            "labels": "depth",
+            "source": self.source,
+        }
+
+    def clip(self, number: int, name: str) -> Clip:
+        """Sample `number` as a clip with all that is known of it."""
+        chunk, row = divmod(number, CLIPS_AT_ONCE)
+        rendered, scenes = self._clips(chunk), self._scenes(chunk)
+        frames = self._chunk(chunk)["frames"][row].cpu().numpy()
+        focal = float(scenes.focal_px[row]) * self.width
+        # The label of a pixel is that of the first of its rays, a quarter of a pixel up and left of its middle.
+        K = np.array([[focal, 0, (self.width - 0.5) / 2], [0, focal, (self.height - 0.5) / 2], [0, 0, 1]])
+        poses = scenes.cam_to_world[row].double().numpy()
+
+        def part(name: str) -> np.ndarray:
+            return getattr(rendered, name)[row].cpu().numpy()
+
+        return Clip(
+            name=name,
+            frames=np.round(frames * 255).astype(np.uint8),
+            fps=FPS,
+            depth=part("depth").astype(np.float32),
+            valid=np.isfinite(part("depth")),
+            objects=part("objects").astype(np.uint8),
+            flow=part("flow").astype(np.float32),
+            flow_valid=part("flow_valid") & (np.abs(part("flow")) < 500).all(axis=-1),
+            K=K,
+            cam_to_world=poses,
+            fixed_camera=bool(np.allclose(poses, poses[0])),
+        )
+
+    def batches(self, batch: int) -> Iterator[Item]:
+        """The samples in order, `batch` at a time, on the device that renders them."""
+        for first in range(0, len(self.numbers) - batch + 1, batch):
+            numbers = self.numbers[first : first + batch]
+            chunks = list(dict.fromkeys(number // CLIPS_AT_ONCE for number in numbers))
+            parts = [self._chunk(chunk) for chunk in chunks]
+            rows = torch.tensor(
+                [chunks.index(number // CLIPS_AT_ONCE) * CLIPS_AT_ONCE + number % CLIPS_AT_ONCE for number in numbers]
+            )
+            in_order = len(rows) == len(chunks) * CLIPS_AT_ONCE and bool((rows.diff() == 1).all())
+            joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            if not in_order:
+                joined = {name: part[rows.to(part.device)] for name, part in joined.items()}
+            yield joined | {"labels": ("depth",) * batch, "source": (self.source,) * batch}
+
+    @torch.no_grad()
+    def _render(self, clips: int) -> Rendered:
+        return self.world.render(self._scenes(clips), height=self.height, width=self.width)
+
+    def _scenes(self, clips: int) -> Scenes:
+        return draw_scenes(self._seed(clips), self.world.pool, n_scenes=CLIPS_AT_ONCE, n_frames=self.length)
+
+    def _seed(self, *of: int) -> int:
+        return int(np.random.SeedSequence((self.seed, self.source, *of)).generate_state(1, np.uint64)[0] >> 2)
+
+    @torch.no_grad()
+    def _photographed(self, chunk: int) -> dict[str, Tensor]:
+        """Clips in the light of their cameras; one that is shown again is not shown in the batch after."""
+        fresh, again = divmod(chunk, self.repeats)
+        rendered = self._clips(max(fresh - 2 * again, 0))
+        generator = torch.Generator().manual_seed(self._seed(chunk, 1))
+        frames = augment_clips(_photograph(rendered.light, generator), self.photometric, generator)
+        parts = {
+            "frames": frames.movedim(2, -1),
+            "depth": rendered.depth,
+            "valid": torch.isfinite(rendered.depth),
+            "motion": rendered.motion,
+            "visible": rendered.visible,
+        }
+        if self.flip:
+            mirrored = (torch.rand(CLIPS_AT_ONCE, generator=generator) < 0.5).to(frames.device)
+            parts = {name: _mirror_some(name, part, mirrored) for name, part in parts.items()}
+        return parts
+
+
+def make_rendered(
+    root: Path,
+    *,
+    n_clips: int,
+    seed: int,
+    assets: str | Path,
+    n_frames: int = 12,
+    height: int = 192,
+    width: int = 256,
+    textures: Path | None = None,
+    device: str | None = None,
+    on_clip: Callable[[Path], None] = lambda path: None,
+) -> list[Path]:
+    """Write `n_clips` sequence folders of rooms, tables, clutter and streets, with exact depth, flow and poses.
+
+    A clip that is there already is kept. Clips of one seed are the same however many are asked for.
+
+    Args:
+        root: folder that gets the sequence folders.
+        n_clips: number of clips.
+        seed: of all of them; another seed gives other clips.
+        assets: file of models that `pack_assets` wrote; or `sweethome3d`, the catalogues of Debian's package, which are
+            packed into `root/.assets.npz` first.
+        n_frames: of a clip, at least 2, at 15 frames a second.
+        height: rows.
+        width: columns.
+        textures: folder of images that surfaces take as well.
+        device: of torch; None is the CPU.
+        on_clip: called with each folder as it is written.
+
+    Returns: the folders.
+
+    Raises:
+        InputError: the models or the images cannot be read, or the device cannot be used.
+    """
+    place = torch.device("cpu") if device is None else check_device(device)
+    root.mkdir(parents=True, exist_ok=True)
+    if str(assets) == "sweethome3d":
+        packed = root / ".assets.npz"
+        if not packed.is_file():
+            pack_assets([SWEETHOME3D], packed)
+        assets = packed
+    samples = RenderedSamples(
+        place, assets=Path(assets), textures=textures, length=n_frames, height=height, width=width, flip=False,
+        photometric=FRAME_AUGMENTATION, seed=seed,
+    )  # fmt: skip
+    names = [f"rendered_{seed}_{number:06d}" for number in range(n_clips)]
+    for first in range(0, n_clips, CLIPS_AT_ONCE):
+        numbers = range(first, min(first + CLIPS_AT_ONCE, n_clips))
+        missing = [number for number in numbers if not (root / names[number] / "meta.json").exists()]
+        for number in missing:
+            clip = samples.clip(number, names[number])
+            on_clip(write_sequence(root, clip, depth_scale_m=DEPTH_SCALE_M, source=_source(assets), licence=None))
+    return [root / name for name in names]
+
+
+def _source(assets: str | Path) -> str:
+    credits = sorted({one.split(";")[0] for one in load_assets(Path(assets)).credits})
+    return f"steadydepth synthetic world, with models under {'; '.join(credits)}"
+
+
+def _photograph(light: Frames, generator: torch.Generator) -> Frames:
+    """One camera for each clip: exposure by the mean, tone curve, saturation and sharpness."""
+    b, t = light.shape[:2]
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return (low + torch.rand(b, *shape, generator=generator) * (high - low)).view(b, *(1,) * 4).to(light.device)
+
+    bright = light.mean(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1e-4)
+    encoded = (light * uniform(0.12, 0.5) / bright).clamp(0, 1) ** (1 / uniform(1.7, 2.6))
+    grey = encoded.mean(dim=2, keepdim=True)
+    frames = (grey + (encoded - grey) * uniform(0.1, 1.2)).clamp(0, 1)
+    sigma = uniform(-0.8, 1.0).clamp(min=0).view(b, 1).expand(b, t)
+    return blur(frames, sigma)
+
+
+def _mirror_some(name: str, part: Tensor, mirrored: Tensor) -> Tensor:
+    """Clips mirrored where `mirrored`; columns are the fourth axis of all parts."""
+    turned = part.flip(3)
+    if name == "motion":
+        turned = turned * torch.tensor([-1.0, 1.0], device=part.device)
+    return torch.where(mirrored.view(-1, *(1,) * (part.ndim - 1)), turned, part)

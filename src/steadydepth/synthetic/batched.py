@@ -1,0 +1,479 @@
+"""Many scenes rendered at once on any device, with exact depth and motion: what a training step takes from there."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+from steadydepth.synthetic.assets import Assets
+from steadydepth.synthetic.places import SHARES, Pool, Scenes, draw_scenes
+from steadydepth.synthetic.rasterizer import Faces, prepare, rasterize, weights_at
+from steadydepth.synthetic.scene import draw_texture
+
+SUPERSAMPLING = 2  # colour rays a pixel side
+_PATTERNS = 192  # textures of the world's own
+_SHADOW = 192  # pixels a side of what the sun sees
+_NEAREST_M = 0.03  # faces with a corner nearer than this are left out
+_SAME = 0.03  # relative difference of depth up to which two frames see the same point
+_LEVELS = 5  # of a texture, each half the size of the one before
+OUTDOOR = ("Exterior", "Vehicles", "Characters")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Clips of b scenes: frames in linear light, and their labels.
+
+    Attributes:
+        light: RGB, linear, at least 0.
+        depth: planar depth in metres.
+        motion: where each pixel was in the frame before, pixels (x, y) from here.
+        visible: True where the frame before sees the same point.
+        flow: where each pixel of all frames but the last is in the next frame, pixels (x, y) from here.
+        flow_valid: True where that is in front of the next camera.
+        objects: 0 of the static world; otherwise the number of the thing that moves, from 1 on.
+    """
+
+    light: Float[Tensor, "b t 3 h w"]
+    depth: Float[Tensor, "b t h w"]
+    motion: Float[Tensor, "b p h w 2"]
+    visible: Bool[Tensor, "b p h w"]
+    flow: Float[Tensor, "b p h w 2"]
+    flow_valid: Bool[Tensor, "b p h w"]
+    objects: Int64[Tensor, "b t h w"]
+
+
+class World:
+    """Models and textures on a device, and what renders scenes of them.
+
+    Args:
+        device: of torch.
+        assets: models with their own textures; None leaves boxes, balls, cylinders and cones.
+        pictures: square images that repeat without a seam, as further textures.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        assets: Assets | None = None,
+        pictures: UInt8[np.ndarray, "n texel texel 3"] | None = None,
+    ) -> None:
+        self.device = device
+        parts = _bodies()
+        corners = [torch.from_numpy(one[0]) for one in parts]
+        uv = [torch.from_numpy(one[1]) for one in parts]
+        counts = [len(one) for one in corners]
+        colour, texture, material = torch.ones(1, 3), torch.zeros(1, dtype=torch.int64), torch.zeros(sum(counts))
+        size, outdoor = [one.amax(dim=(0, 1)) - one.amin(dim=(0, 1)) for one in corners], [False] * len(parts)
+        patterns = _patterns()
+        pools = [patterns] + ([pictures] if pictures is not None else [])
+        free = np.concatenate([_resized(one, 128) for one in pools])
+        atlas = [np.full((1, 64, 64, 3), 255, np.uint8)]
+        if assets is not None:
+            corners.append(torch.from_numpy(assets.corners).float())
+            uv.append(torch.from_numpy(assets.uv).float())
+            counts += np.diff(assets.first_face).tolist()
+            material = torch.cat((material, torch.from_numpy(assets.material.astype(np.int64)) + 1.0))
+            colour = torch.cat((colour, torch.from_numpy(assets.colour)))
+            texture = torch.cat((texture, torch.from_numpy(assets.texture)))
+            size += list(torch.from_numpy(assets.size_m))
+            outdoor += [one in OUTDOOR for one in assets.categories]
+            atlas = [assets.textures]
+        self.pool = Pool(
+            size_m=torch.stack(size).float(),
+            is_part=torch.arange(len(size)) < len(parts),
+            is_outdoor=torch.tensor(outdoor),
+            n_textures=len(free),
+        )
+        self.size_m = self.pool.size_m.to(device)
+        self.corners = torch.cat(corners).float().to(device)
+        self.uv = torch.cat(uv).float().to(device)
+        self.material = material.long().to(device)
+        self.colour, self.texture = colour.float().to(device), texture.to(device)
+        self.first_face = torch.tensor([0, *np.cumsum(counts).tolist()], device=device)
+        self.own = _Textures(np.concatenate(atlas), device)
+        self.free = _Textures(free, device)
+
+    def render(self, scenes: Scenes, *, height: int, width: int) -> Rendered:
+        """Frames and labels of `scenes`; more of them at once need more memory, about 40 MB a frame of 192 x 256."""
+        return _View(self, scenes.to(self.device), height, width).render()
+
+    def clips(
+        self, seed: int, *, n_clips: int, n_frames: int, height: int, width: int, kinds: tuple[float, ...] = SHARES
+    ) -> Rendered:
+        """The clips that belong to `seed`: what is drawn depends on it and on the numbers alone."""
+        return self.render(
+            draw_scenes(seed, self.pool, n_scenes=n_clips, n_frames=n_frames, kinds=kinds), height=height, width=width
+        )
+
+
+class _Textures:
+    """Square textures of one size and their smaller copies, in linear light, in one row of texels."""
+
+    def __init__(self, images: UInt8[np.ndarray, "n texel texel 3"], device: torch.device) -> None:
+        level = (torch.from_numpy(images).to(device).movedim(-1, 1).float() / 255) ** 2.2
+        rows = []
+        self.sides, self.starts, start = [], [], 0
+        for _ in range(_LEVELS):
+            self.sides.append(level.shape[-1])
+            self.starts.append(start)
+            rows.append(level.movedim(1, -1).reshape(-1, 3).half())
+            start += len(rows[-1])
+            level = F.avg_pool2d(level, 2)
+        self.texels = torch.cat(rows)
+        self.side = torch.tensor(self.sides, device=device)
+        self.start = torch.tensor(self.starts, device=device)
+
+    def look_up(
+        self, number: Int64[Tensor, "n"], uv: Float[Tensor, "n 2"], footprint: Float[Tensor, "n"]
+    ) -> Float[Tensor, "n 3"]:
+        """Reflectance at `uv`, which repeats, bilinear; `footprint` is how much of a texture a pixel covers."""
+        level = torch.log2((footprint * self.sides[0]).clamp(min=1)).round().long().clamp(max=_LEVELS - 1)
+        side, start = self.side[level], self.start[level]
+        place = (uv - uv.floor()) * side[:, None] - 0.5
+        low = place.floor()
+        share, low = place - low, low.long()
+        total = torch.zeros(len(uv), 3, device=uv.device)
+        for dx in (0, 1):
+            for dy in (0, 1):
+                column, row = (low[:, 0] + dx) % side, (low[:, 1] + dy) % side
+                weight = (share[:, 0] if dx else 1 - share[:, 0]) * (share[:, 1] if dy else 1 - share[:, 1])
+                texel = self.texels[start + (number * side + row) * side + column]
+                total = total + weight[:, None] * texel.float()
+        return total
+
+
+class _View:
+    """One rendering: the faces of all things of all scenes, projected into all frames."""
+
+    def __init__(self, world: World, scenes: Scenes, height: int, width: int) -> None:
+        self.world, self.scenes = world, scenes
+        self.out_size = (height, width)
+        self.height, self.width = height * SUPERSAMPLING, width * SUPERSAMPLING
+        self.n_scenes, self.n_frames, self.n_things = scenes.pose.shape[:3]
+        device = world.device
+        counts = torch.where(self._in_view(), world.first_face.diff()[scenes.model], 0).flatten()
+        self.thing = torch.repeat_interleave(torch.arange(len(counts), device=device), counts)  # of each face
+        begin = counts.cumsum(0) - counts
+        within = torch.arange(len(self.thing), device=device) - begin[self.thing]
+        self.face = world.first_face[scenes.model.flatten()][self.thing] + within
+        self.local = world.corners[self.face]
+        self.scene = torch.div(self.thing, self.n_things, rounding_mode="floor")
+
+    def _in_view(self) -> Bool[Tensor, "s n"]:
+        """Things whose ball around the middle reaches into what the camera sees of some frame; others cost nothing."""
+        scenes, size = self.scenes, self.world.size_m[self.scenes.model]
+        radius = 0.5 * (size * scenes.pose[:, 0, :, :3, :3].norm(dim=-2)).norm(dim=-1)[:, None]
+        middle = scenes.pose[..., :3, 1] * -0.5 * size[:, None, :, 1:2] + scenes.pose[..., :3, 3]
+        seen = (middle - scenes.cam_to_world[:, :, None, :3, 3]) @ scenes.cam_to_world[..., :3, :3]
+        x, y, z = seen.unbind(dim=-1)
+        inside = z > -radius
+        for across, pixels in ((x, self.width), (y, self.height)):
+            tangent = (0.5 * pixels / self.focal)[:, None, None]
+            inside &= (across.abs() - z * tangent) / (1 + tangent**2).sqrt() < radius
+        return inside.any(dim=1)
+
+    @cached_property
+    def focal(self) -> Float[Tensor, "s"]:
+        return self.scenes.focal_px * self.width
+
+    def placed(self, frame: int) -> Float[Tensor, "f 3 3"]:
+        """The corners of all faces in the world, at a frame."""
+        pose = self.scenes.pose[:, frame].flatten(0, 1)[self.thing]
+        return self.local @ pose[:, :3, :3].mT + pose[:, None, :3, 3]
+
+    def render(self) -> Rendered:
+        scenes, ss = self.scenes, SUPERSAMPLING
+        n = self.n_scenes
+        lights, depths, things, points = [], [], [], []
+        shadow = _Shadow(self, self.placed(0))
+        for t in range(self.n_frames):
+            corners = self.placed(t)
+            seen = (corners - scenes.cam_to_world[self.scene, t, None, :3, 3]) @ scenes.cam_to_world[
+                self.scene, t, :3, :3
+            ]
+            z = seen[..., 2]
+            safe = torch.where(z > _NEAREST_M, z, 1)
+            columns = seen[..., 0] / safe * self.focal[self.scene, None] + (self.width - 1) / 2
+            rows = seen[..., 1] / safe * self.focal[self.scene, None] + (self.height - 1) / 2
+            faces = prepare(torch.stack((columns, rows), -1), safe)
+            on_screen = torch.where(z > _NEAREST_M, z, -1)
+            found, depth = rasterize(
+                torch.stack((columns, rows), -1), on_screen, self.scene,
+                n_images=n, height=self.height, width=self.width, faces=faces,
+            )  # fmt: skip
+            shell = self._shell(t)
+            is_thing = depth < shell.depth
+            depth = torch.where(is_thing, depth, shell.depth)
+            ray = self._rays()
+            point = (ray * depth[..., None]) @ scenes.cam_to_world[:, t, None, :3, :3].mT
+            point = point + scenes.cam_to_world[:, t, None, None, :3, 3]
+            albedo, normal = shell.albedo, shell.normal
+            pixels = is_thing.flatten().nonzero()[:, 0]
+            number = found.flatten()[pixels]
+            look = self._look(faces, corners, number, pixels, depth.flatten()[pixels])
+            albedo = albedo.flatten(0, 2).index_copy(0, pixels, look[0]).view_as(albedo)
+            normal = normal.flatten(0, 2).index_copy(0, pixels, look[1]).view_as(normal)
+            lights.append(self._lit(t, point, normal, albedo, shadow))
+            coarse = (slice(None), slice(None, None, ss), slice(None, None, ss))
+            depths.append(depth[coarse])
+            thing = torch.full_like(found, -1).flatten().index_copy(0, pixels, self.thing[number]).view_as(found)
+            things.append(thing[coarse])
+            points.append(point[coarse])
+        depth = torch.stack(depths, dim=1)
+        steps = range(1, self.n_frames)
+        motion, z, inside = self._motions([(points[t], things[t], t, t - 1) for t in steps])
+        flow, ahead, _ = self._motions([(points[t - 1], things[t - 1], t - 1, t) for t in steps])
+        found = _at_nearest(depth[:, :-1], motion)
+        moving = torch.cat((scenes.is_moving.new_zeros(1), scenes.is_moving.flatten()))
+        thing = torch.stack(things, dim=1)
+        return Rendered(
+            light=torch.stack(lights, dim=1),
+            depth=depth,
+            motion=motion,
+            visible=inside & ((found - z).abs() < _SAME * z),
+            flow=flow,
+            flow_valid=ahead > _NEAREST_M,
+            objects=torch.where(moving[thing + 1], thing % self.n_things + 1, 0),
+        )
+
+    def _rays(self) -> Float[Tensor, "s h w 3"]:
+        """Unit planar depth: a length along them is a depth."""
+        device = self.world.device
+        x = torch.arange(self.width, device=device) - (self.width - 1) / 2
+        y = torch.arange(self.height, device=device) - (self.height - 1) / 2
+        rays = torch.ones(self.n_scenes, self.height, self.width, 3, device=device)
+        rays[..., 0], rays[..., 1] = x / self.focal[:, None, None], y[:, None] / self.focal[:, None, None]
+        return rays
+
+    def _shell(self, t: int) -> "_Shell":
+        """What the room shows, and through its openings what is behind it."""
+        scenes = self.scenes
+        ray = self._rays() @ scenes.cam_to_world[:, t, None, :3, :3].mT
+        eye = scenes.cam_to_world[:, t, None, None, :3, 3]
+        depth, side = _leave_box(eye, ray, scenes.half_m)
+        point = eye + ray * depth[..., None]
+        wall = torch.tensor([0, 1, -1, -1, 2, 3], device=ray.device)[side]
+        along = torch.where(wall < 2, point[..., 2], point[..., 0])
+        openings = scenes.openings[torch.arange(self.n_scenes, device=ray.device)[:, None, None], wall.clamp(min=0)]
+        place = torch.stack((along, point[..., 1]), -1)[..., None, :]
+        through = ((place > openings[..., 0, :]) & (place < openings[..., 1, :])).all(dim=-1).any(dim=-1) & (wall >= 0)
+        far, far_side = _leave_box(eye, ray, scenes.outer_m)
+        depth, side = torch.where(through, far, depth), torch.where(through, far_side, side)
+        point = eye + ray * depth[..., None]
+        axis = torch.div(side, 2, rounding_mode="floor")
+        normal = F.one_hot(axis, 3).float() * torch.where(side % 2 == 0, 1.0, -1.0)[..., None]
+        number = torch.arange(self.n_scenes, device=ray.device)[:, None, None].expand_as(side)
+        key = (number, through.long(), side)
+        across = torch.where(axis == 0, point[..., 2], point[..., 0])
+        down = torch.where(axis == 1, point[..., 2], point[..., 1])
+        tile = scenes.tile_m[key] * torch.where(through, 3, 1)
+        uv = torch.stack((across, down), -1) / tile[..., None]
+        grazing = (ray * normal).sum(dim=-1).abs().clamp(min=0.1) / ray.norm(dim=-1)
+        footprint = depth / self.focal[:, None, None] / tile / grazing.sqrt()
+        texel = self.world.free.look_up(scenes.wall_texture[key].flatten(), uv.flatten(0, 2), footprint.flatten()).view(
+            *side.shape, 3
+        )
+        plain = texel.clamp(min=1e-3) ** scenes.wall_contrast[key][..., None]
+        return _Shell(depth, normal, plain * scenes.wall_tint[key])
+
+    def _look(
+        self, faces: Faces, corners: Tensor, number: Tensor, pixels: Tensor, depth: Tensor
+    ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
+        """Reflectance, and the normal to the side of the camera, of what things show at `pixels`."""
+        world, thing = self.world, self.thing[number]
+        x, y = (
+            (pixels % self.width).float(),
+            (torch.div(pixels, self.width, rounding_mode="floor") % self.height).float(),
+        )
+        weights = weights_at(faces, number, x, y)
+        uv_corners = world.uv[self.face[number]]
+        uv = (weights[..., None] * uv_corners).sum(dim=1)
+        first, second, third = corners[number].unbind(dim=1)
+        cross = torch.linalg.cross(second - first, third - first)
+        area = cross.norm(dim=-1)
+        side_1, side_2 = (uv_corners[:, 1] - uv_corners[:, 0]), (uv_corners[:, 2] - uv_corners[:, 0])
+        uv_area = (side_1[:, 0] * side_2[:, 1] - side_1[:, 1] * side_2[:, 0]).abs()
+        density = (uv_area / area.clamp(min=1e-9)).sqrt()
+        texture = self.scenes.texture.flatten()[thing]
+        material = world.material[self.face[number]]
+        footprint = depth / self.focal[self.scene[number]] * density
+        is_own = texture < 0
+        own = world.own.look_up(world.texture[material], uv, footprint)
+        # Things of another texture take it at its own size, wherever theirs would have it.
+        other = world.free.look_up(texture.clamp(min=0), 2 * uv, 2 * footprint)
+        other = other.clamp(min=1e-3) ** self.scenes.contrast.flatten()[thing][:, None]
+        albedo = torch.where(is_own[:, None], own * world.colour[material], other)
+        normal = cross / area[:, None].clamp(min=1e-12)
+        eye = self.scenes.cam_to_world[self.scene[number], 0, :3, 3]
+        away = ((first - eye) * normal).sum(dim=-1, keepdim=True) > 0
+        return albedo * self.scenes.tint.flatten(0, 1)[thing], torch.where(away, -normal, normal)
+
+    def _lit(self, t: int, point: Tensor, normal: Tensor, albedo: Tensor, shadow: "_Shadow") -> Tensor:
+        """Linear light (s, 3, h, w) at the size of the output."""
+        scenes = self.scenes
+        up = 0.6 - 0.4 * normal[..., 1]  # y points down: more of the sky from above
+        light = scenes.light[:, t, None, None, 1] * up[..., None]
+        facing = (normal * scenes.sun[:, None, None]).sum(dim=-1).clamp(min=0) * shadow.lit(point)
+        light = light + scenes.light[:, t, None, None, 0] * facing[..., None]
+        for i in range(scenes.lamps.shape[1]):
+            to_lamp = scenes.lamps[:, None, None, i] - point
+            square = (to_lamp * to_lamp).sum(dim=-1)
+            cosine = (normal * to_lamp).sum(dim=-1).clamp(min=0) / square.clamp(min=1e-4).sqrt()
+            reach = (0.5 * scenes.half_m.amax(dim=-1))[:, None, None] ** 2
+            light = light + scenes.lamp_light[:, t, None, None, i] * (cosine / (1 + square / reach))[..., None]
+        return F.avg_pool2d((albedo * light).movedim(-1, 1), SUPERSAMPLING)
+
+    def _motions(
+        self, parts: list[tuple[Tensor, Tensor, int, int]]
+    ) -> tuple[Float[Tensor, "s p h w 2"], Float[Tensor, "s p h w"], Bool[Tensor, "s p h w"]]:
+        """Of points and their things, from frame to frame: motion, depth there, and whether that is in the image."""
+        moved = [self._motion(*part) for part in parts]
+        motion, depth, inside = (torch.stack(part, dim=1) for part in zip(*moved, strict=True))
+        return motion, depth, inside
+
+    def _motion(self, point: Tensor, thing: Tensor, t: int, to: int) -> tuple[Tensor, Tensor, Tensor]:
+        scenes, (height, width) = self.scenes, self.out_size
+        moved = scenes.pose[:, to].flatten(0, 1) @ torch.linalg.inv(scenes.pose[:, t].flatten(0, 1))
+        still = torch.eye(4, device=moved.device)[None]
+        step = torch.cat((still, moved))[thing + 1]
+        then = (step[..., :3, :3] @ point[..., None])[..., 0] + step[..., :3, 3]
+        camera = scenes.cam_to_world[:, to]
+        seen = (then - camera[:, None, None, :3, 3]) @ camera[:, None, :3, :3]
+        z = seen[..., 2].clamp(min=1e-3)
+        x = (seen[..., 0] / z * self.focal[:, None, None] + (self.width - 1) / 2) / SUPERSAMPLING
+        y = (seen[..., 1] / z * self.focal[:, None, None] + (self.height - 1) / 2) / SUPERSAMPLING
+        inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1) & (seen[..., 2] > _NEAREST_M)
+        here_x = torch.arange(width, device=x.device, dtype=x.dtype)
+        here_y = torch.arange(height, device=x.device, dtype=x.dtype)[:, None]
+        return torch.stack((x - here_x, y - here_y), dim=-1), seen[..., 2], inside
+
+
+def _at_nearest(values: Float[Tensor, "s p h w"], motion: Float[Tensor, "s p h w 2"]) -> Float[Tensor, "s p h w"]:
+    """What `values` have at the pixel nearest to where the motion goes."""
+    height, width = values.shape[-2:]
+    x = torch.arange(width, device=values.device) + motion[..., 0]
+    y = torch.arange(height, device=values.device)[:, None] + motion[..., 1]
+    column, row = x.round().clamp(0, width - 1).long(), y.round().clamp(0, height - 1).long()
+    return values.flatten(2).gather(2, (row * width + column).flatten(2)).view_as(values)
+
+
+@dataclass(frozen=True)
+class _Shell:
+    depth: Float[Tensor, "s h w"]
+    normal: Float[Tensor, "s h w 3"]
+    albedo: Float[Tensor, "s h w 3"]
+
+
+class _Shadow:
+    """How near to the sun the first surface is, over a square around what the camera looks at."""
+
+    def __init__(self, view: _View, corners: Float[Tensor, "f 3 3"]) -> None:
+        scenes = view.scenes
+        upright = torch.tensor([0.0, 0.0, 1.0], device=corners.device).expand_as(scenes.sun)
+        across = F.normalize(torch.linalg.cross(upright, scenes.sun), dim=-1)
+        self.axes = torch.stack((across, torch.linalg.cross(scenes.sun, across), -scenes.sun), dim=-1)
+        reach = scenes.half_m[:, [0, 2]].amax(dim=-1).clamp(max=12)
+        self.scale = 0.5 * _SHADOW / reach
+        self.centre = scenes.cam_to_world[:, 0, :3, 3] + scenes.cam_to_world[:, 0, :3, 2] * 0.5 * reach[:, None]
+        self.n = view.n_scenes
+        seen = self._project(corners, view.scene)
+        found = rasterize(
+            seen[..., :2], seen[..., 2], view.scene, n_images=self.n, height=_SHADOW, width=_SHADOW
+        )  # fmt: skip
+        self.depth = found[1].flatten()
+
+    def _project(self, points: Float[Tensor, "n c 3"], scene: Int64[Tensor, "n"]) -> Float[Tensor, "n c 3"]:
+        """Column, row and distance along the light; a parallel one has the same scale everywhere."""
+        seen = (points - self.centre[scene][:, None]) @ self.axes[scene]
+        place = seen[..., :2] * self.scale[scene][:, None, None] + 0.5 * _SHADOW
+        return torch.cat((place, seen[..., 2:] + 100), dim=-1)
+
+    def lit(self, point: Float[Tensor, "s h w 3"]) -> Float[Tensor, "s h w"]:
+        """Share of the sun that reaches each point, from four places of what it sees."""
+        scene = torch.arange(self.n, device=point.device)
+        seen = self._project(point.flatten(1, 2), scene).view_as(point)
+        x, y, distance = seen.unbind(dim=-1)
+        bias = 2.5 / self.scale[:, None, None]
+        total = torch.zeros_like(distance)
+        low_x, low_y = x.floor(), y.floor()
+        for dx in (0, 1):
+            for dy in (0, 1):
+                column, row = (low_x + dx).long(), (low_y + dy).long()
+                inside = (column >= 0) & (column < _SHADOW) & (row >= 0) & (row < _SHADOW)
+                index = (scene[:, None, None] * _SHADOW + row.clamp(0, _SHADOW - 1)) * _SHADOW
+                first = self.depth[index + column.clamp(0, _SHADOW - 1)]
+                share = (1 - (x - low_x - dx).abs()) * (1 - (y - low_y - dy).abs())
+                total = total + share * ((first + bias > distance) | ~inside)
+        return total
+
+
+def _leave_box(eye: Tensor, ray: Tensor, half: Float[Tensor, "s 3"]) -> tuple[Tensor, Tensor]:
+    """Depth at which rays leave the box from -half to half, y from -2 half to 0, and its side (x, y, z; low, high)."""
+    low, high = -half.clone(), half.clone()
+    low[:, 1], high[:, 1] = -2 * half[:, 1], 0
+    bound = torch.where(ray > 0, high[:, None, None], low[:, None, None])
+    safe = torch.where(ray.abs() < 1e-9, 1e-9, ray)
+    depth, axis = ((bound - eye) / safe).min(dim=-1)
+    depth = depth.clamp(min=_NEAREST_M)
+    is_high = ray.gather(-1, axis[..., None])[..., 0] > 0
+    return depth, 2 * axis + is_high
+
+
+def _patterns() -> UInt8[np.ndarray, "n texel texel 3"]:
+    generator = np.random.default_rng(0)
+    linear = [draw_texture(generator) for _ in range(_PATTERNS)]
+    return np.round(np.stack(linear) ** (1 / 2.2) * 255).astype(np.uint8)
+
+
+def _resized(images: UInt8[np.ndarray, "n texel texel 3"], side: int) -> UInt8[np.ndarray, "n side side 3"]:
+    if images.shape[1] == side:
+        return images
+    moved = torch.from_numpy(images).movedim(-1, 1).float()
+    return F.interpolate(moved, (side, side), mode="area").movedim(1, -1).round().byte().numpy()
+
+
+def _bodies() -> list[tuple[Float[np.ndarray, "f 3 3"], Float[np.ndarray, "f 3 2"]]]:
+    """A box, a ball, a cylinder and a cone of one metre that stand on y = 0, with texture coordinates."""
+    return [_box(), *(_turned(profile, 24) for profile in _PROFILES)]
+
+
+_RING = np.linspace(0, np.pi, 13)
+# Radius and height, from the top down, of what is turned about the vertical.
+_PROFILES = (
+    np.stack((0.5 * np.sin(_RING), 0.5 + 0.5 * np.cos(_RING)), -1),
+    np.array([[0.0, 1.0], [0.5, 1.0], [0.5, 0.0], [0.0, 0.0]]),
+    np.array([[0.0, 1.0], [0.5, 0.0], [0.0, 0.0]]),
+)
+
+
+def _turned(profile: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    angle = np.linspace(0, 2 * np.pi, n + 1)
+    radius, height = profile[:, :1], profile[:, 1:]
+    points = np.stack(
+        (radius * np.cos(angle), -np.broadcast_to(height, (len(profile), n + 1)), radius * np.sin(angle)), -1
+    )
+    length = np.concatenate(([0], np.cumsum(np.linalg.norm(np.diff(profile, axis=0), axis=1))))
+    uv = np.stack(np.broadcast_arrays(angle / np.pi / 2 * 3, length[:, None]), -1)
+    return _quads(points), _quads(uv)
+
+
+def _quads(grid: np.ndarray) -> np.ndarray:
+    """Two triangles for each cell of a grid (rows, columns, c)."""
+    a, b, c, d = grid[:-1, :-1], grid[:-1, 1:], grid[1:, :-1], grid[1:, 1:]
+    return np.stack((np.stack((a, b, c), 2), np.stack((d, c, b), 2)), 2).reshape(-1, 3, grid.shape[-1])
+
+
+def _box() -> tuple[np.ndarray, np.ndarray]:
+    corners, uvs = [], []
+    u, v = np.meshgrid(np.linspace(0, 1, 2), np.linspace(0, 1, 2))
+    for axis in range(3):
+        for end in (0.0, 1.0):
+            point = np.empty((2, 2, 3))
+            point[..., axis], point[..., (axis + 1) % 3], point[..., (axis + 2) % 3] = end, u, v
+            corners.append(_quads(point - [0.5, 1.0, 0.5]))
+            uvs.append(_quads(np.stack((u, v), -1)))
+    return np.concatenate(corners), np.concatenate(uvs)

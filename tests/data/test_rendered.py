@@ -1,0 +1,213 @@
+"""Samples rendered while training: models from a catalogue, the same clips for the same numbers, exact resume."""
+
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from steadydepth.config import Config
+from steadydepth.data.checks import check_data
+from steadydepth.data.commands import make
+from steadydepth.data.rendered import CLIPS_AT_ONCE, RenderedSamples
+from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.errors import InputError
+from steadydepth.ops.photometric import Photometric
+from steadydepth.ops.photometric_batch import augment_clips, blur
+from steadydepth.synthetic.assets import load_assets, pack_assets, simplify
+from steadydepth.training.loop import train
+
+SIZE = {"length": 2, "height": 32, "width": 48}
+
+CUBE = "\n".join(
+    [f"v {x} {y} {z}" for x in (0, 1) for y in (0, 2) for z in (0, 4)]
+    + ["vt 0 0", "vt 1 0", "vt 1 1", "usemtl wood"]
+    + [f"f {a}/1 {b}/2 {c}/3" for a, b, c in ((1, 2, 4), (1, 4, 3), (5, 6, 8), (5, 8, 7), (1, 2, 6), (1, 6, 5))]
+)
+PROPERTIES = """# a comment
+id=Test
+license=CC0 1.0
+id#1=crate
+name#1=Crate
+category#1=Living room
+model#1=/models/crate.obj
+width#1=50
+depth#1=100
+height#1=200
+creator#1=Someone
+id#2=broken
+name#2=Broken
+model#2=/models/missing.obj
+width#2=10
+depth#2=10
+height#2=10
+"""
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("catalogue")
+    wood = np.zeros((8, 8, 3), np.uint8)
+    wood[..., 2] = 200
+    with zipfile.ZipFile(folder / "test.sh3f", "w") as archive:
+        archive.writestr("PluginFurnitureCatalog.properties", PROPERTIES)
+        archive.writestr("models/crate.obj", f"mtllib crate.mtl\n{CUBE}\n")
+        archive.writestr("models/crate.mtl", "newmtl wood\nKd 1 1 1\nmap_Kd wood.png\n")
+        archive.writestr("models/wood.png", cv2.imencode(".png", wood)[1].tobytes())
+    pack_assets([folder], folder / "assets.npz")
+    return folder / "assets.npz"
+
+
+def samples(packed: Path | None = None, *, seed: int = 1, numbers: range = range(8), **options) -> RenderedSamples:
+    chosen = {"flip": True, "photometric": Photometric(noise=0.02), "seed": seed, "numbers": numbers, **SIZE, **options}
+    return RenderedSamples(torch.device("cpu"), assets=packed, **chosen)
+
+
+def test_models_have_their_size_their_texture_and_their_author(packed):
+    assets = load_assets(packed)
+    assert assets.names == ("Crate",)  # the other one has no file
+    assert assets.credits == ("CC0 1.0; Someone",)
+    corners = assets.corners.astype(np.float64).reshape(-1, 3)
+    np.testing.assert_allclose(np.ptp(corners, axis=0), [0.5, 2.0, 1.0], atol=1e-3)
+    assert corners[:, 1].max() == pytest.approx(0, abs=1e-3)  # it stands on the ground
+    texture = assets.textures[assets.texture[assets.material[0]]]
+    assert texture[..., 0].min() == 200
+    assert texture[..., 1:].max() == 0
+
+
+def test_what_is_no_catalogue_is_refused(tmp_path):
+    with pytest.raises(InputError, match="apt install"):
+        pack_assets([tmp_path], tmp_path / "x.npz")
+    (tmp_path / "x.npz").write_bytes(b"no archive")
+    with pytest.raises(InputError, match=r"x\.npz.*data assets"):
+        load_assets(tmp_path / "x.npz")
+
+
+def test_many_faces_become_few_and_keep_their_place():
+    grid = np.stack(np.meshgrid(np.linspace(0, 1, 60), np.linspace(0, 1, 60), [0.0]), -1)[:, :, 0]
+    a, b, c, d = grid[:-1, :-1], grid[:-1, 1:], grid[1:, :-1], grid[1:, 1:]
+    faces = np.concatenate([np.stack(one, 2).reshape(-1, 3, 3) for one in ((a, b, c), (d, c, b))])
+    kept, corners = simplify(faces, 1500)
+    assert len(kept) == len(corners) <= 1500
+    assert np.abs(corners[..., 2]).max() == 0
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum() / 2
+    assert 0.9 < area <= 1.0
+
+
+def test_a_number_gives_the_same_sample_however_it_is_asked_for(packed):
+    row = samples(packed)
+    (batch,) = samples(packed).batches(8)
+    for number in (0, 5):
+        for name in ("frames", "depth", "valid", "motion", "visible"):
+            assert torch.equal(row.sample(number)[name], batch[name][number]), name
+    (other,) = samples(packed, seed=2).batches(8)
+    assert not torch.equal(other["depth"], batch["depth"])
+    later = next(samples(packed, numbers=range(4, 8)).batches(4))
+    assert torch.equal(later["frames"], batch["frames"][4:])
+
+
+def test_a_clip_that_is_shown_again_has_the_same_depth_in_another_light():
+    row = samples(numbers=range(10 * CLIPS_AT_ONCE), repeats=2, flip=False)
+    # Chunks 0, 2, 4 are fresh; 5 shows again what 0 showed.
+    first, again = row.sample(0), row.sample(5 * CLIPS_AT_ONCE)
+    assert torch.equal(first["depth"], again["depth"])
+    assert not torch.equal(first["frames"], again["frames"])
+
+
+def test_a_mirrored_clip_has_mirrored_motion():
+    plain, mirrored = (samples(numbers=range(CLIPS_AT_ONCE), flip=flip) for flip in (False, True))
+    pairs = [(plain.sample(n), mirrored.sample(n)) for n in range(CLIPS_AT_ONCE)]
+    turned = [(a, b) for a, b in pairs if not torch.equal(a["depth"], b["depth"])]
+    assert 0 < len(turned) < CLIPS_AT_ONCE
+    a, b = turned[0]
+    assert torch.equal(a["depth"].flip(-1), b["depth"])
+    torch.testing.assert_close(a["motion"].flip(2) * torch.tensor([-1.0, 1.0]), b["motion"])
+
+
+def test_written_clips_pass_the_check_and_are_complete(packed, tmp_path):
+    paths = make(tmp_path / "data", clips=2, frames=3, seed=4, assets=packed, height=48, width=64)
+    assert check_data(tmp_path / "data") == []
+    clip = open_sequence(paths[0]).read()
+    assert clip.frames.shape == (3, 48, 64, 3)
+    assert clip.depth is not None
+    assert clip.flow is not None
+    assert clip.K is not None
+    assert clip.cam_to_world is not None
+    # The points of a still world, moved by the poses, land where the flow says.
+    y, x = np.mgrid[:48, :64].astype(np.float64)
+    there = np.stack(((x - clip.K[0, 2]) / clip.K[0, 0], (y - clip.K[1, 2]) / clip.K[1, 1], np.ones_like(x)), -1)
+    moved = np.linalg.inv(clip.cam_to_world[1]) @ clip.cam_to_world[0]
+    seen = (there * clip.depth[0, ..., None]) @ moved[:3, :3].T + moved[:3, 3]
+    landed = seen[..., :2] / seen[..., 2:] * np.diag(clip.K)[:2] + clip.K[:2, 2]
+    is_still = (clip.objects[0] == 0) & clip.flow_valid[0]
+    error = np.abs(landed - np.stack((x, y), -1) - clip.flow[0]).max(axis=-1)[is_still]
+    assert np.median(error) < 0.05
+    made = make(tmp_path / "data", clips=3, frames=3, seed=4, assets=packed, height=48, width=64)
+    assert made[:2] == paths
+
+
+def config(folder: Path, packed: Path, **optim) -> Config:
+    return Config.model_validate(
+        {
+            "data": {"sources": [{"synthetic": {"assets": packed}}], "clip_length": 2, "height": 32, "width": 48},
+            "model": {"weights": "none", "decoder_width": 8, "claims": "scale"},
+            "loss": {"relative_weight": 0.5},
+            "optim": {"steps": 3, "batch": 2, **optim},
+            "run": {"folder": folder, "checkpoint_every": 2, "device": "cpu"},
+        }
+    )
+
+
+def test_a_run_on_rendered_clips_goes_on_where_it_was_cut(packed, tmp_path, monkeypatch):
+    complete = train(config(tmp_path / "complete", packed))
+    from steadydepth.training import loop
+
+    save = loop.save_checkpoint
+
+    def cut(content, folder):
+        save(content, folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_checkpoint", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(tmp_path / "cut", packed))
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    train(config(tmp_path / "cut", packed))
+    first, second = ((folder / "model.safetensors").read_bytes() for folder in (complete, tmp_path / "cut"))
+    assert first == second
+    assert "CC0 1.0" in (complete / "README.md").read_text()
+
+
+def test_the_camera_of_a_batch_changes_light_as_asked():
+    frames = torch.full((2, 3, 3, 32, 48), 0.4)
+    same = augment_clips(frames, Photometric(), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(same, frames)
+    brighter = augment_clips(frames, Photometric(exposure=0.2), torch.Generator().manual_seed(0))
+    assert torch.equal(brighter.amin((2, 3, 4)), brighter.amax((2, 3, 4)))
+    assert brighter[:, :, 0, 0, 0].unique().numel() == 6
+    noisy = augment_clips(frames, Photometric(noise=0.05), torch.Generator().manual_seed(0))
+    assert (noisy - frames).std() == pytest.approx(0.05 * np.sqrt(0.2 + 1.6 * 0.4), rel=0.05)
+
+
+def test_blur_keeps_the_light_and_spreads_a_point():
+    frames = torch.zeros(1, 1, 3, 33, 33)
+    frames[..., 16, 16] = 1
+    blurred = blur(frames, torch.tensor([[1.0]]))
+    torch.testing.assert_close(blurred.sum((-1, -2)), torch.ones(1, 1, 3))
+    torch.testing.assert_close(blurred[0, 0, 0, 16, 17] / blurred[0, 0, 0, 16, 16], torch.tensor(np.exp(-0.5)).float())
+    torch.testing.assert_close(blur(frames, torch.zeros(1, 1)), frames)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({}, "either root"),
+        ({"root": "x", "synthetic": {}}, "either root"),
+        ({"synthetic": {}, "labels": "none"}, "rendered clips have depth"),
+    ],
+)
+def test_a_source_is_a_folder_or_rendered(source, message):
+    with pytest.raises(ValueError, match=message):
+        Config.model_validate({"data": {"sources": [source]}, "optim": {"steps": 1}, "run": {"folder": "x"}})

@@ -1,0 +1,112 @@
+"""The batched world: its rasterizer against rays, its labels against each other, and the same clips everywhere."""
+
+import numpy as np
+import pytest
+import torch
+
+from steadydepth.method.pairing import pair_with_previous
+from steadydepth.synthetic.batched import World, _View
+from steadydepth.synthetic.meshes import meet_triangles
+from steadydepth.synthetic.places import draw_scenes
+from steadydepth.synthetic.rasterizer import prepare, rasterize, weights_at
+
+SIZE = {"n_clips": 4, "n_frames": 2, "height": 48, "width": 64}
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def clips(world):
+    return world.clips(3, **SIZE)
+
+
+def project(corners: np.ndarray, K: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    depth = corners[..., 2]
+    points = np.stack((corners[..., 0] / depth * K[0, 0] + K[0, 2], corners[..., 1] / depth * K[1, 1] + K[1, 2]), -1)
+    return torch.from_numpy(points), torch.from_numpy(depth)
+
+
+def test_the_rasterizer_meets_what_rays_meet():
+    generator = np.random.default_rng(0)
+    K = np.array([[40.0, 0, 31.5], [0, 40.0, 23.5], [0, 0, 1]])
+    corners = generator.uniform([-1.5, -1.2, 1.0], [1.5, 1.2, 4.0], size=(60, 1, 3)) + generator.normal(
+        0, 0.4, (60, 3, 3)
+    )
+    corners[..., 2] = np.maximum(corners[..., 2], 0.5)
+    points, depth = project(corners, K)
+    found, distance = rasterize(points, depth, torch.zeros(60, dtype=torch.int64), n_images=1, height=48, width=64)
+    expected, face = meet_triangles(corners, K, np.arange(48.0), np.arange(64.0))
+    same = found[0].numpy() == face
+    assert same.mean() > 0.999  # a pixel centre on an edge may fall to either side
+    hit = np.isfinite(expected) & same
+    np.testing.assert_allclose(distance[0].numpy()[hit], expected[hit], rtol=1e-5)
+
+
+def test_each_image_gets_its_own_faces_and_none_behind_the_camera():
+    points = torch.tensor([[[0.0, 0.0], [8.0, 0.0], [0.0, 8.0]]]).repeat(3, 1, 1)
+    depth = torch.tensor([[2.0] * 3, [3.0] * 3, [-1.0] * 3])
+    found, distance = rasterize(points, depth, torch.tensor([0, 1, 2]), n_images=3, height=4, width=4)
+    assert found[0, 0, 0] == 0
+    assert found[1, 0, 0] == 1
+    assert (found[2] == -1).all()
+    assert torch.isinf(distance[2]).all()
+    assert distance[1, 0, 0] == 3
+
+
+def test_weights_are_perspective_correct():
+    # A board from 1 m to 3 m away: the middle of its image is not the middle of the board.
+    points = torch.tensor([[[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]], dtype=torch.float64)
+    depth = torch.tensor([[1.0, 3.0, 1.0]], dtype=torch.float64)
+    half = torch.tensor([5.0], dtype=torch.float64)
+    weights = weights_at(prepare(points, depth), torch.tensor([0]), half, 0 * half)
+    # 1 / z is 2/3 there, so z is 1.5, a quarter of the way.
+    torch.testing.assert_close(weights, torch.tensor([[0.75, 0.25, 0.0]], dtype=torch.float64))
+
+
+def test_depth_and_motion_agree_from_frame_to_frame(clips):
+    """Along the motion, what both frames see of the still world has the depth that the cameras say."""
+    pairs = pair_with_previous(clips.depth, torch.isfinite(clips.depth), clips.motion, clips.visible)
+    change = pairs.log_change[pairs.valid].abs()
+    assert pairs.valid.float().mean() > 0.5
+    assert change.median() < 0.05
+    assert torch.isfinite(clips.light).all()
+    assert (clips.light >= 0).all()
+
+
+def test_a_camera_at_rest_has_no_motion(world):
+    clips = world.clips(11, n_clips=8, n_frames=2, height=48, width=64)
+    at_rest = (clips.motion.abs() < 1e-3).all(dim=-1).float().mean(dim=(1, 2, 3)) > 0.5
+    assert at_rest.any()
+    assert not at_rest.all()
+    depth = clips.depth[at_rest]
+    unmoved = (clips.motion[at_rest].abs() < 1e-3).all(dim=-1) & clips.visible[at_rest]
+    assert ((depth[:, 1:] - depth[:, :1]).abs()[unmoved] < 1e-3).float().mean() > 0.95
+
+
+def test_a_seed_gives_the_same_clips(world, clips):
+    again = world.clips(3, **SIZE)
+    other = world.clips(4, **SIZE)
+    assert torch.equal(again.depth, clips.depth)
+    assert torch.equal(again.light, clips.light)
+    assert not torch.equal(other.depth, clips.depth)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_renders_what_the_cpu_renders(clips):
+    there = World(torch.device("cuda")).clips(3, **SIZE)
+    same = (there.depth.cpu() / clips.depth - 1).abs() < 1e-3
+    assert same.float().mean() > 0.995  # rounding moves edges
+    assert (there.light.cpu() - clips.light).abs().mean() < 0.01
+
+
+def test_what_is_out_of_view_is_left_out_without_a_trace(world, monkeypatch):
+    scenes = draw_scenes(5, world.pool, n_scenes=4, n_frames=2)
+    culled = world.render(scenes, height=48, width=64)
+    monkeypatch.setattr(_View, "_in_view", lambda view: torch.ones_like(view.scenes.model, dtype=torch.bool))
+    complete = world.render(scenes, height=48, width=64)
+    assert torch.equal(culled.depth, complete.depth)
+    torch.testing.assert_close(culled.motion, complete.motion)
