@@ -35,6 +35,8 @@ from steadydepth.serving.jobs.unpack import unpack
 from steadydepth.training.loop import train
 
 PIECE = 20_000
+PHASES = ("upload", "upload", "check", "job", "job", "job")  # in which a kill falls
+LONGEST_S = {"upload": 1.5, "check": 5.0, "job": 10.0}  # from the beginning of a phase to the kill
 SETTINGS = {"optim.steps": 300, "optim.batch": 2, "data.height": 32, "data.width": 40}
 
 
@@ -125,13 +127,16 @@ def main() -> None:
     terminal.start()
     kills, wrong, seconds = Counter(), [], []
     current = Round(data)
-    due = time.monotonic() + chance.uniform(0.2, 4)
+    target, due = chance.choice(PHASES), None
     while sum(kills.values()) < options.kills or current.place:
-        if time.monotonic() > due and sum(kills.values()) < options.kills:
+        if current.phase == target and due is None and sum(kills.values()) < options.kills:
+            due = time.monotonic() + chance.uniform(0, LONGEST_S[target])
+        if due is not None and time.monotonic() > due:
             takes_all = chance.random() < 0.5
             kills[f"{current.phase}, {'all' if takes_all else 'the server'}"] += 1
-            threading.Timer(chance.uniform(0, 0.3), server.kill if not takes_all else lambda: kill_all(server)).start()
-            due = float("inf")
+            # From another thread: in the middle of a request, too.
+            threading.Timer(chance.uniform(0, 0.3), kill_all if takes_all else Server.kill, [server]).start()
+            target, due = chance.choice(PHASES), float("inf")
         try:
             is_done = current.act(http)
         except (httpx.TransportError, RuntimeError):  # RuntimeError: a client that is closed
@@ -139,7 +144,7 @@ def main() -> None:
             begun = time.monotonic()
             http = server.start()
             seconds.append(time.monotonic() - begun)
-            due = time.monotonic() + chance.uniform(0.2, 9)
+            due = None
             continue
         except AssertionError as error:
             wrong.append(str(error))
@@ -153,7 +158,7 @@ def main() -> None:
                 wrong.append(f"upload {part}")
             http.delete(f"/v1/jobs/{current.job}")
             http.delete(current.place, headers=TUS)
-            print(json.dumps({"kills": dict(kills), "answers": terminal.answers, "starts": terminal.starts}), flush=True)
+            print(json.dumps({"kills": dict(kills), "answers": terminal.answers}), flush=True)
             current = Round(data if sum(kills.values()) < options.kills else b"")
             if not current.data:
                 break

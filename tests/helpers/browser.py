@@ -73,7 +73,11 @@ def until(look, seconds=90.0):
 
 class _Quiet(SimpleHTTPRequestHandler):
     # Python's own table is the system's, which may know neither.
-    extensions_map: ClassVar = {**SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript", ".js": "text/javascript"}
+    extensions_map: ClassVar = {
+        **SimpleHTTPRequestHandler.extensions_map,
+        ".mjs": "text/javascript",
+        ".js": "text/javascript",
+    }
 
     def log_message(self, *_):
         pass

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from training_server import QUICK, SMALL, make_archive, make_model
 
 from steadydepth.errors import InputError
+from steadydepth.models.temporal_filter import WEIGHTS
 from steadydepth.serving.jobs.jobs import LOCK, Jobs, _lock
 from steadydepth.serving.jobs.limits import JobLimits
 from steadydepth.serving.jobs.plans import check_settings, config_of, describe, kinds
@@ -285,3 +286,14 @@ def test_a_lock_is_of_one_at_a_time(tmp_path):
     second = _lock(tmp_path / LOCK)
     assert second is not None
     os.close(second)
+
+
+def test_the_filter_is_tuned_to_a_model(jobs, tmp_path):
+    settings = {"sequences": 2, "frames": 4, "clips": 2, "real_share": 1.0}
+    job = jobs.submit("filter", owner="ann", model="small", settings=settings)
+    job = run_until(jobs, job, "finished", seconds=240)
+    assert list(jobs.model_files(job)) == ["temporal_filter.safetensors"]
+    tuned = load_file(jobs.of(job) / "run" / "temporal_filter.safetensors")
+    assert tuned.keys() == load_file(WEIGHTS).keys()
+    with pytest.raises(InputError, match="no such model"):
+        jobs.resolve(f"job:{job.id}")

@@ -12,7 +12,6 @@ class JobLimits:
     upload_bytes: int = 4 * GIB  # of one file
     stored_bytes: int = 40 * GIB  # of all uploads together, unpacked
     free_bytes: int = 2 * GIB  # of the disk, which are left free
-    chunk_bytes: int = 64 * 2**20  # of one request
     uploads: int = 200  # kept at a time
     files: int = 200_000  # in an archive
     ratio: float = 50.0  # of what an archive holds to its own size; images are packed already
