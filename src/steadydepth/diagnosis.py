@@ -21,6 +21,7 @@ OPTIONAL = {
     "uvicorn": ("the server", "serve"),
     "prometheus-client": ("the server", "serve"),
     "websockets": ("the server, and its client", "serve"),
+    "aiortc": ("cameras over WebRTC", "webrtc"),
     "ray": ("training and prediction on a cluster", "ray"),
 }
 CODECS = {"libx264": "MP4 that browsers play", "ffv1": "lossless 16-bit depth video"}

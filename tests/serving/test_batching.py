@@ -65,7 +65,7 @@ def test_frames_of_two_sizes_and_beginnings_are_not_stacked():
     films = [film(1, 3), film(2, 3, height=24), film(3, 4), film(4, 3, height=24)]
 
     def start():
-        wait_until(lambda: batcher.n_waiting >= 3)
+        wait_until(lambda: batcher.n_waiting >= 2)
         model.gate.set()
 
     for depth, frames in zip(run_all(batcher, films, start), films, strict=True):
@@ -194,3 +194,13 @@ def test_a_terminal_begins_anew_after_a_failure():
     assert again.is_start
     assert torch.equal(torch.from_numpy(again.depth), torch.full((16, 16), 51.0))
     terminal.close()
+
+
+def test_a_closed_terminal_takes_no_place():
+    models = Models(Predictor(Average()))
+    terminal = Terminal(models)
+    terminal.step(film(1)[0])
+    terminal.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        terminal.step(film(1)[0])
+    assert models.current.batcher._n_open == 0

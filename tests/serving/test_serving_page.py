@@ -33,7 +33,7 @@ def test_its_python_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_its_routes_and_options_are_there():
-    with serving(Average()) as server:
+    with serving(Average(), webrtc=True) as server:
         served = set(server.app.openapi()["paths"])
         server.open().close()  # /v1/stream, which OpenAPI cannot say
     routes = set(re.findall(r"`(?:GET|POST|PUT) (/[\w/.]*)`", PAGE)) - {"/openapi.json"}

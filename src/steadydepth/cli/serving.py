@@ -33,6 +33,9 @@ def serve(
     certificate: Annotated[Path | None, typer.Option(help="PEM file, for TLS.")] = None,
     key: Annotated[Path | None, typer.Option(help="PEM file, of the certificate.")] = None,
     audit: Annotated[Path | None, typer.Option(help="A file for the audit log; otherwise it is in the log.")] = None,
+    webrtc: Annotated[
+        bool, typer.Option("--webrtc", help="Cameras over WebRTC as well; needs steadydepth[webrtc].")
+    ] = (False),
     data: Annotated[Path | None, typer.Option(help="A folder for uploads and jobs; without it nothing trains.")] = None,
 ) -> None:
     """Serve a model: images and streams of frames in, depth out, over HTTP and WebSocket, until Ctrl-C.
@@ -61,5 +64,6 @@ def serve(
         certificate=certificate,
         key=key,
         audit=audit,
+        webrtc=webrtc,
         data=data,
     )

@@ -55,7 +55,8 @@ def create_app(settings: Settings) -> FastAPI:
     state.models, state.figures, state.flicker_budget = Models(settings.model), Figures(), flicker_budget()
     state.registry = registry_of(state.figures, state.models)
     state.pool = ThreadPoolExecutor(limits.sessions + limits.requests, "frames")
-    for router in routers:
+    state.peers = {}  # streams over WebRTC
+    for router in [*routers, *([_webrtc_router()] if settings.webrtc else [])]:
         app.include_router(router)
     state.jobs = None
     if settings.data is not None:
@@ -69,6 +70,14 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+def _webrtc_router() -> APIRouter:
+    try:
+        from steadydepth.serving import webrtc_route
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed: pip install 'steadydepth[webrtc]'") from error
+    return webrtc_route.router
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     jobs: Jobs | None = app.state.jobs
@@ -77,6 +86,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        tasks = [task for *_, task in app.state.peers.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if jobs is not None:
             await asyncio.to_thread(jobs.stop)
         app.state.models.close()

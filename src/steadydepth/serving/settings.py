@@ -44,6 +44,7 @@ class Settings:
     certificate: Path | None = None  # PEM, for TLS
     key: Path | None = None  # PEM, of the certificate
     audit: Path | None = None  # a file of JSON lines: who asked for what; None: the log
+    webrtc: bool = False  # cameras over WebRTC as well, which answers packets to addresses that the client names
     data: Path | None = None  # where uploads and jobs are kept; None: no training
     limits: Limits = field(default_factory=Limits)
     job_limits: JobLimits = field(default_factory=JobLimits)

@@ -7,25 +7,23 @@ import time
 from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect
 
 from steadydepth.errors import InputError
-from steadydepth.serving.access import Rates, client_of, requires
-from steadydepth.serving.encoding import decode_image, encode_depth, raw_image
-from steadydepth.serving.figures import Figures, StreamFigures
-from steadydepth.serving.flicker import LiveFlicker
-from steadydepth.serving.messages import MOST_ID, PROTOCOL, WINDOW, pack, unpack
+from steadydepth.serving.access import Rates, requires
+from steadydepth.serving.answers import Answers, FilterName, Format, reserved
+from steadydepth.serving.encoding import decode_image, raw_image
+from steadydepth.serving.figures import Figures
+from steadydepth.serving.messages import MOST_ID, PROTOCOL, WINDOW, unpack
 from steadydepth.serving.models import Models, describe
-from steadydepth.serving.settings import Limits, Settings
+from steadydepth.serving.settings import Limits
 from steadydepth.serving.terminals import Terminal
 from steadydepth.serving.tokens import Identity
 
 LOG = logging.getLogger(__name__)
 router = APIRouter()
-Format = Literal["float16", "png16", "zstd", "float32"]
-FilterName = Literal["none", "learned", "ema", "ema_0.8", "median", "flow_ema"]
 _MOST_REFUSED = 20  # frames one after another, then the stream is closed
 
 
@@ -58,24 +56,10 @@ async def stream(
 ) -> None:
     """One terminal's stream; docs/serving.md describes its messages."""
     state = socket.app.state
-    settings: Settings = state.settings
-    figures: Figures = state.figures
-    client = client_of(identity, socket)
-    limits = settings.limits
-    if len(figures.streams) >= limits.sessions or figures.n_of(client) >= limits.sessions_a_client:
-        raise HTTPException(429, "too many streams are open", {"Retry-After": "5"})
-    name = secrets.token_hex(6)
-    # Counted before anything is waited for, so that many at once are not one too many.
-    figures.streams[name] = StreamFigures(client)
-    try:
+    with reserved(state, identity, socket) as name, suppress(WebSocketDisconnect):
         await socket.accept(PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
-        terminal = Terminal(state.models, filter=filter or settings.filter)
+        terminal = Terminal(state.models, filter=filter or state.settings.filter)
         await _Stream(socket, name, terminal, format).run()
-    except WebSocketDisconnect:
-        pass
-    finally:
-        state.audit.note("stream ended", session=name, who=identity.name, frames=figures.streams[name].n_frames)
-        del figures.streams[name]
 
 
 def _time_of(header: dict[str, Any]) -> float | None:
@@ -93,12 +77,12 @@ class _Stream:
 
     def __init__(self, socket: WebSocket, name: str, terminal: Terminal, format: Format) -> None:
         state = socket.app.state
-        self.socket, self.name, self.terminal, self.format = socket, name, terminal, format
+        self.socket, self.name, self.terminal = socket, name, terminal
         self.models: Models = state.models
         self.limits: Limits = state.settings.limits
         self.figures: Figures = state.figures
         self.own = self.figures.streams[name]
-        self.flicker = LiveFlicker(state.flicker_budget)
+        self.answers = Answers(state, name, terminal, format)
         self._pool = state.pool
         self._newest: _Frame | None = None
         self._changed = asyncio.Event()
@@ -180,8 +164,7 @@ class _Stream:
         self.own.is_waiting = True
         self._changed.set()
         if displaced is not None:
-            self.own.n_skipped += 1
-            self.figures.n_skipped += 1
+            self.answers.skip()
             await self._say(type="skipped", id=displaced.number)
 
     async def _answer_all(self) -> None:
@@ -217,10 +200,7 @@ class _Stream:
             LOG.exception("error %s in a frame of a stream", number)
             return self._refuse(frame, f"internal error {number}")
         self._n_refused = 0
-        self.own.n_frames += 1
-        self.own.flicker = self.flicker.value
-        self.figures.n_frames += 1
-        self.figures.answered(time.monotonic() - frame.arrived)
+        self.answers.count(frame.arrived)
         return answer
 
     def _refuse(self, frame: _Frame, reason: str) -> dict[str, Any]:
@@ -231,29 +211,14 @@ class _Stream:
 
     def _compute(self, frame: _Frame) -> bytes:
         """In a thread: bytes to bytes."""
-        begun = time.monotonic()
-        if frame.header["kind"] == "rgb":
-            header, pixels = frame.header, self.limits.pixels
+        begun, header, pixels = time.monotonic(), frame.header, self.limits.pixels
+        if header["kind"] == "rgb":
             image = raw_image(frame.payload, header.get("height"), header.get("width"), pixels)
         else:
-            image = decode_image(bytes(frame.payload), self.limits.pixels)
-        answer = self.terminal.step(image, is_reset=frame.is_reset, time_s=frame.time_s)
-        self.flicker.see(answer.result)
-        said, payload = encode_depth(answer.result, self.format)
-        now = time.monotonic()
-        header = {
-            "type": "depth",
-            "id": frame.number,
-            **said,
-            **describe(answer.by),
-            "start": answer.result.is_start,
-            "time": time.time(),
-            "waited_ms": round(1e3 * (begun - frame.arrived), 2),
-            "computed_ms": round(1e3 * (now - begun), 2),
-            "skipped": self.own.n_skipped,
-            "flicker": self.flicker.value,
-        }
-        return pack(header, payload)
+            image = decode_image(bytes(frame.payload), pixels)
+        return self.answers.message(
+            image, frame.number, is_reset=frame.is_reset, time_s=frame.time_s, arrived=frame.arrived, begun=begun
+        )
 
     async def _say(self, **facts: Any) -> None:
         await self._send(self.socket.send_json({**facts, "time": time.time()}))

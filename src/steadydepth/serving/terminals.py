@@ -26,10 +26,13 @@ class Terminal:
         self._models, self._filter = models, filter
         self._lock = threading.Lock()
         self._open: tuple[InService, Port, Session] | None = None
+        self._is_closed = False
 
     def step(self, image: Image, *, is_reset: bool = False, time_s: float | None = None) -> Answer:
         """Depth of the next frame; the session begins anew where it is asked to and where the model is another."""
         with self._lock:
+            if self._is_closed:
+                raise RuntimeError("this terminal is closed")
             if self._open is None or self._open[0] is not self._models.current:
                 self._leave()
                 by, port = self._models.open()
@@ -45,8 +48,9 @@ class Terminal:
                 raise
 
     def close(self) -> None:
-        """End the video."""
+        """End the video; a step that has not begun by then fails."""
         with self._lock:
+            self._is_closed = True
             self._leave()
 
     def _leave(self) -> None:

@@ -1,0 +1,101 @@
+"""What every stream has, whatever brings its frames: a place among the others, and an answer to each frame."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from fastapi import HTTPException
+from starlette.requests import HTTPConnection
+
+from steadydepth.inference.session import Image
+from steadydepth.serving.access import client_of
+from steadydepth.serving.encoding import encode_depth
+from steadydepth.serving.figures import Figures, StreamFigures
+from steadydepth.serving.flicker import LiveFlicker
+from steadydepth.serving.messages import pack
+from steadydepth.serving.models import describe
+from steadydepth.serving.settings import Limits
+from steadydepth.serving.terminals import Terminal
+from steadydepth.serving.tokens import Identity
+
+Format = Literal["float16", "png16", "zstd", "float32"]
+FilterName = Literal["none", "learned", "ema", "ema_0.8", "median", "flow_ema"]
+
+
+@contextmanager
+def reserved(state: Any, identity: Identity, connection: HTTPConnection) -> Iterator[str]:
+    """A place for one more stream, and its name; HTTPException where there is none."""
+    figures: Figures = state.figures
+    limits: Limits = state.settings.limits
+    client = client_of(identity, connection)
+    if len(figures.streams) >= limits.sessions or figures.n_of(client) >= limits.sessions_a_client:
+        raise HTTPException(429, "too many streams are open", {"Retry-After": "5"})
+    name = secrets.token_hex(6)
+    # Counted before anything is waited for, so that many at once are not one too many.
+    figures.streams[name] = StreamFigures(client)
+    try:
+        yield name
+    finally:
+        state.audit.note("stream ended", session=name, who=identity.name, frames=figures.streams[name].n_frames)
+        del figures.streams[name]
+
+
+class Answers:
+    """Frames of one stream to messages with depth, and the counts of both."""
+
+    def __init__(self, state: Any, name: str, terminal: Terminal, format: Format) -> None:
+        self.terminal, self.format = terminal, format
+        self.figures: Figures = state.figures
+        self.own = self.figures.streams[name]
+        self.flicker = LiveFlicker(state.flicker_budget)
+
+    def message(
+        self,
+        image: Image,
+        number: int,
+        *,
+        arrived: float,
+        begun: float,
+        is_reset: bool = False,
+        time_s: float | None = None,
+    ) -> bytes:
+        """The answer to one frame; runs in a thread.
+
+        Args:
+            image: RGB.
+            number: of the frame.
+            arrived: when it came, monotonic.
+            begun: when it was taken out of its queue.
+            is_reset: whether the session begins anew with it.
+            time_s: when it was taken, by the clock of the terminal.
+        """
+        answer = self.terminal.step(image, is_reset=is_reset, time_s=time_s)
+        self.flicker.see(answer.result)
+        said, payload = encode_depth(answer.result, self.format)
+        header = {
+            "type": "depth",
+            "id": number,
+            **said,
+            **describe(answer.by),
+            "start": answer.result.is_start,
+            "time": time.time(),
+            "waited_ms": round(1e3 * (begun - arrived), 2),
+            "computed_ms": round(1e3 * (time.monotonic() - begun), 2),
+            "skipped": self.own.n_skipped,
+            "flicker": self.flicker.value,
+        }
+        return pack(header, payload)
+
+    def count(self, arrived: float) -> None:
+        """One more is answered."""
+        self.own.n_frames += 1
+        self.own.flicker = self.flicker.value
+        self.figures.n_frames += 1
+        self.figures.answered(time.monotonic() - arrived)
+
+    def skip(self) -> None:
+        """One more is displaced by a newer one."""
+        self.own.n_skipped += 1
+        self.figures.n_skipped += 1
