@@ -25,7 +25,7 @@ HALF := $(shell n=$$(( $$(nproc 2>/dev/null || echo 2) / 2 )); echo $$(( n > 0 ?
 
 .PHONY: demo test demo-folder demo-real demo-plain demo-steady clean
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/.web
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -73,6 +73,11 @@ $(VENV)/.base: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.base
 	$(BIN)/pip install --quiet --editable '.[dev,onnx,openvino]'
+	touch $@
+
+# What browser tests need beside a browser; without npm they are skipped.
+$(VENV)/.web: $(VENV)/.base
+	-@command -v npm >/dev/null && npm install --silent --no-audit --no-fund --prefix $(VENV) onnxruntime-web
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.base

@@ -9,7 +9,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "steadydepth"
 FLOORS = (
     ("errors", "types", "config", "config_files"),  # words
-    ("ops", "files"),  # sums; bytes to arrays
+    ("ops", "files", "page"),  # sums; bytes to arrays
     ("models", "method", "metrics", "synthetic"),  # parts
     ("data",),  # may render what it serves
     ("inference",),  # a model over a video

@@ -120,17 +120,21 @@ def export(
     data: str | Path | None = None,
     int8: bool = False,
     licence: str = "not stated",
+    ort: str | Path | None = None,
+    webgpu: bool = False,
 ) -> Exported:
-    """Write a model as a file that another runtime runs, checked against the model.
+    """Write a model as a file that another runtime runs, or as a page that runs it, checked against the model.
 
     Args:
         model: a name, a module or what `load` returns.
-        to: onnx, openvino, litert, executorch or coreml.
+        to: onnx, openvino, litert, executorch or coreml; or web, a folder for a browser (`exporters.web`).
         size: rows and columns of the network's images.
-        out: the file, with the suffix of its kind.
+        out: the file, with the suffix of its kind; of web a folder that does not exist.
         data: sequence folders or videos to check with, and to calibrate int8 on; None takes the synthetic world.
         int8: 8-bit integers, measured before and after on `data`.
         licence: of the weights, noted in the file.
+        ort: of web, where ONNX Runtime Web is; None looks in ./node_modules.
+        webgpu: of web, with the library that can use a GPU.
 
     Raises:
         InputError: a package is missing, the file differs from the model, or int8 has no data.
@@ -142,10 +146,22 @@ def export(
     if int8 and data is None:
         raise InputError("--int8 needs --data: clips like those it will see, to calibrate on and to measure")
     network, path = as_predictor(model, device="cpu").model, Path(out)
+    if int8 and to == "web":
+        raise InputError("web: has no int8; give --to onnx, or leave --int8 out")
     if int8 and data is not None:
         found = export_int8(network, path, to=to, height=height, width=width, data=Path(data), licence=licence)
         return Exported(path, before=found["before"], after=found["after"])
     frames = None if data is None else calibration_frames(Path(data))
+    if to == "web":
+        from steadydepth.exporters.web import export_web
+
+        web_difference = export_web(
+            network, path, height=height, width=width, name=path.name, ort=None if ort is None else Path(ort),
+            webgpu=webgpu, frames=frames, licence=licence,
+        )  # fmt: skip
+        return Exported(path, web_difference)
+    if ort is not None or webgpu:
+        raise InputError(f"{to}: ort and webgpu are for web alone: leave them out")
     difference = export_model(network, path, to=to, height=height, width=width, frames=frames, licence=licence)
     return Exported(path, difference)
 

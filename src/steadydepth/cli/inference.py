@@ -101,19 +101,28 @@ def stream(
 
 def export(
     model: ModelName,
-    to: Annotated[str, typer.Option(help="onnx, openvino, litert, executorch or coreml.")],
+    to: Annotated[str, typer.Option(help="onnx, openvino, litert, executorch, coreml or web.")],
     size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the network's images, as 192x256.")],
     out: Annotated[
         Path,
-        typer.Option(help="The file: .onnx, .tflite, .pte, .xml (and its .bin) for openvino, .mlpackage for coreml."),
+        typer.Option(
+            help="A file .onnx, .tflite, .pte, .xml (and its .bin) for openvino, .mlpackage for coreml; web: a folder."
+        ),
     ],
     data: Annotated[
         Path | None, typer.Option(help="Sequence folders or videos to check with, and to calibrate int8 on.")
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit integers; measured before and after on --data.")] = False,
     licence: Annotated[str, typer.Option(help="Licence of the weights, noted in the file.")] = "not stated",
+    ort: Annotated[
+        Path | None,
+        typer.Option(help="Of web: where npm put onnxruntime-web, or its .tgz; ./node_modules without it."),
+    ] = None,
+    webgpu: Annotated[bool, typer.Option("--webgpu", help="Of web: with the library that can use a GPU.")] = False,
 ) -> None:
     """Write a model as a file that other runtimes run, checked against the model (a file for Core ML cannot be here).
+
+    To web: a folder with a page that runs the model and the learned filter in a browser; docs/export.md.
 
     Example: steadydepth export --model runs/demo/steady --to onnx --size 192x256 --out steady.onnx
     """
@@ -121,7 +130,9 @@ def export(
     from steadydepth.commands import export as export_file
     from steadydepth.exporters.quantise import report_path
 
-    found = export_file(model, to=to, size=(height, width), out=out, data=data, int8=int8, licence=licence)
+    found = export_file(
+        model, to=to, size=(height, width), out=out, data=data, int8=int8, licence=licence, ort=ort, webgpu=webgpu
+    )
     if int8:
         names = [name for name, value in found.after.items() if value is not None]
         rows = [[name, cell(found.before[name]), cell(found.after[name])] for name in names]
