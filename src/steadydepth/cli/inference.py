@@ -18,7 +18,28 @@ def predict(
     ],
     model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder that gets the depth.")],
-    format: Annotated[str, typer.Option(help="npz, png16, exr, mp4, mkv, ply or rerun.")] = "npz",
+    format: Annotated[
+        str, typer.Option(help="npz, png16, exr, exr16, mkv, mp4, png, sbs, anaglyph, ply or rerun.")
+    ] = "npz",
+    colours: Annotated[str, typer.Option(help="Of mp4, png and previews: grey, or a map of matplotlib.")] = "turbo",
+    range: Annotated[
+        str, typer.Option(metavar="LOW-HIGH", help="What is shown of the depth: percentiles, or median.")
+    ] = "2-98",
+    look_ahead: Annotated[
+        int | None, typer.Option(help="Frames before and after of which the range is taken; else the whole video.")
+    ] = None,
+    near: Annotated[float | None, typer.Option(help="What is shown as nearest, in the units of the model.")] = None,
+    far: Annotated[float | None, typer.Option(help="What is shown as farthest.")] = None,
+    linear: Annotated[bool, typer.Option("--linear", help="Show depth itself, not inverse depth.")] = False,
+    separation: Annotated[
+        float, typer.Option(help="Of sbs and anaglyph: disparity of near to far in % of the width.")
+    ] = 2.5,
+    convergence: Annotated[
+        float, typer.Option(help="Of the same: what lies in the screen, 0 the farthest, 1 the nearest.")
+    ] = 0.5,
+    keep_names: Annotated[
+        bool, typer.Option("--keep-names", help="Files of frames have the names, and numbers, of the input's images.")
+    ] = False,
     max_side: Annotated[int | None, typer.Option(help="Shrink inputs to this side for the network.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace outputs that exist.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out inputs whose outputs are all there.")] = False,
@@ -42,6 +63,8 @@ def predict(
     """
     from steadydepth.commands import predict as predict_all
     from steadydepth.inference.point_clouds import Lens
+    from steadydepth.inference.stereo import Stereo
+    from steadydepth.ops.depth_view import DepthView
 
     complaint = ""
     try:
@@ -50,6 +73,9 @@ def predict(
             model=model,
             out=out,
             format=format,
+            view=DepthView(colours, range, look_ahead, near, far, linear),
+            stereo=Stereo(separation, convergence),
+            keep_names=keep_names,
             max_side=max_side,
             overwrite=overwrite,
             resume=resume,
