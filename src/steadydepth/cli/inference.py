@@ -99,6 +99,9 @@ def stream(
     seconds: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
     filter: Annotated[str | None, typer.Option(help="none, learned, ema, ema_0.8, median or flow_ema.")] = None,
     show: Annotated[bool, typer.Option("--show", help="In a window as well; q ends it.")] = False,
+    pipe: Annotated[
+        str | None, typer.Option(help="Raw frames to standard output: rgb24 (colours) or grayf32le (depth).")
+    ] = None,
 ) -> None:
     """Depth of live frames, always the newest, until Ctrl-C: those that came while the model worked are left out.
 
@@ -108,18 +111,39 @@ def stream(
     import cv2  # noqa: F401
 
     from steadydepth.commands import stream as stream_newest
-    from steadydepth.inference.viewer import show_live
+    from steadydepth.inference.viewer import pipe_live, show_live
 
     camera = int(source) if source.isdecimal() else source
     frames = stream_newest(camera, model=model, seconds=seconds, filter=filter)
     frames = show_live(frames, source) if show else frames
+    frames = pipe_live(frames, sys.stdout.buffer, pipe) if pipe else frames
     with suppress(KeyboardInterrupt):
         for frame in frames:
             depth = frame.result.depth
+            if pipe and frame.result.is_start:
+                print(f"{depth.shape[1]}x{depth.shape[0]} {pipe}", file=sys.stderr)
             print(
                 f"frame {frame.number}: {frame.latency_s * 1e3:.0f} ms, {frame.n_skipped} skipped, "
-                f"{depth.min():.3g} to {depth.max():.3g}{', anew' if frame.result.is_start and frame.number else ''}"
+                f"{depth.min():.3g} to {depth.max():.3g}{', anew' if frame.result.is_start and frame.number else ''}",
+                file=sys.stderr if pipe else sys.stdout,
             )
+
+
+def app(
+    model: ModelName,
+    host: Annotated[str, typer.Option(help="Another than 127.0.0.1 lets other machines in, without a password.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Of that address.")] = 7860,
+) -> None:
+    """A page to drop a video on: frame, raw depth and filtered depth beside each other, until Ctrl-C.
+
+    Example: steadydepth app --model runs/demo/steady
+    """
+    from steadydepth.app import app as serve_page
+
+    print(f"open http://{host}:{port}", flush=True)
+    serve_page(model, host=host, port=port)
 
 
 def export(
