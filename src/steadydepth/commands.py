@@ -17,6 +17,8 @@ from steadydepth.inference.live import LiveResult, stream_newest
 from steadydepth.inference.point_clouds import Lens
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor, load
+from steadydepth.inference.stereo import Stereo
+from steadydepth.ops.depth_view import DepthView
 
 # A name that `load` takes, a module that honours the contract, or what `load` returned.
 AnyModel = str | Path | nn.Module | Predictor
@@ -48,6 +50,9 @@ def predict(
     server: str | None = None,
     out: str | Path,
     format: str = "npz",
+    view: DepthView | None = None,
+    stereo: Stereo | None = None,
+    keep_names: bool = False,
     max_side: int | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -71,6 +76,9 @@ def predict(
         given,
         Path(out),
         format=format,
+        view=view,
+        stereo=stereo,
+        keep_names=keep_names,
         max_side=max_side,
         overwrite=overwrite,
         resume=resume,

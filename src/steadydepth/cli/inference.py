@@ -19,7 +19,28 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder that gets the depth.")],
     model: ModelOrServer = None,
     server: ServerUrl = None,
-    format: Annotated[str, typer.Option(help="npz, png16, exr, mp4, mkv, ply or rerun.")] = "npz",
+    format: Annotated[
+        str, typer.Option(help="npz, png16, exr, exr16, mkv, mp4, png, sbs, anaglyph, ply or rerun.")
+    ] = "npz",
+    colours: Annotated[str, typer.Option(help="Of mp4, png and previews: grey, or a map of matplotlib.")] = "turbo",
+    range: Annotated[
+        str, typer.Option(metavar="LOW-HIGH", help="What is shown of the depth: percentiles, or median.")
+    ] = "2-98",
+    look_ahead: Annotated[
+        int | None, typer.Option(help="Frames before and after of which the range is taken; else the whole video.")
+    ] = None,
+    near: Annotated[float | None, typer.Option(help="What is shown as nearest, in the units of the model.")] = None,
+    far: Annotated[float | None, typer.Option(help="What is shown as farthest.")] = None,
+    linear: Annotated[bool, typer.Option("--linear", help="Show depth itself, not inverse depth.")] = False,
+    separation: Annotated[
+        float, typer.Option(help="Of sbs and anaglyph: disparity of near to far in % of the width.")
+    ] = 2.5,
+    convergence: Annotated[
+        float, typer.Option(help="Of the same: what lies in the screen, 0 the farthest, 1 the nearest.")
+    ] = 0.5,
+    keep_names: Annotated[
+        bool, typer.Option("--keep-names", help="Files of frames have the names, and numbers, of the input's images.")
+    ] = False,
     max_side: Annotated[int | None, typer.Option(help="Shrink inputs to this side for the network.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace outputs that exist.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out inputs whose outputs are all there.")] = False,
@@ -43,6 +64,8 @@ def predict(
     """
     from steadydepth.commands import predict as predict_all
     from steadydepth.inference.point_clouds import Lens
+    from steadydepth.inference.stereo import Stereo
+    from steadydepth.ops.depth_view import DepthView
 
     complaint = ""
     try:
@@ -52,6 +75,9 @@ def predict(
             server=server,
             out=out,
             format=format,
+            view=DepthView(colours, range, look_ahead, near, far, linear),
+            stereo=Stereo(separation, convergence),
+            keep_names=keep_names,
             max_side=max_side,
             overwrite=overwrite,
             resume=resume,
@@ -76,6 +102,9 @@ def stream(
     seconds: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
     filter: Annotated[str | None, typer.Option(help="none, learned, ema, ema_0.8, median or flow_ema.")] = None,
     show: Annotated[bool, typer.Option("--show", help="In a window as well; q ends it.")] = False,
+    pipe: Annotated[
+        str | None, typer.Option(help="Raw frames to standard output: rgb24 (colours) or grayf32le (depth).")
+    ] = None,
 ) -> None:
     """Depth of live frames, always the newest, until Ctrl-C: those that came while the model worked are left out.
 
@@ -85,18 +114,39 @@ def stream(
     import cv2  # noqa: F401
 
     from steadydepth.commands import stream as stream_newest
-    from steadydepth.inference.viewer import show_live
+    from steadydepth.inference.viewer import pipe_live, show_live
 
     camera = int(source) if source.isdecimal() else source
     frames = stream_newest(camera, model=model, server=server, seconds=seconds, filter=filter)
     frames = show_live(frames, source) if show else frames
+    frames = pipe_live(frames, sys.stdout.buffer, pipe) if pipe else frames
     with suppress(KeyboardInterrupt):
         for frame in frames:
             depth = frame.result.depth
+            if pipe and frame.result.is_start:
+                print(f"{depth.shape[1]}x{depth.shape[0]} {pipe}", file=sys.stderr)
             print(
                 f"frame {frame.number}: {frame.latency_s * 1e3:.0f} ms, {frame.n_skipped} skipped, "
-                f"{depth.min():.3g} to {depth.max():.3g}{', anew' if frame.result.is_start and frame.number else ''}"
+                f"{depth.min():.3g} to {depth.max():.3g}{', anew' if frame.result.is_start and frame.number else ''}",
+                file=sys.stderr if pipe else sys.stdout,
             )
+
+
+def app(
+    model: ModelName,
+    host: Annotated[str, typer.Option(help="Another than 127.0.0.1 lets other machines in, without a password.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Of that address.")] = 7860,
+) -> None:
+    """A page to drop a video on: frame, raw depth and filtered depth beside each other, until Ctrl-C.
+
+    Example: steadydepth app --model runs/demo/steady
+    """
+    from steadydepth.app import app as serve_page
+
+    print(f"open http://{host}:{port}", flush=True)
+    serve_page(model, host=host, port=port)
 
 
 def export(
