@@ -127,7 +127,7 @@ def test_every_command_is_a_function_of_the_same_name():
     assert {command.callback.__name__ for command in data_app.registered_commands} == set(steadydepth.data.__all__)
     for name in steadydepth.data.__all__:
         assert getattr(steadydepth.data, name).__doc__
-    with pytest.raises(AttributeError, match="'chek'; it has check, convert, make, pack"):
+    with pytest.raises(AttributeError, match="'chek'; it has assets, check, convert, make, pack"):
         _ = steadydepth.data.chek
 
 
