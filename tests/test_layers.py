@@ -17,7 +17,7 @@ FLOORS = (
     ("training", "exporters"),
     ("reports",),  # reads what runs leave, and runs their models
     ("experiments",),  # many runs
-    ("cli", "commands", "app", "diagnosis", ""),  # doors
+    ("cli", "commands", "gradio_app", "diagnosis", ""),  # doors
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 DOORS = len(FLOORS) - 1
