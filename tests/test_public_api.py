@@ -15,6 +15,7 @@ NAMES = [
     "InputError",
     "Predictor",
     "VideoDepthModel",
+    "app",
     "bench",
     "compare",
     "data",

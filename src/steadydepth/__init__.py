@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from steadydepth.exporters.bench import bench as bench
     from steadydepth.exporters.verify import verify as verify
     from steadydepth.files.sequence_writer import write_sequence as write_sequence
+    from steadydepth.gradio_app import app as app
     from steadydepth.inference import runtime as runtime
     from steadydepth.inference.predictor import Predictor as Predictor
     from steadydepth.inference.predictor import load as load
@@ -46,6 +47,7 @@ _HOMES = {
     "InputError": "errors",
     "Predictor": "inference.predictor",
     "VideoDepthModel": "types",
+    "app": "gradio_app",
     "bench": "exporters.bench",
     "compare": "experiments.compare",
     "doctor": "commands",

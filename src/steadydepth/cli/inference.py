@@ -143,7 +143,7 @@ def app(
 
     Example: steadydepth app --model runs/demo/steady
     """
-    from steadydepth.app import app as serve_page
+    from steadydepth.gradio_app import app as serve_page
 
     print(f"open http://{host}:{port}", flush=True)
     serve_page(model, host=host, port=port)

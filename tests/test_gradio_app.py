@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
-from steadydepth.app import compare_filter, make_app
+from steadydepth.gradio_app import compare_filter, make_app
 from steadydepth.files.video_read import probe_video, read_video
 from steadydepth.files.video_write import write_video
 from steadydepth.inference.predictor import Predictor
