@@ -128,7 +128,7 @@ class Client:
     def connect(self, path: str) -> Any:
         """A WebSocket, open; InputError where the server refuses it for good, OSError where another try may help."""
         try:
-            from websockets.exceptions import InvalidHandshake, InvalidStatus
+            from websockets.exceptions import InvalidStatus, WebSocketException
             from websockets.sync.client import connect
         except ImportError as error:
             raise InputError("websockets is not installed: pip install 'steadydepth[serve]'") from error
@@ -151,7 +151,7 @@ class Client:
             if status not in (408, 429) and status < 500:
                 raise InputError(_refusal(self.url, status, error.response.body or b"")) from error
             raise ConnectionError(f"{self.url} answers {status}") from error
-        except InvalidHandshake as error:
+        except (WebSocketException, EOFError) as error:  # no handshake, or cut in the middle of it
             raise ConnectionError(f"{self.url}: {error}") from error
 
     def _request(

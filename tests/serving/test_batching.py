@@ -9,7 +9,7 @@ import torch
 from served import Average, averages, film
 from torch import nn
 
-from steadydepth.inference.predictor import Predictor
+from steadydepth.inference.predictor import Predictor, load
 from steadydepth.inference.session import Network, Session, state_kind
 from steadydepth.serving.batching import Batcher
 from steadydepth.serving.models import Models
@@ -204,3 +204,36 @@ def test_a_closed_terminal_takes_no_place():
     with pytest.raises(RuntimeError, match="closed"):
         terminal.step(film(1)[0])
     assert models.current.batcher._n_open == 0
+
+
+@pytest.mark.parametrize("state", [True, False], ids=["state", "per-frame"])
+def test_an_exported_file_is_served_as_it_is_run(tmp_path, state):
+    """Two terminals of other sizes than the file's, in turn, each as its own offline run."""
+    from steadydepth.exporters.export import export_model
+
+    class Red(nn.Module):
+        claims = "metric"
+
+        def forward(self, frames, state=None):
+            return 1 + frames[:, :, 0], {}
+
+    class Mean(Red):
+        def forward(self, frames, state=None):
+            total = state["total"] if state else torch.zeros_like(frames[:, 0, 0])
+            depths = []
+            for frame in frames.unbind(1):
+                total = 0.5 * total + frame[:, 0]
+                depths.append(1 + total)
+            return torch.stack(depths, 1), {"total": total}
+
+    export_model(Mean() if state else Red(), tmp_path / "net.onnx", to="onnx", height=24, width=32)
+    models = Models(tmp_path / "net.onnx")
+    assert models.names() == ["net.onnx"]
+    films = [film(1, 4), film(2, 4, height=48)]
+    offline = [[r.depth for r in load(tmp_path / "net.onnx").stream(list(frames))] for frames in films]
+    terminals = [Terminal(models) for _ in films]
+    for number in range(4):
+        for terminal, frames, expected in zip(terminals, films, offline, strict=True):
+            np.testing.assert_array_equal(terminal.step(frames[number]).result.depth, expected[number])
+    for terminal in terminals:
+        terminal.close()

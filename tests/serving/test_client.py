@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -225,6 +226,37 @@ def test_what_the_client_is_told_it_says(served, tmp_path):
             with pytest.raises(InputError, match=r"refuses it \(401\): a token is needed"):
                 next(Client(guarded.url, token=wrong).stream(frames))
         assert len(list(Client(guarded.url, token=token).stream(frames))) == 3
+
+
+@pytest.mark.parametrize("how", ["reset", "closed", "no HTTP"])
+def test_a_handshake_that_breaks_off_is_tried_again(how):
+    """Whatever a server does that dies, or is none, the client says so after its patience."""
+    listening, n_tried = socket.create_server(("127.0.0.1", 0)), 0
+
+    def answer():
+        nonlocal n_tried
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            n_tried += 1
+            if how == "reset":
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if how == "no HTTP":
+                connection.sendall(b"SSH-2.0\r\n\r\n")
+            connection.close()
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        with pytest.raises(InputError, match="does not answer"):
+            list(Client(f"http://127.0.0.1:{listening.getsockname()[1]}").stream(film(1), patience_s=0.5))
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        thread.join(10)
+    assert n_tried >= 2
 
 
 def test_a_client_that_sends_too_much_is_told_why(served):

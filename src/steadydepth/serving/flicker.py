@@ -13,9 +13,9 @@ from steadydepth.ops.resize import shrink_image
 from steadydepth.serving.access import Rates
 
 _SIDE = 128  # pixels of the longer side
-_EVERY_S = 0.25  # between two pairs of one stream
-_FOLLOW = 0.1  # how far each pair moves the mean
-_PAIRS_S = 8.0  # of all streams together: a twentieth of a processor
+_EVERY_S = 1.0  # between two pairs of one stream, each of which takes 12 ms
+_FOLLOW = 0.2  # how far each pair moves the mean
+_PAIRS_S = 4.0  # of all streams together: a twentieth of a processor
 
 
 class LiveFlicker:
