@@ -70,7 +70,7 @@ class Jobs:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._asked: dict[str, float] = {}  # jobs that were asked to stop, and when
         self._checks: dict[str, threading.Thread] = {}
-        self._ends = threading.Event()
+        self._ends, self._is_over = threading.Event(), False
         self._thread: threading.Thread | None = None
 
     # -- the server's own
@@ -81,7 +81,10 @@ class Jobs:
         self._thread.start()
 
     def stop(self) -> None:
-        """Have the jobs write their checkpoints and end; the next server goes on with them."""
+        """Have the jobs write their checkpoints and end, once; the next server goes on with them."""
+        if self._is_over:
+            return
+        self._is_over = True
         self._ends.set()
         if self._thread is not None:
             self._thread.join()
