@@ -22,6 +22,7 @@ NAMES = [
     "evaluate",
     "evaluate_clip",
     "export",
+    "export_filter",
     "list_models",
     "load",
     "load_config",
@@ -35,6 +36,8 @@ NAMES = [
     "search",
     "stream",
     "train",
+    "train_filter",
+    "tune_filter",
     "verify",
     "write_sequence",
 ]

@@ -39,6 +39,7 @@ def predict(
     resume: bool = False,
     shard: tuple[int, int] | None = None,
     filter: str | None = None,
+    strength: float | None = None,
     seconds: float | None = None,
     lens: Lens | None = None,
     progress: Progress | None = None,
@@ -59,6 +60,7 @@ def predict(
         resume=resume,
         shard=shard,
         filter=filter,
+        strength=strength,
         seconds=seconds,
         lens=lens,
         progress=progress,
@@ -71,9 +73,10 @@ def stream(
     model: AnyModel,
     seconds: float | None = None,
     filter: str | None = None,
+    strength: float | None = None,
 ) -> Iterator[LiveResult]:
     """Depth of the newest frame of a live source, as often as the model can; `stream_newest` has the options."""
-    return stream_newest(as_predictor(model), source, seconds=seconds, filter=filter)
+    return stream_newest(as_predictor(model), source, seconds=seconds, filter=filter, strength=strength)
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,13 @@ def export(
     frames = None if data is None else calibration_frames(Path(data))
     difference = export_model(network, path, to=to, height=height, width=width, frames=frames, licence=licence)
     return Exported(path, difference)
+
+
+def export_filter(out: str | Path, *, filter: str = "learned") -> Path:
+    """Write the learned filter as an ONNX file for `runtime.ExportedFilter`; `filter` is learned or a tuned folder."""
+    from steadydepth.exporters.export_filter import export_filter as write_filter
+
+    return write_filter(out, filter=filter)
 
 
 def push(run: str | Path, name: str, *, licence: str | None = None, private: bool = False) -> str:

@@ -53,7 +53,7 @@ def check_format(format: str, claims: Claims) -> None:
 
 
 def _write_npz(folder: Path, cached: CachedDepth) -> None:
-    write_prediction_frames(folder, cached.source.name, cached.depth, filter=cached.filter)
+    write_prediction_frames(folder, cached.source.name, cached.depth, **cached.filter.noted())
 
 
 def _write_png16(folder: Path, cached: CachedDepth) -> None:
@@ -67,13 +67,13 @@ def _write_png16(folder: Path, cached: CachedDepth) -> None:
         depth_scale_m=step,
         depth_offset=offset,
         fps=cached.fps,
-        filter=cached.filter,
+        **cached.filter.noted(),
     )
 
 
 def _write_exr(folder: Path, cached: CachedDepth) -> None:
     name, depths = cached.source.name, cached.depth.read()
-    write_prediction_exr(folder, name, depths, cached.claims, fps=cached.fps, filter=cached.filter)
+    write_prediction_exr(folder, name, depths, cached.claims, fps=cached.fps, **cached.filter.noted())
 
 
 def _write_mp4(folder: Path, cached: CachedDepth) -> None:
@@ -90,7 +90,7 @@ def _write_mkv(folder: Path, cached: CachedDepth) -> None:
     share = "((code - 1) / 65534)"
     description = {
         "claims": cached.claims,
-        "filter": cached.filter,
+        **cached.filter.noted(),
         "low": low,
         "high": high,
         "value": f"low * (high / low) ** {share}" if is_log else f"low + (high - low) * {share}",
