@@ -434,7 +434,7 @@ class FilterConfig(Section):
     relative_weight: float = Field(3.0, ge=0, description="Of the change of the error of a point, beside the error.")
     edge_weight: float = Field(0.3, ge=0, description="Of the differences of the error between neighbours.")
     contrast_weight: float = Field(2.0, ge=0, description="Of the contrast of the network's own edges that is lost.")
-    trail_weight: float = Field(1.0, ge=0, description="Of what is worse than without the filter.")
+    trail_weight: float = Field(1.0, ge=0, description="Of what is worse than without, where a point is new.")
     width: int = Field(16, ge=4, description="Channels of the network.")
     log_every: int = Field(20, ge=1, description="Batches between two lines of the log.")
     seed: int = Field(0, ge=0, description="Of all that is drawn.")

@@ -22,7 +22,7 @@ STRENGTH = 0.9  # of the trade-off in docs/filter.md, where accuracy does not pa
 Array = NDArray[Any]
 # What is remembered of one video; empty while no depth was finite.
 FilterState = dict[str, Array]
-# The network: features (1, 18, y, x) to gates (1, 3, y, x).
+# The network: features (1, 19, y, x) to gates (1, 4, y, x).
 Gates = Callable[[Array], Array]
 
 

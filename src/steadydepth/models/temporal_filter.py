@@ -27,7 +27,7 @@ from steadydepth.ops.warp import as_grid
 from steadydepth.types import Claims, Depth, Frames, InputError, State
 
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
-WIDTH = 24  # channels of the shipped weights
+WIDTH = 16  # channels of the shipped weights
 
 Map = Float[Tensor, "b h w"]
 
@@ -47,17 +47,19 @@ class FilterGates(nn.Module):
             nn.Conv2d(inputs, width, 3, padding=dilation, dilation=dilation)
             for inputs, dilation in ((N_FEATURES, 1), (width, 2), (width, 4))
         )
-        self.head = nn.Conv2d(width, 3, 1)
+        self.head = nn.Conv2d(width, 4, 1)
         nn.init.zeros_(self.head.weight)
-        self.head.bias = nn.Parameter(torch.tensor([1.0, 1.0, -2.0]))  # as a start: keep most of what differs by little
+        self.head.bias = nn.Parameter(
+            torch.tensor([1.0, 1.0, 1.0, -2.0])
+        )  # as a start: keep most of what differs by little
 
-    def forward(self, features: Float[Tensor, "b 18 y x"]) -> Float[Tensor, "b 3 y x"]:
-        """How much of the detail and of the smooth part is kept, and the inverse of how large a detail may be."""
+    def forward(self, features: Float[Tensor, "b 19 y x"]) -> Float[Tensor, "b 4 y x"]:
+        """How much is kept of the detail, the middle and the low frequencies, and 1 / how large a detail may be."""
         x = features
         for layer in self.layers:
             x = F.relu(layer(x))
-        keep, keep_low, reach = self.head(x).split(1, 1)
-        return torch.cat((keep.sigmoid(), keep_low.sigmoid(), (-reach.clamp(-8, 2)).exp()), 1)
+        keep, reach = self.head(x).split((3, 1), 1)
+        return torch.cat((keep.sigmoid(), (-reach.clamp(-8, 2)).exp()), 1)
 
 
 class TemporalFilter(nn.Module):
@@ -157,9 +159,13 @@ def load_gates(weights: Path = WEIGHTS) -> FilterGates:
     if not weights.is_file():
         raise InputError(f"{weights}: no such file of weights; train the filter with configs/temporal_filter.yaml")
     tensors = load_file(weights)
-    if "head.weight" not in tensors:
-        raise InputError(f"{weights}: no weights of the learned filter; take what train-filter or tune-filter wrote")
-    gates = FilterGates(width=len(tensors["head.weight"][0]))
+    gates = FilterGates(width=len(tensors["head.weight"][0]) if "head.weight" in tensors else WIDTH)
+    if {name: each.shape for name, each in tensors.items()} != {
+        n: each.shape for n, each in gates.state_dict().items()
+    }:
+        raise InputError(
+            f"{weights}: no weights of this version's learned filter; write them again with train-filter or tune-filter"
+        )
     gates.load_state_dict(tensors)
     return gates.eval()
 

@@ -18,7 +18,7 @@ MOST_KEPT = 0.98  # of the memory: half of it is gone after 34 frames, whatever 
 KNEE = 0.2  # of the mean, where inverse depth stops being like a logarithm and goes on as a line
 LEAST = 1e-12
 NOWHERE = -2.0  # in place of NaN: a pixel outside any image
-N_FEATURES = 18  # maps that the network is shown, at half the guide's size
+N_FEATURES = 19  # maps that the network is shown, at half the guide's size
 
 
 @runtime_checkable
@@ -42,7 +42,7 @@ class Backend(Protocol):
         ...
 
     def gates(self, features: list[Array]) -> list[Array]:
-        """How much of the detail and how much of the smooth part is kept, and 1 / how large a detail may be."""
+        """How much is kept of the detail, the middle and the low frequencies, and 1 / how large a detail may be."""
         ...
 
 
@@ -133,16 +133,19 @@ def filter_step(
     flow = [xp.where(is_known, one, xp.zeros_like(one)) for one in (flow_x, flow_y)]
     now = [frame[..., i, :, :] for i in range(3)]
     residual = _residual(now, before, inside_seen)
-    low, common = _low_frequencies(on, step_seen, residual, inside_seen)
+    low, middle, common = _bands(on, step_seen, residual, inside_seen)
     features = _features(
-        on, now, seen, seen_before, step_seen, spread, age, inside_seen, flow, residual, low, common, strength
+        on, now, seen, seen_before, step_seen, spread, age, inside_seen, flow, residual, low, middle, common, strength
     )
-    low, keep, keep_low, tight = (on.enlarge(one, 2 * factor) for one in (low, *on.gates(features)))
+    keep, keep_middle, keep_low, tight = on.gates(features)
+    smooth, kept_smooth, keep, tight = (
+        on.enlarge(one, 2 * factor) for one in (low + middle, keep_low * low + keep_middle * middle, keep, tight)
+    )
 
-    detail = (step - low) * inside
+    detail = (step - smooth) * inside
     # Decided at full size, or thin things and edges would be decided by what is beside them.
     kept = MOST_KEPT * strength * keep * inside / (1 + (detail * tight) ** 2)
-    out = raw + (kept * detail + MOST_KEPT * strength * keep_low * low) * ones
+    out = raw + (kept * detail + MOST_KEPT * strength * kept_smooth) * ones
     count = xp.clip(age + 1, None, 8)
     far = on.shrink(abs(detail), factor) / xp.clip(inside_seen, 0.1, None)
     return xp.where(usable & (out != raw), from_log(out, unit, claims), depth), {
@@ -196,10 +199,13 @@ def _total(map: Array) -> Array:
     return map.sum((-2, -1))[..., None, None] / (map.shape[-2] * map.shape[-1])
 
 
-def _low_frequencies(on: Backend, step: Array, residual: Array, inside: Array) -> tuple[Array, Array]:
-    """Smooth part of how the memory differs from the new depth, at half the guide's size, and its mean over the frame.
+def _bands(on: Backend, step: Array, residual: Array, inside: Array) -> tuple[Array, Array, Array]:
+    """What is smooth in how the memory differs from the new depth, at half the guide's size.
 
-    Both are robust: what moves, or was covered before, differs by more and has little weight.
+    All is robust: what moves, or was covered before, differs by more and has little weight. A smooth part of the memory
+    can be kept where there are edges, and leaves them as sharp as the model predicts them.
+
+    Returns: the part that changes over a third of the frame, that which changes over a tenth, and the mean.
     """
     xp = _library(step)
     trusted = inside / (1 + (residual / 0.1) ** 2)
@@ -209,9 +215,14 @@ def _low_frequencies(on: Backend, step: Array, residual: Array, inside: Array) -
     for reach in (0.2, 0.1, 0.05):
         common = _mean(value, weight / (1 + ((value - common) / reach) ** 2))
     robust = weight / (1 + ((value - common) / 0.1) ** 2)
-    sums = robust * (value - common), robust
-    above, below = (on.blur(on.blur(one, 9), 9) for one in sums)
-    return common + above / (below + 0.02), common
+    low = common + _robust_blur(on, value - common, robust, 9)
+    rest = value - low
+    return low, _robust_blur(on, rest, weight / (1 + (rest / 0.1) ** 2), 3), common
+
+
+def _robust_blur(on: Backend, value: Array, weight: Array, size: int) -> Array:
+    above, below = (on.blur(on.blur(one, size), size) for one in (value * weight, weight))
+    return above / (below + 0.02)
 
 
 def _mean(value: Array, weight: Array) -> Array:
@@ -256,6 +267,7 @@ def _features(
     flow: list[Array],
     residual: Array,
     low: Array,
+    middle: Array,
     common: Array,
     strength: Array,
 ) -> list[Array]:
@@ -285,6 +297,7 @@ def _features(
         _squash(step_size),
         _squash(step - low),
         _squash(low),
+        _squash(middle),
         _squash(common) * everywhere,
         _squash(change),
         _squash(change_size),

@@ -230,7 +230,8 @@ def _losses(
         wrong = error.abs().mean((1, 2, 3)) / of_raw[0]
         edges = _roughness(error) / of_raw[2]
         lost = 1 - _contrast_kept(out_log, raw_log[:, part])
-        trails = _worse(error.abs() - raw_error[:, part].abs(), ~visible[:, part]) / of_raw[0]
+        excess = (error.abs() - raw_error[:, part].abs()).clamp(min=0)
+        trails = masked_mean(excess, ~visible[:, part], dim=(1, 2, 3)) / of_raw[0]
         loss = (
             wrong
             + config.relative_weight * strength.square() * flicker
@@ -250,12 +251,6 @@ def _change(error: Depth, motion: Float[Tensor, "b p h w 2"], visible: Bool[Tens
     grid = as_grid(follow(pairs[2]), *error.shape[-2:])
     before = nn.functional.grid_sample(pairs[1][:, None], grid, padding_mode="border", align_corners=False)[:, 0]
     return masked_mean((pairs[0] - before).abs().unflatten(0, visible.shape[:2]), visible, dim=(1, 2, 3))
-
-
-def _worse(excess: Depth, hidden: Bool[Tensor, "b t h w"]) -> Float[Tensor, "b"]:
-    """By how much the filter is worse than none: over all pixels, and once more over those that were hidden before."""
-    worse = excess.clamp(min=0)
-    return worse.mean((1, 2, 3)) + masked_mean(worse, hidden, dim=(1, 2, 3))
 
 
 def _contrast_kept(out: Depth, raw: Depth) -> Float[Tensor, "b"]:

@@ -180,7 +180,7 @@ def _draw_batches(shots: Sequence[Lesson], config: FilterConfig) -> Iterator[lis
         shot = shots[int(draws.choice(len(shots), p=weights / weights.sum()))]
         length = min(config.frames, len(shot.frames))
         starts = draws.integers(len(shot.frames) - length + 1, size=config.batch)
-        yield [_mirrored(_cut(shot, i, i + length), draws) for i in starts]
+        yield [_mirrored(_cut(shot, i, i + length), draws) for i in starts.tolist()]
 
 
 def _mirrored(lesson: Lesson, draws: np.random.Generator) -> Lesson:
