@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadydepth.errors import InputError, missing_package
-from steadydepth.ops.fast_flow import fast_flow
+from steadydepth.ops.fast_flow import flow_of_contrasts, local_contrasts
 from steadydepth.ops.filter_step import begin, filter_step, find_unit, from_log, guide_factor, padding
 
 STRENGTH = 0.9  # of the trade-off in docs/filter.md, where accuracy does not pay for what flicker loses
@@ -61,23 +61,23 @@ class VideoFilter:
         """
         if not state and not np.isfinite(depth).any():
             return depth, {}
-        guide, frame = _guide(image)
+        contrasts, frame = _guide(image)
         padded = _pad(depth.astype(np.float32, copy=False))
         if state:
-            flow, memory = fast_flow(guide, state["guide"]), state
+            flow, memory = flow_of_contrasts(contrasts, state["contrasts"]), state
         else:
-            flow = np.zeros((*guide.shape[:2], 2), np.float32)
+            flow = np.zeros((*frame.shape[1:], 2), np.float32)
             memory = begin(padded, frame, find_unit(depth, self.claims))
         strength = np.full((1, 1), self.strength, np.float32)
         with np.errstate(invalid="ignore", over="ignore"):  # of values that pass as they are
             out, after = filter_step(self._backend, frame, padded, flow, memory, claims=self.claims, strength=strength)
         height, width = depth.shape
-        return out[:height, :width].astype(depth.dtype), {**after, "guide": guide}
+        return out[:height, :width].astype(depth.dtype), {**after, "contrasts": contrasts}
 
     def begin(self, depth: Array, image: Array, unit: Array) -> FilterState:
         """The state before a first frame, in a unit that is known already."""
-        guide, frame = _guide(image)
-        return {**begin(_pad(depth.astype(np.float32, copy=False)), frame, unit), "guide": guide}
+        contrasts, frame = _guide(image)
+        return {**begin(_pad(depth.astype(np.float32, copy=False)), frame, unit), "contrasts": contrasts}
 
     def mean(self, depth: Array, one: FilterState, other: FilterState) -> Array:
         """What two states say of the same frame, each with the weight of what it remembers; `depth` where neither."""
@@ -131,12 +131,12 @@ def open_gates(path: Path, threads: int | None = None) -> Gates:
 
 
 def _guide(image: Array) -> tuple[Array, Array]:
-    """The image at guide size, uint8 (i, j, 3), and the same as float32 (3, i, j) in [0, 1]."""
+    """What the flow sees of an image at guide size, and that as float32 (3, i, j) in [0, 1]."""
     factor = guide_factor(*image.shape[:2])
     padded = _pad(image)
     size = padded.shape[1] // factor, padded.shape[0] // factor
     guide = padded if factor == 1 else cv2.resize(padded, size, interpolation=cv2.INTER_AREA)
-    return guide, np.ascontiguousarray(guide.transpose(2, 0, 1)) * np.float32(1 / 255)
+    return local_contrasts(guide), np.ascontiguousarray(guide.transpose(2, 0, 1)) * np.float32(1 / 255)
 
 
 def _pad(array: Array) -> Array:

@@ -36,24 +36,34 @@ def fast_flow(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
     Returns: float32 (h, w, 2); NaN everywhere where the images are too small for DIS: nothing is known.
     """
-    if min(source.shape[:2]) < LEAST_SIDE_PX:
-        return np.full((*source.shape[:2], 2), np.nan, np.float32)
-    finest = 1 if min(source.shape[:2]) >= 2 * LEAST_SIDE_PX else 0
-    grey = [_grey(image) for image in (source, target)]
-    here, there = (_local_contrast(image, window_px=25) for image in grey)
-    flow = solve_dis(here, there, cv2.DISOPTICAL_FLOW_PRESET_FAST, finest)
-    return _without_motion_of_light(flow, *(_local_contrast(image, window_px=9) for image in grey))
+    return flow_of_contrasts(local_contrasts(source), local_contrasts(target))
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
-    return cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 0.7)
+def flow_of_contrasts(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """`fast_flow` of two images by what `local_contrasts` says of each."""
+    height, width = source.shape[1:]
+    if min(height, width) < LEAST_SIDE_PX:
+        return np.full((height, width, 2), np.nan, np.float32)
+    finest = 1 if min(height, width) >= 2 * LEAST_SIDE_PX else 0
+    flow = solve_dis(source[0], target[0], cv2.DISOPTICAL_FLOW_PRESET_FAST, finest)
+    return _without_motion_of_light(flow, source[1], target[1])
 
 
-def _local_contrast(grey: np.ndarray, window_px: int) -> np.ndarray:
-    """Grey less its mean over a window, in its deviation there, 128 for none: the same in any smooth light."""
-    mean = cv2.blur(grey, (window_px, window_px))
-    deviation = np.sqrt(np.maximum(cv2.blur(grey * grey, (window_px, window_px)) - mean * mean, 0))
-    return np.clip(128 + 50 * (grey - mean) / (deviation + 8), 0, 255).astype(np.uint8)
+def local_contrasts(image: np.ndarray) -> np.ndarray:
+    """Grey less its mean around each pixel, in its deviation there, 128 for none: the same in any smooth light.
+
+    Args:
+        image: uint8 RGB (h, w, 3).
+
+    Returns: uint8 (2, h, w), over windows of 25 and of 9 px.
+    """
+    grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 0.7)
+    square, found = grey * grey, np.empty((2, *grey.shape), np.uint8)
+    for number, side in enumerate((25, 9)):
+        mean = cv2.blur(grey, (side, side))
+        deviation = np.sqrt(np.maximum(cv2.blur(square, (side, side)) - mean * mean, 0))
+        found[number] = np.clip(128 + 50 * (grey - mean) / (deviation + 8), 0, 255)
+    return found
 
 
 def _without_motion_of_light(flow: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:

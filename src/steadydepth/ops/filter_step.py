@@ -166,7 +166,7 @@ def _follow(x: Array, y: Array) -> tuple[Array, Array]:
     rows, columns = xp.arange(height, dtype=x.dtype), xp.arange(width, dtype=x.dtype)
     if xp is not np:
         rows, columns = rows.to(x.device), columns.to(x.device)
-    return tuple(xp.nan_to_num(at, nan=NOWHERE) for at in (x + columns, y + rows[:, None]))
+    return tuple(xp.where(at == at, at, NOWHERE) for at in (x + columns, y + rows[:, None]))  # noqa: PLR0124: NaN is not
 
 
 def _recall(
