@@ -127,7 +127,7 @@ def test_every_name_opens_a_filter_and_none_is_none(depth, frames):
 def test_strength_is_of_the_learned_filter_from_the_depth_as_it_is_to_all(depth, frames):
     depth = depth[:, :12]
     frames = frames[:, :12]
-    assert choose_filter("learned").noted() == {"filter": "learned", "strength": 0.9}
+    assert choose_filter("learned").noted() == {"filter": "learned", "strength": 1.0}
     assert choose_filter("learned_offline", 0.4).noted() == {"filter": "learned_offline", "strength": 0.4}
     assert choose_filter("ema").noted() == {"filter": "ema"}
     assert choose_filter(choose_filter("learned", 0.4), 0.7).strength == 0.7

@@ -19,7 +19,7 @@ from steadydepth.models.temporal_filter import WEIGHTS, load_gates
 from steadydepth.ops.filter_step import N_FEATURES
 from steadydepth.types import InputError
 
-TOLERANCE = 1e-4  # of gates between 0 and 1, and of the inverse of how large a detail may be
+TOLERANCE = 1e-4  # of gates between 0 and 1; relative of the inverse of how large a detail may be
 
 
 def export_filter(out: str | Path, *, filter: str = LEARNED) -> Path:
@@ -63,6 +63,6 @@ def export_filter(out: str | Path, *, filter: str = LEARNED) -> Path:
         program.save(part, external_data=False)
         other_size = features[..., :31, :43].contiguous()
         found, expected = open_gates(part)(other_size.numpy()), gates(other_size).detach().numpy()
-        if not (difference := float(np.abs(found - expected).max())) <= TOLERANCE:
+        if not (difference := float((np.abs(found - expected) / np.maximum(expected, 1)).max())) <= TOLERANCE:
             raise InputError(f"{path}: differs from the filter by {difference:.2g}; nothing is written")
     return path

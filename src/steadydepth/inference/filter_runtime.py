@@ -17,7 +17,7 @@ from steadydepth.errors import InputError, missing_package
 from steadydepth.ops.fast_flow import flow_of_contrasts, local_contrasts
 from steadydepth.ops.filter_step import begin, filter_step, find_unit, from_log, guide_factor, padding
 
-STRENGTH = 0.9  # of the trade-off in docs/filter.md, where accuracy does not pay for what flicker loses
+STRENGTH = 1.0  # docs/filter.md has the trade-off
 
 Array = NDArray[Any]
 # What is remembered of one video; empty while no depth was finite.
