@@ -12,9 +12,9 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
-from steadydepth.gradio_app import compare_filter, make_app
 from steadydepth.files.video_read import probe_video, read_video
 from steadydepth.files.video_write import write_video
+from steadydepth.gradio_app import compare_filter, make_app
 from steadydepth.inference.predictor import Predictor
 from steadydepth.ops.depth_view import DepthView
 from steadydepth.training.checkpoint import save_model

@@ -23,6 +23,7 @@ NAMES = [
     "evaluate",
     "evaluate_clip",
     "export",
+    "export_filter",
     "list_models",
     "load",
     "load_config",
@@ -37,6 +38,8 @@ NAMES = [
     "serve",
     "stream",
     "train",
+    "train_filter",
+    "tune_filter",
     "verify",
     "write_sequence",
 ]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from steadydepth import metrics as metrics
     from steadydepth.commands import doctor as doctor
     from steadydepth.commands import export as export
+    from steadydepth.commands import export_filter as export_filter
     from steadydepth.commands import predict as predict
     from steadydepth.commands import push as push
     from steadydepth.commands import report as report
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from steadydepth.method import losses as losses
     from steadydepth.models.depth_net import DepthNet as DepthNet
     from steadydepth.models.zoo import list_models as list_models
+    from steadydepth.training.learned_filter.train import train_filter as train_filter
+    from steadydepth.training.learned_filter.tune import tune_filter as tune_filter
     from steadydepth.training.loop import train as train
     from steadydepth.types import Batch as Batch
     from steadydepth.types import Clip as Clip
@@ -54,6 +57,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "evaluate_clip": "evaluation.evaluate",
     "export": "commands",
+    "export_filter": "commands",
     "list_models": "models.zoo",
     "load": "inference.predictor",
     "load_config": "config_files",
@@ -65,6 +69,8 @@ _HOMES = {
     "serve": "commands",
     "stream": "commands",
     "train": "training.loop",
+    "train_filter": "training.learned_filter.train",
+    "tune_filter": "training.learned_filter.tune",
     "verify": "exporters.verify",
     "write_sequence": "files.sequence_writer",
 }

@@ -58,6 +58,7 @@ def predict(
     resume: bool = False,
     shard: tuple[int, int] | None = None,
     filter: str | None = None,
+    strength: float | None = None,
     seconds: float | None = None,
     lens: Lens | None = None,
     progress: Progress | None = None,
@@ -84,6 +85,7 @@ def predict(
         resume=resume,
         shard=shard,
         filter=filter,
+        strength=strength,
         seconds=seconds,
         lens=lens,
         progress=progress,
@@ -97,6 +99,7 @@ def stream(
     server: str | None = None,
     seconds: float | None = None,
     filter: str | None = None,
+    strength: float | None = None,
 ) -> Iterator[LiveResult]:
     """Depth of the newest frame of a live source, as often as the model, or the server, can.
 
@@ -105,8 +108,10 @@ def stream(
     if server is not None and model is None:
         from steadydepth.served import stream_served
 
+        if strength is not None:
+            raise InputError(f"strength {strength}: a server's filters have their own: leave it out")
         return stream_served(server, source, seconds=seconds, filter=filter)
-    return stream_newest(_at_hand(model, server), source, seconds=seconds, filter=filter)
+    return stream_newest(_at_hand(model, server), source, seconds=seconds, filter=filter, strength=strength)
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,13 @@ def serve(model: AnyModel, **settings: Any) -> None:
     except ImportError as error:
         raise InputError(f"{error.name} is not installed: pip install 'steadydepth[serve]'") from error
     run_server(Settings(model=model if isinstance(model, str | Path) else as_predictor(model), **settings))
+
+
+def export_filter(out: str | Path, *, filter: str = "learned") -> Path:
+    """Write the learned filter as an ONNX file for `runtime.ExportedFilter`; `filter` is learned or a tuned folder."""
+    from steadydepth.exporters.export_filter import export_filter as write_filter
+
+    return write_filter(out, filter=filter)
 
 
 def push(run: str | Path, name: str, *, licence: str | None = None, private: bool = False) -> str:

@@ -12,7 +12,7 @@ from steadydepth.errors import InputError
 from steadydepth.files.prefetch import read_ahead
 from steadydepth.files.video_write import write_video
 from steadydepth.inference.depth_cache import cache_depth
-from steadydepth.inference.filters import NAMES
+from steadydepth.inference.filters import NAMES, choose_filter
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.predictor import Predictor
 from steadydepth.ops.depth_view import DepthView
@@ -50,7 +50,11 @@ def compare_filter(
         for name in ("none", filter):
             (Path(folder) / name).mkdir(exist_ok=True)
             kept[name] = cache_depth(
-                predictor, source, Path(folder) / name, filter=name, report=lambda what, done, total: None
+                predictor,
+                source,
+                Path(folder) / name,
+                filter=choose_filter(name),
+                report=lambda what, done, total: None,
             )
         raw, filtered = kept["none"], kept[filter]
 

@@ -17,7 +17,7 @@ from steadydepth.inference.exported import ExportedNet
 from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.runtime import ExportedModel
 from steadydepth.models.depth_net import DepthNet
-from steadydepth.models.temporal_filter import load_temporal_filter
+from steadydepth.ops.filter_step import find_unit
 from steadydepth.ops.resize import fit_image, resize_depth
 from steadydepth.synthetic.world import make_clip
 
@@ -206,7 +206,7 @@ def test_the_graph_of_the_filter_is_the_filter_with_its_own_flow(tmp_path, clip)
     assert isinstance(graph, GraphFilter)
     session = runtime.InferenceSession(str(tmp_path / "filter.onnx"), providers=["CPUExecutionProvider"])
     depth = [1 + frame.mean(2, dtype=np.float32) / 255 for frame in clip.frames]
-    unit = load_temporal_filter("disparity").start(torch.zeros(1, 3, *SIZE), torch.from_numpy(depth[0])[None])["unit"]
+    unit = torch.from_numpy(find_unit(depth[0], "disparity"))[None]
     state = {name: torch.zeros(each["shape"]) for name, each in graph.state.items()} | {"unit": unit}
     stored = {name: value.numpy() for name, value in state.items()}
     kept = [name for name in graph.names if name != "unit"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from steadydepth.cli.printing import ModelName, ModelOrServer, ServerUrl, cell, pair, print_columns
+from steadydepth.cli.printing import ModelName, ModelOrServer, ServerUrl, Strength, cell, pair, print_columns
 from steadydepth.errors import SomeFailedError
 
 
@@ -48,8 +48,10 @@ def predict(
         str | None, typer.Option(metavar="I/N", help="Every N-th input from the I-th on, for N machines.")
     ] = None,
     filter: Annotated[
-        str | None, typer.Option(help="Of videos: none, learned, learned_offline, ema, ema_0.8, median or flow_ema.")
+        str | None,
+        typer.Option(help="Of videos: none, learned, learned_offline, ema, ema_0.8, median, flow_ema, or a folder."),
     ] = None,
+    strength: Strength = None,
     seconds: Annotated[
         float | None, typer.Option(min=0, help="Of a camera or URL: stop after so long; Ctrl-C does as well.")
     ] = None,
@@ -83,6 +85,7 @@ def predict(
             resume=resume,
             shard=pair(shard, "/", "--shard", "1/4") if shard is not None else None,
             filter=filter,
+            strength=strength,
             seconds=seconds,
             lens=None if focal is None and fov is None else Lens(focal, fov),
         )
@@ -100,7 +103,10 @@ def stream(
     model: ModelOrServer = None,
     server: ServerUrl = None,
     seconds: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
-    filter: Annotated[str | None, typer.Option(help="none, learned, ema, ema_0.8, median or flow_ema.")] = None,
+    filter: Annotated[
+        str | None, typer.Option(help="none, learned, ema, ema_0.8, median, flow_ema, or a folder.")
+    ] = None,
+    strength: Strength = None,
     show: Annotated[bool, typer.Option("--show", help="In a window as well; q ends it.")] = False,
     pipe: Annotated[
         str | None, typer.Option(help="Raw frames to standard output: rgb24 (colours) or grayf32le (depth).")
@@ -117,7 +123,7 @@ def stream(
     from steadydepth.inference.viewer import pipe_live, show_live
 
     camera = int(source) if source.isdecimal() else source
-    frames = stream_newest(camera, model=model, server=server, seconds=seconds, filter=filter)
+    frames = stream_newest(camera, model=model, server=server, seconds=seconds, filter=filter, strength=strength)
     frames = show_live(frames, source) if show else frames
     frames = pipe_live(frames, sys.stdout.buffer, pipe) if pipe else frames
     with suppress(KeyboardInterrupt):
@@ -192,6 +198,19 @@ def export(
         print(f"{out}: not checked against the model, for Core ML runs on Apple's devices alone; try it on one")
     else:
         print(f"{out}: differs from the model by at most {found.difference:.1e} of the depth")
+
+
+def export_filter(
+    out: Annotated[Path, typer.Option(help="The file, .onnx.")],
+    filter: Annotated[str, typer.Option(help="learned, or a folder that tune-filter wrote.")] = "learned",
+) -> None:
+    """Write the learned filter as a file that runs without torch, for videos of any size.
+
+    Example: steadydepth export-filter --out filter.onnx
+    """
+    from steadydepth.commands import export_filter as export_to_file
+
+    print(export_to_file(out, filter=filter))
 
 
 def bench(

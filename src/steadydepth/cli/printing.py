@@ -11,6 +11,9 @@ from steadydepth.errors import InputError
 ModelName = Annotated[
     str, typer.Option("--model", help="A folder, hub name, package.module:factory, or exported file.")
 ]
+Strength = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Of the learned filter: from 0, the depth as it is, to 1.")
+]
 
 ModelOrServer = Annotated[
     str | None, typer.Option("--model", help="A folder, hub name, package.module:factory, or exported file.")

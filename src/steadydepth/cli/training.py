@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from steadydepth.cli.printing import pair
+from steadydepth.cli.printing import ModelName, pair
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="A YAML file; configs/ has some to start from.")]
 
@@ -105,6 +105,43 @@ def search(
     for name, why in result["failed"].items():
         print(f"steadydepth: {name} failed: {why}", file=sys.stderr)
     raise typer.Exit(1 if result["failed"] else 0)
+
+
+def train_filter(
+    config: ConfigFile,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the config, as sequences=400.")
+    ] = None,
+) -> None:
+    """Train the learned filter on the synthetic world and write its weights.
+
+    Example: steadydepth train-filter -c configs/temporal_filter.yaml device=cuda workers=16
+    """
+    from steadydepth.config_files import load_filter_config
+    from steadydepth.training.learned_filter.train import train_filter as train_weights
+
+    print(train_weights(load_filter_config(config, overrides)))
+
+
+def tune_filter(
+    videos: Annotated[
+        list[Path], typer.Argument(metavar="VIDEO...", help="Videos, sequence folders, or folders of them.")
+    ],
+    model: ModelName,
+    out: Annotated[Path, typer.Option(help="Folder that gets the filter; --filter takes it.")],
+    batches: Annotated[int, typer.Option(min=1, help="Batches of sequences to learn from.")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+) -> None:
+    """Tune the learned filter to a model and to videos, labelled or not.
+
+    Example: steadydepth tune-filter street.mp4 --model runs/mine --out runs/filter
+    """
+    from steadydepth.training.learned_filter.tune import tune_filter as tune
+
+    found = tune(videos, model=model, out=out, batches=batches, seed=seed)
+    for name, (before, after) in found.scores.items():
+        print(f"{name}: {before:.3f} before, {after:.3f} after")
+    print(f"{found.folder} written" if found.is_better else f"{found.folder} written: the filter as it came is better")
 
 
 def verify(

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -23,10 +22,9 @@ from steadydepth.exporters.export import Image, export_model
 from steadydepth.exporters.targets import write_onnx
 from steadydepth.files.atomic_writes import new_folder
 from steadydepth.inference.runtime import ExportedModel
-from steadydepth.models.temporal_filter import TemporalFilter, load_temporal_filter
+from steadydepth.models.temporal_filter import TemporalFilter, guides_of, load_gates, start_state
 from steadydepth.ops.lucas_kanade import lucas_kanade_flow
 from steadydepth.page import page_files
-from steadydepth.types import State
 
 MODEL, FILTER, ABOUT = "model.onnx", "filter.onnx", "web.json"
 # What the page loads of ONNX Runtime Web, without a GPU and with one.
@@ -66,20 +64,13 @@ class GraphFilter(nn.Module):
     def __init__(self, network: TemporalFilter, height: int, width: int) -> None:
         super().__init__()
         self.network = network
-        self.factor = max(1, round(min(height, width) / 96))
-        start = self._start(torch.zeros(1, height, width, 3, dtype=torch.uint8), torch.ones(1, height, width))
+        guides = guides_of(_as_frame(torch.zeros(1, height, width, 3, dtype=torch.uint8)))
+        start = start_state(torch.ones(1, height, width), guides, torch.tensor([[0.0, 1.0]]))
         self.names = tuple(start)
         self.state = {
             name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
             for name, value in start.items()
         }
-
-    def _start(self, image: UInt8[Tensor, "1 h w 3"], depth: Float[Tensor, "1 h w"]) -> State:
-        frame = _as_frame(image)
-        return {**self.network.start(frame, depth), "seen": self._reduce(frame)}
-
-    def _reduce(self, frame: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 3 i j"]:
-        return F.avg_pool2d(frame, self.factor, ceil_mode=True, count_include_pad=False)
 
     def forward(
         self,
@@ -98,14 +89,9 @@ class GraphFilter(nn.Module):
 
         Returns: the filtered depth, and the state after it without `unit`, which never changes.
         """
-        given = dict(zip(self.names, state, strict=True))
-        frame, (height, width) = _as_frame(image), depth.shape[-2:]
-        seen = self._reduce(frame)
-        flow = lucas_kanade_flow(seen, given.pop("seen")).permute(0, 3, 1, 2) * self.factor
-        motion = F.interpolate(flow, scale_factor=self.factor, mode="bilinear", align_corners=False)
-        motion = motion[..., :height, :width].permute(0, 2, 3, 1)
+        given, frame = dict(zip(self.names, state, strict=True)), _as_frame(image)
+        motion = lucas_kanade_flow(guides_of(frame), given["frame"])
         out, after = self.network(frame[:, None], depth[:, None], given, motion=motion[:, None], strength=strength)
-        after["seen"] = seen
         return out[:, 0], *(after[name] for name in self.names if name != "unit")
 
 
@@ -170,7 +156,7 @@ def export_web(
 
 def write_filter(model: ExportedModel, path: Path) -> GraphFilter:
     """Write the learned filter for the depth and the size of an exported model; returns what was written."""
-    graph = GraphFilter(load_temporal_filter(model.claims), model.height, model.width).eval()  # type: ignore[arg-type]
+    graph = GraphFilter(TemporalFilter(model.claims, load_gates()), model.height, model.width).eval()  # type: ignore[arg-type]
     sizes: dict[str, Any] = {
         "raw": {"shape": [1, model.height, model.width], "dtype": "float32"},
         "strength": {"shape": [1], "dtype": "float32"},

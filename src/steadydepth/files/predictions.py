@@ -29,8 +29,13 @@ def write_predictions(folder: Path, name: str, depth: Float[np.ndarray, "t h w"]
     return write_prediction_frames(folder, name, frames)
 
 
-def write_prediction_frames(folder: Path, name: str, depths: DepthFrames, *, filter: str = "none") -> Path:
-    """`write_predictions` of a video of any length; one frame is held at a time. `filter` notes what was applied."""
+def write_prediction_frames(
+    folder: Path, name: str, depths: DepthFrames, *, filter: str = "none", strength: float | None = None
+) -> Path:
+    """`write_predictions` of a video of any length; one frame is held at a time.
+
+    `filter` notes what was applied, and `strength` how strongly, where it has a strength.
+    """
     target = folder / f"{check_name(name, folder)}.npz"
     claims = np.array(_known(depths.claims, target))
     shape = (depths.n_frames, depths.height, depths.width)
@@ -40,10 +45,14 @@ def write_prediction_frames(folder: Path, name: str, depths: DepthFrames, *, fil
             np.lib.format.write_array_header_1_0(member, header)
             for depth in depths.read():
                 member.write(depth.astype("<f4", copy=False).tobytes())
-        for key, text in {"claims": claims, "filter": np.array(filter)}.items():
+        for key, value in {"claims": claims, **_noted(filter, strength)}.items():
             with archive.open(f"{key}.npy", "w") as member:
-                np.lib.format.write_array(member, text)
+                np.lib.format.write_array(member, np.array(value))
     return target
+
+
+def _noted(filter: str, strength: float | None) -> dict[str, Any]:
+    return {"filter": filter} | ({} if strength is None else {"strength": strength})
 
 
 def image_scale(smallest: float, largest: float, claims: Claims) -> tuple[float, float]:
@@ -70,6 +79,7 @@ def write_prediction_images(
     depth_offset: float = 0.0,
     fps: float,
     filter: str = "none",
+    strength: float | None = None,
     names: Sequence[str] | None = None,
 ) -> Path:
     """Write FOLDER/<name>/depth/%04d.png, 16 bits, and meta.json with the scale; return FOLDER/<name>.
@@ -85,7 +95,7 @@ def write_prediction_images(
     def write(path: Path, depth: np.ndarray) -> None:
         write_png(path, image_codes(depth - depth_offset, depth_scale_m, f"{target}, frame {path.stem}"))
 
-    meta = {"fps": fps, "depth_scale_m": depth_scale_m, "claims": _known(claims, target), "filter": filter}
+    meta = {"fps": fps, "depth_scale_m": depth_scale_m, "claims": _known(claims, target), **_noted(filter, strength)}
     meta |= {"depth_offset": depth_offset} if depth_offset else {}
     return _write_frames(target, ".png", depths, write, meta, names)
 
@@ -98,6 +108,7 @@ def write_prediction_exr(
     *,
     fps: float,
     filter: str = "none",
+    strength: float | None = None,
     is_half: bool = False,
     names: Sequence[str] | None = None,
 ) -> Path:
@@ -107,7 +118,7 @@ def write_prediction_exr(
     files have those in place of numbers; read_predictions wants numbers.
     """
     target = folder / check_name(name, folder)
-    meta = {"fps": fps, "claims": _known(claims, target), "filter": filter}
+    meta = {"fps": fps, "claims": _known(claims, target), **_noted(filter, strength)}
     return _write_frames(target, ".exr", depths, partial(write_exr, is_half=is_half), meta, names)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 from steadydepth.files.stored_depth import open_raw
-from steadydepth.inference.filters import NONE
+from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.frame_sources import DEFAULT_FPS, Image, Source
 from steadydepth.inference.predictor import Predictor
 from steadydepth.ops.colours import is_measured
@@ -32,7 +32,7 @@ class CachedDepth:
 
     source: Source
     depth: DepthFrames  # NaN where there is no value
-    filter: str = NONE  # what was applied to it
+    filter: ChosenFilter  # what was applied to it
     starts: tuple[int, ...] = (0,)  # frames before which nothing was remembered
 
     @property
@@ -80,7 +80,7 @@ def cache_depth(
     source: Source,
     folder: Path,
     *,
-    filter: str | None = None,
+    filter: ChosenFilter | None = None,
     seconds: float | None = None,
     report: Progress,
 ) -> CachedDepth:
@@ -118,7 +118,7 @@ def cache_depth(
         rate = source.fps or ((n_done - 1) / passed if n_done > 1 else DEFAULT_FPS)
         source = replace(source, frames=lambda: iter(images), fps=rate)
     cached = open_raw(depth_path, (n_done, *shape), predictor.claims, chunk=1)
-    return CachedDepth(source, cached, filter or predictor.filter or NONE, tuple(starts))
+    return CachedDepth(source, cached, session.filter, tuple(starts))
 
 
 def _kept(frames: Iterable[Image], file: IO[bytes]) -> Iterator[Image]:

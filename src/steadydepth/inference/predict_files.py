@@ -11,7 +11,7 @@ from steadydepth.errors import InputError, failure
 from steadydepth.files.atomic_writes import check_name, hidden_folder
 from steadydepth.files.video_read import probe_video
 from steadydepth.inference.depth_cache import Progress, cache_depth
-from steadydepth.inference.filters import check_filter
+from steadydepth.inference.filters import ChosenFilter, choose_filter
 from steadydepth.inference.frame_sources import Input, Source, expand_input, open_source
 from steadydepth.inference.point_clouds import Lens
 from steadydepth.inference.predictor import Predictor
@@ -33,7 +33,8 @@ def predict_files(
     overwrite: bool = False,
     resume: bool = False,
     shard: tuple[int, int] | None = None,
-    filter: str | None = None,
+    filter: str | ChosenFilter | None = None,
+    strength: float | None = None,
     seconds: float | None = None,
     lens: Lens | None = None,
     progress: Progress | None = None,
@@ -55,7 +56,8 @@ def predict_files(
         overwrite: replace outputs that exist.
         resume: leave out inputs whose outputs are all there.
         shard: (i, n), i from 1: of all inputs the i-th, the (i + n)-th, ...
-        filter: one of `filters.NAMES`, in place of the predictor's own.
+        filter: what `filters.choose_filter` takes, in place of the predictor's own.
+        strength: of the learned filter, from 0 to 1.
         seconds: end of a camera or URL; Ctrl-C ends it as well.
         lens: the camera of `ply` and `rerun`, in place of that of a sequence folder.
         progress: is called with (what, frames done, frames in all or 0); None shows a bar on a terminal.
@@ -69,7 +71,7 @@ def predict_files(
     """
     output = Output(format, view or DepthView(), stereo or Stereo(), keep_names)
     check_output(output, predictor.claims)
-    check_filter(filter)
+    chosen = choose_filter(filter or predictor.filter, strength)
     if max_side is not None:
         predictor = Predictor(predictor.model, device=predictor.device, max_side=max_side, filter=predictor.filter)
     sources, failed = _open_all(inputs, shard or (1, 1), lens)
@@ -89,7 +91,7 @@ def predict_files(
         for given, source in missing.items():
             try:
                 with _staging(out, source.name) as staging:
-                    cached = cache_depth(predictor, source, staging, filter=filter, seconds=seconds, report=report)
+                    cached = cache_depth(predictor, source, staging, filter=chosen, seconds=seconds, report=report)
                     write_outputs(staging / "ready", cached, output)
                     written += _publish(staging, out, outputs(source, format))
             except InputError as error:

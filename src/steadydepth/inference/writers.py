@@ -82,7 +82,7 @@ def _names(cached: CachedDepth, output: Output) -> tuple[str, ...] | None:
 
 
 def _write_npz(folder: Path, cached: CachedDepth, output: Output) -> None:
-    write_prediction_frames(folder, cached.source.name, cached.depth, filter=cached.filter)
+    write_prediction_frames(folder, cached.source.name, cached.depth, **cached.filter.noted())
 
 
 def _write_png16(folder: Path, cached: CachedDepth, output: Output) -> None:
@@ -96,7 +96,7 @@ def _write_png16(folder: Path, cached: CachedDepth, output: Output) -> None:
         depth_scale_m=step,
         depth_offset=offset,
         fps=cached.fps,
-        filter=cached.filter,
+        **cached.filter.noted(),
         names=_names(cached, output),
     )
 
@@ -108,7 +108,7 @@ def _write_exr(folder: Path, cached: CachedDepth, output: Output) -> None:
         cached.depth.read(),
         cached.claims,
         fps=cached.fps,
-        filter=cached.filter,
+        **cached.filter.noted(),
         is_half=output.format == "exr16",
         names=_names(cached, output),
     )
@@ -165,7 +165,7 @@ def _write_mkv(folder: Path, cached: CachedDepth, output: Output) -> None:
     share = "((code - 1) / 65534)"
     description = {
         "claims": cached.claims,
-        "filter": cached.filter,
+        **cached.filter.noted(),
         "low": low,
         "high": high,
         "value": f"low * (high / low) ** {share}" if is_log else f"low + (high - low) * {share}",

@@ -2,7 +2,7 @@
 
 import { fitImage, resizeDepth } from "./resize.js";
 
-const STRENGTH = 0.9; // of the filter, as in predict
+const STRENGTH = 1; // of the filter, as in predict
 const TYPES = { float32: Float32Array, float64: Float64Array, int32: Int32Array, uint8: Uint8Array, bool: Uint8Array };
 
 let ort, web, network, filter;
@@ -133,7 +133,7 @@ async function smooth(image, depth) {
   return Float32Array.from(outputs.depth.data);
 }
 
-// What the filter takes for 0 and for 1 in a video, from its first frame: models/temporal_filter.py has the rule.
+// What the filter takes for 0 and for 1 in a video, from its first frame: ops/filter_step.py has the rule.
 function unitOf(depth) {
   const isDepth = web.claims === "metric" || web.claims === "scale";
   const stride = Math.max(1, Math.floor(depth.length / 50000)), values = [];

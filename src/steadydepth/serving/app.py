@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 
 from steadydepth.errors import InputError
-from steadydepth.inference.filters import check_filter
+from steadydepth.inference.filters import choose_filter
 from steadydepth.serving import depth_route, page_route, status_route, stream_route
 from steadydepth.serving.access import Access
 from steadydepth.serving.audit import Audit
@@ -39,7 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
         InputError: the settings are unsafe or do not fit together, or the model cannot be read.
     """
     settings.check()
-    check_filter(settings.filter)
+    choose_filter(settings.filter)
     app = FastAPI(
         title="steadydepth",
         summary="Depth of images and of live video",
