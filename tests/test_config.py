@@ -92,6 +92,7 @@ def test_the_page_of_keys_is_up_to_date_and_complete():
 def test_a_loss_that_needs_a_label_is_refused_without_one():
     content = {
         "data": {"root": "videos", "labels": "teacher"},
+        "model": {"init": "runs/plain"},
         "loss": {"relative": "disparity"},
         "optim": {"steps": 1},
         "run": {"folder": "runs/x"},

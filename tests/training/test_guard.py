@@ -1,4 +1,4 @@
-"""The guard of runs without labels: what it measures, on which frames, and when it stops a run."""
+"""The guard of runs without labels: what it measures, on which frames, and when it takes a run back."""
 
 import numpy as np
 import pytest
@@ -63,18 +63,25 @@ def test_a_teacher_without_edges_has_all_of_them_kept():
     assert found == {"log_depth_correlation": 0, "edges_kept": 1}
 
 
-def test_it_stops_where_edges_are_lost_and_puts_back_the_weights_before(clips):
+def test_it_puts_back_the_weights_before_where_edges_are_lost_and_stops_when_that_is_of_no_use(clips):
     model, accelerator = Brightness(), Accelerator(cpu=True)
     guard = guard_of(model, clips, min_correlation=0.9, min_edges_kept=0.75)
     guard.keep(model)
     nn.init.constant_(model.power, 0.8)
     assert guard.too_little(guard.check(model, accelerator)) == []
-    assert not guard.stopped
+    assert guard.backed_off == 0
     nn.init.constant_(model.power, 0.7)  # a correlation of 1
     found = guard.check(model, accelerator)
     assert guard.too_little(found) == ["edges_kept"]
-    assert guard.stopped
+    assert guard.backed_off == 1
     assert model.power.item() == pytest.approx(0.8)
+    for times in range(2, 6):
+        assert not guard.stopped
+        nn.init.constant_(model.power, 0.7)
+        guard.check(model, accelerator)
+        assert guard.backed_off == times
+        assert model.power.item() == pytest.approx(0.8)
+    assert guard.stopped
 
 
 def test_where_the_first_look_is_too_little_the_start_is_put_back(clips):
@@ -83,7 +90,7 @@ def test_where_the_first_look_is_too_little_the_start_is_put_back(clips):
     guard.keep(model)
     nn.init.constant_(model.power, 0.5)
     guard.check(model, Accelerator(cpu=True))
-    assert guard.stopped
+    assert guard.backed_off == 1
     assert model.power.item() == 1
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from steadydepth.data.cuts import Shots, mark_cuts
 from steadydepth.inference.exported import ExportedNet
 from steadydepth.inference.filters import OFFLINE, FilterState, check_filter, open_filter
-from steadydepth.inference.learned_filter import LearnedFilter, filter_offline
+from steadydepth.inference.learned_filter import STRENGTH, LearnedFilter, filter_offline
 from steadydepth.method.sequence import check_state
 from steadydepth.models.declare import claims_of
 from steadydepth.ops.colours import is_measured
@@ -177,6 +177,7 @@ class Session:
         network: Predicts,
         *,
         filter: str | None = None,
+        strength: float | None = None,
         chunk: int | None = None,
         max_gap_s: float = 1.0,
     ) -> None:
@@ -185,13 +186,18 @@ class Session:
         Args:
             network: what predicts each frame.
             filter: one of `filters.NAMES`, applied to its depth; `learned_offline` only by `run`.
+            strength: of a learned filter, 0 to 1; None takes its default.
             chunk: frames that `run` shows the network at once; None takes as many as fill the device.
             max_gap_s: seconds between two frames of `step` beyond which the later one begins anew, unless frames come
                 as slowly all the time.
         """
         check_filter(filter)
         self.network, self.chunk, self.max_gap_s = network, chunk, max_gap_s
-        self._offline = LearnedFilter(network.claims) if filter == OFFLINE else None
+        self._offline = (
+            LearnedFilter(network.claims, strength=STRENGTH if strength is None else strength)
+            if filter == OFFLINE
+            else None
+        )
         self._filter = None if self._offline else open_filter(filter, network.claims)
         self._shots = Shots()
         self._gap_s = 0.0  # between the last two frames of `step`

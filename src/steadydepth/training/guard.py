@@ -1,4 +1,4 @@
-"""The guard of runs without labels: it stops a run before the teacher's image or its edges are lost."""
+"""The guard of runs without labels: it takes a run back before the starting model's image or its edges are lost."""
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -24,16 +24,20 @@ if TYPE_CHECKING:
 
 
 N_CLIPS = 8  # that a guard looks at
+MOST_BACK = 4  # times that it takes a run back before it stops it
 
 
 class Guard:
     """Compares a model's log depth and edges with its teacher's, and holds the last weights that were close enough.
 
+    Where a model is too far off it is taken back to them, to go on with a smaller learning rate; where that has been of
+    no use four times, the run stops.
+
     Args:
         teacher: the frozen copy of the model that training began with.
         clips: frames that are not trained on, where the videos are long enough; of one size, as they are.
-        min_correlation: least correlation of log depth, in [0, 1]; 0 never stops.
-        min_edges_kept: least share of the edges, in [0, 1]; 0 never stops.
+        min_correlation: least correlation of log depth, in [0, 1]; 0 asks for nothing.
+        min_edges_kept: least share of the edges, in [0, 1]; 0 asks for nothing.
     """
 
     def __init__(
@@ -47,10 +51,15 @@ class Guard:
         self.teacher, self.clips = teacher, clips
         self.least = {"log_depth_correlation": min_correlation, "edges_kept": min_edges_kept}
         self.kept: dict[str, torch.Tensor] | None = None
-        self.stopped = False
+        self.backed_off = 0  # times
+
+    @property
+    def stopped(self) -> bool:
+        """Whether going on is of no use."""
+        return self.backed_off > MOST_BACK
 
     def check(self, model: nn.Module, accelerator: "Accelerator") -> dict[str, float]:
-        """Keep the weights of `model` if they are good enough; else stop, and put back those that were.
+        """Keep the weights of `model` if they are good enough; else put back those that were.
 
         Args:
             model: the running average of the weights.
@@ -61,7 +70,7 @@ class Guard:
         own = torch.tensor(list(self.compare(model, accelerator.device).values()), device=accelerator.device)
         found = dict(zip(self.least, accelerator.reduce(own, reduction="mean").tolist(), strict=True))
         if self.too_little(found):
-            self.stopped = True
+            self.backed_off += 1
             assert self.kept is not None
             model.load_state_dict(self.kept)
         else:
@@ -105,9 +114,9 @@ class Guard:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of it; tensors may be sharded."""
-        return {"kept": self.kept, "stopped": self.stopped}
+        return {"kept": self.kept, "backed_off": self.backed_off}
 
     def load_state_dict(self, state: dict[str, Any], model: nn.Module) -> None:
         """Go on from what `state_dict` returned, with weights sharded as those of `model`."""
         self.kept = state["kept"] and spread(state["kept"], model.state_dict())
-        self.stopped = state["stopped"]
+        self.backed_off = state["backed_off"]
