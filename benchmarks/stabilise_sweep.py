@@ -70,6 +70,7 @@ FAST = {"optim": {"learning_rate": 1e-3}}
 # In the order in which they are run: what comes late may find no time.
 FREE: dict[str, dict[str, Any]] = {
     "before": {"optim": {"steps": 0}},
+    "fast-edges-1-2000-steps": both(FAST, edges(1.0), {"optim": {"steps": 2000}}),
     "filtered": {},
     "edges-1": edges(1.0),
     "fast-edges-1": both(FAST, edges(1.0)),
@@ -79,9 +80,9 @@ FREE: dict[str, dict[str, Any]] = {
     "fast-edges-1-change-3": both(FAST, edges(1.0, relative_weight=3.0)),
     "fast-gain-1": both(FAST, edges(1.0), {"patch": {"edges": "gain"}}),
     "fast-edges-1-own-size": both(FAST, edges(1.0), {"data": {"height": 240, "width": 320}}),
-    "fast-edges-1-2000-steps": both(FAST, edges(1.0), {"optim": {"steps": 2000}}),
     "fast-edges-1-transforms": both(FAST, edges(1.0), {"data": {"max_zoom": 1.2, "max_rotation_deg": 5.0}}),
     "fast-edges-1-strength-1": both(FAST, edges(1.0), {"data": {"teacher_strength": 1.0}}),
+    "fast-edges-1-strong-light": both(FAST, edges(1.0), {"data": {name: 3 * value for name, value in LIGHT.items()}}),
     "fast-edges-1-no-light": both(FAST, edges(1.0), {"data": dict.fromkeys(LIGHT, 0.0)}),
     "fast-edges-1-along-flow": both(FAST, edges(1.0), {"data": {"motion": "dis"}}),
     "fast-edges-1-gain": both(FAST, edges(1.0, motion_gain_weight=0.1)),
@@ -93,12 +94,12 @@ FREE: dict[str, dict[str, Any]] = {
 WITH_LABELS: dict[str, dict[str, Any]] = {
     "plain": {"loss": {"relative_weight": 0.0, "relative_gradient": 0.0, "motion_gain_weight": 0.0}},
     "steady": {},
+    "steady-2000-steps": {"optim": {"steps": 2000}},
     "no-relative-gradient": {"loss": {"relative_gradient": 0.0}},
     "steady-edges-0.3": edges(0.3),
     "steady-edges-1": edges(1.0),
     "away-from-edges": {"patch": {"relative": "away"}},
     "gain-0.1": {"loss": {"edges": 0.1}, "patch": {"edges": "gain"}},
-    "steady-2000-steps": {"optim": {"steps": 2000}},
     "plain-2000-steps": {
         "loss": {"relative_weight": 0.0, "relative_gradient": 0.0, "motion_gain_weight": 0.0},
         "optim": {"steps": 2000},
@@ -165,6 +166,7 @@ def relative_away_from_edges(predicted: Any, truth: Any, **options: Any) -> Any:
 
 def run_one(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """Train and measure one run, in this process."""
+    import cv2
     import torch
 
     from steadydepth.config_files import resolve_config
@@ -175,6 +177,7 @@ def run_one(options: argparse.Namespace, name: str) -> dict[str, Any]:
     from steadydepth.training.loop import train
 
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     kind, recipe, seed = runs_of(options)[name]
     is_free = kind == "free"
     content = both(FILTERED, FREE[recipe]) if is_free else both(LABELLED, WITH_LABELS[recipe])
@@ -230,23 +233,29 @@ def teacher_key(options: argparse.Namespace, content: dict[str, Any]) -> Path | 
     return options.out / "teachers" / f"{data['height']}x{data['width']}-{strength}"
 
 
-def write_teachers(options: argparse.Namespace, names: list[str]) -> None:
-    """The teacher's depth of each size and strength, once: in a process of its own each."""
+def write_teachers(options: argparse.Namespace, names: list[str]) -> list[subprocess.Popen[bytes]]:
+    """Processes that write the teacher's depth of each size and strength, once for all runs."""
     wanted = {}
     for name in names:
         kind, recipe, _ = runs_of(options)[name]
         if kind == "free" and recipe != "before":
             wanted[teacher_key(options, both(FILTERED, FREE[recipe]))] = name
-    processes = [
+    return [
         subprocess.Popen([*command_of(options), "--teacher", name])
         for key, name in wanted.items()
         if key is not None and not key.is_dir()
     ]
-    for process in processes:
-        process.wait(timeout=options.most)
+
+
+def is_ready(options: argparse.Namespace, name: str) -> bool:
+    """Whether what a run learns from is there."""
+    kind, recipe, _ = runs_of(options)[name]
+    key = teacher_key(options, both(FILTERED, FREE[recipe])) if kind == "free" and recipe != "before" else None
+    return key is None or key.is_dir()
 
 
 def write_teacher(options: argparse.Namespace, name: str) -> None:
+    import cv2
     import torch
 
     from steadydepth.config_files import resolve_config
@@ -255,6 +264,7 @@ def write_teacher(options: argparse.Namespace, name: str) -> None:
     from steadydepth.training.teacher_depth import FOLDER, write_teacher_depth
 
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     _, recipe, _ = runs_of(options)[name]
     content = both(FILTERED, FREE[recipe])
     content.pop("patch", None)
@@ -290,7 +300,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--jobs", type=int, default=14)
     parser.add_argument("--minutes", type=float, default=7.0, help="nothing starts, and nothing lasts, beyond it")
-    parser.add_argument("--most", type=float, default=300.0, help="seconds of one run")
+    parser.add_argument("--most", type=float, default=400.0, help="seconds of one run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", default="", help="a regular expression of the names of runs")
     parser.add_argument("--steps", type=int, default=0, help="in place of those of every recipe")
@@ -310,11 +320,15 @@ def main() -> None:
     results = options.out / "results.jsonl"
     done = {json.loads(line)["name"] for line in results.read_text().splitlines()} if results.is_file() else set()
     waiting = [name for name in runs_of(options) if name not in done]
-    write_teachers(options, waiting)
+    teachers = write_teachers(options, waiting)
     running: dict[str, tuple[subprocess.Popen[str], float]] = {}
     while (waiting and time.monotonic() < end) or running:
-        while waiting and len(running) < options.jobs and time.monotonic() < end:
-            name = waiting.pop(0)
+        n_busy = len(running) + sum(one.poll() is None for one in teachers)
+        ready = [name for name in waiting if is_ready(options, name)]
+        if waiting and not ready and not n_busy:
+            raise SystemExit("the teacher's depth could not be written: its own message is above")
+        for name in ready[: max(options.jobs - n_busy, 0) if time.monotonic() < end else 0]:
+            waiting.remove(name)
             shutil.rmtree(options.out / "runs" / name, ignore_errors=True)
             log = (options.out / f"{name}.log").open("w")
             process = subprocess.Popen(
@@ -334,6 +348,8 @@ def main() -> None:
                     file.write(lines[-1] + "\n")
                 (options.out / f"{name}.log").unlink()
             print(name, "done" if process.returncode == 0 else f"failed ({process.returncode})", flush=True)
+    for teacher in teachers:
+        teacher.kill()
 
 
 if __name__ == "__main__":
