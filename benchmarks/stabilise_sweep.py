@@ -192,9 +192,7 @@ def run_one(options: argparse.Namespace, name: str) -> dict[str, Any]:
     model: Any = options.model
     if content["optim"]["steps"]:
         content["data"]["root"] = str(options.videos if is_free else options.train)
-        if is_free:
-            plain, _, claims = options.model.partition(",claims=")
-            content["model"] = {"init": plain, **({"claims": claims} if claims else {})}
+        content["model"] = model_of(options) if is_free else {"weights": options.weights}
         content["run"] = {
             "folder": str(folder), "seed": seed, "device": options.device, "log_every": 10**6,
             "checkpoint_every": 10**6,
@@ -222,6 +220,12 @@ def run_one(options: argparse.Namespace, name: str) -> dict[str, Any]:
         "train_s": round(trained - started, 1), "evaluate_s": round(time.monotonic() - trained, 1),
         **{metric: report["mean"].get(metric) for metric in METRICS},
     }  # fmt: skip
+
+
+def model_of(options: argparse.Namespace) -> dict[str, str]:
+    """What is declared behind the name of the starting model goes to its own key."""
+    plain, _, claims = options.model.partition(",claims=")
+    return {"init": plain, **({"claims": claims} if claims else {})}
 
 
 def teacher_key(options: argparse.Namespace, content: dict[str, Any]) -> Path | None:
@@ -272,8 +276,7 @@ def write_teacher(options: argparse.Namespace, name: str) -> None:
     assert target is not None
     folder = options.out / f"teacher-{target.name}"
     content["data"]["root"] = str(options.videos)
-    plain, _, claims = options.model.partition(",claims=")
-    content["model"] = {"init": plain, **({"claims": claims} if claims else {})}
+    content["model"] = model_of(options)
     content["run"] = {"folder": str(folder)}
     device = torch.device("cuda" if torch.cuda.is_available() and options.device == "auto" else "cpu")
     write_teacher_depth(frozen_copy(load_model(options.model)).to(device), resolve_config(content, name), device)
@@ -285,7 +288,7 @@ def write_teacher(options: argparse.Namespace, name: str) -> None:
 def command_of(options: argparse.Namespace) -> list[str]:
     """This script with the same folders."""
     words = [sys.executable, __file__, "--out", str(options.out), "--model", options.model, "--device", options.device]
-    words += ["--steps", str(options.steps), "--seeds", *map(str, options.seeds)]
+    words += ["--weights", options.weights, "--steps", str(options.steps), "--seeds", *map(str, options.seeds)]
     for name in ("videos", "rgbd", "train", "test"):
         if getattr(options, name):
             words += [f"--{name}", str(getattr(options, name))]
@@ -298,6 +301,7 @@ def main() -> None:
     parser.add_argument("--model", default="", help="what label-free recipes start from")
     for name in ("videos", "rgbd", "train", "test"):
         parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--weights", default="package", help="model.weights of the labelled recipes")
     parser.add_argument("--jobs", type=int, default=14)
     parser.add_argument("--minutes", type=float, default=7.0, help="nothing starts, and nothing lasts, beyond it")
     parser.add_argument("--most", type=float, default=400.0, help="seconds of one run")
