@@ -332,7 +332,10 @@ def _log(setup: Setup, state: TrainingState, watchers: Watchers, *, seconds: flo
         else f"absolute {line['absolute']:.4f} relative {line['relative']:.4f}"
     )
     if guard is not None:
-        losses += f" correlation {line['log_depth_correlation']:.3f} edges kept {line['edges_kept']:.3f}"
+        losses += (
+            f" flicker {line['flicker_flow']:.2f}, before {line['flicker_flow_before']:.2f}, edges kept "
+            f"{line['edges_kept']:.3f}, correlation {line['log_depth_correlation']:.3f}"
+        )
     logger.info("%s: step %d of %d: %s", run.folder, state.step, setup.config.optim.steps, losses)
     return losses
 
