@@ -34,6 +34,7 @@ NAMES = [
     "runtime",
     "search",
     "serve",
+    "stabilise",
     "stream",
     "train",
     "verify",

@@ -19,7 +19,7 @@ from steadydepth.models.adapt import without_lora
 from steadydepth.ops.photometric import Photometric
 from steadydepth.training.checkpoint import load_checkpoint, remove_remains, save_checkpoint, save_model, writing_in
 from steadydepth.training.failures import explained
-from steadydepth.training.guard import N_CLIPS
+from steadydepth.training.guard import MOST_BACK, N_CLIPS
 from steadydepth.training.lock import alone_in
 from steadydepth.training.log import LOG, SKIPPED, add_line, keep_lines_until, line_of_losses, numbers_of, progress_bar
 from steadydepth.training.model_card import write_card
@@ -193,6 +193,19 @@ def train(config: Config | str | Path, *, profile: bool = False) -> Path:
         _go_on(setup, state, samples, checkpoint, StepClock() if profile else None)
     accelerator.end_training()
     return folder
+
+
+def outcome(folder: Path) -> tuple[int, bool]:
+    """The steps that the run in `folder` took, and whether its guard let it end: False where it stopped the run.
+
+    Args:
+        folder: of a run that has ended.
+    """
+    checkpoint = load_checkpoint(folder)
+    if checkpoint is None:
+        return 0, True
+    guard = checkpoint["guard"]
+    return checkpoint["step"], guard is None or guard["backed_off"] <= MOST_BACK
 
 
 def _go_on(
