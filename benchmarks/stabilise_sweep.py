@@ -265,7 +265,7 @@ def write_teacher(options: argparse.Namespace, name: str) -> None:
     from steadydepth.config_files import resolve_config
     from steadydepth.models.frozen import frozen_copy
     from steadydepth.models.load import load_model
-    from steadydepth.training.teacher_depth import FOLDER, write_teacher_depth
+    from steadydepth.training.label_free.teacher_depth import FOLDER, write_teacher_depth
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

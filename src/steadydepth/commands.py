@@ -21,7 +21,7 @@ from steadydepth.inference.stereo import Stereo
 from steadydepth.ops.depth_view import DepthView
 
 if TYPE_CHECKING:
-    from steadydepth.training.stabilise import Stabilised
+    from steadydepth.training.label_free.stabilise import Stabilised
 
 # A name that `load` takes, a module that honours the contract, or what `load` returned.
 AnyModel = str | Path | nn.Module | Predictor
@@ -204,7 +204,7 @@ def stabilise(
         videos: video files, sequence folders, or folders of them.
         model: a name that `load` takes, of a model with weights.
         out: folder that gets the model, its log, its metrics before and after, and report.html.
-        options: the others of `training.stabilise.stabilise`: minutes, strength, steps, max_side, device.
+        options: the others of `training.label_free.stabilise.stabilise`: minutes, strength, steps, max_side, device.
 
     Returns: what was reached; None where it was asked to stop before the last step.
 
@@ -212,7 +212,7 @@ def stabilise(
         InputError: a video, the model or a number does not fit, or another run lives in the folder.
     """
     from steadydepth.reports.report import write_report
-    from steadydepth.training.stabilise import stabilise as stabilise_model
+    from steadydepth.training.label_free.stabilise import stabilise as stabilise_model
 
     found = stabilise_model(videos, model=model, out=out, **options)
     if found is not None:

@@ -8,7 +8,7 @@ from steadydepth.method.update import build_optimizer
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.training import loop, step
-from steadydepth.training.loop import train
+from steadydepth.training.loop import outcome, train
 from steadydepth.training.setup import average_weights, build_model
 from steadydepth.training.step import relative_weight_at, set_training_mode, train_step
 from steadydepth.types import InputError
@@ -188,6 +188,8 @@ def test_a_run_that_is_taken_back_again_and_again_stops_and_is_found_stopped(wor
     config = stabilising(world, tmp_path / "run", first, steps=8, min_log_depth_correlation=1.0)
     lines = read_log(train(config))
     assert [line["backed_off"] for line in lines] == [1, 2, 3, 4, 5]
+    assert outcome(tmp_path / "run") == (5, False)
+    assert outcome(first) == (6, True)
     for name, weight in load_model(tmp_path / "run").state_dict().items():
         assert torch.equal(weight, load_model(first).state_dict()[name])
     saved = (tmp_path / "run" / "model.safetensors").read_bytes()

@@ -20,6 +20,7 @@ from steadydepth.ops.photometric import Photometric
 from steadydepth.training.checkpoint import load_checkpoint, remove_remains, save_checkpoint, save_model, writing_in
 from steadydepth.training.failures import explained
 from steadydepth.training.guard import MOST_BACK, N_CLIPS
+from steadydepth.training.label_free.teacher_depth import remove_teacher_depth
 from steadydepth.training.lock import alone_in
 from steadydepth.training.log import LOG, SKIPPED, add_line, keep_lines_until, line_of_losses, numbers_of, progress_bar
 from steadydepth.training.model_card import write_card
@@ -37,7 +38,6 @@ from steadydepth.training.state import (
     unpack_watchers,
 )
 from steadydepth.training.step import take_step
-from steadydepth.training.teacher_depth import remove_teacher_depth
 from steadydepth.training.validation import check_validation, validate
 from steadydepth.types import InputError
 

@@ -27,10 +27,10 @@ from steadydepth.models.encoders import load_encoder_weights
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.training.guard import Guard
+from steadydepth.training.label_free.teacher_depth import contrast_lost, write_teacher_depth
 from steadydepth.training.log import LossMeter
 from steadydepth.training.processes import gather, open_accelerator, shard
 from steadydepth.training.state import TrainingState, Watchers
-from steadydepth.training.teacher_depth import contrast_lost, write_teacher_depth
 from steadydepth.training.validation import EarlyStopping
 from steadydepth.types import Claims, InputError
 

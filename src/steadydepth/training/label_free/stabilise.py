@@ -22,10 +22,10 @@ from steadydepth.evaluation.bootstrap import read_report
 from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.inference.predictor import load
 from steadydepth.training.checkpoint import CARD
-from steadydepth.training.learning_rate import N_KEPT, N_STEPS, find_learning_rate
+from steadydepth.training.label_free.learning_rate import N_KEPT, N_STEPS, find_learning_rate
+from steadydepth.training.label_free.teacher_depth import remove_teacher_depth
 from steadydepth.training.loop import open_samples, train
 from steadydepth.training.setup import label_videos, set_up
-from steadydepth.training.teacher_depth import remove_teacher_depth
 
 logger = logging.getLogger(__name__)
 
@@ -201,13 +201,11 @@ def _tune(config: Config, *, has_steps: bool, minutes: float | None, started: fl
     remove_teacher_depth(config.run.folder)
     setup, state = set_up(config)
     setup = label_videos(setup)
-    samples = open_samples(config, 0, 0, 1, setup.teacher_depth)
-    batches = [
-        make_batch(items, setup.accelerator.device)
-        for items, _ in zip(
-            load_items(samples, batch=config.optim.batch, workers=0), range(N_STEPS + N_KEPT), strict=False
-        )
-    ]
+    n_batches = N_STEPS + N_KEPT
+    enough = config.model_copy(update={"optim": config.optim.model_copy(update={"steps": n_batches})})
+    samples = open_samples(enough, 0, 0, 1, setup.teacher_depth)
+    items = load_items(samples, batch=config.optim.batch, workers=0)
+    batches = [make_batch(one, setup.accelerator.device) for one in items]
     found = find_learning_rate(setup, state.model, batches)
     changes: dict[str, Any] = {"learning_rate": found.learning_rate}
     run = config.run
