@@ -122,7 +122,7 @@ def test_the_learning_rate_is_the_one_after_which_the_loss_is_least_and_the_mode
     }
     setup, state = set_up(resolve(content, {}))
     setup = label_videos(setup)
-    samples = open_samples(setup.config, 0, 0, 1, setup.teacher_depth)
+    samples = open_samples(setup.config, 0, 0, 1, teacher_depth=setup.teacher_depth)
     items = load_items(samples, batch=2, workers=0)
     batches = [make_batch(next(items)) for _ in range(learning_rate.N_STEPS + learning_rate.N_KEPT)]
     before = {name: value.clone() for name, value in state.model.state_dict().items()}

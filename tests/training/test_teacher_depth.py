@@ -69,7 +69,7 @@ def test_samples_have_the_depth_of_their_own_frames_mirrored_with_them(world, tm
     numbers[2, 3, 4] = np.nan
     for one in files.values():
         np.save(one, numbers)
-    samples = open_samples(config, 0, 0, 1, [files])
+    samples = open_samples(config, 0, 0, 1, teacher_depth=[files])
     assert {samples.describe(number)["sequence"] for number in range(4)} <= set(files)
     for number in range(4):
         place, item = samples.describe(number), samples.sample(number)
@@ -95,7 +95,7 @@ def test_a_video_that_cannot_be_read_is_left_out_or_refused(world, tmp_path, mod
     (files,) = write_teacher_depth(model, config, CPU)
     assert "fixed_000003" not in files
     assert len(files) == 1
-    assert {clip[0].name for clip in open_samples(config, 0, 0, 1, [files]).clips} == set(files)
+    assert {clip[0].name for clip in open_samples(config, 0, 0, 1, teacher_depth=[files]).clips} == set(files)
     with pytest.raises(InputError, match=r"0002\.png"):
         write_teacher_depth(model, config_of(videos, tmp_path / "strict", strict=True), CPU)
 

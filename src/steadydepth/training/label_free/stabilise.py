@@ -13,7 +13,7 @@ from typing import Any
 from steadydepth.config import Config
 from steadydepth.config_files import load_config
 from steadydepth.data.conversion import convert_video
-from steadydepth.data.loader import make_batch
+from steadydepth.data.loader import ClipSamples, make_batch
 from steadydepth.data.loader_workers import load_items
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences, name_clashes, name_of
@@ -203,7 +203,8 @@ def _tune(config: Config, *, has_steps: bool, minutes: float | None, started: fl
     setup = label_videos(setup)
     n_batches = N_STEPS + N_KEPT
     enough = config.model_copy(update={"optim": config.optim.model_copy(update={"steps": n_batches})})
-    samples = open_samples(enough, 0, 0, 1, setup.teacher_depth)
+    samples = open_samples(enough, 0, 0, 1, teacher_depth=setup.teacher_depth, device=setup.accelerator.device)
+    assert isinstance(samples, ClipSamples)
     items = load_items(samples, batch=config.optim.batch, workers=0)
     batches = [make_batch(one, setup.accelerator.device) for one in items]
     found = find_learning_rate(setup, state.model, batches)

@@ -58,7 +58,7 @@ def write_teacher_depth(teacher: nn.Module, config: Config, device: torch.device
     """
     folder, found = config.run.folder / FOLDER, list[TeacherFiles]()
     for number, source in enumerate(config.data.all_sources()):
-        paths = find_sequences(source.root) if source.labels == "teacher" else []
+        paths = find_sequences(source.folder) if source.labels == "teacher" else []
         files = {}
         for index, path in enumerate(paths):
             target = folder / str(number) / f"{index:04d}.npy"
@@ -115,7 +115,7 @@ def contrast_lost(teacher: nn.Module, config: Config, files: Sequence[TeacherFil
     videos = [
         (path, files_of[name])
         for source, files_of in zip(config.data.all_sources(), files, strict=True)
-        for path in (find_sequences(source.root) if files_of else [])
+        for path in (find_sequences(source.folder) if files_of else [])
         if (name := open_sequence(path).name) in files_of
     ]
     places = [(path, file, t) for path, file in videos for t in range(len(np.load(file, mmap_mode="r")))]
