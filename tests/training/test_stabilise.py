@@ -112,7 +112,7 @@ def test_what_is_said_is_what_was_reached(tmp_path, flicker, edges, works, words
     assert replace(found, before={"flicker_flow": None}).flicker_left is None
 
 
-def test_the_learning_rate_is_the_one_after_which_the_loss_is_least_and_the_model_stays(world, tmp_path, start):
+def test_the_learning_rate_is_ten_times_that_after_which_the_loss_is_least_and_the_model_stays(world, tmp_path, start):
     content = {
         "data": {"root": str(world), "labels": "teacher", "motion": "none", "height": 48, "width": 64, "noise": 0.05},
         "model": {"init": str(start)},
@@ -133,5 +133,5 @@ def test_the_learning_rate_is_the_one_after_which_the_loss_is_least_and_the_mode
     assert tried == [0.0, *learning_rate.RATES[: len(tried) - 1]]
     assert found.losses[tried[-1]] > found.losses[0.0] or len(tried) == len(learning_rate.RATES) + 1
     best = min(found.losses, key=lambda rate: found.losses[rate])
-    assert found.learning_rate == (best or learning_rate.RATES[0] / 10)
+    assert found.learning_rate == (10 * best if best else learning_rate.RATES[0])
     assert found.step_s > 0

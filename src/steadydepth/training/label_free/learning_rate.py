@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 RATES = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 N_STEPS = 8  # at each of them
 N_KEPT = 2  # batches more, on which they are compared
+# Of few steps a small rate leaves the least loss; hundreds, with a rate that falls in the end, take more. Found with
+# TCMonoDepth small: 3e-5 after eight steps, 3e-4 to 5e-4 over hundreds.
+LONGER = 10
 WORSE = 1.2  # times the best loss so far: larger rates are not tried
 
 
@@ -34,14 +37,14 @@ class FoundRate:
 
 
 def find_learning_rate(setup: Setup, model: nn.Module, batches: Sequence[Batch]) -> FoundRate:
-    """Try learning rates from the lowest up, each from the same start, and take the one after which the loss is least.
+    """Try learning rates from the lowest up, each from the same start: 10 times the one after which the loss is least.
 
     Args:
         setup: of the run, with its teacher's depth.
         model: the network at its start; it is as before afterwards.
         batches: `N_STEPS` to train on and `N_KEPT` to compare on, on the device.
 
-    Returns: a tenth of the lowest rate where none makes the loss smaller.
+    Returns: the lowest of all that are tried where none makes the loss smaller.
     """
     start = {name: value.detach().clone() for name, value in model.state_dict().items()}
     losses, spent = {0.0: _loss(setup, model, batches[N_STEPS:])}, list[float]()
@@ -54,7 +57,7 @@ def find_learning_rate(setup: Setup, model: nn.Module, batches: Sequence[Batch])
             break
     best = min(losses, key=lambda rate: losses[rate])
     # The first step of all warms up what the others find warm.
-    return FoundRate(best or RATES[0] / 10, losses, sorted(spent)[len(spent) // 2])
+    return FoundRate(LONGER * best if best else RATES[0], losses, sorted(spent)[len(spent) // 2])
 
 
 def _take_steps(setup: Setup, model: nn.Module, batches: Sequence[Batch], rate: float) -> list[float]:
