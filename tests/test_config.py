@@ -4,7 +4,14 @@ import pytest
 import yaml
 
 from steadydepth.config import Config
-from steadydepth.config_files import describe_config, dump_config, load_config, load_filter_config, resolve_config
+from steadydepth.config_files import (
+    describe_config,
+    dump_config,
+    load_config,
+    load_filter_config,
+    presets,
+    resolve_config,
+)
 from steadydepth.errors import InputError
 
 FILES = sorted(Path(__file__).parent.parent.joinpath("configs").glob("*.yaml"))
@@ -98,6 +105,7 @@ def test_the_page_of_keys_is_up_to_date_and_complete():
 def test_a_loss_that_needs_a_label_is_refused_without_one():
     content = {
         "data": {"root": "videos", "labels": "teacher"},
+        "model": {"init": "runs/plain"},
         "loss": {"relative": "disparity"},
         "optim": {"steps": 1},
         "run": {"folder": "runs/x"},
@@ -141,3 +149,15 @@ def test_the_mark_of_windows_editors_is_no_part_of_a_config_and_utf16_is_refused
     path.write_bytes(text.encode("utf-16"))
     with pytest.raises(InputError, match=r"c\.yaml: is no UTF-8 text .*save it as UTF-8"):
         load_config(path)
+
+
+def test_a_config_of_the_package_is_found_by_its_name_and_a_file_comes_first(tmp_path, monkeypatch):
+    folder = Path(__file__).parent.parent / "configs"
+    assert presets() == {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    monkeypatch.chdir(tmp_path)
+    named, written = load_config("demo", ["optim.steps=3"]), load_config(folder / "demo.yaml", ["optim.steps=3"])
+    assert named == written
+    (tmp_path / "demo").write_text((folder / "stabilise.yaml").read_text())
+    assert load_config("demo").data.labels == "teacher"
+    with pytest.raises(InputError, match=r"demmo: no such config file; demo is one that comes with .* stabilise"):
+        load_config("demmo")

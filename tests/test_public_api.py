@@ -36,6 +36,7 @@ NAMES = [
     "runtime",
     "search",
     "serve",
+    "stabilise",
     "stream",
     "train",
     "train_filter",

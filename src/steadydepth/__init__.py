@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from steadydepth.commands import push as push
     from steadydepth.commands import report as report
     from steadydepth.commands import serve as serve
+    from steadydepth.commands import stabilise as stabilise
     from steadydepth.commands import stream as stream
     from steadydepth.config import Config as Config
     from steadydepth.config_files import load_config as load_config
@@ -67,6 +68,7 @@ _HOMES = {
     "report": "commands",
     "search": "experiments.search",
     "serve": "commands",
+    "stabilise": "commands",
     "stream": "commands",
     "train": "training.loop",
     "train_filter": "training.learned_filter.train",

@@ -6,7 +6,7 @@ What one command alone needs is imported in its function, so that predict and st
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
@@ -19,6 +19,9 @@ from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor, load
 from steadydepth.inference.stereo import Stereo
 from steadydepth.ops.depth_view import DepthView
+
+if TYPE_CHECKING:
+    from steadydepth.training.label_free.stabilise import Stabilised
 
 # A name that `load` takes, a module that honours the contract, or what `load` returned.
 AnyModel = str | Path | nn.Module | Predictor
@@ -202,6 +205,31 @@ def export_filter(out: str | Path, *, filter: str = "learned") -> Path:
     from steadydepth.exporters.export_filter import export_filter as write_filter
 
     return write_filter(out, filter=filter)
+
+
+def stabilise(
+    videos: str | Path | Iterable[str | Path], *, model: str | Path, out: str | Path, **options: Any
+) -> "Stabilised | None":
+    """Make a model steady on videos without labels, and write a page of before and after.
+
+    Args:
+        videos: video files, sequence folders, or folders of them.
+        model: a name that `load` takes, of a model with weights.
+        out: folder that gets the model, its log, its metrics before and after, and report.html.
+        options: the others of `training.label_free.stabilise.stabilise`: minutes, strength, steps, max_side, device.
+
+    Returns: what was reached; None where it was asked to stop before the last step.
+
+    Raises:
+        InputError: a video, the model or a number does not fit, or another run lives in the folder.
+    """
+    from steadydepth.reports.report import write_report
+    from steadydepth.training.label_free.stabilise import stabilise as stabilise_model
+
+    found = stabilise_model(videos, model=model, out=out, **options)
+    if found is not None:
+        write_report([Path(out)])
+    return found
 
 
 def push(run: str | Path, name: str, *, licence: str | None = None, private: bool = False) -> str:

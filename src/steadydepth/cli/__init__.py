@@ -26,6 +26,7 @@ app = typer.Typer(
     help="Train, evaluate and run per-frame depth models whose video depth does not flicker.",
 )
 app.command()(training.train)
+app.command()(training.stabilise)
 app.command()(evaluate.evaluate)
 app.command()(training.compare)
 app.command()(training.search)

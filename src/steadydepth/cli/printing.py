@@ -49,6 +49,19 @@ def cell(value: float | str | None) -> str:
     return f"{value:.4g}" if isinstance(value, float | int) else value or ""
 
 
+def before_and_after(before: dict[str, float | None], after: dict[str, float | None]) -> list[list[str]]:
+    """A row for each metric of a table of evaluate that both have, or that compares the two."""
+    from steadydepth.evaluation.summary import table_rows
+
+    rows = table_rows({"before": {"mean": before}, "after": {"mean": after}})
+    found = []
+    for row in rows:
+        one, other = (scores.get(row["metric"]) for scores in (before, after))
+        ratio = f"{other / one:.2f}" if one and other is not None else ""
+        found.append([row["metric"], cell(one), cell(other), ratio])
+    return found
+
+
 def print_columns(names: list[str], rows: list[list[str]], title: str) -> None:
     """A table as wide as the terminal."""
     from rich.console import Console
