@@ -1,6 +1,7 @@
 # make demo   the whole job on a fresh machine: environment, data, training, evaluation, report
 # make test   environment and every check that CI runs
-# Both build .venv by themselves. Change the demo's length with STEPS, the interpreter with PYTHON.
+# make docs   the docs site with the API reference, in runs/site
+# All build .venv by themselves. Change the demo's length with STEPS, the interpreter with PYTHON.
 PYTHON ?= python3
 STEPS ?= 700
 
@@ -23,13 +24,17 @@ STABILISE_STEPS := $(if $(LONG),100,$(STEPS))
 
 HALF := $(shell n=$$(( $$(nproc 2>/dev/null || echo 2) / 2 )); echo $$(( n > 0 ? n : 1 )))
 
-.PHONY: demo test demo-folder demo-real demo-plain demo-steady clean
+.PHONY: demo test docs demo-folder demo-real demo-plain demo-steady clean
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/.web
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# The site, in runs/site: open runs/site/index.html. A warning is an error.
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs runs/site
 
 # verify may fail: a clock that other work disturbs is no reason to have no report.
 demo: $(VENV)/.demo demo-folder demo-real
@@ -73,6 +78,15 @@ $(VENV)/.base: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.base
 	$(BIN)/pip install --quiet --editable '.[dev,onnx,openvino]'
+	touch $@
+
+# What browser tests need beside a browser; without npm they are skipped.
+$(VENV)/.web: $(VENV)/.base
+	-@command -v npm >/dev/null && npm install --silent --no-audit --no-fund --prefix $(VENV) onnxruntime-web
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.base

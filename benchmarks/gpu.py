@@ -90,7 +90,7 @@ def time_steps(config: Config, *, steps: int) -> dict[str, float]:
     """Median seconds of the parts of a step, after the first ones."""
     setup, state = set_up(config)
     device = setup.accelerator.device
-    samples = open_samples(config, 0, 0, 1, device)
+    samples = open_samples(config, 0, 0, 1, device=device)
     batches = samples.batches(config.optim.batch)  # type: ignore[union-attr]
     parts: dict[str, list[float]] = {"render": [], "step": []}
     started = time.perf_counter()

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import yaml
 
-from steadydepth import cli
+from steadydepth import cli, commands
 from steadydepth.training.checkpoint import save_model
+from steadydepth.training.label_free.stabilise import Stabilised
 
 
 @pytest.fixture
@@ -237,6 +238,31 @@ def test_evaluate_tells_intervals_and_what_is_better_than_another_report(run, tm
     assert status == 2
     assert "not.json: is no metrics.json" in complaint
     assert not (tmp_path / "three").exists()
+
+
+@pytest.mark.parametrize(("left", "edges", "status"), [(0.5, 0.97, 0), (0.5, 0.7, 1), (1.2, 1.0, 1)])
+def test_stabilise_says_what_was_reached_and_so_does_its_exit_status(run, monkeypatch, tmp_path, left, edges, status):
+    asked = {}
+
+    def stabilise(videos, **options):
+        asked.update(options, videos=videos)
+        scores = {"flicker_flow": 2.0}, {"flicker_flow": 2 * left, "edges_kept": edges}
+        return Stabilised(tmp_path, 40, 3e-4, *scores)
+
+    monkeypatch.setattr(commands, "stabilise", stabilise)
+    code, out, _ = run("stabilise", "a.mp4", "b", "--model", "M", "--out", tmp_path, "--minutes", 3, "--strength", 0.8)
+    assert code == status
+    assert asked["videos"] == ["a.mp4", "b"]
+    assert (asked["model"], asked["minutes"], asked["strength"], asked["steps"]) == ("M", 3, 0.8, None)
+    assert f"{tmp_path}: 40 steps at a learning rate of 0.0003" in out
+    assert f"{left:.2f} of the flicker is left, and {edges:.2f} of the edges" in out
+    assert [line.split()[1::2] for line in out.splitlines() if "flicker_flow" in line] == [
+        ["flicker_flow", "2", f"{2 * left:g}", f"{left:.2f}"]
+    ]
+    monkeypatch.setattr(commands, "stabilise", lambda videos, **options: None)
+    code, out, _ = run("stabilise", "a.mp4", "--model", "M", "--out", tmp_path)
+    assert code == 0
+    assert "stopped as asked" in out
 
 
 def test_evaluate_wants_one_of_model_and_predictions(run, tmp_path):

@@ -4,11 +4,19 @@ import pytest
 import yaml
 
 from steadydepth.config import Config
-from steadydepth.config_files import describe_config, dump_config, load_config, resolve_config
+from steadydepth.config_files import (
+    describe_config,
+    dump_config,
+    load_config,
+    load_filter_config,
+    presets,
+    resolve_config,
+)
 from steadydepth.errors import InputError
 
 FILES = sorted(Path(__file__).parent.parent.joinpath("configs").glob("*.yaml"))
-CONFIGS = [path for path in FILES if "\nbase: " not in path.read_text()]  # comparisons have their own keys and tests
+# Comparisons and the learned filter have keys of their own.
+CONFIGS = [path for path in FILES if "\nbase: " not in path.read_text() and path.stem != "temporal_filter"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -16,6 +24,11 @@ def test_every_shipped_config_is_without_mistakes_and_survives_writing(path, tmp
     config = load_config(path)
     (tmp_path / "again.yaml").write_text(dump_config(config))
     assert load_config(tmp_path / "again.yaml") == config
+
+
+def test_the_shipped_config_of_the_filter_is_without_mistakes():
+    path = next(path for path in FILES if path.stem == "temporal_filter")
+    assert load_filter_config(path, ["minutes=5", "device=cuda"]).minutes == 5
 
 
 def write(tmp_path, content):
@@ -92,6 +105,7 @@ def test_the_page_of_keys_is_up_to_date_and_complete():
 def test_a_loss_that_needs_a_label_is_refused_without_one():
     content = {
         "data": {"root": "videos", "labels": "teacher"},
+        "model": {"init": "runs/plain"},
         "loss": {"relative": "disparity"},
         "optim": {"steps": 1},
         "run": {"folder": "runs/x"},
@@ -135,3 +149,15 @@ def test_the_mark_of_windows_editors_is_no_part_of_a_config_and_utf16_is_refused
     path.write_bytes(text.encode("utf-16"))
     with pytest.raises(InputError, match=r"c\.yaml: is no UTF-8 text .*save it as UTF-8"):
         load_config(path)
+
+
+def test_a_config_of_the_package_is_found_by_its_name_and_a_file_comes_first(tmp_path, monkeypatch):
+    folder = Path(__file__).parent.parent / "configs"
+    assert presets() == {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    monkeypatch.chdir(tmp_path)
+    named, written = load_config("demo", ["optim.steps=3"]), load_config(folder / "demo.yaml", ["optim.steps=3"])
+    assert named == written
+    (tmp_path / "demo").write_text((folder / "stabilise.yaml").read_text())
+    assert load_config("demo").data.labels == "teacher"
+    with pytest.raises(InputError, match=r"demmo: no such config file; demo is one that comes with .* stabilise"):
+        load_config("demmo")

@@ -9,7 +9,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "steadydepth"
 FLOORS = (
     ("errors", "types", "config", "config_files"),  # words
-    ("ops", "files"),  # sums; bytes to arrays
+    ("ops", "files", "page"),  # sums; bytes to arrays
     ("models", "method", "metrics", "synthetic"),  # parts
     ("data",),  # may render what it serves
     ("inference",),  # a model over a video
@@ -20,7 +20,7 @@ FLOORS = (
     ("serving",),  # a model over the network
     ("client",),  # the other side of it
     ("served",),  # a server as a predictor
-    ("cli", "commands", "diagnosis", ""),  # doors
+    ("cli", "commands", "gradio_app", "diagnosis", ""),  # doors
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 DOORS = len(FLOORS) - 1

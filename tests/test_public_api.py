@@ -15,6 +15,7 @@ NAMES = [
     "InputError",
     "Predictor",
     "VideoDepthModel",
+    "app",
     "bench",
     "compare",
     "data",
@@ -22,6 +23,7 @@ NAMES = [
     "evaluate",
     "evaluate_clip",
     "export",
+    "export_filter",
     "list_models",
     "load",
     "load_config",
@@ -34,8 +36,11 @@ NAMES = [
     "runtime",
     "search",
     "serve",
+    "stabilise",
     "stream",
     "train",
+    "train_filter",
+    "tune_filter",
     "verify",
     "write_sequence",
 ]
@@ -127,7 +132,7 @@ def test_every_command_is_a_function_of_the_same_name():
     assert {command.callback.__name__ for command in data_app.registered_commands} == set(steadydepth.data.__all__)
     for name in steadydepth.data.__all__:
         assert getattr(steadydepth.data, name).__doc__
-    with pytest.raises(AttributeError, match="'chek'; it has check, convert, make, pack"):
+    with pytest.raises(AttributeError, match="'chek'; it has assets, check, convert, make, pack"):
         _ = steadydepth.data.chek
 
 

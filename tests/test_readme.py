@@ -17,8 +17,10 @@ PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 BLOCKS = PYTHON.findall(README)
 # That of docs/export.md is held to the model in tests/exporters/test_state.py, that of docs/serving.md to a server in
 # tests/serving/test_serving_page.py.
-PAGES = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name not in ("export.md", "serving.md"))
-ON_PAGES = {page.name: blocks for page in PAGES if (blocks := PYTHON.findall(page.read_text()))}
+PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if page.name not in ("export.md", "serving.md"))
+ON_PAGES = {
+    page.relative_to(ROOT / "docs").as_posix(): blocks for page in PAGES if (blocks := PYTHON.findall(page.read_text()))
+}
 
 
 def test_there_is_python_to_run():
@@ -73,3 +75,20 @@ def test_every_local_link_leads_somewhere():
     links = [link for link in re.findall(r"\]\(([^)#]+)", README) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_page_is_in_the_site_and_its_links_lead_somewhere():
+    """What Sphinx would warn of, without a build: pages in no table of contents, and links to nothing."""
+    docs = ROOT / "docs"
+    listed = re.findall(
+        r"^([\w/]+)$",
+        "\n".join(re.findall(r"```{toctree}\n(.*?)```", (docs / "index.md").read_text(), re.DOTALL)),
+        re.MULTILINE,
+    )
+    pages = {
+        page.relative_to(docs).with_suffix("").as_posix() for page in docs.rglob("*.md") if "api/" not in str(page)
+    }
+    assert sorted(listed) == sorted(pages - {"index"})
+    for page in docs.rglob("*.md"):
+        links = [link for link in re.findall(r"\]\(([^)#]+)", page.read_text()) if "://" not in link]
+        assert [link for link in links if not (page.parent / link).exists()] == []

@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from steadydepth import metrics as metrics
     from steadydepth.commands import doctor as doctor
     from steadydepth.commands import export as export
+    from steadydepth.commands import export_filter as export_filter
     from steadydepth.commands import predict as predict
     from steadydepth.commands import push as push
     from steadydepth.commands import report as report
     from steadydepth.commands import serve as serve
+    from steadydepth.commands import stabilise as stabilise
     from steadydepth.commands import stream as stream
     from steadydepth.config import Config as Config
     from steadydepth.config_files import load_config as load_config
@@ -27,12 +29,15 @@ if TYPE_CHECKING:
     from steadydepth.exporters.bench import bench as bench
     from steadydepth.exporters.verify import verify as verify
     from steadydepth.files.sequence_writer import write_sequence as write_sequence
+    from steadydepth.gradio_app import app as app
     from steadydepth.inference import runtime as runtime
     from steadydepth.inference.predictor import Predictor as Predictor
     from steadydepth.inference.predictor import load as load
     from steadydepth.method import losses as losses
     from steadydepth.models.depth_net import DepthNet as DepthNet
     from steadydepth.models.zoo import list_models as list_models
+    from steadydepth.training.learned_filter.train import train_filter as train_filter
+    from steadydepth.training.learned_filter.tune import tune_filter as tune_filter
     from steadydepth.training.loop import train as train
     from steadydepth.types import Batch as Batch
     from steadydepth.types import Clip as Clip
@@ -46,12 +51,14 @@ _HOMES = {
     "InputError": "errors",
     "Predictor": "inference.predictor",
     "VideoDepthModel": "types",
+    "app": "gradio_app",
     "bench": "exporters.bench",
     "compare": "experiments.compare",
     "doctor": "commands",
     "evaluate": "evaluation.evaluate",
     "evaluate_clip": "evaluation.evaluate",
     "export": "commands",
+    "export_filter": "commands",
     "list_models": "models.zoo",
     "load": "inference.predictor",
     "load_config": "config_files",
@@ -61,8 +68,11 @@ _HOMES = {
     "report": "commands",
     "search": "experiments.search",
     "serve": "commands",
+    "stabilise": "commands",
     "stream": "commands",
     "train": "training.loop",
+    "train_filter": "training.learned_filter.train",
+    "tune_filter": "training.learned_filter.tune",
     "verify": "exporters.verify",
     "write_sequence": "files.sequence_writer",
 }

@@ -6,7 +6,7 @@ What one command alone needs is imported in its function, so that predict and st
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
@@ -17,6 +17,11 @@ from steadydepth.inference.live import LiveResult, stream_newest
 from steadydepth.inference.point_clouds import Lens
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor, load
+from steadydepth.inference.stereo import Stereo
+from steadydepth.ops.depth_view import DepthView
+
+if TYPE_CHECKING:
+    from steadydepth.training.label_free.stabilise import Stabilised
 
 # A name that `load` takes, a module that honours the contract, or what `load` returned.
 AnyModel = str | Path | nn.Module | Predictor
@@ -48,11 +53,15 @@ def predict(
     server: str | None = None,
     out: str | Path,
     format: str = "npz",
+    view: DepthView | None = None,
+    stereo: Stereo | None = None,
+    keep_names: bool = False,
     max_side: int | None = None,
     overwrite: bool = False,
     resume: bool = False,
     shard: tuple[int, int] | None = None,
     filter: str | None = None,
+    strength: float | None = None,
     seconds: float | None = None,
     lens: Lens | None = None,
     progress: Progress | None = None,
@@ -71,11 +80,15 @@ def predict(
         given,
         Path(out),
         format=format,
+        view=view,
+        stereo=stereo,
+        keep_names=keep_names,
         max_side=max_side,
         overwrite=overwrite,
         resume=resume,
         shard=shard,
         filter=filter,
+        strength=strength,
         seconds=seconds,
         lens=lens,
         progress=progress,
@@ -89,6 +102,7 @@ def stream(
     server: str | None = None,
     seconds: float | None = None,
     filter: str | None = None,
+    strength: float | None = None,
 ) -> Iterator[LiveResult]:
     """Depth of the newest frame of a live source, as often as the model, or the server, can.
 
@@ -97,8 +111,10 @@ def stream(
     if server is not None and model is None:
         from steadydepth.served import stream_served
 
+        if strength is not None:
+            raise InputError(f"strength {strength}: a server's filters have their own: leave it out")
         return stream_served(server, source, seconds=seconds, filter=filter)
-    return stream_newest(_at_hand(model, server), source, seconds=seconds, filter=filter)
+    return stream_newest(_at_hand(model, server), source, seconds=seconds, filter=filter, strength=strength)
 
 
 @dataclass(frozen=True)
@@ -120,17 +136,21 @@ def export(
     data: str | Path | None = None,
     int8: bool = False,
     licence: str = "not stated",
+    ort: str | Path | None = None,
+    webgpu: bool = False,
 ) -> Exported:
-    """Write a model as a file that another runtime runs, checked against the model.
+    """Write a model as a file that another runtime runs, or as a page that runs it, checked against the model.
 
     Args:
         model: a name, a module or what `load` returns.
-        to: onnx, openvino, litert, executorch or coreml.
+        to: onnx, openvino, litert, executorch or coreml; or web, a folder for a browser (`exporters.web`).
         size: rows and columns of the network's images.
-        out: the file, with the suffix of its kind.
+        out: the file, with the suffix of its kind; of web a folder that does not exist.
         data: sequence folders or videos to check with, and to calibrate int8 on; None takes the synthetic world.
         int8: 8-bit integers, measured before and after on `data`.
         licence: of the weights, noted in the file.
+        ort: of web, where ONNX Runtime Web is; None looks in ./node_modules.
+        webgpu: of web, with the library that can use a GPU.
 
     Raises:
         InputError: a package is missing, the file differs from the model, or int8 has no data.
@@ -142,10 +162,22 @@ def export(
     if int8 and data is None:
         raise InputError("--int8 needs --data: clips like those it will see, to calibrate on and to measure")
     network, path = as_predictor(model, device="cpu").model, Path(out)
+    if int8 and to == "web":
+        raise InputError("web: has no int8; give --to onnx, or leave --int8 out")
     if int8 and data is not None:
         found = export_int8(network, path, to=to, height=height, width=width, data=Path(data), licence=licence)
         return Exported(path, before=found["before"], after=found["after"])
     frames = None if data is None else calibration_frames(Path(data))
+    if to == "web":
+        from steadydepth.exporters.web import export_web
+
+        web_difference = export_web(
+            network, path, height=height, width=width, name=path.name, ort=None if ort is None else Path(ort),
+            webgpu=webgpu, frames=frames, licence=licence,
+        )  # fmt: skip
+        return Exported(path, web_difference)
+    if ort is not None or webgpu:
+        raise InputError(f"{to}: ort and webgpu are for web alone: leave them out")
     difference = export_model(network, path, to=to, height=height, width=width, frames=frames, licence=licence)
     return Exported(path, difference)
 
@@ -166,6 +198,38 @@ def serve(model: AnyModel, **settings: Any) -> None:
     except ImportError as error:
         raise InputError(f"{error.name} is not installed: pip install 'steadydepth[serve]'") from error
     run_server(Settings(model=model if isinstance(model, str | Path) else as_predictor(model), **settings))
+
+
+def export_filter(out: str | Path, *, filter: str = "learned") -> Path:
+    """Write the learned filter as an ONNX file for `runtime.ExportedFilter`; `filter` is learned or a tuned folder."""
+    from steadydepth.exporters.export_filter import export_filter as write_filter
+
+    return write_filter(out, filter=filter)
+
+
+def stabilise(
+    videos: str | Path | Iterable[str | Path], *, model: str | Path, out: str | Path, **options: Any
+) -> "Stabilised | None":
+    """Make a model steady on videos without labels, and write a page of before and after.
+
+    Args:
+        videos: video files, sequence folders, or folders of them.
+        model: a name that `load` takes, of a model with weights.
+        out: folder that gets the model, its log, its metrics before and after, and report.html.
+        options: the others of `training.label_free.stabilise.stabilise`: minutes, strength, steps, max_side, device.
+
+    Returns: what was reached; None where it was asked to stop before the last step.
+
+    Raises:
+        InputError: a video, the model or a number does not fit, or another run lives in the folder.
+    """
+    from steadydepth.reports.report import write_report
+    from steadydepth.training.label_free.stabilise import stabilise as stabilise_model
+
+    found = stabilise_model(videos, model=model, out=out, **options)
+    if found is not None:
+        write_report([Path(out)])
+    return found
 
 
 def push(run: str | Path, name: str, *, licence: str | None = None, private: bool = False) -> str:

@@ -19,7 +19,7 @@ class Section(BaseModel):
             raise ValueError(f"{error}: write the complete path") from error
 
 
-LABELS = "depth: measured depth of the sequences; teacher: a frozen copy of the starting model"
+LABELS = "depth: measured depth of the sequences; teacher: the starting model behind the learned filter"
 
 
 class SyntheticConfig(Section):
@@ -81,6 +81,12 @@ class DataConfig(Section):
     labels: Literal["depth", "teacher"] = Field("depth", description=f"{LABELS}.")
     sources: tuple[SourceConfig, ...] = Field(
         (), description="In place of `root` and `labels`: several folders in one run, each with its own labels."
+    )
+    teacher_strength: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Labels teacher: of the learned filter, there and back over each video; 0: the model as it is.",
     )
     validation: Path | None = Field(None, description="Folder of clips with depth that `run.validate_every` scores.")
     motion: Literal["none", "flow", "dis"] = Field(
@@ -180,6 +186,11 @@ class LossConfig(Section):
         ge=0,
         description="Weight, inside the absolute loss, of multi-scale gradient matching of log depth.",
     )
+    edges: float = Field(
+        0.0,
+        ge=0,
+        description="Weight, inside the absolute loss, of the contrast that edges of the label lose.",
+    )
     smoothness: float = Field(
         0.0, ge=0, description="Weight, inside the absolute loss, of the partial derivatives of log depth itself."
     )
@@ -211,20 +222,18 @@ class LossConfig(Section):
         "true change, from 1.",
     )
     relative_weight: float = Field(1.0, ge=0, description="0 trains the plain model: absolute loss only.")
-    teacher_window: int = Field(
-        1, ge=1, description="The teacher's depth is averaged along the motion over so many frames."
-    )
     min_log_depth_correlation: float = Field(
         0.95,
         ge=0,
         le=1,
-        description="Without labels: a log-depth correlation with the teacher below this stops the run; 0: never.",
+        description="Without labels: least log-depth correlation with the starting model; below it the run goes "
+        "back to the weights before, and on with half of the learning rate; 0: never.",
     )
     min_edges_kept: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="Without labels: a share of the teacher's edges (`edges_kept`) below this stops the run; 0: never.",
+        description="Without labels: least share of the starting model's edges (`edges_kept`), as the correlation.",
     )
     relative_ramp: float = Field(0.33, ge=0, le=1, description="The weight grows from 0 over this share of the steps.")
 
@@ -321,21 +330,19 @@ class Config(Section):
         wrong = []
         if self.loss.relative.startswith("disparity") and any(one.labels != "depth" for one in sources):
             wrong.append(
-                "loss.relative: the disparity forms look at how the label changes, and data.labels=teacher or none has "
-                "none that does: take change, warping or geometry"
+                "loss.relative: the disparity forms are of metres, which data.labels=teacher or none does not have: "
+                "take change, warping or geometry"
             )
-        if self.loss.motion_gain_weight > 0 and all(one.labels != "depth" or one.single for one in sources):
-            wrong.append(
-                "loss.motion_gain_weight: looks at how the label changes, and no clip has measured depth: set it to 0"
-            )
+        if self.loss.motion_gain_weight > 0 and all(one.labels == "none" or one.single for one in sources):
+            wrong.append("loss.motion_gain_weight: looks at how the label changes, and no clip has one: set it to 0")
         if all(one.labels == "none" for one in sources):
             wrong.append(
                 "data.sources: without any labels a constant is best: give one of them labels depth or teacher"
             )
-        if self.data.sources and self.model.init is None and any(one.labels == "teacher" for one in sources):
+        if self.model.init is None and any(one.labels == "teacher" for one in sources):
             wrong.append(
-                "data.sources: labels teacher is a frozen copy of the starting model, and this run starts from none: "
-                "give model.init, or take labels none"
+                "data: labels teacher is the depth of the starting model, and this run starts from none: give "
+                "model.init, or take labels none"
             )
         if wrong:
             raise ValueError("\n".join(wrong))
@@ -421,16 +428,20 @@ class FilterConfig(Section):
     clips: int = Field(100, ge=2, description="Clips of the world.")
     clip_length: int = Field(32, ge=4, description="Frames of each.")
     world_seed: int = Field(5000, ge=0, description="Seed of the first clip.")
-    workers: int = Field(2, ge=1, description="Processes that render.")
+    workers: int = Field(2, ge=1, description="Processes that render, and then draw what is learned from.")
+    device: str = Field("cpu", description="Where the filter learns: cpu, cuda, ...")
     base: Path | None = Field(None, description="Folder of a metric model that train wrote; it stays as it is.")
     real_share: float = Field(0.3, ge=0, le=1, description="Batches of what `base` predicts; the rest is imagined.")
     sequences: int = Field(230, ge=1, description="Batches of sequences to learn from.")
+    minutes: float | None = Field(None, gt=0, description="Learn for so long at the most; the rate falls by the clock.")
     batch: int = Field(3, ge=1, description="Sequences in a batch.")
     frames: int = Field(24, ge=2, description="Frames of a sequence.")
     chunk: int = Field(8, ge=2, description="Frames that the gradient runs back through.")
     learning_rate: float = Field(3e-3, gt=0, description="The highest of the schedule.")
     relative_weight: float = Field(3.0, ge=0, description="Of the change of the error of a point, beside the error.")
     edge_weight: float = Field(0.3, ge=0, description="Of the differences of the error between neighbours.")
-    width: int = Field(24, ge=4, description="Channels of the network.")
+    contrast_weight: float = Field(2.0, ge=0, description="Of the contrast of the network's own edges that is lost.")
+    trail_weight: float = Field(1.0, ge=0, description="Of what is worse than without, where a point is new.")
+    width: int = Field(16, ge=4, description="Channels of the network.")
     log_every: int = Field(20, ge=1, description="Batches between two lines of the log.")
     seed: int = Field(0, ge=0, description="Of all that is drawn.")

@@ -152,10 +152,36 @@ def load_filter_config(path: Path, overrides: list[str] | None = None) -> Filter
     return _load_series(path, overrides or [], FilterConfig, "temporal_filter")
 
 
+def find_config(name: str | Path, example: str) -> Path:
+    """The file `name`, or where that is a plain word the config of the package that is called so.
+
+    Args:
+        name: a path, or one of `presets`.
+        example: the preset that an error names.
+
+    Raises:
+        InputError: there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = presets()
+    if str(name) in known:
+        return known[str(name)]
+    raise InputError(f"{name}: no such config file; {example} is one that comes with the package: {', '.join(known)}")
+
+
+def presets() -> dict[str, Path]:
+    """The configs that come with the package, by the names that `-c` takes."""
+    here = Path(__file__).parent
+    # Beside the code once it is installed; in a source tree they lie above it.
+    folder = here / "configs" if (here / "configs").is_dir() else here.parents[1] / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
 def _load_series(path: Path, overrides: list[str], root: type[AnySection], command: str) -> AnySection:
     """A file of several runs; what is no key of its own goes to the training config that they share."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such config file; configs/{command}.yaml is one to start from")
+    path = find_config(path, command)
     content = _read(_text_of(path), str(path)) or {}
     for override in overrides if isinstance(content, dict) else []:
         name, equals, value = override.partition("=")
@@ -176,15 +202,13 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """The config of a run from a YAML file.
 
     Args:
-        path: of the file.
+        path: of the file, or the name of a config of the package, such as demo (`presets`).
         overrides: `section.key=value`, in place of the file's values; values are read as YAML.
 
     Raises:
         InputError: it lists every mistake of the file, each with its path and value.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such config file; configs/ holds some to start from")
+    path = find_config(path, "demo")
     content = _read(_text_of(path), str(path)) or {}
     for override in overrides or []:
         name, equals, value = override.partition("=")

@@ -28,3 +28,8 @@ def failure(failed: Mapping[str, str], n_fine: int, written: list[Path]) -> Inpu
     more = [f"... and {len(lines) - _MOST_LINES} more"] * (len(lines) > _MOST_LINES)
     message = "\n".join([f"{len(failed)} input(s) failed, {n_fine} written:", *lines[:_MOST_LINES], *more])
     return SomeFailedError(message, written) if n_fine else InputError(message)
+
+
+def missing_package(package: str, extra: str) -> InputError:
+    """The error for an optional `package` that is not there, with the `extra` that installs it."""
+    return InputError(f"{package} is not installed: pip install 'steadydepth[{extra}]'")

@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 
 from steadydepth.client import Client, StreamedDepth
+from steadydepth.inference.filters import NONE, ChosenFilter, choose_filter
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.live import LiveResult
 from steadydepth.inference.predictor import AnyImage, Predictor, as_image
@@ -36,7 +37,7 @@ class ServedPredictor(Predictor):
             InputError: it does not answer, or refuses.
         """
         self.client = Client(url, token=token or os.environ.get(TOKEN_VARIABLE))
-        self.filter = filter
+        self.filter = choose_filter(filter)
         self._claims = cast(Claims, self.client.models()["claims"])
 
     @property
@@ -48,20 +49,33 @@ class ServedPredictor(Predictor):
         depth = self.client.predict(given).depth
         return Result(depth, self._claims, is_measured(depth, self._claims), given)
 
-    def session(self, *, filter: str | None = None, chunk: int | None = None) -> VideoSession:
-        return _ServedSession(self.client, filter or self.filter, self._claims)
+    def session(
+        self, *, filter: str | ChosenFilter | None = None, strength: float | None = None, chunk: int | None = None
+    ) -> VideoSession:
+        """One video through the server, which has weights and strength of its filters itself.
+
+        Raises:
+            InputError: a strength or a folder is asked for.
+        """
+        chosen = choose_filter(filter or self.filter, strength)
+        if chosen != choose_filter(chosen.name):
+            raise InputError(
+                f"filter {chosen}, strength {chosen.strength}: a server's filters have their own: name one"
+            )
+        return _ServedSession(self.client, chosen, self._claims)
 
 
 class _ServedSession:
     """One video through a server, without loss there and back."""
 
-    def __init__(self, client: Client, filter: str | None, claims: Claims) -> None:
-        self._client, self._filter, self.claims = client, filter, claims
+    def __init__(self, client: Client, filter: ChosenFilter, claims: Claims) -> None:
+        self._client, self.filter, self.claims = client, filter, claims
         self._given: SimpleQueue[np.ndarray] = SimpleQueue()
         self._steps: Iterator[Result] | None = None
 
     def run(self, images: Iterable[np.ndarray]) -> Iterator[Result]:
-        answers = self._client.stream(images, filter=self._filter, format="zstd", encoding="png")
+        name = None if self.filter.name == NONE else self.filter.name
+        answers = self._client.stream(images, filter=name, format="zstd", encoding="png")
         return (self._result(answer) for answer in answers)
 
     def step(self, image: np.ndarray, *, time_s: float | None = None) -> Result:

@@ -18,7 +18,7 @@ Frames = Float[Tensor, "b t 3 h w"]  # RGB in [0, 1]
 Depth = Float[Tensor, "b t h w"]  # metres along the optical axis, > 0
 Valid = Bool[Tensor, "b t h w"]  # True where the depth was measured
 
-# What supervises a clip: measured depth; the same, of unrelated images; the depth of a frozen teacher; or no label.
+# What supervises a clip: measured depth; the same, of unrelated images; the depth of the filtered teacher; or no label.
 Labels = Literal["depth", "single", "teacher", "none"]
 
 # What the numbers of a model claim to be: metres; depth up to one factor; depth up to one factor and one offset;

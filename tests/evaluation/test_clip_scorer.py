@@ -22,6 +22,7 @@ from steadydepth.evaluation.footage import Footage, chosen_frames, excerpt, foll
 from steadydepth.evaluation.sources import Source, open_footage, predict_sequence, sources_of_folder
 from steadydepth.files.predictions import write_predictions
 from steadydepth.files.stored_depth import open_array, open_predictions
+from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.predictor import Predictor
 from steadydepth.metrics.protocols import METRICS, TEMPORAL, choose_protocol
 
@@ -173,7 +174,7 @@ def test_a_clip_that_stops_a_strict_evaluation_stops_its_processes(stored, world
 @pytest.mark.parametrize(("share", "threads", "expected"), [(1, 8, 2), (1, 1, 1), (15_361, 8, 1), (40_000, 8, 1)])
 def test_no_more_processes_than_pay_for_their_start(stored, world, monkeypatch, share, threads, expected):
     # Two clips of 5 frames of 48 x 64 are 30720 pixels.
-    sources = sources_of_folder(stored, sorted(world.iterdir()), filter=None)
+    sources = sources_of_folder(stored, sorted(world.iterdir()), filter=ChosenFilter())
     monkeypatch.setattr("steadydepth.evaluation.evaluate._PIXELS_A_PROCESS", share)
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)
     assert _enough_jobs(sources) == expected

@@ -104,7 +104,7 @@ def test_values_about_zero_are_kept_in_images_with_an_offset(tmp_path, depth):
 @pytest.mark.parametrize("bad", [-0.1, 65.6])
 def test_value_that_does_not_fit_a_image_is_refused_and_leaves_nothing(tmp_path, depth, bad):
     depth[3, 1, 1] = bad
-    with pytest.raises(InputError, match=r"a, frame 3: .* does not fit 16 bits at 0\.001 a step: write npz"):
+    with pytest.raises(InputError, match=r"a, frame 0003: .* does not fit 16 bits at 0\.001 a step: write npz"):
         write_prediction_images(tmp_path, "a", iter(depth), "metric", depth_scale_m=0.001, fps=10.0)
     assert list(tmp_path.iterdir()) == []
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from steadydepth.errors import InputError
-from steadydepth.inference.filters import NAMES, filter_depth, open_filter
+from steadydepth.inference.filters import NAMES, choose_filter, filter_depth, open_filter
+from steadydepth.models.temporal_filter import WEIGHTS
 from steadydepth.ops.smoothing import FILTERS, backward_places, causal_median, ema, flow_ema
 
 T, HEIGHT, WIDTH = 5, 13, 16
@@ -121,3 +122,35 @@ def test_every_name_opens_a_filter_and_none_is_none(depth, frames):
     assert set(NAMES) == {"none", "learned", "learned_offline", *FILTERS}
     assert open_filter("none", "metric") is open_filter(None, "metric") is None
     assert filter_depth("none", depth, frames) is depth
+
+
+def test_strength_is_of_the_learned_filter_from_the_depth_as_it_is_to_all(depth, frames):
+    depth = depth[:, :12]
+    frames = frames[:, :12]
+    assert choose_filter("learned").noted() == {"filter": "learned", "strength": 1.0}
+    assert choose_filter("learned_offline", 0.4).noted() == {"filter": "learned_offline", "strength": 0.4}
+    assert choose_filter("ema").noted() == {"filter": "ema"}
+    assert choose_filter(choose_filter("learned", 0.4), 0.7).strength == 0.7
+    np.testing.assert_array_equal(filter_depth(choose_filter("learned", 0.0), depth, frames), depth)
+    still = np.repeat(frames[:1], T, axis=0)
+    changes = [np.abs(filter_depth(choose_filter("learned", s), depth, still) - depth).mean() for s in (0.3, 0.6, 1.0)]
+    assert changes == sorted(changes)
+    assert changes[0] > 0
+    for name in (None, "none", "ema"):
+        with pytest.raises(InputError, match="it is of the filter learned"):
+            choose_filter(name, 0.5)
+    with pytest.raises(InputError, match="from 0, the depth as it is, to 1"):
+        choose_filter("learned", 1.5)
+
+
+def test_a_folder_of_weights_is_a_filter_causal_and_there_and_back(tmp_path, depth, frames):
+    (tmp_path / WEIGHTS.name).write_bytes(WEIGHTS.read_bytes())
+    for name, text in (("learned", str(tmp_path)), ("learned_offline", f"learned_offline:{tmp_path}")):
+        chosen = choose_filter(text, 0.8)
+        assert chosen.name == name
+        assert chosen.noted() == {"filter": f"{name}:{tmp_path}", "strength": 0.8}
+        expected = filter_depth(choose_filter(name, 0.8), depth, frames)
+        np.testing.assert_array_equal(filter_depth(chosen, depth, frames), expected)
+        assert choose_filter(str(chosen), 0.8) == chosen
+    with pytest.raises(InputError, match="or a folder that tune-filter wrote"):
+        choose_filter(str(tmp_path / "none"))

@@ -15,7 +15,7 @@ from steadydepth.files.predictions import decode_range, find_predictions, read_p
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_read import probe_video, read_depth_video, read_video
 from steadydepth.files.video_write import write_video
-from steadydepth.inference.filters import filter_depth
+from steadydepth.inference.filters import choose_filter, filter_depth
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor
@@ -403,6 +403,24 @@ def test_filter_of_a_call_smooths_what_is_written(ramp, tmp_path):
     with pytest.raises(InputError, match="filter 'mean': unknown"):
         predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "other", filter="mean")
     assert not (tmp_path / "other").exists()
+
+
+def test_strength_is_applied_and_noted_in_every_format(ramp, tmp_path):
+    write_video(tmp_path / "film.mp4", ramp, 10.0)
+    decoded = np.stack(list(read_video(tmp_path / "film.mp4")))
+    raw = decoded[..., 0].astype(np.float32) + 1
+    predictor = Predictor(Brightness(), filter="learned", strength=0.5)
+    predict_files(predictor, [tmp_path / "film.mp4"], tmp_path / "npz")
+    expected = filter_depth(choose_filter("learned", 0.5), raw, decoded)
+    np.testing.assert_allclose(read_predictions(tmp_path / "npz", "film")[0], expected, rtol=1e-5)
+    noted = np.load(tmp_path / "npz" / "film.npz")
+    assert (str(noted["filter"]), float(noted["strength"])) == ("learned", 0.5)
+    for format, name in (("png16", "film/meta.json"), ("mkv", "film.json")):
+        predict_files(predictor, [tmp_path / "film.mp4"], tmp_path / format, format=format, strength=0.25)
+        meta = json.loads((tmp_path / format / name).read_text())
+        assert (meta["filter"], meta["strength"]) == ("learned", 0.25)
+    with pytest.raises(InputError, match="it is of the filter learned"):
+        predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "other", strength=0.5)
 
 
 def test_a_filter_begins_anew_at_a_cut(ramp, tmp_path):

@@ -10,6 +10,7 @@ from steadydepth.method.absolute_loss import (
     affine_invariant,
     gradient_matching,
     log_l1,
+    lost_edges,
     silog,
     smoothness,
 )
@@ -114,6 +115,59 @@ def test_gradient_matching_equals_slow_loops():
     images = zip(*(one.flatten(0, 1).numpy() for one in (depth, truth, valid)), strict=True)
     expected = slow_gradient_matching([(np.log(depth / label), mask) for depth, label, mask in images])
     assert gradient_matching(depth, truth, valid).item() == pytest.approx(expected, rel=1e-4)
+
+
+def slow_lost_edges(depth, truth, valid, contrast):
+    lost = []
+    for one, label, kept in zip(*(each.flatten(0, 1).numpy() for each in (depth, truth, valid)), strict=True):
+        height, width = label.shape
+        for distance in (1, 2, 4, 8):
+            for row in range(height):
+                for column in range(width):
+                    for there in ((row, column + distance), (row + distance, column)):
+                        if there[0] >= height or there[1] >= width or not (kept[row, column] and kept[there]):
+                            continue
+                        b = math.log(label[there]) - math.log(label[row, column])
+                        a = math.log(one[there]) - math.log(one[row, column])
+                        if abs(b) > 0.05:
+                            lost.append(max(contrast * abs(b) - a * math.copysign(1, b), 0))
+    return sum(lost) / len(lost)
+
+
+@pytest.mark.parametrize("contrast", [1.0, 1.2])
+def test_lost_edges_equal_slow_loops(contrast):
+    truth, depth = random_depth(2, (2, 1, 5, 11)), random_depth(3, (2, 1, 5, 11))
+    valid = torch.rand(truth.shape, generator=torch.Generator().manual_seed(4)) > 0.2
+    expected = slow_lost_edges(depth, truth, valid, contrast)
+    assert float(lost_edges(depth, truth, valid, contrast=contrast)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_blur_loses_edges_and_a_factor_a_copy_and_a_sharper_copy_lose_none():
+    truth = torch.where(torch.arange(12) < 6, 1.0, 2.0).expand(1, 1, 9, 12)
+    everywhere = torch.ones_like(truth, dtype=torch.bool)
+    for kept in (truth, 3 * truth, truth**1.5):
+        assert float(lost_edges(kept, truth, everywhere)) == pytest.approx(0, abs=1e-6)
+    half = lost_edges(truth**0.5, truth, everywhere)
+    assert float(half) == pytest.approx(math.log(2) / 2, rel=1e-5)
+    assert float(lost_edges(torch.ones_like(truth), truth, everywhere)) == pytest.approx(math.log(2), rel=1e-5)
+    assert float(lost_edges(truth, truth, everywhere, contrast=1.25)) == pytest.approx(math.log(2) / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("poison", POISON)
+def test_lost_edges_have_true_gradients_and_no_poison(poison):
+    truth, depth = (random_depth(seed, (1, 2, 3, 5)).double() for seed in (5, 6))
+    valid = torch.ones_like(truth, dtype=torch.bool)
+    valid[0, 0, 1, 2] = False
+    dirty = torch.where(valid, truth, poison)
+    depth.requires_grad_()
+    assert torch.autograd.gradcheck(lambda one: lost_edges(one, dirty, valid), depth)
+    loss = absolute_loss(depth, dirty, valid, edge_weight=2.0)
+    expected = log_l1(depth, truth, valid) + 2 * lost_edges(depth, truth, valid)
+    torch.testing.assert_close(loss, expected)
+    flat = lost_edges(depth, torch.ones_like(truth), valid)
+    (gradient,) = torch.autograd.grad(flat, depth)
+    assert flat.detach() == 0
+    assert (gradient == 0).all()
 
 
 def test_smoothness_by_hand_and_relaxed_at_edges_of_the_image():

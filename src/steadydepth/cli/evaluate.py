@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from steadydepth.cli.printing import cell, print_columns, progress
+from steadydepth.cli.printing import Strength, cell, print_columns, progress
 from steadydepth.errors import InputError
 
 
@@ -21,8 +21,9 @@ def evaluate(
     controls: Annotated[bool, typer.Option(help="Also score a constant, EMA, median and flow-guided EMA.")] = True,
     filter: Annotated[
         str | None,
-        typer.Option(help="Score after it: none, learned, learned_offline, ema, ema_0.8, median, flow_ema."),
+        typer.Option(help="Score after it: none, learned, learned_offline, ema, ema_0.8, median, flow_ema, a folder."),
     ] = None,
+    strength: Strength = None,
     reference: Annotated[
         str | None, typer.Option(help="A model whose depth is to be kept: log_depth_correlation and edges_kept.")
     ] = None,
@@ -66,6 +67,7 @@ def evaluate(
             max_depth=max_depth,
             controls=controls,
             filter=filter,
+            strength=strength,
             protocol=protocol,
             lengths=_lengths(lengths),
             opw=opw,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from steadydepth.cli.printing import ModelName, ModelOrServer, ServerUrl, cell, pair, print_columns
+from steadydepth.cli.printing import ModelName, ModelOrServer, ServerUrl, Strength, cell, pair, print_columns
 from steadydepth.errors import SomeFailedError
 
 
@@ -19,7 +19,28 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder that gets the depth.")],
     model: ModelOrServer = None,
     server: ServerUrl = None,
-    format: Annotated[str, typer.Option(help="npz, png16, exr, mp4, mkv, ply or rerun.")] = "npz",
+    format: Annotated[
+        str, typer.Option(help="npz, png16, exr, exr16, mkv, mp4, png, sbs, anaglyph, ply or rerun.")
+    ] = "npz",
+    colours: Annotated[str, typer.Option(help="Of mp4, png and previews: grey, or a map of matplotlib.")] = "turbo",
+    range: Annotated[
+        str, typer.Option(metavar="LOW-HIGH", help="What is shown of the depth: percentiles, or median.")
+    ] = "2-98",
+    look_ahead: Annotated[
+        int | None, typer.Option(help="Frames before and after of which the range is taken; else the whole video.")
+    ] = None,
+    near: Annotated[float | None, typer.Option(help="What is shown as nearest, in the units of the model.")] = None,
+    far: Annotated[float | None, typer.Option(help="What is shown as farthest.")] = None,
+    linear: Annotated[bool, typer.Option("--linear", help="Show depth itself, not inverse depth.")] = False,
+    separation: Annotated[
+        float, typer.Option(help="Of sbs and anaglyph: disparity of near to far in % of the width.")
+    ] = 2.5,
+    convergence: Annotated[
+        float, typer.Option(help="Of the same: what lies in the screen, 0 the farthest, 1 the nearest.")
+    ] = 0.5,
+    keep_names: Annotated[
+        bool, typer.Option("--keep-names", help="Files of frames have the names, and numbers, of the input's images.")
+    ] = False,
     max_side: Annotated[int | None, typer.Option(help="Shrink inputs to this side for the network.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace outputs that exist.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out inputs whose outputs are all there.")] = False,
@@ -27,8 +48,10 @@ def predict(
         str | None, typer.Option(metavar="I/N", help="Every N-th input from the I-th on, for N machines.")
     ] = None,
     filter: Annotated[
-        str | None, typer.Option(help="Of videos: none, learned, learned_offline, ema, ema_0.8, median or flow_ema.")
+        str | None,
+        typer.Option(help="Of videos: none, learned, learned_offline, ema, ema_0.8, median, flow_ema, or a folder."),
     ] = None,
+    strength: Strength = None,
     seconds: Annotated[
         float | None, typer.Option(min=0, help="Of a camera or URL: stop after so long; Ctrl-C does as well.")
     ] = None,
@@ -43,6 +66,8 @@ def predict(
     """
     from steadydepth.commands import predict as predict_all
     from steadydepth.inference.point_clouds import Lens
+    from steadydepth.inference.stereo import Stereo
+    from steadydepth.ops.depth_view import DepthView
 
     complaint = ""
     try:
@@ -52,11 +77,15 @@ def predict(
             server=server,
             out=out,
             format=format,
+            view=DepthView(colours, range, look_ahead, near, far, linear),
+            stereo=Stereo(separation, convergence),
+            keep_names=keep_names,
             max_side=max_side,
             overwrite=overwrite,
             resume=resume,
             shard=pair(shard, "/", "--shard", "1/4") if shard is not None else None,
             filter=filter,
+            strength=strength,
             seconds=seconds,
             lens=None if focal is None and fov is None else Lens(focal, fov),
         )
@@ -74,8 +103,14 @@ def stream(
     model: ModelOrServer = None,
     server: ServerUrl = None,
     seconds: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
-    filter: Annotated[str | None, typer.Option(help="none, learned, ema, ema_0.8, median or flow_ema.")] = None,
+    filter: Annotated[
+        str | None, typer.Option(help="none, learned, ema, ema_0.8, median, flow_ema, or a folder.")
+    ] = None,
+    strength: Strength = None,
     show: Annotated[bool, typer.Option("--show", help="In a window as well; q ends it.")] = False,
+    pipe: Annotated[
+        str | None, typer.Option(help="Raw frames to standard output: rgb24 (colours) or grayf32le (depth).")
+    ] = None,
 ) -> None:
     """Depth of live frames, always the newest, until Ctrl-C: those that came while the model worked are left out.
 
@@ -85,35 +120,65 @@ def stream(
     import cv2  # noqa: F401
 
     from steadydepth.commands import stream as stream_newest
-    from steadydepth.inference.viewer import show_live
+    from steadydepth.inference.viewer import pipe_live, show_live
 
     camera = int(source) if source.isdecimal() else source
-    frames = stream_newest(camera, model=model, server=server, seconds=seconds, filter=filter)
+    frames = stream_newest(camera, model=model, server=server, seconds=seconds, filter=filter, strength=strength)
     frames = show_live(frames, source) if show else frames
+    frames = pipe_live(frames, sys.stdout.buffer, pipe) if pipe else frames
     with suppress(KeyboardInterrupt):
         for frame in frames:
             depth = frame.result.depth
+            if pipe and frame.result.is_start:
+                print(f"{depth.shape[1]}x{depth.shape[0]} {pipe}", file=sys.stderr)
             print(
                 f"frame {frame.number}: {frame.latency_s * 1e3:.0f} ms, {frame.n_skipped} skipped, "
-                f"{depth.min():.3g} to {depth.max():.3g}{', anew' if frame.result.is_start and frame.number else ''}"
+                f"{depth.min():.3g} to {depth.max():.3g}{', anew' if frame.result.is_start and frame.number else ''}",
+                file=sys.stderr if pipe else sys.stdout,
             )
+
+
+def app(
+    model: ModelName,
+    host: Annotated[str, typer.Option(help="Another than 127.0.0.1 lets other machines in, without a password.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Of that address.")] = 7860,
+) -> None:
+    """A page to drop a video on: frame, raw depth and filtered depth beside each other, until Ctrl-C.
+
+    Example: steadydepth app --model runs/demo/steady
+    """
+    from steadydepth.gradio_app import app as serve_page
+
+    print(f"open http://{host}:{port}", flush=True)
+    serve_page(model, host=host, port=port)
 
 
 def export(
     model: ModelName,
-    to: Annotated[str, typer.Option(help="onnx, openvino, litert, executorch or coreml.")],
+    to: Annotated[str, typer.Option(help="onnx, openvino, litert, executorch, coreml or web.")],
     size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the network's images, as 192x256.")],
     out: Annotated[
         Path,
-        typer.Option(help="The file: .onnx, .tflite, .pte, .xml (and its .bin) for openvino, .mlpackage for coreml."),
+        typer.Option(
+            help="A file .onnx, .tflite, .pte, .xml (and its .bin) for openvino, .mlpackage for coreml; web: a folder."
+        ),
     ],
     data: Annotated[
         Path | None, typer.Option(help="Sequence folders or videos to check with, and to calibrate int8 on.")
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit integers; measured before and after on --data.")] = False,
     licence: Annotated[str, typer.Option(help="Licence of the weights, noted in the file.")] = "not stated",
+    ort: Annotated[
+        Path | None,
+        typer.Option(help="Of web: where npm put onnxruntime-web, or its .tgz; ./node_modules without it."),
+    ] = None,
+    webgpu: Annotated[bool, typer.Option("--webgpu", help="Of web: with the library that can use a GPU.")] = False,
 ) -> None:
     """Write a model as a file that other runtimes run, checked against the model (a file for Core ML cannot be here).
+
+    To web: a folder with a page that runs the model and the learned filter in a browser; docs/export.md.
 
     Example: steadydepth export --model runs/demo/steady --to onnx --size 192x256 --out steady.onnx
     """
@@ -121,7 +186,9 @@ def export(
     from steadydepth.commands import export as export_file
     from steadydepth.exporters.quantise import report_path
 
-    found = export_file(model, to=to, size=(height, width), out=out, data=data, int8=int8, licence=licence)
+    found = export_file(
+        model, to=to, size=(height, width), out=out, data=data, int8=int8, licence=licence, ort=ort, webgpu=webgpu
+    )
     if int8:
         names = [name for name, value in found.after.items() if value is not None]
         rows = [[name, cell(found.before[name]), cell(found.after[name])] for name in names]
@@ -131,6 +198,19 @@ def export(
         print(f"{out}: not checked against the model, for Core ML runs on Apple's devices alone; try it on one")
     else:
         print(f"{out}: differs from the model by at most {found.difference:.1e} of the depth")
+
+
+def export_filter(
+    out: Annotated[Path, typer.Option(help="The file, .onnx.")],
+    filter: Annotated[str, typer.Option(help="learned, or a folder that tune-filter wrote.")] = "learned",
+) -> None:
+    """Write the learned filter as a file that runs without torch, for videos of any size.
+
+    Example: steadydepth export-filter --out filter.onnx
+    """
+    from steadydepth.commands import export_filter as export_to_file
+
+    print(export_to_file(out, filter=filter))
 
 
 def bench(

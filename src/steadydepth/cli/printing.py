@@ -11,6 +11,9 @@ from steadydepth.errors import InputError
 ModelName = Annotated[
     str, typer.Option("--model", help="A folder, hub name, package.module:factory, or exported file.")
 ]
+Strength = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Of the learned filter: from 0, the depth as it is, to 1.")
+]
 
 ModelOrServer = Annotated[
     str | None, typer.Option("--model", help="A folder, hub name, package.module:factory, or exported file.")
@@ -44,6 +47,19 @@ def pair(words: str, between: str, option: str, example: str) -> tuple[int, int]
 def cell(value: float | str | None) -> str:
     """A value as a table shows it; nothing for None."""
     return f"{value:.4g}" if isinstance(value, float | int) else value or ""
+
+
+def before_and_after(before: dict[str, float | None], after: dict[str, float | None]) -> list[list[str]]:
+    """A row for each metric of a table of evaluate that both have, or that compares the two."""
+    from steadydepth.evaluation.summary import table_rows
+
+    rows = table_rows({"before": {"mean": before}, "after": {"mean": after}})
+    found = []
+    for row in rows:
+        one, other = (scores.get(row["metric"]) for scores in (before, after))
+        ratio = f"{other / one:.2f}" if one and other is not None else ""
+        found.append([row["metric"], cell(one), cell(other), ratio])
+    return found
 
 
 def print_columns(names: list[str], rows: list[list[str]], title: str) -> None:

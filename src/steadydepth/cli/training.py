@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from steadydepth.cli.printing import pair
+from steadydepth.cli.printing import ModelName, before_and_after, pair, print_columns
 
-ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="A YAML file; configs/ has some to start from.")]
+ConfigFile = Annotated[
+    Path, typer.Option("--config", "-c", help="A YAML file, or one of the package: demo, mixed, ...")
+]
 
 
 def _print_keys(asked: bool) -> bool:
@@ -41,6 +43,8 @@ def train(
     """
     from steadydepth.config_files import load_config
     from steadydepth.training.checkpoint import CARD
+    from steadydepth.training.log import LOG
+    from steadydepth.training.loop import outcome
     from steadydepth.training.loop import train as train_model
 
     resolved = load_config(config, overrides)
@@ -48,8 +52,47 @@ def train(
     # One of several processes speaks, and only of a run that was not asked to stop.
     if os.environ.get("RANK", "0") != "0" or not (folder / CARD).is_file():
         return
-    print(f"{folder}: trained {resolved.optim.steps} steps")
+    steps, is_kept = outcome(folder)
+    print(f"{folder}: trained {steps} of {resolved.optim.steps} steps")
+    if not is_kept:
+        print(f"steadydepth: {folder}: stopped by its guard: see {folder / LOG}", file=sys.stderr)
+        raise typer.Exit(1)
     print(f"next: steadydepth evaluate --model {folder} --data DATA --out {folder}")
+
+
+def stabilise(
+    videos: Annotated[list[str], typer.Argument(metavar="VIDEO...", help="Videos, sequence folders, folders of them.")],
+    model: Annotated[str, typer.Option("--model", help="A folder, hub name, or package.module:factory.")],
+    out: Annotated[Path, typer.Option(help="Folder that gets the model, its log and a page.")],
+    minutes: Annotated[float | None, typer.Option(help="About how long it may take; 600 steps without it.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Of the learned filter that teaches, 0 to 1.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="In place of what --minutes allows.")] = None,
+    max_side: Annotated[int, typer.Option(min=32, help="Longer side of the frames to train on, pixels.")] = 320,
+    device: Annotated[str, typer.Option(help="auto takes a GPU where there is one; or cpu.")] = "auto",
+) -> None:
+    """Make a model steady on your own videos, without labels; it then runs as fast as before.
+
+    Exit status 1 where the model did not become steadier, or lost its edges; the same command goes on where it was cut.
+
+    Example: steadydepth stabilise holiday.mp4 --model runs/mine --out runs/calm --minutes 20
+    """
+    from steadydepth.commands import stabilise as stabilise_model
+
+    found = stabilise_model(
+        videos, model=model, out=out, minutes=minutes, strength=strength, steps=steps, max_side=max_side, device=device
+    )
+    if found is None:
+        print(f"{out}: stopped as asked; the same command goes on from there")
+        return
+    print(f"{out}: {found.steps} steps at a learning rate of {found.learning_rate:g}")
+    print_columns(
+        ["metric", "before", "after", "after / before"], before_and_after(found.before, found.after), str(out)
+    )
+    print(found.verdict)
+    print(f"{out / 'report.html'} written; next: steadydepth predict VIDEO --model {out} --out depth --format mp4")
+    raise typer.Exit(0 if found.has_worked else 1)
 
 
 def compare(
@@ -105,6 +148,43 @@ def search(
     for name, why in result["failed"].items():
         print(f"steadydepth: {name} failed: {why}", file=sys.stderr)
     raise typer.Exit(1 if result["failed"] else 0)
+
+
+def train_filter(
+    config: ConfigFile,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the config, as sequences=400.")
+    ] = None,
+) -> None:
+    """Train the learned filter on the synthetic world and write its weights.
+
+    Example: steadydepth train-filter -c configs/temporal_filter.yaml device=cuda workers=16
+    """
+    from steadydepth.config_files import load_filter_config
+    from steadydepth.training.learned_filter.train import train_filter as train_weights
+
+    print(train_weights(load_filter_config(config, overrides)))
+
+
+def tune_filter(
+    videos: Annotated[
+        list[Path], typer.Argument(metavar="VIDEO...", help="Videos, sequence folders, or folders of them.")
+    ],
+    model: ModelName,
+    out: Annotated[Path, typer.Option(help="Folder that gets the filter; --filter takes it.")],
+    batches: Annotated[int, typer.Option(min=1, help="Batches of sequences to learn from.")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+) -> None:
+    """Tune the learned filter to a model and to videos, labelled or not.
+
+    Example: steadydepth tune-filter street.mp4 --model runs/mine --out runs/filter
+    """
+    from steadydepth.training.learned_filter.tune import tune_filter as tune
+
+    found = tune(videos, model=model, out=out, batches=batches, seed=seed)
+    for name, (before, after) in found.scores.items():
+        print(f"{name}: {before:.3f} before, {after:.3f} after")
+    print(f"{found.folder} written" if found.is_better else f"{found.folder} written: the filter as it came is better")
 
 
 def verify(

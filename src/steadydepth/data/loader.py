@@ -1,7 +1,8 @@
 """Clips to Batch: what a sample is follows from (seed, epoch, index) alone, so a run can go on from any of them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from math import gcd
 from pathlib import Path
@@ -42,8 +43,11 @@ class ClipSamples(Dataset[Item]):
 
     The row is the same whatever part of it a process, a loader worker or a resumed run takes. With `labels` single the
     row is one of images, every frame that has depth, and `length` of them make a sample: number n is images
-    n * length and on. With `find_cuts` no clip of a video file crosses a cut. `held_out` clips, at the most, are left
-    out of the row (`clips.hold_out`). `source` distinguishes the rows of one run.
+    n * length and on. With `labels` teacher, `teacher_depth` has a file of float32 depth (t, h, w) of the training size
+    for each sequence, by its name; NaN is not valid.
+
+    With `find_cuts` no clip of a video file crosses a cut. `held_out` clips, at the most, are left out of the row
+    (`clips.hold_out`). `source` distinguishes the rows of one run.
     """
 
     def __init__(
@@ -65,11 +69,15 @@ class ClipSamples(Dataset[Item]):
         cached_clips: int,
         find_cuts: bool = False,
         strict: bool = False,
+        teacher_depth: Mapping[str, Path] | None = None,
         held_out: int = 0,
         numbers: Sequence[int] = (),
         source: int = 0,
     ) -> None:
         opened = _open_all(root, find_shots=find_cuts and labels != "single", strict=strict)
+        self.teacher_depth = teacher_depth or {}
+        if labels == "teacher" and teacher_depth is not None:
+            opened = [(sequence, shots) for sequence, shots in opened if sequence.name in self.teacher_depth]
         sequences = [sequence for sequence, _ in opened]
         for sequence in sequences:
             if labels in ("depth", "single") and not sequence.has_depth:
@@ -109,6 +117,10 @@ class ClipSamples(Dataset[Item]):
         sequence, start = self.clips[index]
         stop = start + (self.length - 1) * stride + 1
         clip = fit_clip(sequence.read(start, stop), self.height, self.width)
+        if self.labels == "teacher":
+            depth = np.load(self.teacher_depth[sequence.name], mmap_mode="r")[start:stop]
+            valid = np.isfinite(depth)
+            clip = replace(clip, depth=np.where(valid, depth, np.float32(0)), valid=valid)
         if self.labels == "single":
             return Sample(clip, None, None)
         if stride == 0:

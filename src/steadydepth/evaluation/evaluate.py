@@ -34,6 +34,7 @@ from steadydepth.evaluation.summary import ClipRecord, build_report, mean_over_c
 from steadydepth.evaluation.windows import Values
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.stored_depth import open_array
+from steadydepth.inference.filters import choose_filter
 from steadydepth.metrics.protocols import TEMPORAL, Protocol, choose_protocol
 from steadydepth.types import Claims, Clip, InputError
 
@@ -234,6 +235,7 @@ def evaluate(
     jobs: int | None = 1,
     chunk: int | None = None,
     filter: str | None = None,
+    strength: float | None = None,
     model_name: str | None = None,
     reference: Any = None,
     progress: Progress | None = None,
@@ -256,7 +258,8 @@ def evaluate(
         jobs: processes that score clips side by side; None chooses how many. Any but 1 wants a script to have
             `if __name__ == "__main__":`.
         chunk: frames that are predicted at once; None takes as many as fill the device.
-        filter: one of `inference.filters.NAMES`, applied to the predictions that are scored.
+        filter: what `inference.filters.choose_filter` takes, applied to the predictions that are scored.
+        strength: of the learned filter, from 0, the depth as it is, to 1.
         model_name: noted in the header, for whoever looks for the model later.
         reference: a second model; how much of its depth is kept is measured.
         progress: is called with (what, done, total).
@@ -267,6 +270,7 @@ def evaluate(
     Raises:
         InputError: an option is wrong, or no clip can be scored.
     """
+    applied = choose_filter(filter or getattr(model_or_predictions, "filter", None), strength)
     paths, chosen, tell = (
         find_sequences(Path(data)),
         choose_protocol(protocol, max_depth=max_depth),
@@ -287,10 +291,10 @@ def evaluate(
         sources: Iterable[Source]
         if is_model(model_or_predictions):
             sources = sources_of_model(
-                model_or_predictions, paths, Path(keep), chosen, filter=filter, chunk=chunk, tell=tell
+                model_or_predictions, paths, Path(keep), chosen, filter=applied, chunk=chunk, tell=tell
             )
         else:
-            sources = sources_of_folder(Path(model_or_predictions), paths, filter=filter)
+            sources = sources_of_folder(Path(model_or_predictions), paths, filter=applied)
         if reference is not None:
             sources = with_reference(sources, paths, reference, Path(keep), chosen, chunk)
         report = evaluate_predictions(sources, **settings)
@@ -298,7 +302,7 @@ def evaluate(
     report["header"] |= {
         "model": model_name,
         "predictions": predictions,
-        "filter": filter or getattr(model_or_predictions, "filter", None) or "none",
+        **applied.noted(),
     }
     if out is not None:
         write_report(report, Path(out) / "metrics.json")

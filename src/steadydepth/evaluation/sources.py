@@ -17,7 +17,7 @@ from steadydepth.data.sequence_listing import name_of
 from steadydepth.evaluation.footage import Depth, Flow, Footage, excerpt
 from steadydepth.files.predictions import find_predictions
 from steadydepth.files.stored_depth import open_predictions, open_raw
-from steadydepth.inference.filters import NONE, check_filter
+from steadydepth.inference.filters import NONE, ChosenFilter
 from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.session import Image, Session, VideoSession
 from steadydepth.metrics.protocols import Protocol
@@ -38,7 +38,9 @@ class Source:
     open_reference: Callable[[], DepthFrames] | None = None  # what another model says of it
 
 
-def session_of(model: nn.Module | Predictor, *, filter: str | None = None, chunk: int | None = None) -> VideoSession:
+def session_of(
+    model: nn.Module | Predictor, *, filter: str | ChosenFilter | None = None, chunk: int | None = None
+) -> VideoSession:
     """A session of a module, on the device where its weights are, or of a predictor as it is."""
     return (Predictor(model) if isinstance(model, nn.Module) else model).session(filter=filter, chunk=chunk)
 
@@ -85,7 +87,7 @@ def sources_of_model(
     keep: Path,
     protocol: Protocol,
     *,
-    filter: str | None,
+    filter: ChosenFilter,
     chunk: int | None,
     tell: Progress,
 ) -> Iterator[Source]:
@@ -136,7 +138,7 @@ def with_reference(
         yield replace(source, open_reference=opened)
 
 
-def sources_of_folder(folder: Path, paths: list[Path], *, filter: str | None) -> list[Source]:
+def sources_of_folder(folder: Path, paths: list[Path], *, filter: ChosenFilter) -> list[Source]:
     """Each sequence with its stored prediction; InputError when no prediction has the name of any of them."""
     predicted, known = set(find_predictions(folder)), {name_of(path) for path in paths}
     if not predicted & known:
@@ -146,21 +148,19 @@ def sources_of_folder(folder: Path, paths: list[Path], *, filter: str | None) ->
         )
     if unknown := predicted - known:
         LOG.warning("%s: predictions of sequences that the data does not have: %s", folder, ", ".join(sorted(unknown)))
-    check_filter(filter)
-    is_filtered = filter not in (None, NONE)
     return [
         Source(
             name_of(path),
             partial(open_footage, path),
             partial(_open_filtered, folder, path, filter)
-            if is_filtered
+            if filter.name != NONE
             else partial(open_predictions, folder, name_of(path)),
         )
         for path in paths
     ]
 
 
-def _open_filtered(folder: Path, path: Path, filter: str | None) -> DepthFrames:
+def _open_filtered(folder: Path, path: Path, filter: ChosenFilter) -> DepthFrames:
     """A stored prediction through a filter, at the size of its frames; filtered anew whenever it is read."""
     stored, footage = open_predictions(folder, name_of(path)), open_footage(path)
     if stored.n_frames != footage.n_frames:

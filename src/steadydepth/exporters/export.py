@@ -21,10 +21,11 @@ from jaxtyping import Float32, Num, UInt8
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from steadydepth.errors import missing_package
 from steadydepth.exporters.graph_rewrites import move_taps
 from steadydepth.exporters.targets import WRITERS
 from steadydepth.inference.exported import ExportedNet
-from steadydepth.inference.runtime import FORMAT_VERSION, SUFFIXES, missing_package
+from steadydepth.inference.runtime import FORMAT_VERSION, SUFFIXES
 from steadydepth.inference.session import Network, Session
 from steadydepth.ops.resize import fit_image
 from steadydepth.synthetic.world import make_clip

@@ -15,12 +15,13 @@ from jaxtyping import UInt8
 from torch import nn
 
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
+from steadydepth.errors import missing_package
 from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.exporters.export import check_target, export_model, staging
 from steadydepth.exporters.targets import quiet
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.inference.predictor import load
-from steadydepth.inference.runtime import METADATA, ExportedModel, missing_package
+from steadydepth.inference.runtime import METADATA, ExportedModel
 from steadydepth.ops.resize import fit_image
 from steadydepth.types import InputError
 

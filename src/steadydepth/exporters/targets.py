@@ -9,7 +9,7 @@ import logging
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ def write_onnx(
     path: Path,
     *,
     decompositions: dict[Any, Callable[..., Any]] | None = None,
+    beside: dict[str, Any] | None = None,
+    kept: Sequence[str] | None = None,
 ) -> None:
     """One ONNX file of fixed sizes, without the exporter's notes on source lines of this machine.
 
@@ -37,16 +39,18 @@ def write_onnx(
         metadata: of the file, with `height`, `width` and `state`.
         path: where it is written.
         decompositions: for operators of torch, the function that stands in the file in their place.
+        beside: shape and type of further inputs, between the image and the state.
+        kept: tensors of the state that come out again; None for all.
 
     Raises:
         InputError: torch.export cannot trace the graph.
     """
-    inputs = ["image", *map(state_input, metadata["state"])]
-    outputs = ["depth", *map(state_output, metadata["state"])]
+    inputs = ["image", *(beside or {}), *map(state_input, metadata["state"])]
+    outputs = ["depth", *map(state_output, metadata["state"] if kept is None else kept)]
     with warnings.catch_warnings(), quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
         # The exporter's own use of what it has deprecated; nothing a user could fix.
         warnings.simplefilter("ignore")
-        exported = trace(graph, _inputs(metadata))
+        exported = trace(graph, _inputs(metadata, beside))
         if decompositions:
             exported = exported.run_decompositions(decompositions)
         program = torch.onnx.export(exported, dynamo=True, input_names=inputs, output_names=outputs, verbose=False)
@@ -143,10 +147,10 @@ def trace(graph: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedPro
         raise InputError(f"torch.export cannot trace the model: {' '.join(str(error).split())[:300]}") from error
 
 
-def _inputs(metadata: dict[str, Any]) -> tuple[Tensor, ...]:
+def _inputs(metadata: dict[str, Any], beside: dict[str, Any] | None = None) -> tuple[Tensor, ...]:
     image = torch.zeros(1, metadata["height"], metadata["width"], 3, dtype=torch.uint8)
-    state = metadata["state"].values()
-    return image, *(torch.zeros(each["shape"], dtype=getattr(torch, each["dtype"])) for each in state)
+    others = (*(beside or {}).values(), *metadata["state"].values())
+    return image, *(torch.zeros(each["shape"], dtype=getattr(torch, each["dtype"])) for each in others)
 
 
 def _append(path: Path, metadata: dict[str, Any]) -> None:

@@ -17,7 +17,8 @@ from jaxtyping import Float32
 
 from steadydepth.errors import InputError
 from steadydepth.files.exr import read_exr
-from steadydepth.files.images import read_depth_codes, size_fault
+from steadydepth.files.image_formats import size_fault
+from steadydepth.files.images import read_depth_codes
 
 _MOST_LETTERS = 200
 _DPT_TAG = 202021.25  # first number of a .dpt or .cam file, MPI Sintel

@@ -1,13 +1,14 @@
-"""Depth as OpenEXR: 32-bit floats in the channel Z, as compositing programs read it; needs the extra `exr`."""
+"""OpenEXR: depth as 16-bit or 32-bit floats in the channel Z, and frames of linear light; needs the extra `exr`."""
 
+import io
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 
 from steadydepth.errors import InputError
-from steadydepth.files.images import size_fault
+from steadydepth.files.image_formats import size_fault
 
 
 def load_openexr() -> ModuleType:
@@ -19,11 +20,16 @@ def load_openexr() -> ModuleType:
     return OpenEXR
 
 
-def write_exr(path: Path, depth: Float[np.ndarray, "h w"]) -> None:
-    """Write `depth` as float32 without loss (ZIP), NaN and infinity as they are."""
+def write_exr(path: Path, depth: Float[np.ndarray, "h w"], *, is_half: bool = False) -> None:
+    """Write `depth` as float32 without loss (ZIP), NaN and infinity as they are.
+
+    With `is_half` as float16: three digits, half the size, and infinite above 65504.
+    """
     exr = load_openexr()
     header = {"compression": exr.ZIP_COMPRESSION, "type": exr.scanlineimage}
-    with exr.File(header, {"Z": np.ascontiguousarray(depth, np.float32)}) as file:
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(depth, np.float16 if is_half else np.float32)
+    with exr.File(header, {"Z": values}) as file:
         file.write(str(path))
 
 
@@ -31,16 +37,42 @@ def read_exr(path: Path) -> Float32[np.ndarray, "h w"]:
     """The channel Z, or the only channel there is, as float32; InputError when unreadable or of another kind."""
     exr = load_openexr()
     try:
-        with exr.File(str(path), header_only=True) as file:
-            first, last = file.header()["dataWindow"]
-        if fault := size_fault(int(last[1] - first[1]) + 1, int(last[0] - first[0]) + 1):
-            raise InputError(f"{path}: {fault}: write the file again")
-        with exr.File(str(path), separate_channels=True) as file:
-            channels = {name: np.array(channel.pixels) for name, channel in file.channels().items()}
-    except (RuntimeError, ValueError) as error:
+        channels = _channels(exr, path.read_bytes())
+    except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as OpenEXR ({error}): write the file again") from error
     depth = next(iter(channels.values())) if len(channels) == 1 else channels.get("Z")
     if depth is None or depth.dtype.kind != "f" or depth.ndim != 2:
         found = ", ".join(f"{name} {values.dtype}" for name, values in channels.items())
         raise InputError(f"{path}: has the channels {found}; depth is floats in the channel Z: write one such channel")
     return depth.astype(np.float32)
+
+
+def decode_light(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """A frame of linear light (R, G, B, or Y alone) as 8-bit sRGB; what is above 1 is white, what is no number black.
+
+    ValueError saying what is wrong with it; InputError without the package.
+    """
+    exr = load_openexr()
+    try:
+        channels = _channels(exr, data)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    # Of several layers the one without a name is the picture.
+    names = ("R", "G", "B") if "R" in channels else ("Y", "Y", "Y")
+    if missing := sorted(set(names) - channels.keys()):
+        raise ValueError(f"has no channel {' or '.join(missing)} but {', '.join(channels)}; a frame has R, G and B")
+    linear = np.stack([channels[name].astype(np.float32) for name in names], axis=-1)
+    light = np.clip(np.nan_to_num(linear, nan=0.0), 0, 1)
+    # IEC 61966-2-1: the transfer function of sRGB.
+    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** np.float32(1 / 2.4) - 0.055)
+    return np.rint(255 * encoded).astype(np.uint8)
+
+
+def _channels(exr: ModuleType, data: bytes) -> dict[str, np.ndarray]:
+    """The channels of the first part; ValueError or RuntimeError when they cannot be read."""
+    with exr.File(io.BytesIO(data), header_only=True) as file:
+        first, last = file.header()["dataWindow"]
+    if fault := size_fault(int(last[1] - first[1]) + 1, int(last[0] - first[0]) + 1):
+        raise ValueError(fault)
+    with exr.File(io.BytesIO(data), separate_channels=True) as file:
+        return {name: np.array(channel.pixels) for name, channel in file.channels().items()}

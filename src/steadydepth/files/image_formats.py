@@ -1,4 +1,4 @@
-"""Images that are neither PNG nor JPEG, read strictly by Pillow; and which way up any of them is."""
+"""Images that are neither PNG, JPEG nor OpenEXR, read strictly by Pillow; and which way up any of them is."""
 
 import io
 import struct
@@ -12,7 +12,10 @@ from steadydepth.errors import InputError
 
 # What files of these kinds begin with; those of AVIF and HEIC say it from their fifth byte on.
 _WEBP, _BMP, _TIFF = b"RIFF", b"BM", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_EXR = b"v/1\x01"
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+# A header of a few bytes can promise more than there is memory for: 16384 x 8192 is asked before anything is decoded.
+_MOST_PIXELS = 2**27
 _ORIENTATION = 0x0112  # the tag of EXIF
 # What Pillow raises for bytes that are damaged or none of its own.
 _UNREADABLE = (
@@ -22,13 +25,15 @@ _UNREADABLE = (
 
 
 def kind_of(data: bytes) -> str | None:
-    """WebP, BMP, TIFF, AVIF or HEIC by the first bytes of a file; None for any other."""
+    """WebP, BMP, TIFF, AVIF, HEIC or OpenEXR by the first bytes of a file; None for any other."""
     if data.startswith(_WEBP) and data[8:12] == b"WEBP":
         return "WebP"
     if data.startswith(_BMP):
         return "BMP"
     if data.startswith(_TIFF):
         return "TIFF"
+    if data.startswith(_EXR):
+        return "OpenEXR"
     if data[4:8] == b"ftyp":
         brands = data[8:12] + data[16:64]
         if b"avif" in brands or b"avis" in brands:
@@ -38,10 +43,17 @@ def kind_of(data: bytes) -> str | None:
     return None
 
 
-def decode(data: bytes, kind: str, most_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB of the bytes of an image of a `kind` of `kind_of`, as it is stored; ValueError saying what is wrong with it.
+def size_fault(height: int, width: int) -> str | None:
+    """What is wrong with an image that claims to be so large, None when nothing is."""
+    if min(height, width) > 0 and height * width <= _MOST_PIXELS:
+        return None
+    return f"says that it is {width} x {height} pixels, of which there are 1 to {_MOST_PIXELS}"
 
-    InputError for a kind that needs a package which is not there.
+
+def decode(data: bytes, kind: str) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB of the bytes of an image of a `kind` of `kind_of` but OpenEXR, as it is stored.
+
+    ValueError saying what is wrong with it; InputError for a kind that needs a package which is not there.
     """
     from PIL import Image
 
@@ -52,10 +64,8 @@ def decode(data: bytes, kind: str, most_pixels: int) -> UInt8[np.ndarray, "h w 3
             # Its own limit on pixels is a warning; ours comes next.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=["HEIF" if kind == "HEIC" else kind.upper()])
-        if image.width * image.height > most_pixels or min(image.size) < 1:
-            raise ValueError(
-                f"says that it is {image.width} x {image.height} pixels, of which there are 1 to {most_pixels}"
-            )
+        if fault := size_fault(image.height, image.width):
+            raise ValueError(fault)
         if image.mode.startswith(("I", "F")):
             raise ValueError(
                 f"holds {image.mode}, numbers of more than 8 bits; frames are 8-bit RGB: convert it to 8 bits"

@@ -9,14 +9,14 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8, UInt16
 
-from steadydepth.files import image_formats, packed_images
-from steadydepth.files.image_formats import turn
+from steadydepth.files import exr, image_formats, packed_images
+from steadydepth.files.image_formats import size_fault, turn
 from steadydepth.types import InputError
 
-FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
+FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".exr")
 # Images as well, of kinds that are not read.
 OTHER_IMAGES = (
-    *(".gif", ".jp2", ".j2k", ".jxl", ".ppm", ".pnm", ".pgm", ".pfm", ".exr", ".hdr", ".tga"),
+    *(".gif", ".jp2", ".j2k", ".jxl", ".ppm", ".pnm", ".pgm", ".pfm", ".hdr", ".tga"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".raw"),
 )
 # What to do where an image is turned by EXIF and its labels may be as it is stored or as it is shown.
@@ -24,8 +24,6 @@ TURNED = (
     "where they are as the image is stored, take the tag away (exiftool -Orientation= FILE); where they are as it is "
     "shown, turn the image itself (mogrify -auto-orient FILE)"
 )
-# A header of a few bytes can promise more than there is memory for: 16384 x 8192 is asked before anything is decoded.
-MOST_PIXELS = 2**27
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
@@ -45,7 +43,7 @@ class ImageFile(Protocol):
 def read_colour(path: ImageFile) -> UInt8[np.ndarray, "h w 3"]:
     """RGB of an 8-bit image as it is shown, turned as its EXIF orientation says; grey repeated, alpha dropped.
 
-    InputError when unreadable, truncated or of more bits.
+    The linear light of OpenEXR becomes sRGB. InputError when unreadable, truncated or of more bits.
     """
     return turn(*read_stored_colour(path))
 
@@ -55,7 +53,8 @@ def read_stored_colour(path: ImageFile) -> tuple[UInt8[np.ndarray, "h w 3"], int
     data = _bytes_of(path)
     if (kind := image_formats.kind_of(data)) is not None:
         try:
-            return image_formats.decode(data, kind, MOST_PIXELS), image_formats.orientation(data)
+            image = exr.decode_light(data) if kind == "OpenEXR" else image_formats.decode(data, kind)
+            return image, image_formats.orientation(data)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         except ValueError as error:
@@ -238,13 +237,6 @@ def _bytes_of(path: ImageFile) -> bytes:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); check that it is there and may be read"
         ) from error
-
-
-def size_fault(height: int, width: int) -> str | None:
-    """What is wrong with an image that claims to be so large, None when nothing is."""
-    if min(height, width) > 0 and height * width <= MOST_PIXELS:
-        return None
-    return f"says that it is {width} x {height} pixels, of which there are 1 to {MOST_PIXELS}"
 
 
 def _png_fault(data: bytes) -> str | None:

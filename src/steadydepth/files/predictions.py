@@ -2,7 +2,9 @@
 
 import json
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -27,8 +29,13 @@ def write_predictions(folder: Path, name: str, depth: Float[np.ndarray, "t h w"]
     return write_prediction_frames(folder, name, frames)
 
 
-def write_prediction_frames(folder: Path, name: str, depths: DepthFrames, *, filter: str = "none") -> Path:
-    """`write_predictions` of a video of any length; one frame is held at a time. `filter` notes what was applied."""
+def write_prediction_frames(
+    folder: Path, name: str, depths: DepthFrames, *, filter: str = "none", strength: float | None = None
+) -> Path:
+    """`write_predictions` of a video of any length; one frame is held at a time.
+
+    `filter` notes what was applied, and `strength` how strongly, where it has a strength.
+    """
     target = folder / f"{check_name(name, folder)}.npz"
     claims = np.array(_known(depths.claims, target))
     shape = (depths.n_frames, depths.height, depths.width)
@@ -38,10 +45,14 @@ def write_prediction_frames(folder: Path, name: str, depths: DepthFrames, *, fil
             np.lib.format.write_array_header_1_0(member, header)
             for depth in depths.read():
                 member.write(depth.astype("<f4", copy=False).tobytes())
-        for key, text in {"claims": claims, "filter": np.array(filter)}.items():
+        for key, value in {"claims": claims, **_noted(filter, strength)}.items():
             with archive.open(f"{key}.npy", "w") as member:
-                np.lib.format.write_array(member, text)
+                np.lib.format.write_array(member, np.array(value))
     return target
+
+
+def _noted(filter: str, strength: float | None) -> dict[str, Any]:
+    return {"filter": filter} | ({} if strength is None else {"strength": strength})
 
 
 def image_scale(smallest: float, largest: float, claims: Claims) -> tuple[float, float]:
@@ -68,22 +79,25 @@ def write_prediction_images(
     depth_offset: float = 0.0,
     fps: float,
     filter: str = "none",
+    strength: float | None = None,
+    names: Sequence[str] | None = None,
 ) -> Path:
     """Write FOLDER/<name>/depth/%04d.png, 16 bits, and meta.json with the scale; return FOLDER/<name>.
 
     A value is code * depth_scale_m + depth_offset; the offset is for affine depth and disparity with values below 0,
     and is noted in meta.json where there is one. Values are rounded to the nearest step, but never one above the offset
     to 0, which stands for no value. InputError when one is below the offset or above 65535 steps, or when the folder
-    exists. A few frames are held at a time.
+    exists. A few frames are held at a time. With `names` files have those in place of numbers; read_predictions wants
+    numbers.
     """
     target = folder / check_name(name, folder)
 
     def write(path: Path, depth: np.ndarray) -> None:
-        write_png(path, image_codes(depth - depth_offset, depth_scale_m, f"{target}, frame {int(path.stem)}"))
+        write_png(path, image_codes(depth - depth_offset, depth_scale_m, f"{target}, frame {path.stem}"))
 
-    meta = {"fps": fps, "depth_scale_m": depth_scale_m, "claims": _known(claims, target), "filter": filter}
+    meta = {"fps": fps, "depth_scale_m": depth_scale_m, "claims": _known(claims, target), **_noted(filter, strength)}
     meta |= {"depth_offset": depth_offset} if depth_offset else {}
-    return _write_numbered(target, ".png", depths, write, meta)
+    return _write_frames(target, ".png", depths, write, meta, names)
 
 
 def write_prediction_exr(
@@ -94,27 +108,33 @@ def write_prediction_exr(
     *,
     fps: float,
     filter: str = "none",
+    strength: float | None = None,
+    is_half: bool = False,
+    names: Sequence[str] | None = None,
 ) -> Path:
-    """Write FOLDER/<name>/depth/%04d.exr, 32-bit floats as they are, and meta.json; return FOLDER/<name>.
+    """Write FOLDER/<name>/depth/%04d.exr, 32-bit or 16-bit floats, and meta.json; return FOLDER/<name>.
 
-    InputError when the folder exists or the package OpenEXR is missing. A few frames are held at a time.
+    InputError when the folder exists or the package OpenEXR is missing. A few frames are held at a time. With `names`
+    files have those in place of numbers; read_predictions wants numbers.
     """
     target = folder / check_name(name, folder)
-    meta = {"fps": fps, "claims": _known(claims, target), "filter": filter}
-    return _write_numbered(target, ".exr", depths, write_exr, meta)
+    meta = {"fps": fps, "claims": _known(claims, target), **_noted(filter, strength)}
+    return _write_frames(target, ".exr", depths, partial(write_exr, is_half=is_half), meta, names)
 
 
-def _write_numbered(
+def _write_frames(
     target: Path,
     suffix: str,
     depths: Iterable[np.ndarray],
     write: Callable[[Path, np.ndarray], None],
     meta: dict[str, Any],
+    names: Sequence[str] | None,
 ) -> Path:
+    stems = iter(names) if names is not None else (f"{number:04d}" for number in count())
     with new_folder(target) as part:
         (part / "depth").mkdir()
-        numbered = ((part / "depth" / f"{number:04d}{suffix}", depth) for number, depth in enumerate(depths))
-        for_each_in_threads(lambda pair: write(*pair), numbered)
+        named = ((part / "depth" / f"{next(stems)}{suffix}", depth) for depth in depths)
+        for_each_in_threads(lambda pair: write(*pair), named)
         (part / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
     return target
 

@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 from steadydepth.files.stored_depth import open_raw
-from steadydepth.inference.filters import NONE
+from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.frame_sources import DEFAULT_FPS, Image, Source
 from steadydepth.inference.predictor import Predictor
-from steadydepth.ops.colours import colour_depth, depth_range, is_measured
+from steadydepth.ops.colours import is_measured
+from steadydepth.ops.depth_view import DepthView, Range
 from steadydepth.ops.resize import shrink_image
 from steadydepth.types import Claims, DepthFrames, InputError
 
@@ -31,7 +32,8 @@ class CachedDepth:
 
     source: Source
     depth: DepthFrames  # NaN where there is no value
-    filter: str = NONE  # what was applied to it
+    filter: ChosenFilter  # what was applied to it
+    starts: tuple[int, ...] = (0,)  # frames before which nothing was remembered
 
     @property
     def claims(self) -> Claims:
@@ -50,15 +52,18 @@ class CachedDepth:
         """Each frame and its depth."""
         return zip(self.source.frames(), self.depth.read(), strict=True)
 
-    def images(self, max_side: int | None) -> Iterator[UInt8[np.ndarray, "i j 3"]]:
-        """Each frame with its depth in colours on the right, one range for all."""
-        near, far = depth_range(self.depth.read(), claims=self.claims)
-        for image, depth in self.frames():
+    def ranges(self, view: DepthView) -> Iterator[Range]:
+        """What is shown as near and far in each frame."""
+        return view.ranges(self.depth.read, self.claims, self.starts)
+
+    def images(self, max_side: int | None, view: DepthView) -> Iterator[UInt8[np.ndarray, "i j 3"]]:
+        """Each frame with its depth in colours on the right."""
+        for (image, depth), shown in zip(self.frames(), self.ranges(view), strict=False):
             # Shrunk before they are coloured: a quarter of the pixels is a quarter of the work.
             small = shrink_image(image, max_side)
             if small.shape != image.shape:
                 depth = cv2.resize(depth, small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-            yield np.hstack((small, colour_depth(depth, near, far, claims=self.claims)))
+            yield np.hstack((small, view.paint(depth, shown, self.claims)))
 
     def ends(self) -> tuple[float, float]:
         """The smallest and the largest value there is; (1, 2) when there is none."""
@@ -75,7 +80,7 @@ def cache_depth(
     source: Source,
     folder: Path,
     *,
-    filter: str | None = None,
+    filter: ChosenFilter | None = None,
     seconds: float | None = None,
     report: Progress,
 ) -> CachedDepth:
@@ -85,6 +90,7 @@ def cache_depth(
     InputError when there is no frame.
     """
     shape, n_done, begun, passed = (0, 0), 0, 0.0, 0.0
+    starts = []
     depth_path, image_path = folder / "depth.raw", folder / "images.raw"
     with depth_path.open("wb") as depth_file, image_path.open("wb") as image_file:
         frames = _kept(source.frames(), image_file) if source.is_live else source.frames()
@@ -95,6 +101,7 @@ def cache_depth(
                 depth = np.where(result.valid, result.depth, np.float32(np.nan))
                 _check_shape(depth.shape, shape if n_done else depth.shape, f"{source.name}, frame {n_done}")
                 depth_file.write(np.ascontiguousarray(depth).data)
+                starts += [n_done] * result.is_start
                 begun = begun or time.perf_counter()
                 shape, n_done, passed = depth.shape, n_done + 1, time.perf_counter() - begun
                 report(source.name, n_done, source.n_frames or 0)
@@ -111,7 +118,7 @@ def cache_depth(
         rate = source.fps or ((n_done - 1) / passed if n_done > 1 else DEFAULT_FPS)
         source = replace(source, frames=lambda: iter(images), fps=rate)
     cached = open_raw(depth_path, (n_done, *shape), predictor.claims, chunk=1)
-    return CachedDepth(source, cached, filter or predictor.filter or NONE)
+    return CachedDepth(source, cached, session.filter, tuple(starts))
 
 
 def _kept(frames: Iterable[Image], file: IO[bytes]) -> Iterator[Image]:

@@ -1,14 +1,17 @@
 """Filters of a depth video by name, frame by frame: what `--filter` takes in predict, stream and evaluate."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from steadydepth.config import FilterName
-from steadydepth.inference.learned_filter import LearnedFilter, filter_offline
+from steadydepth.inference.filter_runtime import STRENGTH, check_strength, filter_offline
+from steadydepth.inference.learned_filter import LearnedFilter
+from steadydepth.models.temporal_filter import WEIGHTS
 from steadydepth.ops.bidirectional_flow import pair_from_frames
 from steadydepth.ops.colours import is_measured
 from steadydepth.ops.sampling import Places
@@ -29,31 +32,84 @@ DepthFilter = Callable[
 ]
 
 
-def open_filter(name: str | None, claims: Claims) -> DepthFilter | None:
+@dataclass(frozen=True)
+class ChosenFilter:
+    """A filter by name, and what the learned one is given."""
+
+    name: str = NONE
+    strength: float | None = None  # of the learned filter; None for the others
+    weights: Path | None = None  # of the learned filter, where they are not those of the package
+
+    def __str__(self) -> str:
+        return self.name if self.weights is None else f"{self.name}:{self.weights.parent}"
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether it looks at later frames."""
+        return self.name == OFFLINE
+
+    def noted(self) -> dict[str, Any]:
+        """What outputs note of it: `filter`, and `strength` of the learned one."""
+        return {"filter": str(self)} | ({} if self.strength is None else {"strength": self.strength})
+
+    def learned(self, claims: Claims) -> LearnedFilter:
+        """The learned filter of that strength and those weights."""
+        return LearnedFilter(claims, strength=STRENGTH if self.strength is None else self.strength, gates=self.weights)
+
+
+def choose_filter(filter: str | ChosenFilter | None, strength: float | None = None) -> ChosenFilter:
+    """A filter by its name, or by the folder that `tune_filter` wrote.
+
+    Args:
+        filter: one of `NAMES`, such a folder, `learned_offline:FOLDER`, or a filter that was chosen; None is none.
+        strength: of the learned filter, from 0, the depth as it is, to 1; None takes its own.
+
+    Raises:
+        InputError: there is no such filter, it has no strength, or the strength is not from 0 to 1.
+    """
+    chosen = filter if isinstance(filter, ChosenFilter) else _named(str(filter or NONE))
+    if chosen.name not in (LEARNED, OFFLINE):
+        if strength is not None:
+            raise InputError(f"strength {strength}: filter {chosen} has none; it is of the filter learned: choose that")
+        return chosen
+    given = chosen.strength if strength is None else strength
+    check_strength(STRENGTH if given is None else given)
+    return replace(chosen, strength=STRENGTH if given is None else given)
+
+
+def _named(text: str) -> ChosenFilter:
+    if text in NAMES:
+        return ChosenFilter(text)
+    name, colon, folder = text.partition(":")
+    if not (colon and name in (LEARNED, OFFLINE)):
+        name, folder = LEARNED, text
+    weights = Path(folder) / WEIGHTS.name
+    if not weights.is_file():
+        raise InputError(
+            f"filter {text!r}: unknown; choose one of {', '.join(NAMES)}, or a folder that tune-filter wrote"
+        )
+    return ChosenFilter(name, weights=weights)
+
+
+def open_filter(filter: str | ChosenFilter | None, claims: Claims) -> DepthFilter | None:
     """The filter of that name for depth of those claims.
 
     Args:
-        name: "none" or one of `CAUSAL`; None filters nothing.
+        filter: what `choose_filter` takes, but causal; None filters nothing.
         claims: what the filtered numbers mean. Depth is averaged in its logarithm, so that a factor stays one; affine
             depth and disparity, which may be negative, as they are.
 
     Returns: a step from frame to frame, None for no filter.
 
     Raises:
-        InputError: there is no filter of that name, or it is not causal.
+        InputError: there is no such filter, or it is not causal.
     """
-    check_filter(name)
-    if name == OFFLINE:
+    chosen = choose_filter(filter)
+    if chosen.is_offline:
         raise InputError(f"filter {OFFLINE}: looks at later frames, which a live source has not: take {LEARNED}")
-    if name == LEARNED:
-        return LearnedFilter(claims).step
-    return None if name in (None, NONE) else _Smoothing(cast(FilterName, name), claims in ("metric", "scale"))
-
-
-def check_filter(name: str | None) -> None:
-    """InputError when there is no filter of that name."""
-    if name is not None and name not in NAMES:
-        raise InputError(f"filter {name!r}: unknown; choose one of {', '.join(NAMES)}")
+    if chosen.name == LEARNED:
+        return chosen.learned(claims).step
+    return None if chosen.name == NONE else _Smoothing(cast(FilterName, chosen.name), claims in ("metric", "scale"))
 
 
 @dataclass(frozen=True)
@@ -82,12 +138,16 @@ class _Smoothing:
 
 
 def filter_depth(
-    name: str, depth: Float[np.ndarray, "t h w"], frames: UInt8[np.ndarray, "t i j 3"], *, claims: Claims = "metric"
+    filter: str | ChosenFilter,
+    depth: Float[np.ndarray, "t h w"],
+    frames: UInt8[np.ndarray, "t i j 3"],
+    *,
+    claims: Claims = "metric",
 ) -> Float[np.ndarray, "t h w"]:
     """A complete depth video through the filter of that name.
 
     Args:
-        name: one of `NAMES`.
+        filter: what `choose_filter` takes.
         depth: in the units of `claims`; what is not finite, or not above 0 where it claims to be a depth, passes as it
             is and is never remembered.
         frames: RGB, of the size of the depth.
@@ -98,15 +158,15 @@ def filter_depth(
     Raises:
         InputError: there is no such filter, or a frame has another size than its depth.
     """
-    check_filter(name)
+    chosen = choose_filter(filter)
     if depth.shape != frames.shape[:3]:
         raise InputError(
             f"depth is {depth.shape}, frames are {frames.shape[:3]}: a filter needs a depth for each pixel of each "
             "frame: resize one to the other first"
         )
-    if name == OFFLINE:
-        return np.stack(list(filter_offline(zip(depth, frames, strict=True), LearnedFilter(claims))))
-    step, state = open_filter(name, claims), None
+    if chosen.is_offline:
+        return np.stack(list(filter_offline(zip(depth, frames, strict=True), chosen.learned(claims))))
+    step, state = open_filter(chosen, claims), None
     if step is None:
         return depth
     filtered = []

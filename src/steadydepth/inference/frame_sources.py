@@ -40,6 +40,7 @@ class Source:
     video: Path | None = None  # the file, where it is one
     is_live: bool = False  # a camera or a URL: what has come does not come again
     camera: Camera | None = None
+    names: tuple[str, ...] | None = None  # of the files of a folder of images, without their endings
 
 
 def open_source(source: Input | Iterable[np.ndarray]) -> Source:
@@ -97,10 +98,11 @@ def _open_path(path: Path) -> Source:
             camera=None if sequence.K is None else _fixed(sequence.K),
         )
     if path.is_file() and path.suffix.lower() in FRAME_SUFFIXES:
-        return Source(name, lambda: iter((read_colour(path),)), 1)
+        return Source(name, lambda: iter((read_colour(path),)), 1, names=(path.stem,))
     if files := _images(path):
         _name_left_out(path)
-        return Source(name, lambda: read_ahead(map(read_colour, files)), len(files))
+        stems = tuple(file.stem for file in files)
+        return Source(name, lambda: read_ahead(map(read_colour, files)), len(files), names=stems)
     raise InputError(
         f"{path} is no image ({', '.join(FRAME_SUFFIXES)}), no video ({', '.join(VIDEO_SUFFIXES)}) and no folder of "
         "either: convert it, or check the path"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.session import Result
@@ -68,7 +69,8 @@ def stream_newest(
     source: Path | str | int | Iterable[np.ndarray],
     *,
     seconds: float | None = None,
-    filter: str | None = None,
+    filter: str | ChosenFilter | None = None,
+    strength: float | None = None,
 ) -> Iterator[LiveResult]:
     """Depth of the newest frame of a live source, as often as the model can.
 
@@ -77,11 +79,12 @@ def stream_newest(
         source: a camera's index, a URL, a path or an iterator of uint8 RGB images.
         seconds: end after so long; None goes on until the source ends.
         filter: in place of the predictor's own; "none" for no filter.
+        strength: of the learned filter, from 0 to 1.
 
     Raises:
         InputError: the source cannot be opened, or breaks off.
     """
-    session = predictor.session(filter=filter)
+    session = predictor.session(filter=filter, strength=strength)
     newest, before, begun = _Newest(open_source(source).frames()), -1, time.perf_counter()
     try:
         while (taken := newest.take()) is not None:

@@ -11,11 +11,13 @@ from steadydepth.errors import InputError, failure
 from steadydepth.files.atomic_writes import check_name, hidden_folder
 from steadydepth.files.video_read import probe_video
 from steadydepth.inference.depth_cache import Progress, cache_depth
-from steadydepth.inference.filters import check_filter
+from steadydepth.inference.filters import ChosenFilter, choose_filter
 from steadydepth.inference.frame_sources import Input, Source, expand_input, open_source
 from steadydepth.inference.point_clouds import Lens
 from steadydepth.inference.predictor import Predictor
-from steadydepth.inference.writers import NEED_CAMERA, check_format, folder_content, outputs, write_outputs
+from steadydepth.inference.stereo import Stereo
+from steadydepth.inference.writers import NEED_CAMERA, Output, check_output, folder_content, outputs, write_outputs
+from steadydepth.ops.depth_view import DepthView
 
 
 def predict_files(
@@ -24,11 +26,15 @@ def predict_files(
     out: Path,
     *,
     format: str = "npz",
+    view: DepthView | None = None,
+    stereo: Stereo | None = None,
+    keep_names: bool = False,
     max_side: int | None = None,
     overwrite: bool = False,
     resume: bool = False,
     shard: tuple[int, int] | None = None,
-    filter: str | None = None,
+    filter: str | ChosenFilter | None = None,
+    strength: float | None = None,
     seconds: float | None = None,
     lens: Lens | None = None,
     progress: Progress | None = None,
@@ -39,14 +45,19 @@ def predict_files(
         predictor: the model.
         inputs: what `frame_sources.expand_input` takes; a folder is one video, in the order of its names.
         out: folder of the results, each complete or not there.
-        format: `npz`, `png16` and `exr` are prediction folders for evaluate; `mkv` is 16-bit FFV1 with a json that
-            describes its codes; `mp4` shows frame and depth side by side, with the sound and the times of the video;
-            `ply` is a point cloud a frame, `rerun` a recording of all of them.
+        format: `npz`, `png16`, `exr` and `exr16` (floats of 16 bits) are prediction folders for evaluate; `mkv` is
+            16-bit FFV1 with a json that describes its codes; `mp4` shows frame and depth side by side, with the sound
+            and the times of the video; `png` is depth in colours, an image a frame; `sbs` and `anaglyph` are stereo
+            pairs, with sound and times as well; `ply` is a point cloud a frame, `rerun` a recording of all of them.
+        view: range and colours of what shows depth; None is one range for each video, in turbo.
+        stereo: how deep stereo pairs are.
+        keep_names: whether files of frames are named as the images of the input, and not by numbers from 0000.
         max_side: shrink frames to this longer side in pixels for the network.
         overwrite: replace outputs that exist.
         resume: leave out inputs whose outputs are all there.
         shard: (i, n), i from 1: of all inputs the i-th, the (i + n)-th, ...
-        filter: one of `filters.NAMES`, in place of the predictor's own.
+        filter: what `filters.choose_filter` takes, in place of the predictor's own.
+        strength: of the learned filter, from 0 to 1.
         seconds: end of a camera or URL; Ctrl-C ends it as well.
         lens: the camera of `ply` and `rerun`, in place of that of a sequence folder.
         progress: is called with (what, frames done, frames in all or 0); None shows a bar on a terminal.
@@ -58,8 +69,9 @@ def predict_files(
             or the format does not fit; at the end, naming each, when no input could be read.
         SomeFailedError: the same at the end when others are written.
     """
-    check_format(format, predictor.claims)
-    check_filter(filter)
+    output = Output(format, view or DepthView(), stereo or Stereo(), keep_names)
+    check_output(output, predictor.claims)
+    chosen = choose_filter(filter or predictor.filter, strength)
     if max_side is not None:
         predictor = Predictor(predictor.model, device=predictor.device, max_side=max_side, filter=predictor.filter)
     sources, failed = _open_all(inputs, shard or (1, 1), lens)
@@ -71,6 +83,7 @@ def predict_files(
         except InputError as error:
             failed[given] = str(error)
             del sources[given]
+    _check_names(sources, keep_names=keep_names)
     missing = {given: source for given, source in sources.items() if not (resume and _is_done(source, out, format))}
     _refuse_outputs(missing, out, format, overwrite=overwrite or resume)
     written: list[Path] = []
@@ -78,8 +91,8 @@ def predict_files(
         for given, source in missing.items():
             try:
                 with _staging(out, source.name) as staging:
-                    cached = cache_depth(predictor, source, staging, filter=filter, seconds=seconds, report=report)
-                    write_outputs(staging / "ready", cached, format)
+                    cached = cache_depth(predictor, source, staging, filter=chosen, seconds=seconds, report=report)
+                    write_outputs(staging / "ready", cached, output)
                     written += _publish(staging, out, outputs(source, format))
             except InputError as error:
                 failed[given] = str(error)
@@ -133,6 +146,15 @@ def _check_cameras(sources: dict[Input, Source], format: str) -> None:
             f"{', '.join(without)}: the camera is not known; {format} needs a focal length or a field of view "
             "(--focal, --fov), or the K of a sequence folder's meta.json"
         )
+
+
+def _check_names(sources: dict[Input, Source], *, keep_names: bool) -> None:
+    for source in sources.values() if keep_names else ():
+        names = source.names
+        if names is None:
+            raise InputError(f"{source.name}: its frames have no names to keep: leave keep-names out")
+        if len(set(names)) < len(names):
+            raise InputError(f"{source.name}: two images have one name but for the ending: rename one")
 
 
 def _is_done(source: Source, out: Path, format: str) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from steadydepth.files.images import read_colour
 from steadydepth.inference.exported import ExportedNet
-from steadydepth.inference.filters import check_filter
+from steadydepth.inference.filters import ChosenFilter, choose_filter
 from steadydepth.inference.frame_sources import Input, open_source
 from steadydepth.inference.runtime import is_exported
 from steadydepth.inference.session import Image, Network, Result, Session, VideoSession, check_image
@@ -33,7 +33,8 @@ class Predictor:
         *,
         device: torch.device | str | None = None,
         max_side: int | None = None,
-        filter: str | None = None,
+        filter: str | ChosenFilter | None = None,
+        strength: float | None = None,
     ) -> None:
         """Put `model` to use.
 
@@ -41,13 +42,14 @@ class Predictor:
             model: honours the contract of `VideoDepthModel`.
             device: None leaves it where its weights are.
             max_side: shrink frames to this longer side in pixels for the network; its depth is resized to their size.
-            filter: one of `filters.NAMES`, applied to videos, never to single images.
+            filter: what `filters.choose_filter` takes, applied to videos, never to single images.
+            strength: of the learned filter, from 0 to 1; None takes its own.
 
         Raises:
             InputError: the model claims nothing, there is no such filter, or `max_side` does not fit.
         """
-        check_filter(filter)
-        self.network, self.filter = Network(model, device=device, max_side=max_side), filter
+        self.filter = choose_filter(filter, strength)
+        self.network = Network(model, device=device, max_side=max_side)
 
     @property
     def model(self) -> nn.Module:
@@ -79,29 +81,38 @@ class Predictor:
         """Depth of each of some images, every one by itself, in any form that `predict` takes."""
         return [self.predict(image) for image in images]
 
-    def session(self, *, filter: str | None = None, chunk: int | None = None) -> VideoSession:
+    def session(
+        self, *, filter: str | ChosenFilter | None = None, strength: float | None = None, chunk: int | None = None
+    ) -> VideoSession:
         """A session of its own for one video.
 
         Args:
             filter: in place of the predictor's own; "none" for no filter.
+            strength: in place of the predictor's own; of the learned filter.
             chunk: frames that pass through the network at once; None takes as many as fill the device.
         """
-        return Session(self.network, filter=filter or self.filter, chunk=chunk)
+        return Session(self.network, filter=filter or self.filter, strength=strength, chunk=chunk)
 
     def stream(
-        self, source: Input | Iterable[Image], *, filter: str | None = None, chunk: int | None = 1
+        self,
+        source: Input | Iterable[Image],
+        *,
+        filter: str | ChosenFilter | None = None,
+        strength: float | None = None,
+        chunk: int | None = 1,
     ) -> Iterator[Result]:
         """Depth of every frame of a video, in order and in constant memory.
 
         Args:
             source: a path, a camera's index, a URL or an iterator of uint8 RGB images.
             filter: in place of the predictor's own; "none" for no filter.
+            strength: in place of the predictor's own; of the learned filter.
             chunk: frames at once: 1 gives each as soon as it can be, None is faster where a device is to be filled.
 
         Raises:
             InputError: the source is missing, or a frame is no image.
         """
-        opened, session = open_source(source), self.session(filter=filter, chunk=chunk)
+        opened, session = open_source(source), self.session(filter=filter, strength=strength, chunk=chunk)
         # What is live is not waited for, and so its cuts are known by the past alone.
         return map(session.step, opened.frames()) if opened.is_live else session.run(opened.frames())
 
@@ -112,6 +123,7 @@ def load(
     device: torch.device | str | None = None,
     max_side: int | None = None,
     filter: str | None = None,
+    strength: float | None = None,
 ) -> Predictor:
     """Load a model by name, ready to predict.
 
@@ -119,18 +131,21 @@ def load(
         name: a folder, a hub name, `package.module:factory` or an exported file.
         device: None takes an accelerator where there is one; an exported file runs on the CPU, at its own size.
         max_side: shrink frames to this longer side in pixels for the network; its depth is resized to their size.
-        filter: one of `filters.NAMES`, applied to videos.
+        filter: what `filters.choose_filter` takes, applied to videos.
+        strength: of the learned filter, from 0, the depth as it is, to 1; None takes its own.
 
     Raises:
         InputError: there is no such model, or it cannot be read.
     """
     if is_exported(name):
-        return Predictor(ExportedNet(name), device="cpu", max_side=max_side, filter=filter)
+        return Predictor(ExportedNet(name), device="cpu", max_side=max_side, filter=filter, strength=strength)
     # Not at the top: scoring stored predictions needs no networks, which take a second and 200 MB to import.
     from steadydepth.models.load import load_model
 
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return Predictor(load_model(name), device=device or found or "cpu", max_side=max_side, filter=filter)
+    return Predictor(
+        load_model(name), device=device or found or "cpu", max_side=max_side, filter=filter, strength=strength
+    )
 
 
 def as_image(image: AnyImage) -> Image:

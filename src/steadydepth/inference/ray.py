@@ -8,7 +8,8 @@ from steadydepth.data.sequence_listing import name_of
 from steadydepth.errors import InputError
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import load
-from steadydepth.inference.writers import check_format
+from steadydepth.inference.writers import Output, check_output
+from steadydepth.ops.depth_view import DepthView
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -29,7 +30,9 @@ def predict_on_ray(paths: "Dataset", model: str | Path, out: Path, *, workers: i
         raise InputError("predict_on_ray needs Ray: pip install 'steadydepth[ray]'") from error
 
     # A mistake is reported here, once, and not by every worker.
-    check_format(settings.get("format", "npz"), load(model, device="cpu").claims)
+    check_output(
+        Output(settings.get("format", "npz"), settings.get("view") or DepthView()), load(model, device="cpu").claims
+    )
     _check_names(paths)
     reserved = {name: settings.pop(name) for name in ("num_cpus", "num_gpus", "memory") if name in settings}
     return paths.map(

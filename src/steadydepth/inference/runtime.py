@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steadydepth.errors import InputError
+from steadydepth.errors import InputError, missing_package
+from steadydepth.inference.filter_runtime import ExportedFilter as ExportedFilter
 from steadydepth.ops.resize import fit_image, resize_depth
 
 # 1 named the image otherwise and had no state.
@@ -153,11 +154,6 @@ def _name_arrays(arrays: dict[str, tuple[list[int], str]]) -> str:
 def is_exported(name: str | Path) -> bool:
     """Whether `name` ends as the name of an exported file does."""
     return Path(name).suffix in SUFFIXES.values()
-
-
-def missing_package(package: str, extra: str) -> InputError:
-    """The error for an optional `package` that is not there, with the `extra` that installs it."""
-    return InputError(f"{package} is not installed: pip install 'steadydepth[{extra}]'")
 
 
 def _open_onnx(path: Path, threads: int | None) -> tuple[Network, str]:

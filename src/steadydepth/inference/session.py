@@ -18,8 +18,8 @@ from torch import nn
 
 from steadydepth.data.cuts import Shots, mark_cuts
 from steadydepth.inference.exported import ExportedNet
-from steadydepth.inference.filters import OFFLINE, FilterState, check_filter, open_filter
-from steadydepth.inference.learned_filter import LearnedFilter, filter_offline
+from steadydepth.inference.filter_runtime import VideoFilter, filter_offline
+from steadydepth.inference.filters import ChosenFilter, FilterState, choose_filter, open_filter
 from steadydepth.method.sequence import check_state
 from steadydepth.models.declare import claims_of
 from steadydepth.ops.colours import is_measured
@@ -59,6 +59,8 @@ class Predicts(Protocol):
 @runtime_checkable
 class VideoSession(Protocol):
     """One video on its way: a `Session`, or what answers in its place."""
+
+    filter: ChosenFilter
 
     @property
     def claims(self) -> Claims: ...
@@ -176,7 +178,8 @@ class Session:
         self,
         network: Predicts,
         *,
-        filter: str | None = None,
+        filter: str | ChosenFilter | None = None,
+        strength: float | None = None,
         chunk: int | None = None,
         max_gap_s: float = 1.0,
     ) -> None:
@@ -184,15 +187,16 @@ class Session:
 
         Args:
             network: what predicts each frame.
-            filter: one of `filters.NAMES`, applied to its depth; `learned_offline` only by `run`.
+            filter: what `filters.choose_filter` takes, applied to its depth; `learned_offline` only by `run`.
+            strength: of the learned filter, from 0 to 1; None takes its own.
             chunk: frames that `run` shows the network at once; None takes as many as fill the device.
             max_gap_s: seconds between two frames of `step` beyond which the later one begins anew, unless frames come
                 as slowly all the time.
         """
-        check_filter(filter)
+        self.filter = choose_filter(filter, strength)
         self.network, self.chunk, self.max_gap_s = network, chunk, max_gap_s
-        self._offline = LearnedFilter(network.claims) if filter == OFFLINE else None
-        self._filter = None if self._offline else open_filter(filter, network.claims)
+        self._offline = self.filter.learned(network.claims) if self.filter.is_offline else None
+        self._filter = None if self._offline else open_filter(self.filter, network.claims)
         self._shots = Shots()
         self._gap_s = 0.0  # between the last two frames of `step`
         # Whether what was before has any effect; not known before the network has been asked.
@@ -219,7 +223,7 @@ class Session:
             time_s: when the frame was taken, to know gaps; None does not look for them.
         """
         if self._offline:
-            open_filter(OFFLINE, self.network.claims)  # InputError: it is not causal
+            open_filter(self.filter, self.network.claims)  # InputError: it is not causal
         image = check_image(image)
         is_cut = self._remembers is not False and self._shots.begins_with(image)
         if is_cut or self._is_late(time_s) or image.shape != self._shape:
@@ -287,7 +291,7 @@ class Session:
             is_start = False
 
 
-def _filter_shots(results: Iterator[Result], learned: LearnedFilter) -> Iterator[Result]:
+def _filter_shots(results: Iterator[Result], learned: VideoFilter) -> Iterator[Result]:
     """The results with their depth filtered there and back, each shot by itself."""
     first = next(results, None)
     while first is not None:

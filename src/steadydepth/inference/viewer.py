@@ -1,14 +1,17 @@
-"""Live frames and their depth in a window, as they come."""
+"""Live frames and their depth in a window, or as raw frames in a pipe, as they come."""
 
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from io import BufferedIOBase
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from steadydepth.inference.live import LiveResult
+from steadydepth.inference.session import Result
 from steadydepth.ops.colours import colour_depth, follow_range
 from steadydepth.types import InputError
 
@@ -36,6 +39,45 @@ def show_live(results: Iterable[LiveResult], title: str) -> Iterator[LiveResult]
             break
         yield live
     cv2.destroyAllWindows()
+
+
+def pipe_live(results: Iterable[LiveResult], pipe: BinaryIO | BufferedIOBase, kind: str) -> Iterator[LiveResult]:
+    """The results as they are, each written to a pipe without a header, until its reader closes it.
+
+    Args:
+        results: of one size; InputError at one of another, which a reader could not tell from the frames before.
+        pipe: binary.
+        kind: a key of `PIPES`: "rgb24", depth in colours that follow its range slowly, 3 bytes a pixel; or "grayf32le",
+            depth itself in the units of the claims, NaN where there is none. They are FFmpeg's names.
+    """
+    if kind not in PIPES:
+        raise InputError(f"pipe {kind!r}: unknown; there are {', '.join(PIPES)}")
+    shape, shown = None, None
+    for live in results:
+        one = live.result
+        shape = shape or one.depth.shape
+        if one.depth.shape != shape:
+            raise InputError(
+                f"frame {live.number}: {one.depth.shape}, those before {shape}; a pipe has one size: stop it"
+            )
+        shown = follow_range(None if one.is_start else shown, one.depth, claims=one.claims)
+        try:
+            pipe.write(PIPES[kind](one, shown))
+            pipe.flush()
+        except BrokenPipeError:
+            return
+        yield live
+
+
+def _as_colours(result: Result, shown: tuple[float, float]) -> bytes:
+    return colour_depth(result.depth, *shown, result.valid, claims=result.claims).tobytes()
+
+
+def _as_floats(result: Result, shown: tuple[float, float]) -> bytes:
+    return np.where(result.valid, result.depth, np.float32(np.nan)).astype("<f4").tobytes()
+
+
+PIPES = {"rgb24": _as_colours, "grayf32le": _as_floats}
 
 
 def _show(title: str, image: UInt8[np.ndarray, "h w 3"]) -> int:

@@ -1,8 +1,10 @@
 """What predict writes of one source, by format: the depth, and a preview in colours."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -21,42 +23,69 @@ from steadydepth.files.video_write import write_depth_video, write_video
 from steadydepth.inference.depth_cache import CachedDepth
 from steadydepth.inference.frame_sources import Source
 from steadydepth.inference.point_clouds import coloured_points, load_rerun, write_ply, write_rerun
+from steadydepth.inference.stereo import Stereo, anaglyph, side_by_side
+from steadydepth.ops.depth_view import DepthView, Range
 from steadydepth.types import Claims, InputError
 
 # Pixels of the longer side of a frame in a preview, which stands beside its depth.
 _PREVIEW_SIDE = 320
 
 
+@dataclass(frozen=True)
+class Output:
+    """What is written of each input, and how it looks.
+
+    Args:
+        format: one of `FORMATS`.
+        view: range and colours of what shows depth, and the range of a stereo pair.
+        stereo: how deep a stereo pair is.
+        keep_names: whether files of frames are named as the images of the input, and not by numbers from 0000.
+    """
+
+    format: str = "npz"
+    view: DepthView = field(default_factory=DepthView)
+    stereo: Stereo = field(default_factory=Stereo)
+    keep_names: bool = False
+
+
 def outputs(source: Source, format: str) -> list[str]:
     """Names of what is written for `source`, the depth first."""
-    preview = f"{source.name}_preview.{'png' if source.n_frames == 1 else 'mp4'}"
+    name, is_image = source.name, source.n_frames == 1
+    if format in _STEREO:
+        return [f"{name}_{format}.{'png' if is_image else 'mp4'}"]
     depth = {"npz": ".npz", "mp4": ".mp4", "mkv": ".mkv", "rerun": ".rrd"}.get(format, "")
-    beside = {"mp4": [], "rerun": [], "mkv": [f"{source.name}.json", preview]}.get(format, [preview])
-    return [f"{source.name}{depth}", *beside]
+    preview = [] if format in _WITHOUT_PREVIEW else [f"{name}_preview.{'png' if is_image else 'mp4'}"]
+    return [f"{name}{depth}", *([f"{name}.json"] if format == "mkv" else []), *preview]
 
 
 def folder_content(format: str) -> set[str]:
     """What is in the folder of a format that writes one."""
-    return {"points"} if format == "ply" else {"depth", "meta.json"}
+    return {"ply": {"points"}, "png": {"shown"}}.get(format, {"depth", "meta.json"})
 
 
-def check_format(format: str, claims: Claims) -> None:
-    """InputError when it is unknown, its package missing, or not for what the model claims."""
-    if format not in _WRITERS:
-        raise InputError(f"format {format!r} is unknown; there are {', '.join(_WRITERS)}")
+def check_output(output: Output, claims: Claims) -> None:
+    """InputError when the format is unknown, its package missing, or not for what the model claims."""
+    format = output.format
+    if format not in FORMATS:
+        raise InputError(f"format {format!r} is unknown; there are {', '.join(FORMATS)}")
+    output.view.check(claims)
     if format in NEED_CAMERA and claims not in ("metric", "scale"):
         raise InputError(f"{format} needs depth, in metres or up to one factor; this model claims {claims}: choose npz")
-    if format == "exr":
+    if format in ("exr", "exr16"):
         load_openexr()
     if format == "rerun":
         load_rerun()
 
 
-def _write_npz(folder: Path, cached: CachedDepth) -> None:
-    write_prediction_frames(folder, cached.source.name, cached.depth, filter=cached.filter)
+def _names(cached: CachedDepth, output: Output) -> tuple[str, ...] | None:
+    return cached.source.names if output.keep_names else None
 
 
-def _write_png16(folder: Path, cached: CachedDepth) -> None:
+def _write_npz(folder: Path, cached: CachedDepth, output: Output) -> None:
+    write_prediction_frames(folder, cached.source.name, cached.depth, **cached.filter.noted())
+
+
+def _write_png16(folder: Path, cached: CachedDepth, output: Output) -> None:
     name, claims = cached.source.name, cached.claims
     step, offset = image_scale(*cached.ends(), claims)
     write_prediction_images(
@@ -67,21 +96,67 @@ def _write_png16(folder: Path, cached: CachedDepth) -> None:
         depth_scale_m=step,
         depth_offset=offset,
         fps=cached.fps,
-        filter=cached.filter,
+        **cached.filter.noted(),
+        names=_names(cached, output),
     )
 
 
-def _write_exr(folder: Path, cached: CachedDepth) -> None:
-    name, depths = cached.source.name, cached.depth.read()
-    write_prediction_exr(folder, name, depths, cached.claims, fps=cached.fps, filter=cached.filter)
+def _write_exr(folder: Path, cached: CachedDepth, output: Output) -> None:
+    write_prediction_exr(
+        folder,
+        cached.source.name,
+        cached.depth.read(),
+        cached.claims,
+        fps=cached.fps,
+        **cached.filter.noted(),
+        is_half=output.format == "exr16",
+        names=_names(cached, output),
+    )
 
 
-def _write_mp4(folder: Path, cached: CachedDepth) -> None:
-    source = cached.source
-    write_video(folder / f"{source.name}.mp4", read_ahead(cached.images(None)), cached.fps, like=source.video)
+def _write_png(folder: Path, cached: CachedDepth, output: Output) -> None:
+    """Depth in colours; in grey of 16 bits, of which a colour map has 8."""
+    shown, view = folder / cached.source.name / "shown", output.view
+    shown.mkdir(parents=True)
+    names = iter(_names(cached, output) or (f"{number:04d}" for number in count()))
+
+    def write(one: tuple[str, np.ndarray, Range]) -> None:
+        name, depth, ends = one
+        if view.is_grey:
+            share = np.nan_to_num(view.nearness(depth, ends, cached.claims), nan=0.0)
+            write_png(shown / f"{name}.png", np.rint(65535 * share).astype(np.uint16))
+        else:
+            write_png(shown / f"{name}.png", view.paint(depth, ends, cached.claims))
+
+    depths = zip(cached.depth.read(), cached.ranges(view), strict=False)
+    for_each_in_threads(write, ((next(names), depth, ends) for depth, ends in depths))
 
 
-def _write_mkv(folder: Path, cached: CachedDepth) -> None:
+def _write_mp4(folder: Path, cached: CachedDepth, output: Output) -> None:
+    source, images = cached.source, cached.images(None, output.view)
+    write_video(folder / f"{source.name}.mp4", read_ahead(images), cached.fps, like=source.video)
+
+
+def _write_stereo(folder: Path, cached: CachedDepth, output: Output) -> None:
+    view, combine = output.view, _STEREO[output.format]
+
+    def images() -> Iterator[np.ndarray]:
+        for (image, depth), ends in zip(cached.frames(), cached.ranges(view), strict=False):
+            yield combine(*output.stereo.pair(image, view.nearness(depth, ends, cached.claims)))
+
+    _write_moving(folder / outputs(cached.source, output.format)[0], images(), cached)
+
+
+def _write_moving(path: Path, images: Iterator[np.ndarray], cached: CachedDepth, *, preset: str = "veryfast") -> None:
+    """A video, or an image where the name says so."""
+    if path.suffix == ".png":
+        write_png(path, next(images))
+    else:
+        like = cached.source.video if preset == "veryfast" else None
+        write_video(path, read_ahead(images), cached.fps, like=like, preset=preset)
+
+
+def _write_mkv(folder: Path, cached: CachedDepth, output: Output) -> None:
     low, high = cached.ends()
     high = high if high > low else low + 1e-3 * abs(low) + 1e-6
     is_log = cached.claims in ("metric", "scale")
@@ -90,7 +165,7 @@ def _write_mkv(folder: Path, cached: CachedDepth) -> None:
     share = "((code - 1) / 65534)"
     description = {
         "claims": cached.claims,
-        "filter": cached.filter,
+        **cached.filter.noted(),
         "low": low,
         "high": high,
         "value": f"low * (high / low) ** {share}" if is_log else f"low + (high - low) * {share}",
@@ -102,48 +177,52 @@ def _write_mkv(folder: Path, cached: CachedDepth) -> None:
     (folder / f"{cached.source.name}.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
-def _write_preview(folder: Path, cached: CachedDepth) -> None:
-    """The video, or the image, of frames and depth side by side, if the format has one."""
-    name, images = outputs(cached.source, "npz")[-1], cached.images(_PREVIEW_SIDE)
-    if name.endswith(".png"):
-        write_png(folder / name, next(images))
-    else:
-        write_video(folder / name, read_ahead(images), cached.fps, preset="ultrafast")
+def _write_preview(folder: Path, cached: CachedDepth, output: Output) -> None:
+    """The video, or the image, of frames and depth side by side."""
+    images = cached.images(_PREVIEW_SIDE, output.view)
+    _write_moving(folder / outputs(cached.source, "npz")[-1], images, cached, preset="ultrafast")
 
 
-def _write_ply(folder: Path, cached: CachedDepth) -> None:
+def _write_ply(folder: Path, cached: CachedDepth, output: Output) -> None:
     points = folder / cached.source.name / "points"
     points.mkdir(parents=True)
+    names = iter(_names(cached, output) or (f"{number:04d}" for number in count()))
 
-    def write(numbered: tuple[int, tuple[np.ndarray, np.ndarray]]) -> None:
-        number, (image, depth) = numbered
-        write_ply(points / f"{number:04d}.ply", *coloured_points(depth, image, cached.K))
+    def write(named: tuple[str, tuple[np.ndarray, np.ndarray]]) -> None:
+        name, (image, depth) = named
+        write_ply(points / f"{name}.ply", *coloured_points(depth, image, cached.K))
 
-    for_each_in_threads(write, enumerate(cached.frames()))
+    for_each_in_threads(write, ((next(names), frame) for frame in cached.frames()))
 
 
-def _write_rerun(folder: Path, cached: CachedDepth) -> None:
+def _write_rerun(folder: Path, cached: CachedDepth, output: Output) -> None:
     name = cached.source.name
     write_rerun(folder / f"{name}.rrd", read_ahead(cached.frames()), cached.K, name=name, fps=cached.fps)
 
 
-_WRITERS: dict[str, Callable[[Path, CachedDepth], None]] = {
+_STEREO = {"sbs": side_by_side, "anaglyph": anaglyph}
+FORMATS: dict[str, Callable[[Path, CachedDepth, Output], None]] = {
     "npz": _write_npz,
     "png16": _write_png16,
     "mp4": _write_mp4,
     "mkv": _write_mkv,
     "exr": _write_exr,
+    "exr16": _write_exr,
+    "png": _write_png,
+    "sbs": _write_stereo,
+    "anaglyph": _write_stereo,
     "ply": _write_ply,
     "rerun": _write_rerun,
 }
 NEED_CAMERA = ("ply", "rerun")
-_WITHOUT_PREVIEW = ("mp4", "rerun")
+_WITHOUT_PREVIEW = ("mp4", "png", "sbs", "anaglyph", "rerun")
 
 
-def write_outputs(folder: Path, cached: CachedDepth, format: str) -> None:
+def write_outputs(folder: Path, cached: CachedDepth, output: Output) -> None:
     """Write what `outputs` names into `folder`: depth, and its preview beside it at the same time."""
     with ThreadPoolExecutor(1) as thread:
-        preview = thread.submit(_write_preview, folder, cached) if format not in _WITHOUT_PREVIEW else None
-        _WRITERS[format](folder, cached)
+        has_preview = output.format not in _WITHOUT_PREVIEW
+        preview = thread.submit(_write_preview, folder, cached, output) if has_preview else None
+        FORMATS[output.format](folder, cached, output)
         if preview is not None:
             preview.result()

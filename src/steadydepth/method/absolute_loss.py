@@ -11,6 +11,10 @@ from steadydepth.types import Depth, Frames, Valid
 
 Scalar = Float[Tensor, ""]
 
+# Pixels between the two ends of a difference, and the change of log depth above which it is an edge (metrics/edges.py).
+EDGE_DISTANCES = (1, 2, 4, 8)
+EDGE = 0.05
+
 
 def _log_error(depth: Depth, truth: Depth, valid: Valid) -> Depth:
     """Log predicted - log truth, 0 where invalid; made harmless before the logarithm."""
@@ -102,6 +106,39 @@ def multi_scale_gradient(residual: Float[Tensor, "n h w"], valid: Bool[Tensor, "
     return loss
 
 
+def lost_edges(depth: Depth, truth: Depth, valid: Valid, *, contrast: float = 1.0) -> Scalar:
+    """Contrast of log depth that the prediction lacks at the edges of the label: blur costs, a sharper edge does not.
+
+    Edges are differences b of the label between valid pixels 1, 2, 4 and 8 px apart, to the right and downwards, with
+    |b| > 0.05, those of the metric `edge_gain`; a is the same difference of the prediction. Mean over them of
+    max(contrast |b| - a sign(b), 0).
+
+    Args:
+        depth: predicted, (b, t, h, w), above 0.
+        truth: up to a factor; it may be anything where not valid.
+        valid: True where the label counts.
+        contrast: share of the label's contrast that is asked for; above 1 of a label that is softer than the truth.
+
+    Returns: a differentiable scalar, 0 where the label has no edge.
+    """
+    predicted, true = torch.where(valid, depth, 1).log(), torch.where(valid, truth, 1).log()
+    total, count = predicted.new_zeros(()), predicted.new_zeros(())
+    for distance in EDGE_DISTANCES:
+        for dim in (-1, -2):
+            size = valid.shape[dim] - distance
+            if size <= 0:
+                continue
+            a, b, both = (
+                (one.narrow(dim, distance, size), one.narrow(dim, 0, size)) for one in (predicted, true, valid)
+            )
+            step = b[0] - b[1]
+            edge = both[0] & both[1] & (step.abs() > EDGE)
+            lost = (contrast * step.abs() - (a[0] - a[1]) * step.sign()).clamp(min=0)
+            total = total + torch.where(edge, lost, 0).sum()
+            count = count + edge.sum()
+    return total / count.clamp(min=1)
+
+
 def _standardise(depth: Depth, valid: Valid) -> Float[Tensor, "n h w"]:
     """Inverse depth of each frame less its median, in units of its mean distance from it; the floor is MiDaS's."""
     kept = valid.flatten(0, 1).flatten(1)
@@ -144,6 +181,8 @@ def absolute_loss(
     *,
     kind: str = "log_l1",
     gradient_weight: float = 0.0,
+    edge_weight: float = 0.0,
+    edge_contrast: float = 1.0,
     smoothness_weight: float = 0.0,
     edge_aware: bool = True,
     frames: Frames | None = None,
@@ -156,6 +195,8 @@ def absolute_loss(
         valid: True where the label counts.
         kind: one of ABSOLUTE.
         gradient_weight: of `gradient_matching`.
+        edge_weight: of `lost_edges`.
+        edge_contrast: its `contrast`.
         smoothness_weight: of `smoothness`.
         edge_aware: smoothness is relaxed at the edges of `frames`.
         frames: RGB in [0, 1]; needed by an edge-aware smoothness alone.
@@ -165,6 +206,8 @@ def absolute_loss(
     loss = ABSOLUTE[kind](depth, truth, valid)
     if gradient_weight:
         loss = loss + gradient_weight * gradient_matching(depth, truth, valid)
+    if edge_weight:
+        loss = loss + edge_weight * lost_edges(depth, truth, valid, contrast=edge_contrast)
     if smoothness_weight:
         loss = loss + smoothness_weight * smoothness(depth, frames if edge_aware else None)
     return loss

@@ -11,6 +11,7 @@ from steadydepth.method.absolute_loss import (
     affine_invariant,
     gradient_matching,
     log_l1,
+    lost_edges,
     silog,
     smoothness,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "gradient_matching",
     "huber",
     "log_l1",
+    "lost_edges",
     "mean_over_parts",
     "motion_gain",
     "relative_loss",

@@ -41,12 +41,13 @@ def pair_clips(
 ) -> dict[int, PairedClips]:
     """Predicted depth and its label in the same units, each with its pairs along one and the same motion.
 
-    Depth that does not claim metres is first aligned to the measured depth of its clip (`align_clips`). Without
-    measured depth a point is taken to keep its depth from one frame to the next.
+    Depth that does not claim metres is first aligned to the measured depth of its clip (`align_clips`). The depth of a
+    teacher is in the units of the prediction. Without a label a point is taken to keep its depth from one frame to the
+    next.
 
     Args:
         predicted: depth of the frames of `batch`, in the units of `claims`.
-        batch: clips whose label `teacher` has been filled in by `label_clips`.
+        batch: clips with their labels.
         claims: what the numbers of the model mean.
         frame_offsets: frame i is paired with frame i - offset, for each of them; at least 1.
 
@@ -62,7 +63,7 @@ def pair_clips(
             depth=depth,
             valid=part.valid,
             truth=truth,
-            pairs=None if labels == "single" else _pair_both(depth, part, labels, frame_offsets),
+            pairs=None if labels == "single" else _pair_both(depth, truth, part, frame_offsets),
         )
     return found
 
@@ -77,14 +78,13 @@ def _in_one_unit(predicted: Depth, batch: Batch, labels: Labels, claims: Claims)
 
 
 def _pair_both(
-    depth: Depth, batch: Batch, labels: Labels, frame_offsets: Sequence[int]
+    depth: Depth, truth: Depth | None, batch: Batch, frame_offsets: Sequence[int]
 ) -> tuple[DepthPairs, DepthPairs]:
     """Predicted and true pairs, along correspondences that are found once for both."""
-    is_measured = labels not in ("teacher", "none")
-    valid = batch.valid if is_measured else torch.ones_like(batch.valid)
+    valid = torch.ones_like(batch.valid) if truth is None else batch.valid
     correspondences = correspondences_back(valid, batch.motion, batch.visible, frame_offsets)
     predicted = pair_along(depth, valid, correspondences)
-    return predicted, pair_along(batch.depth, valid, correspondences) if is_measured else unchanged(predicted)
+    return predicted, unchanged(predicted) if truth is None else pair_along(truth, valid, correspondences)
 
 
 def pair_with_previous(
@@ -203,6 +203,6 @@ def chain(
 
 
 def unchanged(pairs: DepthPairs) -> DepthPairs:
-    """The true pairs where there is no measured depth: each point keeps its depth from one frame to the next."""
+    """The true pairs where there is no label: each point keeps its depth from one frame to the next."""
     ones = torch.ones_like(pairs.current)
     return DepthPairs(ones, ones, pairs.valid, harmless=True)

@@ -6,7 +6,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from steadydepth.ops.optical_flow import LEAST_SIDE_PX, consistent, dis_flow, invert_flow
+from steadydepth.ops.fast_flow import LEAST_SIDE_PX
+from steadydepth.ops.optical_flow import consistent, dis_flow, invert_flow
 
 
 @dataclass(frozen=True)

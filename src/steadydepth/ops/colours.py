@@ -4,15 +4,18 @@ Depth: near is warm, far is cold. Errors: black is right, pale yellow is very wr
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
-from steadydepth.types import Claims
+from steadydepth.types import Claims, InputError
 
 # The first and last 2 % of a video's pixels are left to the ends of the colours: one speck does not set the range.
-_LOW, _HIGH = 2.0, 98.0
+PERCENTILES = (2.0, 98.0)
+# Around the median, in mean distances from it: of normal noise this is two standard deviations.
+_SPREADS = 2.5
 _SAMPLES = 1 << 20
 # Live: a second or two until the colours have followed, at 25 frames a second, from every fourth row and column.
 _FOLLOW, _STRIDE = 0.02, 4
@@ -28,12 +31,36 @@ def depth_range(
     valids: Iterable[Bool[np.ndarray, "*t h w"]] | None = None,
     *,
     claims: Claims = "metric",
+    percentiles: tuple[float, float] | None = PERCENTILES,
+    is_linear: bool = False,
 ) -> tuple[float, float]:
-    """The values to show as near and as far in a video: its 2nd and 98th percentile, the other way for disparity.
+    """The values to show as near and as far in a video.
 
-    Frames are taken one by one and at most about a million values are kept, evenly spread. Invalid values do not count;
-    (1, 2), or (2, 1) for disparity, if nothing is valid. The two are never equal.
+    Frames are taken one by one and at most about a million values are kept, evenly spread. Invalid values do not count.
+
+    Args:
+        depths: in the units of `claims`.
+        valids: where they count; None for wherever they are measured.
+        claims: what the numbers mean.
+        percentiles: of all values together, the low and the high one to show; None is the median and 2.5 times the mean
+            distance from it to both sides, on the scale of the colours, within the values that there are.
+        is_linear: whether that scale is the depth itself, where it is inverse depth otherwise.
+
+    Returns: near and far, which are never equal; (1, 2), or (2, 1) for disparity, if nothing is valid.
     """
+    values = _spread_out(depths, valids, claims)
+    low, high = (1.0, 2.0) if not len(values) else _ends(values, percentiles, _is_inverse(claims, is_linear))
+    if high - low <= 1e-6 * max(abs(low), abs(high)):
+        low, high = low - 0.01 * abs(low) - 1e-6, high + 0.01 * abs(high) + 1e-6
+    return (high, low) if claims == "disparity" else (low, high)
+
+
+def _spread_out(
+    depths: Iterable[Float[np.ndarray, "*t h w"]],
+    valids: Iterable[Bool[np.ndarray, "*t h w"]] | None,
+    claims: Claims,
+) -> Float32[np.ndarray, "n"]:
+    """About a million of the measured values of a video, evenly spread over it."""
     kept, n_kept, n_visible, step = [np.zeros(0, np.float32)], 0, 0, 1
     masks = iter(valids) if valids is not None else None
     for depth in depths:
@@ -45,11 +72,26 @@ def depth_range(
         while n_kept > _SAMPLES:
             kept, step = [np.concatenate(kept)[::2]], 2 * step
             n_kept = len(kept[0])
-    values = np.concatenate(kept)
-    low, high = np.percentile(values, [_LOW, _HIGH]).tolist() if len(values) else (1.0, 2.0)
-    if high - low <= 1e-6 * max(abs(low), abs(high)):
-        low, high = low - 0.01 * abs(low) - 1e-6, high + 0.01 * abs(high) + 1e-6
-    return (high, low) if claims == "disparity" else (low, high)
+    return np.concatenate(kept)
+
+
+def _ends(
+    values: Float32[np.ndarray, "n"], percentiles: tuple[float, float] | None, is_inverse: bool
+) -> tuple[float, float]:
+    if percentiles is not None:
+        low, high = np.percentile(values, percentiles).tolist()
+        return low, high
+    shown = np.reciprocal(values.astype(np.float64)) if is_inverse else values.astype(np.float64)
+    middle = np.median(shown)
+    spread = _SPREADS * np.abs(shown - middle).mean()
+    ends = np.clip([middle - spread, middle + spread], shown.min(), shown.max())
+    low, high = sorted((1 / ends if is_inverse else ends).tolist())
+    return low, high
+
+
+def _is_inverse(claims: Claims, is_linear: bool) -> bool:
+    """Whether what is shown is one over the value."""
+    return claims in ("metric", "scale") and not is_linear
 
 
 def follow_range(
@@ -68,6 +110,26 @@ def follow_range(
     return before[0] + _FOLLOW * (near - before[0]), before[1] + _FOLLOW * (far - before[1])
 
 
+def nearness(
+    depth: Float[np.ndarray, "*t h w"], near: float, far: float, *, claims: Claims = "metric", is_linear: bool = False
+) -> Float32[np.ndarray, "*t h w"]:
+    """1 at `near` and nearer, 0 at `far` and beyond, NaN where there is no value.
+
+    Linear in inverse depth for metric depth and depth up to a factor, unless `is_linear`, and in the value itself for
+    disparity (`near` is the larger) and affine depth. ValueError when `near` and `far` are the same or out of order.
+    """
+    is_depth = claims in ("metric", "scale")
+    if not (0 < near < far if is_depth else near < far if claims == "affine" else far < near):
+        raise ValueError(f"near {near:g} and far {far:g} are no range of {claims} values: take those of depth_range")
+    measured = is_measured(depth, claims)
+    safe = np.where(measured, depth, near).astype(np.float32)
+    if _is_inverse(claims, is_linear):
+        safe, near, far = np.reciprocal(safe), 1 / near, 1 / far
+    share = np.clip((safe - np.float32(far)) * np.float32(1 / (near - far)), 0, 1)
+    share[~measured] = np.nan
+    return share
+
+
 def colour_depth(
     depth: Float[np.ndarray, "*t h w"],
     near: float,
@@ -75,31 +137,54 @@ def colour_depth(
     valid: Bool[np.ndarray, "*t h w"] | None = None,
     *,
     claims: Claims = "metric",
+    colours: str = "turbo",
+    is_linear: bool = False,
 ) -> UInt8[np.ndarray, "*t h w 3"]:
-    """RGB of the turbo colours, red at `near` to dark blue at `far` and beyond; pixels without a value are black.
+    """RGB of a colour map of `colour_map` over `nearness`; pixels without a value are black."""
+    share = nearness(depth, near, far, claims=claims, is_linear=is_linear)
+    shown = np.isfinite(share) if valid is None else np.isfinite(share) & valid
+    codes = np.rint(255 * np.where(shown, share, 0)).astype(np.uint8)
+    # A third of the time of colour_map(colours)[codes], for every pixel of every video.
+    painted = cv2.applyColorMap(codes.reshape(1, -1), colour_map(colours)[:, None]).reshape(*depth.shape, 3)
+    painted[~shown] = 0
+    return painted
 
-    The colours are linear in inverse depth for metric depth and depth up to a factor, and in the value itself for
-    disparity (`near` is the larger) and affine depth. ValueError when `near` and `far` are the same or out of order.
+
+@lru_cache
+def colour_map(name: str) -> UInt8[np.ndarray, "256 3"]:
+    """RGB of a colour map from far to near.
+
+    Args:
+        name: "grey" (near is white), or a name of matplotlib, as "turbo" or "Spectral_r"; those that OpenCV has as well
+            need no matplotlib.
+
+    Raises:
+        InputError: there is no such map, or matplotlib, which has it, is not installed.
     """
-    is_depth = claims in ("metric", "scale")
-    if not (0 < near < far if is_depth else near < far if claims == "affine" else far < near):
-        raise ValueError(f"near {near:g} and far {far:g} are no range of {claims} values: take those of depth_range")
-    shown = is_measured(depth, claims) if valid is None else is_measured(depth, claims) & valid
-    safe = np.where(shown, depth, near).astype(np.float32)
-    if is_depth:
-        safe, near, far = np.reciprocal(safe), 1 / near, 1 / far
-    codes = np.rint(np.clip((safe - far) * (255 / (near - far)), 0, 255)).astype(np.uint8)
-    # A third of the time of _TURBO[codes], for every pixel of every video.
-    colours = cv2.applyColorMap(codes.reshape(1, -1), _TURBO[:, None]).reshape(*depth.shape, 3)
-    colours[~shown] = 0
-    return colours
+    steps = np.arange(256, dtype=np.uint8)
+    if name in ("grey", "gray"):
+        return np.repeat(steps[:, None], 3, axis=1)
+    if name in _OF_OPENCV:
+        return cv2.applyColorMap(steps[:, None], getattr(cv2, f"COLORMAP_{name.upper()}"))[:, 0, ::-1].copy()
+    try:
+        from matplotlib import colormaps
+    except ImportError as error:
+        raise InputError(
+            f"colours {name!r}: without matplotlib there are grey, {', '.join(_OF_OPENCV)}: take one of them, or "
+            "pip install 'steadydepth[colours]'"
+        ) from error
+    if name not in colormaps:
+        raise InputError(
+            f"colours {name!r}: unknown; choose grey or a colour map of matplotlib: {', '.join(_OF_OPENCV)}, Spectral_r"
+        )
+    return np.rint(255 * np.asarray(colormaps[name](steps))[:, :3]).astype(np.uint8)
 
 
 def error_top(errors: Iterable[Float[np.ndarray, "*t h w"]], valids: Iterable[Bool[np.ndarray, "*t h w"]]) -> float:
     """The error to show as the worst: the 98th percentile of all valid ones together, and never 0."""
     values = [error[valid] for error, valid in zip(errors, valids, strict=True)]
     known = np.concatenate(values) if values else np.zeros(0)
-    return max(float(np.percentile(known, _HIGH)), 1e-6) if len(known) else 1.0
+    return max(float(np.percentile(known, PERCENTILES[1])), 1e-6) if len(known) else 1.0
 
 
 def colour_error(
@@ -119,10 +204,8 @@ def colour_change(
     return np.where(valid[..., None], colours, np.uint8(128))
 
 
-def _colour_map(name: int) -> UInt8[np.ndarray, "256 3"]:
-    return cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], name)[:, 0, ::-1].copy()
-
-
+# Those that are the same in both; OpenCV's jet, hot and their like are others than matplotlib's of the same names.
+_OF_OPENCV = ("turbo", "viridis", "magma", "inferno", "plasma", "cividis")
 # Told apart by those who do not tell red from green.
 _LESS, _MORE = np.array([80, 160, 255]), np.array([255, 140, 30])
-_TURBO, _MAGMA = _colour_map(cv2.COLORMAP_TURBO), _colour_map(cv2.COLORMAP_MAGMA)
+_MAGMA = colour_map("magma")

@@ -1,13 +1,10 @@
 """Optical flow of two frames, its inverse, and where it can be trusted."""
 
-from functools import lru_cache
-from typing import Any
-
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
-LEAST_SIDE_PX = 12  # DIS refuses smaller images
+from steadydepth.ops.fast_flow import pixel_grid, solve_dis
 
 
 def dis_flow(source: UInt8[np.ndarray, "h w 3"], target: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w 2"]:
@@ -18,75 +15,11 @@ def dis_flow(source: UInt8[np.ndarray, "h w 3"], target: UInt8[np.ndarray, "h w 
     back to where it began it is over a pixel off in 24 % of the synthetic world, this one in 10 %.
     """
     grey = [cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)) for image in (source, target)]
-    return _solve(grey[0], grey[1], cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-
-
-def _solve(source: UInt8[np.ndarray, "h w"], target: UInt8[np.ndarray, "h w"], preset: int) -> np.ndarray:
-    # Any: the stubs of OpenCV 5 forbid the None that asks for a new image, and those of OpenCV 4 know no DIS.
-    solver: Any = cv2.DISOpticalFlow.create(preset)
-    # Small images have too few pyramid levels for the preset's 8-pixel patches at a coarse start.
-    if min(source.shape) < 128:
-        solver.setFinestScale(0)
-    return solver.calc(source, target, None)
-
-
-def reduced_flow(
-    source: UInt8[np.ndarray, "h w 3"], target: UInt8[np.ndarray, "h w 3"], *, side_px: int = 96
-) -> Float32[np.ndarray, "h w 2"]:
-    """Fast flow from `source` to `target` in pixels (x, y) of theirs, found on images whose shorter side is `side_px`.
-
-    DIS, fast preset, on images in which each pixel stands as it differs from its surroundings: on the synthetic world
-    with its unsteady light .16 of the flow is over a pixel off in place of .26 with equalised histograms. Where the
-    camera stands still, what looks the same without motion has none. NaN everywhere where an image is too small for
-    DIS: nothing is known.
-    """
-    height, width = source.shape[:2]
-    share = min(1.0, side_px / min(height, width))
-    size = max(1, round(width * share)), max(1, round(height * share))
-    if min(size) < LEAST_SIDE_PX:
-        return np.full((height, width, 2), np.nan, np.float32)
-    small = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in (source, target)]
-    here, there = (_local_contrast(image, window_px=25) for image in small)
-    flow = _solve(here, there, cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    flow = _without_motion_of_light(flow, *(_local_contrast(image, window_px=9) for image in small))
-    if share == 1.0:
-        return flow
-    scale = np.array([width / size[0], height / size[1]], np.float32)
-    return cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR) * scale
-
-
-def _local_contrast(image: UInt8[np.ndarray, "h w 3"], window_px: int) -> UInt8[np.ndarray, "h w"]:
-    """Grey less its mean over a window, in its deviation there, 128 for none: the same in any smooth light."""
-    grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 0.7)
-    mean = cv2.blur(grey, (window_px, window_px))
-    deviation = np.sqrt(np.maximum(cv2.blur(grey * grey, (window_px, window_px)) - mean * mean, 0))
-    return np.clip(128 + 50 * (grey - mean) / (deviation + 8), 0, 255).astype(np.uint8)
-
-
-def _without_motion_of_light(
-    flow: Float32[np.ndarray, "h w 2"], source: UInt8[np.ndarray, "h w"], target: UInt8[np.ndarray, "h w"]
-) -> Float32[np.ndarray, "h w 2"]:
-    """The flow, 0 where the camera stands still and both images look as much alike without it."""
-    warped = cv2.remap(target, _grid(*source.shape) + flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    still, moved = (cv2.blur(cv2.absdiff(source, image).astype(np.float32), (7, 7)) for image in (target, warped))
-    alike = still <= 1.1 * moved + 1
-    # Pixels that differ from their surroundings tell whether the camera moves.
-    contrast = cv2.blur(cv2.absdiff(source, np.full_like(source, 128)), (9, 9))
-    is_still = alike[contrast >= np.median(contrast)].mean() > 0.6
-    return np.where(alike[..., None], np.float32(0), flow) if is_still else flow
+    return solve_dis(grey[0], grey[1], cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
 
 def _sample(flow: Float32[np.ndarray, "h w 2"], at: Float32[np.ndarray, "h w 2"], outside: float) -> np.ndarray:
     return cv2.remap(flow, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(outside, outside))
-
-
-@lru_cache(maxsize=4)
-def _grid(height: int, width: int) -> Float32[np.ndarray, "h w 2"]:
-    """Column and row of every pixel; shared, so nobody may write to it."""
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    grid = np.stack((x, y), axis=-1)
-    grid.flags.writeable = False
-    return grid
 
 
 def _length(flow: Float32[np.ndarray, "*any 2"]) -> Float32[np.ndarray, "*any"]:
@@ -101,7 +34,7 @@ def consistent(there: Float32[np.ndarray, "h w 2"], back: Float32[np.ndarray, "h
     Occluded where |F(p) + B(p + F)| > 0.01 (|F(p)| + |B(p)|) + 0.5 px, B's length at the same pixel (gmflow, UnFlow).
     """
     height, width = there.shape[:2]
-    at = _grid(height, width) + there
+    at = pixel_grid(height, width) + there
     x, y = at[..., 0], at[..., 1]
     inside = (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
     miss = _length(there + _sample(back, at, 0.0))
@@ -124,7 +57,7 @@ def invert_flow(
     ends a pixel away from where it began.
     """
     height, width = flow.shape[:2]
-    grid = _grid(height, width)
+    grid = pixel_grid(height, width)
     source = np.flatnonzero(flow_valid)
     nearness = None if depth_there is None else np.take(depth_there, source)
     land = (grid + flow).reshape(-1, 2)[source]

@@ -5,6 +5,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from steadydepth.errors import InputError
 from steadydepth.evaluation.bootstrap import read_report
 from steadydepth.evaluation.summary import table_rows
@@ -104,11 +106,19 @@ def _open_sources(group: Reports) -> dict[str, Shown]:
     shown = {}
     for name, report in group.items():
         model, predictions = (report["header"].get(kind) for kind in ("model", "predictions"))
-        if model is not None and Path(model).is_dir():
-            shown[name] = Shown(load_model(model), report)
+        if model is not None and (network := _load_if_there(model)) is not None:
+            shown[name] = Shown(network, report)
         elif predictions is not None and Path(predictions).is_dir():
             shown[name] = Shown(Path(predictions), report)
     return shown
+
+
+def _load_if_there(model: str) -> nn.Module | None:
+    """The model of that name; None where it is an exported file, or is no more."""
+    try:
+        return None if Path(model).is_file() else load_model(model)
+    except InputError:
+        return None
 
 
 def _facts(group: Reports) -> str:

@@ -13,31 +13,33 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 
 from steadydepth.errors import InputError
-from steadydepth.inference.filters import check_filter
-from steadydepth.serving import depth_route, status_route, stream_route
+from steadydepth.inference.filters import choose_filter
+from steadydepth.serving import depth_route, page_route, status_route, stream_route
 from steadydepth.serving.access import Access
 from steadydepth.serving.audit import Audit
 from steadydepth.serving.figures import Figures, registry_of
 from steadydepth.serving.flicker import flicker_budget
+from steadydepth.serving.jobs.jobs import Jobs
+from steadydepth.serving.jobs.routes import add_finished, jobs_router
 from steadydepth.serving.models import Models
 from steadydepth.serving.protection import Guard
 from steadydepth.serving.settings import Settings
 
 LOG = logging.getLogger(__name__)
 # Every router of the server.
-routers: list[APIRouter] = [depth_route.router, stream_route.router, status_route.router]
+routers: list[APIRouter] = [depth_route.router, stream_route.router, status_route.router, page_route.router]
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The server as an ASGI app, its model loaded.
 
-    What the routes share is on `app.state`: settings, models, access, audit, figures, pool (threads for frames).
+    What the routes share is on `app.state`: settings, models, access, audit, figures, pool (threads for frames), jobs.
 
     Raises:
         InputError: the settings are unsafe or do not fit together, or the model cannot be read.
     """
     settings.check()
-    check_filter(settings.filter)
+    choose_filter(settings.filter)
     app = FastAPI(
         title="steadydepth",
         summary="Depth of images and of live video",
@@ -56,6 +58,11 @@ def create_app(settings: Settings) -> FastAPI:
     state.peers = {}  # streams over WebRTC
     for router in [*routers, *([_webrtc_router()] if settings.webrtc else [])]:
         app.include_router(router)
+    state.jobs = None
+    if settings.data is not None:
+        state.jobs = Jobs(settings.data, models=state.models.sources, limits=settings.job_limits)
+        add_finished(state.jobs, state.models)
+        app.include_router(jobs_router(state.jobs, state.models))
     app.add_middleware(Guard, settings=settings, audit=state.audit)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(InputError, _wrong_input)
@@ -73,6 +80,9 @@ def _webrtc_router() -> APIRouter:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    jobs: Jobs | None = app.state.jobs
+    if jobs is not None:
+        jobs.start()
     try:
         yield
     finally:
@@ -80,6 +90,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if jobs is not None:
+            await asyncio.to_thread(jobs.stop)
         app.state.models.close()
         app.state.pool.shutdown(wait=False, cancel_futures=True)
         app.state.audit.close()

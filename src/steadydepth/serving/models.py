@@ -57,6 +57,10 @@ class Models:
         """All that are known."""
         return list(self._known)
 
+    def sources(self) -> dict[str, str]:
+        """Of the known models, what `load` takes for each; those that were handed over ready have none."""
+        return {name: str(model) for name, model in self._known.items() if not isinstance(model, Predictor)}
+
     def add(self, name: str, model: str | Path | Predictor) -> None:
         """Make a model known by a name; one that is there is replaced, from its next `put_into_service` on."""
         if not _NAME.fullmatch(name):

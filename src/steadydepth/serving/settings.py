@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from steadydepth.errors import InputError
+from steadydepth.serving.jobs.limits import JobLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class Settings:
     webrtc: bool = False  # cameras over WebRTC as well, which answers packets to addresses that the client names
     data: Path | None = None  # where uploads and jobs are kept; None: no training
     limits: Limits = field(default_factory=Limits)
+    job_limits: JobLimits = field(default_factory=JobLimits)
 
     @property
     def is_local(self) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,19 @@ from steadydepth.models.adapt import without_lora
 from steadydepth.ops.photometric import Photometric
 from steadydepth.training.checkpoint import load_checkpoint, remove_remains, save_checkpoint, save_model, writing_in
 from steadydepth.training.failures import explained
-from steadydepth.training.guard import N_CLIPS
+from steadydepth.training.guard import MOST_BACK, N_CLIPS
+from steadydepth.training.label_free.teacher_depth import remove_teacher_depth
 from steadydepth.training.lock import alone_in
 from steadydepth.training.log import LOG, SKIPPED, add_line, keep_lines_until, line_of_losses, numbers_of, progress_bar
 from steadydepth.training.model_card import write_card
 from steadydepth.training.processes import any_process
 from steadydepth.training.profile import StepClock
-from steadydepth.training.setup import Setup, averaged_model, is_guarded, set_up, set_watchers
+from steadydepth.training.setup import Setup, averaged_model, is_guarded, label_videos, set_up, set_watchers
 from steadydepth.training.signals import asked_to_stop
 from steadydepth.training.state import (
     TrainingState,
     Watchers,
+    back_off,
     pack_state,
     pack_watchers,
     unpack_state,
@@ -51,7 +53,15 @@ def _sample_numbers(first: int, last: int, batch: int, rank: int, world: int) ->
     return [step * batch + rank * share + i for step in range(first, last) for i in range(share)]
 
 
-def open_samples(config: Config, first_step: int, rank: int, world: int, device: torch.device | None = None) -> Samples:
+def open_samples(
+    config: Config,
+    first_step: int,
+    rank: int,
+    world: int,
+    *,
+    teacher_depth: Sequence[Mapping[str, Path]] = (),
+    device: torch.device | None = None,
+) -> Samples:
     """The samples that this process takes in the steps from `first_step` on.
 
     Args:
@@ -59,6 +69,7 @@ def open_samples(config: Config, first_step: int, rank: int, world: int, device:
         first_step: steps taken before.
         rank: number of this process, from 0 on.
         world: number of processes.
+        teacher_depth: for each source the files of what labels its videos.
         device: where a source that is rendered, and is the only one, is rendered; the CPU without it.
 
     Raises:
@@ -95,6 +106,7 @@ def open_samples(config: Config, first_step: int, rank: int, world: int, device:
             cached_clips=data.cached_clips,
             find_cuts=data.find_cuts,
             strict=data.strict,
+            teacher_depth=teacher_depth[number] if teacher_depth else None,
             held_out=N_CLIPS if is_guarded(config) else 0,
             source=number,
             **common,
@@ -170,10 +182,30 @@ def train(config: Config | str | Path, *, profile: bool = False) -> Path:
             # From here on nobody else writes there: all processes find one and the same checkpoint.
             accelerator.wait_for_everyone()
         checkpoint = load_checkpoint(folder)
-        samples = open_samples(config, checkpoint["step"] if checkpoint else 0, rank, world, accelerator.device)
+        first_step = checkpoint["step"] if checkpoint else 0
+        if first_step < config.optim.steps and setup.teacher is not None:
+            if is_main:
+                _claim_folder(config, has_begun=checkpoint is not None)
+            setup = label_videos(setup)
+        samples = open_samples(
+            config, first_step, rank, world, teacher_depth=setup.teacher_depth, device=accelerator.device
+        )
         _go_on(setup, state, samples, checkpoint, StepClock() if profile else None)
     accelerator.end_training()
     return folder
+
+
+def outcome(folder: Path) -> tuple[int, bool]:
+    """The steps that the run in `folder` took, and whether its guard let it end: False where it stopped the run.
+
+    Args:
+        folder: of a run that has ended.
+    """
+    checkpoint = load_checkpoint(folder)
+    if checkpoint is None:
+        return 0, True
+    guard = checkpoint["guard"]
+    return checkpoint["step"], guard is None or guard["backed_off"] <= MOST_BACK
 
 
 def _go_on(
@@ -216,6 +248,7 @@ def _go_on(
     if accelerator.is_main_process:
         save_model(without_lora(model), folder)
         write_card(folder)
+        remove_teacher_depth(folder)
 
 
 def take_steps(
@@ -245,8 +278,6 @@ def take_steps(
         task = progress.add_task(folder.name, total=steps, completed=state.step, losses="")
         for items in batches:
             batch = make_batch(items, accelerator.device)
-            if clock and setup.teacher:
-                clock.mark("to the device")
             state, terms = take_step(setup, state, batch)
             if clock:
                 clock.mark("update")
@@ -256,7 +287,10 @@ def take_steps(
                 _note_skipped(config, samples, state.step)
             progress.update(task, completed=state.step)
             if state.step % config.run.log_every == 0:
+                backed_off = watchers.guard.backed_off if watchers.guard else 0
                 losses = _log(setup, state, watchers, seconds=time.monotonic() - started)
+                if watchers.guard and watchers.guard.backed_off > backed_off:
+                    state = back_off(state, accelerator)
                 progress.update(task, losses=losses)
                 if clock:
                     logger.info("%s: %s", folder, clock.take())
@@ -285,11 +319,13 @@ def _log(setup: Setup, state: TrainingState, watchers: Watchers, *, seconds: flo
     )
     if guard is not None:
         line |= guard.check(state.average.module, accelerator)
+        line["backed_off"] = guard.backed_off
         for name in guard.too_little(line):
             logger.warning(
-                "%s: stopped after step %d: %s, beside the starting model, is %.3f, below loss.min_%s %g; the weights "
-                "before are kept. A smaller loss.relative_weight or optim.learning_rate goes further.",
+                "%s: step %d: %s, beside the starting model, is %.3f, below loss.min_%s %g: %s",
                 run.folder, state.step, name, line[name], name, guard.least[name],
+                "stopped; the weights before are kept" if guard.stopped
+                else "back to the weights before, with half of the learning rate",
             )  # fmt: skip
     if run.validate_every and state.step % run.validate_every == 0:
         line["validation"] = validate(
@@ -309,7 +345,10 @@ def _log(setup: Setup, state: TrainingState, watchers: Watchers, *, seconds: flo
         else f"absolute {line['absolute']:.4f} relative {line['relative']:.4f}"
     )
     if guard is not None:
-        losses += f" correlation {line['log_depth_correlation']:.3f} edges kept {line['edges_kept']:.3f}"
+        losses += (
+            f" flicker {line['flicker_flow']:.2f}, before {line['flicker_flow_before']:.2f}, edges kept "
+            f"{line['edges_kept']:.3f}, correlation {line['log_depth_correlation']:.3f}"
+        )
     logger.info("%s: step %d of %d: %s", run.folder, state.step, setup.config.optim.steps, losses)
     return losses
 

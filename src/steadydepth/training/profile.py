@@ -40,7 +40,7 @@ class StepClock:
         network = setup.accelerator.unwrap_model(model)
         # A clock in a compiled network would be read while it is compiled.
         mark = torch.compiler.disable(self.mark) if setup.config.run.compile else self.mark
-        network.register_forward_pre_hook(lambda *_: mark("teacher" if setup.teacher else "to the device"))
+        network.register_forward_pre_hook(lambda *_: mark("to the device"))
         network.register_forward_hook(lambda *_: mark("forward"))
         # What is neither of these two, between the forward and the backward pass, is pairing and the relative loss.
         watched = replace(

@@ -2,9 +2,10 @@
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from steadydepth.models.encoders import load_encoder_weights
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.training.guard import Guard
+from steadydepth.training.label_free.teacher_depth import contrast_lost, write_teacher_depth
 from steadydepth.training.log import LossMeter
 from steadydepth.training.processes import gather, open_accelerator, shard
 from steadydepth.training.state import TrainingState, Watchers
@@ -45,10 +47,11 @@ class Setup:
     config: Config
     accelerator: "Accelerator"
     claims: Claims
-    teacher: nn.Module | None  # the frozen copy of the starting model, where a source is labelled by it
+    teacher: nn.Module | None  # a frozen copy of the starting model, where a source is labelled by it
     absolute: AbsoluteLoss
     relative: RelativeLoss
     backward: Callable[[torch.Tensor], Any]
+    teacher_depth: Sequence[Mapping[str, Path]] = ()  # for each source the files of what labels its videos
     unsharded: nn.Module | None = None  # a network on the CPU that takes the average of a sharded run, to be saved
 
 
@@ -88,7 +91,29 @@ def set_up(config: Config) -> tuple[Setup, TrainingState]:
         model.compile()
     state = TrainingState(model, average, accelerator.prepare_optimizer(optimizer))
     absolute, relative = choose_losses(config)
-    return Setup(config, accelerator, claims, teacher, absolute, relative, accelerator.backward, unsharded), state
+    setup = Setup(config, accelerator, claims, teacher, absolute, relative, accelerator.backward, unsharded=unsharded)
+    return setup, state
+
+
+def label_videos(setup: Setup) -> Setup:
+    """The setup with the teacher's depth of each video that it labels; called in all processes together.
+
+    The first process writes it. Where edges of the labels count, they are asked for with the contrast of the model's
+    own edges, some of which the filter takes.
+
+    Raises:
+        InputError: a video cannot be read and `data.strict` is set, or the disk is full.
+    """
+    if setup.teacher is None:
+        return setup
+    config, accelerator = setup.config, setup.accelerator
+    with accelerator.main_process_first():
+        files = write_teacher_depth(setup.teacher, config, accelerator.device)
+    absolute = setup.absolute
+    if config.loss.edges and "depth" not in {one.labels for one in config.data.all_sources()}:
+        contrast = contrast_lost(setup.teacher, config, files, accelerator.device)
+        absolute = partial(absolute, edge_contrast=contrast)
+    return replace(setup, absolute=absolute, teacher_depth=files)
 
 
 def set_watchers(setup: Setup, watched: Sequence[UInt8[np.ndarray, "t h w 3"]] = ()) -> Watchers:
@@ -124,6 +149,7 @@ def choose_losses(config: Config) -> tuple[AbsoluteLoss, RelativeLoss]:
             absolute_loss,
             kind=loss.absolute,
             gradient_weight=loss.gradient,
+            edge_weight=loss.edges,
             smoothness_weight=loss.smoothness,
             edge_aware=loss.edge_aware,
         ),

@@ -28,6 +28,7 @@ class TrainingState:
     average: AveragedModel  # the running average of its weights, which is saved
     optimizer: torch.optim.Optimizer
     step: int = 0  # steps taken
+    rate_share: float = 1.0  # of the learning rate of the schedule; halved when the guard backs off
     skipped_in_a_row: int = 0  # the last steps, whose gradients were not finite
 
 
@@ -54,6 +55,7 @@ def pack_state(state: TrainingState, accelerator: "Accelerator") -> dict[str, An
     broadcast([*model.buffers(), *state.average.buffers()])
     return {
         "step": state.step,
+        "rate_share": state.rate_share,
         "skipped_in_a_row": state.skipped_in_a_row,
         "model": gather(model.state_dict()),
         "average": gather(state.average.state_dict()),
@@ -82,7 +84,20 @@ def unpack_state(packed: dict[str, Any], state: TrainingState, accelerator: "Acc
     state.optimizer.load_state_dict(packed["optimizer"] | {"state": moments})
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(packed["scaler"])
-    return replace(state, step=packed["step"], skipped_in_a_row=packed["skipped_in_a_row"])
+    plain = {name: packed[name] for name in ("step", "rate_share", "skipped_in_a_row")}
+    return replace(state, **plain)
+
+
+def back_off(state: TrainingState, accelerator: "Accelerator") -> TrainingState:
+    """The state that goes on from the weights of the average, with half of the learning rate and no momentum.
+
+    Args:
+        state: its average has the weights to go back to; it is not used again.
+        accelerator: of the run.
+    """
+    accelerator.unwrap_model(state.model).load_state_dict(state.average.module.state_dict())
+    state.optimizer.state.clear()
+    return replace(state, rate_share=state.rate_share / 2)
 
 
 def pack_watchers(watchers: Watchers, accelerator: "Accelerator") -> dict[str, Any]:

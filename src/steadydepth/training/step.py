@@ -15,7 +15,6 @@ from steadydepth.method.pairing import pair_clips
 from steadydepth.method.relative_loss import relative_loss
 from steadydepth.method.sequence import process_sequence
 from steadydepth.method.sources import split_batch
-from steadydepth.method.teacher_labels import label_clips
 from steadydepth.method.update import learning_rate_at, set_learning_rate, update_weights
 from steadydepth.models.declare import check_claims
 from steadydepth.training.setup import Setup
@@ -34,8 +33,6 @@ def train_step(
     relative: RelativeLoss = relative_loss,
     frame_offsets: Sequence[int] = (1,),
     claims: Claims = "metric",
-    teacher: nn.Module | None = None,
-    teacher_window: int = 1,
     parts: int = 1,
     backward: Callable[[Tensor], Any] = Tensor.backward,
     clip: Callable[..., Tensor] = nn.utils.clip_grad_norm_,
@@ -52,8 +49,6 @@ def train_step(
         relative: the loss of each change against the true change.
         frame_offsets: frame i is paired with frame i - offset, for each of them.
         claims: what the numbers of the model mean.
-        teacher: the frozen model that labels the clips labelled `teacher`.
-        teacher_window: frames over which the teacher's depth is averaged along the motion.
         parts: the clips pass in so many equal parts, for less memory; the gradients of the parts are averaged.
         backward: for launchers that scale the loss.
         clip: for launchers that gather gradients over processes; returns the norm before clipping.
@@ -63,8 +58,7 @@ def train_step(
     """
     optimizer.zero_grad(set_to_none=True)
     found = []
-    for part, unlabelled in enumerate(split_batch(batch, parts), start=1):
-        clips = label_clips(unlabelled, teacher=teacher, window=teacher_window)
+    for part, clips in enumerate(split_batch(batch, parts), start=1):
         with _synchronised(model, when=part == parts):
             depth, _ = process_sequence(model, clips.frames)
             pairs = pair_clips(depth, clips, claims=claims, frame_offsets=frame_offsets)
@@ -104,7 +98,7 @@ def take_step(setup: Setup, state: TrainingState, batch: Batch) -> tuple[Trainin
     # The forward pass updates norm statistics; a skipped step must not.
     statistics = [buffer.clone() for buffer in network.buffers()]
     learning_rate = learning_rate_at(step, steps=optim.steps, learning_rate=optim.learning_rate, warmup=optim.warmup)
-    set_learning_rate(state.optimizer, learning_rate)
+    set_learning_rate(state.optimizer, learning_rate * state.rate_share)
     terms = train_step(
         state.model,
         state.optimizer,
@@ -117,8 +111,6 @@ def take_step(setup: Setup, state: TrainingState, batch: Batch) -> tuple[Trainin
         relative=setup.relative,
         frame_offsets=loss.frame_offsets,
         claims=setup.claims,
-        teacher=setup.teacher,
-        teacher_window=loss.teacher_window,
         parts=optim.accumulate,
         backward=setup.backward,
         clip=setup.accelerator.clip_grad_norm_,

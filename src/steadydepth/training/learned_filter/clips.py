@@ -1,14 +1,17 @@
 """Clips for training the learned filter: the synthetic world, shaken up, with the true motion between its frames."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import cv2
 import numpy as np
+import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from steadydepth.ops.bidirectional_flow import two_way_from_labels
-from steadydepth.ops.optical_flow import reduced_flow
+from steadydepth.ops.fast_flow import fast_flow
+from steadydepth.training.learned_filter.imagined import imagine
 from steadydepth.types import Clip, InputError
 
 MARGIN_PX = 16  # a clip is cut out of its frames this much smaller, so that the camera can be knocked
@@ -37,6 +40,18 @@ class Drawn:
     true_motion: Float32[np.ndarray, "t h w 2"]
     visible: Bool[np.ndarray, "t h w"]  # True where the frame before shows the same point
     predicted: Float32[np.ndarray, "t h w"] | None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the filter is shown of one sequence, and what it is to return."""
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    raw: Float32[np.ndarray, "t h w"]  # log depth that a network predicts
+    target: Float32[np.ndarray, "t h w"]  # the same without what flickers
+    motion: Float32[np.ndarray, "t h w 2"]  # as in `Drawn`
+    true_motion: Float32[np.ndarray, "t h w 2"]
+    visible: Bool[np.ndarray, "t h w"]
 
 
 def label_clip(clip: Clip, predicted: Float32[np.ndarray, "t h w"] | None = None) -> LabelledClip:
@@ -80,9 +95,27 @@ def draw_clip(clip: LabelledClip, occluders: LabelledClip, n_frames: int, genera
     drawn = _knock(drawn, generator)
     if generator.random() < 0.5:
         drawn = _mirror(drawn)
-    steps = [reduced_flow(now, before) for before, now in pairwise(drawn.frames)]
+    steps = [fast_flow(now, before) for before, now in pairwise(drawn.frames)]
     estimated = np.stack([np.zeros_like(drawn.motion[0]), *steps])
     return replace(drawn, motion=estimated)
+
+
+def draw_lesson(
+    clips: Sequence[LabelledClip], n_frames: int, generator: np.random.Generator, *, is_real: bool
+) -> Lesson:
+    """A sequence of one of the clips, predicted by its real network or by an imagined one."""
+    clip, occluders = (clips[int(generator.integers(len(clips)))] for _ in range(2))
+    drawn = draw_clip(clip if is_real else replace(clip, predicted=None), occluders, n_frames, generator)
+    if drawn.predicted is not None:
+        raw = np.log(drawn.predicted)
+        truth = np.log(drawn.depth)
+        target = truth + (raw - truth).mean()
+    else:
+        frames = torch.from_numpy(drawn.frames).permute(0, 3, 1, 2)[None].float() / 255
+        seed = torch.Generator().manual_seed(int(generator.integers(2**62)))
+        imagined = imagine(frames, torch.from_numpy(drawn.depth)[None], seed)
+        raw, target = imagined.predicted[0].numpy(), imagined.steady[0].numpy()
+    return Lesson(drawn.frames, raw, target, drawn.motion, drawn.true_motion, drawn.visible)
 
 
 def _draw_numbers(length: int, n_frames: int, generator: np.random.Generator) -> Int64[np.ndarray, "t"]:

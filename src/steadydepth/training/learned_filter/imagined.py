@@ -1,8 +1,8 @@
 """Imagined networks: depth as some network might predict it, made from the truth, and the same without its flicker.
 
 A filter that is to work on any model has to learn from many. What is drawn for each clip: how much the network blurs
-and flattens, an error that stays, errors that flicker on scales from the full frame to a few pixels, errors that
-cling to edges and to texture, and whether it predicts depth or inverse depth.
+and flattens, an error that stays, one that wanders slowly as the network changes its mind, errors that flicker on
+scales from the full frame to a few pixels, and errors that cling to edges and to texture.
 """
 
 from dataclasses import dataclass
@@ -54,7 +54,12 @@ def imagine(frames: Frames, depth: Depth, generator: torch.Generator) -> Imagine
     flicker = flicker + level * uniform(0.0, 0.1) * torch.randn(b, t, 1, 1, generator=generator) * (flattened - middle)
     clinging = _look(frames, generator)
     flicker = flicker + level * uniform(0.0, 0.15) * clinging
-    return Imagined(_wobble(flattened, level * uniform(0.0, 1.5), generator) + stays + flicker, flattened)
+    # A mind that changes over seconds is to be followed: what the network says of a view is no better before.
+    wandering = (
+        (uniform(0.0, 1.0) < 0.6) * uniform(0.0, 0.12) * _in_time(_field(b, t, h, w, 3, generator), uniform(0.93, 0.99))
+    )
+    steady = flattened + wandering
+    return Imagined(_wobble(steady, level * uniform(0.0, 1.5), generator) + stays + flicker, steady)
 
 
 def _blur(clips: Clips, sigma: float) -> Clips:

@@ -1,8 +1,18 @@
 """Train the learned filter: imagined networks and a real one on the synthetic world, and its weights as one file."""
 
 import logging
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import fields
+from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -14,13 +24,13 @@ from steadydepth.config_files import load_filter_config
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.models.load import load_model
-from steadydepth.models.temporal_filter import TemporalFilter
+from steadydepth.models.temporal_filter import FilterGates, TemporalFilter
+from steadydepth.ops.filter_step import find_unit
 from steadydepth.ops.masked import masked_mean
 from steadydepth.ops.warp import as_grid, follow
 from steadydepth.synthetic.world import make_world
-from steadydepth.training.learned_filter.clips import Drawn, LabelledClip, draw_clip, label_clip
-from steadydepth.training.learned_filter.imagined import imagine
-from steadydepth.types import Claims, Clip, Depth, Frames, State
+from steadydepth.training.learned_filter.clips import LabelledClip, Lesson, draw_lesson, label_clip
+from steadydepth.types import Clip, Depth, Frames, State
 
 logger = logging.getLogger(__name__)
 
@@ -37,24 +47,53 @@ def train_filter(config: FilterConfig | Path | str) -> Path:
     """
     if not isinstance(config, FilterConfig):
         config = load_filter_config(Path(config))
-    clips = _read_clips(config)
-    network = TemporalFilter(width=config.width)
-    generator, draws = torch.Generator().manual_seed(config.seed), np.random.default_rng(config.seed)
-    _draw_weights(network, generator)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
-    updates = config.sequences * len(range(0, config.frames, config.chunk))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=updates, pct_start=0.05)
-    found: list[dict[str, float]] = []
-    for number in range(1, config.sequences + 1):
-        found += _learn(network, optimizer, schedule, _draw(clips, config, draws), config, generator)
-        if number % config.log_every == 0 or number == config.sequences:
-            means = {name: np.mean([one[name] for one in found]) for name in found[0]}
-            shown = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
-            logger.info("%s: batch %d of %d: %s", config.out, number, config.sequences, shown)
-            found = []
+    gates = FilterGates(config.width)
+    _draw_weights(gates, torch.Generator().manual_seed(config.seed))
+    with _lessons(_read_clips(config), config) as lessons:
+        learn(gates, lessons, config)
     with new_file(config.out) as part:
-        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, part)
+        save_file({name: tensor.cpu().contiguous() for name, tensor in gates.state_dict().items()}, part)
     return config.out
+
+
+def learn(gates: FilterGates, lessons: Iterator[list[Lesson]], config: FilterConfig) -> None:
+    """Teach the network `config.sequences` batches of sequences, or as many as there is time for."""
+    network = TemporalFilter(gates=gates.to(config.device))
+    generator, begun = torch.Generator().manual_seed(config.seed), time.monotonic()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
+    found: list[dict[str, Tensor]] = []
+    for number, batch in enumerate(lessons, start=1):
+        passed = number / config.sequences
+        if config.minutes is not None:
+            passed = max(passed, (time.monotonic() - begun) / (60 * config.minutes))
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _share_of_rate(min(1.0, passed))
+        for loss, parts in _losses(network, batch, config, generator):
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            found.append(parts)
+        if number % config.log_every == 0 or passed >= 1:
+            means = {name: torch.stack([one[name] for one in found]).mean().item() for name in found[0]}
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+            logger.info("%s: batch %d, %.0f %%: %s", config.out, number, 100 * min(1, passed), shown)
+            found = []
+        if passed >= 1:
+            return
+
+
+def _share_of_rate(passed: float) -> float:
+    """Of the learning rate, by the share of the training that is over: up over the first twentieth, then down."""
+    return passed / 0.05 if passed < 0.05 else 0.5 * (1 + math.cos(math.pi * (passed - 0.05) / 0.95))
+
+
+@torch.no_grad()
+def measure(gates: FilterGates, lessons: Sequence[Lesson], config: FilterConfig) -> dict[str, float]:
+    """What `learn` looks at, of the network as it is: means over sequences, each as a share of no filter's."""
+    network, generator = TemporalFilter(gates=gates), torch.Generator().manual_seed(config.seed)
+    found = [parts for one in lessons for _, parts in _losses(network, [one], config, generator)]
+    return {name: torch.stack([one[name] for one in found]).mean().item() for name in found[0]}
 
 
 def _read_clips(config: FilterConfig) -> list[LabelledClip]:
@@ -80,97 +119,130 @@ def _as_frames(images: np.ndarray) -> Frames:
     return torch.from_numpy(images).permute(0, 1, 4, 2, 3).float() / 255
 
 
-def _draw(clips: list[LabelledClip], config: FilterConfig, draws: np.random.Generator) -> list[Drawn]:
-    """A batch of sequences: all of what the base network predicts, or all to be predicted by imagined ones."""
-    is_real = config.base is not None and draws.random() < config.real_share
-    batch = []
-    for _ in range(config.batch):
-        clip, occluders = (clips[draws.integers(len(clips))] for _ in range(2))
-        batch.append(draw_clip(clip if is_real else _unpredicted(clip), occluders, config.frames, draws))
-    return batch
+@contextmanager
+def _lessons(clips: list[LabelledClip], config: FilterConfig) -> Iterator[Iterator[list[Lesson]]]:
+    """Batches of sequences, the same in whatever number of processes they are drawn."""
+    numbers = range(config.sequences)
+    if config.workers == 1:
+        yield (_draw(clips, config, number) for number in numbers)
+        return
+    with TemporaryDirectory(prefix="steadydepth-") as folder:
+        # Mapped into each process, so that all share one copy.
+        for i, clip in enumerate(clips):
+            for field in fields(clip):
+                if (array := getattr(clip, field.name)) is not None:
+                    np.save(Path(folder) / f"{i:04d}_{field.name}.npy", array)
+        arguments = (folder, len(clips), config)
+        with ProcessPoolExecutor(
+            config.workers, mp_context=get_context("spawn"), initializer=_begin_worker, initargs=arguments
+        ) as pool:
+
+            def drawn() -> Iterator[list[Lesson]]:
+                waiting = deque(pool.submit(_draw_here, number) for number in numbers[: 2 * config.workers])
+                for number in numbers:
+                    ready = waiting.popleft().result()
+                    if (later := number + 2 * config.workers) < len(numbers):
+                        waiting.append(pool.submit(_draw_here, later))
+                    yield ready
+
+            try:
+                yield drawn()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
-def _unpredicted(clip: LabelledClip) -> LabelledClip:
-    return LabelledClip(
-        clip.frames, clip.depth, clip.forward, clip.backward, clip.forward_visible, clip.backward_visible
-    )
+_mapped: tuple[list[LabelledClip], FilterConfig]  # of a process that draws
 
 
-def _draw_weights(network: TemporalFilter, generator: torch.Generator) -> None:
+def _begin_worker(folder: str, n_clips: int, config: FilterConfig) -> None:
+    global _mapped  # noqa: PLW0603: what a process of a pool keeps between its tasks
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    clips = []
+    for i in range(n_clips):
+        paths = {field.name: Path(folder) / f"{i:04d}_{field.name}.npy" for field in fields(LabelledClip)}
+        clips.append(
+            LabelledClip(**{name: np.load(path, mmap_mode="r") for name, path in paths.items() if path.exists()})
+        )
+    _mapped = clips, config
+
+
+def _draw_here(number: int) -> list[Lesson]:
+    return _draw(*_mapped, number)
+
+
+def _draw(clips: list[LabelledClip], config: FilterConfig, number: int) -> list[Lesson]:
+    """A batch of sequences: all of what the base network predicts, or all predicted by imagined ones."""
+    draws = np.random.default_rng((config.seed, number))
+    is_real = clips[0].predicted is not None and draws.random() < config.real_share
+    return [draw_lesson(clips, config.frames, draws, is_real=is_real) for _ in range(config.batch)]
+
+
+def _draw_weights(gates: FilterGates, generator: torch.Generator) -> None:
     """Weights by the generator, so that they do not depend on who drew before."""
-    for layer in network.layers:
+    for layer in gates.layers:
         assert isinstance(layer, nn.Conv2d)
         nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
         nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
 
-def _learn(
-    network: TemporalFilter,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    drawn: list[Drawn],
-    config: FilterConfig,
-    generator: torch.Generator,
-) -> list[dict[str, float]]:
-    """Learn from a batch of sequences, a chunk after the other; the state goes on, the gradient does not.
+def _losses(
+    network: TemporalFilter, lessons: list[Lesson], config: FilterConfig, generator: torch.Generator
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """The loss of a batch of sequences, a chunk after the other; the state goes on, the gradient does not.
 
-    Returns: of each chunk the loss and its parts, each as a share of what it is without the filter.
+    Yields: the loss and its parts, each as a share of what it is without the filter.
     """
-    frames = _as_frames(np.stack([one.frames for one in drawn]))
-    truth = torch.from_numpy(np.stack([one.depth for one in drawn]))
-    motion, true_motion = (
-        torch.from_numpy(np.stack([getattr(one, name) for one in drawn])) for name in ("motion", "true_motion")
-    )
-    visible = torch.from_numpy(np.stack([one.visible for one in drawn]))
-    predicted = [one.predicted for one in drawn if one.predicted is not None]
-    claims: Claims = "metric"
-    if predicted:
-        raw = torch.from_numpy(np.stack(predicted)).float()
-        target = truth * (raw.log() - truth.log()).mean((1, 2, 3), keepdim=True).exp()
-    else:
-        imagined = imagine(frames, truth, generator)
-        claims = "disparity" if torch.rand((), generator=generator) < 0.5 else "metric"
-        sign = -1 if claims == "disparity" else 1
-        raw, target = (sign * imagined.predicted).exp(), (sign * imagined.steady).exp()
-    strength = torch.rand(len(drawn), generator=generator)
-    strength[torch.rand(len(drawn), generator=generator) < 0.5] = 1.0
 
-    network.claims = claims
+    def batch(name: str) -> Tensor:
+        return torch.from_numpy(np.stack([getattr(one, name) for one in lessons])).to(config.device)
+
+    frames = batch("frames").permute(0, 1, 4, 2, 3).float() / 255
+    motion, true_motion, visible = batch("motion"), batch("true_motion"), batch("visible")
+    # Depth or disparity, whatever the network predicts.
+    is_disparity = bool(torch.rand((), generator=generator) < 0.5)
+    sign = -1 if is_disparity else 1
+    raw, target = ((sign * batch(name)).exp() for name in ("raw", "target"))
+    strength = torch.rand(len(lessons), generator=generator)
+    strength[torch.rand(len(lessons), generator=generator) < 0.5] = 1.0
+    strength = strength.to(config.device)
+
+    network.claims = "disparity" if is_disparity else "metric"
     state: State | None = None
     before: Tensor | None = None
-    found = []
-    unit = network.start(frames[:, 0], raw[:, 0])["unit"]
-    error = network.to_log(raw, unit) - network.to_log(target, unit)
+    unit = torch.stack([torch.from_numpy(find_unit(one.cpu().numpy(), network.claims)) for one in raw[:, 0]]).to(raw)
+    raw_log, target_log = network.to_log(raw, unit), network.to_log(target, unit)
+    raw_error = raw_log - target_log
     # Of the depth as it comes, so that a network that hardly flickers counts as much as one that does.
     of_raw = (
-        error.abs().mean((1, 2, 3)) + 0.01,
-        _change(error, true_motion[:, 1:], visible[:, 1:]) + 0.003,
-        _roughness(error) + 0.003,
+        raw_error.abs().mean((1, 2, 3)) + 0.01,
+        _change(raw_error, true_motion[:, 1:], visible[:, 1:]) + 0.003,
+        _roughness(raw_error) + 0.003,
     )
     for first in range(0, raw.shape[1], config.chunk):
         part = slice(first, first + config.chunk)
         out, state = network(frames[:, part], raw[:, part], state, motion=motion[:, part], strength=strength)
-        error = network.to_log(out, state["unit"]) - network.to_log(target[:, part], state["unit"])
+        out_log = network.to_log(out, unit)
+        error = out_log - target_log[:, part]
         joined = error if before is None else torch.cat((before, error), 1)
         pairs = slice(first + (before is None), first + config.chunk)
         flicker = _change(joined, true_motion[:, pairs], visible[:, pairs]) / of_raw[1]
         wrong = error.abs().mean((1, 2, 3)) / of_raw[0]
         edges = _roughness(error) / of_raw[2]
-        loss = (wrong + config.relative_weight * strength.square() * flicker + config.edge_weight * edges).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        lost = 1 - _contrast_kept(out_log, raw_log[:, part])
+        excess = (error.abs() - raw_error[:, part].abs()).clamp(min=0)
+        trails = masked_mean(excess, ~visible[:, part], dim=(1, 2, 3)) / of_raw[0]
+        loss = (
+            wrong
+            + config.relative_weight * strength.square() * flicker
+            + config.edge_weight * edges
+            + config.contrast_weight * lost.abs()
+            + config.trail_weight * trails
+        ).mean()
+        parts = {"target": loss, "error": wrong, "flicker": flicker, "edges": edges, "lost": lost, "trails": trails}
+        yield loss, {name: value.detach().mean() for name, value in parts.items()}
         state = {name: tensor.detach() for name, tensor in state.items()}
         before = error[:, -1:].detach()
-        found.append(
-            {
-                name: float(value.detach().mean())
-                for name, value in (("target", loss), ("error", wrong), ("flicker", flicker), ("edges", edges))
-            }
-        )
-    return found
 
 
 def _change(error: Depth, motion: Float[Tensor, "b p h w 2"], visible: Bool[Tensor, "b p h w"]) -> Float[Tensor, "b"]:
@@ -179,6 +251,19 @@ def _change(error: Depth, motion: Float[Tensor, "b p h w 2"], visible: Bool[Tens
     grid = as_grid(follow(pairs[2]), *error.shape[-2:])
     before = nn.functional.grid_sample(pairs[1][:, None], grid, padding_mode="border", align_corners=False)[:, 0]
     return masked_mean((pairs[0] - before).abs().unflatten(0, visible.shape[:2]), visible, dim=(1, 2, 3))
+
+
+def _contrast_kept(out: Depth, raw: Depth) -> Float[Tensor, "b"]:
+    """How much of the contrast of the raw depth's edges is left: `metrics.edges.edges_kept`, over each clip."""
+    both = square = out.new_zeros(len(out))
+    for distance in (1, 2, 4, 8):
+        for axis in (2, 3):
+            length = raw.shape[axis] - distance
+            here, there = ((one.narrow(axis, 0, length) - one.narrow(axis, distance, length)) for one in (out, raw))
+            steep = torch.where(there.abs() > 0.05, there, 0)
+            both = both + (here * steep).sum((1, 2, 3))
+            square = square + steep.square().sum((1, 2, 3))
+    return both / square.clamp(min=1e-6)
 
 
 def _roughness(error: Depth) -> Float[Tensor, "b"]:

@@ -1,0 +1,134 @@
+"""A page to try a model on: drop a video, and see its depth as it is and as a filter leaves it, beside each other."""
+
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from steadydepth.commands import AnyModel, as_predictor
+from steadydepth.errors import InputError
+from steadydepth.files.prefetch import read_ahead
+from steadydepth.files.video_write import write_video
+from steadydepth.inference.depth_cache import cache_depth
+from steadydepth.inference.filters import NAMES, choose_filter
+from steadydepth.inference.frame_sources import open_source
+from steadydepth.inference.predictor import Predictor
+from steadydepth.ops.depth_view import DepthView
+from steadydepth.ops.resize import shrink_image
+
+
+def compare_filter(
+    predictor: Predictor,
+    video: Path | str,
+    out: Path,
+    *,
+    filter: str = "learned",
+    view: DepthView | None = None,
+    max_side: int = 640,
+) -> Path:
+    """Write a video of the frames, their depth, and the same filtered, from left to right in one range of colours.
+
+    Args:
+        predictor: the model.
+        video: a file, or a folder of images.
+        out: the video to write; the sound of a video is kept.
+        filter: one of `filters.NAMES`.
+        view: range and colours; the range is that of the depth without the filter.
+        max_side: longer side in pixels of each of the three.
+
+    Returns: `out`.
+
+    Raises:
+        InputError: the video cannot be read, or there is no such filter.
+    """
+    view, source = view or DepthView(), open_source(Path(video))
+    view.check(predictor.claims)
+    with tempfile.TemporaryDirectory() as folder:
+        kept = {}
+        for name in ("none", filter):
+            (Path(folder) / name).mkdir(exist_ok=True)
+            kept[name] = cache_depth(
+                predictor,
+                source,
+                Path(folder) / name,
+                filter=choose_filter(name),
+                report=lambda what, done, total: None,
+            )
+        raw, filtered = kept["none"], kept[filter]
+
+        def images() -> Any:
+            depths = zip(raw.frames(), filtered.depth.read(), raw.ranges(view), strict=False)
+            for (image, before), after, shown in depths:
+                panels = (image, *(view.paint(depth, shown, predictor.claims) for depth in (before, after)))
+                yield np.hstack([shrink_image(panel, max_side) for panel in panels])
+
+        write_video(out, read_ahead(images()), raw.fps, like=source.video)
+    return out
+
+
+def make_app(model: AnyModel, *, colours: str = "turbo") -> Any:
+    """The page as a `gradio.Blocks`, to launch or to put into an app of one's own.
+
+    Args:
+        model: a name, a module or what `load` returns.
+        colours: the colour map that is chosen at first.
+
+    Raises:
+        InputError: the extra `app` is not installed, or there is no such model.
+    """
+    gradio, predictor = _load_gradio(), as_predictor(model)
+    folder = tempfile.TemporaryDirectory()  # as long as the page; Gradio serves a copy
+
+    def run(video: str | None, filter: str, colours: str, look_ahead: float) -> str:
+        if not video:
+            raise gradio.Error("Drop a video first.")
+        try:
+            out = Path(tempfile.mkdtemp(dir=folder.name)) / "depth.mp4"
+            view = DepthView(colours, look_ahead=int(look_ahead) or None)
+            return str(compare_filter(predictor, video, out, filter=filter, view=view))
+        except InputError as error:
+            raise gradio.Error(str(error)) from error
+
+    with gradio.Blocks(title="steadydepth", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        gradio.Markdown(f"# steadydepth\nDepth of a video, raw and filtered. The model claims {predictor.claims}.")
+        with gradio.Row():
+            with gradio.Column(scale=1):
+                video = gradio.Video(label="Video", sources=["upload"])
+                filter = gradio.Dropdown([name for name in NAMES if name != "none"], value="learned", label="Filter")
+                shown = gradio.Dropdown(
+                    ["turbo", "grey", "viridis", "magma", "inferno", "cividis"], value=colours, label="Colours"
+                )
+                look_ahead = gradio.Slider(0, 100, value=0, step=5, label="Range: frames around each (0: whole video)")
+                start = gradio.Button("Predict", variant="primary")
+            with gradio.Column(scale=3):
+                result = gradio.Video(label="Frame | raw | filtered", autoplay=True, loop=True, interactive=False)
+        start.click(run, [video, filter, shown, look_ahead], result, api_name="predict")
+    return page
+
+
+def app(model: AnyModel, *, host: str = "127.0.0.1", port: int = 7860) -> None:
+    """Serve the page of `make_app` until Ctrl-C.
+
+    Args:
+        model: a name, a module or what `load` returns.
+        host: address to listen on; another than 127.0.0.1 lets other machines in, without a password.
+        port: of that address.
+
+    Raises:
+        InputError: the extra `app` is not installed, there is no such model, or the port is taken.
+    """
+    page = make_app(model)
+    try:
+        page.launch(server_name=host, server_port=port, quiet=True, footer_links=[])
+    except OSError as error:
+        raise InputError(f"{host}:{port}: cannot be listened on ({error}): choose another --port") from error
+
+
+def _load_gradio() -> ModuleType:
+    try:
+        import gradio
+    except ImportError as error:
+        raise InputError("the app needs Gradio: pip install 'steadydepth[app]'") from error
+    return gradio

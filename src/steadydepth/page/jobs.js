@@ -1,0 +1,245 @@
+// Uploads and jobs: what is there, what is new, and the curves of what runs.
+
+import { drawChart } from "./chart.js";
+import { askJson } from "./server.js";
+import { sendFile } from "./tus.js";
+
+const find = (id) => document.getElementById(id);
+const OVER = ["finished", "failed", "cancelled"];
+const EVERY_MS = 1000;
+
+export class JobsView {
+  constructor(kinds, say) {
+    this.kinds = kinds;
+    this.say = say;
+    this.curves = new Map(); // job id to its lines so far
+    this.rows = new Map(); // id to its row and what it shows
+    this.sending = new Map(); // row key to a file on its way
+    find("kind").replaceChildren(...Object.entries(kinds).map(([name, kind]) => new Option(kind.title, name)));
+    find("kind").addEventListener("change", () => this.showKind());
+    find("uploads-input").addEventListener("change", (event) => {
+      this.upload(event.target.files);
+      event.target.value = "";
+    });
+    find("order").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.doing(() => this.start());
+    });
+    this.showKind();
+    setInterval(() => !document.hidden && this.refresh().catch(() => {}), EVERY_MS);
+  }
+
+  // Runs what a button asks for, and shows what the server says against it.
+  async doing(act) {
+    try {
+      this.say("");
+      await act();
+      await this.refresh();
+    } catch (error) {
+      this.say(error.message, true);
+    }
+  }
+
+  upload(files) {
+    for (const file of files) {
+      const key = `${file.name} ${performance.now()}`;
+      const show = (sent) => {
+        this.sending.set(key, { name: file.name, sent, size: file.size });
+        this.showUploads();
+      };
+      show(0);
+      const end = () => this.sending.delete(key);
+      this.doing(() => sendFile(file, show).finally(end));
+    }
+  }
+
+  async refresh() {
+    [this.uploads, this.jobs, this.models] = await Promise.all(
+      ["v1/uploads", "v1/jobs", "v1/models"].map((path) => askJson(path)),
+    );
+    for (const job of this.jobs) await this.follow(job);
+    this.showUploads();
+    this.showJobs();
+    this.showModels();
+  }
+
+  async follow(job) {
+    const lines = this.curves.get(job.id) ?? [];
+    const isOver = OVER.includes(job.state);
+    if (job.kind === "filter" || job.state === "queued" || (isOver && lines.isOver)) return;
+    const news = await askJson(`v1/jobs/${job.id}/curves?after=${lines.at(-1)?.step ?? 0}`);
+    // A run that was lost takes its last steps again.
+    const kept = news.length ? lines.filter((line) => line.step < news[0].step) : lines;
+    this.curves.set(job.id, Object.assign([...kept, ...news], { isOver }));
+  }
+
+  showKind() {
+    const kind = this.kinds[find("kind").value];
+    find("chosen").hidden = !kind.needs_uploads;
+    find("settings").replaceChildren(...kind.settings.map(fieldOf));
+  }
+
+  showUploads() {
+    const there = (this.uploads ?? []).map((upload) => [
+      upload.id, upload,
+      () => row(upload.name, upload.state, describe(upload), {
+        Delete: () => this.doing(() => askJson(`v1/uploads/${upload.id}`, "DELETE")),
+      }),
+    ]);
+    const coming = [...this.sending].map(([key, { name, sent, size }]) => [
+      key, { sent }, () => row(name, "sending", "", {}, progress(sent, size)),
+    ]);
+    const names = new Set([...this.sending.values()].map(({ name }) => name));
+    const others = there.filter(([, upload]) => upload.state !== "receiving" || !names.has(upload.name));
+    this.fill(find("uploads"), [...others, ...coming]);
+    this.showChosen();
+  }
+
+  showChosen() {
+    const before = new Map([...find("chosen").querySelectorAll("input")].map((tick) => [tick.value, tick.checked]));
+    const ready = (this.uploads ?? []).filter((upload) => upload.state === "ready");
+    if (ready.length && ready.length === before.size && ready.every((upload) => before.has(upload.id))) return;
+    const ticks = ready.map((upload) => {
+      const tick = Object.assign(document.createElement("input"), { type: "checkbox", value: upload.id });
+      tick.checked = before.get(upload.id) ?? true;
+      return labelled(tick, upload.name);
+    });
+    const hint = ticks.length ? [] : ["None is ready yet."];
+    find("chosen").replaceChildren(find("chosen").querySelector("legend"), ...ticks, ...hint);
+  }
+
+  showModels() {
+    const finished = this.jobs.filter((job) => job.state === "finished" && job.kind !== "filter");
+    const served = this.models.models.filter((name) => !name.startsWith("job-"));
+    const all = [...served.map((name) => [name, name]), ...finished.map((job) => [`job:${job.id}`, `of job ${job.name}`])];
+    const select = find("start-model"), chosen = select.value;
+    if (select.options.length === all.length) return;
+    select.replaceChildren(...all.map(([value, text]) => new Option(text, value)));
+    if (all.some(([value]) => value === chosen)) select.value = chosen;
+  }
+
+  showJobs() {
+    const rows = [...this.jobs].reverse().map((job) => {
+      const lines = this.curves.get(job.id) ?? [], inService = this.models.model === `job-${job.id}`;
+      return [job.id, { ...job, n: lines.length, inService }, () => this.rowOf(job, lines, inService)];
+    });
+    this.fill(find("job-list"), rows);
+  }
+
+  rowOf(job, lines, inService) {
+    const act = (path) => () => this.doing(() => askJson(`v1/jobs/${job.id}/${path}`, "POST"));
+    const acts = {};
+    if (job.state === "queued" || job.state === "running") acts.Cancel = act("cancel");
+    if (job.state === "cancelled" || job.state === "failed") acts["Go on"] = act("resume");
+    if (job.state === "finished" && job.kind !== "filter") {
+      acts.Report = () => this.doing(() => this.openLink(job, "report"));
+      if (!inService) acts["Put into service"] = act("serve");
+    }
+    if (job.state === "finished") acts.Download = () => this.doing(() => this.openLink(job, "model"));
+    if (OVER.includes(job.state) && !inService) acts.Delete = () => this.doing(() => askJson(`v1/jobs/${job.id}`, "DELETE"));
+    const steps = job.settings["optim.steps"], step = lines.at(-1)?.step ?? 0;
+    const words = [this.kinds[job.kind].title, `from ${job.model}`];
+    if (steps && job.state !== "queued") words.push(`step ${step} of ${steps}`);
+    if (inService) words.push("in service");
+    if (job.message) words.push(job.message);
+    const parts = [];
+    if (job.state === "running" && steps) parts.push(progress(step, steps));
+    if (lines.length > 1) parts.push(drawChart(`losses of ${job.name}`, curvesOf(lines)));
+    return row(job.name, job.state, words.join(" · "), acts, ...parts);
+  }
+
+  // Links send no token: a ticket for this one job takes its place.
+  async openLink(job, what) {
+    const { ticket } = await askJson(`v1/jobs/${job.id}/ticket`, "POST");
+    const link = document.createElement("a");
+    Object.assign(link, { href: `v1/jobs/${job.id}/${what}?ticket=${ticket}`, target: "_blank", rel: "noopener" });
+    link.click();
+  }
+
+  async start() {
+    const kind = find("kind").value, settings = {};
+    for (const field of find("settings").querySelectorAll("[name]")) {
+      settings[field.name] = field.type === "number" ? Number(field.value) : field.value;
+    }
+    const uploads = this.kinds[kind].needs_uploads
+      ? [...find("chosen").querySelectorAll("input:checked")].map((tick) => tick.value) : [];
+    const order = { kind, model: find("start-model").value, name: find("name").value, uploads, settings };
+    await askJson("v1/jobs", "POST", order);
+  }
+
+  // Rows that have changed are made anew; the others stay, and with them the focus.
+  fill(list, rows) {
+    const wanted = rows.map(([id, facts, make]) => {
+      const text = JSON.stringify(facts), held = this.rows.get(id);
+      if (held?.text === text) return held.element;
+      const element = make();
+      const isFocused = held?.element.contains(document.activeElement);
+      const label = isFocused && document.activeElement.textContent;
+      held?.element.replaceWith(element);
+      this.rows.set(id, { text, element });
+      if (isFocused) [...element.querySelectorAll("button")].find((button) => button.textContent === label)?.focus();
+      return element;
+    });
+    for (const element of [...list.children]) if (!wanted.includes(element)) element.remove();
+    wanted.forEach((element, at) => list.children[at] !== element && list.insertBefore(element, list.children[at] ?? null));
+  }
+}
+
+function describe(upload) {
+  if (upload.state === "receiving") return `${share(upload.received, upload.size)} is there; drop the file again to go on`;
+  if (upload.state === "ready") return upload.sequences.length === 1 ? "1 sequence" : `${upload.sequences.length} sequences`;
+  return upload.message;
+}
+
+function share(part, all) {
+  return `${Math.floor((100 * part) / all)} %`;
+}
+
+function curvesOf(lines) {
+  const names = ["absolute", "relative"].filter((name) => lines.some((line) => line[name] > 0));
+  return Object.fromEntries(names.map((name) => [`${name} loss`, lines.map((line) => [line.step, line[name]])]));
+}
+
+function row(name, state, words, acts, ...parts) {
+  const item = document.createElement("li"), head = document.createElement("div"), buttons = document.createElement("div");
+  head.className = "head";
+  buttons.className = "acts";
+  const title = Object.assign(document.createElement("strong"), { textContent: name });
+  const mark = Object.assign(document.createElement("span"), { textContent: state, className: `state ${state}` });
+  for (const [text, act] of Object.entries(acts)) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: text });
+    button.setAttribute("aria-label", `${text}: ${name}`);
+    button.addEventListener("click", act);
+    buttons.append(button);
+  }
+  head.append(title, mark, buttons);
+  item.append(head, Object.assign(document.createElement("p"), { textContent: words }), ...parts);
+  return item;
+}
+
+function progress(value, max) {
+  const bar = Object.assign(document.createElement("progress"), { value, max });
+  bar.setAttribute("aria-label", share(value, max));
+  return bar;
+}
+
+function fieldOf(setting) {
+  if (setting.choices.length) {
+    const select = Object.assign(document.createElement("select"), { name: setting.key });
+    select.replaceChildren(...setting.choices.map((choice) => new Option(choice, choice)));
+    select.value = setting.default;
+    return labelled(select, setting.label);
+  }
+  const input = Object.assign(document.createElement("input"), {
+    type: "number", name: setting.key, min: setting.least, max: setting.most, step: setting.is_whole ? 1 : "any",
+    value: setting.default, required: true,
+  });
+  return labelled(input, setting.label);
+}
+
+function labelled(field, text) {
+  const label = document.createElement("label");
+  if (field.type === "checkbox") label.append(field, text);
+  else label.append(text, field);
+  return label;
+}

@@ -1,0 +1,82 @@
+// The page: its tabs, and the live view. On a server it also has jobs; without one depth is computed right here.
+
+import { LiveView } from "./live.js";
+
+const find = (id) => document.getElementById(id);
+const isLocal = document.documentElement.dataset.runs === "browser";
+
+export function say(text, isBad = false) {
+  find("message").textContent = text;
+  find("message").classList.toggle("bad", isBad);
+}
+
+const { LocalDepth } = isLocal ? await import("./local.js") : {};
+const server = isLocal ? null : await import("./server.js");
+const live = new LiveView((options) => new (LocalDepth ?? server.ServerDepth)(options), say);
+
+const tabs = [find("tab-live"), find("tab-jobs")];
+function choose(tab) {
+  for (const each of tabs) {
+    const isChosen = each === tab;
+    each.setAttribute("aria-selected", isChosen);
+    each.tabIndex = isChosen ? 0 : -1;
+    find(each.getAttribute("aria-controls")).hidden = !isChosen;
+  }
+}
+for (const tab of tabs) tab.addEventListener("click", () => choose(tab));
+find("tabs").addEventListener("keydown", (event) => {
+  if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
+  const shown = tabs.filter((tab) => !tab.hidden);
+  const next = shown[(shown.indexOf(document.activeElement) + 1) % shown.length];
+  next.focus();
+  choose(next);
+});
+
+let jobs = null;
+const isLive = () => !find("live").hidden;
+for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    document.body.classList.toggle("dragging", kind === "dragenter" || kind === "dragover");
+    if (kind !== "drop" || !event.dataTransfer.files.length) return;
+    if (isLive()) live.openFiles(event.dataTransfer.files);
+    else jobs?.upload(event.dataTransfer.files);
+  });
+}
+
+async function greet() {
+  find("sign-in").hidden = true;
+  const known = await server.askJson("v1/models");
+  find("model").textContent = `${known.model}, ${known.claims}`;
+  say("");
+  if (!(await server.askJson("page.json")).trains) return;
+  const { JobsView } = await import("./jobs.js");
+  jobs ??= new JobsView(await server.askJson("v1/jobs/kinds"), say);
+  find("tab-jobs").hidden = false;
+  await jobs.refresh();
+}
+
+async function begin() {
+  try {
+    await greet();
+  } catch (error) {
+    if (error.status === 401) {
+      find("sign-in").hidden = false;
+      say(server.token.get() ? "That token is not known." : "This server asks for a token.");
+      server.token.set("");
+    } else say(error.message, true);
+  }
+}
+
+if (isLocal) {
+  find("model").textContent = "runs in this browser";
+} else {
+  find("sign-in").addEventListener("submit", (event) => {
+    event.preventDefault();
+    server.token.set(find("token").value.trim());
+    find("token").value = "";
+    begin();
+  });
+  await begin();
+}
+document.documentElement.dataset.ready = "yes";

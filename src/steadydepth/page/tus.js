@@ -1,0 +1,68 @@
+// Uploads in pieces, by the tus protocol: after a lost connection, or with the same file again, it goes on where it was.
+
+import { Refused, ask } from "./server.js";
+
+const TUS = { "Tus-Resumable": "1.0.0" };
+const LEAST = 1 << 18, MOST = 1 << 23; // bytes of a piece
+const GOOD_S = 2; // that a piece takes, about
+const PATIENCE = 8; // attempts in a row without a byte
+
+// `onProgress` is told of the bytes that are there.
+export async function sendFile(file, onProgress) {
+  const key = `upload ${file.name} ${file.size} ${file.lastModified}`;
+  let place = localStorage.getItem(key), offset = place && (await offsetOf(place));
+  if (offset == null) {
+    place = await create(file);
+    offset = 0;
+    localStorage.setItem(key, place);
+  }
+  let size = 1 << 20, failures = 0;
+  while (offset < file.size) {
+    onProgress(offset);
+    const begun = performance.now();
+    try {
+      offset = await sendPiece(place, file.slice(offset, offset + size), offset);
+      const took = (performance.now() - begun) / 1e3;
+      size = Math.min(MOST, Math.max(LEAST, Math.round((size * GOOD_S) / Math.max(took, GOOD_S / 2))));
+      failures = 0;
+    } catch (error) {
+      // Of what the server refuses for good nothing gets better by sending it again.
+      if (error instanceof Refused && ![408, 409, 423, 429, 460, 500, 502, 503].includes(error.status)) throw error;
+      if (++failures > PATIENCE) throw error;
+      await new Promise((resolve) => setTimeout(resolve, Math.min(8000, 250 * 2 ** failures)));
+      size = Math.max(LEAST, size >> 1);
+      offset = (await offsetOf(place)) ?? offset;
+    }
+  }
+  onProgress(offset);
+  localStorage.removeItem(key);
+}
+
+async function create(file) {
+  const bytes = new TextEncoder().encode(file.name.slice(-200));
+  const headers = { ...TUS, "Upload-Length": file.size, "Upload-Metadata": `filename ${base64(bytes)}` };
+  return (await ask("v1/uploads", { method: "POST", headers })).headers.get("Location");
+}
+
+// How many bytes are there; null where the upload has gone, or the server does not answer.
+async function offsetOf(place) {
+  try {
+    return Number((await ask(place, { method: "HEAD", headers: TUS })).headers.get("Upload-Offset"));
+  } catch {
+    return null;
+  }
+}
+
+async function sendPiece(place, piece, offset) {
+  const headers = { ...TUS, "Content-Type": "application/offset+octet-stream", "Upload-Offset": offset };
+  // Only secure pages may compute it; elsewhere the server's own look at the file has to do.
+  if (crypto.subtle) {
+    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await piece.arrayBuffer()));
+    headers["Upload-Checksum"] = `sha256 ${base64(digest)}`;
+  }
+  return Number((await ask(place, { method: "PATCH", headers, body: piece })).headers.get("Upload-Offset"));
+}
+
+function base64(bytes) {
+  return btoa(String.fromCharCode(...bytes));
+}

@@ -1,0 +1,388 @@
+"""Jobs of the server: a queue, a process for each that runs, and what they leave.
+
+The processes outlive a server that is killed: the next one finds them by the lock that each holds, and starts those
+again that were lost, from the checkpoint of their run.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from steadydepth.errors import InputError
+from steadydepth.files.atomic_writes import new_file
+from steadydepth.serving.jobs.limits import JobLimits
+from steadydepth.serving.jobs.plans import RUN, VIDEOS, check_settings, kinds
+from steadydepth.serving.jobs.store import OVER, Job, Store, Upload
+from steadydepth.serving.jobs.unpack import remove
+from steadydepth.serving.jobs.uploads import Uploads
+from steadydepth.serving.jobs.worker import LOG_FILE, ORDER, OUTCOME, PID, REPORT
+
+logger = logging.getLogger(__name__)
+LOCK = "process.lock"
+SERVED = "in_service.json"
+CURVES = f"{RUN}/metrics.jsonl"
+_TICK_S = 0.3
+_PATIENCE_S = 60.0  # from the request to stop to SIGKILL: a step may take as long
+_MOST_LOSSES = 3  # of a process in a row, without a line of its log between them
+# Of a run's folder, what is no part of its model.
+_NOT_MODEL = ("config.yaml", "metrics.json", "metrics.jsonl", "skipped.jsonl", "README.md")
+
+
+class Jobs:
+    """The jobs of a server, below one folder.
+
+    Args:
+        folder: holds the store, the uploads and a folder for each job; one server at a time.
+        models: the names under which models are served, and what `load` takes for each.
+        limits: of uploads and jobs.
+        store: in place of the SQLite file in the folder.
+
+    Raises:
+        InputError: another server works in the folder, or its store is of another version.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        models: Callable[[], Mapping[str, str]],
+        limits: JobLimits | None = None,
+        store: Store | None = None,
+    ) -> None:
+        self.folder, self.models, self.limits = folder.resolve(), models, limits or JobLimits()
+        (self.folder / "jobs").mkdir(parents=True, exist_ok=True)
+        self._own = _lock(self.folder / "server.lock")
+        if self._own is None:
+            raise InputError(f"{folder}: another server works in this folder: stop it, or give another one")
+        self.store = store or Store(self.folder / "server.sqlite")
+        self.uploads = Uploads(self.folder / "uploads", self.store, self.limits)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._asked: dict[str, float] = {}  # jobs that were asked to stop, and when
+        self._checks: dict[str, threading.Thread] = {}
+        self._ends, self._is_over = threading.Event(), False
+        self._thread: threading.Thread | None = None
+
+    # -- the server's own
+
+    def start(self) -> None:
+        """Take up what an earlier server left, and work until `stop`."""
+        self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Have the jobs write their checkpoints and end, once; the next server goes on with them."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._ends.set()
+        if self._thread is not None:
+            self._thread.join()
+        alive = [job for job in self.store.all(Job) if self._signal(job, signal.SIGTERM)]
+        deadline = time.monotonic() + _PATIENCE_S
+        while alive and time.monotonic() < deadline:
+            alive = [job for job in alive if self._is_alive(job)]
+            time.sleep(0.05)
+        for thread in self._checks.values():
+            thread.join()
+        self.store.close()
+        if self._own is not None:
+            os.close(self._own)
+
+    def _run(self) -> None:
+        last_cleaning = 0.0
+        while not self._ends.wait(_TICK_S):
+            try:
+                if time.monotonic() - last_cleaning > 600:
+                    self.uploads.delete_stale()
+                    last_cleaning = time.monotonic()
+                self.tick()
+            except Exception:  # of one job; the others go on, and so does the server
+                logger.exception("jobs")
+
+    def tick(self) -> None:
+        """One look at everything: what has ended, what is to be stopped, what comes next."""
+        for upload in self.store.all(Upload):
+            if upload.state == "checking" and upload.id not in self._checks:
+                thread = threading.Thread(target=self._check, args=(upload,), name=f"check {upload.id}")
+                self._checks[upload.id] = thread
+                thread.start()
+        jobs = self.store.all(Job)
+        for job in jobs:
+            if job.state in ("running", "cancelling"):
+                self._look_at(job)
+        n_running = sum(job.state in ("running", "cancelling") for job in self.store.all(Job))
+        for job in [job for job in jobs if job.state == "queued"][: max(0, self.limits.running - n_running)]:
+            if (running := self.store.change(job, state="running", started=time.time(), message="")) is not None:
+                self._start(running)
+
+    def _check(self, upload: Upload) -> None:
+        self.uploads.check(upload, wait=self._wait_for_check)
+        del self._checks[upload.id]
+
+    def _wait_for_check(self, process: subprocess.Popen[bytes]) -> int:
+        try:
+            return process.wait(self.limits.check_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    # -- one job
+
+    def submit(
+        self, kind: str, *, owner: str, name: str = "", model: str | None = None, uploads: tuple[str, ...] = (),
+        settings: Mapping[str, object] | None = None,
+    ) -> Job:  # fmt: skip
+        """Put a job into the queue.
+
+        Args:
+            kind: one of `plans.kinds`.
+            owner: who asked for it.
+            name: a title; the kind without it.
+            model: a served name, or `job:ID` of a finished one, that it starts from.
+            uploads: numbers of uploads that are ready.
+            settings: keys of `plans.kinds`, for others than their defaults.
+
+        Raises:
+            InputError: something of it does not fit, or the queue is full.
+        """
+        chosen = check_settings(kind, settings or {}, self.limits)
+        needs = kinds(self.limits)[kind]
+        if model is None:
+            raise InputError(f"{kind}: model is missing; there are {', '.join(self.models())}")
+        self.resolve(model)
+        held = [self.store.get(Upload, id) for id in uploads]
+        wrong = [id for id, upload in zip(uploads, held, strict=True) if upload is None or upload.state != "ready"]
+        if wrong or bool(uploads) != needs.needs_uploads or len(set(uploads)) != len(uploads):
+            rule = "numbers of uploads that are ready, each once" if needs.needs_uploads else "none"
+            raise InputError(f"uploads: {', '.join(wrong) or list(uploads)}: {kind} takes {rule}")
+        if sum(job.state not in OVER for job in self.store.all(Job)) >= self.limits.waiting:
+            raise InputError(f"{self.limits.waiting} jobs are waiting, the most that may: try again later")
+        title = "".join(letter for letter in name if letter.isprintable())[:100].strip() or kind
+        job = Job(secrets.token_hex(8), kind, title, owner, time.time(), model, tuple(uploads), chosen)
+        folder = self.of(job)
+        (folder / VIDEOS).mkdir(parents=True)
+        for upload in held:
+            assert upload is not None
+            _link_sequences(self.uploads.data(upload), folder / VIDEOS, upload)
+        self.store.add(job)
+        return job
+
+    def of(self, job: Job) -> Path:
+        """The folder of a job."""
+        return self.folder / "jobs" / job.id
+
+    def resolve(self, model: str) -> str:
+        """What `load` takes for the name of a model.
+
+        Raises:
+            InputError: there is no such model.
+        """
+        served = self.models()
+        if model in served:
+            return served[model]
+        job = self.store.get(Job, model.removeprefix("job:")) if model.startswith("job:") else None
+        if job is None or job.state != "finished" or job.kind == "filter":
+            raise InputError(f"{model!r}: no such model; there are {', '.join(served)}, and job:ID of finished jobs")
+        return str(self.of(job) / RUN)
+
+    def cancel(self, job: Job) -> Job | None:
+        """Ask a job to stop after the step under way; it keeps its checkpoint. None where it is over already."""
+        if job.state == "queued":
+            return self.store.change(job, state="cancelled", ended=time.time())
+        return self.store.change(job, state="cancelling") if job.state == "running" else None
+
+    def resume(self, job: Job) -> Job | None:
+        """Put a cancelled or failed job into the queue again: it goes on from its checkpoint. None otherwise."""
+        if job.state not in ("cancelled", "failed"):
+            return None
+        return self.store.change(job, state="queued", ended=None, losses=0, message="")
+
+    def delete(self, job: Job) -> None:
+        """Delete a job with all that it made.
+
+        Raises:
+            InputError: it is not over, or its model is in service.
+        """
+        if job.state not in OVER:
+            raise InputError(f"{job.name}: is {job.state}: cancel it first")
+        if (served := self.served()) is not None and served.id == job.id:
+            raise InputError(f"{job.name}: its model is in service: put another one there first")
+        self.store.remove(job)
+        remove(self.of(job))
+
+    def curves(self, job: Job, after: int = 0) -> list[dict[str, Any]]:
+        """The lines of its log after a step: losses, and what guards and validations found."""
+        path = self.of(job) / CURVES
+        if not path.is_file():
+            return []
+        lines = (json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n"))
+        return [line for line in lines if line["step"] > after]
+
+    def report(self, job: Job) -> Path | None:
+        """The page of a finished job; None where there is none."""
+        path = self.of(job) / REPORT
+        return path if path.is_file() else None
+
+    def model_files(self, job: Job) -> dict[str, Path]:
+        """The files of the model that a finished job made, by name; none of one that is not finished."""
+        if job.state != "finished":
+            return {}
+        files = sorted(path for path in (self.of(job) / RUN).iterdir() if path.is_file())
+        return {
+            path.name: path
+            for path in files
+            if path.name not in _NOT_MODEL and not path.name.startswith(".") and path.suffix != ".pt"
+        }
+
+    def pack_model(self, job: Job) -> Path:
+        """A zip of `model_files`, in the folder of the job.
+
+        Raises:
+            InputError: the job has made no model.
+        """
+        path, files = self.of(job) / "model.zip", self.model_files(job)
+        if not files:
+            raise InputError(f"{job.name}: is {job.state}, and has no model")
+        if not path.is_file():
+            with new_file(path) as part, zipfile.ZipFile(part, "w") as archive:
+                for name, file in files.items():
+                    archive.write(file, name)
+        return path
+
+    def note_served(self, job: Job) -> None:
+        """Remember that the model of a job is in service, for the next start of the server."""
+        with new_file(self.folder / SERVED) as part:
+            part.write_text(json.dumps(job.id))
+
+    def served(self) -> Job | None:
+        """The job whose model was put into service last and is still there; None where there is none."""
+        path = self.folder / SERVED
+        job = self.store.get(Job, json.loads(path.read_text())) if path.is_file() else None
+        return job if job is not None and self.model_files(job) else None
+
+    # -- processes
+
+    def _start(self, job: Job) -> None:
+        folder = self.of(job)
+        (folder / OUTCOME).unlink(missing_ok=True)
+        (folder / PID).unlink(missing_ok=True)
+        order = {"kind": job.kind, "settings": job.settings, "model": self.resolve(job.model or ""),
+                 "world": str(self.folder / "world"), "limits": vars(self.limits)}  # fmt: skip
+        (folder / ORDER).write_text(json.dumps(order))
+        lock = _lock(folder / LOCK)
+        if lock is None:  # the process that a killed server had just started
+            return
+        environment = os.environ | {"OMP_NUM_THREADS": str(self.limits.threads), "PYTHONUNBUFFERED": "1"}
+        with (folder / LOG_FILE).open("ab") as log:
+            # The lock is one of the open file: it lives in the process, however the server ends.
+            self._processes[job.id] = subprocess.Popen(
+                [sys.executable, "-m", "steadydepth.serving.jobs.worker", str(folder)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, pass_fds=[lock],
+                start_new_session=True,
+            )  # fmt: skip
+        os.close(lock)
+        logger.info("job %s (%s): started", job.id, job.kind)
+
+    def _is_alive(self, job: Job) -> bool:
+        process = self._processes.get(job.id)
+        if process is not None and process.poll() is not None:
+            del self._processes[job.id]
+        lock = _lock(self.of(job) / LOCK)
+        if lock is not None:
+            os.close(lock)
+        return lock is None
+
+    def _signal(self, job: Job, number: signal.Signals) -> bool:
+        """Send a signal to the process of a job; whether there was one."""
+        pid = self.of(job) / PID
+        if not self.of(job).is_dir() or not self._is_alive(job) or not pid.is_file() or not pid.read_text():
+            return False
+        try:
+            os.kill(int(pid.read_text()), number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _look_at(self, job: Job) -> None:
+        if self._is_alive(job):
+            self._hurry(job)
+            return
+        self._asked.pop(job.id, None)
+        found = _read_outcome(self.of(job) / OUTCOME)
+        now = time.time()
+        if found is not None and found["state"] in OVER:
+            self.store.change(job, state=found["state"], message=found["message"], ended=now)
+            logger.info("job %s: %s %s", job.id, found["state"], found["message"])
+        elif job.state == "cancelling":
+            self.store.change(job, state="cancelled", ended=now)
+        elif found is not None:  # stopped with the server before this one
+            self._start(job)
+        else:
+            self._start_again(job, now)
+
+    def _hurry(self, job: Job) -> None:
+        """Ask a job to stop that is to be cancelled or takes too long, and end it where it does not."""
+        is_late = time.time() - (job.started or job.created) > self.limits.job_s
+        if is_late and job.state == "running":
+            hours = self.limits.job_s / 3600
+            job = self.store.change(job, state="cancelling", message=f"took longer than {hours:g} hours") or job
+        if job.state != "cancelling":
+            return
+        if job.id not in self._asked:
+            if self._signal(job, signal.SIGTERM):
+                self._asked[job.id] = time.monotonic()
+        elif time.monotonic() - self._asked[job.id] > _PATIENCE_S:
+            self._signal(job, signal.SIGKILL)
+
+    def _start_again(self, job: Job, now: float) -> None:
+        step = max((line["step"] for line in self.curves(job)), default=0)
+        losses = 1 if step > job.step else job.losses + 1
+        if losses > _MOST_LOSSES:
+            message = f"its process was lost {losses} times at step {step}, most likely for want of memory"
+            self.store.change(job, state="failed", ended=now, message=message)
+            return
+        logger.warning("job %s: its process was lost; it goes on from its checkpoint", job.id)
+        if (again := self.store.change(job, losses=losses, step=step)) is not None:
+            self._start(again)
+
+
+def _lock(path: Path) -> int | None:
+    """An open file with its lock, for as long as it is open anywhere; None where another process has it."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return None
+    return file
+
+
+def _read_outcome(path: Path) -> dict[str, str] | None:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _link_sequences(data: Path, into: Path, upload: Upload) -> None:
+    """Links to the sequences of an upload; names that are there already get its number behind them."""
+    for path, name in _sequences(data, upload):
+        stem, suffix = (Path(name).stem, Path(name).suffix) if path.is_file() else (name, "")
+        taken = {each.stem if each.is_file() else each.name for each in into.iterdir()}
+        (into / (f"{stem}_{upload.id}{suffix}" if stem in taken else name)).symlink_to(path)
+
+
+def _sequences(data: Path, upload: Upload) -> Iterator[tuple[Path, str]]:
+    if (data / "rgb").is_dir():
+        yield data, upload.name.partition(".")[0] or upload.id
+        return
+    for path in sorted(data.iterdir()):
+        yield path, path.name

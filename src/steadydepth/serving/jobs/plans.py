@@ -1,0 +1,169 @@
+"""What a client may ask of a job: a few keys of a config, each within bounds; all else is the server's to choose."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from steadydepth.config import Config, FilterConfig
+from steadydepth.config_files import list_mistakes, resolve_config
+from steadydepth.errors import InputError
+from steadydepth.serving.jobs.limits import JobLimits
+
+RUN = "run"  # folder of the run in that of its job
+VIDEOS = "videos"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A key that a client may set."""
+
+    key: str
+    label: str
+    default: int | float | str
+    least: int | float = 0
+    most: int | float = 0
+    choices: tuple[str, ...] = ()
+
+    def check(self, value: object) -> str | None:
+        """What is wrong with a value; None where nothing is."""
+        if self.choices:
+            return None if value in self.choices else f"{self.key}: {value!r}: choose one of {', '.join(self.choices)}"
+        kinds = (int,) if isinstance(self.default, int) else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not self.least <= value <= self.most:
+            whole = "a whole number" if kinds == (int,) else "a number"
+            return f"{self.key}: {value!r}: {whole} from {self.least:g} to {self.most:g}"
+        return None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of job: what it is for, what it needs, what may be set, and what is set for it."""
+
+    title: str
+    needs_uploads: bool
+    settings: tuple[Setting, ...]
+    fixed: Mapping[str, Any]
+
+
+_SIZE = (
+    Setting("data.height", "rows of a training frame", 144, 32, 1024),
+    Setting("data.width", "columns of a training frame", 176, 32, 1024),
+)
+_SEED = Setting("run.seed", "seed", 0, 0, 2**31 - 1)
+
+
+def kinds(limits: JobLimits) -> dict[str, Kind]:
+    """The kinds of jobs by name."""
+    return {
+        # The values of configs/stabilise.yaml.
+        "stabilise": Kind(
+            "Stabilise a model on your own videos, without labels",
+            True,
+            (
+                Setting("optim.steps", "steps", 100, 1, limits.steps),
+                Setting("optim.batch", "clips in a step", 4, 1, 16),
+                Setting("optim.learning_rate", "learning rate", 6e-4, 1e-7, 0.1),
+                Setting("loss.relative_weight", "weight of temporal consistency", 1.0, 0, 100),
+                Setting("loss.relative_gradient", "its gradient: more is steadier, less is closer", 2.5, 0, 100),
+                *_SIZE,
+                _SEED,
+            ),
+            {
+                "data": {"labels": "teacher", "motion": "dis"},
+                "loss": {"absolute": "silog", "teacher_window": 3, "relative_ramp": 0.1},
+                "optim": {"freeze_batch_norm_after": 0.0},
+            },
+        ),
+        # Those of configs/demo.yaml, for a model that is there already.
+        "train": Kind(
+            "Train a model further on sequences with depth",
+            True,
+            (
+                Setting("optim.steps", "steps", 500, 1, limits.steps),
+                Setting("optim.batch", "clips in a step", 4, 1, 16),
+                Setting("optim.learning_rate", "learning rate", 3e-4, 1e-7, 0.1),
+                Setting("data.clip_length", "frames in a clip", 3, 2, 16),
+                Setting(
+                    "data.motion", "motion between frames", "none", choices=("none", "flow", "dis")
+                ),
+                Setting("loss.absolute", "loss of each frame", "silog", choices=("silog", "log_l1")),
+                Setting("loss.relative_weight", "weight of temporal consistency", 0.85, 0, 100),
+                Setting("loss.relative_gradient", "weight of its gradient", 0.3, 0, 100),
+                *_SIZE,
+                _SEED,
+            ),
+            {"data": {"exposure": 0.15, "white_balance": 0.04, "gamma": 0.08, "noise": 0.01},
+             "optim": {"freeze_batch_norm_after": 0.5}},
+        ),
+        "filter": Kind(
+            "Tune the learned filter to a model, on the synthetic world",
+            False,
+            (
+                Setting("sequences", "batches of sequences", 230, 1, 2000),
+                Setting("frames", "frames of a sequence", 24, 2, 64),
+                Setting("clips", "clips of the world", 100, 2, 500),
+                Setting("real_share", "share of what the model predicts", 0.5, 0, 1),
+                Setting("learning_rate", "learning rate", 3e-3, 1e-6, 0.1),
+                Setting("seed", "seed", 0, 0, 2**31 - 1),
+            ),
+            {},
+        ),
+    }  # fmt: skip
+
+
+def describe(limits: JobLimits) -> dict[str, Any]:
+    """The kinds as JSON, for forms."""
+    return {
+        name: {
+            "title": kind.title,
+            "needs_uploads": kind.needs_uploads,
+            "settings": [asdict(each) | {"is_whole": isinstance(each.default, int)} for each in kind.settings],
+        }
+        for name, kind in kinds(limits).items()
+    }
+
+
+def check_settings(kind: str, settings: Mapping[str, object], limits: JobLimits) -> dict[str, Any]:
+    """The settings of a job, defaults among them.
+
+    Raises:
+        InputError: the kind is unknown; or every key that may not be set, and every value that is out of bounds.
+    """
+    known = kinds(limits)
+    if kind not in known:
+        raise InputError(f"{kind!r}: no kind of job; there are {', '.join(known)}")
+    allowed = {setting.key: setting for setting in known[kind].settings}
+    wrong = [f"{key}: may not be set; {kind} has {', '.join(allowed)}" for key in settings if key not in allowed]
+    wrong += [fault for key in settings if key in allowed and (fault := allowed[key].check(settings[key]))]
+    if wrong:
+        raise list_mistakes("settings", wrong)
+    return {key: settings.get(key, setting.default) for key, setting in allowed.items()}
+
+
+def config_of(kind: str, settings: Mapping[str, Any], model: str, folder: Path, limits: JobLimits) -> Config:
+    """The run of a `train` or `stabilise` job in its folder.
+
+    Raises:
+        InputError: the settings do not fit together.
+    """
+    content: dict[str, dict[str, Any]] = {name: dict(keys) for name, keys in kinds(limits)[kind].fixed.items()}
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        content.setdefault(section, {})[name] = value
+    steps = int(settings["optim.steps"])
+    content["data"]["root"] = str(folder / VIDEOS)
+    content["model"] = {"init": model}
+    # About a hundred points of a curve; and no more than a few minutes are lost.
+    content["run"] |= {"folder": str(folder / RUN), "log_every": max(1, steps // 100),
+                       "checkpoint_every": min(50, max(1, steps // 10))}  # fmt: skip
+    return resolve_config(content, "settings")
+
+
+def filter_config_of(settings: Mapping[str, Any], model: str, folder: Path, world: Path) -> FilterConfig:
+    """The training of the learned filter behind a model, on clips that all such jobs share."""
+    data = world / f"{settings['clips']}_clips"
+    return FilterConfig(
+        **settings, base=Path(model), out=folder / RUN / "temporal_filter.safetensors", data=data, workers=1,
+        log_every=max(1, int(settings["sequences"]) // 100),
+    )  # fmt: skip

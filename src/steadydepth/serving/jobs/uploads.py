@@ -1,0 +1,187 @@
+"""Files from terminals: received in pieces that can be sent again, checked as a whole, unpacked, ready for a job.
+
+What a client names is a title, never a path: everything lies below a number that the server has drawn.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from steadydepth.errors import InputError
+from steadydepth.files.video_read import VIDEO_SUFFIXES
+from steadydepth.serving.jobs.limits import JobLimits
+from steadydepth.serving.jobs.store import Job, Store, Upload
+from steadydepth.serving.jobs.unpack import ARCHIVES, remove
+
+logger = logging.getLogger(__name__)
+FOUND = "found.json"  # what the check of an upload has found
+PART = "received.part"
+DATA = "data"
+_BLOCK = 1 << 20
+
+
+class Uploads:
+    """Uploads below one folder, each in a folder of its own.
+
+    Args:
+        folder: created if need be.
+        store: remembers them.
+        limits: of a file, of all together, and of what an archive may hold.
+    """
+
+    def __init__(self, folder: Path, store: Store, limits: JobLimits) -> None:
+        self.folder, self.store, self.limits = folder, store, limits
+        self._busy: set[str] = set()
+        self._of_busy = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def create(self, name: str, size: int, *, owner: str, sha256: str | None = None) -> Upload:
+        """Begin an upload.
+
+        Args:
+            name: what the sender calls the file; its ending tells a video from an archive.
+            size: bytes.
+            owner: who may see it.
+            sha256: of all of it, in hexadecimal digits.
+
+        Raises:
+            InputError: it is too large, there are too many, the disk is full, or the file is of no kind that is taken.
+        """
+        title = _as_title(name)
+        if not title.lower().endswith((*VIDEO_SUFFIXES, *ARCHIVES)):
+            raise InputError(f"{title}: neither a video ({', '.join(VIDEO_SUFFIXES)}) nor an archive of sequences "
+                             f"({', '.join(ARCHIVES)})")  # fmt: skip
+        if not 0 < size <= self.limits.upload_bytes:
+            raise InputError(f"{title}: {size} bytes; a file has 1 to {self.limits.upload_bytes}: split it")
+        if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise InputError(f"{title}: a sha256 is 64 hexadecimal digits")
+        held = self.store.all(Upload)
+        if len(held) >= self.limits.uploads:
+            raise InputError(f"there are {len(held)} uploads, the most that are kept: delete some")
+        coming = sum(each.size - each.received for each in held if each.state == "receiving")
+        if self.used_bytes() + coming + size > self.limits.stored_bytes:
+            raise InputError(f"uploads may take {self.limits.stored_bytes} bytes together: delete some")
+        if shutil.disk_usage(self.folder).free - coming - size < self.limits.free_bytes:
+            raise InputError("the disk of the server is full: delete some uploads or jobs")
+        upload = Upload(secrets.token_hex(8), title, size, sha256, owner, time.time())
+        self.of(upload).mkdir()
+        (self.of(upload) / PART).touch()
+        self.store.add(upload)
+        return upload
+
+    def of(self, upload: Upload) -> Path:
+        """The folder of an upload."""
+        return self.folder / upload.id
+
+    def data(self, upload: Upload) -> Path:
+        """The folder of its sequences and videos, once it is ready."""
+        return self.of(upload) / DATA
+
+    def used_bytes(self) -> int:
+        """What all uploads take on the disk."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    def claim(self, upload: Upload) -> bool:
+        """Whether the caller alone may send a piece of it from now on, until `release`; False while another one is."""
+        with self._of_busy:
+            is_free = upload.id not in self._busy
+            self._busy.add(upload.id)
+            return is_free
+
+    def release(self, upload: Upload) -> None:
+        """The end of what `claim` began."""
+        self._busy.discard(upload.id)
+
+    def begin_piece(self, upload: Upload) -> IO[bytes]:
+        """The file of an upload, open behind the bytes that count; what a cut piece left after them is dropped."""
+        file = (self.of(upload) / PART).open("r+b")
+        file.truncate(upload.received)
+        file.seek(upload.received)
+        return file
+
+    def end_piece(self, upload: Upload, file: IO[bytes], *, keep: bool) -> Upload | None:
+        """Count what was written since `begin_piece`, or drop it; None where the upload has gone meanwhile."""
+        with file:
+            if not keep:
+                file.truncate(upload.received)
+            file.flush()
+            os.fsync(file.fileno())
+            received = file.seek(0, os.SEEK_END)
+        return self.store.change(
+            upload, received=received, state="checking" if received == upload.size else upload.state
+        )
+
+    def delete(self, upload: Upload) -> None:
+        """Delete an upload with its files.
+
+        Raises:
+            InputError: a job that is not over needs it.
+        """
+        using = [job for job in self.store.all(Job) if upload.id in job.uploads and job.ended is None]
+        if using:
+            raise InputError(f"{upload.name}: job {using[0].name!r} needs it: cancel and delete that first")
+        self.store.remove(upload)
+        remove(self.of(upload))
+
+    def delete_stale(self) -> None:
+        """Delete unfinished uploads that nobody goes on with, and folders that no upload owns."""
+        known = set()
+        for upload in self.store.all(Upload):
+            known.add(upload.id)
+            part = self.of(upload) / PART
+            since = part.stat().st_mtime if part.is_file() else upload.created
+            if upload.state == "receiving" and time.time() - since > self.limits.keep_unfinished_s:
+                self.delete(upload)
+        for path in self.folder.iterdir():
+            # One that is being created is remembered a moment after its folder is there.
+            if path.name not in known and time.time() - path.stat().st_mtime > 60:
+                remove(path)
+
+    def check(self, upload: Upload, *, wait: Callable[[subprocess.Popen[bytes]], int]) -> Upload | None:
+        """Unpack and check an upload that is complete, in a process of its own: decoders meet strangers' bytes there.
+
+        Args:
+            upload: in the state `checking`.
+            wait: waits for the process, and returns its exit status.
+
+        Returns: the upload, ready or refused; None where it has gone meanwhile.
+        """
+        folder = self.of(upload)
+        (folder / FOUND).unlink(missing_ok=True)
+        remove(folder / DATA)
+        order = {"name": upload.name, "size": upload.size, "sha256": upload.sha256, "limits": vars(self.limits)}
+        (folder / "order.json").write_text(json.dumps(order))
+        with (folder / "log.txt").open("ab") as log:
+            command = [sys.executable, "-m", "steadydepth.serving.jobs.receive", str(folder)]
+            status = wait(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+        found = json.loads((folder / FOUND).read_text()) if (folder / FOUND).is_file() else {}
+        if status != 0 or not found:
+            found = {"message": f"{upload.name}: could not be checked: too large for the server, or damaged"}
+            logger.warning("upload %s: its check ended with %d", upload.id, status)
+        (folder / PART).unlink(missing_ok=True)
+        if found.get("message"):
+            remove(folder / DATA)
+            return self.store.change(upload, state="refused", message=found["message"])
+        return self.store.change(upload, state="ready", sequences=tuple(found["sequences"]))
+
+
+def _as_title(name: str) -> str:
+    """The last part of a name that a client gave, without what no file is called; the rest is not ours to keep."""
+    last = re.split(r"[/\\]", name)[-1]
+    return re.sub(r"[^\w .()+-]", "_", last).strip(" .")[-100:] or "unnamed"
+
+
+def checksum(kind: str) -> "hashlib._Hash | None":
+    """A digest by the name that a client gave; None where it is not taken."""
+    return hashlib.new(kind) if kind in ("sha1", "sha256") else None

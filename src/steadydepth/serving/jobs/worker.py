@@ -1,0 +1,110 @@
+"""The process of one job: `python -m steadydepth.serving.jobs.worker FOLDER`.
+
+It writes outcome.json when it ends by itself. One that was killed leaves none, and the same command goes on from the
+checkpoint of its run.
+"""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from steadydepth.errors import InputError
+from steadydepth.files.atomic_writes import new_file
+from steadydepth.serving.jobs.limits import JobLimits
+
+ORDER, OUTCOME, PID, LOG_FILE = "order.json", "outcome.json", "pid", "log.txt"
+REPORT = "report.html"
+logger = logging.getLogger(__name__)
+
+
+def main(folder: Path) -> None:
+    """Do what order.json asks for."""
+    (folder / PID).write_text(str(os.getpid()))
+    order = json.loads((folder / ORDER).read_text())
+    limits = JobLimits(**order["limits"])
+    os.nice(limits.niceness)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        found = work(order, folder, limits)
+    except InputError as error:
+        found = {"state": "failed", "message": without_paths(str(error), folder)}
+    except Exception:  # whatever it is, it must not be started again
+        logger.exception("failed")
+        found = {"state": "failed", "message": "an error inside; the log of the job has it"}
+    with new_file(folder / OUTCOME) as part:
+        part.write_text(json.dumps(found))
+
+
+def without_paths(text: str, folder: Path) -> str:
+    """An error as a client may see it: names of its files, not where they lie."""
+    for root in (folder.resolve(), folder, folder.resolve().parent.parent, folder.parent.parent):
+        text = text.replace(f"{root}/", "")
+    return text
+
+
+def work(order: dict[str, Any], folder: Path, limits: JobLimits) -> dict[str, str]:
+    """Train, measure, and write the report.
+
+    Args:
+        order: kind, settings, model and world, as `jobs.Jobs` writes it.
+        folder: of the job.
+        limits: of its steps and threads.
+
+    Returns: the state that the job ends in, `stopped` where it was asked to stop before its end.
+    """
+    import torch
+
+    from steadydepth.serving.jobs.plans import RUN, config_of, filter_config_of
+
+    torch.set_num_threads(limits.threads)
+    if order["kind"] == "filter":
+        from steadydepth.training.learned_filter.train import train_filter
+
+        train_filter(filter_config_of(order["settings"], order["model"], folder, Path(order["world"])))
+        return {"state": "finished", "message": ""}
+
+    from steadydepth.training.checkpoint import CARD
+    from steadydepth.training.log import LOG
+    from steadydepth.training.loop import train
+
+    config = config_of(order["kind"], order["settings"], order["model"], folder, limits)
+    train(config)
+    if not (folder / RUN / CARD).is_file():
+        return {"state": "stopped", "message": ""}
+    lines = (config.run.folder / LOG).read_text().splitlines()
+    step = json.loads(lines[-1])["step"] if lines else 0
+    # Between the last line of the log and the end there may be steps, but not a line's worth.
+    is_cut = step <= config.optim.steps - config.run.log_every
+    early = f"ended by its guard after step {step} of {config.optim.steps}; " if is_cut else ""
+    return {"state": "finished", "message": early + _report(order["model"], folder)}
+
+
+def _report(model: str, folder: Path) -> str:
+    """Measure the model before and after on the sequences of the job, and write the page of both.
+
+    Returns: what came of it, in a line.
+    """
+    from steadydepth.evaluation.evaluate import evaluate
+    from steadydepth.inference.predictor import load
+    from steadydepth.reports.report import write_report
+    from steadydepth.serving.jobs.plans import RUN, VIDEOS
+
+    before, data = folder / "before", folder / VIDEOS
+    for name, out in ((model, before), (str(folder / RUN), folder / RUN)):
+        if not (out / "metrics.json").is_file():
+            evaluate(load(name), data, out=out, controls=False, model_name=name, reference=load(model))
+    page = write_report([before, folder / RUN], folder / f".{REPORT}")
+    page.write_text(without_paths(page.read_text(encoding="utf-8"), folder), encoding="utf-8")
+    page.rename(folder / REPORT)
+    means = [json.loads((out / "metrics.json").read_text())["mean"] for out in (before, folder / RUN)]
+    shown = {"flicker_flow": "flicker along the flow {:.2f} to {:.2f} %", "abs_rel": "abs_rel {:.3f} to {:.3f}"}
+    found = {name: [mean.get(name) for mean in means] for name in shown}
+    said = [shown[name].format(*pair) for name, pair in found.items() if None not in pair]
+    return f"on its own videos: {', '.join(said)}" if said else ""
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,231 @@
+"""Stabilise a model on videos without labels, with nothing to choose: what `steadydepth stabilise` does.
+
+The model behind the learned filter teaches a copy of the model, which then runs alone, as fast as before.
+"""
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steadydepth.config import Config
+from steadydepth.config_files import load_config
+from steadydepth.data.conversion import convert_video
+from steadydepth.data.loader import ClipSamples, make_batch
+from steadydepth.data.loader_workers import load_items
+from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.data.sequence_listing import find_sequences, name_clashes, name_of
+from steadydepth.errors import InputError
+from steadydepth.evaluation.bootstrap import read_report
+from steadydepth.evaluation.evaluate import evaluate
+from steadydepth.inference.predictor import load
+from steadydepth.training.checkpoint import CARD
+from steadydepth.training.label_free.learning_rate import N_KEPT, N_STEPS, find_learning_rate
+from steadydepth.training.label_free.teacher_depth import remove_teacher_depth
+from steadydepth.training.loop import open_samples, train
+from steadydepth.training.setup import label_videos, set_up
+
+logger = logging.getLogger(__name__)
+
+VIDEOS, MEASURED, BEFORE, AFTER = "videos", "measured", "before", "after"  # folders in that of the run
+STEPS = 600
+PIECE = 120  # frames of a long video that stay together
+MOST_FRAMES, MOST_MEASURED = 1500, 400
+LEAST_STEPS = 50
+SIDE_MULTIPLE = 32
+# What counts as having worked: so much of the flicker is left at the most, so much of the edges at the least.
+MOST_FLICKER, LEAST_EDGES = 0.9, 0.9
+
+
+@dataclass(frozen=True)
+class Stabilised:
+    """What came of stabilising a model, measured on the videos themselves."""
+
+    folder: Path  # of the model, its log and its metrics
+    steps: int
+    learning_rate: float
+    before: dict[str, float | None]  # means of evaluate
+    after: dict[str, float | None]  # the same, with `edges_kept` and `log_depth_correlation` beside the model before
+
+    @property
+    def flicker_left(self) -> float | None:
+        """Share of `flicker_flow` that is left; None where it could not be measured."""
+        before, after = (scores.get("flicker_flow") for scores in (self.before, self.after))
+        return after / before if before and after is not None else None
+
+    @property
+    def verdict(self) -> str:
+        """What was reached, as a sentence."""
+        left, edges = self.flicker_left, self.after.get("edges_kept")
+        if left is None:
+            return "no flicker could be measured: no pixel was followed from frame to frame"
+        what = f"{left:.2f} of the flicker is left, and {1 if edges is None else edges:.2f} of the edges"
+        if self.has_worked:
+            return f"steadier: {what}"
+        reason = "it is not steadier" if left > MOST_FLICKER else "edges were lost"
+        return f"not as wanted, {reason}: {what}; more --steps or --minutes, more video, or another --strength may help"
+
+    @property
+    def has_worked(self) -> bool:
+        """Whether the model is steadier, and has kept its edges."""
+        left, edges = self.flicker_left, self.after.get("edges_kept")
+        return left is not None and left <= MOST_FLICKER and (edges is None or edges >= LEAST_EDGES)
+
+
+def stabilise(
+    videos: str | Path | Iterable[str | Path],
+    *,
+    model: str | Path,
+    out: str | Path,
+    minutes: float | None = None,
+    strength: float | None = None,
+    steps: int | None = None,
+    max_side: int = 320,
+    device: str = "auto",
+) -> Stabilised | None:
+    """Make a model steady on videos that have no depth; the same call again goes on where it was cut.
+
+    Args:
+        videos: video files, sequence folders, or folders of them.
+        model: a name that `load` takes, of a model with weights.
+        out: folder that gets the model, its log, and its metrics before and after.
+        minutes: about how long it may take, measuring included; None takes `STEPS` steps.
+        strength: of the learned filter that teaches, 0 to 1; None takes its default.
+        steps: in place of what `minutes` allows.
+        max_side: longer side in pixels of the frames that are trained and measured on.
+        device: "auto" takes a GPU where there is one, or "cpu".
+
+    Returns: what was reached; None where it was asked to stop before the last step.
+
+    Raises:
+        InputError: a video, the model or a number does not fit, or another run lives in the folder.
+    """
+    started, out = time.monotonic(), Path(out)
+    if minutes is not None and minutes <= 0:
+        raise InputError(f"minutes is {minutes:g}; give a number above 0")
+    if (out / "config.yaml").is_file():
+        config = load_config(out / "config.yaml")
+        if config.model.init != str(model):
+            raise InputError(f"{out}: {config.model.init} was stabilised here: choose another folder for {model}")
+    else:
+        given = [videos] if isinstance(videos, str | Path) else list(videos)
+        n_frames = MOST_FRAMES if minutes is None else int(min(max(150 * minutes, PIECE), MOST_FRAMES))
+        if not (out / VIDEOS).is_dir():
+            _gather([Path(one) for one in given], out, n_frames=n_frames, max_side=max_side)
+        config = _plan(out, str(model), strength, steps, device, max_side)
+    before = _measure(str(model), out, BEFORE)
+    if not (out / "config.yaml").is_file():
+        config = _tune(config, has_steps=steps is not None, minutes=minutes, started=started)
+    train(config)
+    if not (out / CARD).is_file():
+        return None
+    after = _measure(str(out), out, AFTER, reference=str(model))
+    return Stabilised(out, config.optim.steps, config.optim.learning_rate, before, after)
+
+
+def _gather(videos: list[Path], out: Path, *, n_frames: int, max_side: int) -> None:
+    """The sequences of all videos in one folder, and some of them in another, that is measured on.
+
+    Video files become frames, which are read at random much faster; of long ones pieces are taken, evenly spread.
+    """
+    found = [path for video in videos for path in find_sequences(video)]
+    if clashes := name_clashes(found):
+        raise InputError("\n".join(clashes))
+    if packed := [path for path in found if not path.exists()]:
+        raise InputError(f"{packed[0]}: is packed: give the folder or the videos that it was packed from")
+    lengths = {path: open_sequence(path).n_frames for path in found}
+    share = min(1.0, n_frames / sum(lengths.values()))
+    (out / MEASURED).mkdir(parents=True, exist_ok=True)
+    part = out / f".{VIDEOS}.part"
+    part.mkdir(exist_ok=True)
+    measured = 0
+    for path, length in lengths.items():
+        for start, stop in _pieces(length, share) if path.is_file() else [(0, length)]:
+            name = name_of(path) if stop - start == length else f"{name_of(path)}_{start:06d}"
+            if (part / name).exists():
+                continue
+            if path.is_file():
+                convert_video(path, part, name=name, start=start, stop=stop, max_side=max_side)
+            else:
+                (part / name).symlink_to(path.resolve(), target_is_directory=True)
+            if measured < MOST_MEASURED:
+                measured += stop - start
+                (out / MEASURED / name).unlink(missing_ok=True)
+                (out / MEASURED / name).symlink_to(Path("..") / VIDEOS / name, target_is_directory=True)
+    part.rename(out / VIDEOS)
+
+
+def _pieces(n_frames: int, share: float) -> list[tuple[int, int]]:
+    """First and last frame of each piece of a video of which about a `share` is wanted: all of it where it is short."""
+    count = max(1, round(n_frames * share / PIECE))
+    if share == 1 or count * PIECE >= n_frames:
+        return [(0, n_frames)]
+    return [(first, first + PIECE) for first in ((n_frames - PIECE) * i // max(count - 1, 1) for i in range(count))]
+
+
+def _plan(out: Path, model: str, strength: float | None, steps: int | None, device: str, max_side: int) -> Config:
+    """The preset for these videos, at a size like theirs; of the learning rate nothing is known yet."""
+    height, width = _training_size(out / VIDEOS, max_side)
+    steps = steps or STEPS
+    changes = {
+        "data.root": out / VIDEOS,
+        "data.height": height,
+        "data.width": width,
+        "model.init": model,
+        "optim.steps": steps,
+        "run.folder": out,
+        "run.device": device,
+        "run.log_every": max(5, steps // 20),
+    }
+    if strength is not None:
+        changes["data.teacher_strength"] = strength
+    return load_config("stabilise", [f"{key}={value}" for key, value in changes.items()])
+
+
+def _training_size(videos: Path, max_side: int) -> tuple[int, int]:
+    """Height and width of the sequence in the middle, by area, within `max_side`, in multiples of 32."""
+    sizes = [(one.height, one.width) for one in map(open_sequence, find_sequences(videos))]
+    height, width = sorted(sizes, key=lambda size: size[0] * size[1])[len(sizes) // 2]
+    scale = min(1.0, max_side / max(height, width))
+    height, width = (
+        max(SIDE_MULTIPLE, round(side * scale / SIDE_MULTIPLE) * SIDE_MULTIPLE) for side in (height, width)
+    )
+    return height, width
+
+
+def _tune(config: Config, *, has_steps: bool, minutes: float | None, started: float) -> Config:
+    """The config with the learning rate that suits the model, and as many steps as there is time for."""
+    # What an earlier call left may be of another strength.
+    remove_teacher_depth(config.run.folder)
+    setup, state = set_up(config)
+    setup = label_videos(setup)
+    n_batches = N_STEPS + N_KEPT
+    enough = config.model_copy(update={"optim": config.optim.model_copy(update={"steps": n_batches})})
+    samples = open_samples(enough, 0, 0, 1, teacher_depth=setup.teacher_depth, device=setup.accelerator.device)
+    assert isinstance(samples, ClipSamples)
+    items = load_items(samples, batch=config.optim.batch, workers=0)
+    batches = [make_batch(one, setup.accelerator.device) for one in items]
+    found = find_learning_rate(setup, state.model, batches)
+    changes: dict[str, Any] = {"learning_rate": found.learning_rate}
+    run = config.run
+    if minutes is not None and not has_steps:
+        # What is measured before takes about as long as what is measured after.
+        left = 60 * minutes - (time.monotonic() - started)
+        steps = max(LEAST_STEPS, int(0.8 * left / found.step_s))
+        changes["steps"] = min(steps, 20 * STEPS)
+        run = run.model_copy(update={"log_every": max(5, changes["steps"] // 20)})
+    return config.model_copy(update={"optim": config.optim.model_copy(update=changes), "run": run})
+
+
+def _measure(model: str, out: Path, folder: str, reference: str | None = None) -> dict[str, float | None]:
+    """The means of evaluate on the videos, which are there already where an earlier call was cut."""
+    path = out / folder / "metrics.json"
+    if not path.is_file():
+        logger.info("%s: measuring %s", out, model)
+        other = None if reference is None else load(reference)
+        evaluate(
+            load(model), out / MEASURED, out=path.parent, controls=False, model_name=model, reference=other, jobs=None
+        )
+    return dict(read_report(path)["mean"])

@@ -1,0 +1,299 @@
+"""Jobs as a server runs them, without HTTP."""
+
+import json
+import os
+import signal
+import sqlite3
+import time
+
+import pytest
+from safetensors.numpy import load_file
+from training_server import QUICK, SMALL, make_archive, make_model
+
+from steadydepth.errors import InputError
+from steadydepth.models.temporal_filter import WEIGHTS
+from steadydepth.serving.jobs.jobs import LOCK, Jobs, _lock
+from steadydepth.serving.jobs.limits import JobLimits
+from steadydepth.serving.jobs.plans import check_settings, config_of, describe, kinds
+from steadydepth.serving.jobs.store import OVER, Job, Store, Upload
+from steadydepth.serving.jobs.unpack import unpack
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    root = tmp_path_factory.mktemp("files")
+    return make_model(root / "model"), make_archive(root).read_bytes()
+
+
+@pytest.fixture
+def jobs(tmp_path, files):
+    made = Jobs(tmp_path / "server", models=lambda: {"small": str(files[0])}, limits=QUICK)
+    yield made
+    for job in made.store.all(Job):
+        made._signal(job, signal.SIGKILL)
+    made.stop()
+
+
+def receive(jobs, name, data, **more):
+    """An upload that has arrived, and was checked."""
+    upload = jobs.uploads.create(name, len(data), owner="ann", **more)
+    file = jobs.uploads.begin_piece(upload)
+    file.write(data)
+    upload = jobs.uploads.end_piece(upload, file, keep=True)
+    assert upload.state == "checking"
+    return jobs.uploads.check(upload, wait=lambda process: process.wait(120))
+
+
+def ready(jobs, files):
+    """An upload as if it had been received and checked."""
+    upload = Upload("0123456789abcdef", "world.zip", len(files[1]), None, "ann", time.time(), state="ready")
+    unpack(files[0].parent / "world.zip", "world.zip", jobs.uploads.data(upload), QUICK)
+    jobs.store.add(upload)
+    return upload
+
+
+def run_until(jobs, job, *states, look=lambda job: True, seconds=120):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        jobs.tick()
+        job = jobs.store.get(Job, job.id)
+        if job.state in states and look(job):
+            return job
+        assert job.state not in OVER or job.state in states, job
+        time.sleep(0.03)
+    raise AssertionError(job)
+
+
+def weights(jobs, job):
+    return load_file(jobs.of(job) / "run" / "model.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
+
+
+def test_a_job_that_is_killed_and_cancelled_ends_as_one_that_never_was(jobs, files):
+    upload = receive(jobs, "world.zip", files[1])
+    assert (upload.state, upload.sequences) == ("ready", ("fixed_000003", "moving_000004"))
+    order = {"owner": "ann", "model": "small", "uploads": (upload.id,), "settings": SMALL}
+    plain = run_until(jobs, jobs.submit("stabilise", name="plain", **order), "finished")
+
+    job = jobs.submit("stabilise", name="cut", **order)
+    run_until(jobs, job, "running", look=lambda job: len(jobs.curves(job)) >= 2)
+    assert jobs._signal(job, signal.SIGKILL)
+    job = run_until(jobs, job, "running", look=lambda job: job.losses == 1)
+    run_until(jobs, job, "running", look=lambda job: (jobs.of(job) / "pid").is_file() and len(jobs.curves(job)) >= 3)
+    assert jobs.cancel(jobs.store.get(Job, job.id)).state == "cancelling"
+    job = run_until(jobs, job, "cancelled", "finished")
+    if job.state == "cancelled":  # or it was too quick
+        assert jobs.model_files(job) == {}
+        assert jobs.resume(job).state == "queued"
+        job = run_until(jobs, job, "finished")
+
+    assert same(weights(jobs, plain), weights(jobs, job))
+    assert not same(weights(jobs, plain), load_file(files[0] / "model.safetensors"))
+    steps = [line["step"] for line in jobs.curves(job)]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in jobs.curves(job, after=4)] == [5, 6]
+    assert sorted(jobs.model_files(job)) == ["config.json", "model.safetensors"]
+    page = jobs.report(job).read_text()
+    assert "flicker_flow" in page
+    assert str(jobs.folder) not in page
+
+    with pytest.raises(InputError, match="cancel and delete"):
+        jobs.uploads.delete(upload) if jobs.store.change(job, ended=None) else None
+
+
+def test_a_job_outlives_a_server_that_is_gone_and_the_next_one_finds_it(tmp_path, files):
+    def models():
+        return {"small": str(files[0])}
+
+    first = Jobs(tmp_path, models=models, limits=QUICK)
+    upload = ready(first, files)
+    settings = {**SMALL, "optim.steps": 12}
+    job = first.submit("train", owner="ann", model="small", uploads=(upload.id,), settings=settings)
+    run_until(first, job, "running", look=first.curves)
+    with pytest.raises(InputError, match="another server works in this folder"):
+        Jobs(tmp_path, models=models, limits=QUICK)
+    pid = int((first.of(job) / "pid").read_text())
+    os.close(first._own)  # all that is left of a killed server: nothing
+
+    second = Jobs(tmp_path, models=models, limits=QUICK)
+    assert second._is_alive(job)
+    job = run_until(second, job, "finished")
+    assert first._processes.pop(job.id).wait(10) == 0  # a killed server is no parent any more; this one still is
+    assert job.losses == 0
+    assert int((second.of(job) / "pid").read_text()) == pid
+    assert second.resolve(f"job:{job.id}") == str(second.of(job) / "run")
+    second.note_served(job)
+    with pytest.raises(InputError, match="its model is in service"):
+        second.delete(job)
+    (second.folder / "in_service.json").unlink()
+    second.delete(job)
+    assert not second.of(job).exists()
+    second.stop()
+
+
+def test_a_server_that_stops_has_its_jobs_write_their_checkpoints(tmp_path, files):
+    jobs = Jobs(tmp_path, models=lambda: {"small": str(files[0])}, limits=QUICK)
+    upload = ready(jobs, files)
+    settings = {**SMALL, "optim.steps": 3000}
+    job = jobs.submit("train", owner="ann", model="small", uploads=(upload.id,), settings=settings)
+    run_until(jobs, job, "running", look=jobs.curves)
+    jobs.stop()
+    assert json.loads((jobs.of(job) / "outcome.json").read_text())["state"] == "stopped"
+    assert (jobs.of(job) / "run" / "checkpoint.pt").is_file()
+
+    after = Jobs(tmp_path, models=lambda: {"small": str(files[0])}, limits=QUICK)
+    job = after.store.get(Job, job.id)
+    assert job.state == "running"
+    job = run_until(after, job, "running", look=lambda job: after._is_alive(job))
+    assert after.cancel(job).state == "cancelling"
+    assert run_until(after, job, "cancelled").losses == 0
+    after.stop()
+
+
+def test_a_process_that_is_always_lost_fails_the_job(jobs, files, monkeypatch):
+    upload = ready(jobs, files)
+    job = jobs.submit("stabilise", owner="ann", model="small", uploads=(upload.id,), settings=SMALL)
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    job = run_until(jobs, job, "failed")
+    assert "its process was lost 4 times at step 0" in job.message
+
+
+def test_what_a_job_cannot_do_is_its_message_without_paths(jobs, files):
+    upload = ready(jobs, files)
+    # No clip of seventeen frames is in a sequence of six.
+    settings = {**SMALL, "data.clip_length": 16}
+    job = jobs.submit("train", owner="ann", model="small", uploads=(upload.id,), settings=settings)
+    job = run_until(jobs, job, "failed")
+    assert "videos" in job.message or "clip" in job.message
+    assert str(jobs.folder) not in job.message
+
+
+def test_jobs_wait_for_their_turn_and_leave_the_queue(jobs, files, monkeypatch):
+    upload = ready(jobs, files)
+    started = []
+    monkeypatch.setattr(jobs, "_start", started.append)
+    monkeypatch.setattr(jobs, "_is_alive", lambda job: True)
+    order = {"owner": "ann", "model": "small", "uploads": (upload.id,), "settings": SMALL}
+    first, second, third = (jobs.submit("stabilise", name=name, **order) for name in ("one", "two", "three"))
+    jobs.tick()
+    jobs.tick()
+    assert [job.id for job in started] == [first.id]
+    assert jobs.cancel(second).state == "cancelled"
+    assert jobs.cancel(jobs.store.get(Job, second.id)) is None
+    jobs.store.change(jobs.store.get(Job, first.id), state="finished")
+    jobs.tick()
+    assert [job.id for job in started] == [first.id, third.id]
+    jobs.store.change(jobs.store.get(Job, third.id), state="finished")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kind": "search"}, "no kind of job; there are stabilise, train, filter"),
+        ({"model": None}, "model is missing; there are small"),
+        ({"model": "/etc"}, "no such model; there are small"),
+        ({"model": "job:../../x"}, "no such model"),
+        ({"uploads": ()}, "stabilise takes numbers of uploads"),
+        ({"uploads": ("../..",)}, "stabilise takes numbers of uploads"),
+        ({"kind": "filter", "uploads": ("x",)}, "filter takes none"),
+    ],
+)
+def test_an_order_that_does_not_fit_is_refused(jobs, change, words):
+    order = {"kind": "stabilise", "owner": "ann", "model": "small", "uploads": ("none",)} | change
+    with pytest.raises(InputError, match=words):
+        jobs.submit(order.pop("kind"), **order)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("data.root", "/etc", "may not be set"),
+        ("run.folder", "/tmp/x", "may not be set"),
+        ("run.tracker", "wandb", "may not be set"),
+        ("model.init", "os:getcwd", "may not be set"),
+        ("model.weights", "/etc/passwd", "may not be set"),
+        ("optim.steps", 10**9, "a whole number from 1 to 20000"),
+        ("optim.steps", 2.5, "a whole number"),
+        ("optim.steps", True, "a whole number"),
+        ("optim.learning_rate", float("nan"), "a number from"),
+        ("optim.learning_rate", "3e-4", "a number from"),
+        ("data.motion", "/etc", "choose one of none, flow, dis"),
+    ],
+)
+def test_only_safe_keys_within_bounds_are_taken(key, value, words):
+    with pytest.raises(InputError, match=words):
+        check_settings("train", {key: value}, JobLimits())
+
+
+@pytest.mark.parametrize("kind", ["train", "stabilise"])
+def test_every_setting_reaches_the_config(tmp_path, kind):
+    limits = JobLimits()
+    changed = {
+        each.key: each.choices[-1] if each.choices else each.least if each.least else each.most
+        for each in kinds(limits)[kind].settings
+    }
+    config = config_of(kind, check_settings(kind, changed, limits), "model", tmp_path, limits)
+    for key, value in changed.items():
+        section, name = key.split(".")
+        assert getattr(getattr(config, section), name) == value
+    assert config.data.root == tmp_path / "videos"
+    assert config.run.folder == tmp_path / "run"
+    shown = {each["key"]: each for each in describe(limits)[kind]["settings"]}
+    assert shown["optim.steps"]["is_whole"]
+    assert not shown["optim.learning_rate"]["is_whole"]
+
+
+def test_the_store_keeps_what_it_is_told(tmp_path):
+    store = Store(tmp_path / "store.sqlite")
+    job = Job("a1", "train", "Küche 'x'; --", "ann", 5.0, "small", ("u1", "u2"), {"optim.steps": 3, "x": "y"})
+    upload = Upload("u1", "clip.mp4", 10, None, "ann", 4.0)
+    store.add(job)
+    store.add(upload)
+    assert store.change(job, state="running", started=6.5).state == "running"
+    assert store.change(job, state="cancelled") is None  # it is queued no longer
+    store.change(upload, sequences=("one", "two"), received=10)
+    store.close()
+    again = Store(tmp_path / "store.sqlite")
+    kept = again.get(Job, "a1")
+    assert (kept.name, kept.uploads, kept.settings) == (job.name, job.uploads, job.settings)
+    assert (kept.state, kept.started) == ("running", 6.5)
+    assert again.get(Upload, "u1").sequences == ("one", "two")
+    assert [each.id for each in again.all(Job)] == ["a1"]
+    again.remove(kept)
+    assert again.get(Job, "a1") is None
+    again.close()
+
+
+def test_a_store_of_another_version_or_of_none_is_refused(tmp_path):
+    with sqlite3.connect(tmp_path / "other.sqlite") as other:
+        other.execute("PRAGMA user_version = 7")
+    other.close()
+    with pytest.raises(InputError, match="another version"):
+        Store(tmp_path / "other.sqlite")
+    (tmp_path / "none.sqlite").write_bytes(b"x" * 5000)
+    with pytest.raises(InputError, match="no store of the server"):
+        Store(tmp_path / "none.sqlite")
+
+
+def test_a_lock_is_of_one_at_a_time(tmp_path):
+    first = _lock(tmp_path / LOCK)
+    assert first is not None
+    assert _lock(tmp_path / LOCK) is None
+    os.close(first)
+    second = _lock(tmp_path / LOCK)
+    assert second is not None
+    os.close(second)
+
+
+def test_the_filter_is_tuned_to_a_model(jobs, tmp_path):
+    settings = {"sequences": 2, "frames": 4, "clips": 2, "real_share": 1.0}
+    job = jobs.submit("filter", owner="ann", model="small", settings=settings)
+    job = run_until(jobs, job, "finished", seconds=240)
+    assert list(jobs.model_files(job)) == ["temporal_filter.safetensors"]
+    tuned = load_file(jobs.of(job) / "run" / "temporal_filter.safetensors")
+    assert tuned.keys() == load_file(WEIGHTS).keys()
+    with pytest.raises(InputError, match="no such model"):
+        jobs.resolve(f"job:{job.id}")

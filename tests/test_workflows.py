@@ -1,0 +1,53 @@
+"""CI does what `make test` does, on the versions that the package promises; hooks and forms are files that load."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+JOBS = yaml.safe_load((ROOT / ".github" / "workflows" / "checks.yml").read_text())["jobs"]
+
+
+def commands(job: str) -> str:
+    return "\n".join(step.get("run", "") for step in JOBS[job]["steps"])
+
+
+def test_ci_runs_every_check_of_make_test():
+    recipe = re.search(r"^test: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    checks = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe[1].splitlines()]
+    assert len(checks) >= 4
+    everything = "\n".join(map(commands, JOBS)).splitlines()
+    assert [check for check in checks if check not in everything] == []
+
+
+def test_ci_installs_what_make_test_does():
+    extras = re.search(
+        r"\.dev: .*\n\t\$\(BIN\)/pip install --quiet --editable '\.(\[.*\])'", (ROOT / "Makefile").read_text()
+    )
+    assert extras is not None
+    for job in ("style", "tests"):
+        assert set(re.findall(r"-e '\.(\[.*?\])'", commands(job))) == {extras[1]}
+
+
+def test_ci_tries_the_versions_and_systems_that_the_package_promises():
+    matrix, promised = JOBS["tests"]["strategy"]["matrix"], PROJECT["classifiers"]
+    versions = [one.rpartition(" ")[2] for one in promised if re.search(r":: 3\.\d+$", one)]
+    assert matrix["python"] == versions
+    assert PROJECT["requires-python"] == f">={versions[0]}"
+    assert {"oldest", *matrix["packages"]} == {one["packages"] for one in matrix["include"]} | {"newest"}
+    assert len(matrix["os"]) == len([one for one in promised if one.startswith("Operating System")])
+    oldest_torch = next(one for one in PROJECT["dependencies"] if one.startswith("torch>="))
+    assert f"'torch=={oldest_torch.removeprefix('torch>=')}.*'" in commands("tests")
+
+
+def test_hooks_and_forms_load():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert {"ruff-format", "ruff-check", "mypy"} <= {hook["id"] for hook in hooks}
+    for form in ("bug.yml", "wish.yml"):
+        body = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / form).read_text())["body"]
+        assert all(json.dumps(field["attributes"]["label"]) for field in body)

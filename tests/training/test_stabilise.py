@@ -1,0 +1,137 @@
+"""Stabilising with nothing to choose: what is trained on, the learning rate, what is said of what was reached."""
+
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from small_runs import resolve
+
+from steadydepth import stabilise as stabilise_and_report
+from steadydepth.config_files import load_config
+from steadydepth.data.loader import make_batch
+from steadydepth.data.loader_workers import load_items
+from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.files.video_read import probe_video
+from steadydepth.models.load import load_model
+from steadydepth.training.checkpoint import save_model
+from steadydepth.training.label_free import learning_rate
+from steadydepth.training.label_free import stabilise as room
+from steadydepth.training.label_free.learning_rate import find_learning_rate
+from steadydepth.training.label_free.stabilise import Stabilised
+from steadydepth.training.loop import open_samples
+from steadydepth.training.setup import label_videos, set_up
+from steadydepth.types import InputError
+
+
+@pytest.fixture
+def start(model, tmp_path):
+    save_model(model, tmp_path / "start")
+    return tmp_path / "start"
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / "walk.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48))
+    for number in range(23):
+        writer.write(np.full((48, 64, 3), 10 * number, np.uint8))
+    writer.release()
+    assert probe_video(path).n_frames == 23
+    return path
+
+
+def test_one_call_leaves_the_model_its_scores_and_a_page_and_goes_on_where_it_was_cut(world, tmp_path, start):
+    out = tmp_path / "calm"
+    options = {"model": start, "out": out, "steps": 2, "device": "cpu", "strength": 0.5}
+    found = stabilise_and_report(world, **options)
+    config = load_config(out / "config.yaml")
+    assert (config.data.height, config.data.width, config.data.teacher_strength) == (64, 64, 0.5)
+    assert config.optim.learning_rate == found.learning_rate
+    assert (found.steps, config.optim.steps) == (2, 2)
+    before, after = (json.loads((out / name / "metrics.json").read_text()) for name in ("before", "after"))
+    assert (found.before, found.after) == (before["mean"], after["mean"])
+    assert before["header"]["model"] == str(start)
+    assert "edges_kept" in after["mean"]
+    assert not (out / "teacher").exists()
+    assert load_model(out).state_dict().keys() == load_model(start).state_dict().keys()
+    page = (out / "report.html").read_text()
+    assert page.index("before") < page.index("after")
+    saved = (out / "model.safetensors").read_bytes()
+    assert stabilise_and_report(world, **options) == found
+    assert (out / "model.safetensors").read_bytes() == saved
+    with pytest.raises(InputError, match="was stabilised here: choose another folder for other"):
+        stabilise_and_report(world, **options | {"model": "other"})
+
+
+def test_long_videos_are_taken_in_pieces_evenly_spread_and_short_ones_whole(tmp_path, video, world, monkeypatch):
+    assert room._pieces(500, 1.0) == [(0, 500)]
+    assert room._pieces(500, 0.5) == [(0, 120), (380, 500)]
+    assert room._pieces(1000, 0.36) == [(0, 120), (440, 560), (880, 1000)]
+    assert room._pieces(100, 0.1) == [(0, 100)]
+    monkeypatch.setattr(room, "PIECE", 5)
+    monkeypatch.setattr(room, "MOST_MEASURED", 8)
+    room._gather([video, world / "fixed_000003"], tmp_path / "out", n_frames=14, max_side=32)
+    videos = sorted((tmp_path / "out" / "videos").iterdir())
+    assert [path.name for path in videos] == ["fixed_000003", "walk_000000", "walk_000018"]
+    assert open_sequence(videos[0]).n_frames == 5
+    last = open_sequence(videos[2])
+    assert (last.n_frames, last.height, last.width) == (5, 24, 32)
+    assert abs(float(last.read_frames(0, 1).mean()) - 180) < 4
+    measured = sorted(path.name for path in (tmp_path / "out" / "measured").iterdir())
+    assert measured == ["walk_000000", "walk_000018"]
+    assert open_sequence(tmp_path / "out" / "measured" / "walk_000018").n_frames == 5
+
+
+def test_two_videos_of_one_name_and_times_that_are_none_are_refused(tmp_path, video, start):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "walk.mp4").write_bytes(video.read_bytes())
+    with pytest.raises(InputError, match="two sequences of one name"):
+        room.stabilise([video, tmp_path / "other"], model=start, out=tmp_path / "out")
+    with pytest.raises(InputError, match="minutes is 0; give a number above 0"):
+        room.stabilise(video, model=start, out=tmp_path / "out", minutes=0.0)
+
+
+@pytest.mark.parametrize(
+    ("flicker", "edges", "works", "words"),
+    [
+        (0.5, 0.97, True, "steadier: 0.50 of the flicker is left, and 0.97 of the edges"),
+        (0.95, 1.0, False, "it is not steadier: 0.95 of the flicker"),
+        (0.3, 0.6, False, "edges were lost: 0.30 of the flicker is left, and 0.60 of the edges"),
+        (0.5, None, True, "0.50 of the flicker"),
+        (None, 1.0, False, "no flicker could be measured"),
+    ],
+)
+def test_what_is_said_is_what_was_reached(tmp_path, flicker, edges, works, words):
+    after = {"flicker_flow": None if flicker is None else 2 * flicker, "edges_kept": edges}
+    found = Stabilised(tmp_path, 5, 1e-4, {"flicker_flow": 2.0}, after)
+    assert found.has_worked is works
+    assert words in found.verdict
+    assert replace(found, before={"flicker_flow": None}).flicker_left is None
+
+
+def test_the_learning_rate_is_ten_times_that_after_which_the_loss_is_least_and_the_model_stays(world, tmp_path, start):
+    content = {
+        "data": {"root": str(world), "labels": "teacher", "motion": "none", "height": 48, "width": 64, "noise": 0.05},
+        "model": {"init": str(start)},
+        "loss": {"relative_ramp": 0.0},
+        "optim": {"steps": 20, "batch": 2, "encoder_learning_rate": 1.0},
+        "run": {"folder": str(tmp_path / "run"), "device": "cpu"},
+    }
+    setup, state = set_up(resolve(content, {}))
+    setup = label_videos(setup)
+    samples = open_samples(setup.config, 0, 0, 1, teacher_depth=setup.teacher_depth)
+    items = load_items(samples, batch=2, workers=0)
+    batches = [make_batch(next(items)) for _ in range(learning_rate.N_STEPS + learning_rate.N_KEPT)]
+    before = {name: value.clone() for name, value in state.model.state_dict().items()}
+    found = find_learning_rate(setup, state.model, batches)
+    for name, value in state.model.state_dict().items():
+        assert torch.equal(value, before[name])
+    tried = list(found.losses)
+    assert tried == [0.0, *learning_rate.RATES[: len(tried) - 1]]
+    assert found.losses[tried[-1]] > found.losses[0.0] or len(tried) == len(learning_rate.RATES) + 1
+    best = min(found.losses, key=lambda rate: found.losses[rate])
+    assert found.learning_rate == (10 * best if best else learning_rate.RATES[0])
+    assert found.step_s > 0
