@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import time
@@ -76,9 +77,9 @@ def test_a_job_that_is_killed_and_cancelled_ends_as_one_that_never_was(jobs, fil
     upload = receive(jobs, "world.zip", files[1])
     assert (upload.state, upload.sequences) == ("ready", ("fixed_000003", "moving_000004"))
     order = {"owner": "ann", "model": "small", "uploads": (upload.id,), "settings": SMALL}
-    plain = run_until(jobs, jobs.submit("stabilise", name="plain", **order), "finished")
+    plain = run_until(jobs, jobs.submit("train", name="plain", **order), "finished")
 
-    job = jobs.submit("stabilise", name="cut", **order)
+    job = jobs.submit("train", name="cut", **order)
     run_until(jobs, job, "running", look=lambda job: len(jobs.curves(job)) >= 2)
     assert jobs._signal(job, signal.SIGKILL)
     job = run_until(jobs, job, "running", look=lambda job: job.losses == 1)
@@ -134,6 +135,17 @@ def test_a_job_outlives_a_server_that_is_gone_and_the_next_one_finds_it(tmp_path
     second.stop()
 
 
+def test_a_model_is_stabilised_on_videos_without_labels(jobs, files):
+    upload = ready(jobs, files)
+    for depth in jobs.uploads.data(upload).glob("*/depth"):
+        shutil.rmtree(depth)
+    order = {"owner": "ann", "model": "small", "uploads": (upload.id,)}
+    job = run_until(jobs, jobs.submit("stabilise", settings=SMALL, **order), "finished")
+    assert "flicker" in job.message
+    assert "flicker_flow" in jobs.report(job).read_text()
+    assert not same(weights(jobs, job), load_file(files[0] / "model.safetensors"))
+
+
 def test_a_server_that_stops_has_its_jobs_write_their_checkpoints(tmp_path, files):
     jobs = Jobs(tmp_path, models=lambda: {"small": str(files[0])}, limits=QUICK)
     upload = ready(jobs, files)
@@ -155,7 +167,7 @@ def test_a_server_that_stops_has_its_jobs_write_their_checkpoints(tmp_path, file
 
 def test_a_process_that_is_always_lost_fails_the_job(jobs, files, monkeypatch):
     upload = ready(jobs, files)
-    job = jobs.submit("stabilise", owner="ann", model="small", uploads=(upload.id,), settings=SMALL)
+    job = jobs.submit("train", owner="ann", model="small", uploads=(upload.id,), settings=SMALL)
     monkeypatch.setattr("sys.executable", "/bin/false")
     job = run_until(jobs, job, "failed")
     assert "its process was lost 4 times at step 0" in job.message
@@ -177,7 +189,7 @@ def test_jobs_wait_for_their_turn_and_leave_the_queue(jobs, files, monkeypatch):
     monkeypatch.setattr(jobs, "_start", started.append)
     monkeypatch.setattr(jobs, "_is_alive", lambda job: True)
     order = {"owner": "ann", "model": "small", "uploads": (upload.id,), "settings": SMALL}
-    first, second, third = (jobs.submit("stabilise", name=name, **order) for name in ("one", "two", "three"))
+    first, second, third = (jobs.submit("train", name=name, **order) for name in ("one", "two", "three"))
     jobs.tick()
     jobs.tick()
     assert [job.id for job in started] == [first.id]
@@ -196,13 +208,13 @@ def test_jobs_wait_for_their_turn_and_leave_the_queue(jobs, files, monkeypatch):
         ({"model": None}, "model is missing; there are small"),
         ({"model": "/etc"}, "no such model; there are small"),
         ({"model": "job:../../x"}, "no such model"),
-        ({"uploads": ()}, "stabilise takes numbers of uploads"),
-        ({"uploads": ("../..",)}, "stabilise takes numbers of uploads"),
+        ({"uploads": ()}, "train takes numbers of uploads"),
+        ({"uploads": ("../..",)}, "train takes numbers of uploads"),
         ({"kind": "filter", "uploads": ("x",)}, "filter takes none"),
     ],
 )
 def test_an_order_that_does_not_fit_is_refused(jobs, change, words):
-    order = {"kind": "stabilise", "owner": "ann", "model": "small", "uploads": ("none",)} | change
+    order = {"kind": "train", "owner": "ann", "model": "small", "uploads": ("none",)} | change
     with pytest.raises(InputError, match=words):
         jobs.submit(order.pop("kind"), **order)
 

@@ -137,7 +137,7 @@ export class JobsView {
     }
     if (job.state === "finished") acts.Download = () => this.doing(() => this.openLink(job, "model"));
     if (OVER.includes(job.state) && !inService) acts.Delete = () => this.doing(() => askJson(`v1/jobs/${job.id}`, "DELETE"));
-    const steps = job.settings["optim.steps"], step = lines.at(-1)?.step ?? 0;
+    const steps = job.settings["optim.steps"] ?? job.settings.steps, step = lines.at(-1)?.step ?? 0;
     const words = [this.kinds[job.kind].title, `from ${job.model}`];
     if (steps && job.state !== "queued") words.push(`step ${step} of ${steps}`);
     if (inService) words.push("in service");
