@@ -75,7 +75,6 @@ export class JobsView {
 
   showKind() {
     const kind = this.kinds[find("kind").value];
-    find("chosen").hidden = !kind.needs_uploads;
     find("settings").replaceChildren(...kind.settings.map(fieldOf));
   }
 
@@ -161,8 +160,7 @@ export class JobsView {
     for (const field of find("settings").querySelectorAll("[name]")) {
       settings[field.name] = field.type === "number" ? Number(field.value) : field.value;
     }
-    const uploads = this.kinds[kind].needs_uploads
-      ? [...find("chosen").querySelectorAll("input:checked")].map((tick) => tick.value) : [];
+    const uploads = [...find("chosen").querySelectorAll("input:checked")].map((tick) => tick.value);
     const order = { kind, model: find("start-model").value, name: find("name").value, uploads, settings };
     await askJson("v1/jobs", "POST", order);
   }
