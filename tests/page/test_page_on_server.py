@@ -183,6 +183,7 @@ def test_a_job_is_started_and_finished_from_the_page(browser, tmp_path):
         until(lambda: page.locator("#uploads .ready").count() == 1)
         assert "2 sequences" in page.inner_text("#uploads")
         assert page.locator("#chosen input:checked").count() == 1
+        page.select_option("#kind", "train")
         page.click("summary")
         for name, value in {"optim.steps": 6, "optim.batch": 2, "data.height": 32, "data.width": 40}.items():
             page.fill(f"[name='{name}']", str(value))

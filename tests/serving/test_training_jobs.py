@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import time
+from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
@@ -17,6 +19,7 @@ from steadydepth.serving.jobs.limits import JobLimits
 from steadydepth.serving.jobs.plans import check_settings, config_of, describe, kinds
 from steadydepth.serving.jobs.store import OVER, Job, Store, Upload
 from steadydepth.serving.jobs.unpack import unpack
+from steadydepth.synthetic.world import make_world
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +47,10 @@ def receive(jobs, name, data, **more):
     return jobs.uploads.check(upload, wait=lambda process: process.wait(120))
 
 
-def ready(jobs, files):
+def ready(jobs, files, archive=None):
     """An upload as if it had been received and checked."""
     upload = Upload("0123456789abcdef", "world.zip", len(files[1]), None, "ann", time.time(), state="ready")
-    unpack(files[0].parent / "world.zip", "world.zip", jobs.uploads.data(upload), QUICK)
+    unpack(Path(archive or files[0].parent / "world.zip"), "world.zip", jobs.uploads.data(upload), QUICK)
     jobs.store.add(upload)
     return upload
 
@@ -76,9 +79,9 @@ def test_a_job_that_is_killed_and_cancelled_ends_as_one_that_never_was(jobs, fil
     upload = receive(jobs, "world.zip", files[1])
     assert (upload.state, upload.sequences) == ("ready", ("fixed_000003", "moving_000004"))
     order = {"owner": "ann", "model": "small", "uploads": (upload.id,), "settings": SMALL}
-    plain = run_until(jobs, jobs.submit("stabilise", name="plain", **order), "finished")
+    plain = run_until(jobs, jobs.submit("train", name="plain", **order), "finished")
 
-    job = jobs.submit("stabilise", name="cut", **order)
+    job = jobs.submit("train", name="cut", **order)
     run_until(jobs, job, "running", look=lambda job: len(jobs.curves(job)) >= 2)
     assert jobs._signal(job, signal.SIGKILL)
     job = run_until(jobs, job, "running", look=lambda job: job.losses == 1)
@@ -134,6 +137,17 @@ def test_a_job_outlives_a_server_that_is_gone_and_the_next_one_finds_it(tmp_path
     second.stop()
 
 
+def test_a_model_is_stabilised_on_videos_without_labels(jobs, files):
+    upload = ready(jobs, files)
+    for depth in jobs.uploads.data(upload).glob("*/depth"):
+        shutil.rmtree(depth)
+    order = {"owner": "ann", "model": "small", "uploads": (upload.id,)}
+    job = run_until(jobs, jobs.submit("stabilise", settings={"steps": 6, "max_side": 64}, **order), "finished")
+    assert "flicker" in job.message
+    assert "flicker_flow" in jobs.report(job).read_text()
+    assert not same(weights(jobs, job), load_file(files[0] / "model.safetensors"))
+
+
 def test_a_server_that_stops_has_its_jobs_write_their_checkpoints(tmp_path, files):
     jobs = Jobs(tmp_path, models=lambda: {"small": str(files[0])}, limits=QUICK)
     upload = ready(jobs, files)
@@ -155,7 +169,7 @@ def test_a_server_that_stops_has_its_jobs_write_their_checkpoints(tmp_path, file
 
 def test_a_process_that_is_always_lost_fails_the_job(jobs, files, monkeypatch):
     upload = ready(jobs, files)
-    job = jobs.submit("stabilise", owner="ann", model="small", uploads=(upload.id,), settings=SMALL)
+    job = jobs.submit("train", owner="ann", model="small", uploads=(upload.id,), settings=SMALL)
     monkeypatch.setattr("sys.executable", "/bin/false")
     job = run_until(jobs, job, "failed")
     assert "its process was lost 4 times at step 0" in job.message
@@ -177,7 +191,7 @@ def test_jobs_wait_for_their_turn_and_leave_the_queue(jobs, files, monkeypatch):
     monkeypatch.setattr(jobs, "_start", started.append)
     monkeypatch.setattr(jobs, "_is_alive", lambda job: True)
     order = {"owner": "ann", "model": "small", "uploads": (upload.id,), "settings": SMALL}
-    first, second, third = (jobs.submit("stabilise", name=name, **order) for name in ("one", "two", "three"))
+    first, second, third = (jobs.submit("train", name=name, **order) for name in ("one", "two", "three"))
     jobs.tick()
     jobs.tick()
     assert [job.id for job in started] == [first.id]
@@ -196,13 +210,13 @@ def test_jobs_wait_for_their_turn_and_leave_the_queue(jobs, files, monkeypatch):
         ({"model": None}, "model is missing; there are small"),
         ({"model": "/etc"}, "no such model; there are small"),
         ({"model": "job:../../x"}, "no such model"),
-        ({"uploads": ()}, "stabilise takes numbers of uploads"),
-        ({"uploads": ("../..",)}, "stabilise takes numbers of uploads"),
-        ({"kind": "filter", "uploads": ("x",)}, "filter takes none"),
+        ({"uploads": ()}, "train takes numbers of uploads"),
+        ({"uploads": ("../..",)}, "train takes numbers of uploads"),
+        ({"kind": "filter", "uploads": ()}, "filter takes numbers of uploads"),
     ],
 )
 def test_an_order_that_does_not_fit_is_refused(jobs, change, words):
-    order = {"kind": "stabilise", "owner": "ann", "model": "small", "uploads": ("none",)} | change
+    order = {"kind": "train", "owner": "ann", "model": "small", "uploads": ("none",)} | change
     with pytest.raises(InputError, match=words):
         jobs.submit(order.pop("kind"), **order)
 
@@ -228,20 +242,19 @@ def test_only_safe_keys_within_bounds_are_taken(key, value, words):
         check_settings("train", {key: value}, JobLimits())
 
 
-@pytest.mark.parametrize("kind", ["train", "stabilise"])
-def test_every_setting_reaches_the_config(tmp_path, kind):
+def test_every_setting_reaches_the_config(tmp_path):
     limits = JobLimits()
     changed = {
         each.key: each.choices[-1] if each.choices else each.least if each.least else each.most
-        for each in kinds(limits)[kind].settings
+        for each in kinds(limits)["train"].settings
     }
-    config = config_of(kind, check_settings(kind, changed, limits), "model", tmp_path, limits)
+    config = config_of(check_settings("train", changed, limits), "model", tmp_path, limits)
     for key, value in changed.items():
         section, name = key.split(".")
         assert getattr(getattr(config, section), name) == value
     assert config.data.root == tmp_path / "videos"
     assert config.run.folder == tmp_path / "run"
-    shown = {each["key"]: each for each in describe(limits)[kind]["settings"]}
+    shown = {each["key"]: each for each in describe(limits)["train"]["settings"]}
     assert shown["optim.steps"]["is_whole"]
     assert not shown["optim.learning_rate"]["is_whole"]
 
@@ -288,12 +301,14 @@ def test_a_lock_is_of_one_at_a_time(tmp_path):
     os.close(second)
 
 
-def test_the_filter_is_tuned_to_a_model(jobs, tmp_path):
-    settings = {"sequences": 2, "frames": 4, "clips": 2, "real_share": 1.0}
-    job = jobs.submit("filter", owner="ann", model="small", settings=settings)
+def test_the_filter_is_tuned_to_a_model_and_videos(jobs, files, tmp_path):
+    make_world(tmp_path / "longer", n_clips=1, seed=5, n_frames=40, height=48, width=64, workers=1)
+    archive = shutil.make_archive(str(tmp_path / "longer"), "zip", tmp_path / "longer")
+    upload = ready(jobs, files, archive)
+    job = jobs.submit("filter", owner="ann", model="small", uploads=(upload.id,), settings={"batches": 1})
     job = run_until(jobs, job, "finished", seconds=240)
-    assert list(jobs.model_files(job)) == ["temporal_filter.safetensors"]
-    tuned = load_file(jobs.of(job) / "run" / "temporal_filter.safetensors")
+    assert "better: error" in job.message or "as it came: error" in job.message
+    tuned = load_file(jobs.model_files(job)[WEIGHTS.name])
     assert tuned.keys() == load_file(WEIGHTS).keys()
     with pytest.raises(InputError, match="no such model"):
         jobs.resolve(f"job:{job.id}")

@@ -75,7 +75,6 @@ export class JobsView {
 
   showKind() {
     const kind = this.kinds[find("kind").value];
-    find("chosen").hidden = !kind.needs_uploads;
     find("settings").replaceChildren(...kind.settings.map(fieldOf));
   }
 
@@ -137,7 +136,7 @@ export class JobsView {
     }
     if (job.state === "finished") acts.Download = () => this.doing(() => this.openLink(job, "model"));
     if (OVER.includes(job.state) && !inService) acts.Delete = () => this.doing(() => askJson(`v1/jobs/${job.id}`, "DELETE"));
-    const steps = job.settings["optim.steps"], step = lines.at(-1)?.step ?? 0;
+    const steps = job.settings["optim.steps"] ?? job.settings.steps, step = lines.at(-1)?.step ?? 0;
     const words = [this.kinds[job.kind].title, `from ${job.model}`];
     if (steps && job.state !== "queued") words.push(`step ${step} of ${steps}`);
     if (inService) words.push("in service");
@@ -161,8 +160,7 @@ export class JobsView {
     for (const field of find("settings").querySelectorAll("[name]")) {
       settings[field.name] = field.type === "number" ? Number(field.value) : field.value;
     }
-    const uploads = this.kinds[kind].needs_uploads
-      ? [...find("chosen").querySelectorAll("input:checked")].map((tick) => tick.value) : [];
+    const uploads = [...find("chosen").querySelectorAll("input:checked")].map((tick) => tick.value);
     const order = { kind, model: find("start-model").value, name: find("name").value, uploads, settings };
     await askJson("v1/jobs", "POST", order);
   }

@@ -22,7 +22,7 @@ from typing import Any
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.serving.jobs.limits import JobLimits
-from steadydepth.serving.jobs.plans import RUN, VIDEOS, check_settings, kinds
+from steadydepth.serving.jobs.plans import RUN, VIDEOS, check_settings
 from steadydepth.serving.jobs.store import OVER, Job, Store, Upload
 from steadydepth.serving.jobs.unpack import remove
 from steadydepth.serving.jobs.uploads import Uploads
@@ -157,14 +157,13 @@ class Jobs:
             InputError: something of it does not fit, or the queue is full.
         """
         chosen = check_settings(kind, settings or {}, self.limits)
-        needs = kinds(self.limits)[kind]
         if model is None:
             raise InputError(f"{kind}: model is missing; there are {', '.join(self.models())}")
         self.resolve(model)
         held = [self.store.get(Upload, id) for id in uploads]
         wrong = [id for id, upload in zip(uploads, held, strict=True) if upload is None or upload.state != "ready"]
-        if wrong or bool(uploads) != needs.needs_uploads or len(set(uploads)) != len(uploads):
-            rule = "numbers of uploads that are ready, each once" if needs.needs_uploads else "none"
+        if wrong or not uploads or len(set(uploads)) != len(uploads):
+            rule = "numbers of uploads that are ready, each once"
             raise InputError(f"uploads: {', '.join(wrong) or list(uploads)}: {kind} takes {rule}")
         if sum(job.state not in OVER for job in self.store.all(Job)) >= self.limits.waiting:
             raise InputError(f"{self.limits.waiting} jobs are waiting, the most that may: try again later")
@@ -277,8 +276,8 @@ class Jobs:
         folder = self.of(job)
         (folder / OUTCOME).unlink(missing_ok=True)
         (folder / PID).unlink(missing_ok=True)
-        order = {"kind": job.kind, "settings": job.settings, "model": self.resolve(job.model or ""),
-                 "world": str(self.folder / "world"), "limits": vars(self.limits)}  # fmt: skip
+        model = self.resolve(job.model or "")
+        order = {"kind": job.kind, "settings": job.settings, "model": model, "limits": vars(self.limits)}
         (folder / ORDER).write_text(json.dumps(order))
         lock = _lock(folder / LOCK)
         if lock is None:  # the process that a killed server had just started

@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from steadydepth.config import Config, FilterConfig
+from steadydepth.config import Config
 from steadydepth.config_files import list_mistakes, resolve_config
 from steadydepth.errors import InputError
+from steadydepth.inference.filter_runtime import STRENGTH
 from steadydepth.serving.jobs.limits import JobLimits
+from steadydepth.training.label_free.stabilise import STEPS
 
 RUN = "run"  # folder of the run in that of its job
 VIDEOS = "videos"
@@ -38,10 +40,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of job: what it is for, what it needs, what may be set, and what is set for it."""
+    """A kind of job: what it is for, what may be set, and what is set for it."""
 
     title: str
-    needs_uploads: bool
     settings: tuple[Setting, ...]
     fixed: Mapping[str, Any]
 
@@ -56,29 +57,19 @@ _SEED = Setting("run.seed", "seed", 0, 0, 2**31 - 1)
 def kinds(limits: JobLimits) -> dict[str, Kind]:
     """The kinds of jobs by name."""
     return {
-        # The values of configs/stabilise.yaml.
+        # What `steadydepth stabilise` lets choose.
         "stabilise": Kind(
             "Stabilise a model on your own videos, without labels",
-            True,
             (
-                Setting("optim.steps", "steps", 100, 1, limits.steps),
-                Setting("optim.batch", "clips in a step", 4, 1, 16),
-                Setting("optim.learning_rate", "learning rate", 6e-4, 1e-7, 0.1),
-                Setting("loss.relative_weight", "weight of temporal consistency", 1.0, 0, 100),
-                Setting("loss.relative_gradient", "its gradient: more is steadier, less is closer", 2.5, 0, 100),
-                *_SIZE,
-                _SEED,
+                Setting("steps", "steps", STEPS, 1, limits.steps),
+                Setting("strength", "strength of the filter that teaches", STRENGTH, 0, 1),
+                Setting("max_side", "longer side of a training frame", 320, 32, 1024),
             ),
-            {
-                "data": {"labels": "teacher", "motion": "dis"},
-                "loss": {"absolute": "silog", "teacher_window": 3, "relative_ramp": 0.1},
-                "optim": {"freeze_batch_norm_after": 0.0},
-            },
+            {},
         ),
         # Those of configs/demo.yaml, for a model that is there already.
         "train": Kind(
             "Train a model further on sequences with depth",
-            True,
             (
                 Setting("optim.steps", "steps", 500, 1, limits.steps),
                 Setting("optim.batch", "clips in a step", 4, 1, 16),
@@ -97,14 +88,9 @@ def kinds(limits: JobLimits) -> dict[str, Kind]:
              "optim": {"freeze_batch_norm_after": 0.5}},
         ),
         "filter": Kind(
-            "Tune the learned filter to a model, on the synthetic world",
-            False,
+            "Tune the learned filter to a model and to your videos",
             (
-                Setting("sequences", "batches of sequences", 230, 1, 2000),
-                Setting("frames", "frames of a sequence", 24, 2, 64),
-                Setting("clips", "clips of the world", 100, 2, 500),
-                Setting("real_share", "share of what the model predicts", 0.5, 0, 1),
-                Setting("learning_rate", "learning rate", 3e-3, 1e-6, 0.1),
+                Setting("batches", "batches of three sequences", 40, 1, 1000),
                 Setting("seed", "seed", 0, 0, 2**31 - 1),
             ),
             {},
@@ -117,7 +103,6 @@ def describe(limits: JobLimits) -> dict[str, Any]:
     return {
         name: {
             "title": kind.title,
-            "needs_uploads": kind.needs_uploads,
             "settings": [asdict(each) | {"is_whole": isinstance(each.default, int)} for each in kind.settings],
         }
         for name, kind in kinds(limits).items()
@@ -141,13 +126,13 @@ def check_settings(kind: str, settings: Mapping[str, object], limits: JobLimits)
     return {key: settings.get(key, setting.default) for key, setting in allowed.items()}
 
 
-def config_of(kind: str, settings: Mapping[str, Any], model: str, folder: Path, limits: JobLimits) -> Config:
-    """The run of a `train` or `stabilise` job in its folder.
+def config_of(settings: Mapping[str, Any], model: str, folder: Path, limits: JobLimits) -> Config:
+    """The run of a `train` job in its folder.
 
     Raises:
         InputError: the settings do not fit together.
     """
-    content: dict[str, dict[str, Any]] = {name: dict(keys) for name, keys in kinds(limits)[kind].fixed.items()}
+    content: dict[str, dict[str, Any]] = {name: dict(keys) for name, keys in kinds(limits)["train"].fixed.items()}
     for key, value in settings.items():
         section, _, name = key.partition(".")
         content.setdefault(section, {})[name] = value
@@ -158,12 +143,3 @@ def config_of(kind: str, settings: Mapping[str, Any], model: str, folder: Path, 
     content["run"] |= {"folder": str(folder / RUN), "log_every": max(1, steps // 100),
                        "checkpoint_every": min(50, max(1, steps // 10))}  # fmt: skip
     return resolve_config(content, "settings")
-
-
-def filter_config_of(settings: Mapping[str, Any], model: str, folder: Path, world: Path) -> FilterConfig:
-    """The training of the learned filter behind a model, on clips that all such jobs share."""
-    data = world / f"{settings['clips']}_clips"
-    return FilterConfig(
-        **settings, base=Path(model), out=folder / RUN / "temporal_filter.safetensors", data=data, workers=1,
-        log_every=max(1, int(settings["sequences"]) // 100),
-    )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.serving.jobs.limits import JobLimits
+from steadydepth.serving.jobs.unpack import remove
 
 ORDER, OUTCOME, PID, LOG_FILE = "order.json", "outcome.json", "pid", "log.txt"
 REPORT = "report.html"
@@ -49,7 +50,7 @@ def work(order: dict[str, Any], folder: Path, limits: JobLimits) -> dict[str, st
     """Train, measure, and write the report.
 
     Args:
-        order: kind, settings, model and world, as `jobs.Jobs` writes it.
+        order: kind, settings and model, as `jobs.Jobs` writes it.
         folder: of the job.
         limits: of its steps and threads.
 
@@ -57,29 +58,44 @@ def work(order: dict[str, Any], folder: Path, limits: JobLimits) -> dict[str, st
     """
     import torch
 
-    from steadydepth.serving.jobs.plans import RUN, config_of, filter_config_of
+    from steadydepth.serving.jobs.plans import RUN, config_of
 
     torch.set_num_threads(limits.threads)
     if order["kind"] == "filter":
-        from steadydepth.training.learned_filter.train import train_filter
-
-        train_filter(filter_config_of(order["settings"], order["model"], folder, Path(order["world"])))
-        return {"state": "finished", "message": ""}
+        return _tune_filter(order, folder)
+    if order["kind"] == "stabilise":
+        return _stabilise(order, folder)
 
     from steadydepth.training.checkpoint import CARD
-    from steadydepth.training.log import LOG
     from steadydepth.training.loop import train
 
-    config = config_of(order["kind"], order["settings"], order["model"], folder, limits)
-    train(config)
+    train(config_of(order["settings"], order["model"], folder, limits))
     if not (folder / RUN / CARD).is_file():
         return {"state": "stopped", "message": ""}
-    lines = (config.run.folder / LOG).read_text().splitlines()
-    step = json.loads(lines[-1])["step"] if lines else 0
-    # Between the last line of the log and the end there may be steps, but not a line's worth.
-    is_cut = step <= config.optim.steps - config.run.log_every
-    early = f"ended by its guard after step {step} of {config.optim.steps}; " if is_cut else ""
-    return {"state": "finished", "message": early + _report(order["model"], folder)}
+    return {"state": "finished", "message": _report(order["model"], folder)}
+
+
+def _tune_filter(order: dict[str, Any], folder: Path) -> dict[str, str]:
+    from steadydepth.serving.jobs.plans import RUN, VIDEOS
+    from steadydepth.training.learned_filter.tune import tune_filter
+
+    remove(folder / RUN)  # of an earlier start that was cut between writing it and saying so
+    found = tune_filter(folder / VIDEOS, model=order["model"], out=folder / RUN, **order["settings"])
+    scores = ", ".join(f"{name} {before:.3f} to {after:.3f}" for name, (before, after) in found.scores.items())
+    verdict = "better" if found.is_better else "no better, so it is the filter as it came"
+    return {"state": "finished", "message": f"{verdict}: {scores}"}
+
+
+def _stabilise(order: dict[str, Any], folder: Path) -> dict[str, str]:
+    from steadydepth.reports.report import write_report
+    from steadydepth.serving.jobs.plans import RUN, VIDEOS
+    from steadydepth.training.label_free.stabilise import stabilise
+
+    found = stabilise(folder / VIDEOS, model=order["model"], out=folder / RUN, **order["settings"])
+    if found is None:
+        return {"state": "stopped", "message": ""}
+    _keep_page(write_report([folder / RUN], folder / f".{REPORT}"), folder)
+    return {"state": "finished", "message": found.verdict}
 
 
 def _report(model: str, folder: Path) -> str:
@@ -96,14 +112,18 @@ def _report(model: str, folder: Path) -> str:
     for name, out in ((model, before), (str(folder / RUN), folder / RUN)):
         if not (out / "metrics.json").is_file():
             evaluate(load(name), data, out=out, controls=False, model_name=name, reference=load(model))
-    page = write_report([before, folder / RUN], folder / f".{REPORT}")
-    page.write_text(without_paths(page.read_text(encoding="utf-8"), folder), encoding="utf-8")
-    page.rename(folder / REPORT)
+    _keep_page(write_report([before, folder / RUN], folder / f".{REPORT}"), folder)
     means = [json.loads((out / "metrics.json").read_text())["mean"] for out in (before, folder / RUN)]
     shown = {"flicker_flow": "flicker along the flow {:.2f} to {:.2f} %", "abs_rel": "abs_rel {:.3f} to {:.3f}"}
     found = {name: [mean.get(name) for mean in means] for name in shown}
     said = [shown[name].format(*pair) for name, pair in found.items() if None not in pair]
     return f"on its own videos: {', '.join(said)}" if said else ""
+
+
+def _keep_page(page: Path, folder: Path) -> None:
+    """Put a report in its place, without paths of the server."""
+    page.write_text(without_paths(page.read_text(encoding="utf-8"), folder), encoding="utf-8")
+    page.rename(folder / REPORT)
 
 
 if __name__ == "__main__":
