@@ -34,6 +34,7 @@ test: $(VENV)/.dev $(VENV)/.web
 
 # The site, in runs/site: open runs/site/index.html. A warning is an error.
 docs: $(VENV)/.docs
+	rm -rf docs/api
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs runs/site
 
 # verify may fail: a clock that other work disturbs is no reason to have no report.

@@ -183,7 +183,7 @@ class Flickering:
 
 
 def test_with_the_filter_the_disparity_range_of_what_stands_still_is_constant_to_a_percent():
-    clip = make_clip(23, fixed_camera=True, n_frames=30, height=96, width=128)
+    clip = make_clip(24, fixed_camera=True, n_frames=30, height=96, width=128)
     static = (clip.objects == 0).all(axis=0)
     spread = {}
     for filter in ("none", "learned"):
