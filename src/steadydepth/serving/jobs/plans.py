@@ -63,16 +63,20 @@ def kinds(limits: JobLimits) -> dict[str, Kind]:
             (
                 Setting("optim.steps", "steps", 100, 1, limits.steps),
                 Setting("optim.batch", "clips in a step", 4, 1, 16),
-                Setting("optim.learning_rate", "learning rate", 6e-4, 1e-7, 0.1),
-                Setting("loss.relative_weight", "weight of temporal consistency", 1.0, 0, 100),
-                Setting("loss.relative_gradient", "its gradient: more is steadier, less is closer", 2.5, 0, 100),
+                Setting("optim.learning_rate", "learning rate", 3e-4, 1e-7, 0.1),
+                Setting("data.teacher_strength", "strength of the filter that teaches", 0.9, 0, 1),
+                Setting("loss.edges", "weight of edges", 1.0, 0, 100),
+                Setting("loss.relative_weight", "weight of temporal consistency", 2.0, 0, 100),
                 *_SIZE,
                 _SEED,
             ),
             {
-                "data": {"labels": "teacher", "motion": "dis"},
-                "loss": {"absolute": "silog", "teacher_window": 3, "relative_ramp": 0.1},
-                "optim": {"freeze_batch_norm_after": 0.0},
+                "data": {
+                    "labels": "teacher", "motion": "none",
+                    "exposure": 0.05, "white_balance": 0.02, "gamma": 0.05, "noise": 0.01,
+                },
+                "loss": {"gradient": 0.5, "relative_ramp": 0.0},
+                "optim": {"encoder_learning_rate": 1.0, "freeze_batch_norm_after": 0.0},
             },
         ),
         # Those of configs/demo.yaml, for a model that is there already.
