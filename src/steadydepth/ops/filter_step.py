@@ -166,7 +166,8 @@ def _follow(x: Array, y: Array) -> tuple[Array, Array]:
     rows, columns = xp.arange(height, dtype=x.dtype), xp.arange(width, dtype=x.dtype)
     if xp is not np:
         rows, columns = rows.to(x.device), columns.to(x.device)
-    return tuple(xp.where(at == at, at, NOWHERE) for at in (x + columns, y + rows[:, None]))  # noqa: PLR0124: NaN is not
+    # NaN is not equal to itself.
+    return tuple(xp.where(at == at, at, NOWHERE) for at in (x + columns, y + rows[:, None]))
 
 
 def _recall(

@@ -155,7 +155,7 @@ _mapped: tuple[list[LabelledClip], FilterConfig]  # of a process that draws
 
 
 def _begin_worker(folder: str, n_clips: int, config: FilterConfig) -> None:
-    global _mapped  # noqa: PLW0603: what a process of a pool keeps between its tasks
+    global _mapped  # what a process of a pool keeps between its tasks
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     clips = []
