@@ -81,7 +81,7 @@ FREE: dict[str, dict[str, Any]] = {
     "fast-gain-1": both(FAST, edges(1.0), {"patch": {"edges": "gain"}}),
     "fast-edges-1-own-size": both(FAST, edges(1.0), {"data": {"height": 240, "width": 320}}),
     "fast-edges-1-transforms": both(FAST, edges(1.0), {"data": {"max_zoom": 1.2, "max_rotation_deg": 5.0}}),
-    "fast-edges-1-strength-1": both(FAST, edges(1.0), {"data": {"teacher_strength": 1.0}}),
+    "fast-edges-1-strength-0.8": both(FAST, edges(1.0), {"data": {"teacher_strength": 0.8}}),
     "fast-edges-1-strong-light": both(FAST, edges(1.0), {"data": {name: 3 * value for name, value in LIGHT.items()}}),
     "fast-edges-1-no-light": both(FAST, edges(1.0), {"data": dict.fromkeys(LIGHT, 0.0)}),
     "fast-edges-1-along-flow": both(FAST, edges(1.0), {"data": {"motion": "dis"}}),
@@ -233,7 +233,7 @@ def teacher_key(options: argparse.Namespace, content: dict[str, Any]) -> Path | 
     data = content["data"]
     if data.get("labels") != "teacher":
         return None
-    strength = data.get("teacher_strength", 0.9)
+    strength = data.get("teacher_strength", 1.0)
     return options.out / "teachers" / f"{data['height']}x{data['width']}-{strength}"
 
 

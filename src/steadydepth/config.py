@@ -83,7 +83,7 @@ class DataConfig(Section):
         (), description="In place of `root` and `labels`: several folders in one run, each with its own labels."
     )
     teacher_strength: float = Field(
-        0.9,
+        1.0,
         ge=0,
         le=1,
         description="Labels teacher: of the learned filter, there and back over each video; 0: the model as it is.",

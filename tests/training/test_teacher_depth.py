@@ -45,7 +45,7 @@ def test_the_files_hold_what_the_session_gives_at_the_training_size(world, tmp_p
     paths = find_sequences(world)
     assert sorted(files) == sorted(path.name for path in paths)
     for path in paths:
-        session = Session(Network(model), filter="learned_offline" if strength else None)
+        session = Session(Network(model), filter="learned_offline" if strength else None, strength=strength or None)
         expected = np.stack([result.depth for result in session.run(shown(path, config))])
         np.testing.assert_array_equal(np.load(files[path.name]), expected)
 
