@@ -14,6 +14,7 @@ from steadydepth.commands import export
 from steadydepth.errors import InputError
 from steadydepth.exporters.web import GraphFilter, export_web, write_filter
 from steadydepth.inference.exported import ExportedNet
+from steadydepth.inference.filter_runtime import STRENGTH
 from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.runtime import ExportedModel
 from steadydepth.models.depth_net import DepthNet
@@ -134,13 +135,15 @@ def test_the_filter_of_the_page_is_that_of_the_graph_in_python(browser, page_of,
     folder = page_of(model)
     found, filtered = shown_by(browser, folder, write_images(tmp_path, clip.frames))
     session = runtime.InferenceSession(str(folder / "filter.onnx"), providers=["CPUExecutionProvider"])
-    about = json.loads((folder / "web.json").read_text())["filter_state"]
-    state = {name: np.zeros(each["shape"], each["dtype"]) for name, each in about.items()}
+    about = json.loads((folder / "web.json").read_text())
+    assert about["strength"] == STRENGTH
+    strength = np.array([STRENGTH], np.float32)
+    state = {name: np.zeros(each["shape"], each["dtype"]) for name, each in about["filter_state"].items()}
     log_mean = np.log(found[0].astype(np.float64)).mean()
     state["unit"] = np.array([[0, np.exp(log_mean)]], np.float32)
     names = [each.name for each in session.get_outputs()]
     for image, raw, steady in zip(clip.frames, found, filtered, strict=True):
-        inputs = {"image": image[None], "raw": raw[None], "strength": np.array([0.9], np.float32)}
+        inputs = {"image": image[None], "raw": raw[None], "strength": strength}
         inputs |= {f"state_{name}": value for name, value in state.items()}
         outputs = dict(zip(names, session.run(None, inputs), strict=True))
         np.testing.assert_allclose(steady, outputs["depth"][0], rtol=2e-4)

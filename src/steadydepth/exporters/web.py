@@ -21,6 +21,7 @@ from steadydepth.errors import InputError
 from steadydepth.exporters.export import Image, export_model
 from steadydepth.exporters.targets import write_onnx
 from steadydepth.files.atomic_writes import new_folder
+from steadydepth.inference.filter_runtime import STRENGTH
 from steadydepth.inference.runtime import ExportedModel
 from steadydepth.models.temporal_filter import TemporalFilter, guides_of, load_gates, start_state
 from steadydepth.ops.lucas_kanade import lucas_kanade_flow
@@ -140,7 +141,7 @@ def export_web(
         about = {
             "name": name, "claims": exported.claims, "height": height, "width": width, "licence": licence,
             "model": MODEL, "state": exported.metadata["state"], "filter": FILTER, "filter_state": filter.state,
-            "webgpu": webgpu, "onnxruntime_web": version,
+            "strength": STRENGTH, "webgpu": webgpu, "onnxruntime_web": version,
         }  # fmt: skip
         (part / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
         for file in (*_WASM, *(_WEBGPU if webgpu else ())):

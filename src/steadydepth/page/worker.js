@@ -2,7 +2,6 @@
 
 import { fitImage, resizeDepth } from "./resize.js";
 
-const STRENGTH = 1; // of the filter, as in predict
 const TYPES = { float32: Float32Array, float64: Float64Array, int32: Int32Array, uint8: Uint8Array, bool: Uint8Array };
 
 let ort, web, network, filter;
@@ -123,7 +122,7 @@ async function smooth(image, depth) {
   const inputs = {
     image: new ort.Tensor("uint8", image, [...dims, 3]),
     raw: new ort.Tensor("float32", depth, dims),
-    strength: new ort.Tensor("float32", [STRENGTH], [1]),
+    strength: new ort.Tensor("float32", [web.strength], [1]),
   };
   for (const name of Object.keys(web.filter_state)) inputs[`state_${name}`] = before[name];
   const outputs = await filter.run(inputs);

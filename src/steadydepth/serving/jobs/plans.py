@@ -5,10 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from steadydepth.config import Config
+from steadydepth.config import Config, DataConfig
 from steadydepth.config_files import list_mistakes, resolve_config
 from steadydepth.errors import InputError
-from steadydepth.inference.filter_runtime import STRENGTH
 from steadydepth.serving.jobs.limits import JobLimits
 from steadydepth.training.label_free.stabilise import STEPS
 
@@ -51,6 +50,7 @@ _SIZE = (
     Setting("data.height", "rows of a training frame", 144, 32, 1024),
     Setting("data.width", "columns of a training frame", 176, 32, 1024),
 )
+_STRENGTH = DataConfig.model_fields["teacher_strength"].default
 _SEED = Setting("run.seed", "seed", 0, 0, 2**31 - 1)
 
 
@@ -62,7 +62,7 @@ def kinds(limits: JobLimits) -> dict[str, Kind]:
             "Stabilise a model on your own videos, without labels",
             (
                 Setting("steps", "steps", STEPS, 1, limits.steps),
-                Setting("strength", "strength of the filter that teaches", STRENGTH, 0, 1),
+                Setting("strength", "strength of the filter that teaches", _STRENGTH, 0, 1),
                 Setting("max_side", "longer side of a training frame", 320, 32, 1024),
             ),
             {},

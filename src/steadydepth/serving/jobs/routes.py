@@ -51,7 +51,7 @@ class Order(BaseModel):
         json_schema_extra={
             "example": {
                 "kind": "stabilise", "name": "kitchen", "model": "steady", "uploads": ["6b0ee9c1b1f0a1d2"],
-                "settings": {"optim.steps": 200},
+                "settings": {"steps": 200},
             }
         },
     )  # fmt: skip
