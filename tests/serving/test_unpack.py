@@ -4,6 +4,7 @@ import stat
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 
 from steadydepth.errors import InputError
@@ -133,6 +134,19 @@ def test_a_damaged_archive_is_named(tmp_path, name):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=name):
             unpack(path, name, tmp_path / f"out{number}", JobLimits())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_tar_that_is_damaged_between_its_files_is_no_shorter_one(tmp_path, seed):
+    """tarfile takes a header that it cannot read for the end, and would leave out what follows."""
+    generator = np.random.default_rng(seed)
+    files = {f"{number}.png": generator.bytes(700) for number in range(3)}
+    data = tarred(tmp_path / "a.tar", files).read_bytes()
+    start = int(generator.integers(512, 2000))
+    path = tmp_path / "damaged.tar"
+    path.write_bytes(data[:start] + data[start + 40 :])
+    with pytest.raises(InputError, match=r"a\.tar: cannot be unpacked"):
+        unpack(path, "a.tar", tmp_path / "out", JobLimits())
 
 
 def test_an_archive_without_images_says_so(tmp_path):

@@ -7,7 +7,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from tarfile import HeaderError, ReadError
+from typing import IO, Any, NamedTuple
 
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import check_name
@@ -80,9 +81,23 @@ def _members(archive: Path, name: str) -> Iterator[Iterator[_Member]]:
         with zipfile.ZipFile(archive) as opened:
             yield (_of_zip(opened, info) for info in opened.infolist() if not info.is_dir())
     else:
-        with tarfile.open(archive, "r|*" if not name.lower().endswith(".tar") else "r|") as opened:
+        mode: Any = "r|*" if not name.lower().endswith(".tar") else "r|"
+        with tarfile.open(archive, mode, tarinfo=_CheckedInfo) as opened:
             # A stream, so that nothing is read twice and no list of members grows.
             yield (_of_tar(opened, info, name) for info in opened if not info.isdir())
+
+
+class _CheckedInfo(tarfile.TarInfo):
+    """A header that is damaged is an error: for tarfile it is the end of the archive, and what follows is lost."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: Any) -> "_CheckedInfo":
+        try:
+            return super().fromtarfile(tarfile)
+        except HeaderError as error:
+            if type(error).__name__ == "EOFHeaderError":  # the end, as it should be
+                raise
+            raise ReadError(f"damaged after {tarfile.offset} bytes") from error
 
 
 def _of_zip(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
