@@ -336,6 +336,8 @@ def test_a_lost_loader_process_is_named_though_what_was_under_way_failed_of_it()
         write_until_a_loader_process_is_lost()
 
 
+# torch raises in its handler of SIGCHLD, wherever the run is: also where a file has just been opened.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_loader_process_that_is_killed_stops_the_run_with_what_to_do(world, tmp_path, meanwhile):
     config = make_config(world, tmp_path / "run", steps=9, data={"workers": 1})
     meanwhile(lambda: [process.kill() for process in multiprocessing.active_children()])
