@@ -62,7 +62,7 @@ def test_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, c
 
 
 def test_every_command_of_the_readme_exists():
-    commands = re.findall(r"^ *steadydepth +((?:[a-z]+ ?)+)", README, re.MULTILINE)
+    commands = re.findall(r"^ *steadydepth +((?:[a-z][a-z-]* ?)+)", README, re.MULTILINE)
     assert len(commands) >= 6
     for command in commands:
         words = command.split()
