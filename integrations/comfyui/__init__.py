@@ -5,7 +5,6 @@ image of it would be too coarse to filter; `Show depth` makes an IMAGE of it.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,23 +107,14 @@ class StabiliseModel:
                 "model": ("STRING", {"default": "depth-anything-v2-small"}),
                 "videos": ("STRING", {"default": "videos"}),
                 "out": ("STRING", {"default": "steady"}),
-                "steps": ("INT", {"default": 100, "min": 1, "max": 100000}),
-                "height": ("INT", {"default": 144, "min": 16, "max": 2048}),
-                "width": ("INT", {"default": 176, "min": 16, "max": 2048}),
+                "steps": ("INT", {"default": 600, "min": 1, "max": 100000}),
+                "max_side": ("INT", {"default": 320, "min": 32, "max": 2048, "tooltip": "of the frames to train on"}),
             }
         }
 
-    def stabilise(self, model: str, videos: str, out: str, steps: int, height: int, width: int) -> tuple[sd.Predictor]:
-        config = Path(__file__).with_name("stabilise.yaml")
-        values = {
-            "data.root": videos,
-            "data.height": height,
-            "data.width": width,
-            "model.init": model,
-            "optim.steps": steps,
-            "run.folder": out,
-        }
-        return (sd.load(sd.train(sd.load_config(config, [f"{key}={value}" for key, value in values.items()]))),)
+    def stabilise(self, model: str, videos: str, out: str, steps: int, max_side: int) -> tuple[sd.Predictor]:
+        sd.stabilise(videos, model=model, out=out, steps=steps, max_side=max_side)
+        return (sd.load(out),)
 
 
 class ShowDepth:

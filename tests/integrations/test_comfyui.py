@@ -82,7 +82,7 @@ def test_a_model_is_loaded_and_stabilised(nodes, moving_clip, model, tmp_path):
     (tmp_path / "videos").mkdir()
     write_video(tmp_path / "videos" / "film.mp4", list(moving_clip.frames), 15.0)
     (steady,) = nodes.StabiliseModel().stabilise(
-        str(tmp_path / "model"), str(tmp_path / "videos"), str(tmp_path / "steady"), 2, 32, 48
+        str(tmp_path / "model"), str(tmp_path / "videos"), str(tmp_path / "steady"), 2, 64
     )
     assert (tmp_path / "steady" / "model.safetensors").is_file()
     before, after = (one.predict(moving_clip.frames[0]).depth for one in (loaded, steady))
