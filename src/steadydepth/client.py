@@ -151,7 +151,8 @@ class Client:
             if status not in (408, 429) and status < 500:
                 raise InputError(_refusal(self.url, status, error.response.body or b"")) from error
             raise ConnectionError(f"{self.url} answers {status}") from error
-        except (WebSocketException, EOFError) as error:  # no handshake, or cut in the middle of it
+        # No handshake, or cut in the middle of it; of the latter websockets now and then fails an assertion of its own.
+        except (WebSocketException, EOFError, AssertionError) as error:
             raise ConnectionError(f"{self.url}: {error}") from error
 
     def _request(
