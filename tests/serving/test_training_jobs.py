@@ -225,7 +225,7 @@ def test_an_order_that_does_not_fit_is_refused(jobs, change, words):
     ("key", "value", "words"),
     [
         ("data.root", "/etc", "may not be set"),
-        ("run.folder", "/tmp/x", "may not be set"),
+        ("run.folder", "/elsewhere", "may not be set"),
         ("run.tracker", "wandb", "may not be set"),
         ("model.init", "os:getcwd", "may not be set"),
         ("model.weights", "/etc/passwd", "may not be set"),

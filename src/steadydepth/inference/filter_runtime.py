@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from steadydepth.errors import InputError, missing_package
+from steadydepth.errors import InputError
+from steadydepth.inference.onnx_session import open_onnx_session
 from steadydepth.ops.fast_flow import flow_of_contrasts, local_contrasts
 from steadydepth.ops.filter_step import begin, filter_step, find_unit, from_log, guide_factor, padding
 
@@ -113,18 +114,7 @@ def open_gates(path: Path, threads: int | None = None) -> Gates:
     """The network in a file that `steadydepth export-filter` wrote."""
     if not path.is_file():
         raise InputError(f"{path} does not exist; write it with export-filter, or check the path")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise missing_package("onnxruntime", "onnx") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    # Its errors share no other base.
-    except Exception as error:
-        raise InputError(f"{path}: ONNX Runtime cannot read it ({error}): write or copy it again") from error
+    session = open_onnx_session(path, threads)
     if [each.name for each in session.get_inputs()] != ["features"]:
         raise InputError(f"{path}: no learned filter; write it with export-filter")
     return lambda features: session.run(None, {"features": features})[0]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from steadydepth.errors import InputError, missing_package
 from steadydepth.inference.filter_runtime import ExportedFilter as ExportedFilter
+from steadydepth.inference.onnx_session import open_onnx_session
 from steadydepth.ops.resize import fit_image, resize_depth
 
 # 1 named the image otherwise and had no state.
@@ -157,18 +158,7 @@ def is_exported(name: str | Path) -> bool:
 
 
 def _open_onnx(path: Path, threads: int | None) -> tuple[Network, str]:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise missing_package("onnxruntime", "onnx") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    # Its errors share no other base.
-    except Exception as error:
-        raise InputError(f"{path}: ONNX Runtime cannot read it ({error}): write or copy it again") from error
+    session = open_onnx_session(path, threads)
     metadata = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
     return lambda image, state: session.run(None, _by_name(image, state)), metadata
 

@@ -52,14 +52,14 @@ class World:
     Args:
         device: of torch.
         assets: models with their own textures; None leaves boxes, balls, cylinders and cones.
-        pictures: square images that repeat without a seam, as further textures.
+        images: square images that repeat without a seam, as further textures.
     """
 
     def __init__(
         self,
         device: torch.device,
         assets: Assets | None = None,
-        pictures: UInt8[np.ndarray, "n texel texel 3"] | None = None,
+        images: UInt8[np.ndarray, "n texel texel 3"] | None = None,
     ) -> None:
         self.device = device
         parts = _bodies()
@@ -69,7 +69,7 @@ class World:
         colour, texture, material = torch.ones(1, 3), torch.zeros(1, dtype=torch.int64), torch.zeros(sum(counts))
         size, outdoor = [one.amax(dim=(0, 1)) - one.amin(dim=(0, 1)) for one in corners], [False] * len(parts)
         patterns = _patterns()
-        pools = [patterns] + ([pictures] if pictures is not None else [])
+        pools = [patterns] + ([images] if images is not None else [])
         free = np.concatenate([_resized(one, 128) for one in pools])
         atlas = [np.full((1, 64, 64, 3), 255, np.uint8)]
         if assets is not None:
@@ -168,8 +168,8 @@ class _View:
         scenes, size = self.scenes, self.world.size_m[self.scenes.model]
         radius = 0.5 * (size * scenes.pose[:, 0, :, :3, :3].norm(dim=-2)).norm(dim=-1)[:, None]
         middle = scenes.pose[..., :3, 1] * -0.5 * size[:, None, :, 1:2] + scenes.pose[..., :3, 3]
-        seen = (middle - scenes.cam_to_world[:, :, None, :3, 3]) @ scenes.cam_to_world[..., :3, :3]
-        x, y, z = seen.unbind(dim=-1)
+        in_camera = (middle - scenes.cam_to_world[:, :, None, :3, 3]) @ scenes.cam_to_world[..., :3, :3]
+        x, y, z = in_camera.unbind(dim=-1)
         inside = z > -radius
         for across, pixels in ((x, self.width), (y, self.height)):
             tangent = (0.5 * pixels / self.focal)[:, None, None]
@@ -192,13 +192,13 @@ class _View:
         shadow = _Shadow(self, self.placed(0))
         for t in range(self.n_frames):
             corners = self.placed(t)
-            seen = (corners - scenes.cam_to_world[self.scene, t, None, :3, 3]) @ scenes.cam_to_world[
+            in_camera = (corners - scenes.cam_to_world[self.scene, t, None, :3, 3]) @ scenes.cam_to_world[
                 self.scene, t, :3, :3
             ]
-            z = seen[..., 2]
+            z = in_camera[..., 2]
             safe = torch.where(z > _NEAREST_M, z, 1)
-            columns = seen[..., 0] / safe * self.focal[self.scene, None] + (self.width - 1) / 2
-            rows = seen[..., 1] / safe * self.focal[self.scene, None] + (self.height - 1) / 2
+            columns = in_camera[..., 0] / safe * self.focal[self.scene, None] + (self.width - 1) / 2
+            rows = in_camera[..., 1] / safe * self.focal[self.scene, None] + (self.height - 1) / 2
             faces = prepare(torch.stack((columns, rows), -1), safe)
             on_screen = torch.where(z > _NEAREST_M, z, -1)
             found, depth = rasterize(
@@ -214,7 +214,7 @@ class _View:
             albedo, normal = shell.albedo, shell.normal
             pixels = is_thing.flatten().nonzero()[:, 0]
             number = found.flatten()[pixels]
-            look = self._look(faces, corners, number, pixels, depth.flatten()[pixels])
+            look = self._look(t, faces, corners, number, pixels, depth.flatten()[pixels])
             albedo = albedo.flatten(0, 2).index_copy(0, pixels, look[0]).view_as(albedo)
             normal = normal.flatten(0, 2).index_copy(0, pixels, look[1]).view_as(normal)
             lights.append(self._lit(t, point, normal, albedo, shadow))
@@ -281,7 +281,7 @@ class _View:
         return _Shell(depth, normal, plain * scenes.wall_tint[key])
 
     def _look(
-        self, faces: Faces, corners: Tensor, number: Tensor, pixels: Tensor, depth: Tensor
+        self, t: int, faces: Faces, corners: Tensor, number: Tensor, pixels: Tensor, depth: Tensor
     ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
         """Reflectance, and the normal to the side of the camera, of what things show at `pixels`."""
         world, thing = self.world, self.thing[number]
@@ -308,7 +308,7 @@ class _View:
         other = other.clamp(min=1e-3) ** self.scenes.contrast.flatten()[thing][:, None]
         albedo = torch.where(is_own[:, None], own * world.colour[material], other)
         normal = cross / area[:, None].clamp(min=1e-12)
-        eye = self.scenes.cam_to_world[self.scene[number], 0, :3, 3]
+        eye = self.scenes.cam_to_world[self.scene[number], t, :3, 3]
         away = ((first - eye) * normal).sum(dim=-1, keepdim=True) > 0
         return albedo * self.scenes.tint.flatten(0, 1)[thing], torch.where(away, -normal, normal)
 
@@ -342,14 +342,14 @@ class _View:
         step = torch.cat((still, moved))[thing + 1]
         then = (step[..., :3, :3] @ point[..., None])[..., 0] + step[..., :3, 3]
         camera = scenes.cam_to_world[:, to]
-        seen = (then - camera[:, None, None, :3, 3]) @ camera[:, None, :3, :3]
-        z = seen[..., 2].clamp(min=1e-3)
-        x = (seen[..., 0] / z * self.focal[:, None, None] + (self.width - 1) / 2) / SUPERSAMPLING
-        y = (seen[..., 1] / z * self.focal[:, None, None] + (self.height - 1) / 2) / SUPERSAMPLING
-        inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1) & (seen[..., 2] > _NEAREST_M)
+        in_camera = (then - camera[:, None, None, :3, 3]) @ camera[:, None, :3, :3]
+        z = in_camera[..., 2].clamp(min=1e-3)
+        x = (in_camera[..., 0] / z * self.focal[:, None, None] + (self.width - 1) / 2) / SUPERSAMPLING
+        y = (in_camera[..., 1] / z * self.focal[:, None, None] + (self.height - 1) / 2) / SUPERSAMPLING
+        inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1) & (in_camera[..., 2] > _NEAREST_M)
         here_x = torch.arange(width, device=x.device, dtype=x.dtype)
         here_y = torch.arange(height, device=x.device, dtype=x.dtype)[:, None]
-        return torch.stack((x - here_x, y - here_y), dim=-1), seen[..., 2], inside
+        return torch.stack((x - here_x, y - here_y), dim=-1), in_camera[..., 2], inside
 
 
 def _at_nearest(values: Float[Tensor, "s p h w"], motion: Float[Tensor, "s p h w 2"]) -> Float[Tensor, "s p h w"]:
@@ -380,23 +380,23 @@ class _Shadow:
         self.scale = 0.5 * _SHADOW / reach
         self.centre = scenes.cam_to_world[:, 0, :3, 3] + scenes.cam_to_world[:, 0, :3, 2] * 0.5 * reach[:, None]
         self.n = view.n_scenes
-        seen = self._project(corners, view.scene)
+        in_light = self._project(corners, view.scene)
         found = rasterize(
-            seen[..., :2], seen[..., 2], view.scene, n_images=self.n, height=_SHADOW, width=_SHADOW
+            in_light[..., :2], in_light[..., 2], view.scene, n_images=self.n, height=_SHADOW, width=_SHADOW
         )  # fmt: skip
         self.depth = found[1].flatten()
 
     def _project(self, points: Float[Tensor, "n c 3"], scene: Int64[Tensor, "n"]) -> Float[Tensor, "n c 3"]:
         """Column, row and distance along the light; a parallel one has the same scale everywhere."""
-        seen = (points - self.centre[scene][:, None]) @ self.axes[scene]
-        place = seen[..., :2] * self.scale[scene][:, None, None] + 0.5 * _SHADOW
-        return torch.cat((place, seen[..., 2:] + 100), dim=-1)
+        in_light = (points - self.centre[scene][:, None]) @ self.axes[scene]
+        place = in_light[..., :2] * self.scale[scene][:, None, None] + 0.5 * _SHADOW
+        return torch.cat((place, in_light[..., 2:] + 100), dim=-1)
 
     def lit(self, point: Float[Tensor, "s h w 3"]) -> Float[Tensor, "s h w"]:
         """Share of the sun that reaches each point, from four places of what it sees."""
         scene = torch.arange(self.n, device=point.device)
-        seen = self._project(point.flatten(1, 2), scene).view_as(point)
-        x, y, distance = seen.unbind(dim=-1)
+        in_light = self._project(point.flatten(1, 2), scene).view_as(point)
+        x, y, distance = in_light.unbind(dim=-1)
         bias = 2.5 / self.scale[:, None, None]
         total = torch.zeros_like(distance)
         low_x, low_y = x.floor(), y.floor()
