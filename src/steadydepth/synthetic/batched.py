@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from steadydepth.synthetic.assets import Assets
-from steadydepth.synthetic.places import SHARES, Pool, Scenes, draw_scenes
+from steadydepth.synthetic.places import Pool, Scenes, draw_scenes
 from steadydepth.synthetic.rasterizer import Faces, prepare, rasterize, weights_at
 from steadydepth.synthetic.scene import draw_texture
 
@@ -101,12 +101,10 @@ class World:
         """Frames and labels of `scenes`; more of them at once need more memory, about 40 MB a frame of 192 x 256."""
         return _View(self, scenes.to(self.device), height, width).render()
 
-    def clips(
-        self, seed: int, *, n_clips: int, n_frames: int, height: int, width: int, kinds: tuple[float, ...] = SHARES
-    ) -> Rendered:
+    def clips(self, seed: int, *, n_clips: int, n_frames: int, height: int, width: int) -> Rendered:
         """The clips that belong to `seed`: what is drawn depends on it and on the numbers alone."""
         return self.render(
-            draw_scenes(seed, self.pool, n_scenes=n_clips, n_frames=n_frames, kinds=kinds), height=height, width=width
+            draw_scenes(seed, self.pool, n_scenes=n_clips, n_frames=n_frames), height=height, width=width
         )
 
 

@@ -127,9 +127,7 @@ def rigid(turn: Float[Tensor, "*n 3 3"], position: Float[Tensor, "*n 3"]) -> Flo
     return pose
 
 
-def draw_scenes(
-    seed: int, pool: Pool, *, n_scenes: int, n_frames: int, n_things: int = 40, kinds: tuple[float, ...] = SHARES
-) -> Scenes:
+def draw_scenes(seed: int, pool: Pool, *, n_scenes: int, n_frames: int, n_things: int = 40) -> Scenes:
     """Scenes that belong to `seed`: the same seed and sizes, the same scenes.
 
     Args:
@@ -138,10 +136,9 @@ def draw_scenes(
         n_scenes: number of scenes.
         n_frames: frames of each.
         n_things: of each, at most.
-        kinds: how often each of KINDS is drawn.
     """
     draw = _Draw(seed, n_scenes)
-    kind = draw.pick(torch.tensor(kinds).expand(n_scenes, -1))
+    kind = draw.pick(torch.tensor(SHARES).expand(n_scenes, -1))
     _, table, _, street = (kind == i for i in range(len(KINDS)))
     half = torch.stack((draw.uniform(1.3, 5), draw.uniform(1.1, 1.8), draw.uniform(1.3, 5)), -1)
     half = torch.where(street[:, None], draw.uniform(12, 60, 3) * torch.tensor([1, 0.5, 1]), half)
