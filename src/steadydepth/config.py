@@ -32,6 +32,9 @@ class SyntheticConfig(Section):
     repeats: int = Field(
         1, ge=1, description="Each clip is shown so many times, by other cameras: rendering costs less, and shows less."
     )
+    keep: Path | None = Field(
+        None, description="Folder that takes what is rendered, for other runs and for `repeats` over the complete run."
+    )
 
 
 class SourceConfig(Section):

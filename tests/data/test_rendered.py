@@ -116,6 +116,43 @@ def test_a_clip_that_is_shown_again_has_the_same_depth_in_another_light():
     assert not torch.equal(first["frames"], again["frames"])
 
 
+def test_clips_that_are_kept_are_read_again_and_shown_over_the_complete_row(tmp_path):
+    numbers = range(12 * CLIPS_AT_ONCE)
+    row = samples(numbers=numbers, seed=0, repeats=4, flip=False, keep=tmp_path)
+    fresh = [row.sample(n * CLIPS_AT_ONCE)["depth"] for n in (0, 4, 8)]
+    seen = [row.sample(n * CLIPS_AT_ONCE)["depth"] for n in (5, 6, 7, 9, 10, 11)]
+    found = [next(i for i, one in enumerate(fresh) if torch.equal(one, depth)) for depth in seen]
+    assert min(found) == 0  # what was rendered first comes again
+    assert max(found[:3]) <= 1  # and nothing before its turn
+    files = sorted(tmp_path.rglob("*.safetensors"))
+    assert len(files) == 3
+    written = [file.stat().st_mtime_ns for file in files]
+    again = samples(numbers=numbers, seed=0, repeats=4, flip=False, keep=tmp_path)
+    assert torch.equal(again.sample(5 * CLIPS_AT_ONCE)["depth"], seen[0])
+    samples(numbers=range(CLIPS_AT_ONCE), seed=3, keep=tmp_path).sample(0)
+    assert [file.stat().st_mtime_ns for file in files] == written
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 4  # another seed has a folder of its own
+
+
+def test_processes_that_render_ahead_give_the_same_batches(tmp_path):
+    numbers = range(3 * CLIPS_AT_ONCE)
+    alone, ahead = (
+        list(samples(numbers=numbers, repeats=2, keep=tmp_path / name, workers=workers).batches(CLIPS_AT_ONCE))
+        for name, workers in (("alone", 0), ("ahead", 1))
+    )
+    assert len(ahead) == 3
+    for one, other in zip(alone, ahead, strict=True):
+        for name in ("frames", "depth", "motion", "visible"):
+            assert torch.equal(one[name], other[name]), name
+
+
+def test_a_process_that_cannot_render_says_why(tmp_path):
+    (tmp_path / "kept").write_text("a file where the folder should be")
+    row = samples(numbers=range(CLIPS_AT_ONCE), keep=tmp_path / "kept", workers=1)
+    with pytest.raises(OSError, match="kept"):
+        list(row.batches(CLIPS_AT_ONCE))
+
+
 def test_a_mirrored_clip_has_mirrored_motion():
     plain, mirrored = (samples(numbers=range(CLIPS_AT_ONCE), flip=flip) for flip in (False, True))
     pairs = [(plain.sample(n), mirrored.sample(n)) for n in range(CLIPS_AT_ONCE)]

@@ -1,7 +1,8 @@
 """Samples that are rendered while training: no files, and no clip twice."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from steadydepth.data.kept_renders import Render, read_render, render_ahead, write_render
 from steadydepth.data.loader import Item
 from steadydepth.errors import InputError
 from steadydepth.files.sequence_writer import write_sequence
@@ -36,6 +38,9 @@ class RenderedSamples(Dataset[Item]):
         assets: file of models that `pack_assets` wrote; None leaves simple bodies.
         textures: folder of images that surfaces take as well.
         repeats: times that each clip is shown, by another camera each time.
+        keep: folder that takes what is rendered. What is in it is read in place of rendering, and `repeats` shows
+            clips from the first on again, where without it they are of the latest.
+        workers: processes that render ahead into `keep`, on the CPU.
         length: frames of a clip.
         height: rows of a frame.
         width: columns.
@@ -59,6 +64,8 @@ class RenderedSamples(Dataset[Item]):
         assets: Path | None = None,
         textures: Path | None = None,
         repeats: int = 1,
+        keep: Path | None = None,
+        workers: int = 0,
         length: int,
         height: int,
         width: int,
@@ -76,10 +83,14 @@ class RenderedSamples(Dataset[Item]):
         )
         self.length, self.height, self.width, self.flip = length, height, width, flip
         self.photometric, self.seed, self.numbers, self.source = photometric, seed, numbers, source
-        self.repeats = repeats
+        self.repeats, self.keep, self.workers = repeats, keep, workers
+        self._of_world = {
+            "assets": assets, "textures": textures, "length": length, "height": height, "width": width,
+            "flip": flip, "photometric": photometric, "seed": seed, "source": source, "keep": keep,
+        }  # fmt: skip
         self.clips: list[Any] = []  # none that could be listed
         self._chunk = lru_cache(maxsize=2)(self._photographed)
-        self._clips = lru_cache(maxsize=2 * repeats)(self._render)
+        self._clips = lru_cache(maxsize=2 * repeats if keep is None else 1)(self._render)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -133,9 +144,20 @@ class RenderedSamples(Dataset[Item]):
 
     def batches(self, batch: int) -> Iterator[Item]:
         """The samples in order, `batch` at a time, on the device that renders them."""
+        if not (self.keep and self.workers):
+            yield from self._batches(batch, lambda number: None)
+            return
+        shown = dict.fromkeys(self._shown(number // CLIPS_AT_ONCE) for number in self.numbers)
+        wanted = [number for number in shown if not self._file(number).is_file()]
+        with render_ahead(_begin_rendering, (self._of_world,), wanted, self.workers) as wait_for:
+            yield from self._batches(batch, wait_for)
+
+    def _batches(self, batch: int, wait_for: Callable[[int], None]) -> Iterator[Item]:
         for first in range(0, len(self.numbers) - batch + 1, batch):
             numbers = self.numbers[first : first + batch]
             chunks = list(dict.fromkeys(number // CLIPS_AT_ONCE for number in numbers))
+            for chunk in chunks:
+                wait_for(self._shown(chunk))
             parts = [self._chunk(chunk) for chunk in chunks]
             rows = torch.tensor(
                 [chunks.index(number // CLIPS_AT_ONCE) * CLIPS_AT_ONCE + number % CLIPS_AT_ONCE for number in numbers]
@@ -150,6 +172,36 @@ class RenderedSamples(Dataset[Item]):
     def _render(self, clips: int) -> Rendered:
         return self.world.render(self._scenes(clips), height=self.height, width=self.width)
 
+    def _shown(self, chunk: int) -> int:
+        """Which clips a chunk shows: new ones, and in turn with them such as were shown, though not just before."""
+        fresh, again = divmod(chunk, self.repeats)
+        if again and self.keep is not None:
+            return self._seed(chunk, 2) % (fresh + 1)
+        return max(fresh - 2 * again, 0)
+
+    def _parts(self, clips: int) -> dict[str, Tensor]:
+        if self.keep is None:
+            return vars(self._clips(clips))
+        self.keep_clips(clips)
+        return read_render(self._file(clips), self.world.device)
+
+    def keep_clips(self, clips: int) -> None:
+        """Render the clips of this number into `keep`, unless they are there."""
+        if not self._file(clips).is_file():
+            write_render(self._file(clips), self._clips(clips))
+
+    def _file(self, clips: int) -> Path:
+        assert self.keep is not None
+        return self.keep / self._name / f"{clips:07d}.safetensors"
+
+    @cached_property
+    def _name(self) -> str:
+        """Of the folder of all clips that are rendered like these: another seed, size or pool has another one."""
+        like = hashlib.sha256(repr((self.length, self.height, self.width, self.seed, self.source)).encode())
+        for part in (self.world.corners, self.world.own.texels, self.world.free.texels):
+            like.update(part.cpu().numpy().tobytes())
+        return like.hexdigest()[:16]
+
     def _scenes(self, clips: int) -> Scenes:
         return draw_scenes(self._seed(clips), self.world.pool, n_scenes=CLIPS_AT_ONCE, n_frames=self.length)
 
@@ -158,22 +210,25 @@ class RenderedSamples(Dataset[Item]):
 
     @torch.no_grad()
     def _photographed(self, chunk: int) -> dict[str, Tensor]:
-        """Clips in the light of their cameras; one that is shown again is not shown in the batch after."""
-        fresh, again = divmod(chunk, self.repeats)
-        rendered = self._clips(max(fresh - 2 * again, 0))
+        """Clips in the light of their cameras."""
+        rendered = self._parts(self._shown(chunk))
         generator = torch.Generator().manual_seed(self._seed(chunk, 1))
-        frames = augment_clips(_photograph(rendered.light, generator), self.photometric, generator)
+        frames = augment_clips(_photograph(rendered["light"], generator), self.photometric, generator)
         parts = {
             "frames": frames.movedim(2, -1),
-            "depth": rendered.depth,
-            "valid": torch.isfinite(rendered.depth),
-            "motion": rendered.motion,
-            "visible": rendered.visible,
+            "depth": rendered["depth"],
+            "valid": torch.isfinite(rendered["depth"]),
+            "motion": rendered["motion"],
+            "visible": rendered["visible"],
         }
         if self.flip:
             mirrored = (torch.rand(CLIPS_AT_ONCE, generator=generator) < 0.5).to(frames.device)
             parts = {name: _mirror_some(name, part, mirrored) for name, part in parts.items()}
         return parts
+
+
+def _begin_rendering(of_world: dict[str, Any]) -> Render:
+    return RenderedSamples(torch.device("cpu"), **of_world).keep_clips
 
 
 def make_rendered(

@@ -91,7 +91,9 @@ def open_samples(
     }  # fmt: skip
     configs = data.all_sources()
     if len(configs) == 1 and configs[0].synthetic is not None:
-        return _rendered(configs[0].synthetic, device or torch.device("cpu"), common)
+        return _rendered(
+            configs[0].synthetic, device or torch.device("cpu"), common | {"workers": data.workers}
+        )
     sources = [
         _rendered(source.synthetic, torch.device("cpu"), common | {"source": number})
         if source.synthetic is not None
@@ -120,8 +122,9 @@ def open_samples(
 
 def _rendered(synthetic: SyntheticConfig, device: torch.device, common: dict[str, Any]) -> RenderedSamples:
     return RenderedSamples(
-        device, assets=synthetic.assets, textures=synthetic.textures, repeats=synthetic.repeats, **common
-    )
+        device, assets=synthetic.assets, textures=synthetic.textures, repeats=synthetic.repeats, keep=synthetic.keep,
+        **common,
+    )  # fmt: skip
 
 
 def _lines_that_matter(config: str) -> list[str]:

@@ -142,13 +142,14 @@ def set_training_mode(model: nn.Module, *, freeze_batch_norm: bool) -> None:
     """Training mode in place; with `freeze_batch_norm` the norm layers keep and use their running statistics.
 
     Until then a batch is normalised by itself, which trains fast; from then on the network that is trained is the
-    network that will run.
+    network that will run. Norm layers whose weights are not trained always do.
     """
     model.train()
-    if freeze_batch_norm:
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._NormBase):
-                module.eval()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            trained = [one.requires_grad for one in module.parameters()]
+            is_frozen = bool(trained) and not any(trained)
+            module.train(not (freeze_batch_norm or is_frozen))
 
 
 def _check_claims(setup: Setup, model: nn.Module, batch: Batch) -> None:

@@ -1,0 +1,92 @@
+"""Rendered clips in files: rendered once, by processes that run ahead, and shown as often as a run wants."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from steadydepth.files.atomic_writes import new_file
+from steadydepth.synthetic.batched import Rendered
+
+_AHEAD = 4  # files that each process is asked for before they are wanted
+# Makes the file of a number. It is made in the process that calls it: functions that close over a network of objects
+# do not travel.
+Render = Callable[[int], None]
+
+
+def write_render(path: Path, rendered: Rendered) -> None:
+    """What training takes of rendered clips, in one file: light in 16 bits, labels as they are."""
+    parts = {
+        "light": rendered.light.half(),
+        "depth": rendered.depth,
+        "motion": rendered.motion,
+        "visible": rendered.visible,
+    }
+    with new_file(path) as part:
+        save_file({name: one.contiguous().cpu() for name, one in parts.items()}, part)
+
+
+def read_render(path: Path, device: torch.device) -> dict[str, Tensor]:
+    """The parts that `write_render` wrote, on `device`."""
+    parts = load_file(path, device=str(device))
+    return parts | {"light": parts["light"].float()}
+
+
+@contextmanager
+def render_ahead(
+    begin: Callable[..., Render], arguments: tuple[object, ...], numbers: Sequence[int], workers: int
+) -> Iterator[Callable[[int], None]]:
+    """Processes that make the files of `numbers`, in order, a few ahead of what is asked for.
+
+    Args:
+        begin: called with `arguments` in each process; it returns what makes the file of a number.
+        arguments: what a process can be sent.
+        numbers: of the files, in the order in which they are wanted.
+        workers: processes, at least 1.
+
+    Yields: a function that waits until the file of a number is there; what failed in the process is raised from it.
+    """
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (begin, arguments))
+    waiting: dict[int, Future[None]] = {}
+    rest = iter(numbers)
+
+    def wait_for(number: int) -> None:
+        while len(waiting) < _AHEAD * workers and (wanted := next(rest, None)) is not None:
+            waiting[wanted] = pool.submit(_render, wanted)
+        if (one := waiting.pop(number, None)) is not None:
+            one.result()
+
+    try:
+        yield wait_for
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_render_here: list[Render] = []  # of this process, one
+
+
+def _begin(begin: Callable[..., Render], arguments: tuple[object, ...]) -> None:
+    # The run itself is asked to stop, by the keyboard too, and ends these processes then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _render_here.append(begin(*arguments))
+
+
+def _end_with_parent() -> None:
+    """A run that is killed takes its processes with it."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _render(number: int) -> None:
+    _render_here[0](number)
