@@ -18,6 +18,7 @@ from steadydepth.inference.point_clouds import Lens
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor, load
 from steadydepth.inference.stereo import Stereo
+from steadydepth.models.zoo import DEFAULT
 from steadydepth.ops.depth_view import DepthView
 
 if TYPE_CHECKING:
@@ -35,15 +36,14 @@ def as_predictor(model: AnyModel, *, device: str | None = None) -> Predictor:
 
 
 def _at_hand(model: AnyModel | None, server: str | None) -> Predictor:
-    """The one of both that is given, ready to predict."""
-    if (model is None) == (server is None):
+    """The one of both that is given, ready to predict; the model of the package where none is."""
+    if model is not None and server is not None:
         raise InputError("a model predicts, or a server: give one of both, --model or --server")
     if server is not None:
         from steadydepth.served import ServedPredictor
 
         return ServedPredictor(server)
-    assert model is not None
-    return as_predictor(model)
+    return as_predictor(DEFAULT if model is None else model)
 
 
 def predict(
@@ -182,7 +182,7 @@ def export(
     return Exported(path, difference)
 
 
-def serve(model: AnyModel, **settings: Any) -> None:
+def serve(model: AnyModel = DEFAULT, **settings: Any) -> None:
     """Serve a model over HTTP and WebSocket until interrupted; needs the extra `serve`.
 
     Args:

@@ -153,13 +153,18 @@ class ModelConfig(Section):
     init: str | None = Field(
         None,
         description="A model to start from: a folder, a hub name or package.module:factory (docs/models.md); `encoder` "
-        "to `max_depth` are then its own.",
+        "to `max_side` are then its own.",
     )
     encoder: str = Field("tf_efficientnet_lite0", description="A timm encoder: a convolutional net, or a ViT.")
     weights: str = Field("package", description="package, timm (downloads), none, or a file of encoder weights.")
     decoder_width: int = Field(48, ge=8, description="Channels of the decoder.")
     min_depth: float = Field(0.3, gt=0, description="Nearest depth the network can predict, metres.")
     max_depth: float = Field(20.0, gt=0, description="Farthest depth the network can predict, metres.")
+    max_side: int | None = Field(
+        None,
+        ge=32,
+        description="Longer side in pixels of the images that it is for: longer ones are shrunk to it in use.",
+    )
     claims: Literal["metric", "scale", "affine", "disparity"] | None = Field(
         None,
         description="What its numbers mean: metres, or depth or inverse depth up to a factor (and an offset). Without "

@@ -15,6 +15,7 @@ from steadydepth.inference.depth_cache import cache_depth
 from steadydepth.inference.filters import NAMES, choose_filter
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.predictor import Predictor
+from steadydepth.models.zoo import DEFAULT
 from steadydepth.ops.depth_view import DepthView
 from steadydepth.ops.resize import shrink_image
 
@@ -68,7 +69,7 @@ def compare_filter(
     return out
 
 
-def make_app(model: AnyModel, *, colours: str = "turbo") -> Any:
+def make_app(model: AnyModel = DEFAULT, *, colours: str = "turbo") -> Any:
     """The page as a `gradio.Blocks`, to launch or to put into an app of one's own.
 
     Args:
@@ -108,7 +109,7 @@ def make_app(model: AnyModel, *, colours: str = "turbo") -> Any:
     return page
 
 
-def app(model: AnyModel, *, host: str = "127.0.0.1", port: int = 7860) -> None:
+def app(model: AnyModel = DEFAULT, *, host: str = "127.0.0.1", port: int = 7860) -> None:
     """Serve the page of `make_app` until Ctrl-C.
 
     Args:

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from steadydepth.cli.printing import ModelName, ModelOrServer, ServerUrl, Strength, cell, pair, print_columns
+from steadydepth.cli.printing import (
+    ModelName,
+    ModelOrReady,
+    ModelOrServer,
+    ServerUrl,
+    Strength,
+    cell,
+    pair,
+    print_columns,
+)
 from steadydepth.errors import SomeFailedError
 
 
@@ -62,7 +71,7 @@ def predict(
 
     Inputs that cannot be read are named at the end, the others done; exit status 1 then, and 2 when none could.
 
-    Example: steadydepth predict clip.mp4 --model runs/demo/steady --out out --format mp4
+    Example: steadydepth predict clip.mp4 --out out --format mp4
     """
     from steadydepth.commands import predict as predict_all
     from steadydepth.inference.point_clouds import Lens
@@ -114,7 +123,7 @@ def stream(
 ) -> None:
     """Depth of live frames, always the newest, until Ctrl-C: those that came while the model worked are left out.
 
-    Example: steadydepth stream 0 --model runs/demo/steady
+    Example: steadydepth stream 0 --show
     """
     # The first window of an OpenCV that was imported after PyAV never comes, and is waited for without end.
     import cv2  # noqa: F401
@@ -139,7 +148,7 @@ def stream(
 
 
 def app(
-    model: ModelName,
+    model: ModelOrReady = "steadydepth-small",
     host: Annotated[str, typer.Option(help="Another than 127.0.0.1 lets other machines in, without a password.")] = (
         "127.0.0.1"
     ),
@@ -147,7 +156,7 @@ def app(
 ) -> None:
     """A page to drop a video on: frame, raw depth and filtered depth beside each other, until Ctrl-C.
 
-    Example: steadydepth app --model runs/demo/steady
+    Example: steadydepth app
     """
     from steadydepth.gradio_app import app as serve_page
 

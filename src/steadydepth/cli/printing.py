@@ -16,7 +16,15 @@ Strength = Annotated[
 ]
 
 ModelOrServer = Annotated[
-    str | None, typer.Option("--model", help="A folder, hub name, package.module:factory, or exported file.")
+    str | None,
+    typer.Option(
+        "--model",
+        help="A folder, hub name, package.module:factory, or exported file; without it steadydepth-small, which is in "
+        "the package.",
+    ),
+]
+ModelOrReady = Annotated[
+    str, typer.Option("--model", help="A folder, hub name, package.module:factory, or exported file.")
 ]
 ServerUrl = Annotated[
     str | None,

@@ -5,13 +5,12 @@ from typing import Annotated
 
 import typer
 
+from steadydepth.cli.printing import ModelOrReady
 from steadydepth.errors import InputError
 
 
 def serve(
-    model: Annotated[
-        str | None, typer.Option(help="A folder, hub name, package.module:factory, or exported file.")
-    ] = None,
+    model: ModelOrReady = "steadydepth-small",
     host: Annotated[str, typer.Option(help="Address to listen on; beyond this machine only with --tokens.")] = (
         "127.0.0.1"
     ),
@@ -40,7 +39,7 @@ def serve(
 ) -> None:
     """Serve a model: images and streams of frames in, depth out, over HTTP and WebSocket, until Ctrl-C.
 
-    Example: steadydepth serve --model runs/demo/steady --filter learned
+    Example: steadydepth serve --filter learned
     """
     if new_token is not None:
         if tokens is None:
@@ -49,8 +48,6 @@ def serve(
 
         print(make_token(tokens, new_token, tuple(scopes.split(","))))
         return
-    if model is None:
-        raise InputError("--model is missing: a folder, hub name, package.module:factory, or exported file")
     from steadydepth.commands import serve as serve_model
 
     serve_model(

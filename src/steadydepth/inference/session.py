@@ -70,6 +70,13 @@ class VideoSession(Protocol):
     def run(self, images: Iterable[np.ndarray]) -> Iterator[Result]: ...
 
 
+@runtime_checkable
+class _HasSize(Protocol):
+    """A model that was made for images of some size."""
+
+    max_side: int | None
+
+
 class Network:
     """A video depth model on its device: a few frames of one size in, depth of that size out; nothing is remembered."""
 
@@ -82,7 +89,7 @@ class Network:
             model: honours the contract of `VideoDepthModel`; an exported file as `ExportedNet`.
             device: None leaves it where its weights are.
             max_side: frames are shrunk by area to this longer side in pixels for the network, and its depth is resized
-                to their size; None shows them as they are.
+                to their size; None takes the model's own, or shows them as they are.
 
         Raises:
             InputError: the model claims nothing, or `max_side` does not fit.
@@ -95,7 +102,8 @@ class Network:
             raise InputError(f"max_side is {max_side}; an exported file has a size of its own, {size}: leave it out")
         own = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         self.device = torch.device(device) if device is not None else own
-        self.model, self.max_side = model.to(self.device), max_side
+        own_side = model.max_side if isinstance(model, _HasSize) else None
+        self.model, self.max_side = model.to(self.device), max_side or own_side
 
     def __call__(self, images: list[Image], state: State | None) -> tuple[Float32[np.ndarray, "t h w"], State]:
         """Depth of consecutive frames of one size, in the units of `claims`, and the state that the last one leaves."""

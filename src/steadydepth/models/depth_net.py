@@ -30,6 +30,7 @@ class DepthNet(nn.Module, PyTorchModelHubMixin):
         min_depth: nearest depth that can be predicted, metres, above 0.
         max_depth: farthest, metres.
         claims: what its numbers mean after training.
+        max_side: longer side in pixels of the images that it is for; who runs it shrinks longer ones to it. None: any.
 
     Raises:
         InputError: the depths are not in order, or timm has no such encoder.
@@ -45,6 +46,7 @@ class DepthNet(nn.Module, PyTorchModelHubMixin):
         min_depth: float = 0.3,
         max_depth: float = 20.0,
         claims: str = "metric",
+        max_side: int | None = None,
     ) -> None:
         super().__init__()
         if not 0 < min_depth < max_depth:
@@ -55,7 +57,7 @@ class DepthNet(nn.Module, PyTorchModelHubMixin):
         is_vit = len(set(strides)) == 1
         self.decoder = DPTDecoder(channels, decoder_width) if is_vit else LightDecoder(channels, decoder_width)
         self.patch = strides[0] if is_vit else 1  # pixels a side; the encoder pads to multiples of it
-        self.min_depth, self.max_depth = min_depth, max_depth
+        self.min_depth, self.max_depth, self.max_side = min_depth, max_depth, max_side
         self.claims: Claims = claims  # type: ignore[assignment]
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)

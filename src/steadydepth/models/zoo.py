@@ -1,6 +1,7 @@
 """Ready models by short names: where they come from, what they claim, and under which licence."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from steadydepth.types import Claims
 
@@ -10,14 +11,23 @@ class ReadyModel:
     """A model that somebody trained, and that `load` takes by its short name."""
 
     name: str
-    source: str  # what `load` opens: a name on the hub
+    source: str  # what `load` opens: a folder of this package, or a name on the hub
     claims: Claims
     licence: str  # of the weights, by its card on the hub
     description: str
 
 
+# What predicts where no model is named.
+DEFAULT = "steadydepth-small"
 _HUB = "depth-anything/Depth-Anything-V2"
 _MODELS = (
+    ReadyModel(
+        DEFAULT,
+        str(Path(__file__).parent / "steadydepth_small"),
+        "scale",
+        "Apache-2.0",
+        "in the package, trained on the rendered world",
+    ),
     ReadyModel(
         "depth-anything-v2-small", f"{_HUB}-Small-hf", "disparity", "Apache-2.0", "ViT-S, trained on many worlds"
     ),
@@ -39,7 +49,7 @@ _MODELS = (
 
 
 def list_models() -> list[ReadyModel]:
-    """The models that have a short name; their weights are downloaded when first loaded."""
+    """The models that have a short name; weights that are not in the package are downloaded when first loaded."""
     return list(_MODELS)
 
 

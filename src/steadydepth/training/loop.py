@@ -91,9 +91,7 @@ def open_samples(
     }  # fmt: skip
     configs = data.all_sources()
     if len(configs) == 1 and configs[0].synthetic is not None:
-        return _rendered(
-            configs[0].synthetic, device or torch.device("cpu"), common | {"workers": data.workers}
-        )
+        return _rendered(configs[0].synthetic, device or torch.device("cpu"), common | {"workers": data.workers})
     sources = [
         _rendered(source.synthetic, torch.device("cpu"), common | {"source": number})
         if source.synthetic is not None

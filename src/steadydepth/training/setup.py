@@ -198,6 +198,7 @@ def build_model(config: Config) -> nn.Module:
         min_depth=config.model.min_depth,
         max_depth=config.model.max_depth,
         claims=config.model.claims or "metric",
+        max_side=config.model.max_side,
     )
     load_encoder_weights(model.encoder, config.model.encoder, config.model.weights)
     return model
