@@ -304,7 +304,16 @@ def augment_sample(
 ) -> Item:
     """Tensors of one sample: viewed, mirrored and coded together or not, each frame in its own light.
 
-    Frames (t, h, w, 3) are floats in [0, 1] where light is drawn, and the bytes that they were otherwise.
+    Args:
+        sample: a clip and its motion.
+        generator: draws every choice.
+        flip: mirror it from left to right in half of the cases.
+        photometric: standard deviations of the light of each frame.
+        max_crf: the worst quality of H.264 that the frames are coded in; 0 codes none.
+        max_zoom: the strongest zoom of a view; 1 has none.
+        max_rotation_deg: the largest turn of a view.
+
+    Returns: frames (t, h, w, 3) are floats in [0, 1] where light is drawn, and the bytes that they were otherwise.
     """
     if max_zoom > 1 or max_rotation_deg > 0:
         sample = view_sample(sample, draw_view(generator, max_zoom=max_zoom, max_rotation_deg=max_rotation_deg))

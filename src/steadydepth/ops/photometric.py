@@ -26,7 +26,13 @@ class Photometric:
 
 
 def smooth_field(generator: np.random.Generator, height: int, width: int) -> Float32[np.ndarray, "h w"]:
-    """A random field of three low cosine waves with a standard deviation of about 1."""
+    """A random field of three low cosine waves with a standard deviation of about 1.
+
+    Args:
+        generator: draws three amplitudes.
+        height: rows of the image.
+        width: columns of the image.
+    """
     y = np.linspace(0, np.pi, height, dtype=np.float32)[:, None]
     x = np.linspace(0, np.pi, width, dtype=np.float32)[None, :]
     a, b, c = generator.normal(size=3).astype(np.float32)
@@ -39,6 +45,13 @@ def augment_photometric(
     """One frame, RGB in [0, 1], as another exposure, white balance, gamma, vignetting and noise would have shown it.
 
     In the order of a camera: the lens blurs, the light is gathered, the sensor adds noise, the file loses detail.
+
+    Args:
+        frame: RGB in [0, 1].
+        photometric: standard deviations of each effect.
+        generator: draws how strong each one is.
+
+    Returns: RGB in [0, 1].
     """
     height, width = frame.shape[:2]
     if photometric.blur > 0:
