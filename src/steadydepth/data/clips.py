@@ -208,7 +208,10 @@ def skip_frames(sample: Sample, stride: int) -> Sample:
 def chain_motion(
     motion: Float32[np.ndarray, "p h w 2"], visible: Bool[np.ndarray, "p h w"]
 ) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
-    """Motion from the last frame to the one before the first pair, and where every frame between saw the pixel."""
+    """Motion from the last frame to the one before the first pair, and where every frame between saw the pixel.
+
+    The rule of `method.pairing.chain`, which says why there are two.
+    """
     total, visible_all_along = motion[-1], visible[-1]
     height, width = visible_all_along.shape
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
