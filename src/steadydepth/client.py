@@ -126,7 +126,15 @@ class Client:
         return _Stream(self, f"/v1/stream?{query}", frames, is_live, encoding, patience_s).run()
 
     def connect(self, path: str) -> Any:
-        """A WebSocket, open; InputError where the server refuses it for good, OSError where another try may help."""
+        """A WebSocket, open.
+
+        Args:
+            path: of the server, from its slash on.
+
+        Raises:
+            InputError: the server refuses it for good, or websockets is not installed.
+            OSError: another try may help.
+        """
         try:
             from websockets.exceptions import InvalidStatus, WebSocketException
             from websockets.sync.client import connect

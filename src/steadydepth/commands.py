@@ -66,11 +66,33 @@ def predict(
     lens: Lens | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Write depth of one input or several (images, folders, videos, cameras, URLs) to the folder `out`.
+    """Write depth of one input or several to a folder.
 
-    `model` is a name, a module or what `load` returns; in its place `server` is the URL of one that `serve` runs, whose
-    token is in the environment variable STEADYDEPTH_TOKEN. `inference.predict_files.predict_files` explains the options
-    and the errors. Returns the paths of all files and folders written.
+    Args:
+        inputs: images, folders, videos, cameras (a number as text) or URLs.
+        model: a name, a module or what `load` returns.
+        server: in place of the model, the URL of one that `serve` runs; its token is in the environment variable
+            STEADYDEPTH_TOKEN.
+        out: folder of the results, each complete or not there.
+        format: a key of `inference.writers.FORMATS`; `predict_files` explains them.
+        view: range and colours of what shows depth; None is one range for each video, in turbo.
+        stereo: how deep stereo pairs are.
+        keep_names: whether files of frames are named as the images of the input, and not by numbers from 0000.
+        max_side: shrink frames to this longer side in pixels for the network.
+        overwrite: replace outputs that exist.
+        resume: leave out inputs whose outputs are all there.
+        shard: (i, n), i from 1: of all inputs the i-th, the (i + n)-th, ...
+        filter: none, learned, a simple filter's name or a tuned filter's folder; None takes the model's own.
+        strength: of the learned filter, from 0 to 1.
+        seconds: end of a camera or URL; Ctrl-C ends it as well.
+        lens: the camera of `ply` and `rerun`, in place of that of a sequence folder.
+        progress: called with the name, the frames done and the frames in all, 0 where that is not known.
+
+    Returns: the paths of all files and folders written.
+
+    Raises:
+        InputError: an option does not fit, or nothing could be predicted.
+        SomeFailedError: some inputs could not be read; the others are written.
     """
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     if server is not None and max_side is not None:
@@ -106,7 +128,17 @@ def stream(
 ) -> Iterator[LiveResult]:
     """Depth of the newest frame of a live source, as often as the model, or the server, can.
 
-    `stream_newest` has the options; `model` and `server` as in `predict`.
+    Args:
+        source: a camera's number, a URL, a file, or frames as uint8 RGB (h, w, 3).
+        model: a name, a module or what `load` returns.
+        server: in place of the model, the URL of one that `serve` runs; its token is in the environment variable
+            STEADYDEPTH_TOKEN.
+        seconds: stop after so long; None goes on until the source ends.
+        filter: none, learned, a simple filter's name or a tuned filter's folder; None takes the model's own.
+        strength: of the learned filter, from 0 to 1.
+
+    Raises:
+        InputError: the source cannot be opened, or the server has another strength than is asked for.
     """
     if server is not None and model is None:
         from steadydepth.served import stream_served
@@ -233,7 +265,16 @@ def stabilise(
 
 
 def push(run: str | Path, name: str, *, licence: str | None = None, private: bool = False) -> str:
-    """Put the model of a finished run on the hub as `name` (owner/name), with its card; returns its address."""
+    """Put the model of a finished run on the hub, with its card.
+
+    Args:
+        run: the run's folder.
+        name: owner/name.
+        licence: of the weights, for the card.
+        private: whether others cannot see it.
+
+    Returns: its address.
+    """
     from steadydepth.training.model_card import push_to_hub
 
     return push_to_hub(Path(run), name, licence=licence, private=private)

@@ -23,7 +23,15 @@ class SomeFailedError(InputError):
 
 
 def failure(failed: Mapping[str, str], n_fine: int, written: list[Path]) -> InputError:
-    """The error for what failed, by name with the reason: SomeFailedError where others were done, else InputError."""
+    """The error for what failed, by name with the reason.
+
+    Args:
+        failed: the reason by the name of the input.
+        n_fine: inputs that were done.
+        written: what they left.
+
+    Returns: SomeFailedError where others were done, else InputError.
+    """
     lines = [f"{name}: {why}" if name not in why else why for name, why in failed.items()]
     more = [f"... and {len(lines) - _MOST_LINES} more"] * (len(lines) > _MOST_LINES)
     message = "\n".join([f"{len(failed)} input(s) failed, {n_fine} written:", *lines[:_MOST_LINES], *more])

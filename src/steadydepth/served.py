@@ -54,6 +54,11 @@ class ServedPredictor(Predictor):
     ) -> VideoSession:
         """One video through the server, which has weights and strength of its filters itself.
 
+        Args:
+            filter: in place of the predictor's own.
+            strength: None; the server has its own.
+            chunk: not used: frames go one by one.
+
         Raises:
             InputError: a strength or a folder is asked for.
         """

@@ -14,8 +14,7 @@ from steadydepth.data.commands import make
 from steadydepth.data.rendered import CLIPS_AT_ONCE, RenderedSamples
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.errors import InputError
-from steadydepth.ops.photometric import Photometric
-from steadydepth.ops.photometric_batch import augment_clips, blur
+from steadydepth.ops.photometric import Photometric, augment_clips, blur
 from steadydepth.synthetic.assets import load_assets, pack_assets, simplify
 from steadydepth.training.loop import train
 

@@ -45,7 +45,17 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def pair(words: str, between: str, option: str, example: str) -> tuple[int, int]:
-    """Two positive integers with a sign between them."""
+    """Two positive integers with a sign between them.
+
+    Args:
+        words: what was typed.
+        between: the sign.
+        option: that it was typed for, for the error.
+        example: of what to type, for the error.
+
+    Raises:
+        InputError: they are not two such numbers.
+    """
     first, _, second = words.partition(between)
     if not (first.isdecimal() and second.isdecimal() and int(first) and int(second)):
         raise InputError(f"{option} {words}: give two numbers, such as {example}")
@@ -71,7 +81,13 @@ def before_and_after(before: dict[str, float | None], after: dict[str, float | N
 
 
 def print_columns(names: list[str], rows: list[list[str]], title: str) -> None:
-    """A table as wide as the terminal."""
+    """A table as wide as the terminal.
+
+    Args:
+        names: of the columns.
+        rows: texts, one for each column.
+        title: above it.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

@@ -56,15 +56,28 @@ def hold_out(shots: Sequence[range], length: int, count: int) -> tuple[list[list
 
 
 def fitting_strides(room: int, length: int, strides: Iterable[int]) -> list[int]:
-    """Those of `strides` that leave a clip of `length` frames inside `room` frames; 1 always does."""
+    """Those of `strides` that leave a clip of `length` frames inside `room` frames; 1 always does.
+
+    Args:
+        room: frames that there are.
+        length: frames of the clip.
+        strides: steps from one frame of the clip to the next, in frames.
+    """
     return [stride for stride in strides if (length - 1) * stride < room] or [1]
 
 
 def fit_clip(clip: Clip, height: int, width: int, *, left: float = 0.5, top: float = 0.5) -> Clip:
     """Scale a clip until it just covers height x width, then cut that size out of it.
 
-    `left` and `top` in [0, 1] say where. Frames are averaged down; depth, masks and flow take the nearest pixel,
-    because measured depth is never blended; flow and K follow the scale and the cut.
+    Frames are averaged down; depth, masks and flow take the nearest pixel, because measured depth is never blended;
+    flow and K follow the scale and the cut.
+
+    Args:
+        clip: of any size.
+        height: rows of the result.
+        width: columns of the result.
+        left: where the cut lies, 0 at the left edge to 1 at the right.
+        top: the same, 0 at the top to 1 at the bottom.
     """
     rows, columns = clip.frames.shape[1:3]
     if (rows, columns) == (height, width):
@@ -108,7 +121,13 @@ def fit_clip(clip: Clip, height: int, width: int, *, left: float = 0.5, top: flo
 
 
 def shrunk_size(height: int, width: int, max_side: int | None) -> tuple[int, int]:
-    """Height and width with no side above `max_side`, even when they are changed at all."""
+    """Height and width with no side above `max_side`, even when they are changed at all.
+
+    Args:
+        height: rows of the image.
+        width: columns of the image.
+        max_side: pixels; None changes nothing.
+    """
     if max_side is None or max(height, width) <= max_side:
         return height, width
     factor, most = max_side / max(height, width), max_side - max_side % 2
@@ -121,8 +140,13 @@ def clip_motion(
 ) -> tuple[Float32[np.ndarray, "p h w 2"] | None, Bool[np.ndarray, "p h w"] | None]:
     """Motion from each frame to the one before it, and where that one saw the pixel.
 
-    `source`: `none` gives None (pairs at the same pixel), `flow` inverts the clip's forward flow, `dis` estimates it,
-    or takes what was estimated when the clip was packed.
+    Args:
+        clip: with its forward flow, for `flow`.
+        source: `none` gives None (pairs at the same pixel), `flow` inverts the clip's forward flow, `dis` estimates it,
+            or takes what was estimated when the clip was packed.
+
+    Raises:
+        InputError: `flow` is asked for and the clip has none.
     """
     if source == "none":
         return None, None
@@ -146,6 +170,11 @@ def hold_frame(clip: Clip, length: int, *, moves: bool) -> Sample:
     """The one frame of `clip`, `length` times: only the light that each is drawn in will differ.
 
     With `moves` the motion is given, and is zero.
+
+    Args:
+        clip: of one frame.
+        length: frames of the result.
+        moves: whether the motion is given, which is zero.
     """
     kept = {name: getattr(clip, name) for name in ("frames", "depth", "valid", "objects", "cam_to_world")}
     kept = {name: None if array is None else np.repeat(array, length, axis=0) for name, array in kept.items()}
@@ -179,7 +208,10 @@ def skip_frames(sample: Sample, stride: int) -> Sample:
 def chain_motion(
     motion: Float32[np.ndarray, "p h w 2"], visible: Bool[np.ndarray, "p h w"]
 ) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
-    """Motion from the last frame to the one before the first pair, and where every frame between saw the pixel."""
+    """Motion from the last frame to the one before the first pair, and where every frame between saw the pixel.
+
+    The rule of `method.pairing.chain`, which says why there are two.
+    """
     total, visible_all_along = motion[-1], visible[-1]
     height, width = visible_all_along.shape
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))

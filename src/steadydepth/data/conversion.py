@@ -38,12 +38,24 @@ def convert_layout(
     stop: int | None = None,
     max_side: int | None = None,
 ) -> Iterator[Path]:
-    """Write the frames [start, stop) of every recording in `source` as ROOT/<name>; each folder when it is complete.
+    """Write every recording of a data set as a sequence folder; each is given when it is complete.
 
     A sequence that is there already is left as it is, so that a conversion that was cut goes on; one without such
-    frames is left out. Sides above `max_side` are shrunk to it: frames by area, depth to the nearest pixel. A frame
-    that cannot be read is a gap: the frames before and after it become sequences of their own, named after their first.
-    At the end SomeFailedError names all that could not be read; InputError where nothing could.
+    frames is left out. A frame that cannot be read is a gap: the frames before and after it become sequences of their
+    own, named after their first.
+
+    Args:
+        layout: a key of `layouts.LAYOUTS`.
+        source: where the data set was extracted.
+        root: folder of the sequences.
+        split: part of the data set; None is all of it.
+        start: first frame of each recording.
+        stop: the frame after the last; None goes to the end.
+        max_side: pixels; longer sides are shrunk to it: frames by area, depth to the nearest pixel.
+
+    Raises:
+        InputError: the numbers do not fit, or nothing could be read.
+        SomeFailedError: at the end, with the names of all that could not be read.
     """
     if start < 0 or (stop is not None and stop <= start) or (max_side is not None and max_side < 2):
         raise InputError(f"start {start}, stop {stop}, max_side {max_side}: give 0 <= start < stop, side >= 2")
@@ -176,9 +188,19 @@ def convert_videos(
     max_side: int | None = None,
     split_shots: bool = False,
 ) -> Iterator[Path]:
-    """`convert_video`, or `convert_shots`, of every video in `folder`; what is there already is left as it is.
+    """Convert every video in a folder; what is there already is left as it is.
 
-    At the end SomeFailedError names the videos that could not be read, and why; InputError where none could.
+    Args:
+        folder: of the video files.
+        root: folder of the sequences.
+        start: first frame of each video.
+        stop: the frame after the last; None goes to the end.
+        max_side: pixels; longer sides are shrunk to it by area.
+        split_shots: as `convert_shots`, otherwise as `convert_video`.
+
+    Raises:
+        InputError: there is no video, or none could be read.
+        SomeFailedError: at the end, with the videos that could not be read, and why.
     """
     videos = [path for path in sorted(visible(folder)) if path.is_file() and is_sequence(path)]
     if not videos:
@@ -208,10 +230,21 @@ def convert_video(
     max_side: int | None = None,
     stride: int = 1,
 ) -> Path:
-    """Write every `stride`-th of the frames [start, stop) as the sequence folder ROOT/<name>, and return that folder.
+    """Write frames of a video as the sequence folder ROOT/<name>.
 
-    A frame with a side above `max_side` is shrunk to it by area, to even sizes; others stay as they are. InputError
-    when the folder exists, the name climbs out, the video cannot be read or no frame is left.
+    Args:
+        video: the file.
+        root: folder of the sequences.
+        name: of the sequence.
+        start: first frame.
+        stop: the frame after the last; None goes to the end.
+        max_side: pixels; a frame with a longer side is shrunk to it by area, to even sizes.
+        stride: every so manyth frame is taken.
+
+    Returns: the folder of the sequence.
+
+    Raises:
+        InputError: the folder exists, the name climbs out, the video cannot be read or no frame is left.
     """
     if start < 0 or stride < 1 or (max_side is not None and max_side < 2):
         raise InputError(
@@ -242,9 +275,20 @@ def convert_video(
 def convert_shots(
     video: Path, root: Path, *, name: str, start: int = 0, stop: int | None = None, max_side: int | None = None
 ) -> Iterator[Path]:
-    """Write each shot of the frames [start, stop) as ROOT/<name>_<its first frame>, or ROOT/<name> when there is one.
+    """Write each shot of a video as ROOT/<name>_<its first frame>, or ROOT/<name> when there is one.
 
     What is there already is left as it is. The video is decoded twice.
+
+    Args:
+        video: the file.
+        root: folder of the sequences.
+        name: of the sequences.
+        start: first frame.
+        stop: the frame after the last; None goes to the end.
+        max_side: pixels; a frame with a longer side is shrunk to it by area.
+
+    Raises:
+        InputError: as of `convert_video`.
     """
     found = find_shots(read_video(video, start, stop))
     if not found:

@@ -4,7 +4,9 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from jaxtyping import Float64
+import torch
+from jaxtyping import Float64, Shaped
+from torch import Tensor
 
 from steadydepth.data.clips import Sample
 
@@ -20,10 +22,28 @@ class View:
 
 
 def draw_view(generator: np.random.Generator, *, max_zoom: float, max_rotation_deg: float) -> View:
-    """A zoom of 1 to `max_zoom`, evenly in its logarithm, a turn of up to that angle both ways, and a place."""
+    """A zoom of 1 to `max_zoom`, evenly in its logarithm, a turn of up to that angle both ways, and a place.
+
+    Args:
+        generator: draws zoom, turn and place.
+        max_zoom: 1 or more.
+        max_rotation_deg: the largest angle, to either side.
+    """
     zoom = float(np.exp(generator.random() * np.log(max_zoom)))
     turn_rad = float(np.deg2rad(max_rotation_deg) * generator.uniform(-1, 1))
     return View(zoom, turn_rad, float(generator.random()), float(generator.random()))
+
+
+def mirror(name: str, part: Shaped[Tensor, "..."], columns: int) -> Shaped[Tensor, "..."]:
+    """A part of a sample or of a batch, mirrored from left to right.
+
+    Args:
+        name: of the part; motion (..., 2), pixels (x, y), turns its sign across.
+        part: frames, labels or motion.
+        columns: the number of its axis of columns.
+    """
+    turned = part.flip(columns)
+    return turned * torch.tensor([-1.0, 1.0], device=part.device) if name == "motion" else turned
 
 
 def view_sample(sample: Sample, view: View) -> Sample:

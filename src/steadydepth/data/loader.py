@@ -25,7 +25,7 @@ from steadydepth.data.clips import (
     skip_frames,
 )
 from steadydepth.data.cuts import shots_of
-from steadydepth.data.geometric import draw_view, view_sample
+from steadydepth.data.geometric import draw_view, mirror, view_sample
 from steadydepth.data.sequence_folder import Sequence as VideoSequence
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
@@ -304,7 +304,16 @@ def augment_sample(
 ) -> Item:
     """Tensors of one sample: viewed, mirrored and coded together or not, each frame in its own light.
 
-    Frames (t, h, w, 3) are floats in [0, 1] where light is drawn, and the bytes that they were otherwise.
+    Args:
+        sample: a clip and its motion.
+        generator: draws every choice.
+        flip: mirror it from left to right in half of the cases.
+        photometric: standard deviations of the light of each frame.
+        max_crf: the worst quality of H.264 that the frames are coded in; 0 codes none.
+        max_zoom: the strongest zoom of a view; 1 has none.
+        max_rotation_deg: the largest turn of a view.
+
+    Returns: frames (t, h, w, 3) are floats in [0, 1] where light is drawn, and the bytes that they were otherwise.
     """
     if max_zoom > 1 or max_rotation_deg > 0:
         sample = view_sample(sample, draw_view(generator, max_zoom=max_zoom, max_rotation_deg=max_rotation_deg))
@@ -322,18 +331,14 @@ def augment_sample(
     }
     if sample.motion is not None and sample.visible is not None:
         arrays |= {"motion": sample.motion, "visible": sample.visible}
+    item = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
     if flip and generator.random() < 0.5:
-        arrays = {name: _mirror(name, array) for name, array in arrays.items()}
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        return {name: mirror(name, part, columns=2) for name, part in item.items()}
+    return item
 
 
 def _in_bytes(frames: np.ndarray) -> np.ndarray:
     return frames if frames.dtype == np.uint8 else np.round(frames * 255).astype(np.uint8)
-
-
-def _mirror(name: str, array: np.ndarray) -> np.ndarray:
-    mirrored = array[:, :, ::-1]
-    return mirrored * np.array([-1, 1], np.float32) if name == "motion" else mirrored
 
 
 def make_batch(parts: Item, device: torch.device | str = "cpu") -> Batch:

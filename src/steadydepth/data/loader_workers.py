@@ -22,9 +22,14 @@ _Parcel = tuple[int, int, Item]
 
 
 def load_items(samples: ClipSamples | MixedSamples, *, batch: int, workers: int) -> Iterator[Item]:
-    """The samples in order, `batch` at a time, for `make_batch`; the last ones that do not fill one are left out.
+    """The samples in order, for `make_batch`; the last ones that do not fill a batch are left out.
 
     Loader processes write into the same memory over and over: what is wanted for longer than the next batch is cloned.
+
+    Args:
+        samples: of one epoch after another.
+        batch: samples at a time.
+        workers: processes; with 0 this one reads.
     """
     # Its own generator: a loader without one draws from the global state and breaks exact resume.
     loader = DataLoader(

@@ -12,12 +12,12 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from steadydepth.data.geometric import mirror
 from steadydepth.data.kept_renders import Render, read_render, render_ahead, write_render
 from steadydepth.data.loader import Item
 from steadydepth.errors import InputError
 from steadydepth.files.sequence_writer import write_sequence
-from steadydepth.ops.photometric import Photometric
-from steadydepth.ops.photometric_batch import augment_clips, blur
+from steadydepth.ops.photometric import Photometric, augment_clips, blur
 from steadydepth.synthetic.assets import SWEETHOME3D, load_assets, pack_assets, read_textures
 from steadydepth.synthetic.batched import Rendered, World
 from steadydepth.synthetic.device import check_device
@@ -222,8 +222,10 @@ class RenderedSamples(Dataset[Item]):
             "visible": rendered["visible"],
         }
         if self.flip:
-            mirrored = (torch.rand(CLIPS_AT_ONCE, generator=generator) < 0.5).to(frames.device)
-            parts = {name: _mirror_some(name, part, mirrored) for name, part in parts.items()}
+            is_mirrored = (torch.rand(CLIPS_AT_ONCE, generator=generator) < 0.5).to(frames.device)
+            for name, part in parts.items():
+                chosen = is_mirrored.view(-1, *(1,) * (part.ndim - 1))
+                parts[name] = torch.where(chosen, mirror(name, part, columns=3), part)
         return parts
 
 
@@ -305,11 +307,3 @@ def _photograph(light: Frames, generator: torch.Generator) -> Frames:
     frames = (grey + (encoded - grey) * uniform(0.1, 1.2)).clamp(0, 1)
     sigma = uniform(-0.8, 1.0).clamp(min=0).view(b, 1).expand(b, t)
     return blur(frames, sigma)
-
-
-def _mirror_some(name: str, part: Tensor, mirrored: Tensor) -> Tensor:
-    """Clips mirrored where `mirrored`; columns are the fourth axis of all parts."""
-    turned = part.flip(3)
-    if name == "motion":
-        turned = turned * torch.tensor([-1.0, 1.0], device=part.device)
-    return torch.where(mirrored.view(-1, *(1,) * (part.ndim - 1)), turned, part)

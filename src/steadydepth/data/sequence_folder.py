@@ -91,7 +91,11 @@ class Sequence:
         )
 
     def images(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        """Every frame in order; a video file is decoded once from end to end."""
+        """Every frame in order; a video file is decoded once from end to end.
+
+        Raises:
+            InputError: a frame is damaged or of another size, or the video ends too early.
+        """
         if self.rgb:
             for number in range(self.n_frames):
                 yield self.read_frames(number, number + 1)[0]
@@ -104,7 +108,11 @@ class Sequence:
                 raise InputError(f"{self.path}: ends after {n_read} frames; it promised {self.n_frames}")
 
     def read_frames(self, start: int, stop: int) -> UInt8[np.ndarray, "t h w 3"]:
-        """The frames [start, stop) alone, as `read` gives them; no label is read."""
+        """The frames [start, stop) alone, as `read` gives them; no label is read.
+
+        Raises:
+            InputError: there are no such frames, one is damaged or of another size, or the video ends too early.
+        """
         if not 0 <= start < stop <= self.n_frames:
             raise InputError(f"{self.path}: frames {start} to {stop} asked for; it has 0 to {self.n_frames}")
         if self.rgb:
@@ -161,7 +169,11 @@ def _read_flow(path: ImageFile) -> np.ndarray:
 
 
 def open_sequence(path: str | Path) -> Sequence:
-    """The sequence in the folder, video file or pack `path`; InputError with all mistakes of meta.json and numbers."""
+    """The sequence in the folder, video file or pack `path`.
+
+    Raises:
+        InputError: it is none; or all mistakes of meta.json and of the numbers of its files.
+    """
     path = Path(path)
     if packed := find_packed(path):
         pack, entry = packed

@@ -25,7 +25,8 @@ def find_sequences(root: Path) -> list[Path]:
 
     Of shards, in a folder or behind a URL, the sequences packed in them, each as a path below `root`.
 
-    InputError when `root` is missing or holds none, or when a folder and a video share one name.
+    Raises:
+        InputError: `root` is missing or holds none, or a folder and a video share one name.
     """
     found = list_sequences(root)
     if clashes := name_clashes(found):
@@ -34,7 +35,11 @@ def find_sequences(root: Path) -> list[Path]:
 
 
 def list_sequences(root: Path) -> list[Path]:
-    """As `find_sequences`, names that clash included."""
+    """As `find_sequences`, names that clash included.
+
+    Raises:
+        InputError: `root` is missing or holds none.
+    """
     if pack := find_pack(root):
         return [root / name for name in sorted(pack.sequences)]
     if url := url_of(root):

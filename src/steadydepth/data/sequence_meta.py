@@ -83,7 +83,14 @@ def _mistake(fault: Any) -> str:
 
 
 def against_files(path: Path, meta: SequenceMeta, n_frames: int, *, has_depth_folder: bool) -> list[str]:
-    """Mistakes of `meta`, read from `path`, beside what is in the folder: one pose a frame, a scale for the depth."""
+    """Mistakes of meta.json beside what is in the folder: one pose a frame, a scale for the depth.
+
+    Args:
+        path: of meta.json, for the messages.
+        meta: what was read from it.
+        n_frames: images in the folder.
+        has_depth_folder: whether depth/ is there.
+    """
     faults = []
     if meta.cam_to_world is not None and len(meta.cam_to_world) != n_frames:
         n_poses = len(meta.cam_to_world)

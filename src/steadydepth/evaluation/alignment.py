@@ -33,9 +33,15 @@ _MOST_SQUEEZE = 0.05
 
 
 def choose_alignment(align: str, claims: Claims, protocol: Protocol | None = None) -> str:
-    """`align`, or for "auto" what the protocol or else the claims call for.
+    """The alignment of each clip.
 
-    InputError for anything that is not one alignment a clip.
+    Args:
+        align: a key of ALIGNMENTS, or "auto" for what the protocol or else the claims call for.
+        claims: what the predicted numbers mean.
+        protocol: may have an alignment of its own.
+
+    Raises:
+        InputError: `align` is not one alignment a clip.
     """
     if claims not in _AUTO:
         raise InputError(f"claims {claims!r}: unknown; a model claims one of {', '.join(_AUTO)}")
@@ -167,7 +173,11 @@ class Fitter:
         return x[kept], 1 / (y + 1e-8) if self.chosen == "disparity" else y
 
     def result(self, *, has_label: bool) -> ClipFit:
-        """The fit; InputError when there was no finite value at all."""
+        """The fit.
+
+        Raises:
+            InputError: there was no finite value at all.
+        """
         if self._n_values and self._n_nonfinite == self._n_values:
             raise InputError("every predicted value is NaN or infinite: nothing can be scored; look at the model")
         scale, shift = 1.0, 0.0
@@ -196,7 +206,17 @@ class Fitter:
 
 
 def check_prediction(prediction: DepthFrames, footage: Footage, n_total: int, protocol: Protocol) -> None:
-    """InputError when a prediction cannot belong to the footage, an excerpt of a clip of `n_total` frames."""
+    """See that a prediction can belong to the footage.
+
+    Args:
+        prediction: of a clip, or of the frames of the footage alone.
+        footage: an excerpt of the clip.
+        n_total: frames of the clip.
+        protocol: may paste predictions for BTS's KITTI crop.
+
+    Raises:
+        InputError: it has another number of frames, or frames of another shape.
+    """
     if prediction.n_frames not in (footage.n_frames, n_total):
         fewer = "" if n_total == footage.n_frames else f", or {footage.n_frames} for those of the protocol"
         given = f"{footage.name}: {prediction.n_frames} predicted frames for {n_total} frames{fewer}"
@@ -214,7 +234,14 @@ def check_prediction(prediction: DepthFrames, footage: Footage, n_total: int, pr
 def read_values(
     prediction: DepthFrames, footage: Footage, n_total: int, protocol: Protocol
 ) -> Iterator[Float32[np.ndarray, "i j"]]:
-    """The predicted frames of the footage, an excerpt of a clip of `n_total` frames, or a prediction of just these."""
+    """The predicted frames of the footage.
+
+    Args:
+        prediction: of a clip, or of the frames of the footage alone.
+        footage: an excerpt of the clip.
+        n_total: frames of the clip.
+        protocol: says which frames the excerpt has.
+    """
     numbers = chosen_frames(n_total, protocol) if prediction.n_frames == n_total else range(footage.n_frames)
     for number, values in enumerate(prediction.read()):
         if number in numbers:
@@ -227,6 +254,11 @@ def resize(values: Float[np.ndarray, "i j"], footage: Footage, protocol: Protoco
     """A predicted frame at the size of the footage (`resize_depth`), flattened.
 
     A prediction for BTS's KITTI crop is pasted where it was cut, and 0 is around it, in protocols that say so.
+
+    Args:
+        values: predicted, in the units of its claims.
+        footage: gives the size.
+        protocol: may paste predictions for BTS's KITTI crop.
     """
     height, width = footage.height, footage.width
     if protocol.pastes_kb and values.shape == KB_SIZE and height >= KB_SIZE[0] and width >= KB_SIZE[1]:

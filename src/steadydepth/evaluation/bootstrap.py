@@ -42,6 +42,13 @@ def bootstrap_intervals(
     NaN is a clip without a value: it is drawn like the others and left out of the mean, and a draw without any value is
     left out of the percentiles. NaN for a column with fewer than two values, which says nothing of the spread. The
     draws depend on `seed`, `n_resamples` and the number of clips alone: columns and calls share them.
+
+    Args:
+        values: a row for each clip, a column for each metric.
+        n_resamples: draws.
+        seed: of the draws.
+
+    Returns: low and high ends.
     """
     n_clips = len(values)
     ends = np.full((2, values.shape[1]), np.nan)
@@ -63,6 +70,11 @@ def add_intervals(report: Mapping[str, Any], *, n_resamples: int = N_RESAMPLES, 
 
     If there are clips of both kinds of camera, `interval_fixed` and `interval_moving` stand beside `mean_fixed` and
     `mean_moving`. The same resamples of clips serve model and controls; the order of the clips does not matter.
+
+    Args:
+        report: what evaluate made.
+        n_resamples: draws.
+        seed: of the draws.
     """
     settings = {"n_resamples": n_resamples, "seed": seed}
     found = dict(report) | _intervals(report["clips"], **settings)
@@ -122,8 +134,16 @@ def compare_reports(
     """`report` against `other`, clip by clip, for each metric that has a better direction and a value in both.
 
     Each clip is its own control: what makes a clip hard is the same for both, so the paired difference is known better
-    than either mean. The verdict is "better" or "worse" when its interval leaves out 0. InputError when the two were
-    scored differently, share no clip, or name different videos alike.
+    than either mean. The verdict is "better" or "worse" when its interval leaves out 0.
+
+    Args:
+        report: what evaluate made of one method.
+        other: the same of the other method.
+        n_resamples: draws.
+        seed: of the draws.
+
+    Raises:
+        InputError: the two were scored differently, share no clip, or name different videos alike.
     """
     _refuse_other_settings(report["header"], other["header"])
     here, there = report["clips"], other["clips"]
@@ -227,7 +247,11 @@ def comparison_rows(comparison: Comparison, *, names: Sequence[str] = HEADLINE) 
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """The metrics.json at `path`, or in the folder `path`; InputError when it is missing or something else."""
+    """The metrics.json at `path`, or in the folder `path`.
+
+    Raises:
+        InputError: it is missing or something else.
+    """
     file = path / "metrics.json" if path.is_dir() else path
     try:
         report = json.loads(file.read_text(encoding="utf-8"))

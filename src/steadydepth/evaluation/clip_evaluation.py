@@ -58,9 +58,16 @@ class ScoredClip:
 def score_clip(
     clip: Footage, depth: DepthFrames, settings: Settings, reference: DepthFrames | None = None
 ) -> ScoredClip:
-    """Every number of one clip: the model's `depth`, the controls made of it, and the label beside it.
+    """Every number of one clip: the model's depth, the controls made of it, and the label beside it.
 
-    InputError when a prediction does not belong to the clip.
+    Args:
+        clip: with all its frames.
+        depth: predicted for it.
+        settings: how clips are scored.
+        reference: what another model predicts, for the metrics that compare with one.
+
+    Raises:
+        InputError: a prediction does not belong to the clip.
     """
     protocol = settings.protocol
     footage = excerpt(clip, protocol)
@@ -198,7 +205,13 @@ class Comparison:
         self._controls = Controls() if has_controls else None
 
     def next(self, raw: Mapping[str, Pixels], aligned: Pixels, frame: SceneFrame) -> ReferenceFrame:
-        """The next frame: predicted values by name, and depth of the reference as scored."""
+        """The next frame.
+
+        Args:
+            raw: predicted values by name, at the size of the footage, each in the units of its claims.
+            aligned: depth of the reference as scored, metres.
+            frame: of the footage.
+        """
         logs = {name: fit.comparable_log(raw[name], self._fits["reference"]) for name, fit in self._fits.items()}
         methods = [logs["model"]]
         if self._controls is not None:

@@ -82,7 +82,14 @@ class ClipScorer:
     def add(
         self, frame: SceneFrame, depths: list[Pixels], logs: list[Pixels], reference: ReferenceFrame | None = None
     ) -> None:
-        """The next frame: depth of each method in metres as scored, and its logarithm."""
+        """Score the next frame.
+
+        Args:
+            frame: with its label, and what the next frame shows of it.
+            depths: of each method, metres, as scored.
+            logs: their logarithms.
+            reference: what another model predicts for it.
+        """
         label = frame.label
         depth = np.stack(depths if label is None else [*depths, label.truth])
         log = np.stack(logs if label is None else [*logs, label.log])

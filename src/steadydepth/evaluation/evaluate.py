@@ -56,7 +56,13 @@ def evaluate_clip(
 ) -> Values:
     """Every metric of one clip and one prediction of it, by name; None where a metric does not apply.
 
-    `depth` in the units of `claims`, of any size. Aligned once for the clip: `auto` does what the claims call for.
+    Args:
+        depth: in the units of `claims`, of any size.
+        clip: frames and labels.
+        claims: what the predicted numbers mean.
+        align: fitted once for the clip; `auto` does what the claims call for.
+        max_depth: metres, in place of the protocol's.
+        protocol: a key of PROTOCOLS.
     """
     array = depth.detach().cpu().numpy() if isinstance(depth, torch.Tensor) else depth
     settings = Settings(choose_protocol(protocol, max_depth=max_depth), align)
@@ -77,10 +83,25 @@ def evaluate_predictions(
     data: str = "",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The report of `evaluate` over clips that are read frame by frame, `jobs` of them at a time in processes.
+    """The report of `evaluate` over clips that are read frame by frame.
 
-    With None there are as many as pay for their start, a process for each thread of torch at the most. A clip that
-    raises InputError is named under `failed` and the others still count, unless `strict`; InputError when all fail.
+    A clip that raises InputError is named under `failed` and the others still count, unless `strict`.
+
+    Args:
+        sources: the clips, each with its prediction.
+        align: fitted once for each clip; `auto` does what the claims call for.
+        max_depth: metres, in place of the protocol's.
+        protocol: a key of PROTOCOLS.
+        controls: whether what anyone has without training is scored beside it.
+        lengths: windows of so many frames for the temporal metrics; None is the whole clip.
+        strict: whether the first clip that fails ends it.
+        opw: `khan`, or `nvds` to have the OPW of its script as well.
+        jobs: processes; with None as many as pay for their start, one for each thread of torch at the most.
+        data: name of the data, for the header.
+        progress: called with what is done, clips done, and clips in all.
+
+    Raises:
+        InputError: an option does not fit, or all clips fail.
     """
     settings = _settings(align, choose_protocol(protocol, max_depth=max_depth), lengths, strict=strict, opw=opw)
     tell = progress or _silent
@@ -182,9 +203,15 @@ def _score_source(source: Source, settings: Settings) -> ScoredClip | str:
 
 
 def report_of(scored: Mapping[str, ScoredClip | str], settings: Settings, *, data: str) -> dict[str, Any]:
-    """The report of clips that were scored in any number of processes: nothing but their own numbers goes into it.
+    """The report of clips that were scored in any number of processes: only their own numbers go into it.
 
-    A text in place of a clip says why it was left out. InputError when nothing else is there.
+    Args:
+        scored: what was found by clip; a text in its place says why it was left out.
+        settings: how they were scored.
+        data: name of the data, for the header.
+
+    Raises:
+        InputError: no clip was scored.
     """
     clips = {name: found for name, found in scored.items() if isinstance(found, ScoredClip)}
     failed = {name: why for name, why in scored.items() if isinstance(why, str)}

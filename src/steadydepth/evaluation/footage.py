@@ -124,9 +124,15 @@ def excerpt(footage: Footage, protocol: Protocol) -> Footage:
 
 
 def follow_flow(footage: Footage, first: int, last: int) -> Flow:
-    """Flow of the footage from frame `first` to a later one, followed through all between, sampled bilinearly.
+    """Flow of the footage from a frame to a later one, followed through all between, sampled bilinearly.
 
-    Valid where each frame between shows the point, and the flow that is read there is valid.
+    Args:
+        footage: with flow.
+        first: number of the frame.
+        last: number of the later frame.
+
+    Returns: flow, pixels (x, y); valid where each frame between shows the point, and the flow that is read there is
+        valid.
     """
     assert footage.flow is not None
     flow, valid = footage.flow(first)
@@ -165,7 +171,13 @@ class LabelFrame:
 
 
 def read_label(footage: Footage, number: int, protocol: Protocol) -> LabelFrame:
-    """The label of one frame, which the footage has."""
+    """The label of one frame, which the footage has.
+
+    Args:
+        footage: with depth.
+        number: of the frame.
+        protocol: says where the label counts.
+    """
     assert footage.depth is not None
     depth, measured = footage.depth(number)
     valid = valid_labels(depth, measured, protocol)
@@ -206,7 +218,13 @@ def split_source(footage: Footage) -> str | None:
 
 
 def scene_frames(footage: Footage, protocol: Protocol, *, has_label: bool) -> Iterator[SceneFrame]:
-    """Every frame in order, each with what the next one shows of it; three frames are held at a time."""
+    """Every frame in order, each with what the next one shows of it; three frames are held at a time.
+
+    Args:
+        footage: any.
+        protocol: says where labels count.
+        has_label: whether depth is read.
+    """
     splitter = _Splitter(footage) if has_label else None
     now: SceneFrame | None = None
     for number, image in enumerate(footage.images()):

@@ -41,14 +41,29 @@ class Source:
 def session_of(
     model: nn.Module | Predictor, *, filter: str | ChosenFilter | None = None, chunk: int | None = None
 ) -> VideoSession:
-    """A session of a module, on the device where its weights are, or of a predictor as it is."""
+    """A session of a module, on the device where its weights are, or of a predictor as it is.
+
+    Args:
+        model: in evaluation mode.
+        filter: in place of the predictor's own.
+        chunk: frames at a time; None takes as many as fill the device.
+    """
     return (Predictor(model) if isinstance(model, nn.Module) else model).session(filter=filter, chunk=chunk)
 
 
 def predict_sequence(
     model: nn.Module | Predictor, sequence: Sequence, *, chunk: int | None = None, stop: int | None = None
 ) -> Float32[np.ndarray, "t i j"]:
-    """Depth of every frame of a sequence, or of those before `stop`, `chunk` at a time, in the units of its claims."""
+    """Depth of the frames of a sequence.
+
+    Args:
+        model: in evaluation mode.
+        sequence: what is predicted.
+        chunk: frames at a time; None takes as many as fill the device.
+        stop: the frame after the last; None goes to the end.
+
+    Returns: in the units of the model's claims.
+    """
     images = islice(sequence.images(), stop)
     return np.stack([result.depth for result in session_of(model, chunk=chunk).run(images)])
 
@@ -91,7 +106,17 @@ def sources_of_model(
     chunk: int | None,
     tell: Progress,
 ) -> Iterator[Source]:
-    """Each sequence is predicted when its turn comes, on to the disk, and read from there as often as needed."""
+    """Each sequence is predicted when its turn comes, on to the disk, and read from there as often as needed.
+
+    Args:
+        model: in evaluation mode.
+        paths: of the sequences.
+        keep: folder of what is predicted, as long as it is read.
+        protocol: says which frames are predicted.
+        filter: applied to what is predicted.
+        chunk: frames at a time; None takes as many as fill the device.
+        tell: called with what is done, clips done, and clips in all.
+    """
     for done, path in enumerate(paths):
         tell(f"predicting {name_of(path)}", done, len(paths))
         session = session_of(model, filter=filter, chunk=chunk)
@@ -131,7 +156,16 @@ def with_reference(
     protocol: Protocol,
     chunk: int | None,
 ) -> Iterator[Source]:
-    """The same sources, each with what `reference` says of its sequence."""
+    """The same sources, each with what another model says of its sequence.
+
+    Args:
+        sources: in the order of `paths`.
+        paths: of the sequences.
+        reference: the other model.
+        keep: folder of what it predicts, as long as it is read.
+        protocol: says which frames are predicted.
+        chunk: frames at a time; None takes as many as fill the device.
+    """
     for source, path in zip(sources, paths, strict=True):
         session = session_of(reference, filter="none", chunk=chunk)
         opened = _spool(session, path, keep / f"{source.name}.reference.raw", protocol)
@@ -139,7 +173,16 @@ def with_reference(
 
 
 def sources_of_folder(folder: Path, paths: list[Path], *, filter: ChosenFilter) -> list[Source]:
-    """Each sequence with its stored prediction; InputError when no prediction has the name of any of them."""
+    """Each sequence with its stored prediction.
+
+    Args:
+        folder: of predictions.
+        paths: of the sequences.
+        filter: applied to what is stored.
+
+    Raises:
+        InputError: no prediction has the name of any of them.
+    """
     predicted, known = set(find_predictions(folder)), {name_of(path) for path in paths}
     if not predicted & known:
         raise InputError(

@@ -62,7 +62,14 @@ class ClipRecord:
 def build_report(
     records: list[ClipRecord], failed: Mapping[str, str], *, data: str, protocol: Protocol
 ) -> dict[str, Any]:
-    """The dict that becomes metrics.json: version, header, means, clips, label, failed; controls if there are any."""
+    """The dict that becomes metrics.json: version, header, means, clips, label, failed; controls if there are any.
+
+    Args:
+        records: of the clips that were scored, one or more.
+        failed: why each of the others was not, by name.
+        data: name of the data, for the header.
+        protocol: that they were scored by.
+    """
     tables = {
         method: table_of_clips({record.name: record.methods[method] for record in records})
         for method in records[0].methods
@@ -108,7 +115,13 @@ def _span(values: Iterable[float | None]) -> list[float] | None:
 
 
 def is_better(name: str, value: float | None, other: float | None) -> bool:
-    """True when `value` beats `other` in metric `name`; never when either is missing."""
+    """True when `value` beats `other` in metric `name`; never when either is missing.
+
+    Args:
+        name: a key of METRICS.
+        value: of one method.
+        other: of the other.
+    """
     if value is None or other is None:
         return False
     better = METRICS[name].better
@@ -118,7 +131,13 @@ def is_better(name: str, value: float | None, other: float | None) -> bool:
 
 
 def loses_edges(name: str, value: float | None, first: float | None) -> bool:
-    """True when `value` of an edge metric is below LEAST_EDGES of the first method's; of 1 for `edges_kept`."""
+    """True when `value` of an edge metric is below LEAST_EDGES of the first method's; of 1 for `edges_kept`.
+
+    Args:
+        name: of a metric.
+        value: of one method.
+        first: of the first method.
+    """
     if name not in EDGES or value is None or first is None:
         return False
     return value < LEAST_EDGES * (1 if name == "edges_kept" else max(first, 0))

@@ -41,7 +41,13 @@ class Window:
 
 
 def number_of(parts: Parts, name: str, method: int) -> float | None:
-    """What one part comes to for one method; None without a sample."""
+    """What one part comes to for one method; None without a sample.
+
+    Args:
+        parts: by name.
+        name: of the metric.
+        method: its number, in the order of the layers.
+    """
     if name not in parts:
         return None
     value = float(np.atleast_1d(parts[name].only(method).result())[0])
@@ -49,7 +55,14 @@ def number_of(parts: Parts, name: str, method: int) -> float | None:
 
 
 def values_of(parts: Parts, series: PixelSeries | None, n_frames: int, method: int) -> Values:
-    """Numbers of one method: counts as int, NaN (no sample) as None."""
+    """Numbers of one method: counts as int, NaN (no sample) as None.
+
+    Args:
+        parts: by name.
+        series: of the static set; None leaves its metrics out.
+        n_frames: that they are of.
+        method: its number, in the order of the layers.
+    """
     values: Values = {}
     for name in parts:
         value = number_of(parts, name, method)
@@ -61,6 +74,12 @@ def values_of(parts: Parts, series: PixelSeries | None, n_frames: int, method: i
 
 
 def series_values(series: PixelSeries, n_frames: int, method: int) -> Values:
-    """tsd, tsd_p95 and drift of one method."""
+    """tsd, tsd_p95 and drift of one method.
+
+    Args:
+        series: of the static set.
+        n_frames: that it is of.
+        method: its number, in the order of the layers.
+    """
     results = {name: float(value[method]) for name, value in steady_results(series, n_frames).items()}
     return {name: None if np.isnan(value) else value for name, value in results.items()}

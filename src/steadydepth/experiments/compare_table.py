@@ -172,7 +172,13 @@ def same_row(point: Mapping[str, Any], result: Mapping[str, Any]) -> str:
 
 
 def row_label(name: str, row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    """The name of a row, with its number of seeds where it is not that of the comparison."""
+    """The name of a row, with its number of seeds where it is not that of the comparison.
+
+    Args:
+        name: of the method.
+        row: of the table.
+        result: the whole of compare.json.
+    """
     n_seeds = len(row["seeds"])
     return name if n_seeds == len(result["config"]["seeds"]) else f"{name} ({n_seeds} seed{'s' * (n_seeds > 1)})"
 

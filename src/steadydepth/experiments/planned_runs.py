@@ -53,7 +53,11 @@ def check_data(runs: list[PlannedRun], series: Series) -> None:
 
 
 def refuse_other_runs(runs: list[PlannedRun]) -> None:
-    """InputError where another run lives in the folder of one of them."""
+    """See that no other run lives in the folder of one of them.
+
+    Raises:
+        InputError: one does.
+    """
     other = [run.name for run in runs if _has_other_config(run)]
     if other:
         raise InputError(

@@ -72,7 +72,16 @@ def plan_runs(tried: Sequence[Values], config: SearchConfig) -> list[PlannedRun]
 
 
 def plan_trial(name: str, values: Values, config: SearchConfig) -> PlannedRun:
-    """The run of a trial; InputError where its values are none that a config takes."""
+    """The run of a trial.
+
+    Args:
+        name: of the trial, and of its folder.
+        values: by config key.
+        config: of the search.
+
+    Raises:
+        InputError: a config does not take those values.
+    """
     changes = [f"{key}={value!r}" for key, value in values.items()]
     folder = f"run.folder={json.dumps(str(config.out / name))}"
     return PlannedRun(name, load_config(config.base, [*config.set, *changes, folder]))

@@ -192,10 +192,16 @@ def time_in_turn(
     rounds: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each call by `clock`, one of each in turn, for `seconds` in all and at least `rounds` of each.
+    """Seconds of each call, one of each in turn: what else the machine does slows all of them alike.
 
-    So what else the machine does slows all of them alike. Each timed call comes after a pause, in which the threads
-    of the one before stop to wait for more, and right after an untimed one of its own: those caches are not these.
+    Each timed call comes after a pause, in which the threads of the one before stop to wait for more, and right after
+    an untimed one of its own: those caches are not these.
+
+    Args:
+        calls: by name.
+        seconds: of all turns together.
+        rounds: turns at least.
+        clock: gives seconds.
     """
     for call in calls.values():
         for _ in range(_WARM_UP):

@@ -147,10 +147,16 @@ def check_target(out: Path, to: str) -> None:
 
 
 def describe(model: nn.Module, height: int, width: int, licence: str) -> dict[str, Any]:
-    """The metadata of a file of `model` for images of height x width.
+    """The metadata of a file.
 
-    `state` has the shape and the type of each tensor that goes in and comes out, by name; `weights_sha256` is of every
-    tensor's name and bytes, in the order of the model; `flops` of one frame that follows on another.
+    Args:
+        model: what the file computes.
+        height: rows of the image.
+        width: columns of the image.
+        licence: of the weights.
+
+    Returns: `state` has the shape and the type of each tensor that goes in and comes out, by name; `weights_sha256` is
+        of every tensor's name and bytes, in the order of the model; `flops` of one frame that follows on another.
 
     Raises:
         InputError: the state is not one that a file can have.
@@ -234,6 +240,11 @@ def greatest_difference(file: ExportedNet, model: nn.Module, images: list[Image]
     A file with a state runs two streams in turns, one of the images as they are and one backwards, each of which
     begins anew and keeps its own state. Differences are relative to the eager depth at the pixel, or to a hundredth of
     its mean where the depth is less than that.
+
+    Args:
+        file: what was written.
+        model: what it was written from.
+        images: of its size.
     """
     streams = [images, images[::-1]] if file.file.state_names else [images]
     pairs = zip(_run_in_turns(Network(file), streams), _run_in_turns(Network(model), streams), strict=True)

@@ -33,7 +33,10 @@ def read_numbers(path: Path) -> Float32[np.ndarray, "h w"]:
     """The image of numbers in `path`, in the file's own unit, NaN and infinity as they are; the suffix says the format.
 
     16-bit .png, .npy, .npz, .pfm, .dpt, .exr, .h5, .hdf5, .dsp5, .mat. Where a file can hold several arrays it is the
-    one named depth, or the only one. InputError when it is missing, damaged, of another kind or absurdly large.
+    one named depth, or the only one.
+
+    Raises:
+        InputError: the file is missing, damaged, of another kind or absurdly large.
     """
     read = _READERS.get(path.suffix.lower())
     if read is None:
@@ -57,7 +60,16 @@ def short(what: object) -> str:
 
 
 def read_tagged(path: Path, layout: str, n_before: int = 0) -> np.ndarray:
-    """The numbers of the type `layout` after the tag of an MPI Sintel file and `n_before` more bytes."""
+    """The numbers after the tag of an MPI Sintel file.
+
+    Args:
+        path: a .dpt, .flo or .cam file.
+        layout: NumPy's code of the type of the numbers.
+        n_before: bytes between the tag and the numbers.
+
+    Raises:
+        InputError: the file does not begin with the tag.
+    """
     data = path.read_bytes()
     if len(data) < 4 or struct.unpack("<f", data[:4])[0] != _DPT_TAG:
         raise InputError(f"{path}: does not begin with {_DPT_TAG}, as files of MPI Sintel do: copy it again")
@@ -65,7 +77,11 @@ def read_tagged(path: Path, layout: str, n_before: int = 0) -> np.ndarray:
 
 
 def open_h5(path: Path) -> Any:
-    """The HDF5 file `path`, to be closed by the caller; InputError without h5py, or when it is no HDF5."""
+    """The HDF5 file `path`, to be closed by the caller.
+
+    Raises:
+        InputError: h5py is missing, or the file is no HDF5.
+    """
     try:
         return load_extra("h5py").File(path, "r")
     except OSError as error:
@@ -73,7 +89,11 @@ def open_h5(path: Path) -> Any:
 
 
 def load_extra(name: str) -> ModuleType:
-    """The module `name` of the extra `layouts`; InputError without it."""
+    """The module `name` of the extra `layouts`.
+
+    Raises:
+        InputError: it is not installed.
+    """
     import importlib
 
     try:

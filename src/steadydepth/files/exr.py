@@ -12,7 +12,11 @@ from steadydepth.files.image_formats import size_fault
 
 
 def load_openexr() -> ModuleType:
-    """The module OpenEXR (Academy Software Foundation; OpenCV's wheels write none); InputError without it."""
+    """The module OpenEXR (Academy Software Foundation; OpenCV's wheels write none).
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         import OpenEXR
     except ImportError as error:
@@ -21,9 +25,12 @@ def load_openexr() -> ModuleType:
 
 
 def write_exr(path: Path, depth: Float[np.ndarray, "h w"], *, is_half: bool = False) -> None:
-    """Write `depth` as float32 without loss (ZIP), NaN and infinity as they are.
+    """Write depth without loss (ZIP), NaN and infinity as they are.
 
-    With `is_half` as float16: three digits, half the size, and infinite above 65504.
+    Args:
+        path: replaced where it exists.
+        depth: in any unit.
+        is_half: float16 in place of float32: three digits, half the size, and infinite above 65504.
     """
     exr = load_openexr()
     header = {"compression": exr.ZIP_COMPRESSION, "type": exr.scanlineimage}
@@ -34,7 +41,11 @@ def write_exr(path: Path, depth: Float[np.ndarray, "h w"], *, is_half: bool = Fa
 
 
 def read_exr(path: Path) -> Float32[np.ndarray, "h w"]:
-    """The channel Z, or the only channel there is, as float32; InputError when unreadable or of another kind."""
+    """The channel Z, or the only channel there is, as float32.
+
+    Raises:
+        InputError: the file is unreadable or of another kind.
+    """
     exr = load_openexr()
     try:
         channels = _channels(exr, path.read_bytes())

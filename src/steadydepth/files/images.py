@@ -49,7 +49,11 @@ def read_colour(path: ImageFile) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def read_stored_colour(path: ImageFile) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-    """RGB of an 8-bit image as it is stored, and its EXIF orientation, 1 to 8: `turn` makes it as it is shown."""
+    """RGB of an 8-bit image as it is stored, and its EXIF orientation, 1 to 8: `turn` makes it as it is shown.
+
+    Raises:
+        InputError: the file is missing, damaged, no image, or has 16 bits.
+    """
     data = _bytes_of(path)
     if (kind := image_formats.kind_of(data)) is not None:
         try:
@@ -70,7 +74,11 @@ def read_stored_colour(path: ImageFile) -> tuple[UInt8[np.ndarray, "h w 3"], int
 
 
 def read_labelled_colour(path: ImageFile) -> UInt8[np.ndarray, "h w 3"]:
-    """`read_colour` of an image with labels beside it; InputError where EXIF turns it, and not them."""
+    """`read_colour` of an image with labels beside it.
+
+    Raises:
+        InputError: EXIF turns the image, and not its labels.
+    """
     image, orientation = read_stored_colour(path)
     if orientation != 1:
         raise InputError(
@@ -84,7 +92,10 @@ def shown_together(
 ) -> tuple[UInt8[np.ndarray, "i j 3"], Float32[np.ndarray, "i j"]]:
     """The image `path` and depth stored with it, both as the image is shown.
 
-    Where EXIF turns the image by a quarter the sizes say which way the depth is stored; InputError where they do not.
+    Where EXIF turns the image by a quarter the sizes say which way the depth is stored.
+
+    Raises:
+        InputError: the image is square, and nothing says which way its depth is stored.
     """
     image, orientation = read_stored_colour(path)
     if orientation == 1:
@@ -116,7 +127,11 @@ def read_flow(path: ImageFile) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.nd
 
 
 def read_pnm(path: Path) -> UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w"]:
-    """RGB of a binary .ppm of 8 bits, or the values of a binary .pgm of 16 bits; InputError for any other file."""
+    """RGB of a binary .ppm of 8 bits, or the values of a binary .pgm of 16 bits.
+
+    Raises:
+        InputError: any other file.
+    """
     data = _bytes_of(path)
     # A header of the Netpbm formats is four words; a comment begins with #.
     words = re.match(rb"(P[56])(?:\s|#[^\n]*\n)+(\d+)\s+(\d+)\s+(\d+)\s", data)
@@ -138,7 +153,13 @@ def encode_flow(
 ) -> UInt16[np.ndarray, "h w 3"]:
     """KITTI's codes in the order R, G, B = u, v, valid, rounded to 1/64 px; invalid pixels are 0, 0, 0.
 
-    InputError naming `name` when a valid flow is not finite or reaches beyond about 512 px.
+    Args:
+        flow: pixels (x, y); anything where not valid.
+        valid: where it is known.
+        name: of the frame, for the error.
+
+    Raises:
+        InputError: a valid flow is not finite or reaches beyond about 512 px.
     """
     codes = np.rint(np.where(valid[..., None], flow, 0).astype(np.float64) * _FLOW_STEPS) + _FLOW_ZERO
     if not np.all((codes >= 0) & (codes <= 65535)):
@@ -151,7 +172,14 @@ def encode_depth(
 ) -> UInt16[np.ndarray, "h w"]:
     """Depth in metres as multiples of `scale_m`, rounded to nearest; 0 where not `valid`.
 
-    InputError naming `name` when a valid depth is not finite, or its code is not in 1 to 65535.
+    Args:
+        depth: metres; anything where not valid.
+        valid: where it was measured.
+        scale_m: metres of one step.
+        name: of the frame, for the error.
+
+    Raises:
+        InputError: a valid depth is not finite, or its code is not in 1 to 65535.
     """
     codes = np.rint(np.where(valid, depth, scale_m).astype(np.float64) / scale_m)
     if not np.all((codes >= 1) & (codes <= 65535)):
@@ -276,7 +304,17 @@ def _jpeg_fault(data: bytes) -> str | None:
 
 
 def check_size(path: ImageFile, image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`image` itself when it is height x width; InputError naming `path` when it is not."""
+    """The image itself, when it has the size of its sequence.
+
+    Args:
+        path: of the image, for the error.
+        image: (h, w, ...).
+        height: rows that it must have.
+        width: columns that it must have.
+
+    Raises:
+        InputError: it has another size.
+    """
     if image.shape[:2] != (height, width):
         raise InputError(
             f"{path}: {image.shape[0]} x {image.shape[1]} in a sequence of {height} x {width}; the size never changes "

@@ -20,9 +20,15 @@ from steadydepth.types import Claims, DepthFrames, InputError
 
 
 def write_predictions(folder: Path, name: str, depth: Float[np.ndarray, "t h w"], claims: Claims) -> Path:
-    """Write FOLDER/<name>.npz with `depth` as float32 and the text `claims`; return that path.
+    """Write FOLDER/<name>.npz with `depth` as float32 and the text `claims`.
 
-    An older file of that name is replaced.
+    Args:
+        folder: made where it is missing.
+        name: of the sequence; an older file of that name is replaced.
+        depth: in the units of `claims`, NaN or infinite where there is none.
+        claims: what the numbers mean.
+
+    Returns: the path of the file.
     """
     n_frames, height, width = depth.shape
     frames = DepthFrames(claims, n_frames, height, width, lambda: (frame.astype(np.float32) for frame in depth))
@@ -34,7 +40,14 @@ def write_prediction_frames(
 ) -> Path:
     """`write_predictions` of a video of any length; one frame is held at a time.
 
-    `filter` notes what was applied, and `strength` how strongly, where it has a strength.
+    Args:
+        folder: made where it is missing.
+        name: of the sequence; an older file of that name is replaced.
+        depths: what was predicted.
+        filter: noted as what was applied.
+        strength: noted as how strongly, of a filter that has a strength.
+
+    Returns: the path of the file.
     """
     target = folder / f"{check_name(name, folder)}.npz"
     claims = np.array(_known(depths.claims, target))
@@ -56,10 +69,15 @@ def _noted(filter: str, strength: float | None) -> dict[str, Any]:
 
 
 def image_scale(smallest: float, largest: float, claims: Claims) -> tuple[float, float]:
-    """Step and offset of 16-bit images of values from `smallest` to `largest`: a millimetre for metres while it fits.
+    """Step and offset of 16-bit images: a millimetre for metres while it fits.
 
     Otherwise the largest value gets the largest code; step 1 when it is not above 0. The offset is 0 but for values
     below 0, of which the smallest gets the code 1.
+
+    Args:
+        smallest: of all values that are to be written.
+        largest: of the same.
+        claims: what the numbers mean.
     """
     if smallest < 0:
         step = max(largest - smallest, 1e-6 * abs(smallest)) / 65534
@@ -82,13 +100,27 @@ def write_prediction_images(
     strength: float | None = None,
     names: Sequence[str] | None = None,
 ) -> Path:
-    """Write FOLDER/<name>/depth/%04d.png, 16 bits, and meta.json with the scale; return FOLDER/<name>.
+    """Write FOLDER/<name>/depth/%04d.png, 16 bits, and meta.json with the scale.
 
-    A value is code * depth_scale_m + depth_offset; the offset is for affine depth and disparity with values below 0,
-    and is noted in meta.json where there is one. Values are rounded to the nearest step, but never one above the offset
-    to 0, which stands for no value. InputError when one is below the offset or above 65535 steps, or when the folder
-    exists. A few frames are held at a time. With `names` files have those in place of numbers; read_predictions wants
-    numbers.
+    A value is code * depth_scale_m + depth_offset, rounded to the nearest step, but never one above the offset to 0,
+    which stands for no value. A few frames are held at a time.
+
+    Args:
+        folder: made where it is missing.
+        name: of the sequence.
+        depths: in the units of `claims`, frame by frame.
+        claims: what the numbers mean.
+        depth_scale_m: one step; metres where the claims are metric.
+        depth_offset: for affine depth and disparity with values below 0; noted in meta.json where it is not 0.
+        fps: noted in meta.json.
+        filter: noted as what was applied.
+        strength: noted as how strongly, of a filter that has a strength.
+        names: of the files, in place of numbers; read_predictions wants numbers.
+
+    Returns: FOLDER/<name>.
+
+    Raises:
+        InputError: a value is below the offset or above 65535 steps, or the folder exists.
     """
     target = folder / check_name(name, folder)
 
@@ -112,10 +144,23 @@ def write_prediction_exr(
     is_half: bool = False,
     names: Sequence[str] | None = None,
 ) -> Path:
-    """Write FOLDER/<name>/depth/%04d.exr, 32-bit or 16-bit floats, and meta.json; return FOLDER/<name>.
+    """Write FOLDER/<name>/depth/%04d.exr and meta.json; a few frames are held at a time.
 
-    InputError when the folder exists or the package OpenEXR is missing. A few frames are held at a time. With `names`
-    files have those in place of numbers; read_predictions wants numbers.
+    Args:
+        folder: made where it is missing.
+        name: of the sequence.
+        depths: in the units of `claims`, frame by frame.
+        claims: what the numbers mean.
+        fps: noted in meta.json.
+        filter: noted as what was applied.
+        strength: noted as how strongly, of a filter that has a strength.
+        is_half: floats of 16 bits in place of 32.
+        names: of the files, in place of numbers; read_predictions wants numbers.
+
+    Returns: FOLDER/<name>.
+
+    Raises:
+        InputError: the folder exists or the package OpenEXR is missing.
     """
     target = folder / check_name(name, folder)
     meta = {"fps": fps, "claims": _known(claims, target), **_noted(filter, strength)}
@@ -142,7 +187,13 @@ def _write_frames(
 def image_codes(depth: Float[np.ndarray, "h w"], scale: float, name: str) -> UInt16[np.ndarray, "h w"]:
     """Values as multiples of `scale`, rounded, one above 0 never to 0, which stands for no value.
 
-    InputError naming `name` when one does not fit 16 bits.
+    Args:
+        depth: 0 or more; not finite where there is none.
+        scale: one step, in the same unit.
+        name: of the frame, for the error.
+
+    Raises:
+        InputError: a value does not fit 16 bits.
     """
     codes = np.rint(np.where(np.isfinite(depth), depth, 0).astype(np.float64) / scale)
     if codes.min() < 0 or codes.max() > 65535:
@@ -152,7 +203,11 @@ def image_codes(depth: Float[np.ndarray, "h w"], scale: float, name: str) -> UIn
 
 
 def find_predictions(folder: Path) -> list[str]:
-    """Names of the sequences that `folder` holds predictions of, sorted; InputError when it is missing or has none."""
+    """Names of the sequences that `folder` holds predictions of, sorted.
+
+    Raises:
+        InputError: the folder is missing or has none.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; predictions are a folder with one npz a sequence: check the path")
     visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
@@ -166,7 +221,8 @@ def find_predictions(folder: Path) -> list[str]:
 def read_predictions(folder: Path, name: str) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
     """What was predicted for the sequence `name`, and what its numbers claim to be; nothing is unpickled.
 
-    InputError when it is missing, unreadable, of another shape than (t, h, w), or claims something unknown.
+    Raises:
+        InputError: it is missing, unreadable, of another shape than (t, h, w), or claims something unknown.
     """
     packed, images = folder / f"{check_name(name, folder)}.npz", folder / name
     if packed.is_file() and (images / "depth").is_dir():
@@ -235,7 +291,14 @@ def code_reader(meta: dict[str, Any], *, is_exr: bool) -> Callable[[np.ndarray],
 def encode_range(
     depth: Float[np.ndarray, "h w"], low: float, high: float, *, is_log: bool
 ) -> UInt16[np.ndarray, "h w"]:
-    """Codes 1 to 65535 for `low` to `high`, in equal steps or equal factors; 0 where no value is in that range."""
+    """Codes 1 to 65535 in equal steps or equal factors; 0 where no value is in the range.
+
+    Args:
+        depth: in any unit.
+        low: the value of the code 1; above 0 for equal factors.
+        high: the value of the code 65535.
+        is_log: equal factors, otherwise equal steps.
+    """
     inside = np.isfinite(depth) & (depth >= low) & (depth <= high)
     safe = np.where(inside, depth, low).astype(np.float64)
     share = np.log(safe / low) / np.log(high / low) if is_log else (safe - low) / (high - low)
@@ -245,7 +308,14 @@ def encode_range(
 def decode_range(
     codes: UInt16[np.ndarray, "*t h w"], low: float, high: float, *, is_log: bool
 ) -> Float32[np.ndarray, "*t h w"]:
-    """The values of `encode_range`'s codes, to half a step; 0 where the code is 0, which is no value."""
+    """The values of `encode_range`'s codes, to half a step; 0 where the code is 0, which is no value.
+
+    Args:
+        codes: of `encode_range`.
+        low: the value of the code 1.
+        high: the value of the code 65535.
+        is_log: equal factors, otherwise equal steps.
+    """
     share = (codes.astype(np.float64) - 1) / 65534
     values = low * (high / low) ** share if is_log else low + (high - low) * share
     return np.where(codes > 0, values, 0).astype(np.float32)

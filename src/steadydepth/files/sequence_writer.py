@@ -15,10 +15,19 @@ from steadydepth.types import Clip, InputError
 def write_sequence(
     root: str | Path, clip: Clip, *, depth_scale_m: float | None, source: str | None, licence: str | None
 ) -> Path:
-    """Write `clip` as ROOT/<clip.name>, complete or not at all, and return that folder.
+    """Write a clip as the sequence folder ROOT/<clip.name>, complete or not at all.
 
-    Depth is rounded to the nearest step of `depth_scale_m` and flow to 1/64 px. InputError when the folder exists, the
-    name climbs out, or a valid depth or flow does not fit 16 bits.
+    Args:
+        root: made where it is missing.
+        clip: its frames, and the labels that it has; flow is rounded to 1/64 px.
+        depth_scale_m: metres of one step, to the nearest of which depth is rounded; None for a clip without depth.
+        source: where it is from, for meta.json.
+        licence: of the data, for meta.json.
+
+    Returns: the folder of the sequence.
+
+    Raises:
+        InputError: the folder exists, the name climbs out, or a valid depth or flow does not fit 16 bits.
     """
     return write_clips(Path(root), clip.name, [clip], depth_scale_m=depth_scale_m, source=source, licence=licence)
 
@@ -33,10 +42,21 @@ def write_clips(
     licence: str | None,
     rename: Callable[[int], str] | None = None,
 ) -> Path:
-    """Write clips that follow one another as the one sequence ROOT/<name>, as `write_sequence`; one is held at a time.
+    """Write clips that follow one another as one sequence, as `write_sequence`; one is held at a time.
 
-    Rate and cameras are those of the first clip, and all have its size. `rename` gives the name in place of `name` when
-    all are written, from the number of frames.
+    Args:
+        root: made where it is missing.
+        name: of the sequence.
+        clips: of one size; rate and cameras are those of the first.
+        depth_scale_m: metres of one step; None for clips without depth.
+        source: where it is from, for meta.json.
+        licence: of the data, for meta.json.
+        rename: gives the name in place of `name` when all are written, from the number of frames.
+
+    Returns: the folder of the sequence.
+
+    Raises:
+        InputError: as of `write_sequence`; the size changes, depth has no scale, or there is no frame.
     """
     target = root / check_name(name, root)
     first, n_frames = None, 0

@@ -18,10 +18,17 @@ from steadydepth.types import Claims, DepthFrames, InputError
 
 
 def open_predictions(folder: Path, name: str, *, chunk: int = 16) -> DepthFrames:
-    """What was predicted for the sequence `name`, `chunk` frames read at a time; nothing is unpickled.
+    """What was predicted for a sequence, read a few frames at a time; nothing is unpickled.
 
-    InputError as for `predictions.read_predictions`, when opened or when read. A prediction of another kind than a
-    plain npz or numbered images is read at once.
+    A prediction of another kind than a plain npz or numbered images is read at once.
+
+    Args:
+        folder: of predictions.
+        name: of the sequence.
+        chunk: frames read at a time.
+
+    Raises:
+        InputError: as for `predictions.read_predictions`, when opened or when read.
     """
     packed, images = folder / f"{check_name(name, folder)}.npz", folder / name
     if packed.is_file() and not (images / "depth").is_dir():
@@ -38,7 +45,14 @@ def open_array(depth: Float[np.ndarray, "t h w"], claims: Claims) -> DepthFrames
 
 
 def open_raw(path: Path, shape: tuple[int, int, int], claims: Claims, *, chunk: int = 16) -> DepthFrames:
-    """Frames of float32, one after another in a file of nothing else."""
+    """Frames of float32, one after another in a file of nothing else.
+
+    Args:
+        path: a file of nothing else.
+        shape: frames, rows and columns.
+        claims: what the numbers mean.
+        chunk: frames read at a time.
+    """
     return DepthFrames(claims, *shape, lambda: _read_file(path, shape, chunk))
 
 

@@ -39,11 +39,14 @@ class VideoInfo:
 
 
 def probe_video(path: Path | str) -> VideoInfo:
-    """Rate, number of frames and size of a video; InputError when it is missing, no video, empty or truncated.
+    """Rate, number of frames and size of a video.
 
     The frames are those that `read_video` gives. They are counted, unless the header of an MP4 says how many there are;
     of a URL, which is text, they are 0 then. The rate is that of the times of the frames where the header's is another:
     that of a phone or a screen recorder may be the tick of its clock.
+
+    Raises:
+        InputError: it is missing, no video, empty or truncated.
     """
     with opened_video(path) as (container, stream):
         rate = float(stream.average_rate or stream.guessed_rate or 0)
@@ -64,13 +67,21 @@ def probe_video(path: Path | str) -> VideoInfo:
 def read_video(
     path: Path | str, start: int = 0, stop: int | None = None, *, report: Callable[[str], None] | None = None
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """RGB frames [start, stop) of a file or URL in the order they are shown, as players show them.
+    """RGB frames of a video in the order they are shown, as players show them.
 
     Mirrored and turned as the display matrix says, the pixels of a video that are not square stretched from left to
     right. Frames are numbered from the first that can be decoded: what a recording that begins between key frames has
-    before it is no frame. A later `start` is found by seeking, checked to be that very frame. InputError when the
-    source is missing, no video or damaged, and at its end when it ends before its header declared. What is not shown as
-    it was meant (high dynamic range, interlaced fields) or is damaged is reported once, by `report` or in a warning.
+    before it is no frame.
+
+    Args:
+        path: a file, or a URL as text.
+        start: the first frame; a later one is found by seeking, checked to be that very frame.
+        stop: the frame after the last; None reads to the end.
+        report: told once of each way in which frames are damaged or not shown as they were meant (high dynamic range,
+            interlaced fields); None warns.
+
+    Raises:
+        InputError: the source is missing, no video or damaged; or, at its end, it ends before its header declared.
     """
     reported: set[str] = set()
     for frame, stream in _frames_from(path, start, stop):
@@ -115,7 +126,11 @@ def frame_times_s(path: Path) -> Float64[np.ndarray, "t"]:
 
 
 def read_depth_video(path: Path) -> Iterator[UInt16[np.ndarray, "h w"]]:
-    """The 16-bit codes that `write_depth_video` wrote, exactly; InputError for a video of another kind."""
+    """The 16-bit codes that `write_depth_video` wrote, exactly.
+
+    Raises:
+        InputError: a video of another kind.
+    """
     for frame, _ in _frames_from(path, 0, None):
         if frame.format.name != "gray16le":
             raise InputError(f"{path}: pixels are {frame.format.name}; depth video is gray16le, written by predict")
@@ -124,7 +139,11 @@ def read_depth_video(path: Path) -> Iterator[UInt16[np.ndarray, "h w"]]:
 
 @contextmanager
 def opened_video(path: Path | str) -> Iterator[tuple[Any, Any]]:
-    """The container and the video stream that players show; what FFmpeg reports becomes the InputError of this file."""
+    """The container and the video stream that players show.
+
+    Raises:
+        InputError: what FFmpeg reports, in words about this file; there is no video stream, or no answer.
+    """
     try:
         # Of a URL only: a server that says nothing more would be waited for without end.
         with av.open(str(path), timeout=_PATIENCE_S if isinstance(path, str) else None) as container:
@@ -222,6 +241,9 @@ def scan_video(path: Path) -> tuple[int, np.ndarray | None]:
 
     The file is read but not decoded, unless it begins between key frames. Kept for the last files asked for: clips are
     read from one file many times.
+
+    Raises:
+        InputError: the file does not exist, or cannot be read as video.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; a video is a file: check the path")

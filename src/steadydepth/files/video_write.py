@@ -31,18 +31,29 @@ def write_video(
     like: Path | None = None,
     preset: str = "veryfast",
 ) -> None:
-    """Write RGB frames as H.264 in yuv420p, which browsers play; lossy.
+    """Write RGB frames as H.264 in yuv420p, which browsers play; lossy, complete or not at all.
 
-    H.264 takes even sizes only: the last row or column of an odd size is repeated once. Appears complete or not at all.
-    With `like`, a video of as many frames, each is shown when its own is, at whatever rate, and the sound is copied.
-    `preset` is x264's: "ultrafast" takes a third of the time for a file half as large again.
+    H.264 takes even sizes only: the last row or column of an odd size is repeated once.
+
+    Args:
+        path: replaced where it exists.
+        frames: of one size.
+        fps: frames a second, where `like` gives no times.
+        like: a video of as many frames: each is shown when its own is, at whatever rate, and the sound is copied.
+        preset: x264's; "ultrafast" takes a third of the time for a file half as large again.
     """
     options = {"crf": "18", "preset": preset}
     _encode(path, frames, fps, codec="libx264", options=options, to_video_frame=_to_yuv, like=like)
 
 
 def write_depth_video(path: Path, depth_codes: Iterable[UInt16[np.ndarray, "h w"]], fps: float) -> None:
-    """Write 16-bit codes without loss: FFV1, gray16le, Matroska, a checksum in every slice. Complete or not at all."""
+    """Write 16-bit codes without loss: FFV1, gray16le, Matroska, a checksum in every slice. Complete or not at all.
+
+    Args:
+        path: replaced where it exists.
+        depth_codes: of one size.
+        fps: frames a second.
+    """
     # Slices are coded side by side; a frame in four of them is no larger.
     options = {"level": "3", "slicecrc": "1", "slices": "4"}
     _encode(path, depth_codes, fps, codec="ffv1", options=options, to_video_frame=_to_grey)

@@ -84,10 +84,19 @@ def cache_depth(
     seconds: float | None = None,
     report: Progress,
 ) -> CachedDepth:
-    """Predict every frame of `source` into files of `folder`, which stay as long as what is returned is used.
+    """Predict every frame of a source into files.
 
-    What is live ends after `seconds`, when interrupted (Ctrl-C) or when it breaks off; its frames are kept as well.
-    InputError when there is no frame.
+    Args:
+        predictor: the model.
+        source: a live one ends after `seconds`, when interrupted (Ctrl-C) or when it breaks off; its frames are kept as
+            well.
+        folder: of the files, which stay as long as what is returned is used.
+        filter: in place of the predictor's own.
+        seconds: end of a live source.
+        report: called with the name, the frames done and the frames in all, 0 where that is not known.
+
+    Raises:
+        InputError: there is no frame, or the size of the depth changes.
     """
     shape, n_done, begun, passed = (0, 0), 0, 0.0, 0.0
     starts = []

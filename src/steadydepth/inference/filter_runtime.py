@@ -28,7 +28,11 @@ Gates = Callable[[Array], Array]
 
 
 def check_strength(strength: float) -> None:
-    """InputError when it is not from 0 to 1."""
+    """See that a strength is one.
+
+    Raises:
+        InputError: it is not from 0 to 1.
+    """
     if not 0 <= strength <= 1:
         raise InputError(f"strength is {strength}; it goes from 0, the depth as it is, to 1: give such a number")
 
@@ -76,12 +80,26 @@ class VideoFilter:
         return out[:height, :width].astype(depth.dtype), {**after, "contrasts": contrasts}
 
     def begin(self, depth: Array, image: Array, unit: Array) -> FilterState:
-        """The state before a first frame, in a unit that is known already."""
+        """The state before a first frame, in a unit that is known already.
+
+        Args:
+            depth: (h, w), in the units of the claims.
+            image: RGB of the frame.
+            unit: offset and scale that logarithms are counted from.
+        """
         contrasts, frame = _guide(image)
         return {**begin(_pad(depth.astype(np.float32, copy=False)), frame, unit), "contrasts": contrasts}
 
     def mean(self, depth: Array, one: FilterState, other: FilterState) -> Array:
-        """What two states say of the same frame, each with the weight of what it remembers; `depth` where neither."""
+        """What two states say of the same frame, each with the weight of what it remembers.
+
+        Args:
+            depth: (h, w), what stands where neither remembers anything.
+            one: a state after that frame.
+            other: another one, as from the frames behind it.
+
+        Returns: in the units of the claims.
+        """
         factor = len(one["filtered"]) // len(one["age"])
         ages = [self._backend.enlarge(state["age"], factor) * state["known"] for state in (one, other)]
         total = ages[0] + ages[1]
@@ -111,7 +129,11 @@ class ExportedFilter(VideoFilter):
 
 
 def open_gates(path: Path, threads: int | None = None) -> Gates:
-    """The network in a file that `steadydepth export-filter` wrote."""
+    """The network in a file that `steadydepth export-filter` wrote.
+
+    Raises:
+        InputError: the file is missing, or no learned filter.
+    """
     if not path.is_file():
         raise InputError(f"{path} does not exist; write it with export-filter, or check the path")
     session = open_onnx_session(path, threads)

@@ -60,8 +60,11 @@ def open_source(source: Input | Iterable[np.ndarray]) -> Source:
 def expand_input(given: Path | str) -> list[Input]:
     """What `given` stands for, each to be opened by itself.
 
-    A URL; a path; the sequences of a folder that has no images of its own; where nothing has that name, a camera for
-    an integer, or all that match a pattern (*, ?, [..], ** for folders in folders). InputError when none matches.
+    A URL; a path; the sequences of a folder that has no images of its own; where nothing has that name, a camera for an
+    integer, or all that match a pattern (*, ?, [..], ** for folders in folders).
+
+    Raises:
+        InputError: nothing matches the pattern.
     """
     if isinstance(given, str) and "://" in given:
         return [given]

@@ -55,21 +55,39 @@ class Lens:
 def coloured_points(
     depth: Float[np.ndarray, "h w"], image: UInt8[np.ndarray, "h w 3"], K: Float64[np.ndarray, "3 3"]
 ) -> tuple[Float32[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"]]:
-    """The point of every pixel that has a depth, and its colour, row by row."""
+    """The point of every pixel that has a depth, and its colour, row by row.
+
+    Args:
+        depth: metres, or up to a factor.
+        image: RGB.
+        K: pixels, pixel centres at integer coordinates.
+
+    Returns: points in the camera's axes (x right, y down, z ahead), in the unit of the depth; and RGB.
+    """
     points = unproject(torch.from_numpy(depth.astype(np.float32)), torch.from_numpy(K.astype(np.float32))).numpy()
     shown = is_measured(depth)
     return points[shown], image[shown]
 
 
 def write_ply(path: Path, points: Float32[np.ndarray, "n 3"], colours: UInt8[np.ndarray, "n 3"]) -> None:
-    """A binary PLY of coloured points, as MeshLab, Blender, CloudCompare and Open3D read it."""
+    """A binary PLY of coloured points, as MeshLab, Blender, CloudCompare and Open3D read it.
+
+    Args:
+        path: replaced where it exists.
+        points: x, y, z.
+        colours: RGB.
+    """
     vertices = np.empty(len(points), _VERTEX)
     vertices["xyz"], vertices["rgb"] = points, colours
     path.write_bytes(_HEADER.format(n=len(points)).encode() + vertices.tobytes())
 
 
 def load_rerun() -> ModuleType:
-    """The module rerun; InputError without it."""
+    """The module rerun.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         import rerun
     except ImportError as error:
@@ -89,7 +107,17 @@ def write_rerun(
 ) -> None:
     """A recording of camera, image, depth and points on the timelines `frame` and `time`, for the viewer of rerun.
 
-    One frame is held at a time. InputError without the package.
+    One frame is held at a time.
+
+    Args:
+        path: of the recording.
+        frames: RGB and depth.
+        K: pixels, pixel centres at integer coordinates.
+        name: of the recording, in the viewer.
+        fps: frames a second, for the timeline `time`.
+
+    Raises:
+        InputError: the package is not installed.
     """
     rerun = load_rerun()
     recording = rerun.RecordingStream("steadydepth", recording_id=name)

@@ -16,13 +16,23 @@ if TYPE_CHECKING:
 
 
 def predict_on_ray(paths: "Dataset", model: str | Path, out: Path, *, workers: int = 1, **settings: Any) -> "Dataset":
-    """Map `paths`, a column `path` with an image, video or folder of images in each row, through predict_files.
+    """Predict the files of a Ray dataset, in actors that each load the model once.
 
-    Each of the `workers` is an actor that loads `model` once. Of `settings`, `num_cpus`, `num_gpus` and `memory` are
-    what Ray keeps free for each; the others go to predict_files. The rows that come back have `path`, `written` (the
-    files; none where all were there before) and `error` (why a row could not be read, else empty). Nothing is computed
-    before they are asked for, and what was cut goes on when called again. Inputs and `out` are on a disk that all
-    workers see. InputError when Ray is missing, the model or the format is none, or two rows have the same name.
+    Nothing is computed before the rows are asked for, and what was cut goes on when called again.
+
+    Args:
+        paths: a column `path` with an image, video or folder of images in each row.
+        model: a name that `load` takes.
+        out: folder of the results; it and the inputs are on a disk that all workers see.
+        workers: actors.
+        settings: `num_cpus`, `num_gpus` and `memory` are what Ray keeps free for each actor; the others go to
+            predict_files.
+
+    Returns: rows with `path`, `written` (the files; none where all were there before) and `error` (why a row could not
+        be read, else empty).
+
+    Raises:
+        InputError: Ray is missing, the model or the format is none, or two rows have the same name.
     """
     try:
         from ray.data import ActorPoolStrategy

@@ -324,7 +324,11 @@ def _pairs_of_shot(
 
 
 def check_image(image: object) -> Image:
-    """`image` itself; InputError where it is no uint8 RGB (h, w, 3) array."""
+    """The image itself, where it is one.
+
+    Raises:
+        InputError: it is no uint8 RGB (h, w, 3) array.
+    """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise InputError(f"an image is {kind}; it is a numpy array of uint8 (h, w, 3) in RGB: convert it")

@@ -21,9 +21,11 @@ _STOP_KEYS = (27, ord("q"))  # Escape
 def show_live(results: Iterable[LiveResult], title: str) -> Iterator[LiveResult]:
     """The results as they are, each shown with its depth in colours on its right, until q or Escape is pressed.
 
-    The colours follow the range of the depth slowly, and begin anew at a cut.
+    The colours follow the range of the depth slowly, and begin anew at a cut. The process must have imported cv2 before
+    av, or the window hangs.
 
-    InputError where no window can be opened. The process must have imported cv2 before av, or the window hangs.
+    Raises:
+        InputError: no window can be opened.
     """
     # Without a screen Qt, which OpenCV opens its windows with, would end the process.
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
@@ -45,10 +47,13 @@ def pipe_live(results: Iterable[LiveResult], pipe: BinaryIO | BufferedIOBase, ki
     """The results as they are, each written to a pipe without a header, until its reader closes it.
 
     Args:
-        results: of one size; InputError at one of another, which a reader could not tell from the frames before.
+        results: of one size.
         pipe: binary.
         kind: a key of `PIPES`: "rgb24", depth in colours that follow its range slowly, 3 bytes a pixel; or "grayf32le",
             depth itself in the units of the claims, NaN where there is none. They are FFmpeg's names.
+
+    Raises:
+        InputError: no such kind; or a result has another size, which a reader could not tell from the frames before.
     """
     if kind not in PIPES:
         raise InputError(f"pipe {kind!r}: unknown; there are {', '.join(PIPES)}")

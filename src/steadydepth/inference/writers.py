@@ -64,7 +64,11 @@ def folder_content(format: str) -> set[str]:
 
 
 def check_output(output: Output, claims: Claims) -> None:
-    """InputError when the format is unknown, its package missing, or not for what the model claims."""
+    """See that a format can be written for what the model claims.
+
+    Raises:
+        InputError: the format is unknown, its package missing, or not for these claims.
+    """
     format = output.format
     if format not in FORMATS:
         raise InputError(f"format {format!r} is unknown; there are {', '.join(FORMATS)}")
@@ -219,7 +223,13 @@ _WITHOUT_PREVIEW = ("mp4", "png", "sbs", "anaglyph", "rerun")
 
 
 def write_outputs(folder: Path, cached: CachedDepth, output: Output) -> None:
-    """Write what `outputs` names into `folder`: depth, and its preview beside it at the same time."""
+    """Write what `outputs` names into `folder`: depth, and its preview beside it at the same time.
+
+    Args:
+        folder: exists.
+        cached: what was predicted, and of what.
+        output: format, view and stereo.
+    """
     with ThreadPoolExecutor(1) as thread:
         has_preview = output.format not in _WITHOUT_PREVIEW
         preview = thread.submit(_write_preview, folder, cached, output) if has_preview else None

@@ -55,7 +55,15 @@ def as_depth(predicted: Depth, like: Depth, claims: Claims) -> Depth:
 
 
 def as_values(depth: Depth, like: Depth, claims: Claims) -> Depth:
-    """The values that `as_depth` of them, with the same `like`, gives as `depth`."""
+    """The values that `as_depth` of them, with the same `like`, gives as `depth`.
+
+    Args:
+        depth: above 0, as `as_depth` gives it.
+        like: of the same shape, the prediction that said offset and unit.
+        claims: what the values mean.
+
+    Returns: in the units of `claims`.
+    """
     low, mean = _offset_and_unit(like)
     return alignment.comparable_values(depth, claims, low=low, mean=mean)
 

@@ -170,6 +170,9 @@ def chain(
     """Motion from each frame to the one `offset` before it, from motion between neighbouring frames.
 
     q = p + 1 - offset. Visible where every frame between sees the point; no entries with fewer than `offset` pairs.
+    One rule and three ways to read the motion between pixels: batches on the device of the step, here; in the loader
+    OpenCV's, several times faster on one core but to 1/32 px (`data.clips.chain_motion`); in float64, hidden points
+    left out by label depth, for metrics (`evaluation.footage.follow_flow`).
 
     Args:
         motion: (b, p, h, w, 2), pixels; None for the same pixel.

@@ -141,7 +141,13 @@ class PixelSeries:
 
     @classmethod
     def of(cls, t: int, values: Float64[np.ndarray, "m s"], valid: Bool[np.ndarray, "s"]) -> "PixelSeries":
-        """One frame."""
+        """The series of one frame alone, to be added to those of the others.
+
+        Args:
+            t: number of the frame, the time that slopes are measured in.
+            values: log depth of each method at each pixel of the set; anything where not valid.
+            valid: where the frame has a value.
+        """
         known = values if valid.all() else np.where(valid, values, 0)
         nothing, count = np.zeros_like(values), valid.astype(np.float64)
         return cls(Moments(count, known, t * count, nothing, np.zeros(len(valid)), nothing))

@@ -62,10 +62,16 @@ def accuracy_scores(depth: Images, truth: Truth, valid: Mask) -> Scores:
 def accuracy_parts(
     depth: Layers, log: Layers, truth: Pixels, true_log: Pixels, sets: Mapping[str, Chosen]
 ) -> dict[str, Part]:
-    """The errors of one image over each set of pixels, their name the suffix of the metrics, as one item of a mean.
+    """The errors of one image over each set of pixels, as one item of a mean.
 
-    `log` and `true_log` are the logarithms of `depth` and `truth`, which is 1 where there is none. The first set holds
-    the others; a set without a pixel adds nothing.
+    Args:
+        depth: of each method, above 0, in metres.
+        log: its logarithm.
+        truth: metres, 1 where there is none.
+        true_log: its logarithm.
+        sets: pixels by the suffix of their metrics; the first set holds the others.
+
+    Returns: a part for each metric and set; a set without a pixel adds nothing.
     """
     # One common factor is no spread: errors are counted from that of one pixel, or their squares would lose digits.
     start = int(np.argmax(next(iter(sets.values()))))

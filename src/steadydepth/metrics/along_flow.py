@@ -92,7 +92,13 @@ def warping_scores(
 
 
 def warping_parts(depth: Layers, next_depth: Layers, match: Match) -> dict[str, Part]:
-    """What a pair of frames adds to `opw` and `rtc_*`: one item of their mean, nothing without a pixel."""
+    """What a pair of frames adds to `opw` and `rtc_*`: one item of their mean, nothing without a pixel.
+
+    Args:
+        depth: of each method in the first frame, metres, above 0.
+        next_depth: the same of the next frame.
+        match: pixels of the first frame, and where they are in the next.
+    """
     n = len(match.pixels)
     if not n:
         return {}
@@ -137,7 +143,13 @@ def _among(visible: Chosen, kept: Mask | None, t: int) -> Chosen:
 
 
 def flow_flicker_parts(before: Layers, now: Layers, match: Match) -> dict[str, Part]:
-    """What a pair of frames adds to `flicker_flow`: log depth of both, and pixels of the later one in the earlier."""
+    """What a pair of frames adds to `flicker_flow`.
+
+    Args:
+        before: log depth of each method in the earlier frame.
+        now: log depth in the later frame.
+        match: pixels of the later frame, and where they were in the earlier.
+    """
     change = np.abs(pick(now, match.pixels) - sample(before, match.at))
     n = len(match.pixels)
     return {"flicker_flow": Mean(100 * layer_sums(change), float(n)), "n_followed": Count(n)}
@@ -209,7 +221,16 @@ def opw_nvds(depth: Images, frames: UInt8[np.ndarray, "t h w 3"], flow: TwoWayFl
 
 
 def nvds_part(before: Layers, now: Layers, colours_before: Colours, colours: Colours, back: Correspondence) -> Mean:
-    """What a pair of frames adds to the mean over pairs of `opw_nvds`: depth of both, and colours in [0, 1]."""
+    """What a pair of frames adds to the mean over pairs of `opw_nvds`.
+
+    Args:
+        before: depth of each method in the earlier frame, metres, above 0.
+        now: the same of the later frame.
+        colours_before: of the earlier frame, in [0, 1].
+        colours: of the later frame.
+        back: flow from the later frame into the earlier; its visible pixels are not asked for, as in the script of
+            NVDS.
+    """
     height, width = back.to.flow.shape[:2]
     x, y = back.to.at
     places = places_at(x + 1, y + 1, height + 2, width + 2)  # in an image with a border of zeros

@@ -36,7 +36,11 @@ def as_array(values: Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]) -> np.nd
 
 
 def as_mask(values: Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
-    """A mask of bool or of numbers that are all 0 or 1; InputError for any other number."""
+    """A mask of bool or of numbers that are all 0 or 1.
+
+    Raises:
+        InputError: there is another number.
+    """
     array = as_array(values)
     if array.dtype == np.bool_:
         return array
@@ -74,7 +78,15 @@ class Stack:
 
 
 def pixels_of(truth: Truth, mask: Mask, t: int) -> tuple[Pixels, Chosen]:
-    """Frame `t` of a label, 1 where it does not count whatever stands there, and where it counts."""
+    """Frame `t` of a label, and where it counts.
+
+    Args:
+        truth: metres; it may be anything where it does not count.
+        mask: where the label counts.
+        t: number of the frame.
+
+    Returns: metres, 1 where the label does not count; and where it counts.
+    """
     valid = as_mask(mask[t]).ravel()
     return np.where(valid, as_array(truth)[t].ravel(), 1).astype(np.float64), valid
 

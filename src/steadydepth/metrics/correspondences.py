@@ -109,7 +109,15 @@ def correspondences_of(pair: PairFlow) -> Correspondences:
 def triple(
     ahead: Correspondence, behind: Correspondence, before: Chosen | None, now: Chosen | None, after: Chosen | None
 ) -> Triple:
-    """Pixels visible in the frames before and after as well, where all that is read is in the sets; None: all."""
+    """Pixels of a frame that are visible in the frames before and after as well.
+
+    Args:
+        ahead: flow from the frame into the next.
+        behind: flow from the frame into the one before.
+        before: pixels that may be read in the frame before; None is all.
+        now: pixels of the frame that may be taken; None is all.
+        after: pixels that may be read in the next frame; None is all.
+    """
     visible = ahead.visible & behind.visible
     later = ahead.match(visible if now is None else visible & now, after)
     start = np.zeros(len(visible), bool)
@@ -163,10 +171,19 @@ class RigidMatch:
 def rigid_match(
     truth: Pixels, kept: Chosen, target_log: Pixels, target_kept: Chosen, move: RigidMove, height: int, width: int
 ) -> RigidMatch:
-    """Static pixels, `kept`, and where the label's depth and the poses put them.
+    """Static pixels, and where the label's depth and the poses put them.
 
-    Kept where all neighbours of the landing are static and valid, and the label there is the same surface:
-    |ln g_target - ln z| <= 0.01, so an occluded point is not. `truth` in metres, `target_log` its logarithm.
+    Kept where all neighbours of the landing are static and valid, and the label there is the same surface: |ln g_target
+    - ln z| <= 0.01, so an occluded point is not.
+
+    Args:
+        truth: metres, of the source frame.
+        kept: its static pixels that count.
+        target_log: log of the label in the other frame, finite everywhere.
+        target_kept: static pixels of the other frame that count.
+        move: from the camera of the source to that of the other frame.
+        height: rows of the image.
+        width: columns of the image.
     """
     z, places = reproject(truth, move, height, width)
     surface = sample(target_log[None], places)[0]
@@ -176,7 +193,17 @@ def rigid_match(
 
 
 def reproject(truth: Pixels, move: RigidMove, height: int, width: int) -> tuple[Pixels, Places]:
-    """Depth of every pixel in the other camera, and its place there: outside the image where it is not before it."""
+    """Depth of every pixel in the other camera, and its place there.
+
+    Args:
+        truth: metres, of the source frame.
+        move: from its camera to the other.
+        height: rows of the image.
+        width: columns of the image.
+
+    Returns: metres along the other optical axis; and places, outside the image where the point is not before the
+        camera.
+    """
     z = truth * move.ray_z + move.offset_z
     # Rounded, or a camera that stands still lands 1e-14 px beside each pixel and asks for one more neighbour.
     x, y = (np.where(z > 0, at[0], np.nan).round(6) for at in landing(truth[None], move, slice(None)))
@@ -184,7 +211,15 @@ def reproject(truth: Pixels, move: RigidMove, height: int, width: int) -> tuple[
 
 
 def landing(depth: Layers, move: RigidMove, pixels: slice) -> tuple[Layers, Layers]:
-    """Columns x and rows y where the pixels land with each depth; anything where the point is not before the camera."""
+    """Where the pixels land with each depth; anything where the point is not before the camera.
+
+    Args:
+        depth: metres, of each method at those pixels.
+        move: from their camera to the other.
+        pixels: which of the image's pixels `depth` has.
+
+    Returns: columns x and rows y, pixels.
+    """
     ray, offset = move.ray[:, pixels], move.offset
     with np.errstate(divide="ignore", invalid="ignore"):
         away = depth * ray[2] + offset[2]
@@ -210,11 +245,17 @@ def alike(here: Colours, there: Colours) -> Bool[np.ndarray, "n"]:
 def photometric_match(
     correspondence: Correspondence, usable: Chosen, colours: Colours, next_colours: Colours, end: Chosen | None = None
 ) -> Match:
-    """Pixels of `usable` in the next frame, where exp(-50 |I_t - warped I_(t+1)|) > 0.01, colours in [0, 1].
+    """Pixels of a frame in the next one, where exp(-50 |I_t - warped I_(t+1)|) > 0.01.
 
     The mask of Khan et al. 2023: also no flow component above 250 px, the sign kept as there. Landings outside the
-    image are left out; nothing else looks for occlusion. `end`, for depth with holes, are the pixels that may be read
-    in the next frame; all by default.
+    image are left out; nothing else looks for occlusion.
+
+    Args:
+        correspondence: flow from the frame into the next.
+        usable: pixels of the frame that may be taken.
+        colours: of the frame, in [0, 1].
+        next_colours: of the next frame.
+        end: pixels that may be read in the next frame, for depth with holes; None is all.
     """
     match = correspondence.match(usable & (correspondence.to.flow <= 250).all(axis=-1).ravel(), end)
     same = alike(pick(colours, match.pixels), sample(next_colours, match.at))
@@ -226,6 +267,11 @@ def trust(correspondences: Correspondences, colours: Colours, next_colours: Colo
 
     The other frame first gets the mean colour of this one, channel by channel over the pixels that flow
     already trusts: light that changes from frame to frame is when depth flickers, and must not be looked away from.
+
+    Args:
+        correspondences: flow of a pair of frames, there and back.
+        colours: of the first frame, in [0, 1].
+        next_colours: of the second frame.
     """
     return Correspondences(
         _trusted(correspondences.forward, colours, next_colours),

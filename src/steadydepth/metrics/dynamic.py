@@ -98,7 +98,19 @@ def split_by_pose(
 def split_frame(
     truth: Pixels, valid: Chosen, other_log: Pixels, other_valid: Chosen, move: RigidMove, height: int, width: int
 ) -> tuple[Chosen, Chosen]:
-    """Static and moving pixels of one frame, by the label of another one and the move between their cameras."""
+    """Static and moving pixels of one frame, by the label of another one and the move between their cameras.
+
+    Args:
+        truth: metres, of the frame.
+        valid: where it counts.
+        other_log: log of the label in the other frame, finite everywhere.
+        other_valid: where that one counts.
+        move: from the camera of the frame to that of the other.
+        height: rows of the image.
+        width: columns of the image.
+
+    Returns: static pixels, whose depth agrees with the move to 1 %; and moving ones, up to the change of an edge.
+    """
     z, places = reproject(truth, move, height, width)
     known = valid & sees_only(other_valid, places)
     change = np.abs(sample(other_log[None], places)[0] - np.log(np.where(known, z, 1)))
@@ -137,7 +149,15 @@ def change_scores(depth: Images, truth: Truth, moving: Mask, flow: TwoWayFlow) -
 
 
 def change_parts(log: Layers, next_log: Layers, truth: Pixels, next_truth: Pixels, match: Match) -> dict[str, Part]:
-    """What a pair of frames adds to `vel` and `gain`; the truth in log depth too, finite everywhere."""
+    """What a pair of frames adds to `vel` and `gain`.
+
+    Args:
+        log: log depth of each method in the first frame.
+        next_log: the same of the next frame.
+        truth: log of the label in the first frame, finite everywhere.
+        next_truth: the same of the next frame.
+        match: pixels of the first frame, and where they are in the next.
+    """
     n = len(match.pixels)
     change = sample(next_log, match.at) - pick(log, match.pixels)
     true_change = sample(next_truth[None], match.at)[0] - pick(truth, match.pixels)
@@ -189,7 +209,13 @@ def bend_scores(depth: Images, truth: Truth, moving: Mask, flow: TwoWayFlow) -> 
 def bend_parts(
     logs: tuple[Layers, Layers, Layers], truths: tuple[Pixels, Pixels, Pixels], tracked: Triple
 ) -> dict[str, Part]:
-    """What three frames add to `acc` and `rough`; the truth in log depth too, finite everywhere."""
+    """What three frames add to `acc` and `rough`.
+
+    Args:
+        logs: log depth of each method in the frame before, the frame, and the one after.
+        truths: log of the label in the same frames, finite everywhere.
+        tracked: pixels of the frame, and where they are in the two others.
+    """
     before, now, after = (truth[None] for truth in truths)
     n, curve, true_curve = len(tracked.pixels), bend(logs, tracked), bend((before, now, after), tracked)
     return {
@@ -243,7 +269,13 @@ def label_change_scores(depth: Images, truth: Truth, valid: Mask) -> Scores:
 
 
 def label_change(change: Layers, true_change: Pixels, both: Chosen) -> LabelChange:
-    """The change of log depth of a pair of frames beside the label's, where both frames are valid."""
+    """The change of log depth of a pair of frames beside the label's, where both frames are valid.
+
+    Args:
+        change: of log depth of each method, from one frame to the next at the same pixel.
+        true_change: the same of the label.
+        both: where the label counts in both frames.
+    """
     size = np.abs(true_change)
     static = both & (size <= STATIC_CHANGE)
     return LabelChange(change - true_change, static, both & ~static & (size <= EDGE_CHANGE))

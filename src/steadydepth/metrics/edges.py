@@ -66,7 +66,12 @@ def boundary_f1(depth: Images, truth: Truth, valid: Mask) -> Float64[Tensor, "*m
 def boundary_parts(depth: Layers, truth: Pixels, valid: Chosen, height: int, width: int) -> dict[str, Part]:
     """What one frame adds to `boundary_f1`: one item of its mean, nothing where its label has no relation.
 
-    `depth` of every method and `truth` are positive everywhere, valid or not.
+    Args:
+        depth: of each method, above 0 at every pixel, valid or not.
+        truth: metres, above 0 at every pixel, valid or not.
+        valid: where the label counts.
+        height: rows of the image.
+        width: columns of the image.
     """
     n_methods = len(depth)
     common, predicted = np.zeros((2, 2, 2, n_methods, len(RATIOS)))  # axis, direction, method, ratio
@@ -163,7 +168,15 @@ def edge_gain(depth: Images, truth: Truth, valid: Mask) -> Float64[Tensor, "*m"]
 
 
 def edge_gain_part(log: Layers, true_log: Pixels, valid: Chosen, height: int, width: int) -> Gain:
-    """What one frame adds to `edge_gain`: log depth of every method and of the label, finite everywhere."""
+    """What one frame adds to `edge_gain`.
+
+    Args:
+        log: log depth of each method, finite everywhere.
+        true_log: log of the label, finite everywhere.
+        valid: where the label counts.
+        height: rows of the image.
+        width: columns of the image.
+    """
     product, energy, count = np.zeros(len(log)), 0.0, 0
     for distance in DISTANCES:
         for axis in range(2):

@@ -146,7 +146,15 @@ PROTOCOLS = {
 
 
 def choose_protocol(name: str, *, max_depth: float | None = None) -> Protocol:
-    """The protocol of that name, with `max_depth` in metres in place of its own; InputError when there is none."""
+    """The protocol of that name.
+
+    Args:
+        name: a key of PROTOCOLS.
+        max_depth: metres, in place of the protocol's own.
+
+    Raises:
+        InputError: the name is unknown, or the range would be empty.
+    """
     if name not in PROTOCOLS:
         raise InputError(f"protocol {name!r}: unknown; choose one of {', '.join(PROTOCOLS)}")
     chosen = PROTOCOLS[name]
@@ -160,7 +168,16 @@ def choose_protocol(name: str, *, max_depth: float | None = None) -> Protocol:
 
 
 def crop_slices(crop: str | None, height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns of that name (a key of CROPS, or None for all); InputError when made for another size."""
+    """Rows and columns of a crop.
+
+    Args:
+        crop: a key of CROPS, or None for all.
+        height: rows of the image.
+        width: columns of the image.
+
+    Raises:
+        InputError: the crop is made for another size, or leaves nothing of this one.
+    """
     if crop is None:
         return slice(0, height), slice(0, width)
     ranges = CROPS[crop]
@@ -178,7 +195,16 @@ def crop_slices(crop: str | None, height: int, width: int) -> tuple[slice, slice
 
 
 def crop_mask(crop: str | None, height: int, width: int) -> Bool[np.ndarray, "h w"]:
-    """True inside the crop of that name; InputError as for `crop_slices`."""
+    """True inside the crop of that name.
+
+    Args:
+        crop: a key of CROPS, or None for all.
+        height: rows of the image.
+        width: columns of the image.
+
+    Raises:
+        InputError: as for `crop_slices`.
+    """
     mask = np.zeros((height, width), bool)
     mask[crop_slices(crop, height, width)] = True
     return mask
@@ -187,7 +213,13 @@ def crop_mask(crop: str | None, height: int, width: int) -> Bool[np.ndarray, "h 
 def valid_labels(
     depth: Float[np.ndarray, "*t h w"], valid: Bool[np.ndarray, "*t h w"], protocol: Protocol
 ) -> Bool[np.ndarray, "*t h w"]:
-    """Where the label counts: measured, finite, dmin < g < dmax (strict), inside the crop."""
+    """Where the label counts: measured, finite, dmin < g < dmax (strict), inside the crop.
+
+    Args:
+        depth: of the label, metres.
+        valid: where it was measured.
+        protocol: range and crop.
+    """
     in_range = np.isfinite(depth) & (depth > protocol.dmin) & (depth < protocol.dmax)
     return valid & in_range & crop_mask(protocol.crop, *depth.shape[-2:])
 

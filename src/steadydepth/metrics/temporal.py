@@ -63,7 +63,13 @@ class StaticSearch:
         self._n_frames = 0
 
     def add(self, log_truth: Pixels, valid: Chosen, objects_moving: Bool[np.ndarray, "h w"] | None) -> None:
-        """One frame; `log_truth` may be anything finite where not valid."""
+        """Look at the next frame.
+
+        Args:
+            log_truth: log of the label; anything finite where not valid.
+            valid: where it counts.
+            objects_moving: pixels of moving objects; None where the data does not say.
+        """
         if not self._n_frames:
             self._count = np.zeros(len(valid), np.int64)
             self._low, self._high = np.full(len(valid), np.inf), np.full(len(valid), -np.inf)
@@ -140,7 +146,13 @@ def fixed_camera_scores(depth: Images, valid: Mask, static_set: PixelSet) -> Sco
 
 
 def flicker_parts(before: Layers, now: Layers, both: Chosen) -> dict[str, Part]:
-    """What a pair of frames adds to `flicker`: log depth at the pixels of the static set, and where both are valid."""
+    """What a pair of frames adds to `flicker`.
+
+    Args:
+        before: log depth of each method in the earlier frame, at the pixels of the static set.
+        now: the same of the later frame.
+        both: where both frames are valid, of those pixels.
+    """
     change = np.abs(now - before)
     total = layer_sums(change if both.all() else change[:, both])
     return {"flicker": Mean(100 * total, float(both.sum()))}
@@ -185,7 +197,13 @@ def _camera(stack: Stack, K: Matrix) -> Camera:
 
 
 def rigid_parts(depth: Layers, target_log: Layers, rigid: RigidMatch) -> dict[str, Part]:
-    """What one direction of a pair of frames adds to `sre`."""
+    """What one direction of a pair of frames adds to `sre`.
+
+    Args:
+        depth: of each method in the source frame, metres.
+        target_log: log depth of each method in the other frame.
+        rigid: static pixels of the source, and where they are in the other.
+    """
     pixels = rigid.match.pixels
     moved = pick(depth, pixels) * rigid.ray_z + rigid.offset_z
     error = np.abs(sample(target_log, rigid.match.at) - log_depth(moved))
@@ -226,9 +244,17 @@ def tae(depth: Images, kept: Mask, *, K: Matrix, cam_to_world: Poses) -> Float64
 def splat(
     depth: Layers, image: Int64[np.ndarray, "n"], move: RigidMove, height: int, width: int, *, n_images: int = 1
 ) -> Float64[np.ndarray, "i m n"]:
-    """Depth of the nearest of the moved points that falls on each pixel; inf where none does.
+    """Depth of the nearest of the moved points that falls on each pixel.
 
-    A point falls on that one of `n_images` images whose number `image` has at its pixel; below 0, on none.
+    Args:
+        depth: of each method, metres.
+        image: which of the images the point at each pixel belongs to; below 0 to none.
+        move: from the camera of `depth` to the other.
+        height: rows of the image.
+        width: columns of the image.
+        n_images: how many images are filled.
+
+    Returns: metres in the other camera, inf where no point falls.
     """
     n_methods, n = depth.shape
     # One more than there are: what is not counted is written there, and cut off.
@@ -251,7 +277,10 @@ def splat(
 def tae_part(depth: Layers, moved: Float64[np.ndarray, "i m n"], kept: Chosen) -> Mean:
     """What one direction of a pair adds to the mean of `tae`: its own mean, for the methods with a pixel.
 
-    `moved` as `splat` gives it; of several images the nearest counts.
+    Args:
+        depth: of each method in the frame that is reached, metres.
+        moved: the other frame's points there, as `splat` gives them; of several images the nearest counts.
+        kept: pixels that count.
     """
     total, n_shown = np.zeros((2, len(depth)))
     for block in blocks(len(depth), len(kept)):
@@ -292,7 +321,15 @@ def tcc(depth: Images, truth: Truth, valid: Mask) -> Float64[Tensor, "*m"]:
 
 
 def tcc_parts(change: Layers, true_change: Pixels, both: Chosen, height: int, width: int) -> dict[str, Part]:
-    """What a pair of frames adds to `tcc`: change of depth and of the label, and where both frames are valid."""
+    """What a pair of frames adds to `tcc`; nothing for images below the 11 pixels of its window.
+
+    Args:
+        change: of depth of each method, from one frame to the next at the same pixel, metres.
+        true_change: the same of the label.
+        both: where the label counts in both frames.
+        height: rows of the image.
+        width: columns of the image.
+    """
     if not both.any() or min(height, width) < 11:
         return {}
     moved = np.abs(change if both.all() else np.where(both, change, 0)).reshape(-1, height, width)

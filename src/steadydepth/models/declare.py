@@ -34,7 +34,15 @@ class Declared:
     weights: str | None = None  # a file for the network that a factory builds
 
     def only(self, name: str, *known: str) -> None:
-        """InputError when something is declared that this kind of model has no use for."""
+        """See that nothing is declared that this kind of model has no use for.
+
+        Args:
+            name: of the model, for the error.
+            known: what it takes.
+
+        Raises:
+            InputError: something else is declared.
+        """
         given = [field.name for field in fields(self) if getattr(self, field.name) is not None]
         if unknown := [word for word in given if word not in known]:
             raise InputError(f"{name}: {', '.join(unknown)}: such a model takes only {', '.join(known)}")
@@ -90,12 +98,15 @@ def read_declared(given: dict[str, Any], where: str) -> Declared:
 
 
 def claims_or_refuse(where: str, claims: Any, kind: Any = None) -> Claims:
-    """The claim, or InputError that explains what to write.
+    """The claim, where it is one of the four words.
 
     Args:
         where: the file or name, for the error.
-        claims: what is to be one of the four words.
+        claims: what is to be a claim.
         kind: of the model, for the error where nothing is declared.
+
+    Raises:
+        InputError: it is none; the error explains what to write.
     """
     if claims not in get_args(Claims):
         found = f"{claims!r} is no claim" if claims is not None else f"what its numbers mean is not known ({kind})"
@@ -106,7 +117,11 @@ def claims_or_refuse(where: str, claims: Any, kind: Any = None) -> Claims:
 
 
 def claims_of(model: object) -> Claims:
-    """What `model` claims; InputError where it has no attribute `claims` with one of the four words."""
+    """What `model` claims.
+
+    Raises:
+        InputError: it has no attribute `claims` with one of the four words.
+    """
     claims = getattr(model, "claims", None)
     if claims not in get_args(Claims):
         raise InputError(

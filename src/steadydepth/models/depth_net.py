@@ -63,7 +63,11 @@ class DepthNet(nn.Module, PyTorchModelHubMixin):
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def forward(self, frames: Frames, state: State | None = None) -> tuple[Depth, State]:
-        """Depth of each frame by itself, metres where it claims `metric`; frames of 32 x 32 or more, and no state."""
+        """Depth of each frame by itself, metres where it claims `metric`; frames of 32 x 32 or more, and no state.
+
+        Raises:
+            InputError: the frames are smaller.
+        """
         b, t, _, h, w = frames.shape
         if min(h, w) < SMALLEST:
             raise InputError(f"frames are {h} x {w}; the network needs {SMALLEST} x {SMALLEST} or more: resize them")

@@ -85,7 +85,11 @@ class PerFrame(nn.Module):
         return predicted if predicted.ndim == 4 else predicted[:, None]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """The network's own state_dict, and beside it how the network is made and what was declared."""
+        """The network's own state_dict, and beside it how the network is made and what was declared.
+
+        Raises:
+            InputError: the network is a function without weights.
+        """
         if not isinstance(self.network, nn.Module):
             raise InputError(f"{self.factory}: is a function without weights; there is nothing to save")
         # Clones: safetensors refuses weights that share memory, and every key is to come back.

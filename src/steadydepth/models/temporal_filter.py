@@ -127,7 +127,14 @@ class TorchBackend:
         self._network = gates
 
     def sample(self, maps: list[Map], x: Map, y: Map, *, is_cubic: bool = False) -> list[Map]:
-        """`Backend.sample`."""
+        """`Backend.sample`.
+
+        Args:
+            maps: as there, batched along the first axis.
+            x: as there.
+            y: as there.
+            is_cubic: as there.
+        """
         images, at = torch.stack(maps, 1), torch.stack((x, y), -1)
         grid = as_grid(at, *images.shape[-2:])
         mode = "bicubic" if is_cubic else "bilinear"
@@ -155,7 +162,11 @@ class TorchBackend:
 
 
 def load_gates(weights: Path = WEIGHTS) -> FilterGates:
-    """The trained network of the filter, in evaluation mode; InputError where there are no such weights."""
+    """The trained network of the filter, in evaluation mode.
+
+    Raises:
+        InputError: there are no such weights.
+    """
     if not weights.is_file():
         raise InputError(f"{weights}: no such file of weights; train the filter with configs/temporal_filter.yaml")
     tensors = load_file(weights)
@@ -177,7 +188,13 @@ def guides_of(frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 i j"]:
 
 
 def start_state(depth: Float[Tensor, "b h w"], guides: Float[Tensor, "b 3 i j"], unit: Float[Tensor, "b 2"]) -> State:
-    """What the filter remembers before a first frame, in a unit that is known already."""
+    """What the filter remembers before a first frame, in a unit that is known already.
+
+    Args:
+        depth: of the first frame, in the units of the claims.
+        guides: RGB in [0, 1], at guide size.
+        unit: offset and scale that logarithms are counted from.
+    """
     return begin(_pad(depth, *padding(*depth.shape[-2:])), guides, unit)
 
 

@@ -58,7 +58,15 @@ def median(values: Float[Tensor, "n"]) -> Float[Tensor, ""]:
 
 
 def fit_scale(predicted: Float[Tensor, "..."], target: Float[Tensor, "..."], valid: Bool[Tensor, "..."]) -> Alignment:
-    """Least squares of scale * predicted = target: sum(x y) / sum(x x). A prediction of zeros gets scale 0."""
+    """Least squares of scale * predicted = target: sum(x y) / sum(x x). A prediction of zeros gets scale 0.
+
+    Args:
+        predicted: depth or inverse depth, in any unit.
+        target: what it is fitted to; anything where not valid.
+        valid: the pixels of the fit.
+
+    Returns: scale, and shift 0; NaN without a valid pixel.
+    """
     x, y = _kept(predicted, target, valid)
     energy = (x * x).sum()
     scale = torch.where(energy > 0, (x * y).sum() / torch.where(energy > 0, energy, 1), 0)
@@ -71,6 +79,13 @@ def fit_median_scale(
     """median(target) / median(predicted) over all valid pixels together (monodepth2, there for each image).
 
     A median prediction of 0 gets scale 0.
+
+    Args:
+        predicted: depth or inverse depth, in any unit.
+        target: what it is fitted to; anything where not valid.
+        valid: the pixels of the fit.
+
+    Returns: scale, and shift 0; NaN without a valid pixel.
     """
     x, y = _kept(predicted, target, valid)
     middle = median(x)
@@ -85,6 +100,13 @@ def fit_scale_shift(
 
     A constant prediction gets scale 0 and shift mean(target), the minimum-norm solution of numpy.linalg.lstsq up to
     the split between the two.
+
+    Args:
+        predicted: depth or inverse depth, in any unit.
+        target: what it is fitted to; anything where not valid.
+        valid: the pixels of the fit.
+
+    Returns: scale and shift; NaN without a valid pixel.
     """
     x, y = _kept(predicted, target, valid)
     x_mean, y_mean = x.mean(), y.mean()
@@ -134,8 +156,13 @@ def fitted_values(
 ) -> Float64[Tensor, "*any"]:
     """What an alignment is fitted to: inverse depth where `align` is "disparity", else depth; of any sign and unit.
 
-    Infinity where a value at or below 0 would be inverted: such a pixel has no part in a fit. With `clips_disparity`
-    inverse depth is raised to 0.001 before the fit, as Video-Depth-Anything does.
+    Args:
+        values: predicted, in the units of `claims`.
+        claims: what they mean.
+        align: the alignment, as `evaluate` names it.
+        clips_disparity: inverse depth is raised to 0.001 before the fit, as Video-Depth-Anything does.
+
+    Returns: infinity where a value at or below 0 would be inverted: such a pixel has no part in a fit.
     """
     x = values.double()
     if (claims == "disparity") != (align == "disparity"):
@@ -187,7 +214,14 @@ def comparable_depth(values: Values, claims: Claims, *, low: float | Tensor, mea
 
 
 def comparable_values(depth: Values, claims: Claims, *, low: float | Tensor, mean: float | Tensor) -> Values:
-    """The values, none below `low`, whose `comparable_depth` is `depth`."""
+    """The values, none below `low`, whose `comparable_depth` is `depth`.
+
+    Args:
+        depth: above 0, as `comparable_depth` gives it.
+        claims: what the values mean.
+        low: the least of the values that `comparable_depth` was given.
+        mean: their mean.
+    """
     if claims in ("metric", "scale"):
         return depth
     return ((1 / depth if claims == "disparity" else depth) - FAR) * (mean - low) + low

@@ -79,6 +79,12 @@ def pair_from_labels(
     """Label flow and its inverse; visible where both exist and agree, so an occluded pixel is not.
 
     Where several pixels land on one, the nearest in label depth wins; a pixel without label depth never hides another.
+
+    Args:
+        flow: forward, from the frame into the next, pixels (x, y).
+        flow_valid: where it is known.
+        depth: of the frame, metres; anything where not valid.
+        valid: where it was measured.
     """
     back, shown = invert_flow(flow, flow_valid, np.where(valid, depth, np.float32(np.inf)))
     return PairFlow(flow, back, consistent(flow, back) & flow_valid, consistent(back, flow) & shown)
@@ -96,13 +102,26 @@ def two_way_from_labels(
     depth: Float32[np.ndarray, "t h w"],
     valid: Bool[np.ndarray, "t h w"],
 ) -> TwoWayFlow:
-    """`pair_from_labels` of each frame and the next."""
+    """`pair_from_labels` of each frame and the next.
+
+    Args:
+        flow: forward, frame i into i + 1, pixels (x, y).
+        flow_valid: where it is known.
+        depth: metres; anything where not valid.
+        valid: where it was measured.
+    """
     each = zip(flow, flow_valid, depth[: len(flow)], valid[: len(flow)], strict=True)
     return stack_pairs([pair_from_labels(*labels) for labels in each], *flow.shape[1:3])
 
 
 def stack_pairs(pairs: list[PairFlow], height: int, width: int) -> TwoWayFlow:
-    """The pairs of a clip as one, of height x width even when there is none."""
+    """The pairs of a clip as one, of height x width even when there is none.
+
+    Args:
+        pairs: in the order of the frames.
+        height: rows of the image.
+        width: columns of the image.
+    """
 
     def stack(name: str, kind: type, *channels: int) -> np.ndarray:
         return np.array([getattr(pair, name) for pair in pairs], kind).reshape(-1, height, width, *channels)

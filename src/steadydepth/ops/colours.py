@@ -100,6 +100,13 @@ def follow_range(
     """The values to show as near and far in a frame of live video, whose end is not known: `depth_range`'s, slowly.
 
     Each frame moves the range of the frame before by a fiftieth towards its own; one without values leaves it.
+
+    Args:
+        before: near and far of the frame before; None at the beginning and at a cut.
+        depth: in the units of `claims`.
+        claims: what the numbers mean.
+
+    Returns: near and far.
     """
     sparse = depth[::_STRIDE, ::_STRIDE]
     if before is not None and not is_measured(sparse, claims).any():
@@ -115,8 +122,16 @@ def nearness(
 ) -> Float32[np.ndarray, "*t h w"]:
     """1 at `near` and nearer, 0 at `far` and beyond, NaN where there is no value.
 
-    Linear in inverse depth for metric depth and depth up to a factor, unless `is_linear`, and in the value itself for
-    disparity (`near` is the larger) and affine depth. ValueError when `near` and `far` are the same or out of order.
+    Args:
+        depth: in the units of `claims`.
+        near: what is shown as nearest, in the same units; of disparity the larger of the two.
+        far: what is shown as farthest.
+        claims: what the numbers mean.
+        is_linear: the scale is the depth itself; otherwise it is inverse depth. Disparity and affine depth are shown as
+            they are in any case.
+
+    Raises:
+        ValueError: `near` and `far` are the same or out of order.
     """
     is_depth = claims in ("metric", "scale")
     if not (0 < near < far if is_depth else near < far if claims == "affine" else far < near):
@@ -140,7 +155,19 @@ def colour_depth(
     colours: str = "turbo",
     is_linear: bool = False,
 ) -> UInt8[np.ndarray, "*t h w 3"]:
-    """RGB of a colour map of `colour_map` over `nearness`; pixels without a value are black."""
+    """Depth in the colours of a map; pixels without a value are black.
+
+    Args:
+        depth: in the units of `claims`.
+        near: what is shown as nearest, in the same units.
+        far: what is shown as farthest.
+        valid: where depth is shown; None is wherever it is measured.
+        claims: what the numbers mean.
+        colours: a name that `colour_map` takes.
+        is_linear: as of `nearness`.
+
+    Returns: RGB.
+    """
     share = nearness(depth, near, far, claims=claims, is_linear=is_linear)
     shown = np.isfinite(share) if valid is None else np.isfinite(share) & valid
     codes = np.rint(255 * np.where(shown, share, 0)).astype(np.uint8)
@@ -190,7 +217,13 @@ def error_top(errors: Iterable[Float[np.ndarray, "*t h w"]], valids: Iterable[Bo
 def colour_error(
     error: Float[np.ndarray, "*t h w"], top: float, valid: Bool[np.ndarray, "*t h w"]
 ) -> UInt8[np.ndarray, "*t h w 3"]:
-    """RGB of the magma colours, black at 0 to pale yellow at `top` and beyond; mid grey where not `valid`."""
+    """RGB of the magma colours, black at 0 to pale yellow at `top` and beyond; mid grey where not `valid`.
+
+    Args:
+        error: 0 or more, in any unit.
+        top: what is shown brightest, in the same unit.
+        valid: where there is an error.
+    """
     share = np.clip(np.where(valid, error, 0) / top, 0, 1)
     return np.where(valid[..., None], _MAGMA[np.rint(255 * share).astype(np.uint8)], np.uint8(128))
 
@@ -198,7 +231,13 @@ def colour_error(
 def colour_change(
     change: Float[np.ndarray, "*t h w"], top: float, valid: Bool[np.ndarray, "*t h w"]
 ) -> UInt8[np.ndarray, "*t h w 3"]:
-    """RGB from blue at -`top` and below over black at 0 to orange at `top` and above; mid grey where not `valid`."""
+    """RGB from blue at -`top` and below over black at 0 to orange at `top` and above; mid grey where not `valid`.
+
+    Args:
+        change: of either sign, in any unit.
+        top: what is shown brightest, in the same unit.
+        valid: where there is a change.
+    """
     share = np.clip(np.where(valid, change, 0) / top, -1, 1)[..., None]
     colours = np.rint(np.where(share < 0, -share * _LESS, share * _MORE)).astype(np.uint8)
     return np.where(valid[..., None], colours, np.uint8(128))

@@ -61,7 +61,11 @@ class DepthView:
         return self.colours in ("grey", "gray")
 
     def check(self, claims: Claims) -> None:
-        """InputError where near and far are in the wrong order, or no values of those claims."""
+        """See that near and far can be shown for what a model claims.
+
+        Raises:
+            InputError: they are in the wrong order, or no values of those claims.
+        """
         near, far = self.near, self.far
         if claims in ("metric", "scale"):
             for value in (near, far):
@@ -107,11 +111,23 @@ class DepthView:
         return near, far
 
     def nearness(self, depth: Float[np.ndarray, "h w"], shown: Range, claims: Claims) -> Float32[np.ndarray, "h w"]:
-        """`colours.nearness` in this view."""
+        """`colours.nearness` in this view.
+
+        Args:
+            depth: in the units of `claims`.
+            shown: near and far, of `ranges`.
+            claims: what the numbers mean.
+        """
         return nearness(depth, *shown, claims=claims, is_linear=self.is_linear)
 
     def paint(self, depth: Float[np.ndarray, "h w"], shown: Range, claims: Claims) -> UInt8[np.ndarray, "h w 3"]:
-        """`colours.colour_depth` in this view."""
+        """`colours.colour_depth` in this view.
+
+        Args:
+            depth: in the units of `claims`.
+            shown: near and far, of `ranges`.
+            claims: what the numbers mean.
+        """
         return colour_depth(depth, *shown, claims=claims, colours=self.colours, is_linear=self.is_linear)
 
 

@@ -10,9 +10,15 @@ LEAST_SIDE_PX = 12  # DIS refuses smaller images
 
 
 def solve_dis(source: np.ndarray, target: np.ndarray, preset: int, finest: int | None = None) -> np.ndarray:
-    """DIS flow (Kroeger et al. 2016) of two grey images, uint8 (h, w), in pixels (x, y): float32 (h, w, 2).
+    """DIS flow (Kroeger et al. 2016) of two grey images.
 
-    `finest` is how often the images are halved for the finest patches; None takes the preset's.
+    Args:
+        source: uint8 (h, w).
+        target: of the same size.
+        preset: OpenCV's number of speed and quality.
+        finest: how often the images are halved for the finest patches; None takes the preset's.
+
+    Returns: float32 (h, w, 2), pixels (x, y) from `source` into `target`.
     """
     # Any: the stubs of OpenCV 5 forbid the None that asks for a new image, and those of OpenCV 4 know no DIS.
     solver: Any = cv2.DISOpticalFlow.create(preset)

@@ -26,7 +26,14 @@ class Backend(Protocol):
     """What a step needs of NumPy and OpenCV, or of torch."""
 
     def sample(self, maps: list[Array], x: Array, y: Array, *, is_cubic: bool = False) -> list[Array]:
-        """Each map at pixel coordinates, bilinear or bicubic; the border is repeated outside."""
+        """Each map at pixel coordinates; the border is repeated outside.
+
+        Args:
+            maps: of one size.
+            x: columns to read, pixels with centres at integers.
+            y: rows to read.
+            is_cubic: bicubic, otherwise bilinear.
+        """
         ...
 
     def shrink(self, map: Array, factor: int) -> Array:
@@ -330,7 +337,13 @@ def find_unit(depth: np.ndarray, claims: str) -> np.ndarray:
 
 
 def to_log(depth: Array, unit: Array, claims: str) -> Array:
-    """Log depth (..., h, w), in a session's unit; of what has an offset its inverse hyperbolic sine, for both signs."""
+    """Log depth (..., h, w), in a session's unit; of what has an offset its inverse hyperbolic sine, for both signs.
+
+    Args:
+        depth: (..., h, w), in the units of `claims`.
+        unit: (..., 2), offset and scale of the session.
+        claims: what the numbers mean.
+    """
     xp = _library(depth)
     share = (depth - unit[..., 0, None, None]) / unit[..., 1, None, None]
     if claims in ("metric", "scale"):
@@ -340,7 +353,13 @@ def to_log(depth: Array, unit: Array, claims: str) -> Array:
 
 
 def from_log(log_depth: Array, unit: Array, claims: str) -> Array:
-    """The inverse of `to_log`."""
+    """The inverse of `to_log`.
+
+    Args:
+        log_depth: (..., h, w).
+        unit: (..., 2), offset and scale of the session.
+        claims: what the numbers of the result mean.
+    """
     xp = _library(log_depth)
     offset, scale = unit[..., 0, None, None], unit[..., 1, None, None]
     if claims in ("metric", "scale"):

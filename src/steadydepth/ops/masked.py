@@ -12,6 +12,11 @@ def masked_mean(
 
     Whatever stands at an invalid pixel, NaN and infinity included, reaches neither the value nor the gradient of this
     function; make it harmless before any logarithm or division as well.
+
+    Args:
+        values: anything where not valid.
+        valid: the pixels that count.
+        dim: axes to average over; None is all.
     """
     return masked_share(values, valid, valid, dim)
 
@@ -25,6 +30,12 @@ def masked_share(
     """Sum of `values` where `counted`, divided by the number of `valid`: a sum over fewer things than it is shared by.
 
     0 where nothing is valid; what stands where nothing is counted reaches neither the value nor the gradient.
+
+    Args:
+        values: anything where not counted.
+        counted: the pixels of the sum.
+        valid: the pixels that the sum is shared by.
+        dim: axes to sum over; None is all.
     """
     safe = values.masked_fill(~counted, 0)
     dim = tuple(range(values.ndim)) if dim is None else dim

@@ -51,10 +51,18 @@ def invert_flow(
 ) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
     """Backward flow on the target frame from the forward flow of the source frame, and where the source saw the pixel.
 
-    Each source pixel marks the target pixels around where it lands (where several land, the nearest of `depth_there`,
-    the depth of the source point as the target camera would see it or any order like it, wins); then B = -F(p + B) is
-    iterated to sub-pixel accuracy. Unseen where nothing lands, the iteration does not close to 0.1 px, or it
-    ends a pixel away from where it began.
+    Each source pixel marks the target pixels around where it lands; then B = -F(p + B) is iterated to sub-pixel
+    accuracy. Unseen where nothing lands, the iteration does not close to 0.1 px, or it ends a pixel away from where it
+    began.
+
+    Args:
+        flow: forward, pixels (x, y).
+        flow_valid: where it is known.
+        depth_there: the depth of each source point as the target camera would see it, or any order like it: where
+            several land on one pixel the nearest wins. None is any of them.
+        rounds: iterations.
+
+    Returns: backward flow, pixels (x, y); and where it is known.
     """
     height, width = flow.shape[:2]
     grid = pixel_grid(height, width)

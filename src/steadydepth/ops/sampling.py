@@ -34,7 +34,14 @@ class Places:
 
 
 def places_at(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"], height: int, width: int) -> Places:
-    """The places (x, y), in pixels with centres at integers, of an image; what is not finite is not inside."""
+    """The places (x, y), in pixels with centres at integers, of an image; what is not finite is not inside.
+
+    Args:
+        x: columns, in pixels with centres at integers; what is not finite is not inside.
+        y: rows.
+        height: rows of the image.
+        width: columns of the image.
+    """
     column, right, inside_x = _along(x, width)
     row, down, inside_y = _along(y, height)
     row *= width

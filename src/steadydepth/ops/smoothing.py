@@ -24,7 +24,13 @@ MEDIAN_WINDOW = 5
 
 
 def blend(past: Values, now: Values, decay: float) -> Values:
-    """One step of a moving average: decay * past + (1 - decay) * now; `now` where either is NaN."""
+    """One step of a moving average: decay * past + (1 - decay) * now; `now` where either is NaN.
+
+    Args:
+        past: the average so far.
+        now: the new value.
+        decay: share of the past, in [0, 1).
+    """
     blended = decay * past + (1 - decay) * now
     return np.where(np.isfinite(blended), blended, now)
 
@@ -32,7 +38,15 @@ def blend(past: Values, now: Values, decay: float) -> Values:
 def ema(now: Values, memory: Memory, motion: Motion, *, decay: float) -> tuple[Values, Memory]:
     """Exponential moving average at each pixel: m_t = decay * m_(t-1) + (1 - decay) * x_t; m_0 = x_0.
 
-    `decay` in [0, 1): 0 changes nothing. Whatever moves is smeared behind itself.
+    Whatever moves is smeared behind itself.
+
+    Args:
+        now: values of this frame.
+        memory: what the step before returned; empty at the beginning.
+        motion: not asked for.
+        decay: in [0, 1); 0 changes nothing.
+
+    Returns: the filtered frame, and the memory for the next.
     """
     smooth = blend(memory["past"][0], now, decay) if memory else now
     return smooth, {"past": smooth[None]}
@@ -42,6 +56,15 @@ def flow_ema(now: Values, memory: Memory, motion: Motion, *, decay: float) -> tu
     """Exponential moving average along the flow: m_t(p) = decay * m_(t-1)(p + B(p)) + (1 - decay) * x_t(p).
 
     B is the flow from this frame into the one before. Where it is not trusted the average starts anew: m_t = x_t.
+
+    Args:
+        now: values of this frame.
+        memory: what the step before returned; empty at the beginning.
+        motion: gives where each pixel was in the frame before, and where that is trusted; asked only when there is a
+            memory.
+        decay: in [0, 1); 0 changes nothing.
+
+    Returns: the filtered frame, and the memory for the next.
     """
     if memory:
         places, trusted = motion()
@@ -53,6 +76,14 @@ def causal_median(now: Values, memory: Memory, motion: Motion, *, window: int) -
     """Median at each pixel of the last `window` frames, this one included; of fewer at the beginning.
 
     An even number of frames has the mean of the two middle values. NaN has no vote.
+
+    Args:
+        now: values of this frame.
+        memory: what the step before returned; empty at the beginning.
+        motion: not asked for.
+        window: frames, this one included.
+
+    Returns: the filtered frame, and the memory for the next.
     """
     recent = np.concatenate((memory["recent"], now[None])) if memory else now[None]
     return np.where(np.isfinite(now), middle(recent), np.nan), {"recent": recent[1 - window :]}

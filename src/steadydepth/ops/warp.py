@@ -9,7 +9,13 @@ _NOWHERE = (-2.0, -2.0, -2.0)  # in place of NaN and of both infinities: a pixel
 
 
 def pixel_grid(height: int, width: int, like: Tensor) -> Float[Tensor, "h w 2"]:
-    """Coordinates (x, y) of every pixel centre, in pixels, on the device and in the type of `like`."""
+    """Coordinates (x, y) of every pixel centre, in pixels, on the device and in the type of `like`.
+
+    Args:
+        height: rows of the image.
+        width: columns of the image.
+        like: gives device and type.
+    """
     y, x = torch.meshgrid(
         torch.arange(height, dtype=like.dtype, device=like.device),
         torch.arange(width, dtype=like.dtype, device=like.device),
@@ -19,7 +25,13 @@ def pixel_grid(height: int, width: int, like: Tensor) -> Float[Tensor, "h w 2"]:
 
 
 def as_grid(at: Float[Tensor, "n i j 2"], height: int, width: int) -> Float[Tensor, "n i j 2"]:
-    """Pixel coordinates (x, y), centres at integers, as `grid_sample` wants them for images of that size."""
+    """Pixel coordinates (x, y), centres at integers, as `grid_sample` wants them for images of that size.
+
+    Args:
+        at: columns and rows (x, y) to read, pixels.
+        height: rows of the image.
+        width: columns of the image.
+    """
     # With align_corners=False, -1 and 1 are the outer edges, at -0.5 and size - 0.5. In place: of large temporaries
     # the memory costs more time than the sums.
     size = torch.tensor([width, height], dtype=at.dtype, device=at.device)

@@ -70,6 +70,17 @@ def line_chart(
     """Lines over one x axis, with a legend; the y axis begins at 0, or is logarithmic and leaves out all but positives.
 
     The empty text when there is no value to draw.
+
+    Args:
+        title: above it.
+        lines: of one x axis.
+        x_label: below it.
+        y_label: beside it.
+        is_log: a logarithmic y axis, which leaves out all but positives.
+        width: pixels.
+        height: pixels.
+
+    Returns: SVG.
     """
     shown = [replace(line, y=[_drawable(y, is_log=is_log) for y in line.y]) for line in lines]
     values = [y for line in shown for y in line.y if y is not None]
@@ -100,10 +111,20 @@ def plane_chart(
     width: int = 520,
     height: int = 380,
 ) -> str:
-    """Named points in a plane; each of `joins` is a line through the points of those names, in that order.
+    """Named points in a plane.
 
-    The axes are set by `points`; those of `far` that lie well outside stand at the edge, with their values as a note.
-    The empty text without points.
+    Args:
+        title: above it.
+        points: set the axes.
+        x_label: below it.
+        y_label: beside it.
+        joins: names of points; a line goes through those of each, in that order.
+        far: points that do not set the axes; those that lie well outside stand at the edge, with their values as a
+            note.
+        width: pixels.
+        height: pixels.
+
+    Returns: SVG; the empty text without points.
     """
     if not points:
         return ""
@@ -144,7 +165,13 @@ def _at_the_edge(point: Point, axes: _Axes) -> Point:
 
 
 def ticks(low: Number, high: Number, *, most: int = 6) -> list[Number]:
-    """Round numbers from `low` to `high`, a step of 1, 2 or 5 times a power of ten apart, `most` at the most."""
+    """Round numbers from `low` to `high`, a step of 1, 2 or 5 times a power of ten apart, `most` at the most.
+
+    Args:
+        low: the least value.
+        high: the greatest value, above it.
+        most: numbers at the most.
+    """
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) < most)
     return [step * number for number in range(math.ceil(low / step), math.floor(high / step) + 1)]

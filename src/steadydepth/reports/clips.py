@@ -64,10 +64,14 @@ def choose_clips(data: Path) -> list[Sequence]:
 
 
 def view_sequence(sequence: Sequence, shown: Mapping[str, Shown], moving_image: Path) -> ClipView | None:
-    """What the page shows of `sequence`; of a labelled one input and depths also go to `moving_image`, if not there.
+    """What the page shows of a sequence; None where no source has depth for each of its frames.
 
-    Depth is shown as it was scored: with the clip's one alignment from the report, where there is one. A source that
-    has no depth for each of the frames is left out; None when all are.
+    Depth is shown as it was scored: with the clip's one alignment from the report, where there is one.
+
+    Args:
+        sequence: at most LONGEST of its frames are shown.
+        shown: evaluations by name.
+        moving_image: gets input and depths of a labelled sequence, if it is not there.
     """
     clip = sequence.read(0, min(sequence.n_frames, LONGEST))
     depths = {}
@@ -95,10 +99,18 @@ def view_sequence(sequence: Sequence, shown: Mapping[str, Shown], moving_image: 
 
 
 def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.ndarray, "t h w"]:
-    """Depth of the frames of `clip`, at their size, aligned and cleaned as the report says this clip was.
+    """Depth of the frames of a clip, at their size, aligned and cleaned as the report says this clip was.
 
     A clip that was not aligned, for want of a label, has depth of unknown scale, inverted where the model claims
-    disparity. InputError when there is no prediction for each frame of the sequence.
+    disparity.
+
+    Args:
+        shown: report and source of the predictions.
+        sequence: that the clip is of.
+        clip: its first frames.
+
+    Raises:
+        InputError: there is no prediction for each frame of the sequence.
     """
     (raw, claims), header = _raw_depth(shown.source, sequence, len(clip.frames)), shown.report["header"]
     fitted = shown.report["clips"].get(clip.name, {})

@@ -128,7 +128,16 @@ def view_clip(
     edges: EdgeView | None = None,
     charts: Sequence[str] = (),
 ) -> ClipView:
-    """The view of one clip from its videos by label; `video` is the URL of them side by side."""
+    """The view of one clip from its videos.
+
+    Args:
+        name: of the clip.
+        videos: by label, in the order in which they are shown.
+        video: URL of all of them side by side.
+        errors: where each one is wrong.
+        edges: what each one loses of the edges.
+        charts: SVG; empty ones are left out.
+    """
     strips, frames = [], []
     for label, images in videos.items():
         strip = column_over_time(images)
@@ -153,7 +162,13 @@ def view_edges(
     true_log: Float64[np.ndarray, "t h w"],
     valid: Bool[np.ndarray, "t h w"],
 ) -> EdgeView | None:
-    """Edges that methods lose and gain, from log depth, in one range of colours; None where nothing is valid."""
+    """Edges that methods lose and gain, in one range of colours; None where nothing is valid.
+
+    Args:
+        logs: log depth by method.
+        true_log: log of the label.
+        valid: where it counts.
+    """
     if not logs or not valid.any():
         return None
     changes = {label: contrast_change(log, true_log, valid) for label, log in logs.items()}
@@ -174,7 +189,14 @@ def draw_curves(logs: Mapping[str, Sequence[Mapping[str, float | int]]]) -> list
 
 
 def render_page(title: str, sections: Sequence[Section], *, curves: Sequence[str], footer: str) -> str:
-    """The page as text; everything that is not ours to mark up is escaped."""
+    """The page as text; everything that is not ours to mark up is escaped.
+
+    Args:
+        title: of the page.
+        sections: one for each set of data.
+        curves: SVG of the training.
+        footer: below all.
+    """
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent)

@@ -38,11 +38,19 @@ def _find(folders: list[Path], file: str) -> dict[str, Path]:
 
 
 def write_report(runs: list[Path], out: Path | None = None) -> Path:
-    """One page of the runs and evaluations in `runs`, at `out` or as report.html in the first; returns its path.
+    """One page of runs and evaluations.
 
-    A folder is taken with the folders directly inside it; of a run under way there are the curves so far. Evaluations
-    on the same data stand in one section; what `verify --out verify.json` found stands in the last. Beside the page,
-    flicker.webp shows the first labelled clip.
+    Evaluations on the same data stand in one section; what `verify --out verify.json` found stands in the last. Beside
+    the page, flicker.webp shows the first labelled clip.
+
+    Args:
+        runs: folders, taken with the folders directly inside them; of a run under way there are the curves so far.
+        out: of the page; None is report.html in the first folder.
+
+    Returns: the path of the page.
+
+    Raises:
+        InputError: a folder is missing, or holds neither a run nor an evaluation.
     """
     missing = [str(folder) for folder in runs if not folder.is_dir()]
     if missing:

@@ -26,7 +26,16 @@ FilterName = Literal["none", "learned", "ema", "ema_0.8", "median", "flow_ema"]
 
 @contextmanager
 def reserved(state: Any, identity: Identity, connection: HTTPConnection) -> Iterator[str]:
-    """A place for one more stream, and its name; HTTPException where there is none."""
+    """A place for one more stream, and its name, as long as the block lasts.
+
+    Args:
+        state: of the app.
+        identity: who asks.
+        connection: from where.
+
+    Raises:
+        HTTPException: 429, too many streams are open.
+    """
     figures: Figures = state.figures
     limits: Limits = state.settings.limits
     client = client_of(identity, connection)

@@ -37,7 +37,12 @@ class _Sent:
 def decode_image(data: bytes, most_pixels: int) -> Image:
     """RGB of a JPEG, PNG or WebP, as it is shown; its size is looked at before anything is decoded.
 
-    InputError when it is of another kind, damaged, or has too many pixels.
+    Args:
+        data: the bytes of the file.
+        most_pixels: rows times columns that are decoded.
+
+    Raises:
+        InputError: it is of another kind, damaged, or has too many pixels.
     """
     try:
         with warnings.catch_warnings():
@@ -52,7 +57,17 @@ def decode_image(data: bytes, most_pixels: int) -> Image:
 
 
 def raw_image(data: memoryview, height: Any, width: Any, most_pixels: int) -> Image:
-    """RGB pixels as they are; InputError when they are not height * width * 3 bytes."""
+    """RGB pixels as they are.
+
+    Args:
+        data: row by row.
+        height: of the message's header, rows.
+        width: of the message's header, columns.
+        most_pixels: rows times columns that are taken.
+
+    Raises:
+        InputError: they are not height * width * 3 bytes, or too many.
+    """
     if not (isinstance(height, int) and isinstance(width, int) and not isinstance(height, bool)):
         raise InputError("pixels need height and width in their header, whole numbers")
     _check_pixels(height, width, most_pixels)

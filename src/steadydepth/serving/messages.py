@@ -28,7 +28,14 @@ def pack(header: dict[str, Any], payload: bytes | memoryview = b"") -> bytes:
 
 
 def unpack(message: bytes) -> tuple[dict[str, Any], memoryview]:
-    """Header and payload of a binary message; InputError where it is none."""
+    """Header and payload of a binary message.
+
+    Args:
+        message: as it came.
+
+    Raises:
+        InputError: it is none.
+    """
     length = int.from_bytes(message[:4], "little")
     if len(message) < 4 or not 2 <= length <= min(MOST_HEADER_BYTES, len(message) - 4):
         raise InputError(f"a message begins with the length of its header, 2 to {MOST_HEADER_BYTES}, in 4 bytes")

@@ -62,7 +62,11 @@ class Models:
         return {name: str(model) for name, model in self._known.items() if not isinstance(model, Predictor)}
 
     def add(self, name: str, model: str | Path | Predictor) -> None:
-        """Make a model known by a name; one that is there is replaced, from its next `put_into_service` on."""
+        """Make a model known by a name; one that is there is replaced, from its next `put_into_service` on.
+
+        Raises:
+            InputError: the name is none of a model.
+        """
         if not _NAME.fullmatch(name):
             raise InputError(f"{name!r} is no name of a model; it is 1 to 64 letters, digits, dots and dashes: rename")
         self._known[name] = model

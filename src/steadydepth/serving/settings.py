@@ -55,7 +55,11 @@ class Settings:
         return self.host == "localhost" or (_is_address(self.host) and ip_address(self.host).is_loopback)
 
     def check(self) -> None:
-        """InputError where the settings would be unsafe, or cannot work."""
+        """See that the settings are safe, and can work.
+
+        Raises:
+            InputError: they are not.
+        """
         if not self.is_local and self.tokens is None:
             raise InputError(
                 f"host {self.host} is reached from other machines, and nobody would be asked who they are: make a "

@@ -54,7 +54,14 @@ async def stream(
     format: Annotated[Format, Query()] = "float16",
     filter: Annotated[FilterName | None, Query()] = None,
 ) -> None:
-    """One terminal's stream; docs/serving.md describes its messages."""
+    """One terminal's stream; docs/serving.md describes its messages.
+
+    Args:
+        socket: not yet accepted.
+        identity: who asks.
+        format: of the depth that goes back.
+        filter: in place of the server's own.
+    """
     state = socket.app.state
     with reserved(state, identity, socket) as name, suppress(WebSocketDisconnect):
         await socket.accept(PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)

@@ -29,7 +29,13 @@ class Terminal:
         self._is_closed = False
 
     def step(self, image: Image, *, is_reset: bool = False, time_s: float | None = None) -> Answer:
-        """Depth of the next frame; the session begins anew where it is asked to and where the model is another."""
+        """Depth of the next frame; the session begins anew where the model is another.
+
+        Args:
+            image: RGB.
+            is_reset: whether the session begins anew.
+            time_s: when the frame was taken; a gap begins anew as well.
+        """
         with self._lock:
             if self._is_closed:
                 raise RuntimeError("this terminal is closed")

@@ -39,7 +39,14 @@ async def offer(
     format: Annotated[Format, Query()] = "float16",
     filter: Annotated[FilterName | None, Query()] = None,
 ) -> Response:
-    """Take an offer with a video track to send and an ordered data channel; depth of the newest frame comes over it."""
+    """Take an offer with a video track to send and an ordered data channel; depth of the newest frame comes over it.
+
+    Args:
+        request: its body is the offer, in SDP.
+        identity: who asks.
+        format: of the depth that goes back.
+        filter: in place of the server's own.
+    """
     body = await request.body()
     if len(body) > _MOST_OFFER_BYTES or request.headers.get("content-type", "").split(";")[0] != "application/sdp":
         raise HTTPException(415, "an offer is application/sdp, of at most 64 KiB")
@@ -64,7 +71,13 @@ async def offer(
 
 @router.delete("/v1/webrtc/{name}", status_code=204, summary="End a camera over WebRTC", response_class=Response)
 async def end(request: Request, name: str, identity: Annotated[Identity, requires("predict")]) -> Response:
-    """End what an offer began; its own token alone can, or one of `admin`."""
+    """End what an offer began; its own token alone can, or one of `admin`.
+
+    Args:
+        request: any.
+        name: of the stream.
+        identity: who asks.
+    """
     owner, peer, _ = request.app.state.peers.get(name, (None, None, None))
     if peer is None or peer.is_over.is_set() or (owner != identity.name and not identity.may("admin")):
         raise HTTPException(404, "no such stream")

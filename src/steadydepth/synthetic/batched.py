@@ -98,11 +98,25 @@ class World:
         self.free = _Textures(free, device)
 
     def render(self, scenes: Scenes, *, height: int, width: int) -> Rendered:
-        """Frames and labels of `scenes`; more of them at once need more memory, about 40 MB a frame of 192 x 256."""
+        """Frames and labels of `scenes`; more of them at once need more memory, about 40 MB a frame of 192 x 256.
+
+        Args:
+            scenes: what stands where, and how it moves.
+            height: rows of the image.
+            width: columns of the image.
+        """
         return _View(self, scenes.to(self.device), height, width).render()
 
     def clips(self, seed: int, *, n_clips: int, n_frames: int, height: int, width: int) -> Rendered:
-        """The clips that belong to `seed`: what is drawn depends on it and on the numbers alone."""
+        """The clips that belong to a seed.
+
+        Args:
+            seed: what is drawn depends on it and on the numbers alone.
+            n_clips: how many.
+            n_frames: of each.
+            height: rows of the image.
+            width: columns of the image.
+        """
         return self.render(
             draw_scenes(seed, self.pool, n_scenes=n_clips, n_frames=n_frames), height=height, width=width
         )

@@ -48,7 +48,14 @@ class _Hits:
 
 
 def check_device(name: str) -> torch.device:
-    """The device of that name; InputError when it is not there, or cannot compute with 64 bits, as labels are."""
+    """The device of that name.
+
+    Args:
+        name: torch's, as cuda or cpu.
+
+    Raises:
+        InputError: it is not there, or cannot compute with 64 bits, as labels are.
+    """
     try:
         one = torch.ones(1, dtype=torch.float64, device=name)
         one.item()
@@ -62,7 +69,14 @@ def check_device(name: str) -> torch.device:
 
 
 def label_on(device: torch.device, strip: Strip, width: int, *, readout: Readout | None) -> Labels:
-    """The exact labels of each frame, from one ray through the middle of each pixel of the strip."""
+    """The exact labels of each frame, from one ray through the middle of each pixel of the strip.
+
+    Args:
+        device: that computes.
+        strip: some rows of a scene.
+        width: columns of the image.
+        readout: when each row is read; None is all rows at once.
+    """
     scene, n_rows = strip.scene, len(strip.rows)
     grid = make_grid(scene, strip.rows.astype(np.float64), np.arange(width, dtype=np.float64))
     y, x = (torch.from_numpy(positions).to(device) for positions in (grid.y, grid.x))
@@ -89,7 +103,14 @@ def label_on(device: torch.device, strip: Strip, width: int, *, readout: Readout
 def render_on(
     device: torch.device, strip: Strip, width: int, textures: list[Float32[np.ndarray, "level texel texel 3"]]
 ) -> Iterator[Float32[np.ndarray, "h w 3"]]:
-    """Linear light of the strip in each frame, averaged over the rays of each pixel."""
+    """Linear light of the strip in each frame, averaged over the rays of each pixel.
+
+    Args:
+        device: that computes.
+        strip: some rows of a scene.
+        width: columns of the image.
+        textures: of each solid, blurred more from level to level.
+    """
     scene, n_rows = strip.scene, len(strip.rows)
     grid = make_grid(scene, rays_through(strip.rows), rays_through(np.arange(width)))
     atlas = torch.from_numpy(np.concatenate(textures)).to(device)

@@ -60,7 +60,15 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def dress(scene: Scene, extras: Extras, seed: int, *, fps: float, fixed_camera: bool) -> Scene:
-    """The scene of `seed` with the extras that change what stands in it and how it and the camera move."""
+    """The scene of a seed with the extras that change what stands in it and how it and the camera move.
+
+    Args:
+        scene: without them.
+        extras: what is asked for.
+        seed: of the scene.
+        fps: frames a second.
+        fixed_camera: whether the camera stands still, which is never shaken.
+    """
     seconds = np.arange(len(scene.cam_to_world)) / fps
     # A stream for each extra: none changes what another draws.
     streams = [np.random.default_rng((seed, number)) for number in (1, 2, 3, 5)]

@@ -12,7 +12,11 @@ MOST_PAIRS = 1 << 21  # of a triangle and a ray, tested at a time
 
 
 def read_mesh(path: Path) -> Float64[np.ndarray, "face 3 3"]:
-    """The corners of each triangle, y up as in glTF; InputError when the file is damaged, or has no triangle."""
+    """The corners of each triangle, y up as in glTF.
+
+    Raises:
+        InputError: the file is damaged or has no triangle, or trimesh is not installed.
+    """
     try:
         import trimesh
     except ImportError as error:
@@ -46,7 +50,11 @@ def meet_triangles(
 ) -> tuple[Float64[np.ndarray, "h w"], Int32[np.ndarray, "h w"]]:
     """Planar depth of the nearest triangle on the ray of each row and column, and its number; inf, -1 where none is.
 
-    `triangles` are in the camera's axes and are visible from both sides.
+    Args:
+        triangles: corners in the camera's axes, metres; visible from both sides.
+        K: pixels, pixel centres at integer coordinates.
+        y: rows of the rays, pixels.
+        x: columns of the rays, pixels.
     """
     # A ray is inside when it passes its three edges on one side. Neighbours have the same number for the edge they
     # share, but for its sign: no ray slips between them.

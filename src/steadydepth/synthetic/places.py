@@ -107,7 +107,13 @@ class _Draw:
 
 
 def rotation(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Float[Tensor, "*n 3 3"]:
-    """Roll about z, then pitch about x (positive looks down), then yaw about the vertical; y points down."""
+    """Roll about z, then pitch about x (positive looks down), then yaw about the vertical; y points down.
+
+    Args:
+        yaw: radians.
+        pitch: radians.
+        roll: radians.
+    """
     zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
 
     def matrix(*rows: tuple[Tensor, Tensor, Tensor]) -> Tensor:

@@ -134,7 +134,14 @@ def _counted(counts: Int64[Tensor, "f"]) -> Iterator[tuple[Int64[Tensor, "n"], I
 def weights_at(
     faces: Faces, face: Int64[Tensor, "n"], x: Float[Tensor, "n"], y: Float[Tensor, "n"]
 ) -> Float[Tensor, "n 3"]:
-    """Perspective-correct weights of the three corners of `face` at columns `x` and rows `y`; they sum to 1."""
+    """Perspective-correct weights of the three corners of faces at pixels; they sum to 1.
+
+    Args:
+        faces: of the image.
+        face: number of the face at each pixel.
+        x: column of each pixel.
+        y: row of each pixel.
+    """
     moved = torch.stack((x, y), dim=-1) - faces.first[face]
     second, third = (faces.planes[face, :2] * moved[:, None]).sum(dim=-1).unbind(dim=-1)
     weighted = torch.stack((1 - second - third, second, third), dim=-1) * faces.inverse[face]

@@ -64,7 +64,13 @@ class Labels:
 
 
 def make_grid(scene: Scene, y: Float[np.ndarray, "h"], x: Float[np.ndarray, "w"]) -> Grid:
-    """The grid of the rows `y` and columns `x`, in pixels."""
+    """The grid of the rows `y` and columns `x`, in pixels.
+
+    Args:
+        scene: gives the camera.
+        y: rows, pixels.
+        x: columns, pixels.
+    """
     kind = x.dtype
     rays = np.ones((3, len(y), len(x)), kind)
     rays[0] = (x - scene.K[0, 2].astype(kind)) / scene.K[0, 0].astype(kind)
@@ -73,7 +79,15 @@ def make_grid(scene: Scene, y: Float[np.ndarray, "h"], x: Float[np.ndarray, "w"]
 
 
 def cast(scene: Scene, t: int, grid: Grid, solids: list[int], onto: Hits | None = None) -> Hits:
-    """The first hits of frame `t` on `solids`, or on what `onto` met already where that is nearer."""
+    """The first hits of a frame on some solids.
+
+    Args:
+        scene: what stands where.
+        t: number of the frame.
+        grid: the rays.
+        solids: numbers of those that can be hit.
+        onto: what the rays met already; it stays where it is nearer.
+    """
     kind, shape = grid.rays.dtype, grid.rays.shape[1:]
     depth = np.full(shape, np.inf, kind) if onto is None else onto.depth.copy()
     index = np.zeros(shape, np.uint8) if onto is None else onto.solid.copy()
@@ -106,9 +120,16 @@ def transform(pose: Float[np.ndarray, "4 4"], points: Float[np.ndarray, "*n 3"])
 def points(
     scene: Scene, t: int, grid: Grid, hits: Hits, i: int
 ) -> Iterator[tuple[Int64[np.ndarray, "n"] | slice, Float[np.ndarray, "3 n"]]]:
-    """Where solid `i` is visible, piece by piece: pixels, counted in reading order, and their points in its axes.
+    """Where a solid is visible, piece by piece: pixels, counted in reading order, and their points in its axes.
 
     Of solid 0, the room, everywhere: what stands in it comes later, and writes over it.
+
+    Args:
+        scene: what stands where.
+        t: number of the frame.
+        grid: the rays.
+        hits: what they meet first.
+        i: number of the solid.
     """
     depth = hits.depth.ravel()
     view = (scene.solids[i].world_to_local[t] @ scene.cam_to_world[t]).astype(depth.dtype)
@@ -137,9 +158,16 @@ def land(
     onto: Float[np.ndarray, "3 h w"] | None,
     then: Scene,
 ) -> Float[np.ndarray, "3 h w"]:
-    """Column and row, in pixels, and depth in metres at which frame t + 1 has what frame `t` sees of `solids`.
+    """Column and row, in pixels, and depth in metres at which the next frame has what this one sees of some solids.
 
-    Elsewhere what `onto` says. Frame t + 1 is that of `then`: the same scene, at the same moments or others.
+    Args:
+        scene: what stands where.
+        t: number of the frame.
+        grid: the rays.
+        hits: what they meet first.
+        solids: numbers of those that are asked for.
+        onto: what is given elsewhere.
+        then: the same scene, at the moments of frame t + 1.
     """
     landed = np.empty(grid.rays.shape) if onto is None else onto.copy()
     flat = landed.reshape(3, -1)
@@ -154,6 +182,11 @@ def project(view: Array, K: Array, local: Array) -> Array:
     """Column, row and depth (..., 3, n) of points (..., 3, n) that `view` brings into the axes of the camera `K`.
 
     Columns and rows mean nothing where the depth is not above 0.05 m.
+
+    Args:
+        view: rigid transforms into the axes of the camera.
+        K: pixels, pixel centres at integer coordinates.
+        local: points, metres.
     """
     there = view[..., :3, :3] @ local + view[..., :3, 3:]
     depth = there[..., 2:, :]
@@ -162,10 +195,14 @@ def project(view: Array, K: Array, local: Array) -> Array:
 
 
 def flow_to(landed: Array, y: Array, x: Array) -> tuple[Array, Array, Array]:
-    """Flow across and down, in pixels, to where `landed` (3, ..., h, w) says, and where it is known; elsewhere it is 0.
+    """Flow across and down, in pixels, and where it is known; elsewhere it is 0.
 
-    `y` and `x` are the rows and columns that it comes from. The file format holds flow up to 512 px; nothing in a clip
-    that can be learnt from moves farther.
+    The file format holds flow up to 512 px; nothing in a clip that can be learnt from moves farther.
+
+    Args:
+        landed: (3, ..., h, w), columns, rows and depth where each pixel goes.
+        y: rows that it comes from.
+        x: columns that it comes from.
     """
     xp = space(landed)
     u, v = landed[0] - x, landed[1] - y[:, None]
@@ -185,18 +222,25 @@ def _meet(solid: Solid, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
 
 
 def meet_ball(a: Array, b: Array, c: Array) -> Array:
-    """Length at which the ray o + length r enters a ball around 0: a = r r, b = o r, c = o o - radius squared.
+    """Length at which the ray o + length r enters a ball around 0; inf where it misses it.
 
-    inf where it misses it.
+    Args:
+        a: r r.
+        b: o r.
+        c: o o - radius squared.
     """
     length = (-b - space(a).sqrt(b * b - a * c)) / a
     return space(a).where(length > 1e-6, length, np.inf)
 
 
 def meet_box(origin: Array, rays: Array, half: Array, *, from_inside: bool) -> Array:
-    """Length at which rays (3, ...) from `origin` enter the box of half extents `half`; from inside, leave it.
+    """Length at which rays enter a box around 0; from inside, leave it; inf where they miss it.
 
-    inf where they miss it; `origin` and `half` broadcast against the rays.
+    Args:
+        origin: of the rays; broadcasts against them.
+        rays: (3, ...), directions.
+        half: extents; broadcasts against the rays.
+        from_inside: whether the origin is in the box.
     """
     xp = space(rays)
     middle, reach = -origin / rays, abs(half / rays)

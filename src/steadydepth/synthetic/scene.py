@@ -87,9 +87,12 @@ def _periodic_noise(generator: np.random.Generator, slope: float) -> np.ndarray:
 def draw_texture(
     generator: np.random.Generator, *, kind: int | None = None, waves: int | None = None
 ) -> Float32[np.ndarray, "texel texel 3"]:
-    """A texture of two random colours: noise, stripes, checks, dots or bricks (`kind` 0 to 4), from calm to busy.
+    """A texture of two random colours, from calm to busy.
 
-    `waves` is how often the pattern repeats over the texture; both are drawn when not given.
+    Args:
+        generator: draws what is not given.
+        kind: noise, stripes, checks, dots or bricks, 0 to 4.
+        waves: how often the pattern repeats over the texture.
     """
     y, x = np.mgrid[:TEXELS, :TEXELS] / TEXELS
     kind = int(generator.integers(5)) if kind is None else kind
@@ -113,7 +116,13 @@ def draw_texture(
 
 
 def pose(yaw: np.ndarray, pitch: np.ndarray, position: np.ndarray) -> Float64[np.ndarray, "t 4 4"]:
-    """Rigid transforms: pitch about x, then yaw about the vertical (y points down), then the position."""
+    """Rigid transforms: pitch about x, then yaw about the vertical (y points down), then the position.
+
+    Args:
+        yaw: radians, of each frame.
+        pitch: radians.
+        position: metres.
+    """
     cy, sy, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
     pose = np.zeros((len(yaw), 4, 4))
     pose[:, 0, 0], pose[:, 0, 1], pose[:, 0, 2] = cy, sy * sp, sy * cp
@@ -127,7 +136,16 @@ def pose(yaw: np.ndarray, pitch: np.ndarray, position: np.ndarray) -> Float64[np
 def swing(
     generator: np.random.Generator, seconds: np.ndarray, low: float, high: float, slow: float, fast: float
 ) -> np.ndarray:
-    """A sine over time with an amplitude in [low, high], a frequency in [slow, fast] Hz and a random phase."""
+    """A sine over time.
+
+    Args:
+        generator: draws amplitude, frequency and phase.
+        seconds: moments.
+        low: the least amplitude, in the unit of the result.
+        high: the greatest amplitude.
+        slow: the least frequency, Hz.
+        fast: the greatest frequency, Hz.
+    """
     return generator.uniform(low, high) * np.sin(
         2 * np.pi * (generator.uniform(slow, fast) * seconds + generator.random())
     )
@@ -225,7 +243,16 @@ def _draw_mover(
 def draw_scene(
     generator: np.random.Generator, *, n_frames: int, fps: float, height: int, width: int, fixed_camera: bool
 ) -> Scene:
-    """A furnished room with two to four moving objects in view, as the generator has it."""
+    """A furnished room with two to four moving objects in view, as the generator has it.
+
+    Args:
+        generator: draws everything.
+        n_frames: moments of the scene.
+        fps: frames a second.
+        height: rows of the image.
+        width: columns of the image.
+        fixed_camera: whether the camera stands still.
+    """
     seconds = np.arange(n_frames) / fps
     room = generator.uniform([2.2, 1.2, 2.6], [4.0, 1.7, 5.0])
     cam_to_world, yaw = _draw_camera(generator, seconds, room, fixed=fixed_camera)

@@ -55,7 +55,17 @@ def find_surface(
     textures: list[Float32[np.ndarray, "level texel texel 3"]],
     onto: Surface | None = None,
 ) -> Surface:
-    """The surface at each hit of frame `t` on `solids`; elsewhere that of `onto`."""
+    """The surface at each hit of a frame on some solids.
+
+    Args:
+        scene: what stands where.
+        t: number of the frame.
+        grid: the rays.
+        hits: what they meet first.
+        solids: numbers of those that are asked for.
+        textures: of each solid, blurred more from level to level.
+        onto: the surface elsewhere.
+    """
     n = hits.depth.size
     surface = (
         Surface(np.empty((3, n), np.float32), np.empty(n), np.empty(n))
@@ -90,7 +100,16 @@ def lamp_light(facing: Array, to_lamp: Array) -> tuple[Array, Array]:
 
 
 def shade(scene: Scene, t: int, surface: Surface, grid: Grid) -> Float32[np.ndarray, "h w 3"]:
-    """Light that each pixel receives in frame `t`: ambient, and a lamp that falls off with distance."""
+    """Light that each pixel receives in frame `t`: ambient, and a lamp that falls off with distance.
+
+    Args:
+        scene: gives ambient light and lamp.
+        t: number of the frame.
+        surface: at the first hit of each ray.
+        grid: the rays.
+
+    Returns: linear light.
+    """
     light = (scene.ambient + scene.lamp_power[t] * surface.cosine / surface.falloff).astype(np.float32)
     return cv2.merge([(albedo * light).reshape(len(grid.y), len(grid.x)) for albedo in surface.albedo])
 
@@ -99,6 +118,11 @@ def lamp_in(solid: Solid, t: int, scene: Scene) -> Float64[np.ndarray, "3 1"]:
     """The lamp in the solid's axes, rather than every point into the world's.
 
     What is stretched is lit as if it were not: that is light, and no label.
+
+    Args:
+        solid: that is lit.
+        t: number of the frame.
+        scene: gives the lamp.
     """
     rotation, position = solid.local_to_world[t][:3, :3], solid.local_to_world[t][:3, 3:]
     return rotation.T @ (scene.lamp[:, None] - position)
@@ -108,6 +132,11 @@ def lay_out_ball(radius: Array, local: Array, to_lamp: Array) -> tuple[Array, Ar
     """Texel coordinates across and along a ball at points (3, ...) in its axes, and its normal times `to_lamp`.
 
     The angles times the radius.
+
+    Args:
+        radius: metres.
+        local: points on it, metres.
+        to_lamp: from each point, metres.
     """
     xp, normal = space(local), local / radius
     across = xp.arctan2(normal[0], normal[2]) * radius * TEXELS_PER_METRE
@@ -116,7 +145,13 @@ def lay_out_ball(radius: Array, local: Array, to_lamp: Array) -> tuple[Array, Ar
 
 
 def lay_out_box(half: Array, local: Array, to_lamp: Array) -> tuple[Array, Array, Array]:
-    """As `lay_out_ball`, of a box of half extents `half`: along a face the two axes of the face."""
+    """As `lay_out_ball`, of a box: along a face the two axes of the face.
+
+    Args:
+        half: extents, metres.
+        local: points on it, metres.
+        to_lamp: from each point, metres.
+    """
     xp = space(local)
     x, y, z = abs(local / half)
     is_side = (x >= y) & (x >= z)
@@ -130,9 +165,13 @@ def lay_out_box(half: Array, local: Array, to_lamp: Array) -> tuple[Array, Array
 
 
 def lay_out_mesh(normal: Array, local: Array, to_lamp: Array, eye: Array) -> tuple[Array, Array, Array]:
-    """As `lay_out_ball`, of points on triangles, each with the `normals` of its solid; it faces the side of the `eye`.
+    """As `lay_out_ball`, of points on triangles; the texture lies along the two axes that the triangle faces least.
 
-    The texture lies along the two axes that the triangle faces least.
+    Args:
+        normal: of the triangle at each point, of any length and sign.
+        local: points on them, metres.
+        to_lamp: from each point, metres.
+        eye: the camera, that the lit side faces.
     """
     xp = space(normal)
     length = xp.sqrt((normal * normal).sum(axis=0))
@@ -153,7 +192,14 @@ def level_of(depth: Array, focal_px: float) -> Array:
 
 
 def look_up(textures: Array, across: Array, along: Array, level: Array) -> list[Array]:
-    """Bilinear values of each colour in `textures` (level, texel, texel, 3), which wrap around."""
+    """Bilinear values of each colour in `textures` (level, texel, texel, 3), which wrap around.
+
+    Args:
+        textures: (level, texel, texel, 3), which wrap around.
+        across: texel coordinates.
+        along: texel coordinates.
+        level: of each point; 0 is the sharpest.
+    """
     xp = space(across)
     low_x, low_y = xp.floor(across), xp.floor(along)
     right, down = (xp.asarray(part, dtype=xp.float32) for part in (across - low_x, along - low_y))

@@ -95,11 +95,20 @@ def make_clip(
     extras: Extras | None = None,
     device: str | None = None,
 ) -> Clip:
-    """One clip of the world that belongs to `seed`: the same seed and sizes, the same clip, bit for bit.
+    """One clip of the world: the same seed and sizes, the same clip, bit for bit.
 
-    With a `device` of torch it is rendered there, many frames at once; what differs is what that device rounds.
     Depth is exact planar z in metres, flow and poses are exact, moving objects are numbered from 1. With rolling
     exposure depth and flow are those of the moment of each row, and poses those of the middle of the image.
+
+    Args:
+        seed: of everything that is drawn.
+        fixed_camera: whether the camera stands still.
+        n_frames: of the clip.
+        height: rows of the image.
+        width: columns of the image.
+        fps: frames a second.
+        extras: what the world has beside its boxes.
+        device: of torch, where many frames are rendered at once; what differs is what that device rounds.
     """
     generator, extras = np.random.default_rng(seed), extras or Extras()
     scene = draw_scene(generator, n_frames=n_frames, fps=fps, height=height, width=width, fixed_camera=fixed_camera)
@@ -165,10 +174,24 @@ def make_world(
     device: str | None = None,
     on_clip: Callable[[Path], None] = lambda path: None,
 ) -> list[Path]:
-    """Write `n_clips` sequence folders, fixed and moving camera in turn, with seeds seed, seed + 1, ...
+    """Write sequence folders, fixed and moving camera in turn.
 
-    A clip that is there already is kept, so an interrupted run goes on where it stopped. `on_clip` is called with each
-    clip as it is done. One worker is this process itself. Returns their folders in order of the seed.
+    A clip that is there already is kept, so an interrupted run goes on where it stopped.
+
+    Args:
+        root: of the folders.
+        n_clips: how many.
+        seed: of the first; those of the others follow it.
+        n_frames: of each.
+        height: rows of the image.
+        width: columns of the image.
+        fps: frames a second.
+        workers: processes; one is this process itself.
+        extras: what the world has beside its boxes.
+        device: of torch, that renders; None is NumPy.
+        on_clip: called with each folder as it is done.
+
+    Returns: the folders, in order of the seed.
     """
     names = [f"{'fixed' if i % 2 == 0 else 'moving'}_{seed + i:06d}" for i in range(n_clips)]
     missing = [(i, seed + i) for i in range(n_clips) if not (root / names[i] / "meta.json").exists()]

@@ -28,7 +28,11 @@ MODEL_PART = ".model-"  # a model that is being written
 
 @contextmanager
 def writing_in(folder: Path) -> Iterator[None]:
-    """Turn the error of a disk that is full or that we may not write to into InputError; others pass."""
+    """Explain the error of a disk that is full or that we may not write to; others pass.
+
+    Raises:
+        InputError: the disk is full, or writing is not allowed.
+    """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:

@@ -16,7 +16,11 @@ LESS = (
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn errors of processes, of torch.compile and for want of memory into InputError; all others pass."""
+    """Explain errors of processes, of torch.compile and for want of memory; all others pass.
+
+    Raises:
+        InputError: in place of those errors, with the way out.
+    """
     try:
         yield
     except InputError as error:

@@ -29,7 +29,15 @@ def check_validation(config: Config) -> None:
 
 
 def check_metric(key: str, metric: str) -> None:
-    """InputError where `metric`, the value of `key`, is no metric with a best value."""
+    """See that a metric can choose the best model.
+
+    Args:
+        key: of the config, for the error.
+        metric: its value.
+
+    Raises:
+        InputError: it is no metric with a best value.
+    """
     usable = [name for name, one in METRICS.items() if one.better != "-"]
     if metric not in usable:
         raise InputError(f"{key}: {metric}: is no metric with a best value; choose {', '.join(usable)}")
@@ -72,6 +80,13 @@ def validate(
 
     The best model so far is written to best/ in the run folder. After `run.patience` validations without a better one
     `early_stopping` has stopped.
+
+    Args:
+        model: all processes have the same.
+        config: of the run.
+        early_stopping: what was best so far; changed in place.
+        step: number of the step after which this is.
+        accelerator: of the run.
 
     Returns: the means of the metrics over the clips.
 

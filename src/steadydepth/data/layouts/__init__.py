@@ -48,9 +48,15 @@ LAYOUTS = {
 
 
 def find_recordings(layout: str, folder: Path, split: str | None = None) -> Iterator[Found]:
-    """Recordings of the data set `layout` in `folder`, and what of it cannot be read.
+    """Recordings of a data set, and what of it cannot be read.
 
-    InputError when there is neither, or no such layout or split.
+    Args:
+        layout: a key of LAYOUTS.
+        folder: where the data set was extracted.
+        split: part of the data set; None is all of it.
+
+    Raises:
+        InputError: there is neither, or no such layout or split.
     """
     if layout not in LAYOUTS:
         raise InputError(f"{layout}: unknown layout; there is {', '.join(LAYOUTS)}")

@@ -44,7 +44,11 @@ _NEAR_S, _GAP_S = 0.03, 0.35
 
 
 def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
-    """Raw scenes in `folder` (or `folder` itself), or the images of the .mat file `folder`."""
+    """Raw scenes in `folder` (or `folder` itself), or the images of the .mat file `folder`.
+
+    Raises:
+        InputError: a part of raw scenes is asked for; they have none.
+    """
     if folder.suffix == ".mat":
         yield from _labelled(folder, split)
         return
@@ -106,7 +110,16 @@ def into_colour(depth: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]
 def splat(
     points: Float64[np.ndarray, "3 n"], K: Float64[np.ndarray, "3 3"], height: int, width: int
 ) -> Float32[np.ndarray, "h w"]:
-    """The depth image of `points`: each falls on its nearest pixel, where the nearest of them counts."""
+    """The depth image of `points`: each falls on its nearest pixel, where the nearest of them counts.
+
+    Args:
+        points: in the camera's axes, metres.
+        K: pixels, pixel centres at integer coordinates.
+        height: rows of the image.
+        width: columns of the image.
+
+    Returns: metres; 0 where no point falls.
+    """
     x, y, z = K @ points
     column, row = np.rint(x / z).astype(int), np.rint(y / z).astype(int)
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (z > 0)

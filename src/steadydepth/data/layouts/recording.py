@@ -59,7 +59,13 @@ def each(places: Iterable[Place], read: Callable[[Place], Iterable[Found]]) -> I
 def files_reader(
     images: Sequence[Path], depths: Sequence[Path | None], read_depth: Callable[[Path], Float32[np.ndarray, "h w"]]
 ) -> Callable[[int], Frame]:
-    """Frames from one image file and at most one depth file each."""
+    """Frames from one image file and at most one depth file each.
+
+    Args:
+        images: one for each frame.
+        depths: as many; None where there is no label.
+        read_depth: gives planar z in metres.
+    """
 
     def read(number: int) -> Frame:
         depth = depths[number]
@@ -73,7 +79,13 @@ def files_reader(
 def numbered_reader(
     files: Mapping[int, Path], labels: Mapping[int, Path], read_depth: Callable[[Path], Float32[np.ndarray, "h w"]]
 ) -> Callable[[int], Frame]:
-    """The frames of `files` in order; one whose number is not among `labels` has no depth."""
+    """The frames of `files` in order; one whose number is not among `labels` has no depth.
+
+    Args:
+        files: images by number, in order.
+        labels: depth files by the number of their image.
+        read_depth: gives planar z in metres.
+    """
     return files_reader(list(files.values()), [labels.get(number) for number in files], read_depth)
 
 
@@ -90,8 +102,10 @@ def scaled(step_m: float, beyond: float = np.inf) -> Callable[[Path], Float32[np
 def listed_path(list_file: Path, name: str) -> Path:
     """The file that a list names, relative to the list; with the backslashes of Windows as well.
 
-    InputError when the name is absolute or climbs out. Links inside the folder are followed wherever they lead, as a
-    scratch disk, DVC and the caches of hubs need it.
+    Links inside the folder are followed wherever they lead, as a scratch disk, DVC and the caches of hubs need it.
+
+    Raises:
+        InputError: the name is absolute or climbs out.
     """
     path = list_file.parent / name
     if not path.exists() and "\\" in name:
@@ -103,13 +117,28 @@ def listed_path(list_file: Path, name: str) -> Path:
 
 
 def numbered(folder: Path, prefix: str, suffix: str) -> dict[int, Path]:
-    """Files PREFIX<number>SUFFIX of `folder` by number, in order; none when the folder is missing."""
+    """Files PREFIX<number>SUFFIX of `folder` by number, in order; none when the folder is missing.
+
+    Args:
+        folder: may be missing.
+        prefix: of the names.
+        suffix: of the names, with its dot.
+    """
     files = [(path.name.removeprefix(prefix).removesuffix(suffix), path) for path in folder.glob(f"{prefix}*{suffix}")]
     return dict(sorted((int(number), path) for number, path in files if number.isdigit()))
 
 
 def read_table(path: Path, n_columns: int, *, skip: int = 0) -> Float64[np.ndarray, "n c"]:
-    """Lines of `n_columns` numbers, of which the first `skip` lines are no numbers; comments begin with #."""
+    """Lines of numbers, between spaces or commas; comments begin with #.
+
+    Args:
+        path: a text file.
+        n_columns: numbers of each line.
+        skip: lines at the beginning that are no numbers.
+
+    Raises:
+        InputError: it cannot be read, is empty, or has another number of columns.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()[skip:]
         kept = (line for line in lines if line.strip() and not line.lstrip().startswith("#"))
@@ -123,7 +152,11 @@ def read_table(path: Path, n_columns: int, *, skip: int = 0) -> Float64[np.ndarr
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """The texts of the named columns, line by line; InputError when it is missing or has no such columns."""
+    """The texts of the named columns, line by line.
+
+    Raises:
+        InputError: it is missing or has no such columns.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return [tuple(line[column] for column in columns) for line in csv.DictReader(file)]
@@ -132,7 +165,14 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def pinhole(fx: float, fy: float, cx: float, cy: float) -> Float64[np.ndarray, "3 3"]:
-    """The camera matrix of focal lengths and centre in pixels."""
+    """The camera matrix of focal lengths and centre in pixels.
+
+    Args:
+        fx: focal length across, pixels.
+        fy: focal length down, pixels.
+        cx: column of the centre, pixel centres at integers.
+        cy: row of the centre.
+    """
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64)
 
 
@@ -144,7 +184,15 @@ def rigid(turn: Float64[np.ndarray, "3 3"], shift: Float64[np.ndarray, "3"]) -> 
 
 
 def inverted(matrices: Float64[np.ndarray, "*n k k"], path: Path) -> Float64[np.ndarray, "*n k k"]:
-    """The inverses; InputError naming `path`, where the matrices are from, when there are none."""
+    """The inverses of camera matrices.
+
+    Args:
+        matrices: any number.
+        path: where they are from, for the error.
+
+    Raises:
+        InputError: one has no inverse.
+    """
     try:
         return np.linalg.inv(matrices)
     except np.linalg.LinAlgError as error:
@@ -166,5 +214,11 @@ def quaternion_poses(table: Float64[np.ndarray, "n 7"]) -> Float64[np.ndarray, "
 
 
 def part_name(name: str, stretch: range, n_frames: int) -> str:
-    """The name of a stretch: that of the video when it is all of it, with its first frame behind it otherwise."""
+    """The name of a stretch: that of the video when it is all of it, with its first frame behind it otherwise.
+
+    Args:
+        name: of the video.
+        stretch: its frames.
+        n_frames: of the whole video.
+    """
     return name if len(stretch) == n_frames else f"{name}_{stretch.start:05d}"

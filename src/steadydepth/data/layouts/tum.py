@@ -124,9 +124,14 @@ def _stamped(path: Path) -> tuple[Float64[np.ndarray, "n"], list[Path]]:
 def nearest(
     times: Float64[np.ndarray, "n"], others: Float64[np.ndarray, "m"], within: float = _NEAR_S
 ) -> Int[np.ndarray, "n"]:
-    """For each of `times` the number of the nearest of `others`, -1 when it is farther than `within` or taken.
+    """For each time the number of the nearest of others, -1 when it is too far or taken.
 
-    Both in order, in seconds; one that two of `times` are nearest to goes to the nearer of them.
+    One that two times are nearest to goes to the nearer of them.
+
+    Args:
+        times: seconds, in order.
+        others: seconds, in order.
+        within: seconds, the farthest that is taken.
     """
     after = np.searchsorted(others, times).clip(1, max(1, len(others) - 1))
     before = after - 1

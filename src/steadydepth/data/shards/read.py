@@ -78,7 +78,11 @@ class Member:
         return f"{self.pack}/{shard}: {self.sequence}/{int(row['frame']):04d}.{KINDS[int(row['kind'])]}"
 
     def read_bytes(self) -> bytes:
-        """Its bytes; InputError naming shard and member when the shard is missing, cut short or altered."""
+        """Its bytes.
+
+        Raises:
+            InputError: the shard is missing, cut short or altered; shard and member are named.
+        """
         row = self.pack.rows[self.row]
         size, path = int(row["size"]), self.pack.root / self.pack.index.shards[int(row["shard"])].name
         try:

@@ -32,7 +32,16 @@ def read_whole(path: Path) -> bytes:
 
 
 def read_range(path: Path, start: int, size: int) -> bytes:
-    """The `size` bytes from `start` on, or as many of them as there are; FileNotFoundError when there is no file."""
+    """The bytes of a part of a file or URL, or as many of them as there are.
+
+    Args:
+        path: a file, or a URL as `url_of` knows it.
+        start: the first byte.
+        size: number of bytes.
+
+    Raises:
+        FileNotFoundError: there is no file.
+    """
     url, process = url_of(path), os.getpid()
     if url is None:
         return os.pread(_opened(path, process).number, size, start)

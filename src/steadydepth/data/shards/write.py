@@ -95,12 +95,23 @@ def pack_sequences(
     flow: bool = False,
     on_frame: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> int:
-    """Write the sequences of `root` as shards into the new folder `out`, complete or not at all; returns their number.
+    """Write sequences as shards, complete or not at all.
 
-    A shard ends with the first frame that reaches `shard_size` bytes. With `size`, (height, width), or `max_side`
-    frames and labels are scaled and cut as for training. With `flow` the DIS motion to the frame before is kept.
-    `on_frame` is called with sequence, frames done, and frames in all. InputError when `out` exists or no sequence can
-    be read; SomeFailedError, the shards of the others being written, names those that cannot.
+    Args:
+        root: of the sequences.
+        out: a new folder.
+        shard_size: bytes; a shard ends with the first frame that reaches it.
+        codec: a key of `ENCODERS`.
+        size: rows and columns that frames and labels are scaled and cut to, as for training.
+        max_side: pixels; longer sides are shrunk to it.
+        flow: whether the DIS motion to the frame before is kept.
+        on_frame: called with sequence, frames done, and frames in all.
+
+    Returns: number of sequences.
+
+    Raises:
+        InputError: `out` exists, no such codec, or no sequence can be read.
+        SomeFailedError: some cannot be read; the shards of the others are written.
     """
     if codec not in ENCODERS:
         raise InputError(f"{codec}: unknown codec; there are {', '.join(ENCODERS)}")

@@ -112,6 +112,11 @@ def describe(limits: JobLimits) -> dict[str, Any]:
 def check_settings(kind: str, settings: Mapping[str, object], limits: JobLimits) -> dict[str, Any]:
     """The settings of a job, defaults among them.
 
+    Args:
+        kind: of the job.
+        settings: what a client sent, by key.
+        limits: of the server.
+
     Raises:
         InputError: the kind is unknown; or every key that may not be set, and every value that is out of bounds.
     """
@@ -128,6 +133,12 @@ def check_settings(kind: str, settings: Mapping[str, object], limits: JobLimits)
 
 def config_of(settings: Mapping[str, Any], model: str, folder: Path, limits: JobLimits) -> Config:
     """The run of a `train` job in its folder.
+
+    Args:
+        settings: with defaults, by key.
+        model: that the run begins with.
+        folder: of the job.
+        limits: of the server.
 
     Raises:
         InputError: the settings do not fit together.

@@ -111,7 +111,13 @@ class Uploads:
         return file
 
     def end_piece(self, upload: Upload, file: IO[bytes], *, keep: bool) -> Upload | None:
-        """Count what was written since `begin_piece`, or drop it; None where the upload has gone meanwhile."""
+        """Count what was written since `begin_piece`, or drop it; None where the upload has gone meanwhile.
+
+        Args:
+            upload: as `begin_piece` found it.
+            file: what `begin_piece` opened.
+            keep: whether the piece came whole.
+        """
         with file:
             if not keep:
                 file.truncate(upload.received)

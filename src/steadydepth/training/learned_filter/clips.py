@@ -55,7 +55,11 @@ class Lesson:
 
 
 def label_clip(clip: Clip, predicted: Float32[np.ndarray, "t h w"] | None = None) -> LabelledClip:
-    """`clip` with its true motion both ways; InputError where it lacks depth or flow."""
+    """`clip` with its true motion both ways.
+
+    Raises:
+        InputError: it lacks depth or flow.
+    """
     if clip.depth is None or clip.valid is None or clip.flow is None or clip.flow_valid is None:
         raise InputError(f"{clip.name}: has no depth or no flow; the filter learns from `steadydepth data make`")
     flow = two_way_from_labels(clip.flow, clip.flow_valid, clip.depth, clip.valid)
@@ -76,6 +80,12 @@ def draw_clip(clip: LabelledClip, occluders: LabelledClip, n_frames: int, genera
     Played forwards or backwards, slowly or fast, with frozen and dropped frames, mirrored, with a camera that is
     knocked. Where no real network predicts, also with things that pass in front, whose look is cut from `occluders`,
     and a light that is switched.
+
+    Args:
+        clip: what is shown.
+        occluders: another clip, whose look the things that pass in front have.
+        n_frames: how many are drawn.
+        generator: draws every choice.
     """
     numbers = _draw_numbers(len(clip.frames), n_frames, generator)
     motion, visible = _chain(clip, numbers)
@@ -103,7 +113,14 @@ def draw_clip(clip: LabelledClip, occluders: LabelledClip, n_frames: int, genera
 def draw_lesson(
     clips: Sequence[LabelledClip], n_frames: int, generator: np.random.Generator, *, is_real: bool
 ) -> Lesson:
-    """A sequence of one of the clips, predicted by its real network or by an imagined one."""
+    """A sequence of one of the clips, predicted by its real network or by an imagined one.
+
+    Args:
+        clips: of which one is drawn.
+        n_frames: length of the sequence.
+        generator: draws every choice.
+        is_real: by the clip's real network, where it has one; otherwise by an imagined one.
+    """
     clip, occluders = (clips[int(generator.integers(len(clips)))] for _ in range(2))
     drawn = draw_clip(clip if is_real else replace(clip, predicted=None), occluders, n_frames, generator)
     if drawn.predicted is not None:

@@ -57,7 +57,13 @@ def train_filter(config: FilterConfig | Path | str) -> Path:
 
 
 def learn(gates: FilterGates, lessons: Iterator[list[Lesson]], config: FilterConfig) -> None:
-    """Teach the network `config.sequences` batches of sequences, or as many as there is time for."""
+    """Teach the network.
+
+    Args:
+        gates: the network, changed in place.
+        lessons: batches of sequences without end.
+        config: `sequences` batches, or as many as there is time for.
+    """
     network = TemporalFilter(gates=gates.to(config.device))
     generator, begun = torch.Generator().manual_seed(config.seed), time.monotonic()
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
@@ -90,7 +96,13 @@ def _share_of_rate(passed: float) -> float:
 
 @torch.no_grad()
 def measure(gates: FilterGates, lessons: Sequence[Lesson], config: FilterConfig) -> dict[str, float]:
-    """What `learn` looks at, of the network as it is: means over sequences, each as a share of no filter's."""
+    """What `learn` looks at, of the network as it is: means over sequences, each as a share of no filter's.
+
+    Args:
+        gates: the network.
+        lessons: sequences that it did not learn from.
+        config: of the run that taught it.
+    """
     network, generator = TemporalFilter(gates=gates), torch.Generator().manual_seed(config.seed)
     found = [parts for one in lessons for _, parts in _losses(network, [one], config, generator)]
     return {name: torch.stack([one[name] for one in found]).mean().item() for name in found[0]}
