@@ -126,7 +126,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
     """The texts of the named columns, line by line; InputError when it is missing or has no such columns."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return [tuple(line[column] for column in columns) for line in csv.DictReader(file)]
+            return [tuple(line[column] for column in columns) for line in csv.DictReader(file, skipinitialspace=True)]
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV with {', '.join(columns)} ({error}): copy it again") from error
 
@@ -134,6 +134,16 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
 def pinhole(fx: float, fy: float, cx: float, cy: float) -> Float64[np.ndarray, "3 3"]:
     """The camera matrix of focal lengths and centre in pixels."""
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64)
+
+
+def resized_camera(
+    K: Float64[np.ndarray, "3 3"], size: tuple[int, int], new_size: tuple[int, int]
+) -> Float64[np.ndarray, "3 3"]:
+    """The camera of images of `size` (height, width) after they are resized; pixel centres are integers."""
+    ratio = np.array([new_size[1] / size[1], new_size[0] / size[0]])
+    resized = np.diag([*ratio, 1.0]) @ K
+    resized[:2, 2] += (ratio - 1) / 2
+    return resized
 
 
 def rigid(turn: Float64[np.ndarray, "3 3"], shift: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "4 4"]:
