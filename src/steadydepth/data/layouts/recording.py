@@ -114,10 +114,12 @@ def read_table(path: Path, n_columns: int, *, skip: int = 0) -> Float64[np.ndarr
         lines = path.read_text(encoding="utf-8-sig").splitlines()[skip:]
         kept = (line for line in lines if line.strip() and not line.lstrip().startswith("#"))
         rows = [[_NO_NUMBER.sub("nan", word) for word in line.replace(",", " ").split()] for line in kept]
+        if not rows:
+            raise ValueError("no line in it")
         table = np.array(rows, np.float64).reshape(len(rows), -1)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as numbers ({error}): check the path, or copy it again") from error
-    if len(rows) == 0 or table.shape[1] != n_columns:
+    if table.shape[1] != n_columns:
         raise InputError(f"{path}: has {table.shape[1]} numbers a line; there are {n_columns}: copy it again")
     return table
 
