@@ -16,6 +16,7 @@ from steadydepth.data.checks import check_data
 from steadydepth.data.cuts import shots_of
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.data.shards.write import pack_sequences
 from steadydepth.errors import InputError
 from steadydepth.files.video_write import write_video
 from steadydepth.ops.photometric import Photometric
@@ -98,6 +99,42 @@ def test_labels_that_are_none_are_named_once(tmp_path):
     empty, ends = check_data(tmp_path)
     assert "empty/depth: no pixel is measured in 2 of 3 images" in empty
     assert "full/depth: 33% of the pixels are 65535" in ends
+
+
+def test_training_names_and_leaves_out_sequences_whose_labels_are_none(tmp_path, caplog):
+    fine = np.full((20, 30), 2000, np.uint16)
+    none = np.zeros_like(fine)
+    full = np.where(np.arange(600).reshape(20, 30) % 3, fine, np.uint16(65535)).astype(np.uint16)
+    write_sequence(tmp_path, "empty", [none] * 12)
+    write_sequence(tmp_path, "fine", [fine, fine])
+    write_sequence(tmp_path, "full", [full, full])
+    write_sequence(tmp_path, "late", [none] * 10 + [fine] + [none])  # none of those looked at first
+    settings = {**SETTINGS, "labels": "depth"}
+    samples = ClipSamples(tmp_path, **settings)
+    assert sorted({sequence.name for sequence, _ in samples.clips}) == ["fine", "late"]
+    left_out = [record.message for record in caplog.records if record.message.startswith("left out: ")]
+    assert len(left_out) == 2
+    assert f"{tmp_path / 'empty/depth'}: no pixel is measured in 12 of 12 images" in left_out[0]
+    assert f"{tmp_path / 'full/depth'}: 33% of the pixels are 65535" in left_out[1]
+    for labels in ("depth", "single"):
+        with pytest.raises(InputError, match="empty/depth: no pixel is measured"):
+            ClipSamples(tmp_path, **{**settings, "labels": labels}, strict=True)
+    # What does not use them does not mind.
+    assert len({sequence.name for sequence, _ in ClipSamples(tmp_path, **SETTINGS, strict=True).clips}) == 4
+    shutil.rmtree(tmp_path / "fine")
+    shutil.rmtree(tmp_path / "late")
+    with pytest.raises(InputError, match=r"(?s)2 input\(s\) failed.*empty/depth.*full/depth"):
+        ClipSamples(tmp_path, **settings)
+
+
+def test_labels_packed_in_shards_are_looked_at_too(tmp_path, caplog):
+    fine = np.full((20, 30), 2000, np.uint16)
+    write_sequence(tmp_path / "data", "empty", [np.zeros_like(fine)] * 3)
+    write_sequence(tmp_path / "data", "fine", [fine] * 3)
+    pack_sequences(tmp_path / "data", tmp_path / "shards")
+    samples = ClipSamples(tmp_path / "shards", **{**SETTINGS, "labels": "depth"})
+    assert {sequence.name for sequence, _ in samples.clips} == {"fine"}
+    assert "no pixel is measured in 3 of 3 images" in caplog.text
 
 
 def test_text_of_another_kind_says_how_to_save_it(tmp_path):

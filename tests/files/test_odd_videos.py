@@ -208,13 +208,36 @@ def test_both_sizes_are_trained_on(turned):
     assert all(samples.sample(number)["frames"].shape == (3, 32, 32, 3) for number in range(8))
 
 
-def test_high_dynamic_range_is_said_once(tmp_path, caplog):
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+def test_high_dynamic_range_is_said_once(tmp_path, caplog, transfer, name):
     def prepare(stream):
-        stream.codec_context.color_trc = 16
+        stream.codec_context.color_trc = transfer
 
     video = encode(tmp_path / "a.mkv", corners(), prepare=prepare)
     list(read_video(video))
     list(read_video(video, 1))
-    assert caplog.text.count("a.mkv: high dynamic range (PQ") == 1
+    assert caplog.text.count(f"a.mkv: high dynamic range ({name}") == 1
     (fault, *_) = check_data(tmp_path)
     assert "a.mkv: high dynamic range" in fault
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [("libx264", {"x264-params": "interlaced=1"}), ("mpeg2video", {"flags": "+ildct+ilme", "top": "1"})],
+)
+def test_interlaced_fields_are_said_once(tmp_path, caplog, codec, options):
+    with av.open(str(tmp_path / "tape.mkv"), "w") as file:
+        stream = file.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width, stream.pix_fmt = H, W, "yuv420p"
+        for image in corners():
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")))
+        file.mux(stream.encode())
+    frames = list(read_video(tmp_path / "tape.mkv"))
+    assert len(list(read_video(tmp_path / "tape.mkv", 1))) == len(frames) - 1
+    assert caplog.text.count("tape.mkv: interlaced: moving edges are combs: deinterlace it first") == 1
+    assert any("tape.mkv: interlaced" in fault for fault in check_data(tmp_path))
+
+
+def test_a_progressive_video_is_not_said_to_be_interlaced(tmp_path, caplog):
+    list(read_video(encode(tmp_path / "a.mkv", corners())))
+    assert caplog.text == ""

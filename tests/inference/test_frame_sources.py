@@ -288,3 +288,23 @@ def test_images_of_other_kinds_than_png_are_frames_and_what_is_not_read_is_named
     assert [int(frame.mean()) for frame in frames] == [0, 40, 80, 120, 160, 200]
     assert "1 files, 6.gif" in caplog.text
     assert "notes" not in caplog.text
+
+
+def test_a_burst_of_photos_of_several_sizes_is_no_video_and_each_is_an_image(tmp_path, caplog):
+    burst = tmp_path / "DCIM"
+    burst.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for number, (size, turned) in enumerate(
+        [((20, 30), False), ((30, 20), False), ((20, 30), True), ((24, 36), False)]
+    ):
+        image = Image.fromarray(np.full((*size, 3), 40 * number, np.uint8))
+        image.save(burst / f"DSC_{number:04d}.JPG", **({"exif": exif} if turned else {}))
+    (burst / "DSC_0000.NEF").write_bytes(b"II*\0")
+    with pytest.raises(InputError, match=r"frame 1: 30 x 20, and those before it 20 x 30; .*one by one \(FOLDER/"):
+        predict_files(Predictor(Red()), [burst], tmp_path / "out")
+    assert "1 files, DSC_0000.NEF" in caplog.text
+    assert list((tmp_path / "out").iterdir()) == []
+    predict_files(Predictor(Red()), [str(burst / "*.JPG")], tmp_path / "out")
+    shapes = [read_predictions(tmp_path / "out", f"DSC_{number:04d}")[0].shape[1:] for number in range(4)]
+    assert shapes == [(20, 30), (30, 20), (30, 20), (24, 36)]

@@ -111,7 +111,8 @@ def convert(
         str,
         typer.Argument(
             help="What the input is: video, videos (a folder of them), pairs (a .csv or .jsonl list), tum, bonn, "
-            "kitti, vkitti2, sintel, tartanair, nyu, scannet, hypersim, spring, diode or pointodyssey."
+            "kitti, vkitti2, sintel, tartanair, nyu, scannet, hypersim, spring, diode, pointodyssey, arkitscenes, "
+            "replica or stray_scanner (recordings of an iPhone)."
         ),
     ],
     source: Annotated[Path, typer.Argument(help="The file, or the folder that the data set was extracted to.")],

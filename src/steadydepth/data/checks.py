@@ -1,13 +1,13 @@
 """Every fault of a data folder at once, each with the file, the rule and the way out; nothing is changed."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, UInt16
+from jaxtyping import Float64
 
 from steadydepth.data.cuts import Shots
+from steadydepth.data.depth_labels import DepthSeen
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import LABELS, is_sequence, list_files, list_sequences, name_clashes, visible
 from steadydepth.data.sequence_meta import SequenceMeta, against_files, bent_poses, misspelt_keys, read_meta
@@ -24,7 +24,6 @@ from steadydepth.files.video_read import frame_times_s, probe_video, read_video
 from steadydepth.types import InputError
 
 # Of what the median pixel shows: a hand before the lens, a valley from a mountain.
-_MOST_FULL = 0.01  # share of the pixels of depth images that may have the largest code
 _NEAREST_M, _FARTHEST_M = 0.05, 500.0
 
 
@@ -99,7 +98,7 @@ def _check_folder(path: Path) -> list[str]:
     if rgb and len(rgb) - 1 in labels["flow"]:
         faults.append(f"{labels['flow'][len(rgb) - 1]}: the last frame has no flow to a next one: remove it")
     size: tuple[int, int] | None = None
-    shots, medians, labels_seen = Shots(), [], _DepthSeen()
+    shots, medians, labels_seen = Shots(), [], DepthSeen()
     for file, read in _all_files(rgb, labels):
         try:
             image = read(file)
@@ -116,38 +115,6 @@ def _check_folder(path: Path) -> list[str]:
                 medians.append(np.median(image[image > 0]))
     faults += _shot_faults(path, shots) + labels_seen.faults(path / "depth")
     return meta_faults + faults + _units(path, float(np.median(medians)) if medians else None, meta)
-
-
-@dataclass
-class _DepthSeen:
-    """Counts what depth images hold that is no depth."""
-
-    n_images: int = 0
-    n_empty: int = 0
-    n_pixels: int = 0
-    n_full: int = 0  # pixels of the largest code
-
-    def see(self, codes: UInt16[np.ndarray, "h w"]) -> None:
-        """The next image."""
-        self.n_images += 1
-        self.n_empty += int(not codes.any())
-        self.n_pixels += codes.size
-        self.n_full += int((codes == 65535).sum())
-
-    def faults(self, folder: Path) -> list[str]:
-        """One line for each thing that is wrong with all of them together."""
-        faults = []
-        if self.n_empty:
-            faults.append(
-                f"{folder}: no pixel is measured in {self.n_empty} of {self.n_images} images, all 0: write the "
-                "depth, or remove those files; a frame without one has no label"
-            )
-        if self.n_full > _MOST_FULL * self.n_pixels:
-            faults.append(
-                f"{folder}: {self.n_full / self.n_pixels:.0%} of the pixels are 65535, the largest code, and taken as "
-                "depth: where it stands for none, or for a sky, write 0"
-            )
-        return faults
 
 
 def _units(path: Path, median_code: float | None, meta: SequenceMeta | None) -> list[str]:

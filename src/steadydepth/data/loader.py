@@ -25,6 +25,7 @@ from steadydepth.data.clips import (
     skip_frames,
 )
 from steadydepth.data.cuts import shots_of
+from steadydepth.data.depth_labels import without_depth
 from steadydepth.data.geometric import draw_view, mirror, view_sample
 from steadydepth.data.sequence_folder import Sequence as VideoSequence
 from steadydepth.data.sequence_folder import open_sequence
@@ -74,7 +75,9 @@ class ClipSamples(Dataset[Item]):
         numbers: Sequence[int] = (),
         source: int = 0,
     ) -> None:
-        opened = _open_all(root, find_shots=find_cuts and labels != "single", strict=strict)
+        opened = _open_all(
+            root, find_shots=find_cuts and labels != "single", needs_depth=labels in ("depth", "single"), strict=strict
+        )
         self.teacher_depth = teacher_depth or {}
         if labels == "teacher" and teacher_depth is not None:
             opened = [(sequence, shots) for sequence, shots in opened if sequence.name in self.teacher_depth]
@@ -209,16 +212,21 @@ class ClipSamples(Dataset[Item]):
         )  # fmt: skip
 
 
-def _open_all(root: Path, *, find_shots: bool, strict: bool) -> list[tuple[VideoSequence, list[range]]]:
+def _open_all(
+    root: Path, *, find_shots: bool, needs_depth: bool, strict: bool
+) -> list[tuple[VideoSequence, list[range]]]:
     """The sequences of `root` and their shots; what cannot be read is named and left out, or with `strict` raised.
 
-    A video file is decoded for its shots, so that one which breaks off is found here and not in mid-training.
-    InputError when nothing can be read.
+    A video file is decoded for its shots, so that one which breaks off is found here and not in mid-training. With
+    `needs_depth` a sequence whose depth images hold none is one that cannot be read. InputError when nothing can be
+    read.
     """
     opened, failed = [], {}
     for path in find_sequences(root):
         try:
             sequence = open_sequence(path)
+            if needs_depth and sequence.has_depth and (faults := without_depth(sequence)):
+                raise InputError("\n".join(faults))
             opened.append((sequence, shots_of(sequence) if find_shots else [range(sequence.n_frames)]))
         except InputError as error:
             if strict:

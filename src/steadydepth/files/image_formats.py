@@ -50,9 +50,10 @@ def size_fault(height: int, width: int) -> str | None:
     return f"says that it is {width} x {height} pixels, of which there are 1 to {_MOST_PIXELS}"
 
 
-def decode(data: bytes, kind: str) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB of the bytes of an image of a `kind` of `kind_of` but OpenEXR, as it is stored.
+def decode(data: bytes, kind: str) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
+    """RGB of the bytes of an image of a `kind` of `kind_of` but OpenEXR, as it is stored, and EXIF's orientation.
 
+    That of AVIF may be a property of the file and not EXIF's; HEIC is turned by its decoder.
     ValueError saying what is wrong with it; InputError for a kind that needs a package which is not there.
     """
     from PIL import Image
@@ -70,7 +71,12 @@ def decode(data: bytes, kind: str) -> UInt8[np.ndarray, "h w 3"]:
             raise ValueError(
                 f"holds {image.mode}, numbers of more than 8 bits; frames are 8-bit RGB: convert it to 8 bits"
             )
-        return np.array(image.convert("RGB"))
+        orientation = _orientation_in(image)
+        pixels = np.array(image.convert("RGB"))
+        # TIFF is turned when Pillow loads it, and then says no more that it was to be.
+        if orientation != _orientation_in(image):
+            pixels = turn(pixels, {6: 8, 8: 6}.get(orientation, orientation))
+        return pixels, orientation
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
 
@@ -86,41 +92,47 @@ def _register_heif() -> None:
 
 
 def orientation(data: bytes) -> int:
-    """EXIF's number of how an image is turned before it is shown, 1 to 8; 1, not at all, where nothing says it."""
+    """EXIF's number of how a PNG or JPEG is turned before it is shown, 1 to 8; 1, not at all, where nothing says it."""
     exif = _exif_of(data)
     if exif is None:
         return 1
     from PIL import Image
 
-    found: Any = Image.Exif()
+    found = Image.Exif()
     try:
         found.load(exif)
-        number = int(found.get(_ORIENTATION, 1))
     except _UNREADABLE:  # damage there takes nothing from the image
+        return 1
+    return _valid_orientation(found)
+
+
+def _orientation_in(image: Any) -> int:
+    try:
+        return _valid_orientation(image.getexif())
+    except _UNREADABLE:
+        return 1
+
+
+def _valid_orientation(exif: Any) -> int:
+    try:
+        number = int(exif.get(_ORIENTATION, 1))
+    except _UNREADABLE:
         return 1
     return number if 1 <= number <= 8 else 1
 
 
 def _exif_of(data: bytes) -> bytes | None:
-    """The EXIF part of a JPEG, PNG, WebP or TIFF, which begins with the order of its bytes."""
-    if data.startswith(_TIFF):
-        return data
+    """The EXIF part of a JPEG or PNG, which begins with the order of its bytes."""
     if data.startswith(b"\xff\xd8"):
         at = data.find(b"Exif\0\0", 0, 1 << 17)
         return data[at : at + (1 << 16)] if at >= 4 and data[at - 4 : at - 2] == b"\xff\xe1" else None
-    if data.startswith(b"\x89PNG"):
-        return _chunk(data, 8, b"eXIf", is_png=True)
-    return _chunk(data, 12, b"EXIF", is_png=False) if data.startswith(_WEBP) else None
-
-
-def _chunk(data: bytes, at: int, name: bytes, *, is_png: bool) -> bytes | None:
-    """The part `name` of a PNG (length, name, body, checksum) or a WebP (name, length, body to an even size)."""
-    while at + 8 <= len(data):
-        first, second = data[at : at + 4], data[at + 4 : at + 8]
-        kind, length = (second, int.from_bytes(first, "big")) if is_png else (first, int.from_bytes(second, "little"))
-        if kind == name:
+    at = 8
+    # A part of a PNG: its length, name, body and checksum.
+    while data.startswith(b"\x89PNG") and at + 8 <= len(data):
+        length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if name == b"eXIf":
             return data[at + 8 : at + 8 + length]
-        at += 8 + length + (4 if is_png else length % 2)
+        at += length + 12
     return None
 
 

@@ -140,5 +140,5 @@ def _check_shape(shape: tuple[int, ...], first: tuple[int, ...], where: str) -> 
     if shape != first:
         raise InputError(
             f"{where}: {shape[0]} x {shape[1]}, and those before it {first[0]} x {first[1]}; what is written has one "
-            "size: split the video there, or resize it"
+            "size: split the video there, or resize it; photos that are no video are given one by one (FOLDER/*.jpg)"
         )

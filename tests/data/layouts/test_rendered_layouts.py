@@ -1,3 +1,4 @@
+import json
 import struct
 
 import h5py
@@ -140,3 +141,36 @@ def test_pointodyssey_is_read_in_metres_with_camera_and_poses(
     assert_same(folder, scene, step_m=1000 / 65535, exact_frames=False)
     with pytest.raises(InputError, match=r"pointodyssey has no part dev; it has train, val, test"):
         list(convert_layout("pointodyssey", tmp_path / "in", tmp_path / "out", split="dev"))
+
+
+def test_replica_as_nice_slam_renders_it(tmp_path, make_scene, assert_same, write_png_at, write_jpg_at):
+    scene, scale = make_scene(K), 4000.0
+    place = tmp_path / "in" / "room0"
+    for i, frame in enumerate(scene.frames):
+        write_jpg_at(place / f"results/frame{i:06d}.jpg", frame)
+        write_png_at(place / f"results/depth{i:06d}.png", np.rint(scale * scene.depth[i]).astype(np.uint16))
+    (place / "traj.txt").write_text("\n".join(" ".join(map(repr, map(float, p.ravel()))) for p in scene.poses))
+    camera = {"w": 45, "h": 31, "fx": 40.0, "fy": 40.0, "cx": 21.5, "cy": 16.0, "scale": scale}
+    (place.parent / "cam_params.json").write_text(json.dumps({"camera": camera}))
+    (made,) = convert_layout("replica", place.parent, tmp_path / "out")
+    assert made.name == "room0"
+    assert_same(made, scene, step_m=1 / scale, exact_frames=False)
+    # Without that file it is the camera that all its scenes are rendered with, and 6553.5 steps a metre.
+    (place.parent / "cam_params.json").unlink()
+    (made,) = convert_layout("replica", place, tmp_path / "default")
+    clip = open_sequence(made).read()
+    np.testing.assert_allclose(clip.K, [[600, 0, 599.5], [0, 600, 339.5], [0, 0, 1]])
+    np.testing.assert_allclose(clip.depth, scene.depth * scale / 6553.5, atol=2e-4)
+
+
+def test_replica_names_a_camera_that_is_none_and_poses_that_are_missing(tmp_path, write_jpg_at):
+    for name in ("a", "b"):
+        for i in range(2):
+            write_jpg_at(tmp_path / f"in/{name}/results/frame{i:06d}.jpg", np.full((8, 8, 3), 9, np.uint8))
+        (tmp_path / "in" / name / "traj.txt").write_text(" ".join(map(str, np.eye(4).ravel())) + "\n")
+    (tmp_path / "in/a/cam_params.json").write_text('{"camera": {"fx": 1}}')
+    with pytest.raises(InputError, match=r"(?s)b/traj\.txt: 1 poses for frames to 1"):
+        list(convert_layout("replica", tmp_path / "in", tmp_path / "out"))
+    (tmp_path / "in/a/traj.txt").write_text((" ".join(map(str, np.eye(4).ravel())) + "\n") * 2)
+    with pytest.raises(InputError, match=r"(?s)a/cam_params\.json: no camera with fx"):
+        list(convert_layout("replica", tmp_path / "in", tmp_path / "out"))

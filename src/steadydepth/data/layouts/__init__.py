@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steadydepth.data.layouts import (
+    arkitscenes,
     diode,
     hypersim,
     kitti,
     nyu,
     pairs,
     pointodyssey,
+    replica,
     scannet,
     sintel,
     spring,
+    stray_scanner,
     tartanair,
     tum,
     vkitti2,
@@ -43,6 +46,9 @@ LAYOUTS = {
     "spring": Layout(spring.find_recordings),
     "diode": Layout(diode.find_recordings, diode.SPLITS),
     "pointodyssey": Layout(pointodyssey.find_recordings, pointodyssey.SPLITS),
+    "arkitscenes": Layout(arkitscenes.find_recordings, arkitscenes.SPLITS),
+    "replica": Layout(replica.find_recordings),
+    "stray_scanner": Layout(stray_scanner.find_recordings),
     "pairs": Layout(pairs.find_recordings),
 }
 

@@ -143,10 +143,12 @@ def read_table(path: Path, n_columns: int, *, skip: int = 0) -> Float64[np.ndarr
         lines = path.read_text(encoding="utf-8-sig").splitlines()[skip:]
         kept = (line for line in lines if line.strip() and not line.lstrip().startswith("#"))
         rows = [[_NO_NUMBER.sub("nan", word) for word in line.replace(",", " ").split()] for line in kept]
+        if not rows:
+            raise ValueError("no line in it")
         table = np.array(rows, np.float64).reshape(len(rows), -1)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as numbers ({error}): check the path, or copy it again") from error
-    if len(rows) == 0 or table.shape[1] != n_columns:
+    if table.shape[1] != n_columns:
         raise InputError(f"{path}: has {table.shape[1]} numbers a line; there are {n_columns}: copy it again")
     return table
 
@@ -159,7 +161,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return [tuple(line[column] for column in columns) for line in csv.DictReader(file)]
+            return [tuple(line[column] for column in columns) for line in csv.DictReader(file, skipinitialspace=True)]
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV with {', '.join(columns)} ({error}): copy it again") from error
 
@@ -174,6 +176,16 @@ def pinhole(fx: float, fy: float, cx: float, cy: float) -> Float64[np.ndarray, "
         cy: row of the centre.
     """
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64)
+
+
+def resized_camera(
+    K: Float64[np.ndarray, "3 3"], size: tuple[int, int], new_size: tuple[int, int]
+) -> Float64[np.ndarray, "3 3"]:
+    """The camera of images of `size` (height, width) after they are resized; pixel centres are integers."""
+    ratio = np.array([new_size[1] / size[1], new_size[0] / size[0]])
+    resized = np.diag([*ratio, 1.0]) @ K
+    resized[:2, 2] += (ratio - 1) / 2
+    return resized
 
 
 def rigid(turn: Float64[np.ndarray, "3 3"], shift: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "4 4"]:
