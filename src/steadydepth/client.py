@@ -76,7 +76,7 @@ class Client:
         self.timeout_s, self._context = timeout_s, context
 
     def models(self) -> dict[str, Any]:
-        """The model in service (`model`, `version`, `claims`) and the names of all (`models`)."""
+        """The model in service (`model`, `version`, `claims`), and the names of all `models` and `filters`."""
         return json.loads(self._request("GET", "/v1/models")[0])
 
     def predict(self, image: NDArray[Any]) -> ServedDepth:
@@ -112,7 +112,7 @@ class Client:
             frames: uint8 RGB (h, w, 3); read in a thread of its own.
             is_live: the newest frame wins, those before it that were not sent, or that a cut connection lost, are left
                 out. False sends each frame until it is answered.
-            filter: one of the server's causal filters; None takes the one it was started with.
+            filter: one of `filters` of `models`; None takes the one it was started with.
             format: of the answers: float16, png16 (16 bits), zstd (float32, without loss) or float32.
             encoding: of the frames: jpeg, or without loss png or rgb.
             patience_s: give up after so long without a connection.

@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 
 from steadydepth.client import Client, StreamedDepth
-from steadydepth.inference.filters import NONE, ChosenFilter, choose_filter
+from steadydepth.inference.filters import NONE, ChosenFilter
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.live import LiveResult
 from steadydepth.inference.predictor import AnyImage, Predictor, as_image
@@ -37,8 +37,10 @@ class ServedPredictor(Predictor):
             InputError: it does not answer, or refuses.
         """
         self.client = Client(url, token=token or os.environ.get(TOKEN_VARIABLE))
-        self.filter = choose_filter(filter)
-        self._claims = cast(Claims, self.client.models()["claims"])
+        known = self.client.models()
+        self._claims, self._filters = cast(Claims, known["claims"]), known["filters"]
+        self.filter = ChosenFilter()
+        self.filter = self.choose_filter(filter)
 
     @property
     def claims(self) -> Claims:
@@ -48,6 +50,19 @@ class ServedPredictor(Predictor):
         given = as_image(image)
         depth = self.client.predict(given).depth
         return Result(depth, self._claims, is_measured(depth, self._claims), given)
+
+    def choose_filter(self, filter: str | ChosenFilter | None, strength: float | None = None) -> ChosenFilter:
+        """One of the server's filters by name, which have weights and strengths of their own.
+
+        Raises:
+            InputError: the server has none of that name, or a strength is asked for.
+        """
+        name = str(filter or self.filter)
+        if strength is not None:
+            raise InputError(f"strength {strength}: a server's filters have their own: leave it out")
+        if name not in self._filters:
+            raise InputError(f"filter {name!r}: {self.client.url} has none; choose one of {', '.join(self._filters)}")
+        return ChosenFilter(name)
 
     def session(
         self, *, filter: str | ChosenFilter | None = None, strength: float | None = None, chunk: int | None = None
@@ -62,12 +77,7 @@ class ServedPredictor(Predictor):
         Raises:
             InputError: a strength or a folder is asked for.
         """
-        chosen = choose_filter(filter or self.filter, strength)
-        if chosen != choose_filter(chosen.name):
-            raise InputError(
-                f"filter {chosen}, strength {chosen.strength}: a server's filters have their own: name one"
-            )
-        return _ServedSession(self.client, chosen, self._claims)
+        return _ServedSession(self.client, self.choose_filter(filter, strength), self._claims)
 
 
 class _ServedSession:

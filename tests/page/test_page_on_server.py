@@ -1,5 +1,7 @@
 """The page in a real browser, on a real server."""
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -8,8 +10,10 @@ from served import film, serving
 from torch import nn
 from training_server import QUICK, make_archive, make_model
 
+from steadydepth.models.temporal_filter import WEIGHTS
 from steadydepth.ops.colours import colour_depth, follow_range
 from steadydepth.page import page_files
+from steadydepth.serving.jobs.store import Job
 from steadydepth.serving.settings import Limits
 from steadydepth.serving.tokens import new_token
 
@@ -210,3 +214,22 @@ def test_a_job_is_started_and_finished_from_the_page(browser, tmp_path):
         page.click("#tab-live")
         page.click("#camera")
         until(lambda: page.inner_text("#model").startswith("job-"))
+
+
+def test_a_filter_that_was_tuned_on_the_server_is_offered_and_taken(browser, tmp_path):
+    with serving(Red(), data=tmp_path / "data") as server, opened_page(browser, server.url) as page:
+        assert page.is_hidden("#filter")
+        jobs = server.app.state.jobs
+        job = Job("0123456789abcdef", "filter", "kitchen", "everyone", 1.0, "model", (), {}, state="finished")
+        (jobs.of(job) / "run").mkdir(parents=True)
+        shutil.copy(WEIGHTS, jobs.of(job) / "run")
+        jobs.store.add(job)
+        page.wait_for_selector("#filter", timeout=10_000)
+        until(lambda: page.inner_text("#filter").split("\n") == ["learned", "of job kitchen"])
+        asked = []
+        page.on("websocket", lambda socket: asked.append(socket.url.rsplit("=", 1)[1]))
+        page.select_option("#filter", "job-0123456789abcdef")
+        page.click("#camera")
+        until(lambda: number(page, "shown") >= 2)
+        assert sorted(asked) == ["job-0123456789abcdef", "none"]
+        assert pixels(page, "filtered").any(axis=2).mean() > 0.9

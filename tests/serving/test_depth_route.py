@@ -97,7 +97,10 @@ def test_a_small_file_that_says_it_is_huge_is_refused_before_it_is_unpacked(http
 def test_a_server_says_what_it_has(http):
     assert http.get("/healthz").json() == {"status": "ok"}
     assert http.get("/readyz").json() == {"status": "ready"}
-    assert http.get("/v1/models").json() == {"model": "model", "version": 1, "claims": "metric", "models": ["model"]}
+    assert http.get("/v1/models").json() == {
+        "model": "model", "version": 1, "claims": "metric", "models": ["model"],
+        "filters": ["none", "learned", "ema", "ema_0.8", "median", "flow_ema"],
+    }  # fmt: skip
     assert http.put("/v1/models/current", json={"model": "nobody"}).status_code == 404
     assert http.put("/v1/models/current", json={"model": "../../etc"}).status_code == 404
     assert http.put("/v1/models/current", json={"model": "model", "path": "/"}).status_code == 422

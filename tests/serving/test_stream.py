@@ -10,10 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from served import Average, averages, depth_of, film, png, rgb, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+import steadydepth as sd
+from steadydepth.client import Client
+from steadydepth.files.video_write import write_video
 from steadydepth.inference.predictor import Predictor
+from steadydepth.models.temporal_filter import WEIGHTS, load_gates
+from steadydepth.serving.jobs.store import Job
 from steadydepth.serving.messages import pack
 from steadydepth.serving.settings import Limits
 
@@ -307,3 +314,45 @@ def test_another_model_takes_over_a_stream(served):
 def test_a_stream_that_cannot_be_is_refused(served, query):
     with pytest.raises((InvalidStatus, ConnectionClosed)):
         served.open(query)
+
+
+def test_a_stream_chooses_a_filter_that_was_tuned_on_the_server(tmp_path):
+    """By the name of its job, beside the others; deleted, it ends with the next model and names no path."""
+    with serving(Average(), data=tmp_path / "data") as server:
+        jobs = server.app.state.jobs
+        job = Job("0123456789abcdef", "filter", "mine", "ann", 1.0, "model", (), {}, state="finished")
+        (jobs.of(job) / "run").mkdir(parents=True)
+        gates = load_gates()
+        with torch.no_grad():
+            gates.head.bias[:3] -= 1  # another filter: it keeps less of what was before
+        save_file(gates.state_dict(), jobs.of(job) / "run" / WEIGHTS.name)
+        with pytest.raises(InvalidStatus, match="422"):
+            server.open("filter=job-0123456789abcdef")
+        jobs.store.add(job)
+        client = Client(server.url)
+        assert client.models()["filters"][-2:] == ["flow_ema", "job-0123456789abcdef"]
+
+        frames = film(2, 6)
+        expected = {
+            name: [result.depth for result in Predictor(Average(), filter=filter).stream(list(frames))]
+            for name, filter in (("learned", "learned"), ("job-0123456789abcdef", str(jobs.of(job) / "run")))
+        }
+        assert np.abs(np.subtract(*expected.values())).max() > 0.01
+        for name, depths in expected.items():
+            found = [answer.depth for answer in client.stream(frames, filter=name, format="zstd", encoding="png")]
+            np.testing.assert_allclose(found, depths, rtol=1e-5)
+        write_video(tmp_path / "clip.mp4", list(frames), 10.0)
+        sd.predict(tmp_path / "clip.mp4", server=server.url, out=tmp_path / "out", filter="job-0123456789abcdef")
+        with np.load(tmp_path / "out" / "clip.npz") as arrays:
+            assert str(arrays["filter"]) == "job-0123456789abcdef"
+
+        with server.open("format=float32&filter=job-0123456789abcdef") as stream:
+            ask(stream, rgb(0, frames[0]))
+            jobs.delete(job)
+            ask(stream, rgb(1, frames[1]))
+            server.app.state.models.add("far", Predictor(Average(500.0)))
+            server.app.state.models.put_into_service("far")
+            stream.send(rgb(2, frames[2]))
+            said = json.loads(stream.recv(10))
+        assert said["type"] == "refused"
+        assert said["reason"] == "the filter of this stream is not there any more: choose another one"

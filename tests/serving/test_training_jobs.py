@@ -17,9 +17,11 @@ from steadydepth.models.temporal_filter import WEIGHTS
 from steadydepth.serving.jobs.jobs import LOCK, Jobs, _lock
 from steadydepth.serving.jobs.limits import JobLimits
 from steadydepth.serving.jobs.plans import check_settings, config_of, describe, kinds
+from steadydepth.serving.jobs.routes import tuned_filters
 from steadydepth.serving.jobs.store import OVER, Job, Store, Upload
 from steadydepth.serving.jobs.unpack import unpack
 from steadydepth.synthetic.world import make_world
+from steadydepth.training.learned_filter.tune import tune_filter
 
 
 @pytest.fixture(scope="module")
@@ -305,10 +307,19 @@ def test_the_filter_is_tuned_to_a_model_and_videos(jobs, files, tmp_path):
     make_world(tmp_path / "longer", n_clips=1, seed=5, n_frames=40, height=48, width=64, workers=1)
     archive = shutil.make_archive(str(tmp_path / "longer"), "zip", tmp_path / "longer")
     upload = ready(jobs, files, archive)
-    job = jobs.submit("filter", owner="ann", model="small", uploads=(upload.id,), settings={"batches": 1})
+    order = {"owner": "ann", "model": "small", "uploads": (upload.id,), "settings": {"batches": 3}}
+    job = jobs.submit("filter", **order)
+    run_until(jobs, job, "running", look=jobs.curves, seconds=240)
+    assert jobs._signal(job, signal.SIGKILL)
     job = run_until(jobs, job, "finished", seconds=240)
+    assert (job.losses, [line["step"] for line in jobs.curves(job)]) == (1, [1, 2, 3])
     assert "better: error" in job.message or "as it came: error" in job.message
+    assert set(jobs.model_files(job)) == {WEIGHTS.name, "tuning.json"}
     tuned = load_file(jobs.model_files(job)[WEIGHTS.name])
     assert tuned.keys() == load_file(WEIGHTS).keys()
     with pytest.raises(InputError, match="no such model"):
         jobs.resolve(f"job:{job.id}")
+    assert tuned_filters(jobs) == {f"job-{job.id}": jobs.of(job) / "run"}
+    plain = tune_filter(jobs.of(job) / "videos", model=str(files[0]), out=tmp_path / "plain", batches=3)
+    assert f"error {plain.scores['error'][0]:.3f} to {plain.scores['error'][1]:.3f}" in job.message
+    assert same(tuned, load_file(tmp_path / "plain" / WEIGHTS.name))

@@ -1,12 +1,21 @@
 """Training of the learned filter: what it learns from, and that it learns."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from steadydepth.config import FilterConfig
 from steadydepth.config_files import load_filter_config
+from steadydepth.models.temporal_filter import FilterGates
+from steadydepth.training.learned_filter import train
 from steadydepth.training.learned_filter.clips import MARGIN_PX, _chain, _sampled, draw_clip, label_clip
 from steadydepth.training.learned_filter.imagined import imagine
 from steadydepth.training.learned_filter.train import train_filter
@@ -86,6 +95,47 @@ def test_the_same_config_trains_the_same_filter_and_every_weight_moves(config, t
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["head.weight"], other["head.weight"])
     assert all((weight != 0).any() for weight in first.values())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_training_that_is_killed_goes_on_to_the_same_weights(config, tmp_path, workers):
+    config = config.model_copy(update={"sequences": 6, "log_every": 2, "workers": workers})
+    plain = load_file(train_filter(config.model_copy(update={"out": tmp_path / "plain.safetensors"})))
+    folder = config.out.with_suffix(".learning")
+    code = "import sys; from steadydepth import train_filter; train_filter(sys.argv[1])"
+    (tmp_path / "filter.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "filter.yaml"], start_new_session=True) as process:
+        while not (folder / "checkpoint.pt").is_file():
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not config.out.exists()
+    with pytest.raises(InputError, match="learns otherwise was cut here"):
+        train_filter(config.model_copy(update={"width": 8}))
+    assert (folder / "checkpoint.pt").is_file()
+    cut = load_file(train_filter(config))
+    assert all(torch.equal(plain[name], cut[name]) for name in plain)
+    assert not folder.exists()
+
+
+def test_a_training_that_is_asked_to_stop_says_so_and_goes_on(config, tmp_path, monkeypatch):
+    config = config.model_copy(update={"sequences": 4, "log_every": 3})
+    plain = load_file(train_filter(config.model_copy(update={"out": tmp_path / "plain.safetensors"})))
+
+    draw = train._draw
+
+    def draw_and_ask(clips, config, number):
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(clips, config, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_draw", draw_and_ask)
+        assert train_filter(config) is None
+    learner = train.Learner(FilterGates(config.width), config, config.out.with_suffix(".learning"))
+    assert (learner.number, len(learner.found)) == (2, 4)  # two chunks of each sequence
+    cut = load_file(train_filter(config))
+    assert all(torch.equal(plain[name], cut[name]) for name in plain)
 
 
 def test_the_shipped_recipe_is_read(tmp_path):

@@ -12,6 +12,7 @@ from steadydepth.files.video_write import write_video
 from steadydepth.inference.filters import choose_filter
 from steadydepth.models.temporal_filter import WEIGHTS, load_gates
 from steadydepth.synthetic.world import make_clip, make_world
+from steadydepth.training.learned_filter.learner import Learner
 from steadydepth.training.learned_filter.tune import _read_shots, _with_label, tune_filter
 from steadydepth.types import InputError
 
@@ -43,8 +44,36 @@ def test_a_tuned_filter_is_a_filter_by_its_folder_and_never_worse_where_it_was_h
     written, shipped = load_file(tmp_path / "tuned" / WEIGHTS.name), load_gates().state_dict()
     differs = [not torch.equal(written[name], shipped[name]) for name in shipped]
     assert all(differs) if found.is_better else not any(differs)
+    assert {path.name for path in (tmp_path / "tuned").iterdir()} == {"metrics.jsonl", WEIGHTS.name, "tuning.json"}
+    lines = (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
     with pytest.raises(InputError, match="exists and is never overwritten"):
         tune_filter(root / "film.mp4", model=Uneasy(), out=tmp_path / "tuned", batches=1)
+
+
+def test_a_tuning_that_is_cut_goes_on_to_the_same_filter(root, tmp_path, monkeypatch):
+    order = {"model": Uneasy(), "batches": 4}
+    plain = tune_filter(root / "film.mp4", out=tmp_path / "plain", **order)
+    save = Learner.save
+
+    def save_and_lose(learner):
+        save(learner)
+        if learner.number == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "save", save_and_lose)
+        with pytest.raises(KeyboardInterrupt):
+            tune_filter(root / "film.mp4", out=tmp_path / "cut", **order)
+    with pytest.raises(InputError, match="unknown; choose one of"):
+        choose_filter(str(tmp_path / "cut"))
+    with pytest.raises(InputError, match="learns otherwise was cut here"):
+        tune_filter(root / "world", out=tmp_path / "cut", **order)
+    cut = tune_filter(root / "film.mp4", out=tmp_path / "cut", **order)
+    assert cut.scores == plain.scores
+    one, other = (load_file(tmp_path / name / WEIGHTS.name) for name in ("plain", "cut"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not (tmp_path / "cut" / "checkpoint.pt").exists()
 
 
 def test_without_a_label_it_learns_from_depth_filtered_there_and_back(root):

@@ -13,6 +13,8 @@ ConfigFile = Annotated[
     Path, typer.Option("--config", "-c", help="A YAML file, or one of the package: demo, mixed, ...")
 ]
 
+STOPPED = "stopped as asked; the same command goes on from there"
+
 
 def _print_keys(asked: bool) -> bool:
     if asked:
@@ -84,7 +86,7 @@ def stabilise(
         videos, model=model, out=out, minutes=minutes, strength=strength, steps=steps, max_side=max_side, device=device
     )
     if found is None:
-        print(f"{out}: stopped as asked; the same command goes on from there")
+        print(f"{out}: {STOPPED}")
         return
     print(f"{out}: {found.steps} steps at a learning rate of {found.learning_rate:g}")
     print_columns(
@@ -163,7 +165,7 @@ def train_filter(
     from steadydepth.config_files import load_filter_config
     from steadydepth.training.learned_filter.train import train_filter as train_weights
 
-    print(train_weights(load_filter_config(config, overrides)))
+    print(train_weights(load_filter_config(config, overrides)) or f"{config}: {STOPPED}")
 
 
 def tune_filter(
@@ -182,6 +184,9 @@ def tune_filter(
     from steadydepth.training.learned_filter.tune import tune_filter as tune
 
     found = tune(videos, model=model, out=out, batches=batches, seed=seed)
+    if found is None:
+        print(f"{out}: {STOPPED}")
+        return
     for name, (before, after) in found.scores.items():
         print(f"{name}: {before:.3f} before, {after:.3f} after")
     print(f"{found.folder} written" if found.is_better else f"{found.folder} written: the filter as it came is better")

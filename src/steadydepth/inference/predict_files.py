@@ -11,7 +11,7 @@ from steadydepth.errors import InputError, failure
 from steadydepth.files.atomic_writes import check_name, hidden_folder
 from steadydepth.files.video_read import probe_video
 from steadydepth.inference.depth_cache import Progress, cache_depth
-from steadydepth.inference.filters import ChosenFilter, choose_filter
+from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.frame_sources import Input, Source, expand_input, open_source
 from steadydepth.inference.point_clouds import Lens
 from steadydepth.inference.predictor import Predictor
@@ -71,7 +71,7 @@ def predict_files(
     """
     output = Output(format, view or DepthView(), stereo or Stereo(), keep_names)
     check_output(output, predictor.claims)
-    chosen = choose_filter(filter or predictor.filter, strength)
+    chosen = predictor.choose_filter(filter, strength)
     if max_side is not None:
         predictor = Predictor(predictor.model, device=predictor.device, max_side=max_side, filter=predictor.filter)
     sources, failed = _open_all(inputs, shard or (1, 1), lens)

@@ -81,6 +81,10 @@ class Predictor:
         """Depth of each of some images, every one by itself, in any form that `predict` takes."""
         return [self.predict(image) for image in images]
 
+    def choose_filter(self, filter: str | ChosenFilter | None, strength: float | None = None) -> ChosenFilter:
+        """A filter by name, the predictor's own for None; InputError as `filters.choose_filter`."""
+        return choose_filter(filter or self.filter, strength)
+
     def session(
         self, *, filter: str | ChosenFilter | None = None, strength: float | None = None, chunk: int | None = None
     ) -> VideoSession:
@@ -91,7 +95,7 @@ class Predictor:
             strength: in place of the predictor's own; of the learned filter.
             chunk: frames that pass through the network at once; None takes as many as fill the device.
         """
-        return Session(self.network, filter=filter or self.filter, strength=strength, chunk=chunk)
+        return Session(self.network, filter=self.choose_filter(filter, strength), chunk=chunk)
 
     def stream(
         self,

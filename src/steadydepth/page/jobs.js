@@ -1,6 +1,7 @@
 // Uploads and jobs: what is there, what is new, and the curves of what runs.
 
 import { drawChart } from "./chart.js";
+import { showFilters } from "./live.js";
 import { askJson } from "./server.js";
 import { sendFile } from "./tus.js";
 
@@ -61,12 +62,13 @@ export class JobsView {
     this.showUploads();
     this.showJobs();
     this.showModels();
+    this.showFilters();
   }
 
   async follow(job) {
     const lines = this.curves.get(job.id) ?? [];
     const isOver = OVER.includes(job.state);
-    if (job.kind === "filter" || job.state === "queued" || (isOver && lines.isOver)) return;
+    if (job.state === "queued" || (isOver && lines.isOver)) return;
     const news = await askJson(`v1/jobs/${job.id}/curves?after=${lines.at(-1)?.step ?? 0}`);
     // A run that was lost takes its last steps again.
     const kept = news.length ? lines.filter((line) => line.step < news[0].step) : lines;
@@ -117,6 +119,11 @@ export class JobsView {
     if (all.some(([value]) => value === chosen)) select.value = chosen;
   }
 
+  showFilters() {
+    const tuned = this.jobs.filter((job) => job.kind === "filter");
+    showFilters(this.models.filters, Object.fromEntries(tuned.map((job) => [`job-${job.id}`, `of job ${job.name}`])));
+  }
+
   showJobs() {
     const rows = [...this.jobs].reverse().map((job) => {
       const lines = this.curves.get(job.id) ?? [], inService = this.models.model === `job-${job.id}`;
@@ -136,7 +143,7 @@ export class JobsView {
     }
     if (job.state === "finished") acts.Download = () => this.doing(() => this.openLink(job, "model"));
     if (OVER.includes(job.state) && !inService) acts.Delete = () => this.doing(() => askJson(`v1/jobs/${job.id}`, "DELETE"));
-    const steps = job.settings["optim.steps"] ?? job.settings.steps, step = lines.at(-1)?.step ?? 0;
+    const steps = job.settings["optim.steps"] ?? job.settings.steps ?? job.settings.batches, step = lines.at(-1)?.step ?? 0;
     const words = [this.kinds[job.kind].title, `from ${job.model}`];
     if (steps && job.state !== "queued") words.push(`step ${step} of ${steps}`);
     if (inService) words.push("in service");
@@ -194,7 +201,7 @@ function share(part, all) {
 }
 
 function curvesOf(lines) {
-  const names = ["absolute", "relative"].filter((name) => lines.some((line) => line[name] > 0));
+  const names = ["absolute", "relative", "error", "flicker"].filter((name) => lines.some((line) => line[name] > 0));
   return Object.fromEntries(names.map((name) => [`${name} loss`, lines.map((line) => [line.step, line[name]])]));
 }
 

@@ -17,7 +17,9 @@ export class LiveView {
       event.target.value = "";
     });
     find("stop").addEventListener("click", () => this.stop());
-    find("with-filter").addEventListener("change", () => this.source && this.restart());
+    for (const id of ["with-filter", "filter"]) {
+      find(id).addEventListener("change", () => this.source && this.restart());
+    }
   }
 
   openFiles(files) {
@@ -49,6 +51,7 @@ export class LiveView {
     Object.assign(this, { dropped: 0, shown: 0, range: null, latencies: [], times: [], isStart: true, drawn: null });
     this.depth = this.open({
       withFilter,
+      filter: find("filter").value,
       onResult: (result, facts) => this.show(result, facts),
       onState: (text) => this.say(text, false),
     });
@@ -146,6 +149,18 @@ export class LiveView {
     find("shown").textContent = this.shown;
     find("dropped").textContent = this.dropped;
   }
+}
+
+// The filters to choose from: the learned one, and those that were tuned on the server.
+export function showFilters(names, titles = {}) {
+  const tuned = names.filter((name) => name.startsWith("job-"));
+  const select = find("filter"), chosen = select.value;
+  const options = [["learned", "learned"], ...tuned.map((name) => [name, titles[name] ?? name])];
+  find("which-filter").hidden = !tuned.length;
+  if (JSON.stringify(options) === select.dataset.shown) return;
+  select.dataset.shown = JSON.stringify(options);
+  select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
+  if (options.some(([value]) => value === chosen)) select.value = chosen;
 }
 
 function sized(canvas, width, height) {

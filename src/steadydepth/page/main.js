@@ -1,6 +1,6 @@
 // The page: its tabs, and the live view. On a server it also has jobs; without one depth is computed right here.
 
-import { LiveView } from "./live.js";
+import { LiveView, showFilters } from "./live.js";
 
 const find = (id) => document.getElementById(id);
 const isLocal = document.documentElement.dataset.runs === "browser";
@@ -48,6 +48,7 @@ async function greet() {
   find("sign-in").hidden = true;
   const known = await server.askJson("v1/models");
   find("model").textContent = `${known.model}, ${known.claims}`;
+  showFilters(known.filters);
   say("");
   if (!(await server.askJson("page.json")).trains) return;
   const { JobsView } = await import("./jobs.js");

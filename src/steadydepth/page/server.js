@@ -112,11 +112,11 @@ class Stream {
 
 // Raw and filtered depth of the same frames, over a stream for each: the server puts both into one batch.
 export class ServerDepth {
-  constructor({ withFilter, onResult, onState }) {
+  constructor({ withFilter, filter, onResult, onState }) {
     this.onResult = onResult;
     this.pending = new Map(); // frame id to what came of it so far
     this.lastId = 0;
-    const names = withFilter ? { raw: "none", filtered: "learned" } : { raw: "none" };
+    const names = withFilter ? { raw: "none", filtered: filter } : { raw: "none" };
     this.streams = Object.entries(names).map(
       ([kind, filter]) => new Stream(filter, (id, answer) => this.collect(id, kind, answer), onState),
     );

@@ -4,9 +4,9 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import HTTPException
+from fastapi import HTTPException, Query
 from starlette.requests import HTTPConnection
 
 from steadydepth.inference.session import Image
@@ -21,7 +21,9 @@ from steadydepth.serving.terminals import Terminal
 from steadydepth.serving.tokens import Identity
 
 Format = Literal["float16", "png16", "zstd", "float32"]
-FilterName = Literal["none", "learned", "ema", "ema_0.8", "median", "flow_ema"]
+FilterName = Annotated[
+    str, Query(max_length=64, description="one of `filters` of GET /v1/models", examples=["learned"])
+]
 
 
 @contextmanager

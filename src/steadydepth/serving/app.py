@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -13,14 +14,14 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 
 from steadydepth.errors import InputError
-from steadydepth.inference.filters import choose_filter
 from steadydepth.serving import depth_route, page_route, status_route, stream_route
 from steadydepth.serving.access import Access
 from steadydepth.serving.audit import Audit
 from steadydepth.serving.figures import Figures, registry_of
+from steadydepth.serving.filters import Filters
 from steadydepth.serving.flicker import flicker_budget
 from steadydepth.serving.jobs.jobs import Jobs
-from steadydepth.serving.jobs.routes import add_finished, jobs_router
+from steadydepth.serving.jobs.routes import add_finished, jobs_router, tuned_filters
 from steadydepth.serving.models import Models
 from steadydepth.serving.protection import Guard
 from steadydepth.serving.settings import Settings
@@ -33,13 +34,14 @@ routers: list[APIRouter] = [depth_route.router, stream_route.router, status_rout
 def create_app(settings: Settings) -> FastAPI:
     """The server as an ASGI app, its model loaded.
 
-    What the routes share is on `app.state`: settings, models, access, audit, figures, pool (threads for frames), jobs.
+    What the routes share is on `app.state`: settings, models, filters, access, audit, figures, pool (threads for
+    frames), jobs.
 
     Raises:
         InputError: the settings are unsafe or do not fit together, or the model cannot be read.
     """
     settings.check()
-    choose_filter(settings.filter)
+    filters = Filters(settings.filter)
     app = FastAPI(
         title="steadydepth",
         summary="Depth of images and of live video",
@@ -58,10 +60,11 @@ def create_app(settings: Settings) -> FastAPI:
     state.peers = {}  # streams over WebRTC
     for router in [*routers, *([_webrtc_router()] if settings.webrtc else [])]:
         app.include_router(router)
-    state.jobs = None
+    state.jobs, state.filters = None, filters
     if settings.data is not None:
         state.jobs = Jobs(settings.data, models=state.models.sources, limits=settings.job_limits)
         add_finished(state.jobs, state.models)
+        state.filters = Filters(settings.filter, partial(tuned_filters, state.jobs))
         app.include_router(jobs_router(state.jobs, state.models))
     app.add_middleware(Guard, settings=settings, audit=state.audit)
     app.add_exception_handler(RequestValidationError, _invalid)

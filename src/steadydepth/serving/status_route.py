@@ -22,13 +22,20 @@ class ModelList(BaseModel):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "example": {"model": "steady", "version": 1, "claims": "metric", "models": ["steady", "stabilised"]}
+            "example": {
+                "model": "steady",
+                "version": 1,
+                "claims": "metric",
+                "models": ["steady", "stabilised"],
+                "filters": ["none", "learned"],
+            }
         }
     )
     model: str = Field(description="The one in service")
     version: int = Field(description="Counts the changes of the one in service, from 1")
     claims: Claims = Field(description="What its numbers mean")
     models: list[str] = Field(description="All that can be put into service")
+    filters: list[str] = Field(description="All that a stream can name")
 
 
 class Choice(BaseModel):
@@ -41,7 +48,7 @@ class Choice(BaseModel):
 @router.get("/v1/models", dependencies=[requires("predict")], summary="The models", response_model=ModelList)
 async def models(request: Request) -> dict[str, Any]:
     """The models by name, and the one in service."""
-    return _listed(request.app.state.models)
+    return await asyncio.to_thread(_listed, request)
 
 
 @router.put(
@@ -65,11 +72,12 @@ async def put_into_service(request: Request, choice: Choice) -> dict[str, Any]:
         LOG.exception("%s is not put into service", choice.model)
         raise HTTPException(422, "the model cannot be read, or fails: the log says why") from None
     audit.note("model in service", model=now.name, version=now.version, who=request.state.identity.name)
-    return _listed(known)
+    return await asyncio.to_thread(_listed, request)
 
 
-def _listed(known: Models) -> dict[str, Any]:
-    return {**describe(known.current), "models": known.names()}
+def _listed(request: Request) -> dict[str, Any]:
+    state = request.app.state
+    return {**describe(state.models.current), "models": state.models.names(), "filters": state.filters.names()}
 
 
 @router.get("/healthz", summary="Whether the process lives")

@@ -52,7 +52,7 @@ async def stream(
     socket: WebSocket,
     identity: Annotated[Identity, requires("predict")],
     format: Annotated[Format, Query()] = "float16",
-    filter: Annotated[FilterName | None, Query()] = None,
+    filter: FilterName | None = None,
 ) -> None:
     """One terminal's stream; docs/serving.md describes its messages.
 
@@ -63,9 +63,10 @@ async def stream(
         filter: in place of the server's own.
     """
     state = socket.app.state
+    chosen = await asyncio.to_thread(state.filters.choose, filter)
     with reserved(state, identity, socket) as name, suppress(WebSocketDisconnect):
         await socket.accept(PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
-        terminal = Terminal(state.models, filter=filter or state.settings.filter)
+        terminal = Terminal(state.models, filter=chosen)
         await _Stream(socket, name, terminal, format).run()
 
 

@@ -3,7 +3,8 @@
 import threading
 from dataclasses import dataclass
 
-from steadydepth.inference.filters import open_filter
+from steadydepth.errors import InputError
+from steadydepth.inference.filters import ChosenFilter, open_filter
 from steadydepth.inference.session import Image, Result, Session
 from steadydepth.serving.batching import Port
 from steadydepth.serving.models import InService, Models
@@ -20,7 +21,7 @@ class Answer:
 class Terminal:
     """The state of one video; its steps come one after another, from any thread."""
 
-    def __init__(self, models: Models, *, filter: str | None = None) -> None:
+    def __init__(self, models: Models, *, filter: str | ChosenFilter | None = None) -> None:
         """Begin a video; InputError where the filter is unknown or looks ahead."""
         open_filter(filter, models.current.predictor.claims)
         self._models, self._filter = models, filter
@@ -42,7 +43,11 @@ class Terminal:
             if self._open is None or self._open[0] is not self._models.current:
                 self._leave()
                 by, port = self._models.open()
-                self._open = by, port, Session(port, filter=self._filter)
+                try:
+                    self._open = by, port, Session(port, filter=self._filter)
+                except InputError:
+                    port.close()
+                    raise InputError("the filter of this stream is not there any more: choose another one") from None
             by, _, session = self._open
             if is_reset:
                 session.reset()

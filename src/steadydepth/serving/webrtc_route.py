@@ -37,7 +37,7 @@ async def offer(
     request: Request,
     identity: Annotated[Identity, requires("predict")],
     format: Annotated[Format, Query()] = "float16",
-    filter: Annotated[FilterName | None, Query()] = None,
+    filter: FilterName | None = None,
 ) -> Response:
     """Take an offer with a video track to send and an ordered data channel; depth of the newest frame comes over it.
 
@@ -52,9 +52,10 @@ async def offer(
         raise HTTPException(415, "an offer is application/sdp, of at most 64 KiB")
     state = request.app.state
     settings: Settings = state.settings
+    chosen = await asyncio.to_thread(state.filters.choose, filter)
     place = ExitStack()
     name = place.enter_context(reserved(state, identity, request))
-    peer = _Peer(state, name, Terminal(state.models, filter=filter or settings.filter), format)
+    peer = _Peer(state, name, Terminal(state.models, filter=chosen), format)
     try:
         answer = await asyncio.wait_for(peer.answer(body.decode()), settings.limits.header_s)
     except Exception as error:  # of a parser that says what is wrong with text in many ways

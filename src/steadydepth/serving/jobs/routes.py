@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from anyio.to_thread import run_sync
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from steadydepth.errors import InputError
 from steadydepth.serving.access import requires
 from steadydepth.serving.jobs.jobs import Jobs
-from steadydepth.serving.jobs.plans import describe
+from steadydepth.serving.jobs.plans import RUN, describe
 from steadydepth.serving.jobs.store import Job, Upload
 from steadydepth.serving.jobs.uploads import checksum
 from steadydepth.serving.models import Models
@@ -88,6 +89,15 @@ def add_finished(jobs: Jobs, models: Models) -> None:
             models.put_into_service(_served_name(served))
         except InputError:
             logger.exception("the model of job %s cannot be put into service again", served.id)
+
+
+def tuned_filters(jobs: Jobs) -> dict[str, Path]:
+    """The filters of finished jobs, by the names under which streams choose them."""
+    return {
+        _served_name(job): jobs.of(job) / RUN
+        for job in jobs.store.all(Job)
+        if job.kind == "filter" and jobs.model_files(job)
+    }
 
 
 def _served_name(job: Job) -> str:

@@ -77,10 +77,13 @@ def work(order: dict[str, Any], folder: Path, limits: JobLimits) -> dict[str, st
 
 def _tune_filter(order: dict[str, Any], folder: Path) -> dict[str, str]:
     from steadydepth.serving.jobs.plans import RUN, VIDEOS
-    from steadydepth.training.learned_filter.tune import tune_filter
+    from steadydepth.training.learned_filter.tune import NOTE, tune_filter
 
-    remove(folder / RUN)  # of an earlier start that was cut between writing it and saying so
+    if (folder / RUN / NOTE).is_file():  # of an earlier start that was cut between writing it and saying so
+        remove(folder / RUN)
     found = tune_filter(folder / VIDEOS, model=order["model"], out=folder / RUN, **order["settings"])
+    if found is None:
+        return {"state": "stopped", "message": ""}
     scores = ", ".join(f"{name} {before:.3f} to {after:.3f}" for name, (before, after) in found.scores.items())
     verdict = "better" if found.is_better else "no better, so it is the filter as it came"
     return {"state": "finished", "message": f"{verdict}: {scores}"}

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -30,63 +31,80 @@ from steadydepth.ops.masked import masked_mean
 from steadydepth.ops.warp import as_grid, follow
 from steadydepth.synthetic.world import make_world
 from steadydepth.training.learned_filter.clips import LabelledClip, Lesson, draw_lesson, label_clip
+from steadydepth.training.learned_filter.learner import Learner
+from steadydepth.training.signals import asked_to_stop
 from steadydepth.types import Clip, Depth, Frames, State
 
 logger = logging.getLogger(__name__)
 
 
-def train_filter(config: FilterConfig | Path | str) -> Path:
+def train_filter(config: FilterConfig | Path | str) -> Path | None:
     """Train the learned filter and write its weights; the same config gives the same weights on the same machine.
 
-    The synthetic world is rendered first, where `data` does not hold it yet.
+    The synthetic world is rendered first, where `data` does not hold it yet. A training that was cut goes on from its
+    checkpoint, in a folder beside `out` that is there until the weights are written; SIGTERM or Ctrl-C ends it after
+    the batch under way.
 
     Args:
         config: the config, or its YAML file.
 
-    Returns: the file of weights, `out` of the config.
+    Returns: the file of weights, `out` of the config; None where it was asked to stop.
+
+    Raises:
+        InputError: the config does not fit, or a training of another one was cut beside `out`.
     """
     if not isinstance(config, FilterConfig):
         config = load_filter_config(Path(config))
     gates = FilterGates(config.width)
     _draw_weights(gates, torch.Generator().manual_seed(config.seed))
-    with _lessons(_read_clips(config), config) as lessons:
-        learn(gates, lessons, config)
+    learner = Learner(gates, config, config.out.with_suffix(".learning"))
+    with _lessons(_read_clips(config), config, first=learner.number) as lessons:
+        if not learn(learner, lessons):
+            return None
     with new_file(config.out) as part:
         save_file({name: tensor.cpu().contiguous() for name, tensor in gates.state_dict().items()}, part)
+    learner.remove()
     return config.out
 
 
-def learn(gates: FilterGates, lessons: Iterator[list[Lesson]], config: FilterConfig) -> None:
-    """Teach the network.
+def learn(learner: Learner, lessons: Iterator[list[Lesson]]) -> bool:
+    """Teach the network `config.sequences` batches of sequences, or as many as there is time for.
 
     Args:
-        gates: the network, changed in place.
-        lessons: batches of sequences without end.
-        config: `sequences` batches, or as many as there is time for.
+        learner: what is taught, from where it is.
+        lessons: the batches that it has not had yet.
+
+    Returns: whether it is at the end; False where SIGTERM or Ctrl-C came before, with a checkpoint.
     """
-    network = TemporalFilter(gates=gates.to(config.device))
-    generator, begun = torch.Generator().manual_seed(config.seed), time.monotonic()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
-    found: list[dict[str, Tensor]] = []
-    for number, batch in enumerate(lessons, start=1):
-        passed = number / config.sequences
-        if config.minutes is not None:
-            passed = max(passed, (time.monotonic() - begun) / (60 * config.minutes))
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _share_of_rate(min(1.0, passed))
-        for loss, parts in _losses(network, batch, config, generator):
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            found.append(parts)
-        if number % config.log_every == 0 or passed >= 1:
-            means = {name: torch.stack([one[name] for one in found]).mean().item() for name in found[0]}
-            shown = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
-            logger.info("%s: batch %d, %.0f %%: %s", config.out, number, 100 * min(1, passed), shown)
-            found = []
-        if passed >= 1:
-            return
+    config, begun = learner.config, time.monotonic() - learner.spent_s
+    network = TemporalFilter(gates=learner.gates)
+    if learner.share >= 1:
+        return True
+    with asked_to_stop() as is_asked:
+        for batch in lessons:
+            learner.number += 1
+            learner.share = learner.number / config.sequences
+            if config.minutes is not None:
+                learner.share = max(learner.share, (time.monotonic() - begun) / (60 * config.minutes))
+            for group in learner.optimizer.param_groups:
+                group["lr"] = config.learning_rate * _share_of_rate(min(1.0, learner.share))
+            for loss, parts in _losses(network, batch, config, learner.generator):
+                learner.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                learner.optimizer.step()
+                learner.found.append(parts)
+            learner.spent_s = time.monotonic() - begun
+            is_over = learner.share >= 1
+            is_full = is_over or learner.number % config.log_every == 0
+            if is_full:
+                shown = 100 * min(1, learner.share), learner.log()
+                logger.info("%s: batch %d, %.0f %%: %s", config.out, learner.number, *shown)
+            if is_full or is_asked():
+                learner.save()
+            if is_over or is_asked():
+                return is_over
+    return True
 
 
 def _share_of_rate(passed: float) -> float:
@@ -132,9 +150,9 @@ def _as_frames(images: np.ndarray) -> Frames:
 
 
 @contextmanager
-def _lessons(clips: list[LabelledClip], config: FilterConfig) -> Iterator[Iterator[list[Lesson]]]:
-    """Batches of sequences, the same in whatever number of processes they are drawn."""
-    numbers = range(config.sequences)
+def _lessons(clips: list[LabelledClip], config: FilterConfig, *, first: int) -> Iterator[Iterator[list[Lesson]]]:
+    """Batches of sequences from number `first` on, the same in whatever number of processes they are drawn."""
+    numbers = range(first, config.sequences)
     if config.workers == 1:
         yield (_draw(clips, config, number) for number in numbers)
         return
@@ -153,7 +171,7 @@ def _lessons(clips: list[LabelledClip], config: FilterConfig) -> Iterator[Iterat
                 waiting = deque(pool.submit(_draw_here, number) for number in numbers[: 2 * config.workers])
                 for number in numbers:
                     ready = waiting.popleft().result()
-                    if (later := number + 2 * config.workers) < len(numbers):
+                    if (later := number + 2 * config.workers) < config.sequences:
                         waiting.append(pool.submit(_draw_here, later))
                     yield ready
 
@@ -168,6 +186,7 @@ _mapped: tuple[list[LabelledClip], FilterConfig]  # of a process that draws
 
 def _begin_worker(folder: str, n_clips: int, config: FilterConfig) -> None:
     global _mapped  # what a process of a pool keeps between its tasks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of the group; how it ends is for the first to say
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     clips = []

@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import cv2
@@ -16,7 +16,7 @@ from torch import nn
 from steadydepth.config import FilterConfig
 from steadydepth.data.cuts import mark_cuts
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
-from steadydepth.files.atomic_writes import new_folder
+from steadydepth.files.atomic_writes import new_file
 from steadydepth.inference.filter_runtime import filter_offline
 from steadydepth.inference.learned_filter import LearnedFilter
 from steadydepth.inference.predictor import Predictor, load
@@ -25,12 +25,16 @@ from steadydepth.ops.bidirectional_flow import pair_from_frames
 from steadydepth.ops.fast_flow import fast_flow
 from steadydepth.ops.filter_step import GUIDE_SIDE, find_unit, to_log
 from steadydepth.ops.resize import resize_depth
+from steadydepth.training.checkpoint import CHECKPOINT, PREVIOUS
 from steadydepth.training.learned_filter.clips import Lesson
+from steadydepth.training.learned_filter.learner import Learner
 from steadydepth.training.learned_filter.train import learn, measure
+from steadydepth.training.log import LOG
 from steadydepth.types import Claims, InputError
 
 MOST_FRAMES = 480  # of a video that are learned from: its first ones
 LEAST_FRAMES = 8  # of a shot
+NOTE = "tuning.json"
 
 
 @dataclass(frozen=True)
@@ -49,41 +53,58 @@ def tune_filter(
     out: str | Path,
     batches: int = 40,
     seed: int = 0,
-) -> Tuned:
+) -> Tuned | None:
     """Tune the filter that the package ships to a model and to videos, and write it to a folder.
 
     What it is to return is the measured depth where there is a label, up to a straight line in log depth; elsewhere
     the depth of the model filtered there and back, which is steadier and more accurate than what the filter makes of
     the frames before. The last fifth of each shot is held back; where the tuned filter is not better there, the folder
-    gets the filter as it came.
+    gets the filter as it came. The same call again goes on from its checkpoint where it was cut; SIGTERM or Ctrl-C ends
+    it after the batch under way.
 
     Args:
         videos: videos, sequence folders, or folders of them.
         model: a name, a module or what `load` returns.
-        out: the folder, which must not exist; `filter` of predict, stream and evaluate takes it.
+        out: the folder, which must not exist, or have been cut; `filter` of predict, stream and evaluate takes it.
         batches: of three sequences each; about two seconds a batch on one core.
         seed: of what is drawn.
 
+    Returns: what it came to; None where it was asked to stop before.
+
     Raises:
-        InputError: there is no video, no shot is long enough, or the folder exists.
+        InputError: there is no video, no shot is long enough, or the folder has something else in it.
     """
+    out = Path(out)
+    _refuse_other(out)
     predictor = _as_predictor(model)
     given = [videos] if isinstance(videos, str | Path) else list(videos)
     paths = [path for each in given for path in _sequences_at(Path(each))]
     shots = [shot for path in paths for shot in _read_shots(path, predictor)]
     if not shots:
         raise InputError(f"{', '.join(map(str, given))}: no shot has {LEAST_FRAMES} frames: give longer videos")
-    config = FilterConfig(out=Path(out) / WEIGHTS.name, sequences=batches, learning_rate=5e-4, seed=seed, log_every=10)
+    every = max(1, batches // 20)
+    config = FilterConfig(out=out / WEIGHTS.name, sequences=batches, learning_rate=5e-4, seed=seed, log_every=every)
     learned, held = zip(*(_split(shot) for shot in shots), strict=True)
     gates = load_gates()
-    tuned = copy.deepcopy(gates)
-    learn(tuned, _draw_batches(learned, config), config)
-    tuned = tuned.eval()
+    named = str(model) if isinstance(model, str | Path) else type(model).__name__
+    learns_from = [named, [str(path) for path in paths], [len(shot.frames) for shot in shots]]
+    learner = Learner(copy.deepcopy(gates), config, out, learns_from=learns_from)
+    if not learn(learner, islice(_draw_batches(learned, config), learner.number, None)):
+        return None
+    tuned = learner.gates.eval()
     before, after = (measure(one, held, config) for one in (gates, tuned))
     is_better = after["target"] < before["target"]
     scores = {name: (before[name], after[name]) for name in ("error", "flicker", "lost")}
-    _write(tuned if is_better else gates, Path(out), scores, is_better=is_better, videos=paths)
-    return Tuned(Path(out), scores, is_better)
+    _write(tuned if is_better else gates, out, scores, is_better=is_better, videos=paths)
+    learner.forget()
+    return Tuned(out, scores, is_better)
+
+
+def _refuse_other(out: Path) -> None:
+    """InputError where the folder has more in it than a tuning that was cut leaves."""
+    of_a_cut = {CHECKPOINT, PREVIOUS, LOG, WEIGHTS.name}
+    if out.exists() and not (out.is_dir() and all(it.name in of_a_cut or it.name[0] == "." for it in out.iterdir())):
+        raise InputError(f"{out} exists and is never overwritten: choose another name, or move it away")
 
 
 def _as_predictor(model: str | Path | nn.Module | Predictor) -> Predictor:
@@ -194,11 +215,13 @@ def _mirrored(lesson: Lesson, draws: np.random.Generator) -> Lesson:
 def _write(
     gates: FilterGates, out: Path, scores: dict[str, tuple[float, float]], *, is_better: bool, videos: list[Path]
 ) -> None:
-    with new_folder(out) as part:
-        save_file({name: tensor.contiguous() for name, tensor in gates.state_dict().items()}, part / WEIGHTS.name)
-        noted = {
-            "is_better": is_better,
-            "scores": {name: {"before": before, "after": after} for name, (before, after) in scores.items()},
-            "videos": [path.name for path in videos],
-        }
-        (part / "tuning.json").write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
+    with new_file(out / WEIGHTS.name) as part:
+        save_file({name: tensor.contiguous() for name, tensor in gates.state_dict().items()}, part)
+    noted = {
+        "is_better": is_better,
+        "scores": {name: {"before": before, "after": after} for name, (before, after) in scores.items()},
+        "videos": [path.name for path in videos],
+    }
+    # Last: with it the folder is complete.
+    with new_file(out / NOTE) as part:
+        part.write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
