@@ -152,5 +152,5 @@ def test_the_doors_take_paths_as_text(tmp_path):
 
 def test_ready_models_have_a_licence_and_claims():
     names = [model.name for model in steadydepth.list_models()]
-    assert names[0] == "depth-anything-v2-small"
+    assert names[:2] == ["steadydepth-small", "depth-anything-v2-small"]
     assert {model.licence for model in steadydepth.list_models()} <= {"Apache-2.0", "MIT"}

@@ -36,6 +36,9 @@ class Terminal:
             image: RGB.
             is_reset: whether the session begins anew.
             time_s: when the frame was taken; a gap begins anew as well.
+
+        Raises:
+            InputError: the filter is none of the server's any more, or the model does not take the image.
         """
         with self._lock:
             if self._is_closed:

@@ -27,7 +27,16 @@ def quarters_to_upright(cam_to_world: Float64[np.ndarray, "t 4 4"], up: Float64[
 def turned_camera(
     K: Float64[np.ndarray, "3 3"], cam_to_world: Float64[np.ndarray, "t 4 4"], quarters: int, size: tuple[int, int]
 ) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "t 4 4"]]:
-    """K and poses of images of `size` (height, width) after `quarters` clockwise."""
+    """The camera of images that are turned clockwise.
+
+    Args:
+        K: of the images as they were, pixels.
+        cam_to_world: OpenCV axes.
+        quarters: turns of 90 degrees.
+        size: height and width of the images as they were.
+
+    Returns: K and poses of the turned images.
+    """
     for _ in range(quarters):
         K = pinhole(K[1, 1], K[0, 0], size[0] - 1 - K[1, 2], K[0, 2])
         size = size[1], size[0]

@@ -181,7 +181,13 @@ def pinhole(fx: float, fy: float, cx: float, cy: float) -> Float64[np.ndarray, "
 def resized_camera(
     K: Float64[np.ndarray, "3 3"], size: tuple[int, int], new_size: tuple[int, int]
 ) -> Float64[np.ndarray, "3 3"]:
-    """The camera of images of `size` (height, width) after they are resized; pixel centres are integers."""
+    """The camera of images after they are resized; pixel centres are integers.
+
+    Args:
+        K: pixels.
+        size: height and width before.
+        new_size: height and width after.
+    """
     ratio = np.array([new_size[1] / size[1], new_size[0] / size[0]])
     resized = np.diag([*ratio, 1.0]) @ K
     resized[:2, 2] += (ratio - 1) / 2
