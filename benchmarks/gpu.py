@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from pack_model import pack_weights
 
 from steadydepth.config import Config
 from steadydepth.config_files import load_config
@@ -151,10 +151,7 @@ def run(config: Config) -> None:
         assert checkpoint is not None
         state.average.load_state_dict(checkpoint["average"])
         save_model(state.average.module, folder)
-    found = load_file(folder / "model.safetensors")
-    # 16 bits: a small file to carry.
-    half = {name: one.half().contiguous() if one.is_floating_point() else one for name, one in found.items()}
-    save_file(half, folder / "model.fp16.safetensors")
+    pack_weights(folder / "model.safetensors", folder / "model.fp16.safetensors")
     seconds = round(time.perf_counter() - begin)
     print(json.dumps({"done": str(folder), "steps": config.optim.steps, "seconds": seconds}), flush=True)
 

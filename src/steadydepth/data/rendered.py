@@ -295,7 +295,7 @@ def _source(assets: str | Path) -> str:
 
 
 def _photograph(light: Frames, generator: torch.Generator) -> Frames:
-    """One camera for each clip: exposure by the mean, tone curve, saturation and sharpness."""
+    """One camera for each clip: exposure by the mean, tone curve, saturation, sometimes a negative, and sharpness."""
     b, t = light.shape[:2]
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -305,5 +305,7 @@ def _photograph(light: Frames, generator: torch.Generator) -> Frames:
     encoded = (light * uniform(0.12, 0.5) / bright).clamp(0, 1) ** (1 / uniform(1.7, 2.6))
     grey = encoded.mean(dim=2, keepdim=True)
     frames = (grey + (encoded - grey) * uniform(0.1, 1.2)).clamp(0, 1)
+    # Some clips are negatives: what is dark must not come to mean far.
+    frames = torch.where(uniform(0, 1) < 0.15, 1 - frames, frames)
     sigma = uniform(-0.8, 1.0).clamp(min=0).view(b, 1).expand(b, t)
     return blur(frames, sigma)
