@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from steadydepth.data.cuts import Shots, find_cuts, find_shots, shots_of
+from steadydepth.data.cuts import Shots, find_shots, shots_of
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.files.video_read import read_video
 from steadydepth.files.video_write import write_video
@@ -28,6 +28,10 @@ def mixed(a: list[np.ndarray], b: list[np.ndarray]) -> list[np.ndarray]:
 
 def black(n_frames: int) -> list[np.ndarray]:
     return [np.zeros((H, W, 3), np.uint8)] * n_frames
+
+
+def find_cuts(frames):
+    return [shot.start for shot in find_shots(frames)[1:]]
 
 
 def test_cuts_of_a_coded_video_are_found_to_the_frame(tmp_path):

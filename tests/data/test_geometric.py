@@ -7,7 +7,7 @@ import torch
 from steadydepth.data.clips import Sample, clip_motion, fit_clip
 from steadydepth.data.geometric import View, draw_view, view_sample
 from steadydepth.data.loader import ClipSamples, augment_sample
-from steadydepth.ops.camera import move, project, relative_pose, unproject
+from steadydepth.ops.camera import unproject
 from steadydepth.ops.photometric import Photometric
 from steadydepth.ops.warp import sample as sample_at
 from steadydepth.types import Clip
@@ -51,8 +51,12 @@ def test_no_zoom_and_no_turn_change_nothing(moving_clip):
 def _moved_by_pose(clip, t, other):
     """Where each pixel of frame t lies in the other frame by depth and pose, and how deep."""
     K, poses = torch.from_numpy(clip.K), torch.from_numpy(clip.cam_to_world)
-    points = move(unproject(torch.from_numpy(clip.depth[t]).double(), K), relative_pose(poses[t], poses[other]))
-    return project(points, K).numpy(), points[..., 2].numpy()
+    move = torch.linalg.inv(poses[other]) @ poses[t]
+    points = unproject(torch.from_numpy(clip.depth[t]).double(), K) @ move[:3, :3].T + move[:3, 3]
+    image = points @ K.T
+    ahead = image[..., 2:] > 0  # where there is a label
+    at = torch.where(ahead, image[..., :2] / torch.where(ahead, image[..., 2:], 1), torch.nan)
+    return at.numpy(), points[..., 2].numpy()
 
 
 @pytest.mark.parametrize("seed", range(4))

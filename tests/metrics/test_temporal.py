@@ -14,7 +14,7 @@ from steadydepth.metrics.temporal import (
     tae,
     tcc,
 )
-from steadydepth.ops.bidirectional_flow import TwoWayFlow, two_way_from_frames
+from steadydepth.ops.bidirectional_flow import TwoWayFlow, pair_from_frames
 
 FLOWS = ("forward", "backward", "forward_visible", "backward_visible")
 
@@ -252,7 +252,7 @@ def test_nothing_to_measure_has_no_value(tiny, t):
 def test_light_that_changes_is_not_a_reason_to_look_away(tiny):
     frames = np.repeat(tiny.frames[:1], 2, axis=0).repeat(3, axis=1).repeat(3, axis=2)
     frames[1] = frames[1] * 0.6
-    flow = two_way_from_frames(frames)
+    flow = pair_from_frames(*frames)
     trusted = image_flow(frames)
     assert trusted.forward_visible.sum() > 0.8 * flow.forward_visible.sum() > 0
     frames[1, :, :24] = 255 - frames[1, :, :24]

@@ -28,15 +28,13 @@ def test_range_of_a_long_video_is_sampled_evenly(monkeypatch):
     assert far == pytest.approx(1 + 0.98 * 99, abs=0.3)
 
 
-@pytest.mark.parametrize("poison", [0.0, -3.0, np.nan, np.inf, 1e9])
+@pytest.mark.parametrize("poison", [0.0, -3.0, np.nan, np.inf])
 def test_invalid_pixels_do_not_move_the_range(poison):
     depth = np.random.default_rng(0).uniform(1, 9, (T, H, W)).astype(np.float32)
     valid = np.random.default_rng(1).random((T, H, W)) > 0.4
     clean = depth_range([depth[valid].reshape(1, 1, -1)])
     dirty = np.where(valid, depth, np.float32(poison))
-    assert depth_range(iter(dirty), iter(valid)) == pytest.approx(clean)
-    if poison != 1e9:
-        assert depth_range(iter(dirty)) == pytest.approx(clean)
+    assert depth_range(iter(dirty)) == pytest.approx(clean)
 
 
 def test_range_is_never_empty():

@@ -1,8 +1,10 @@
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
 
-from steadydepth.ops.bidirectional_flow import two_way_from_frames, two_way_from_labels
+from steadydepth.ops.bidirectional_flow import pair_from_frames, stack_pairs, two_way_from_labels
 from steadydepth.ops.fast_flow import fast_flow
 from steadydepth.ops.optical_flow import consistent, dis_flow, invert_flow
 
@@ -134,7 +136,7 @@ def test_a_pixel_without_label_depth_never_hides_another():
 
 def test_frames_alone_give_flow_both_ways(image):
     frames = np.stack([image[:, 4 : 4 + WIDTH], image[:, 2 : 2 + WIDTH], image[:, :WIDTH]])
-    found = two_way_from_frames(frames)
+    found = stack_pairs([pair_from_frames(*pair) for pair in pairwise(frames)], HEIGHT, WIDTH)
     assert found.forward.shape == found.backward.shape == (2, HEIGHT, WIDTH, 2)
     assert found.forward_visible.mean() > 0.7
     assert found.backward_visible.mean() > 0.7
@@ -144,6 +146,7 @@ def test_frames_alone_give_flow_both_ways(image):
 
 @pytest.mark.parametrize("shape", [(3, 9, 30), (1, HEIGHT, WIDTH)])
 def test_frames_too_small_or_too_few_show_nothing(shape):
-    found = two_way_from_frames(np.zeros((*shape, 3), np.uint8))
+    frames = np.zeros((*shape, 3), np.uint8)
+    found = stack_pairs([pair_from_frames(*pair) for pair in pairwise(frames)], *shape[1:])
     assert found.forward.shape == (shape[0] - 1, *shape[1:], 2)
     assert not found.forward_visible.any()

@@ -96,7 +96,7 @@ class Shots:
 
 
 def mark_cuts(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], bool]]:
-    """Each frame, and whether it begins a new shot by the rule of `find_cuts`; two frames are read ahead."""
+    """Each frame, and whether it begins a new shot by the rule of `find_shots`; two frames are read ahead."""
     shots, held = Shots(), deque[np.ndarray]()
     for frame in frames:
         shots.see(frame)
@@ -107,18 +107,13 @@ def mark_cuts(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Iterator[tuple[UI
         yield held.popleft(), shots.ends_with_cut(len(held))
 
 
-def find_cuts(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[int]:
-    """Numbers of the frames that begin a new shot, the first frame not among them; one frame is held at a time.
+def find_shots(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[range]:
+    """The frames of each shot; none when there is no frame, and one frame is held at a time.
 
     A cut is one step from one image to another that stays, or to another size. Fades, dissolves of over three frames,
     fast motion, lamps and flashes of one or two frames are none. The principle, a change that stands out from those
     around it, is that of PySceneDetect's adaptive detector.
     """
-    return [shot.start for shot in find_shots(frames)[1:]]
-
-
-def find_shots(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[range]:
-    """The frames of each shot, by the cuts of `find_cuts`; none when there is no frame."""
     visible = Shots()
     deque(visible.watch(frames), maxlen=0)
     return (

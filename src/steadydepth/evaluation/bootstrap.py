@@ -65,7 +65,7 @@ def bootstrap_intervals(
     return ends
 
 
-def add_intervals(report: Mapping[str, Any], *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> dict[str, Any]:
+def add_intervals(report: Mapping[str, Any], *, n_resamples: int = N_RESAMPLES) -> dict[str, Any]:
     """`report` with `interval`, {metric: [low, high] or None}, for the model and each control; resamples in the header.
 
     If there are clips of both kinds of camera, `interval_fixed` and `interval_moving` stand beside `mean_fixed` and
@@ -74,28 +74,26 @@ def add_intervals(report: Mapping[str, Any], *, n_resamples: int = N_RESAMPLES, 
     Args:
         report: what evaluate made.
         n_resamples: draws.
-        seed: of the draws.
     """
-    settings = {"n_resamples": n_resamples, "seed": seed}
-    found = dict(report) | _intervals(report["clips"], **settings)
+    found = dict(report) | _intervals(report["clips"], n_resamples)
     found["header"] = dict(report["header"]) | {"n_resamples": n_resamples}
     if report.get("controls"):
         found["controls"] = {
-            name: dict(table) | _intervals(table["clips"], **settings) for name, table in report["controls"].items()
+            name: dict(table) | _intervals(table["clips"], n_resamples) for name, table in report["controls"].items()
         }
     return found
 
 
-def _intervals(clips: Tables, *, n_resamples: int, seed: int) -> dict[str, dict[str, Interval]]:
+def _intervals(clips: Tables, n_resamples: int) -> dict[str, dict[str, Interval]]:
     """Of all clips and, where there are both, of fixed and of moving cameras, under the names of the report."""
     fixed = {name: clip for name, clip in clips.items() if clip.get("fixed_camera") is True}
     moving = {name: clip for name, clip in clips.items() if clip.get("fixed_camera") is False}
     tables = {"interval": clips} | ({"interval_fixed": fixed, "interval_moving": moving} if fixed and moving else {})
-    return {part: _intervals_of(table, n_resamples=n_resamples, seed=seed) for part, table in tables.items()}
+    return {part: _intervals_of(table, n_resamples) for part, table in tables.items()}
 
 
-def _intervals_of(clips: Tables, *, n_resamples: int, seed: int) -> dict[str, Interval]:
-    ends = bootstrap_intervals(_value_table(clips, sorted(clips)), n_resamples=n_resamples, seed=seed)
+def _intervals_of(clips: Tables, n_resamples: int) -> dict[str, Interval]:
+    ends = bootstrap_intervals(_value_table(clips, sorted(clips)), n_resamples=n_resamples)
     return {name: _interval(*ends[:, column]) for column, name in enumerate(METRICS)}
 
 
@@ -128,19 +126,11 @@ class Comparison:
     differences: dict[str, Difference]
 
 
-def compare_reports(
-    report: Mapping[str, Any], other: Mapping[str, Any], *, n_resamples: int = N_RESAMPLES, seed: int = 0
-) -> Comparison:
+def compare_reports(report: Mapping[str, Any], other: Mapping[str, Any]) -> Comparison:
     """`report` against `other`, clip by clip, for each metric that has a better direction and a value in both.
 
     Each clip is its own control: what makes a clip hard is the same for both, so the paired difference is known better
     than either mean. The verdict is "better" or "worse" when its interval leaves out 0.
-
-    Args:
-        report: what evaluate made of one method.
-        other: the same of the other method.
-        n_resamples: draws.
-        seed: of the draws.
 
     Raises:
         InputError: the two were scored differently, share no clip, or name different videos alike.
@@ -154,7 +144,7 @@ def compare_reports(
     one, two = np.where(missing, np.nan, one), np.where(missing, np.nan, two)
     nearer = np.array([metric.better == "nearer 1" for metric in METRICS.values()])
     differences = np.where(nearer, np.abs(one - 1) - np.abs(two - 1), one - two)
-    ends = bootstrap_intervals(differences, n_resamples=n_resamples, seed=seed)
+    ends = bootstrap_intervals(differences)
     return Comparison(
         shared,
         sorted(set(here) - set(there)),
@@ -222,10 +212,10 @@ def _refuse_other_data(here: Tables, there: Tables, shared: list[str]) -> None:
             )
 
 
-def comparison_rows(comparison: Comparison, *, names: Sequence[str] = HEADLINE) -> list[dict[str, str]]:
-    """One row for each metric of `names` that was compared, as text, the columns in order."""
+def comparison_rows(comparison: Comparison) -> list[dict[str, str]]:
+    """One row for each headline metric that was compared, as text, the columns in order."""
     rows = []
-    for found in (comparison.differences[name] for name in names if name in comparison.differences):
+    for found in (comparison.differences[name] for name in HEADLINE if name in comparison.differences):
         low, high = (f"{end:+.3g}" for end in found.interval) if found.interval else ("", "")
         rows.append(
             {

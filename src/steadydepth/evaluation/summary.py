@@ -143,8 +143,8 @@ def loses_edges(name: str, value: float | None, first: float | None) -> bool:
     return value < LEAST_EDGES * (1 if name == "edges_kept" else max(first, 0))
 
 
-def table_rows(reports: Mapping[str, Mapping[str, Any]], *, names: Iterable[str] = HEADLINE) -> list[dict[str, str]]:
-    """One row for each metric that any report has a mean of: metric, unit, better, a column for each report.
+def table_rows(reports: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """One row for each headline metric that any report has a mean of: metric, unit, better, a column for each report.
 
     `reports` maps the name of a column to a report of `evaluate`; the controls of the first report that has some
     follow as columns of their own. `best` names the best report; `note` says where the constant control beats every
@@ -156,7 +156,7 @@ def table_rows(reports: Mapping[str, Mapping[str, Any]], *, names: Iterable[str]
     tables: Mapping[str, Any] = next((report["controls"] for report in reports.values() if report.get("controls")), {})
     controls: dict[str, Values] = {name: table["mean"] for name, table in tables.items()}
     rows = []
-    for metric in names:
+    for metric in HEADLINE:
         if any(column.get(metric) is not None for column in columns.values()):
             best = _best(metric, columns)
             constant = controls.get("constant", {}).get(metric)

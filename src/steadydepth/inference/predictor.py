@@ -14,7 +14,8 @@ from steadydepth.inference.exported import ExportedNet
 from steadydepth.inference.filters import ChosenFilter, choose_filter
 from steadydepth.inference.frame_sources import Input, open_source
 from steadydepth.inference.runtime import is_exported
-from steadydepth.inference.session import Image, Network, Result, Session, VideoSession, check_image
+from steadydepth.inference.session import Image, Network, Result, Session, VideoSession
+from steadydepth.ops.resize import check_image
 from steadydepth.types import Claims, InputError
 
 # An image in any of the forms that `Predictor.predict` takes; a PIL image counts as Any.

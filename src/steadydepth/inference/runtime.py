@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from steadydepth.errors import InputError, missing_package
 from steadydepth.inference.filter_runtime import ExportedFilter as ExportedFilter
 from steadydepth.inference.onnx_session import open_onnx_session
-from steadydepth.ops.resize import fit_image, resize_depth
+from steadydepth.ops.resize import check_image, fit_image, resize_depth
 
 # 1 named the image otherwise and had no state.
 FORMAT_VERSION = 2
@@ -109,10 +109,7 @@ class ExportedModel:
         Raises:
             InputError: the image or the state is something else.
         """
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise InputError(f"an image is {kind}; it is a numpy array of uint8 (h, w, 3) in RGB: convert it")
-        depth, state = self.run(fit_image(image, self.height, self.width), state)
+        depth, state = self.run(fit_image(check_image(image), self.height, self.width), state)
         if depth.shape != image.shape[:2] and self.claims in ("metric", "scale") and not (depth > 0).all():
             depth = np.where(depth > 0, depth, np.float32(np.nan))  # what is no depth is not blended with others
         return resize_depth(depth, *image.shape[:2]), state

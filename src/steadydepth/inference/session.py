@@ -23,7 +23,7 @@ from steadydepth.inference.filters import ChosenFilter, FilterState, choose_filt
 from steadydepth.method.sequence import check_state
 from steadydepth.models.declare import claims_of
 from steadydepth.ops.colours import is_measured
-from steadydepth.ops.resize import resize_depth, shrink_image
+from steadydepth.ops.resize import check_image, resize_depth, shrink_image
 from steadydepth.types import Claims, InputError, State
 
 Image = UInt8[np.ndarray, "h w 3"]
@@ -321,15 +321,3 @@ def _pairs_of_shot(
             return
         held.append(result)
         yield np.where(result.valid, result.depth, np.float32(np.nan)), result.image
-
-
-def check_image(image: object) -> Image:
-    """The image itself, where it is one.
-
-    Raises:
-        InputError: it is no uint8 RGB (h, w, 3) array.
-    """
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise InputError(f"an image is {kind}; it is a numpy array of uint8 (h, w, 3) in RGB: convert it")
-    return image

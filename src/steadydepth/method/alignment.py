@@ -54,20 +54,6 @@ def as_depth(predicted: Depth, like: Depth, claims: Claims) -> Depth:
     return alignment.comparable_depth(predicted, claims, low=low, mean=mean)
 
 
-def as_values(depth: Depth, like: Depth, claims: Claims) -> Depth:
-    """The values that `as_depth` of them, with the same `like`, gives as `depth`.
-
-    Args:
-        depth: above 0, as `as_depth` gives it.
-        like: of the same shape, the prediction that said offset and unit.
-        claims: what the values mean.
-
-    Returns: in the units of `claims`.
-    """
-    low, mean = _offset_and_unit(like)
-    return alignment.comparable_values(depth, claims, low=low, mean=mean)
-
-
 def _offset_and_unit(like: Depth) -> tuple[Tensor, Tensor]:
     """The smallest value of each clip, or 0 where none is below 0, and the mean, which is above it."""
     low = like.detach().amin(dim=(1, 2, 3), keepdim=True).clamp(max=0)

@@ -89,21 +89,20 @@ def _disparity_change(pairs: DepthPairs) -> Pairs:
     return 1 / pairs.current - 1 / pairs.previous
 
 
-def where_smooth(truth: DepthPairs, valid: PairValid, *, share: float = 0.05) -> PairValid:
-    """Pairs whose true change of inverse depth is below `share` of the range that the later frame's label spans.
+def where_smooth(truth: DepthPairs, valid: PairValid) -> PairValid:
+    """Pairs whose true change of inverse depth is below a twentieth of the range that the later frame's label spans.
 
     The mask of Video-Depth-Anything's temporal gradient matching (loss/loss.py): a larger change is an edge passing.
 
     Args:
         truth: pairs of the label, metres.
         valid: which of them count.
-        share: of the range of inverse depth.
     """
     truth = without_invalid(truth, valid)
     inverse = 1 / truth.current
     most = torch.where(valid, inverse, -torch.inf).amax(dim=(-2, -1), keepdim=True)
     least = torch.where(valid, inverse, torch.inf).amin(dim=(-2, -1), keepdim=True)
-    return valid & (_disparity_change(truth).abs() < share * (most - least))
+    return valid & (_disparity_change(truth).abs() < 0.05 * (most - least))
 
 
 # Of harmless pairs: the error is finite where they are invalid.

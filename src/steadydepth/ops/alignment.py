@@ -213,20 +213,6 @@ def comparable_depth(values: Values, claims: Claims, *, low: float | Tensor, mea
     return 1 / x if claims == "disparity" else x
 
 
-def comparable_values(depth: Values, claims: Claims, *, low: float | Tensor, mean: float | Tensor) -> Values:
-    """The values, none below `low`, whose `comparable_depth` is `depth`.
-
-    Args:
-        depth: above 0, as `comparable_depth` gives it.
-        claims: what the values mean.
-        low: the least of the values that `comparable_depth` was given.
-        mean: their mean.
-    """
-    if claims in ("metric", "scale"):
-        return depth
-    return ((1 / depth if claims == "disparity" else depth) - FAR) * (mean - low) + low
-
-
 def fit_line(moments: Moments) -> tuple[float, float]:
     """Scale and shift of `fit_scale_shift` for samples (x, y) given as moments; both NaN of nothing."""
     if not moments.n:

@@ -1,7 +1,6 @@
 """Optical flow of a pair of frames or of a clip, there and back: from labels, or from the frames alone."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -88,12 +87,6 @@ def pair_from_labels(
     """
     back, shown = invert_flow(flow, flow_valid, np.where(valid, depth, np.float32(np.inf)))
     return PairFlow(flow, back, consistent(flow, back) & flow_valid, consistent(back, flow) & shown)
-
-
-def two_way_from_frames(frames: UInt8[np.ndarray, "t h w 3"]) -> TwoWayFlow:
-    """`pair_from_frames` of each frame and the next."""
-    pairs = [pair_from_frames(*pair) for pair in pairwise(frames)]
-    return stack_pairs(pairs, *frames.shape[1:3])
 
 
 def two_way_from_labels(

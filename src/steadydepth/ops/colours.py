@@ -28,7 +28,6 @@ def is_measured(depth: Float[np.ndarray, "*t h w"], claims: Claims = "metric") -
 
 def depth_range(
     depths: Iterable[Float[np.ndarray, "*t h w"]],
-    valids: Iterable[Bool[np.ndarray, "*t h w"]] | None = None,
     *,
     claims: Claims = "metric",
     percentiles: tuple[float, float] | None = PERCENTILES,
@@ -40,7 +39,6 @@ def depth_range(
 
     Args:
         depths: in the units of `claims`.
-        valids: where they count; None for wherever they are measured.
         claims: what the numbers mean.
         percentiles: of all values together, the low and the high one to show; None is the median and 2.5 times the mean
             distance from it to both sides, on the scale of the colours, within the values that there are.
@@ -48,7 +46,7 @@ def depth_range(
 
     Returns: near and far, which are never equal; (1, 2), or (2, 1) for disparity, if nothing is valid.
     """
-    values = _spread_out(depths, valids, claims)
+    values = _spread_out(depths, claims)
     low, high = (1.0, 2.0) if not len(values) else _ends(values, percentiles, _is_inverse(claims, is_linear))
     if high - low <= 1e-6 * max(abs(low), abs(high)):
         low, high = low - 0.01 * abs(low) - 1e-6, high + 0.01 * abs(high) + 1e-6
@@ -57,15 +55,12 @@ def depth_range(
 
 def _spread_out(
     depths: Iterable[Float[np.ndarray, "*t h w"]],
-    valids: Iterable[Bool[np.ndarray, "*t h w"]] | None,
     claims: Claims,
 ) -> Float32[np.ndarray, "n"]:
     """About a million of the measured values of a video, evenly spread over it."""
     kept, n_kept, n_visible, step = [np.zeros(0, np.float32)], 0, 0, 1
-    masks = iter(valids) if valids is not None else None
     for depth in depths:
-        valid = is_measured(depth, claims)
-        values = depth[valid & next(masks) if masks is not None else valid].astype(np.float32)
+        values = depth[is_measured(depth, claims)].astype(np.float32)
         kept.append(values[-n_visible % step :: step].copy())  # a view would keep the complete frame
         n_visible += len(values)
         n_kept += len(kept[-1])

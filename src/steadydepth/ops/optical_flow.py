@@ -6,6 +6,8 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 
 from steadydepth.ops.fast_flow import pixel_grid, solve_dis
 
+_ROUNDS = 4  # of the iteration that inverts a flow
+
 
 def dis_flow(source: UInt8[np.ndarray, "h w 3"], target: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w 2"]:
     """Dense flow from `source` to `target` in pixels (x, y): OpenCV's DIS, medium preset (Kroeger et al. 2016).
@@ -46,8 +48,6 @@ def invert_flow(
     flow: Float32[np.ndarray, "h w 2"],
     flow_valid: Bool[np.ndarray, "h w"],
     depth_there: Float32[np.ndarray, "h w"] | None = None,
-    *,
-    rounds: int = 4,
 ) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
     """Backward flow on the target frame from the forward flow of the source frame, and where the source saw the pixel.
 
@@ -60,7 +60,6 @@ def invert_flow(
         flow_valid: where it is known.
         depth_there: the depth of each source point as the target camera would see it, or any order like it: where
             several land on one pixel the nearest wins. None is any of them.
-        rounds: iterations.
 
     Returns: backward flow, pixels (x, y); and where it is known.
     """
@@ -75,7 +74,7 @@ def invert_flow(
     back[visible] = -flow.reshape(-1, 2)[source[winner[visible]]]
     start = back = back.reshape(height, width, 2)
     clean = np.where(flow_valid[..., None], flow, np.float32(np.nan)).astype(np.float32)
-    for _ in range(rounds):
+    for _ in range(_ROUNDS):
         step = -_sample(clean, grid + back, np.nan)
         back = np.where(np.isfinite(step), step, back)
     gap = _length(back + _sample(clean, grid + back, np.nan))

@@ -1,7 +1,22 @@
-"""Images and depth resized, by one rule for every part of the package. NumPy and OpenCV alone."""
+"""What an image is, and images and depth resized, by one rule for every part. NumPy and OpenCV alone."""
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+
+from steadydepth.errors import InputError
+
+
+def check_image(image: object) -> NDArray[np.uint8]:
+    """The image itself, where it is one.
+
+    Raises:
+        InputError: it is no uint8 RGB (h, w, 3) array.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InputError(f"an image is {kind}; it is a numpy array of uint8 (h, w, 3) in RGB: convert it")
+    return image
 
 
 def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -11,6 +11,7 @@ Number = float | int
 COLOURS = ("#4e79a7", "#e8832a", "#d9484c", "#4f9a47", "#a06a99", "#2fa39b", "#c79b1d", "#9c755f")
 # The same colour comes back with another dash, so that no two of many lines look alike.
 _DASHES = ("none", "6 3", "2 2", "8 3 2 3")
+_LINES, _PLANE = (520, 250), (520, 380)  # width and height of the charts in pixels
 _CHARACTER = 6.3  # width in pixels, about, of a letter of 11 px
 _GRID = 'stroke="currentColor" stroke-opacity=".16"'
 # A rim in the colour of the page keeps names readable where a line runs under them.
@@ -64,8 +65,6 @@ def line_chart(
     x_label: str,
     y_label: str,
     is_log: bool = False,
-    width: int = 520,
-    height: int = 250,
 ) -> str:
     """Lines over one x axis, with a legend; the y axis begins at 0, or is logarithmic and leaves out all but positives.
 
@@ -77,8 +76,6 @@ def line_chart(
         x_label: below it.
         y_label: beside it.
         is_log: a logarithmic y axis, which leaves out all but positives.
-        width: pixels.
-        height: pixels.
 
     Returns: SVG.
     """
@@ -86,6 +83,7 @@ def line_chart(
     values = [y for line in shown for y in line.y if y is not None]
     if not values:
         return ""
+    width, height = _LINES
     legend, legend_height = _legend([line.name for line in shown], width)
     low, high = min(values), max(values)
     across = _padded(min(min(line.x) for line in shown if line.x), max(max(line.x) for line in shown if line.x), 0)
@@ -108,8 +106,6 @@ def plane_chart(
     y_label: str,
     joins: Sequence[Sequence[str]] = (),
     far: Sequence[Point] = (),
-    width: int = 520,
-    height: int = 380,
 ) -> str:
     """Named points in a plane.
 
@@ -121,13 +117,12 @@ def plane_chart(
         joins: names of points; a line goes through those of each, in that order.
         far: points that do not set the axes; those that lie well outside stand at the edge, with their values as a
             note.
-        width: pixels.
-        height: pixels.
 
     Returns: SVG; the empty text without points.
     """
     if not points:
         return ""
+    width, height = _PLANE
     across, up = _span([point.x for point in points], far, "x"), _span([point.y for point in points], far, "y")
     axes = _Axes(across, up, 58, width - 16, 30, height - 38)
     placed = [*points, *(_at_the_edge(point, axes) for point in far)]

@@ -1,7 +1,6 @@
 """The app: what a server keeps, what stands around its routes, and the routes."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -26,7 +25,6 @@ from steadydepth.serving.models import Models
 from steadydepth.serving.protection import Guard
 from steadydepth.serving.settings import Settings
 
-LOG = logging.getLogger(__name__)
 # Every router of the server.
 routers: list[APIRouter] = [depth_route.router, stream_route.router, status_route.router, page_route.router]
 

@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 FOUND = "found.json"  # what the check of an upload has found
 PART = "received.part"
 DATA = "data"
-_BLOCK = 1 << 20
 
 
 class Uploads:

@@ -1,0 +1,260 @@
+"""Depth of frames in order over connections that may be cut."""
+
+import json
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steadydepth.client.images import Encoding, StreamedDepth, encode_image
+from steadydepth.errors import InputError
+from steadydepth.ops.resize import check_image
+from steadydepth.serving.messages import WINDOW, decode_depth, pack, unpack
+
+LOG = logging.getLogger(__name__)
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0  # between two attempts to connect, doubled from one to the next
+_MOST_IN_VAIN = 6  # connections, one after another, that end without an answer
+_LOOK_EVERY_S = 1.0  # whether an answer is overdue
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A frame on its way."""
+
+    number: int
+    image: NDArray[Any]
+    taken: float  # monotonic, as `sent`
+    sent: float
+
+
+class _Feed:
+    """The frames of a source, read by a thread of its own: the newest one, or each when it is asked for."""
+
+    def __init__(self, frames: Iterable[NDArray[Any]], is_live: bool, changed: threading.Condition) -> None:
+        self._changed, self._is_live = changed, is_live
+        self.kept: tuple[int, NDArray[Any], float] | None = None
+        self.error: BaseException | None = None
+        self.is_over = self._is_stopped = False
+        threading.Thread(target=self._read, args=(frames,), daemon=True).start()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify_all()
+
+    def take(self) -> tuple[int, NDArray[Any], float]:
+        """The frame that is kept and when it came, for whoever holds the lock."""
+        kept, self.kept = self.kept, None
+        assert kept is not None
+        self._changed.notify_all()
+        return kept
+
+    def _read(self, frames: Iterable[NDArray[Any]]) -> None:
+        try:
+            for number, frame in enumerate(frames):
+                with self._changed:
+                    self._changed.wait_for(lambda: self._is_live or self.kept is None or self._is_stopped)
+                    if self._is_stopped:
+                        return
+                    self.kept = number, frame, time.monotonic()
+                    self._changed.notify_all()
+        # Whatever it is, it is raised where the answers are asked for.
+        except BaseException as error:
+            self.error = error
+        finally:
+            with self._changed:
+                self.is_over = True
+                self._changed.notify_all()
+
+
+class Stream:
+    """One stream over as many connections as it takes: a thread sends, the caller's own receives.
+
+    Args:
+        connect: gives an open WebSocket of the stream, or raises what `Client.connect` does.
+        frames: uint8 RGB (h, w, 3); read in a thread of its own.
+        url: of the server, for messages.
+        timeout_s: without an answer for so long the connection counts as dead.
+        patience_s: give up after so long without a connection.
+        is_live: the newest frame wins.
+        encoding: of the frames.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Any],
+        frames: Iterable[NDArray[Any]],
+        *,
+        url: str,
+        timeout_s: float,
+        patience_s: float,
+        is_live: bool,
+        encoding: Encoding,
+    ) -> None:
+        self._open, self._frames, self.url = connect, frames, url
+        self.timeout_s, self.patience_s = timeout_s, patience_s
+        self.is_live, self.encoding = is_live, encoding
+        # One that the same thread may take twice.
+        self._changed = threading.Condition(threading.RLock())
+        self._waiting = deque[_Sent]()  # not answered yet
+        self._again = deque[_Sent]()  # of a connection that was cut
+        self._last = -1  # number of the last frame that was answered
+        self._n_in_vain = 0  # connections, one after another, without an answer
+        self._is_cut = False
+        self._fault: InputError | None = None  # a frame that is no image
+
+    def run(self) -> Iterator[StreamedDepth]:
+        """The answers, in order; what they raise is that of `Client.stream`."""
+        self._feed = _Feed(self._frames, self.is_live, self._changed)
+        try:
+            while not self._is_done():
+                yield from self._over_one_connection()
+            if self._feed.error is not None:
+                raise self._feed.error
+        finally:
+            self._feed.stop()
+
+    def _is_done(self) -> bool:
+        with self._changed:
+            return self._feed.is_over and not (self._feed.kept or self._again or self._waiting)
+
+    def _over_one_connection(self) -> Iterator[StreamedDepth]:
+        from websockets.exceptions import ConnectionClosed
+
+        connection = self._connect()
+        self._is_cut = False
+        sender = threading.Thread(target=self._send_all, args=(connection,), daemon=True)
+        try:
+            hello = json.loads(connection.recv(self.timeout_s))
+            self._window = min(int(hello["window"]), WINDOW)
+            sender.start()
+            yield from self._receive_all(connection)
+        except (OSError, EOFError, ConnectionClosed) as error:
+            if self._fault is not None:
+                raise self._fault from None
+            if isinstance(error, ConnectionClosed) and error.rcvd is not None and error.rcvd.code == 1007:
+                raise InputError(f"{self.url} refuses the stream: {error.rcvd.reason}") from error
+            if self._is_done():
+                return
+            LOG.info("%s: the connection is cut (%s): another one", self.url, error)
+            self._n_in_vain += 1
+            if self._n_in_vain >= _MOST_IN_VAIN:
+                raise InputError(f"{self.url} ends every connection without an answer: {error}") from error
+            time.sleep(_FIRST_PAUSE_S * (self._n_in_vain - 1))
+        finally:
+            with self._changed:
+                self._is_cut = True
+                self._changed.notify_all()
+            connection.close()
+            if sender.ident is not None:
+                sender.join()
+            # Of live ones the newest, unless another one is there by then.
+            self._again.extendleft(reversed(list(self._waiting)[-1 if self.is_live else 0 :]))
+            self._waiting.clear()
+
+    def _connect(self) -> Any:
+        until, pause = time.monotonic() + self.patience_s, _FIRST_PAUSE_S
+        while True:
+            try:
+                return self._open()
+            except OSError as error:
+                if time.monotonic() + pause > until:
+                    raise InputError(f"{self.url} does not answer ({error}): is the server there?") from error
+            # Not all terminals at the same moment.
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def _send_all(self, connection: Any) -> None:
+        from websockets.exceptions import ConnectionClosed
+
+        def has_work() -> bool:
+            has_frame = bool(self._again) or self._feed.kept is not None
+            return self._is_cut or (has_frame and len(self._waiting) < self._window) or self._is_done()
+
+        while True:
+            with self._changed:
+                self._changed.wait_for(has_work)
+                if self._is_cut or self._is_done():
+                    break
+                if self._again and not (self.is_live and self._feed.kept):
+                    frame = replace(self._again.popleft(), sent=time.monotonic())
+                else:
+                    self._again.clear()
+                    frame = _Sent(*self._feed.take(), sent=time.monotonic())
+                self._waiting.append(frame)
+            try:
+                connection.send(self._message(frame))
+            except InputError as error:
+                self._fault = error
+                break
+            except (OSError, ConnectionClosed):
+                break
+        # The receiver waits for a message, and hears of it by that.
+        connection.close()
+
+    def _message(self, frame: _Sent) -> bytes:
+        # Only live frames have gaps in time: those of a recording are as close as they were.
+        header = {"id": frame.number, **({"time": frame.taken} if self.is_live else {})}
+        if self.encoding == "rgb":
+            height, width = check_image(frame.image).shape[:2]
+            pixels = np.ascontiguousarray(frame.image).tobytes()
+            return pack({**header, "kind": "rgb", "height": height, "width": width}, pixels)
+        return pack({**header, "kind": "image"}, encode_image(frame.image, self.encoding))
+
+    def _receive_all(self, connection: Any) -> Iterator[StreamedDepth]:
+        """Answers until the connection is closed, which is raised."""
+        while True:
+            try:
+                message = connection.recv(_LOOK_EVERY_S)
+            except TimeoutError:
+                if self._waiting and time.monotonic() - self._waiting[0].sent > self.timeout_s:
+                    raise EOFError(f"no answer in {self.timeout_s:g} s") from None
+                continue
+            if isinstance(message, str):
+                self._hear(json.loads(message))
+            else:
+                yield self._answer(message)
+
+    def _hear(self, said: dict[str, Any]) -> None:
+        """A frame that is not answered with depth."""
+        if said.get("type") not in ("skipped", "refused"):
+            return
+        self._settle(said["id"])
+        if said["type"] == "refused" and not self.is_live:
+            raise InputError(f"frame {said['id']} is refused: {said['reason']}")
+        LOG.debug("frame %d: %s", said["id"], said.get("reason", "skipped"))
+
+    def _answer(self, message: bytes) -> StreamedDepth:
+        header, payload = unpack(message)
+        frame = self._settle(header["id"])
+        depth = decode_depth(header, payload)
+        number, self._n_in_vain = header["id"], 0
+        n_skipped, self._last = number - self._last - 1, number
+        return StreamedDepth(
+            depth=depth,
+            claims=header["claims"],
+            model=f"{header['model']} {header['version']}",
+            number=number,
+            image=frame.image,
+            is_start=header["start"],
+            n_skipped=n_skipped,
+            latency_s=time.monotonic() - frame.sent,
+            flicker=header["flicker"],
+        )
+
+    def _settle(self, number: int) -> _Sent:
+        """The frame that is answered; there is room for another one."""
+        with self._changed:
+            for place, frame in enumerate(self._waiting):
+                if frame.number == number:
+                    del self._waiting[place]
+                    self._changed.notify_all()
+                    return frame
+        raise InputError(f"{self.url} answers frame {number}, which was not asked: is it a steadydepth server?")

@@ -1,0 +1,147 @@
+"""Every key of the data of a run, and what all sections share."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _at_home(cls, value: Any) -> Any:
+        """A path with ~ is one in a home."""
+        try:
+            return value.expanduser() if isinstance(value, Path) else value
+        except RuntimeError as error:  # of a user who is not there
+            raise ValueError(f"{error}: write the complete path") from error
+
+
+LABELS = "depth: measured depth of the sequences; teacher: the starting model behind the learned filter"
+
+
+class SyntheticConfig(Section):
+    """Clips that are rendered while training, of `data.clip_length` frames and the size of training frames."""
+
+    assets: Path | None = Field(
+        None, description="File of models that `data assets` wrote; without it boxes, balls, cylinders and cones."
+    )
+    textures: Path | None = Field(None, description="Folder of images that surfaces take as textures.")
+    repeats: int = Field(
+        1, ge=1, description="Each clip is shown so many times, by other cameras: rendering costs less, and shows less."
+    )
+    keep: Path | None = Field(
+        None, description="Folder that takes what is rendered, for other runs and for `repeats` over the complete run."
+    )
+
+
+class SourceConfig(Section):
+    """One of the `data.sources` of a run on several folders."""
+
+    root: Path | None = Field(None, description="Folder of sequence folders or video files.")
+    synthetic: SyntheticConfig | None = Field(
+        None, description="In place of `root`: the synthetic world, rendered on the device of the run."
+    )
+    labels: Literal["depth", "teacher", "none"] = Field("depth", description=f"{LABELS}; none: relative loss alone.")
+    share: float = Field(
+        1.0, ge=0.001, description="Its share of the samples, relative to the other shares, to a thousandth."
+    )
+    single: bool = Field(False, description="Frames are single images, drawn one by one: absolute loss alone.")
+    motion: Literal["none", "flow", "dis"] | None = Field(None, description="In place of `data.motion`.")
+
+    @property
+    def folder(self) -> Path:
+        """The root, of a source that has one."""
+        assert self.root is not None
+        return self.root
+
+    @property
+    def name(self) -> str:
+        """What it is called in logs and cards."""
+        return "synthetic world" if self.synthetic is not None else str(self.root)
+
+    @model_validator(mode="after")
+    def _root_or_synthetic(self) -> "SourceConfig":
+        if (self.root is None) == (self.synthetic is None):
+            raise ValueError("give either root, a folder, or synthetic, what is rendered")
+        if self.synthetic is not None and (self.labels != "depth" or self.single):
+            raise ValueError("synthetic: rendered clips have depth: labels must be depth, and single false")
+        return self
+
+    @model_validator(mode="after")
+    def _images_have_depth(self) -> "SourceConfig":
+        if self.single and self.labels != "depth":
+            raise ValueError("single: images have the absolute loss alone, so their labels must be depth")
+        return self
+
+
+class DataConfig(Section):
+    """Which videos, how clips are taken from them, and augmentation."""
+
+    root: Path | None = Field(None, description="Folder of sequence folders or video files.")
+    labels: Literal["depth", "teacher"] = Field("depth", description=f"{LABELS}.")
+    sources: tuple[SourceConfig, ...] = Field(
+        (), description="In place of `root` and `labels`: several folders in one run, each with its own labels."
+    )
+    teacher_strength: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Labels teacher: of the learned filter, there and back over each video; 0: the model as it is.",
+    )
+    validation: Path | None = Field(None, description="Folder of clips with depth that `run.validate_every` scores.")
+    motion: Literal["none", "flow", "dis"] = Field(
+        "flow", description="Pairs at the same pixel, along the flow files, or along DIS flow of the frames."
+    )
+    clip_length: int = Field(3, ge=2, description="Frames in a clip.")
+    strides: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (1,),
+        min_length=1,
+        description="Steps between the frames, one drawn per clip; 0 repeats one frame, with another photometric draw.",
+    )
+    strict: bool = Field(
+        False, description="Stop at a sequence or an image that cannot be read; without it, it is named and left out."
+    )
+    find_cuts: bool = Field(
+        True,
+        description="No clip crosses a cut between shots; each video file is decoded once, before the first step.",
+    )
+    height: int = Field(96, ge=32, description="Rows of a training frame.")
+    width: int = Field(128, ge=32, description="Columns of a training frame.")
+    flip: bool = Field(True, description="Mirror half of the clips, drawn at random.")
+    max_zoom: float = Field(
+        1.0, ge=1, le=4, description="Clips are zoomed in by up to this factor, and cropped at a random place."
+    )
+    max_rotation_deg: float = Field(
+        0.0, ge=0, le=45, description="Clips are rotated by up to this angle, in both directions."
+    )
+    exposure: float = Field(0.0, ge=0, description="Standard deviation of the log exposure drawn for each frame.")
+    white_balance: float = Field(0.0, ge=0, description="Standard deviation of the log gain of each colour of a frame.")
+    gamma: float = Field(0.0, ge=0, description="Standard deviation of the log gamma drawn for each frame.")
+    noise: float = Field(0.0, ge=0, description="Standard deviation of sensor noise at mid grey, frames in [0, 1].")
+    vignetting: float = Field(
+        0.0, ge=0, description="Standard deviation of the log gain of a smooth field over each frame."
+    )
+    blur: float = Field(0.0, ge=0, description="Standard deviation of the Gaussian blur drawn for each frame, pixels.")
+    jpeg: float = Field(0.0, ge=0, le=1, description="JPEG quality of each frame is lowered by up to this share.")
+    max_crf: int = Field(0, ge=0, le=51, description="Clips are encoded as H.264 with a CRF of up to this; 0: never.")
+    cached_clips: int = Field(
+        2000, ge=0, description="Decoded clips of a source kept in memory by each loader process."
+    )
+    workers: int = Field(0, ge=0, description="Loader processes; 0 loads between the steps.")
+
+    @model_validator(mode="after")
+    def _root_or_sources(self) -> "DataConfig":
+        if (self.root is None) == (not self.sources):
+            raise ValueError("give either root or sources, a list of {root: ..., labels: ..., share: ...}")
+        if self.sources and self.labels != "depth":
+            raise ValueError("labels: each of the sources has its own")
+        return self
+
+    def all_sources(self) -> tuple[SourceConfig, ...]:
+        """The sources with their own motion; `root` is one as well."""
+        if self.root is not None:
+            return (SourceConfig(root=self.root, labels=self.labels, motion=self.motion),)
+        return tuple(one.model_copy(update={"motion": one.motion or self.motion}) for one in self.sources)

@@ -1,0 +1,218 @@
+"""Every key of a run, with its default, its bounds and what it means; those of its data are in `config.data`."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from steadydepth.config.data import DataConfig, Section
+
+
+class ModelConfig(Section):
+    """The network, or the model to start from."""
+
+    init: str | None = Field(
+        None,
+        description="A model to start from: a folder, a hub name or package.module:factory (docs/models.md); `encoder` "
+        "to `max_side` are then its own.",
+    )
+    encoder: str = Field("tf_efficientnet_lite0", description="A timm encoder: a convolutional net, or a ViT.")
+    weights: str = Field("package", description="package, timm (downloads), none, or a file of encoder weights.")
+    decoder_width: int = Field(48, ge=8, description="Channels of the decoder.")
+    min_depth: float = Field(0.3, gt=0, description="Nearest depth the network can predict, metres.")
+    max_depth: float = Field(20.0, gt=0, description="Farthest depth the network can predict, metres.")
+    max_side: int | None = Field(
+        None,
+        ge=32,
+        description="Longer side in pixels of the images that it is for: longer ones are shrunk to it in use.",
+    )
+    claims: Literal["metric", "scale", "affine", "disparity"] | None = Field(
+        None,
+        description="What its numbers mean: metres, or depth or inverse depth up to a factor (and an offset). Without "
+        "it metres, or what is known of `init`.",
+    )
+    train: tuple[str, ...] = Field(
+        (), description="What is trained: encoder, decoder, norms, or beginnings of parameter names; all without it."
+    )
+    lora: int = Field(
+        0,
+        ge=0,
+        description="Rank of LoRA adapters that are trained in place of the encoder's weights; merged when saved.",
+    )
+    checkpointing: bool = Field(
+        False, description="Gradient checkpointing: less memory in training, for computing the encoder twice."
+    )
+
+
+class LossConfig(Section):
+    """Target loss = absolute + relative_weight x relative."""
+
+    absolute: Literal["log_l1", "silog", "affine_invariant"] = Field(
+        "log_l1", description="Each frame against its label."
+    )
+    gradient: float = Field(
+        0.0,
+        ge=0,
+        description="Weight, inside the absolute loss, of multi-scale gradient matching of log depth.",
+    )
+    edges: float = Field(
+        0.0,
+        ge=0,
+        description="Weight, inside the absolute loss, of the contrast that edges of the label lose.",
+    )
+    smoothness: float = Field(
+        0.0, ge=0, description="Weight, inside the absolute loss, of the partial derivatives of log depth itself."
+    )
+    edge_aware: bool = Field(True, description="`smoothness` is relaxed at the edges of the image.")
+    relative: Literal["change", "warping", "geometry", "disparity", "disparity_size"] = Field(
+        "change",
+        description="What is compared between two frames; `change`: the change of log depth with the true change.",
+    )
+    robust: Literal["l1", "huber", "charbonnier", "l2"] = Field("l1", description="How an error of the change counts.")
+    trim: float = Field(
+        0.0, ge=0, lt=1, description="Share of the pairs of a clip that is left out, those with the largest errors."
+    )
+    frame_offsets: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (1,), min_length=1, description="Frame i is paired with frame i - offset, for each of them."
+    )
+    both_frames: bool = Field(True, description="False: no gradient for the earlier frame of a pair.")
+    moving_weight: float = Field(
+        0.0, ge=0, description="Extra weight, inside the relative loss, of pairs whose true depth changes."
+    )
+    relative_gradient: float = Field(
+        0.0,
+        ge=0,
+        description="Weight, inside the relative loss, of multi-scale gradient matching of the change.",
+    )
+    motion_gain_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight, inside the relative loss, of the distance of the motion gain, the predicted share of the "
+        "true change, from 1.",
+    )
+    relative_weight: float = Field(1.0, ge=0, description="0 trains the plain model: absolute loss only.")
+    min_log_depth_correlation: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="Without labels: least log-depth correlation with the starting model; below it the run goes "
+        "back to the weights before, and on with half of the learning rate; 0: never.",
+    )
+    min_edges_kept: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Without labels: least share of the starting model's edges (`edges_kept`), as the correlation.",
+    )
+    relative_ramp: float = Field(0.33, ge=0, le=1, description="The weight grows from 0 over this share of the steps.")
+
+
+class OptimConfig(Section):
+    """The optimizer and its learning rate."""
+
+    steps: int = Field(ge=1, description="Weight updates.")
+    batch: int = Field(4, ge=1, description="Clips in a step, over all processes.")
+    accumulate: int = Field(
+        1, ge=1, description="The clips of a step pass through the network in so many parts, for less memory."
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="Highest learning rate, of the decoder.")
+    encoder_learning_rate: float = Field(
+        0.3, ge=0, description="The encoder's learning rate, as a share of `learning_rate`."
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Learning rate of each layer of the encoder, as a share of that of the layer after it.",
+    )
+    warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps over which the learning rate grows from 0.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay (none for biases and norms).")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients with a larger norm are scaled to this norm.")
+    max_skipped: int = Field(
+        10, ge=1, description="So many steps in a row without a finite gradient stop the run; fewer are skipped."
+    )
+    freeze_batch_norm_after: float = Field(
+        1.0, ge=0, le=1, description="Batch norm keeps its statistics after this share of the steps: 0 to fine-tune."
+    )
+    average: float = Field(
+        0.99, ge=0, lt=1, description="Decay of the running average (EMA) of the weights; the average is saved."
+    )
+
+
+class RunConfig(Section):
+    """Where the run lives and how often it writes."""
+
+    folder: Path = Field(description="Run folder: config, metrics.jsonl, checkpoint and model.")
+    seed: int = Field(0, ge=0, description="Starting weights, data order and augmentation follow from it.")
+    device: Literal["auto", "cpu"] = Field("auto", description="auto takes a GPU when there is one.")
+    precision: Literal["no", "bf16", "fp16"] = Field(
+        "no", description="bf16, or fp16 on a GPU, computes the network in 16 bits; losses and weights stay in 32."
+    )
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_is_a_word(cls, value: Any) -> Any:
+        """YAML reads `no` as false."""
+        return "no" if value is False else value
+
+    compile: bool = Field(
+        False, description="torch.compile the network in training, for GPUs: the first step takes minutes."
+    )
+    shard: bool = Field(
+        False, description="Shard weights, gradients and optimizer over the processes (FSDP2), for large models."
+    )
+    log_every: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
+    checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints.")
+    validate_every: int = Field(
+        0, ge=0, description="Steps between evaluations on `data.validation`, a multiple of `log_every`; 0: never."
+    )
+    best_by: str = Field("abs_rel", description="The metric of evaluate whose best model is kept in best/.")
+    patience: int = Field(
+        0, ge=0, description="So many evaluations in a row that are no better stop the run; 0 never does."
+    )
+    tracker: Literal["tensorboard", "wandb", "mlflow", "trackio"] | None = Field(
+        None, description="Where the lines of metrics.jsonl go as well; its package must be installed."
+    )
+
+
+class Config(Section):
+    """One run."""
+
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig
+    run: RunConfig
+
+    @model_validator(mode="after")
+    def _validation_at_lines(self) -> "Config":
+        if self.run.validate_every % self.run.log_every:
+            raise ValueError(f"run.validate_every: must be a multiple of run.log_every, {self.run.log_every}")
+        if (self.data.validation is None) == (self.run.validate_every > 0):
+            raise ValueError("data.validation and run.validate_every: give both, or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _label_is_there(self) -> "Config":
+        """A line for each loss that asks for a label that the data does not have."""
+        sources = self.data.all_sources()
+        wrong = []
+        if self.loss.relative.startswith("disparity") and any(one.labels != "depth" for one in sources):
+            wrong.append(
+                "loss.relative: the disparity forms are of metres, which data.labels=teacher or none does not have: "
+                "take change, warping or geometry"
+            )
+        if self.loss.motion_gain_weight > 0 and all(one.labels == "none" or one.single for one in sources):
+            wrong.append("loss.motion_gain_weight: looks at how the label changes, and no clip has one: set it to 0")
+        if all(one.labels == "none" for one in sources):
+            wrong.append(
+                "data.sources: without any labels a constant is best: give one of them labels depth or teacher"
+            )
+        if self.model.init is None and any(one.labels == "teacher" for one in sources):
+            wrong.append(
+                "data: labels teacher is the depth of the starting model, and this run starts from none: give "
+                "model.init, or take labels none"
+            )
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
