@@ -347,7 +347,7 @@ def test_doctor_says_what_is_wrong_with_an_older_pyav(run, monkeypatch):
     assert "TOO OLD" not in run("doctor")[1]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.ENAMETOOLONG])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.ENAMETOOLONG])
 def test_a_disk_that_takes_nothing_is_one_line(run, monkeypatch, code):
     from steadydepth import diagnosis
 

@@ -112,7 +112,7 @@ def convert(
         typer.Argument(
             help="What the input is: video, videos (a folder of them), pairs (a .csv or .jsonl list), tum, bonn, "
             "kitti, vkitti2, sintel, tartanair, nyu, scannet, hypersim, spring, diode, pointodyssey, arkitscenes, "
-            "replica or stray_scanner (recordings of an iPhone)."
+            "replica, stray_scanner or record3d (recordings of an iPhone), or rosbag."
         ),
     ],
     source: Annotated[Path, typer.Argument(help="The file, or the folder that the data set was extracted to.")],

@@ -36,8 +36,11 @@ def write_exr(path: Path, depth: Float[np.ndarray, "h w"], *, is_half: bool = Fa
     header = {"compression": exr.ZIP_COMPRESSION, "type": exr.scanlineimage}
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(depth, np.float16 if is_half else np.float32)
+    # What OpenEXR writes to a file by itself ends as a RuntimeError without a number when the disk is full.
+    held = io.BytesIO()
     with exr.File(header, {"Z": values}) as file:
-        file.write(str(path))
+        file.write(held)
+    path.write_bytes(held.getvalue())
 
 
 def read_exr(path: Path) -> Float32[np.ndarray, "h w"]:

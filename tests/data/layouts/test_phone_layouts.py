@@ -1,5 +1,8 @@
 """Recordings of iPhones: as the sensor lies, with LiDAR depth, its confidence, and poses in a world that knows up."""
 
+import json
+import zipfile
+
 import cv2
 import numpy as np
 import pytest
@@ -210,3 +213,69 @@ def test_a_damaged_file_of_arkitscenes_is_named(tmp_path, write_png_at, file, te
     (place / file).write_text(text)
     with pytest.raises(InputError, match=message):
         list(convert_layout("arkitscenes", tmp_path / "in", tmp_path / "out"))
+
+
+def write_r3d(path, frames, depth, camera, poses, *, pack, confidence=None, **changes):
+    """A Record3D file of `frames` whose depth is four times smaller on each side."""
+    h, w = frames.shape[1:3]
+    back = poses @ np.diag([1.0, -1, -1, 1])  # ARKit's camera axes: y up, z to the back
+    metadata = {
+        "w": w, "h": h, "dw": w // 4, "dh": h // 4, "fps": 30, "K": camera.T.ravel().tolist(),
+        "poses": [[*quaternion(pose[:3, :3]), *pose[:3, 3].tolist()] for pose in back],
+    } | changes  # fmt: skip
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata", json.dumps(metadata))
+        for i, frame in enumerate(frames):
+            archive.writestr(f"rgbd/{i}.jpg", cv2.imencode(".jpg", frame[..., ::-1])[1].tobytes())
+            archive.writestr(f"rgbd/{i}.depth", pack(depth[i].astype("<f4").tobytes()))
+            if confidence is not None:
+                archive.writestr(f"rgbd/{i}.conf", pack(confidence.tobytes()))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("each", [True, False])
+def test_record3d_gives_depth_of_its_own_size_and_poses_of_opencv(tmp_path, make_scene, assert_same, packed, each):
+    pack = pytest.importorskip("lzfse", reason="needs steadydepth[record3d]").compress if packed else bytes
+    scene = make_scene(K, h=32, w=44)
+    large = scene.frames.repeat(4, axis=1).repeat(4, axis=2)
+    camera = np.diag([4.0, 4, 1]) @ K + [[0, 0, 1.5], [0, 0, 1.5], [0, 0, 0]]
+    own = {"perFrameIntrinsicCoeffs": [[camera[0, 0], camera[1, 1], camera[0, 2], camera[1, 2]]] * 3, "K": [1] * 9}
+    write_r3d(tmp_path / "walk.r3d", large, scene.depth, camera, scene.poses, pack=pack, **(own if each else {}))
+    (made,) = convert_layout("record3d", tmp_path, tmp_path / "out")
+    assert (made.name, open_sequence(made).fps) == ("walk", 30)
+    assert_same(made, scene, step_m=0.001, exact_frames=False)
+    clip = open_sequence(made).read()
+    np.testing.assert_allclose(clip.cam_to_world, scene.poses, atol=1e-6)
+
+
+def test_record3d_does_not_trust_low_confidence(tmp_path, make_scene):
+    scene = make_scene(K, h=32, w=44)
+    levels = np.full((32, 44), 2, np.uint8)
+    levels[:10] = 0
+    large = scene.frames.repeat(4, axis=1).repeat(4, axis=2)
+    write_r3d(tmp_path / "a.r3d", large, scene.depth, K, scene.poses, pack=bytes, confidence=levels)
+    (made,) = convert_layout("record3d", tmp_path / "a.r3d", tmp_path / "out")
+    depth = open_sequence(made).read().depth
+    assert not depth[:, :10].any()
+    np.testing.assert_allclose(depth[:, 10:], scene.depth[:, 10:], atol=0.0006)
+
+
+def test_a_damaged_record3d_file_is_named(tmp_path, make_scene):
+    scene = make_scene(K, h=32, w=44)
+    large = scene.frames.repeat(4, axis=1).repeat(4, axis=2)
+    write = {"frames": large, "depth": scene.depth, "camera": K, "poses": scene.poses}
+    write_r3d(tmp_path / "short.r3d", **write, pack=lambda data: data[:-4])
+    write_r3d(tmp_path / "huge.r3d", **write, pack=bytes, w=10**9)
+    write_r3d(tmp_path / "poses.r3d", **write | {"poses": scene.poses[:2]}, pack=bytes)
+    write_r3d(tmp_path / "no_lens.r3d", **write, pack=bytes, K=[1, 2])
+    (tmp_path / "zip.r3d").write_bytes(b"PK no zip")
+    expected = {
+        "short": r"short\.r3d, frame 0: cannot be read \(.*bytes for 44 x 32|short\.r3d, frame 0: .*LZFSE",
+        "huge": r"huge\.r3d: 3 images and 3 poses",
+        "poses": r"poses\.r3d: 3 images and 2 poses",
+        "no_lens": r"no_lens\.r3d: cannot be read as a Record3D file",
+        "zip": r"zip\.r3d: cannot be read as a Record3D file",
+    }
+    for name, message in expected.items():
+        with pytest.raises(InputError, match=message):
+            list(convert_layout("record3d", tmp_path / f"{name}.r3d", tmp_path / "out"))

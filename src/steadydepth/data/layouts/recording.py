@@ -43,6 +43,20 @@ class Unreadable:
     why: str
 
 
+@dataclass(frozen=True)
+class HeldImage:
+    """An image file that lies inside another file."""
+
+    where: str  # named in errors
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.where
+
+    def read_bytes(self) -> bytes:
+        return self.data
+
+
 Found = Recording | Unreadable
 Place = TypeVar("Place")
 
