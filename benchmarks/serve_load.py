@@ -8,24 +8,28 @@ with one thread as well, one frame after another, and as many at once as fill th
 times, so that what else the machine does is shared evenly; rates are over all rounds, and beside them stands what each
 process had of the processor for a frame, which other work on the machine changes little. Then one terminal floods the
 server at five times its rate, and 32 terminals show it different clips behind a filter with a memory, each compared
-with its own offline run. --minutes repeats the load of the most terminals for so long and notes the memory of the
-server every ten seconds.
+with its own offline run. --job trains a model on the server, and measures the load with its process at work and held,
+in turns: what predictions lose to it. --minutes repeats the load of the most terminals for so long and notes the memory
+of the server every ten seconds.
 """
 
 import argparse
+import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import cv2
 import numpy as np
@@ -33,6 +37,7 @@ from websockets.sync.client import connect
 
 from steadydepth.client import Client
 from steadydepth.serving.messages import pack, unpack
+from steadydepth.synthetic.world import make_world
 
 HEIGHT, WIDTH = 192, 256
 ALONE = """
@@ -82,15 +87,16 @@ class Alone:
 
 
 @contextmanager
-def server(model: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def server(model: str, data: Path | None = None) -> Iterator[tuple[subprocess.Popen[str], int]]:
     code = (
         "import logging, sys, torch; torch.set_num_threads(1); logging.basicConfig(level='INFO');"
         "from steadydepth.serving.server import run_server; from steadydepth.serving.settings import Limits, Settings;"
         "from pathlib import Path; limits = Limits(requests_s=1e4, sessions_a_client=64);"
-        "run_server(Settings(model=sys.argv[1], port=0, limits=limits, audit=Path(sys.argv[2])))"
+        "run_server(Settings(model=sys.argv[1], port=0, limits=limits, audit=Path(sys.argv[2]),"
+        "data=Path(sys.argv[3]) if sys.argv[3] else None))"
     )
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", code, model, f"{folder}/audit.jsonl"]
+        command = [sys.executable, "-c", code, model, f"{folder}/audit.jsonl", str(data or "")]
         running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment())
         assert running.stderr is not None
         try:
@@ -113,14 +119,16 @@ def cpu_seconds(running: subprocess.Popen[str]) -> float:
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def terminal(port: int, seed: int, until: float) -> list[float]:
-    """Latencies in seconds; AssertionError where an answer is out of order."""
+def terminal(port: int, seed: int, ready: threading.Barrier, seconds: float) -> list[float]:
+    """Latencies in seconds; AssertionError where an answer is out of order. It begins when all are ready."""
     images = [cv2.imencode(".jpg", frame[..., ::-1])[1].tobytes() for frame in film(seed, 20)]
     sent: dict[int, float] = {}
     latencies: list[float] = []
     number = last = -1
     with connect(f"ws://127.0.0.1:{port}/v1/stream", compression=None, proxy=None, max_size=None) as stream:
         json.loads(stream.recv())
+        ready.wait(60)
+        until = time.monotonic() + seconds
         while time.monotonic() < until or sent:
             while len(sent) < 2 and time.monotonic() < until:
                 number += 1
@@ -138,9 +146,12 @@ def terminal(port: int, seed: int, until: float) -> list[float]:
 
 def load(port: int, n_terminals: int, seconds: float) -> tuple[float, list[list[float]]]:
     """Frames a second, and the latencies of each terminal."""
-    begun = time.monotonic()
+    ready = threading.Barrier(n_terminals + 1)
     with ThreadPoolExecutor(n_terminals) as pool:
-        each = list(pool.map(lambda seed: terminal(port, seed, begun + seconds), range(n_terminals)))
+        running = [pool.submit(terminal, port, seed, ready, seconds) for seed in range(n_terminals)]
+        ready.wait(60)
+        begun = time.monotonic()
+        each = [one.result() for one in running]
     return sum(map(len, each)) / (time.monotonic() - begun), each
 
 
@@ -177,6 +188,54 @@ def compare(
         "p99_ms": p99,
         "frames_of_a_terminal": [fewest, most],
     }
+
+
+def start_job(port: int, data: Path) -> int:
+    """A training on rendered clips that goes on longer than anything here; its process, which has begun to learn."""
+    make_world(data / "world", n_clips=4, seed=0, n_frames=8, height=144, width=176, workers=1)
+    archive = Path(shutil.make_archive(str(data / "world"), "zip", data / "world")).read_bytes()
+
+    def ask(method: str, path: str, body: bytes = b"", **headers: str) -> Any:
+        given = {"Tus-Resumable": "1.0.0"} | {name.replace("_", "-"): value for name, value in headers.items()}
+        request = Request(f"http://127.0.0.1:{port}{path}", body or None, given, method=method)
+        with urlopen(request, timeout=60) as answer:
+            return answer.headers.get("Location") or json.loads(answer.read() or "null")
+
+    name = base64.b64encode(b"world.zip").decode()
+    place = ask("POST", "/v1/uploads", Upload_Length=str(len(archive)), Upload_Metadata=f"filename {name}")
+    ask("PATCH", place, archive, Upload_Offset="0", Content_Type="application/offset+octet-stream")
+    wait(lambda: all(upload["state"] == "ready" for upload in ask("GET", "/v1/uploads")))
+    model = ask("GET", "/v1/models")["model"]
+    order = {"kind": "train", "model": model, "uploads": [place.rsplit("/", 1)[1]], "settings": {"optim.steps": 20000}}
+    job = ask("POST", "/v1/jobs", json.dumps(order).encode(), Content_Type="application/json")["id"]
+    wait(lambda: (data / "jobs" / job / "run" / "metrics.jsonl").is_file())
+    return int((data / "jobs" / job / "pid").read_text())
+
+
+def wait(is_so: Callable[[], bool], seconds: float = 300.0) -> None:
+    until = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def beside_job(job: int, port: int, n_terminals: int, seconds: float, rounds: int) -> dict[str, float]:
+    """Frames a second with the job at work, and with its process held; both take turns."""
+    rates: dict[signal.Signals, list[float]] = {signal.SIGCONT: [], signal.SIGSTOP: []}
+    for _ in range(rounds):
+        for number, found in rates.items():
+            os.kill(job, number)
+            found.append(load(port, n_terminals, seconds / rounds / 2)[0])
+    os.kill(job, signal.SIGCONT)
+    beside, without = (float(np.mean(found)) for found in rates.values())
+    return {"frames_s": beside, "without_frames_s": without, "share": beside / without}
+
+
+def measure_beside_job(given: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """`beside_job` on a server of its own, by the number of terminals."""
+    with tempfile.TemporaryDirectory() as folder, server(given.model, Path(folder)) as (_, port):
+        job = start_job(port, Path(folder))
+        return {str(n): beside_job(job, port, n, given.seconds, given.rounds) for n in given.terminals}
 
 
 def flood(port: int, rate: float, seconds: float) -> dict[str, Any]:
@@ -230,6 +289,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=0.0)
+    parser.add_argument("--job", action="store_true")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     found: dict[str, Any] = {"load": {}}
@@ -247,6 +307,9 @@ def main() -> None:
         print("flood", json.dumps(found["flood"]), flush=True)
         found["largest_difference_from_offline"] = states(given.model, port, 32)
         print("states", found["largest_difference_from_offline"], flush=True)
+        if given.job:
+            found["beside_job"] = measure_beside_job(given)
+            print("beside a job", json.dumps(found["beside_job"]), flush=True)
         memory: list[float] = []
         until = time.monotonic() + 60 * given.minutes
         while time.monotonic() < until:

@@ -182,18 +182,33 @@ class Flickering:
         return 4
 
 
-def test_with_the_filter_the_disparity_range_of_what_stands_still_is_constant_to_a_percent():
-    clip = make_clip(24, fixed_camera=True, n_frames=30, height=96, width=128)
-    static = (clip.objects == 0).all(axis=0)
-    spread = {}
-    for filter in ("none", "learned"):
-        depth = np.stack([result.depth for result in Session(Flickering(clip.depth), filter=filter).run(clip.frames)])
-        one = list(zip(depth, DepthView().ranges(lambda depth=depth: iter(depth), "disparity"), strict=False))
-        own = [(frame, (float(frame.max()), float(frame.min()))) for frame in depth]  # min-max of each frame
-        for name, shown in (("one", one), ("own", own)):
-            disparity = [Stereo().disparity(DepthView().nearness(*each, "disparity"))[static] for each in shown]
-            low, high = np.percentile(disparity, [5, 95], axis=1)
-            spread[filter, name] = (high - low)[5:].std() / (high - low)[5:].mean()
-    assert spread["learned", "one"] < 0.01
-    assert spread["none", "own"] > 0.1 < spread["learned", "own"]
-    assert spread["none", "one"] > 2 * spread["learned", "one"]
+def test_with_the_filter_the_disparity_range_of_what_stands_still_is_half_as_uneasy_in_ten_scenes():
+    """Standard deviation over time of the range from the 5th to the 95th percentile, as a share of its mean.
+
+    Blotches of 4 % of the disparity are a larger share of the range where all lies at about the same distance.
+    """
+    spreads = []
+    for seed in range(20, 30):
+        clip = make_clip(seed, fixed_camera=True, n_frames=20, height=96, width=128)
+        static = (clip.objects == 0).all(axis=0)
+        raw, filtered = (
+            np.stack([result.depth for result in Session(Flickering(clip.depth), filter=filter).run(clip.frames)])
+            for filter in ("none", "learned")
+        )
+        shown = [
+            list(zip(depth, DepthView().ranges(lambda depth=depth: iter(depth), "disparity"), strict=False))
+            for depth in (raw, filtered)
+        ]
+        shown.append([(frame, (float(frame.max()), float(frame.min()))) for frame in filtered])  # min-max of each frame
+        ranges = [
+            np.subtract(*np.percentile([Stereo().disparity(DepthView().nearness(*each, "disparity"))[static]
+                                        for each in one], [95, 5], axis=1))[5:]
+            for one in shown
+        ]  # fmt: skip
+        spreads.append([one.std() / one.mean() for one in ranges])
+    raw, filtered, own = np.transpose(spreads)
+    assert (filtered < raw).all()
+    assert np.median(filtered / raw) < 0.6
+    assert np.median(filtered) < 0.02 < np.median(raw)
+    assert filtered.max() < 0.05
+    assert np.median(own) > 2 * np.median(filtered)
