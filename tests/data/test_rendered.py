@@ -1,5 +1,6 @@
 """Samples rendered while training: models from a catalogue, the same clips for the same numbers, exact resume."""
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -182,6 +183,18 @@ def test_written_clips_pass_the_check_and_are_complete(packed, tmp_path):
     assert np.median(error) < 0.05
     made = make(tmp_path / "data", clips=3, frames=3, seed=4, assets=packed, height=48, width=64)
     assert made[:2] == paths
+
+
+def test_a_street_longer_than_16_bits_of_millimetres_is_written_in_coarser_steps(packed, tmp_path, monkeypatch):
+    from steadydepth.data import rendered
+
+    monkeypatch.setattr(rendered, "DEPTH_SCALE_M", 2e-5)  # as if the world were fifty times larger
+    (path,) = make(tmp_path / "data", clips=1, frames=2, seed=4, assets=packed, height=48, width=64)
+    stored = open_sequence(path).read().depth
+    (truth,) = [samples(packed, seed=4, height=48, width=64, flip=False).clip(0, "x").depth[:2]]
+    step_m = json.loads((path / "meta.json").read_text())["depth_scale_m"]
+    assert step_m > 2e-5
+    np.testing.assert_allclose(stored, truth, atol=step_m)
 
 
 def config(folder: Path, packed: Path, **optim) -> Config:

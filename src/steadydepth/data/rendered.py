@@ -1,6 +1,7 @@
 """Samples that are rendered while training: no files, and no clip twice."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -25,7 +26,7 @@ from steadydepth.synthetic.places import FPS, Scenes, draw_scenes
 from steadydepth.synthetic.world import FRAME_AUGMENTATION
 from steadydepth.types import Clip, Frames
 
-DEPTH_SCALE_M = 0.001  # 16 bits reach 65 m, to the end of the longest street
+DEPTH_SCALE_M = 0.001  # 16 bits reach 65 m; where a street is longer its clips have coarser steps
 CLIPS_AT_ONCE = 16  # that are drawn and rendered together; what a sample is depends on it
 _IMAGES = (".png", ".jpg", ".jpeg")
 
@@ -285,7 +286,9 @@ def make_rendered(
         missing = [number for number in numbers if not (root / names[number] / "meta.json").exists()]
         for number in missing:
             clip = samples.clip(number, names[number])
-            on_clip(write_sequence(root, clip, depth_scale_m=DEPTH_SCALE_M, source=_source(assets), licence=None))
+            assert clip.depth is not None
+            step_m = DEPTH_SCALE_M * math.ceil(float(clip.depth.max()) / (65535 * DEPTH_SCALE_M))
+            on_clip(write_sequence(root, clip, depth_scale_m=step_m, source=_source(assets), licence=None))
     return [root / name for name in names]
 
 
@@ -306,6 +309,6 @@ def _photograph(light: Frames, generator: torch.Generator) -> Frames:
     grey = encoded.mean(dim=2, keepdim=True)
     frames = (grey + (encoded - grey) * uniform(0.1, 1.2)).clamp(0, 1)
     # Some clips are negatives: what is dark must not come to mean far.
-    frames = torch.where(uniform(0, 1) < 0.15, 1 - frames, frames)
+    frames = torch.where(uniform(0.0, 1.0) < 0.15, 1 - frames, frames)
     sigma = uniform(-0.8, 1.0).clamp(min=0).view(b, 1).expand(b, t)
     return blur(frames, sigma)
