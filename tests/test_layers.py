@@ -1,6 +1,7 @@
 """Imports point down: each room may import from itself and the floors below it, and no files import in a circle."""
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -86,6 +87,13 @@ def test_no_room_holds_more_than_a_tenth_of_all_files():
     folders = [path.parent for path in MODULES]
     sizes = {folder.relative_to(SOURCE).as_posix(): folders.count(folder) for folder in folders}
     assert {name: n for name, n in sizes.items() if n > len(folders) / 10} == {}
+
+
+def test_contributing_shows_the_same_floors():
+    page = (SOURCE.parent.parent / "CONTRIBUTING.md").read_text()
+    table = page.partition("| floor | rooms |\n| --- | --- |\n")[2].partition("\n\n")[0]
+    shown = [re.findall(r"`(\w+)`", row.split("|")[2]) for row in table.splitlines()]
+    assert shown == [[name or "__init__" for name in rooms] for rooms in FLOORS]
 
 
 def test_the_rules_have_teeth():

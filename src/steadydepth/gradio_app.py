@@ -101,7 +101,7 @@ def make_app(model: AnyModel = DEFAULT, *, colours: str = "turbo") -> Any:
                 shown = gradio.Dropdown(
                     ["turbo", "grey", "viridis", "magma", "inferno", "cividis"], value=colours, label="Colours"
                 )
-                look_ahead = gradio.Slider(0, 100, value=0, step=5, label="Range: frames around each (0: whole video)")
+                look_ahead = gradio.Slider(0, 100, value=0, step=5, label="Range: frames around each (0: complete)")
                 start = gradio.Button("Predict", variant="primary")
             with gradio.Column(scale=3):
                 result = gradio.Video(label="Frame | raw | filtered", autoplay=True, loop=True, interactive=False)

@@ -365,7 +365,7 @@ def test_controls_are_filters_of_the_same_predictions(world, report, tmp_path):
             assert report["controls"][name]["mean"][metric] == pytest.approx(expected, rel=1e-4), (name, metric)
 
 
-def test_the_constant_shows_what_steadiness_alone_is_worth(report):
+def test_the_constant_shows_what_temporal_consistency_alone_is_worth(report):
     constant = report["controls"]["constant"]["mean"]
     assert constant["flicker"] == pytest.approx(0, abs=1e-9)
     assert constant["opw"] == pytest.approx(0, abs=1e-9)

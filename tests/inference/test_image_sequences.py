@@ -1,4 +1,4 @@
-"""Image sequences as compositing programs have them: linear OpenEXR in, floats and pictures out, frame numbers kept."""
+"""Image sequences as compositing programs have them: linear OpenEXR in, floats and images out, frame numbers kept."""
 
 import cv2
 import numpy as np

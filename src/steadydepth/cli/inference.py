@@ -36,7 +36,7 @@ def predict(
         str, typer.Option(metavar="LOW-HIGH", help="What is shown of the depth: percentiles, or median.")
     ] = "2-98",
     look_ahead: Annotated[
-        int | None, typer.Option(help="Frames before and after of which the range is taken; else the whole video.")
+        int | None, typer.Option(help="Frames before and after of which the range is taken; else the complete video.")
     ] = None,
     near: Annotated[float | None, typer.Option(help="What is shown as nearest, in the units of the model.")] = None,
     far: Annotated[float | None, typer.Option(help="What is shown as farthest.")] = None,

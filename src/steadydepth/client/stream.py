@@ -222,14 +222,14 @@ class Stream:
             else:
                 yield self._answer(message)
 
-    def _hear(self, said: dict[str, Any]) -> None:
+    def _hear(self, notice: dict[str, Any]) -> None:
         """A frame that is not answered with depth."""
-        if said.get("type") not in ("skipped", "refused"):
+        if notice.get("type") not in ("skipped", "refused"):
             return
-        self._settle(said["id"])
-        if said["type"] == "refused" and not self.is_live:
-            raise InputError(f"frame {said['id']} is refused: {said['reason']}")
-        LOG.debug("frame %d: %s", said["id"], said.get("reason", "skipped"))
+        self._settle(notice["id"])
+        if notice["type"] == "refused" and not self.is_live:
+            raise InputError(f"frame {notice['id']} is refused: {notice['reason']}")
+        LOG.debug("frame %d: %s", notice["id"], notice.get("reason", "skipped"))
 
     def _answer(self, message: bytes) -> StreamedDepth:
         header, payload = unpack(message)

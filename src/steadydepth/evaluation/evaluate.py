@@ -93,7 +93,7 @@ def evaluate_predictions(
         max_depth: metres, in place of the protocol's.
         protocol: a key of PROTOCOLS.
         controls: whether what anyone has without training is scored beside it.
-        lengths: windows of so many frames for the temporal metrics; None is the whole clip.
+        lengths: windows of so many frames for the temporal metrics; None is the complete clip.
         strict: whether the first clip that fails ends it.
         opw: `khan`, or `nvds` to have the OPW of its script as well.
         jobs: processes; with None as many as pay for their start, one for each thread of torch at the most.

@@ -177,7 +177,7 @@ def row_label(name: str, row: Mapping[str, Any], result: Mapping[str, Any]) -> s
     Args:
         name: of the method.
         row: of the table.
-        result: the whole of compare.json.
+        result: all of compare.json.
     """
     n_seeds = len(row["seeds"])
     return name if n_seeds == len(result["config"]["seeds"]) else f"{name} ({n_seeds} seed{'s' * (n_seeds > 1)})"

@@ -71,7 +71,7 @@ def decode_light(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
         channels = _channels(exr, data)
     except RuntimeError as error:
         raise ValueError(str(error)) from error
-    # Of several layers the one without a name is the picture.
+    # Of several layers the one without a name is the image.
     names = ("R", "G", "B") if "R" in channels else ("Y", "Y", "Y")
     if missing := sorted(set(names) - channels.keys()):
         raise ValueError(f"has no channel {' or '.join(missing)} but {', '.join(channels)}; a frame has R, G and B")

@@ -77,7 +77,7 @@ def read_video(
         path: a file, or a URL as text.
         start: the first frame; a later one is found by seeking, checked to be that very frame.
         stop: the frame after the last; None reads to the end.
-        report: told once of each way in which frames are damaged or not shown as they were meant (high dynamic range,
+        report: called once for each way in which frames are damaged or not shown as meant (high dynamic range,
             interlaced fields); None warns.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Two eyes from one: an image and its depth as a stereo pair, with one range of disparity for the whole video.
+"""Two eyes from one: an image and its depth as a stereo pair, with one range of disparity for the complete video.
 
 Each eye sees the image moved by half of its disparity (forward, the nearest wins); what comes into view behind the
 edges of near things is filled from the background beside it.
@@ -78,13 +78,13 @@ def move_by(image: Image, disparity: Float32[np.ndarray, "h w"], share: float) -
         disparity: pixels.
         share: 0.5 for the left eye, -0.5 for the right one.
     """
-    nearest, seen = _land(disparity, share)
+    nearest, covered = _land(disparity, share)
     rows, columns = np.indices(disparity.shape, np.float32)
     source = columns - np.float32(share) * nearest
     moved = cv2.remap(image, source, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    if not seen.all():
-        y, x = np.nonzero(~seen)
-        moved[y, x] = moved[y, _background(nearest, seen, y, x)]
+    if not covered.all():
+        y, x = np.nonzero(~covered)
+        moved[y, x] = moved[y, _background(nearest, covered, y, x)]
     return moved
 
 
@@ -107,25 +107,25 @@ def _land(
     for column in (at.round(), floor, ceil):
         landed.scatter_reduce_(1, column.nan_to_num_(-1).add_(1).clamp_(0, width + 1).long(), values, "amax")
     nearest = landed[:, 1:-1].numpy()
-    seen = np.isfinite(nearest)
-    return np.where(seen, nearest, np.float32(0)), seen
+    covered = np.isfinite(nearest)
+    return np.where(covered, nearest, np.float32(0)), covered
 
 
 def _background(
     nearest: Float32[np.ndarray, "h w"],
-    seen: Bool[np.ndarray, "h w"],
+    covered: Bool[np.ndarray, "h w"],
     y: Int64[np.ndarray, "n"],
     x: Int64[np.ndarray, "n"],
 ) -> Int64[np.ndarray, "n"]:
     """The column that fills each hole: the background beside it mirrored into it, the edge itself where that ends."""
-    width = seen.shape[1]
+    width = covered.shape[1]
     column = np.arange(width, dtype=np.int32)
-    left = np.maximum.accumulate(np.where(seen, column, -1), axis=1)[y, x]
-    right = np.minimum.accumulate(np.where(seen, column, width)[:, ::-1], axis=1)[:, ::-1][y, x]
+    left = np.maximum.accumulate(np.where(covered, column, -1), axis=1)[y, x]
+    right = np.minimum.accumulate(np.where(covered, column, width)[:, ::-1], axis=1)[:, ::-1][y, x]
     depth_left = np.where(left >= 0, nearest[y, left], np.inf)
     depth_right = np.where(right < width, nearest[y, np.minimum(right, width - 1)], np.inf)
     is_left = depth_left <= depth_right
     edge = np.clip(np.where(is_left, left, right), 0, width - 1)
     mirrored = np.clip(2 * edge - x + np.where(is_left, 1, -1), 0, width - 1)
-    fits = seen[y, mirrored] & (np.abs(nearest[y, mirrored] - nearest[y, edge]) <= _SAME_SURFACE)
+    fits = covered[y, mirrored] & (np.abs(nearest[y, mirrored] - nearest[y, edge]) <= _SAME_SURFACE)
     return np.where(fits, mirrored, edge)

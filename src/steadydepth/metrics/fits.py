@@ -1,4 +1,4 @@
-"""The alignments of `ops.align` for NumPy arrays and tensors alike: what a prediction is forgiven, once for a clip."""
+"""The alignments of `ops.alignment` for NumPy arrays and tensors alike: what a prediction is forgiven, once for a clip."""
 
 from collections.abc import Callable
 

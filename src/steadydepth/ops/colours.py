@@ -240,6 +240,6 @@ def colour_change(
 
 # Those that are the same in both; OpenCV's jet, hot and their like are others than matplotlib's of the same names.
 _OF_OPENCV = ("turbo", "viridis", "magma", "inferno", "plasma", "cividis")
-# Told apart by those who do not tell red from green.
+# Distinct for those who do not tell red from green.
 _LESS, _MORE = np.array([80, 160, 255]), np.array([255, 140, 30])
 _MAGMA = colour_map("magma")

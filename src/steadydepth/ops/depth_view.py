@@ -22,7 +22,7 @@ class DepthView:
     Args:
         colours: "grey" or a colour map of matplotlib by its name.
         range: "LOW-HIGH", percentiles of all values together, or "median", as of `colours.depth_range`.
-        look_ahead: None has one range for the whole video. A number of frames has the mean range of so many frames
+        look_ahead: None has one range for the complete video. A number of frames has the mean range of so many frames
             before and after each one, within its shot: for films whose scenes differ, and never per frame.
         near: what is shown as nearest, in the units of the claims, in place of what is found.
         far: the same of the farthest.

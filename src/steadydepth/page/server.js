@@ -46,7 +46,7 @@ class Stream {
     this.onDepth = onDepth;
     this.onState = onState;
     this.waiting = new Set(); // frames that are not answered yet
-    this.window = 0; // frames that may be; none before the server said so
+    this.window = 0; // frames that may be; none before the server notice so
     this.wait = 250; // ms until the next attempt
     this.isOver = false;
     this.open();
@@ -71,15 +71,15 @@ class Stream {
     this.wait = Math.min(2 * this.wait, 5000);
   }
 
-  hear(said) {
-    if (said.type === "hello") {
-      this.window = said.window;
+  hear(notice) {
+    if (notice.type === "hello") {
+      this.window = notice.window;
       this.wait = 250;
       this.onState("");
     }
-    if (said.type === "refused") this.onState(said.reason);
-    this.waiting.delete(said.id);
-    if (said.type === "skipped" || said.type === "refused") this.onDepth(said.id, null);
+    if (notice.type === "refused") this.onState(notice.reason);
+    this.waiting.delete(notice.id);
+    if (notice.type === "skipped" || notice.type === "refused") this.onDepth(notice.id, null);
   }
 
   take(message) {

@@ -7,7 +7,7 @@ const LEAST = 1 << 18, MOST = 1 << 23; // bytes of a piece
 const GOOD_S = 2; // that a piece takes, about
 const PATIENCE = 8; // attempts in a row without a byte
 
-// `onProgress` is told of the bytes that are there.
+// `onProgress` is called with the bytes that are there.
 export async function sendFile(file, onProgress) {
   const key = `upload ${file.name} ${file.size} ${file.lastModified}`;
   let place = localStorage.getItem(key), offset = place && (await offsetOf(place));

@@ -84,11 +84,11 @@ class Answers:
         """
         answer = self.terminal.step(image, is_reset=is_reset, time_s=time_s)
         self.flicker.see(answer.result)
-        said, payload = encode_depth(answer.result, self.format)
+        described, payload = encode_depth(answer.result, self.format)
         header = {
             "type": "depth",
             "id": number,
-            **said,
+            **described,
             **describe(answer.by),
             "start": answer.result.is_start,
             "time": time.time(),

@@ -97,8 +97,8 @@ def _answer(state: Any, data: bytes, format: Format) -> tuple[Answer, bytes, dic
         terminal.close()
     try:
         if format == "png16":
-            said, body = encode_depth(answer.result, "png16")
-            return answer, body, {"X-Depth-Scale": repr(said["scale"]), "X-Depth-Offset": repr(said["offset"])}
+            header, body = encode_depth(answer.result, "png16")
+            return answer, body, {"X-Depth-Scale": repr(header["scale"]), "X-Depth-Offset": repr(header["offset"])}
         return answer, encode_npz(answer.result) if format == "npz" else encode_exr(answer.result), {}
     except InputError:
         raise HTTPException(422, f"this server cannot write {format}: take png16 or npz") from None

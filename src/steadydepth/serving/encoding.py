@@ -82,7 +82,7 @@ def _check_pixels(height: int, width: int, most_pixels: int) -> None:
 
 
 def encode_depth(result: Result, format: str) -> tuple[dict[str, Any], bytes]:
-    """Depth as one of `messages.FORMATS`: what to say of it, and its bytes; NaN where there is no value."""
+    """Depth as one of `messages.FORMATS`: what its header says, and its bytes; NaN where there is no value."""
     depth = np.where(result.valid, result.depth, np.float32(np.nan))
     values = depth[result.valid]
     low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 2.0)
@@ -100,8 +100,8 @@ def encode_depth(result: Result, format: str) -> tuple[dict[str, Any], bytes]:
     else:
         payload = encode_zstd(depth) if format == "zstd" else depth.astype("<f4").tobytes()
     height, width = depth.shape
-    said = {"format": format, "height": height, "width": width, "claims": result.claims}
-    return {**said, "scale": scale, "offset": offset}, payload
+    header = {"format": format, "height": height, "width": width, "claims": result.claims}
+    return {**header, "scale": scale, "offset": offset}, payload
 
 
 def encode_npz(result: Result) -> bytes:

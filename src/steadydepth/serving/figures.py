@@ -66,27 +66,27 @@ class _Shown(Collector):
         self._figures, self._models = figures, models
 
     def collect(self) -> Iterable[Metric]:
-        seen, batcher = self._figures, self._models.current.batcher
+        figures, batcher = self._figures, self._models.current.batcher
         for name, text, count in (
-            ("frames", "Frames of streams that were answered with depth", seen.n_frames),
-            ("images", "Single images that were answered with depth", seen.n_images),
-            ("skipped", "Frames of streams that a newer one displaced", seen.n_skipped),
-            ("refused", "Frames that could not be read or predicted", seen.n_refused),
+            ("frames", "Frames of streams that were answered with depth", figures.n_frames),
+            ("images", "Single images that were answered with depth", figures.n_images),
+            ("skipped", "Frames of streams that a newer one displaced", figures.n_skipped),
+            ("refused", "Frames that could not be read or predicted", figures.n_refused),
             ("batched_frames", "Frames that went through the model in service", batcher.n_frames),
             ("batches", "Batches that they were in", batcher.n_batches),
         ):
             yield CounterMetricFamily(f"steadydepth_{name}", text, value=count)
-        waiting = sum(each.is_waiting for each in seen.streams.values())
+        waiting = sum(each.is_waiting for each in figures.streams.values())
         for name, text, value in (
-            ("frames_per_second", "Answers a second over the last ten", seen.frames_per_second()),
-            ("sessions", "Open streams", len(seen.streams)),
+            ("frames_per_second", "Answers a second over the last ten", figures.frames_per_second()),
+            ("sessions", "Open streams", len(figures.streams)),
             ("queue", "Frames in the queues of streams, one each at the most", waiting),
             ("network_queue", "Frames that wait for the network", batcher.n_waiting),
             ("model_version", "Number of the model in service", self._models.current.version),
         ):
             yield GaugeMetricFamily(f"steadydepth_{name}", text, value=value)
         latency = SummaryMetricFamily("steadydepth_latency_seconds", "From a frame's arrival to its answer; last 1024")
-        for quantile, value in seen.quantiles().items():
+        for quantile, value in figures.quantiles().items():
             latency.add_sample("steadydepth_latency_seconds", {"quantile": str(quantile)}, value)
         yield latency
         yield from self._sessions()

@@ -104,5 +104,5 @@ def _plain(name: str) -> str:
 
 
 def describe(in_service: InService) -> dict[str, Any]:
-    """What a client is told of the model in service."""
+    """The model in service, as clients hear of it."""
     return {"model": in_service.name, "version": in_service.version, "claims": in_service.predictor.claims}

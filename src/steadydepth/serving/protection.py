@@ -72,7 +72,7 @@ class Guard:
                 return
             await self.app(scope, _Body(receive, self.settings) if is_http else receive, send_guarded)
         except Exception:
-            # What went wrong is told to the log alone; the number joins it with what the client was told.
+            # What went wrong goes to the log alone; the number joins it with the client's answer.
             number = secrets.token_hex(4)
             LOG.exception("error %s at %s %s", number, scope.get("method", "WS"), scope["path"])
             if status == 0:

@@ -1,4 +1,4 @@
-"""The server as a process: the app behind uvicorn, with limits on connections that have not said anything yet."""
+"""The server as a process: the app behind uvicorn, with limits on connections that have not sent anything yet."""
 
 import asyncio
 import ctypes

@@ -23,7 +23,7 @@ class Limits:
     requests_s: float = 50.0  # of one client, on average; twice as many at once
     messages_s: float = 1000.0  # of one stream, on average; twice as many at once
     failures_s: float = 1.0  # wrong tokens of one address, on average; ten at once
-    header_s: float = 10.0  # until a connection has said what it wants
+    header_s: float = 10.0  # until a connection has sent its request
     body_s: float = 30.0  # until a request's body is there
     send_s: float = 10.0  # until a client has taken an answer
     idle_s: float = 120.0  # of a stream without a frame

@@ -195,7 +195,7 @@ class _Stream:
         return frame
 
     async def _answer(self, frame: _Frame) -> bytes | dict[str, Any]:
-        """A message with depth, or what is said in its place."""
+        """A message with depth, or what is sent in its place."""
         loop = asyncio.get_running_loop()
         self._step = loop.run_in_executor(self._pool, self._compute, frame)
         try:

@@ -251,6 +251,6 @@ def part_name(name: str, stretch: range, n_frames: int) -> str:
     Args:
         name: of the video.
         stretch: its frames.
-        n_frames: of the whole video.
+        n_frames: of the complete video.
     """
     return name if len(stretch) == n_frames else f"{name}_{stretch.start:05d}"

@@ -68,8 +68,8 @@ def _camera(place: Path) -> tuple[Float64[np.ndarray, "3 3"], float]:
         camera = _CAMERA
     else:
         try:
-            said = json.loads(path.read_text(encoding="utf-8-sig"))["camera"]
-            camera = {name: float(said[name]) for name in _CAMERA}
+            stored = json.loads(path.read_text(encoding="utf-8-sig"))["camera"]
+            camera = {name: float(stored[name]) for name in _CAMERA}
         except (OSError, ValueError, TypeError, LookupError) as error:
             raise InputError(f"{path}: no camera with {', '.join(_CAMERA)} ({error}): copy it again") from error
     if not camera["scale"] > 0:

@@ -40,7 +40,7 @@ def main(folder: Path) -> None:
 
 
 def receive(folder: Path, name: str, size: int, sha256: str | None, limits: JobLimits) -> list[str]:
-    """Check the file as a whole and put its sequences into data/.
+    """Check the complete file and put its sequences into data/.
 
     Args:
         folder: of the upload, with the received file.

@@ -131,9 +131,9 @@ def _add_uploads(router: APIRouter, jobs: Jobs) -> None:
     ) -> Response:  # fmt: skip
         """Begin an upload: a video, or an archive (.zip, .tar.gz) of videos and sequence folders."""
         _check_version(tus)
-        said = _metadata(metadata)
+        given = _metadata(metadata)
         with _refusals():
-            upload = uploads.create(said.get("filename", ""), length, owner=who.name, sha256=said.get("sha256"))
+            upload = uploads.create(given.get("filename", ""), length, owner=who.name, sha256=given.get("sha256"))
         place = request.url_for("send_piece", id=upload.id).path
         return Response(status_code=201, headers=_TUS_HEADERS | {"Location": place})
 

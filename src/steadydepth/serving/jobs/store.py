@@ -25,7 +25,7 @@ class Upload:
     id: str
     name: str  # as its owner calls it; never a path
     size: int  # bytes
-    sha256: str | None  # of all of it, where the sender said
+    sha256: str | None  # of all of it, where the sender gave it
     owner: str
     created: float  # seconds since 1970
     received: int = 0  # bytes that count: checked, and on the disk

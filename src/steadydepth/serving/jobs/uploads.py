@@ -1,4 +1,4 @@
-"""Files from terminals: received in pieces that can be sent again, checked as a whole, unpacked, ready for a job.
+"""Files from terminals: received in pieces that can be sent again, checked when complete, unpacked, ready for a job.
 
 What a client names is a title, never a path: everything lies below a number that the server has drawn.
 """
@@ -115,7 +115,7 @@ class Uploads:
         Args:
             upload: as `begin_piece` found it.
             file: what `begin_piece` opened.
-            keep: whether the piece came whole.
+            keep: whether the piece is complete.
         """
         with file:
             if not keep:

@@ -119,8 +119,8 @@ def _report(model: str, folder: Path) -> str:
     means = [json.loads((out / "metrics.json").read_text())["mean"] for out in (before, folder / RUN)]
     shown = {"flicker_flow": "flicker along the flow {:.2f} to {:.2f} %", "abs_rel": "abs_rel {:.3f} to {:.3f}"}
     found = {name: [mean.get(name) for mean in means] for name in shown}
-    said = [shown[name].format(*pair) for name, pair in found.items() if None not in pair]
-    return f"on its own videos: {', '.join(said)}" if said else ""
+    changes = [shown[name].format(*pair) for name, pair in found.items() if None not in pair]
+    return f"on its own videos: {', '.join(changes)}" if changes else ""
 
 
 def _keep_page(page: Path, folder: Path) -> None:
