@@ -8,7 +8,8 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, BUILD, HATCH = DECLARED["project"], DECLARED["build-system"]["requires"], DECLARED["tool"]["hatch"]
 JOBS = yaml.safe_load((ROOT / ".github" / "workflows" / "checks.yml").read_text())["jobs"]
 
 
@@ -43,6 +44,39 @@ def test_ci_tries_the_versions_and_systems_that_the_package_promises():
     assert len(matrix["os"]) == len([one for one in promised if one.startswith("Operating System")])
     oldest_torch = next(one for one in PROJECT["dependencies"] if one.startswith("torch>="))
     assert f"'torch=={oldest_torch.removeprefix('torch>=')}.*'" in commands("tests")
+
+
+def test_every_place_says_the_same_version():
+    version = PROJECT["version"]
+    recipe = yaml.safe_load((ROOT / "integrations" / "conda-forge" / "recipe.yaml").read_text())
+    ros = ROOT / "integrations" / "ros2"
+    said = {
+        "conda-forge": recipe["context"]["version"],
+        "citation": yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"],
+        "package.xml": re.findall(r"<version>(.*)</version>", (ros / "package.xml").read_text())[0],
+        "setup.py": re.findall(r'version="(.*?)"', (ros / "setup.py").read_text())[0],
+    }
+    assert said == dict.fromkeys(said, version)
+
+
+def test_the_recipe_of_conda_asks_for_what_the_package_does():
+    recipe = yaml.safe_load((ROOT / "integrations" / "conda-forge" / "recipe.yaml").read_text())
+    named = {"py-opencv": "opencv-python-headless", "pytorch": "torch"}
+    asked = dict(one.split(" ", 1) for one in recipe["requirements"]["run"])
+    expected = dict(re.fullmatch(r"([\w-]+)(>=.*)", one).groups() for one in PROJECT["dependencies"])
+    assert asked.pop("python") == PROJECT["requires-python"]
+    assert {named.get(name, name): rule for name, rule in asked.items()} == expected
+    assert f"hatchling {BUILD[0].removeprefix('hatchling')}" in recipe["requirements"]["host"]
+    assert recipe["build"]["python"]["entry_points"] == [f"{name} = {at}" for name, at in PROJECT["scripts"].items()]
+    assert (recipe["about"]["summary"], recipe["about"]["license"]) == (PROJECT["description"], PROJECT["license"])
+
+
+def test_the_image_is_built_from_all_that_the_wheel_is_made_of():
+    copied = re.findall(r"^COPY (.*) \S+$", (ROOT / "docker" / "Dockerfile").read_text(), re.MULTILINE)
+    wheel = HATCH["build"]["targets"]["wheel"]
+    needed = {"pyproject.toml", PROJECT["readme"], *PROJECT["license-files"], *wheel["force-include"], "src"}
+    assert set(" ".join(copied).split()) == needed
+    assert {f"!{path}" for path in needed} <= set((ROOT / ".dockerignore").read_text().split())
 
 
 def test_hooks_and_forms_load():
