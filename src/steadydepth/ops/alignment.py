@@ -120,21 +120,23 @@ def fit_scale_shift(
 
 
 def fit_disparity(
-    disparity: Float[Tensor, "..."], depth: Float[Tensor, "..."], valid: Bool[Tensor, "..."]
+    predicted: Float[Tensor, "..."], target: Float[Tensor, "..."], valid: Bool[Tensor, "..."]
 ) -> Alignment:
-    """Least squares of scale * disparity + shift = 1 / (depth + 1e-8) over the complete clip.
+    """Least squares of scale * predicted + shift = 1 / (target + 1e-8) over the complete clip.
 
     The fit of DepthCrafter and Video-Depth-Anything (benchmark/eval/eval.py) but for one step: they raise disparity to
     1e-3 before it, which depends on its unit and offset; a caller who follows them does so first. A negative scale, an
     inverted prediction, is theirs to accept and the caller's to flag.
 
     Args:
-        disparity: inverse depth up to one factor and one offset, of any sign.
-        depth: metres, above 0 where valid.
-        valid: where the depth was measured.
+        predicted: inverse depth up to one factor and one offset, of any sign.
+        target: depth of the label, metres, above 0 where valid.
+        valid: where it was measured.
+
+    Returns: scale and shift; NaN without a valid pixel.
     """
-    inverse = 1 / (torch.where(valid, depth, 1).double() + 1e-8)
-    return fit_scale_shift(disparity.double(), inverse, valid)
+    inverse = 1 / (torch.where(valid, target, 1).double() + 1e-8)
+    return fit_scale_shift(predicted.double(), inverse, valid)
 
 
 def apply(predicted: Float[Tensor, "*any"], alignment: Alignment) -> Float64[Tensor, "*any"]:
