@@ -75,7 +75,7 @@ def _named(place: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (*faults, *UNREADABLE) as error:
+    except (*faults, *UNREADABLE, AssertionError) as error:  # what it reads is asserted there as well
         raise InputError(f"{place}: cannot be read as a bag ({short(error)}): copy or record it again") from error
 
 
