@@ -122,8 +122,44 @@ def _shards(folder: Path) -> None:
                 tar.add(path, path.name)
 
 
+def _recordings(folder: Path) -> None:
+    """Of a telephone and of a robot: one file each."""
+    import zipfile
+
+    import cv2
+    import lzfse
+    from rosbags.rosbag1 import Writer
+    from rosbags.typesys import Stores, get_typestore
+
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    depth = np.full((24, 32), 2, "<f4")
+    metadata = {"w": 32, "h": 24, "dw": 32, "dh": 24, "K": [30, 0, 0, 0, 30, 0, 16, 12, 1], "fps": 30}
+    with zipfile.ZipFile(folder / "walk.r3d", "w") as archive:
+        archive.writestr("metadata", json.dumps(metadata | {"poses": [[0, 0, 0, 1, 0, 0, 0]] * 2}))
+        for number in range(2):
+            archive.writestr(f"rgbd/{number}.jpg", cv2.imencode(".jpg", image)[1].tobytes())
+            archive.writestr(f"rgbd/{number}.depth", lzfse.compress(depth.tobytes()))
+            archive.writestr(f"rgbd/{number}.conf", lzfse.compress(np.full((24, 32), 2, np.uint8).tobytes()))
+    store = get_typestore(Stores.ROS1_NOETIC)
+    kind = "sensor_msgs/msg/Image"
+    bag = Writer(folder / "walk.bag")
+    bag.set_compression(Writer.CompressionFormat.LZ4)
+    with bag:
+        for topic, encoding, pixels in (("/color", "rgb8", image), ("/aligned_depth", "32FC1", depth)):
+            connection = bag.add_connection(topic, kind, typestore=store)
+            for number in range(3):
+                stamp = store.types["builtin_interfaces/msg/Time"](sec=1 + number, nanosec=0)
+                header = store.types["std_msgs/msg/Header"](seq=number, stamp=stamp, frame_id="camera")
+                data = pixels.view(np.uint8).reshape(24, -1)
+                message = store.types[kind](
+                    header=header, height=24, width=32, encoding=encoding, is_bigendian=0, step=data.shape[1],
+                    data=data.ravel(),
+                )  # fmt: skip
+                bag.write(connection, (1 + number) * 10**9, store.serialize_ros1(message, kind))
+
+
 def write_seeds(folder: Path) -> None:
-    for write in (_images, _numbers, _videos, _texts, _shards):
+    for write in (_images, _numbers, _videos, _texts, _shards, _recordings):
         write(folder)
 
 
@@ -132,7 +168,8 @@ def read(path: Path, kind: str) -> None:
     from itertools import islice
 
     from steadydepth.config_files import load_compare_config, load_config
-    from steadydepth.data.layouts import pairs, tum
+    from steadydepth.data.layouts import pairs, record3d, rosbag, tum
+    from steadydepth.data.layouts.recording import Recording
     from steadydepth.data.sequence_meta import misspelt_keys, read_meta
     from steadydepth.files import depth_formats, images, predictions, stored_depth, video_read
 
@@ -165,6 +202,10 @@ def read(path: Path, kind: str) -> None:
         tum._stamped(path)
     elif kind == "shards.pack":
         _read_shards(path)
+    elif path.suffix in (".r3d", ".bag"):
+        for found in (record3d if path.suffix == ".r3d" else rosbag).find_recordings(path, None):
+            for number in range(found.n_frames if isinstance(found, Recording) else 0):
+                found.read(number)
     else:
         depth_formats.read_numbers(path)
 

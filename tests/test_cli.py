@@ -4,7 +4,9 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,8 @@ import pytest
 import yaml
 
 from steadydepth import cli, commands
+from steadydepth.files.images import write_png
+from steadydepth.files.video_write import write_video
 from steadydepth.training.checkpoint import save_model
 from steadydepth.training.label_free.stabilise import Stabilised
 
@@ -359,3 +363,66 @@ def test_a_disk_that_takes_nothing_is_one_line(run, monkeypatch, code):
     assert status == 1
     assert error.startswith("steadydepth: out/a.npz: ")
     assert len(error.strip().splitlines()) == 1
+
+
+def test_a_full_disk_is_one_line_in_every_command_that_writes(world, tmp_path):
+    """No file may grow beyond 4 kB, as on a disk without room: nothing is half written, and one line says why."""
+    (tmp_path / "reds.py").write_text(
+        "import torch\nclass Red(torch.nn.Module):\n    def forward(self, x):\n        return x[:, 0] + 1\n"
+    )
+    frames = np.random.default_rng(0).integers(0, 256, (8, 64, 96, 3), dtype=np.uint8)
+    write_video(tmp_path / "films" / "x.mp4", iter(frames), 10.0)
+    write_png(tmp_path / "a.png", frames[0])
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).uniform(1, 9, (64, 96)))
+    (tmp_path / "list.csv").write_text("image,depth\na.png,a.npy\n")
+    predict = ["predict", "films/x.mp4", "--model", "reds:Red,claims=metric"]
+    formats = [
+        "npz",
+        "png16",
+        "png",
+        "mp4",
+        "mkv",
+        "sbs",
+        "anaglyph",
+        *(["exr", "exr16"] if find_spec("OpenEXR") else []),
+    ]
+    commands = [[*predict, "--format", name, "--out", f"out_{name}"] for name in formats]
+    commands += [
+        ["data", "make", "made", "--clips", "1", "--frames", "2"],
+        ["data", "pack", str(world), "packed"],
+        ["data", "convert", "pairs", "list.csv", "pairs"],
+        ["data", "convert", "video", "films/x.mp4", "video"],
+        ["data", "convert", "videos", "films", "videos"],
+        ["data", "convert", "videos", "films", "shots", "--split-shots"],
+        ["export", "--model", "reds:Red,claims=metric", "--to", "onnx", "--size", "32x64", "--out", "model.onnx"],
+    ]
+    before = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    code = (
+        "import contextlib, io, json, resource, sys\n"
+        "from steadydepth import cli\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    sys.argv, said, status = ['steadydepth', *words], io.StringIO(), 0\n"
+        "    limit = 4096 if words[0] != 'export' else 256\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
+        "    try:\n"
+        "        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):\n"
+        "            cli.main()\n"
+        "    except SystemExit as stop:\n"
+        "        status = stop.code\n"
+        "    print(json.dumps([status, said.getvalue()]))\n"
+    )
+    environment = os.environ | {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]),
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(commands)],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    for words, line in zip(commands, ran.stdout.splitlines(), strict=True):
+        status, said = json.loads(line)
+        assert (status, len(said.strip().splitlines())) == (1, 1), (words, said)
+        assert "larger than the file system or a limit allows" in said, (words, said)
+    left = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} - before
+    assert not [path for path in left if (tmp_path / path).is_file()], left

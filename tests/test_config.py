@@ -26,6 +26,13 @@ def test_every_shipped_config_is_without_mistakes_and_survives_writing(path, tmp
     assert load_config(tmp_path / "again.yaml") == config
 
 
+@pytest.mark.parametrize("name", ["1e3", "2024", "on", "null", "3.0", "a #1", "0x10", "2024-01-02", "-1E+2"])
+def test_a_folder_whose_name_looks_like_another_thing_survives_writing(tmp_path, name):
+    config = resolve_config({"data": {"root": f"./{name}"}, "optim": {"steps": 1}, "run": {"folder": name}}, "test")
+    (tmp_path / "again.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "again.yaml") == config
+
+
 def test_the_shipped_config_of_the_filter_is_without_mistakes():
     path = next(path for path in FILES if path.stem == "temporal_filter")
     assert load_filter_config(path, ["minutes=5", "device=cuda"]).minutes == 5

@@ -67,6 +67,15 @@ def test_a_name_that_is_not_utf8_has_its_cuts_kept(videos, tmp_path, monkeypatch
     assert len(list((tmp_path / "cache/steadydepth/cuts").iterdir())) == 1
 
 
+def test_a_home_that_cannot_be_written_costs_only_what_would_be_kept_there(videos, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "steadydepth")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file/below"))
+    for _ in range(2):
+        assert shots_of(open_sequence(videos / "a.mp4")) == [range(5)]
+    assert caplog.text.count("looking for cuts") == 2
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"borders": 3}', '{"borders": [null]}', "[" * 100])
 def test_a_damaged_file_of_cuts_is_made_anew(videos, tmp_path, monkeypatch, content, caplog):
     caplog.set_level(logging.INFO, "steadydepth")

@@ -15,6 +15,7 @@ from steadydepth.data.loader import ClipSamples
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.errors import InputError
 from steadydepth.files.video_read import probe_video, read_video
+from steadydepth.files.video_write import write_video
 from steadydepth.ops.photometric import Photometric
 
 H, W = 48, 64
@@ -241,3 +242,14 @@ def test_interlaced_fields_are_said_once(tmp_path, caplog, codec, options):
 def test_a_progressive_video_is_not_said_to_be_interlaced(tmp_path, caplog):
     list(read_video(encode(tmp_path / "a.mkv", corners())))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["10:33.mp4", "a: b/clip.mp4", "file:x.mp4"])
+def test_a_colon_in_a_relative_path_is_no_protocol(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    path = Path(name)
+    write_video(path, iter(corners()), 10.0)
+    assert (tmp_path / name).is_file()
+    assert probe_video(path).n_frames == 4
+    write_video(Path("11:00.mp4"), iter(corners()), 10.0, like=path)
+    assert np.abs(next(read_video(Path("11:00.mp4"))).astype(int) - corners()[0]).mean() < 20

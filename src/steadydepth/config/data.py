@@ -102,7 +102,9 @@ class DataConfig(Section):
         description="Steps between the frames, one drawn per clip; 0 repeats one frame, with another photometric draw.",
     )
     strict: bool = Field(
-        False, description="Stop at a sequence or an image that cannot be read; without it, it is named and left out."
+        False,
+        description="Stop at a sequence or an image that cannot be read, or at depth images that hold none; without "
+        "it, it is named and left out.",
     )
     find_cuts: bool = Field(
         True,

@@ -145,8 +145,10 @@ def opened_video(path: Path | str) -> Iterator[tuple[Any, Any]]:
         InputError: what FFmpeg reports, in words about this file; there is no video stream, or no answer.
     """
     try:
-        # Of a URL only: a server that says nothing more would be waited for without end.
-        with av.open(str(path), timeout=_PATIENCE_S if isinstance(path, str) else None) as container:
+        # Of a URL only: a server that says nothing more would be waited for without end. What stands before the colon
+        # of a relative path, as in 10:33.mp4, FFmpeg takes for a protocol.
+        name, patience_s = (path, _PATIENCE_S) if isinstance(path, str) else (str(path.absolute()), None)
+        with av.open(name, timeout=patience_s) as container:
             stream = _shown_stream(container)
             if stream is None:
                 raise InputError(f"{path}: no video stream in it; give a video, or encode it again")

@@ -94,7 +94,7 @@ def _encode(
     with (
         new_file(path) as part,
         _sound_of(like) as (template, sound),
-        av.open(str(part), "w", options=_container_options(path)) as container,
+        av.open(str(part.absolute()), "w", options=_container_options(path)) as container,
     ):
         stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
@@ -147,7 +147,7 @@ def _sound_of(path: Path | None) -> Iterator[tuple[Any, Iterator[Any]]]:
     if path is None:
         yield None, iter(())
         return
-    with av.open(str(path)) as container:
+    with av.open(str(path.absolute())) as container:
         streams = container.streams.audio
         # Not the name of the decoder: that of MP3 is mp3float.
         kind = streams[0].codec_context.codec.canonical_name if streams else ""

@@ -51,10 +51,11 @@ class Writer:
         )
 
     def image(self, topic, time_s, pixels, encoding, *, frame="camera_color", big=0, fill=0):
-        lines = np.ascontiguousarray(pixels).view(np.uint8).reshape(H, -1)
+        height, width = pixels.shape[:2]
+        lines = np.ascontiguousarray(pixels).view(np.uint8).reshape(height, -1)
         lines = np.pad(lines, ((0, 0), (0, fill)), constant_values=77)
         self.write(
-            topic, "sensor_msgs/msg/Image", time_s, header=self.header(time_s, frame), height=H, width=W,
+            topic, "sensor_msgs/msg/Image", time_s, header=self.header(time_s, frame), height=height, width=width,
             encoding=encoding, is_bigendian=big, step=lines.shape[1], data=lines.ravel(),
         )  # fmt: skip
 
@@ -128,6 +129,17 @@ def test_depth_of_a_camera_of_its_own_is_refused_with_the_way_out(tmp_path):
         writer.image("/device_0/sensor_0/Depth_0/image/data", 1.0, DEPTH, "mono16", frame="0")
     with pytest.raises(InputError, match=r"Depth_0/image/data is in the frame '0'.*rs2::align.*data convert pairs"):
         list(convert_layout("rosbag", tmp_path, tmp_path / "out"))
+
+
+def test_depth_of_another_size_than_its_colour_is_refused_once(tmp_path):
+    writer = Writer(tmp_path / "a.bag", 1)
+    with writer.bag:
+        for number in range(3):
+            writer.image("/rgb/image", 1.0 + number, colour_of(0), "rgb8")
+            writer.image("/depth/image", 1.0 + number, DEPTH[::2, ::2], "16UC1")
+    with pytest.raises(InputError, match=r"/depth/image is \(15, 12\), /rgb/image \(30, 24\): record depth") as raised:
+        list(convert_layout("rosbag", tmp_path, tmp_path / "out"))
+    assert len(str(raised.value).splitlines()) == 2
 
 
 def test_a_bag_without_images_or_cut_or_no_bag_is_named(tmp_path):

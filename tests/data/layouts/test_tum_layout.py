@@ -1,7 +1,10 @@
+import shutil
+
 import numpy as np
 import pytest
 
 from steadydepth.data.conversion import convert_layout
+from steadydepth.data.layouts.recording import read_csv, read_table
 from steadydepth.data.layouts.tum import nearest
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.types import InputError
@@ -93,3 +96,25 @@ def test_lists_that_climb_out_or_run_backwards_are_refused(tmp_path, make_scene,
     with pytest.raises(InputError, match="out of order"):
         list(convert_layout("tum", tmp_path, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_lists_written_on_windows_are_the_same_lists(tmp_path, make_scene, write_tum):
+    """A byte order mark, line ends of two letters, backslashes in paths, an empty line at the end."""
+    write_tum(tmp_path / "plain", make_scene(TUM_K), [100.0, 100.033, 100.067])
+    shutil.copytree(tmp_path / "plain", tmp_path / "windows")
+    for name in ("rgb", "depth", "groundtruth"):
+        path = tmp_path / "windows" / f"{name}.txt"
+        text = path.read_text().replace(f" {name}/", f" {name}\\")
+        path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode() + b"\r\n")
+    plain, windows = (open_sequence(path).read() for path in convert_layout("tum", tmp_path, tmp_path / "out"))
+    for name in ("frames", "depth", "K", "cam_to_world"):
+        np.testing.assert_array_equal(getattr(windows, name), getattr(plain, name))
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_every_list_of_numbers_may_have_the_line_ends_of_windows(tmp_path, windows):
+    end, mark = ("\r\n", "\ufeff") if windows else ("\n", "")
+    (tmp_path / "a.txt").write_bytes(f"{mark}# comment{end}1 2,3{end}{end}4 5 6{end}".encode())
+    (tmp_path / "a.csv").write_bytes(f"{mark}x, y{end}1, 2{end}".encode())
+    np.testing.assert_array_equal(read_table(tmp_path / "a.txt", 3), [[1, 2, 3], [4, 5, 6]])
+    assert read_csv(tmp_path / "a.csv", ("y", "x")) == [("2", "1")]

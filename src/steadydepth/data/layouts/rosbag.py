@@ -75,7 +75,7 @@ def _named(place: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (*faults, *UNREADABLE) as error:
+    except (*faults, *UNREADABLE, AssertionError) as error:  # what it reads is asserted there as well
         raise InputError(f"{place}: cannot be read as a bag ({short(error)}): copy or record it again") from error
 
 
@@ -155,6 +155,9 @@ def _check_registered(place: Path, colour: _Topic, depth: _Topic) -> None:
         raise InputError(
             f"{place}: {depth.name} is in the frame {frames[1]!r}, {colour.name} in {frames[0]!r}: {_WAY_OUT}"
         )
+    sizes = [(one.first.width, one.first.height) for one in (colour, depth) if hasattr(one.first, "encoding")]
+    if len(set(sizes)) == 2:
+        raise InputError(f"{place}: {depth.name} is {sizes[1]}, {colour.name} {sizes[0]}: {_WAY_OUT}")
 
 
 def _times(reader: Any, topic: _Topic) -> tuple[Float64[np.ndarray, "n"], list[int]]:
