@@ -102,6 +102,16 @@ def test_a_cut_is_over_at_once_in_a_session(still, moving):
     np.testing.assert_array_equal(results[AT].depth, raw[AT])
 
 
+def test_a_cut_that_nobody_announces_is_found_and_begins_anew(still, moving):
+    """The frame after it passes as it is, and the next ones are those of a filter that begins there."""
+    frames, truth = (joined(one, two[:N_FRAMES]) for one, two in zip(still, moving, strict=True))
+    raw = flicker(truth)
+    found, anew = run(frames, raw), run(frames[AT:], raw[AT:])
+    assert not np.array_equal(found[AT - 1], raw[AT - 1])
+    np.testing.assert_array_equal(found[AT], raw[AT])
+    np.testing.assert_allclose(found[AT:], anew, rtol=1e-4)
+
+
 def test_a_still_view_does_not_drift_and_memory_does_not_grow(still):
     """The mean log depth of the first and of the last hundred frames; what is remembered keeps its size."""
     frames, truth = still

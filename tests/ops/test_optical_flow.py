@@ -3,9 +3,11 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from steadydepth.ops.bidirectional_flow import pair_from_frames, stack_pairs, two_way_from_labels
 from steadydepth.ops.fast_flow import fast_flow
+from steadydepth.ops.lucas_kanade import lucas_kanade_flow
 from steadydepth.ops.optical_flow import consistent, dis_flow, invert_flow
 
 HEIGHT, WIDTH = 40, 56
@@ -46,6 +48,28 @@ def test_fast_flow_of_a_still_view_in_noise_is_0_and_what_moves_in_it_moves(imag
     flow = fast_flow(*noisy)
     assert (flow[:40] == 0).mean() > 0.9
     np.testing.assert_allclose(np.median(flow[54:66, 24:36].reshape(-1, 2), axis=0), [-3, 0], atol=0.8)
+
+
+def test_flow_across_a_cut_is_unknown_and_in_a_new_light_it_is_known(image):
+    """The same rule for DIS and for the flow in a graph."""
+    other = cv2.flip(image, -1)[:, :WIDTH]
+    one = image[:, :WIDTH]
+    darker = (one * 0.5).astype(np.uint8)
+    for target, is_known in ((other, False), (darker, True), (one, True)):
+        assert np.isfinite(fast_flow(one, target)).all() == is_known
+        assert np.isfinite(in_graph(one, target)).all() == is_known
+        assert np.isfinite(in_graph(one, target)).any() == is_known
+
+
+def test_noise_on_a_wall_is_no_cut():
+    wall = np.clip(120 + np.random.default_rng(2).normal(0, 4, (2, 96, 128, 3)), 0, 255).astype(np.uint8)
+    assert np.isfinite(fast_flow(*wall)).all()
+    assert np.isfinite(in_graph(*wall)).all()
+
+
+def in_graph(source, target):
+    images = (torch.from_numpy(one).permute(2, 0, 1)[None].float() / 255 for one in (source, target))
+    return lucas_kanade_flow(*images)[0].numpy()
 
 
 def test_fast_flow_of_an_image_too_small_for_dis_is_unknown():

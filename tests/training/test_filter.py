@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 from steadydepth.config import FilterConfig
 from steadydepth.config_files import load_filter_config
 from steadydepth.models.temporal_filter import FilterGates
+from steadydepth.ops.fast_flow import fast_flow
+from steadydepth.synthetic.world import make_world
 from steadydepth.training.learned_filter import train
-from steadydepth.training.learned_filter.clips import MARGIN_PX, _chain, _sampled, draw_clip, label_clip
+from steadydepth.training.learned_filter.clips import MARGIN_PX, _chain, _sampled, cut_to, draw_clip, label_clip
 from steadydepth.training.learned_filter.imagined import imagine
 from steadydepth.training.learned_filter.train import train_filter
 from steadydepth.types import Clip, InputError
@@ -53,6 +55,17 @@ def test_what_is_drawn_fits_together(labelled, seed):
         before = _sampled(drawn.depth[i - 1], drawn.true_motion[i])
         changes.append(np.abs(np.log(drawn.depth[i]) - np.log(np.maximum(before, 1e-3)))[drawn.visible[i]])
     assert np.median(np.concatenate(changes)) < 0.03
+
+
+def test_after_a_cut_no_point_has_been_seen_before(labelled):
+    one, other = (draw_clip(labelled, labelled, 4, np.random.default_rng(seed)) for seed in (0, 1))
+    both = cut_to(one, other, 2)
+    for name in ("frames", "depth", "true_motion"):
+        expected = np.concatenate((getattr(one, name)[:2], getattr(other, name)[2:]))
+        np.testing.assert_array_equal(getattr(both, name), expected)
+    assert not both.visible[2].any()
+    np.testing.assert_array_equal(both.motion[2], fast_flow(other.frames[2], one.frames[1]))
+    np.testing.assert_array_equal(both.motion[3], other.motion[3])
 
 
 def test_an_imagined_network_flickers_about_what_it_would_predict_without(clip):
@@ -136,6 +149,18 @@ def test_a_training_that_is_asked_to_stop_says_so_and_goes_on(config, tmp_path, 
     assert (learner.number, len(learner.found)) == (2, 4)  # two chunks of each sequence
     cut = load_file(train_filter(config))
     assert all(torch.equal(plain[name], cut[name]) for name in plain)
+
+
+def test_it_goes_on_from_weights_and_learns_from_more_folders_of_the_same_size(config, tmp_path):
+    first = train_filter(config)
+    make_world(tmp_path / "more", n_clips=1, seed=3, n_frames=6, workers=1)
+    going_on = {"weights": first, "learning_rate": 1e-9, "more_data": [tmp_path / "more"]}
+    later = train_filter(config.model_copy(update={"out": tmp_path / "later.safetensors", **going_on}))
+    for name, weight in load_file(first).items():
+        torch.testing.assert_close(load_file(later)[name], weight, rtol=0, atol=1e-6)
+    make_world(tmp_path / "more", n_clips=1, seed=4, n_frames=6, height=64, width=64, workers=1)
+    with pytest.raises(InputError, match=r"64 x 64 and others of 96 x 128: render all of one size"):
+        train_filter(config.model_copy(update={"out": tmp_path / "none.safetensors", **going_on}))
 
 
 def test_the_shipped_recipe_is_read(tmp_path):

@@ -16,6 +16,8 @@ class FilterConfig(Section):
 
     out: Path = Field(description="File of weights, .safetensors.")
     data: Path = Field(Path("runs/filter/world"), description="Folder of the synthetic world; rendered where missing.")
+    more_data: list[Path] = Field([], description="More folders of sequences with depth and flow, of the same size.")
+    weights: Path | None = Field(None, description="File of weights to go on from, .safetensors.")
     clips: int = Field(100, ge=2, description="Clips of the world.")
     clip_length: int = Field(32, ge=4, description="Frames of each.")
     world_seed: int = Field(5000, ge=0, description="Seed of the first clip.")

@@ -17,7 +17,7 @@ GUIDE_SIDE = 96  # about as many pixels has the shorter side of the images that 
 MOST_KEPT = 0.98  # of the memory: half of it is gone after 34 frames, whatever the network says
 KNEE = 0.2  # of the mean, where inverse depth stops being like a logarithm and goes on as a line
 LEAST = 1e-12
-NOWHERE = -2.0  # in place of NaN: a pixel outside any image
+FAR = -1e6  # in place of NaN: motion out of any image, of itself and of what is interpolated from it
 N_FEATURES = 19  # maps that the network is shown, at half the guide's size
 
 
@@ -124,9 +124,12 @@ def filter_step(
         usable = usable & (depth > 0)
     ones = xp.asarray(usable, dtype=depth.dtype)
     unit = memory["unit"]
-    raw = to_log(xp.where(usable, depth, unit.sum(-1)[..., None, None]), unit, claims) * ones
+    is_complete = xp is np and bool(usable.all())  # the usual case, and then the cheaper one
+    safe = depth if is_complete else xp.where(usable, depth, unit.sum(-1)[..., None, None])
+    raw = to_log(safe, unit, claims) * ones
 
-    flow_x, flow_y = flow[..., 0], flow[..., 1]
+    # NaN is not equal to itself.
+    flow_x, flow_y = (xp.where(one == one, one, FAR) for one in (flow[..., 0], flow[..., 1]))
     filtered, inside = _recall(on, memory, flow_x, flow_y, ones, factor)
     step = (filtered - raw) * inside
     seen, usable_seen, inside_seen, step_seen = (on.shrink(one, factor) for one in (raw, ones, inside, step))
@@ -136,7 +139,7 @@ def filter_step(
         [*before, memory["raw"], memory["spread"], memory["age"]], *_follow(flow_x, flow_y)
     )
     age, spread, seen_before = age * inside_seen, spread * inside_seen, seen_before * inside_seen
-    is_known = (inside_seen > 0) & xp.isfinite(flow_x)
+    is_known = (inside_seen > 0) & (flow_x > FAR)
     flow = [xp.where(is_known, one, xp.zeros_like(one)) for one in (flow_x, flow_y)]
     now = [frame[..., i, :, :] for i in range(3)]
     residual = _residual(now, before, inside_seen)
@@ -145,14 +148,17 @@ def filter_step(
         on, now, seen, seen_before, step_seen, spread, age, inside_seen, flow, residual, low, middle, common, strength
     )
     keep, keep_middle, keep_low, tight = on.gates(features)
+    most = MOST_KEPT * strength
     smooth, kept_smooth, keep, tight = (
-        on.enlarge(one, 2 * factor) for one in (low + middle, keep_low * low + keep_middle * middle, keep, tight)
+        on.enlarge(one, 2 * factor)
+        for one in (low + middle, most * (keep_low * low + keep_middle * middle), most * keep, tight)
     )
 
     detail = (step - smooth) * inside
     # Decided at full size, or thin things and edges would be decided by what is beside them.
-    kept = MOST_KEPT * strength * keep * inside / (1 + (detail * tight) ** 2)
-    out = raw + (kept * detail + MOST_KEPT * strength * kept_smooth) * ones
+    fit = detail * tight
+    kept = keep * inside / (1 + fit * fit)
+    out = raw + (kept * detail + kept_smooth) * ones
     count = xp.clip(age + 1, None, 8)
     far = on.shrink(abs(detail), factor) / xp.clip(inside_seen, 0.1, None)
     return xp.where(usable & (out != raw), from_log(out, unit, claims), depth), {
@@ -167,14 +173,13 @@ def filter_step(
 
 
 def _follow(x: Array, y: Array) -> tuple[Array, Array]:
-    """Coordinates of where each pixel was; outside the image where that is not known."""
+    """Coordinates of where each pixel was."""
     xp = _library(x)
     height, width = x.shape[-2:]
     rows, columns = xp.arange(height, dtype=x.dtype), xp.arange(width, dtype=x.dtype)
     if xp is not np:
         rows, columns = rows.to(x.device), columns.to(x.device)
-    # NaN is not equal to itself.
-    return tuple(xp.where(at == at, at, NOWHERE) for at in (x + columns, y + rows[:, None]))
+    return x + columns, y + rows[:, None]
 
 
 def _recall(
@@ -300,21 +305,17 @@ def _features(
     )
     everywhere = xp.ones_like(low)
     x, y = x / 2, y / 2
+    changes = (
+        step, step_size, step - low, low, middle, common * everywhere, change, change_size, change - step, edges, spread
+    )  # fmt: skip
+    *squashed, edges, spread = _squash(xp.stack(changes))
     return [
-        _squash(step),
-        _squash(step_size),
-        _squash(step - low),
-        _squash(low),
-        _squash(middle),
-        _squash(common) * everywhere,
-        _squash(change),
-        _squash(change_size),
-        _squash(change - step),
+        *squashed,
         residual * 10,
-        _squash(edges),
+        edges,
         texture * 10,
         xp.log1p(age) / 2,
-        _squash(spread),
+        spread,
         inside,
         xp.log1p(xp.sqrt(x * x + y * y + 1e-8)),
         xp.log1p(_gradient([x, y])),

@@ -2,9 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from steadydepth.ops.fast_flow import LEAST_ALIKE, LEAST_CONTRAST
 from steadydepth.ops.warp import as_grid, pixel_grid
 
 Maps = Float[Tensor, "b c h w"]
@@ -29,6 +30,8 @@ def lucas_kanade_flow(source: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b
     Args:
         source: RGB in [0, 1].
         target: the other image.
+
+    Returns: NaN everywhere where they show two views, as before and after a cut (`fast_flow.is_other_view`).
     """
     greys = [_grey(image) for image in (source, target)]
     pyramids = [[_local_contrast(grey, 25)] for grey in greys]
@@ -41,7 +44,10 @@ def lucas_kanade_flow(source: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b
             larger = F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=False)
             flow = 2 * larger[..., : here.shape[-2], : here.shape[-1]]
         flow = _refine(flow, here, there)
-    return _without_motion_of_light(flow, *(_local_contrast(grey, 9) for grey in greys)).permute(0, 2, 3, 1)
+    contrasts = [_local_contrast(grey, 9) for grey in greys]
+    warped = _follow(contrasts[1], flow)
+    flow = _without_motion_of_light(flow, *contrasts, warped)
+    return torch.where(_is_other_view(contrasts[0], warped), torch.nan, flow).permute(0, 2, 3, 1)
 
 
 def _refine(flow: Float[Tensor, "b 2 h w"], here: One, there: One) -> Float[Tensor, "b 2 h w"]:
@@ -63,9 +69,21 @@ def _refine(flow: Float[Tensor, "b 2 h w"], here: One, there: One) -> Float[Tens
     return flow
 
 
-def _without_motion_of_light(flow: Float[Tensor, "b 2 h w"], here: One, there: One) -> Float[Tensor, "b 2 h w"]:
+def _is_other_view(here: One, warped: One) -> Bool[Tensor, "b 1 1 1"]:
+    """`fast_flow.is_other_view` of each pair."""
+    own, other, both = (
+        (one * another).mean((1, 2, 3), keepdim=True)
+        for one, another in ((here, here), (warped, warped), (here, warped))
+    )
+    is_telling = torch.minimum(own, other) > LEAST_CONTRAST**2
+    return is_telling & (both < LEAST_ALIKE * (own * other).sqrt())
+
+
+def _without_motion_of_light(
+    flow: Float[Tensor, "b 2 h w"], here: One, there: One, warped: One
+) -> Float[Tensor, "b 2 h w"]:
     """The flow, 0 where the camera stands still and both images look as much alike without it."""
-    still, moved = (_blur((here - image).abs(), 7) for image in (there, _follow(there, flow)))
+    still, moved = (_blur((here - image).abs(), 7) for image in (there, warped))
     alike = (still <= 1.1 * moved + 1).to(flow.dtype)
     # Pixels that differ from their surroundings tell whether the camera moves.
     contrast = _blur(here.abs(), 9)

@@ -110,19 +110,41 @@ def draw_clip(clip: LabelledClip, occluders: LabelledClip, n_frames: int, genera
     return replace(drawn, motion=estimated)
 
 
+def cut_to(one: Drawn, other: Drawn, at: int) -> Drawn:
+    """The first `at` frames of one sequence, then those of another: no point of it has been seen before."""
+    predicted = None
+    if one.predicted is not None and other.predicted is not None:
+        predicted = np.concatenate((one.predicted[:at], other.predicted[at:]))
+    frames, depth, motion, true_motion, visible = (
+        np.concatenate((getattr(one, name)[:at], getattr(other, name)[at:]))
+        for name in ("frames", "depth", "motion", "true_motion", "visible")
+    )
+    motion[at] = fast_flow(frames[at], frames[at - 1])
+    visible[at] = False
+    return Drawn(frames, depth, motion, true_motion, visible, predicted)
+
+
 def draw_lesson(
     clips: Sequence[LabelledClip], n_frames: int, generator: np.random.Generator, *, is_real: bool
 ) -> Lesson:
-    """A sequence of one of the clips, predicted by its real network or by an imagined one.
+    """A sequence of one of the clips, predicted by its real network or by an imagined one; with a cut here and there.
+
+    A cut that nobody announces is one that the filter has to find.
 
     Args:
-        clips: of which one is drawn.
+        clips: of which one is drawn, and the other side of a cut.
         n_frames: length of the sequence.
         generator: draws every choice.
         is_real: by the clip's real network, where it has one; otherwise by an imagined one.
     """
-    clip, occluders = (clips[int(generator.integers(len(clips)))] for _ in range(2))
-    drawn = draw_clip(clip if is_real else replace(clip, predicted=None), occluders, n_frames, generator)
+
+    def draw() -> Drawn:
+        clip, occluders = (clips[int(generator.integers(len(clips)))] for _ in range(2))
+        return draw_clip(clip if is_real else replace(clip, predicted=None), occluders, n_frames, generator)
+
+    drawn = draw()
+    if n_frames > 1 and generator.random() < 0.25:
+        drawn = cut_to(drawn, draw(), int(generator.integers(1, n_frames)))
     if drawn.predicted is not None:
         raw = np.log(drawn.predicted)
         truth = np.log(drawn.depth)

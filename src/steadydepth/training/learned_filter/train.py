@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from steadydepth.config import FilterConfig
 from steadydepth.config_files import load_filter_config
-from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.data.sequence_folder import find_sequences, open_sequence
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.models.load import load_model
-from steadydepth.models.temporal_filter import FilterGates, TemporalFilter
+from steadydepth.models.temporal_filter import FilterGates, TemporalFilter, load_gates
 from steadydepth.ops.filter_step import find_unit
 from steadydepth.ops.masked import masked_mean
 from steadydepth.ops.warp import as_grid, follow
@@ -33,7 +33,7 @@ from steadydepth.synthetic.world import make_world
 from steadydepth.training.learned_filter.clips import LabelledClip, Lesson, draw_lesson, label_clip
 from steadydepth.training.learned_filter.learner import Learner
 from steadydepth.training.signals import asked_to_stop
-from steadydepth.types import Clip, Depth, Frames, State
+from steadydepth.types import Clip, Depth, Frames, InputError, State
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,11 @@ def train_filter(config: FilterConfig | Path | str) -> Path | None:
     """
     if not isinstance(config, FilterConfig):
         config = load_filter_config(Path(config))
-    gates = FilterGates(config.width)
-    _draw_weights(gates, torch.Generator().manual_seed(config.seed))
+    if config.weights is None:
+        gates = FilterGates(config.width)
+        _draw_weights(gates, torch.Generator().manual_seed(config.seed))
+    else:
+        gates = load_gates(config.weights).train()
     learner = Learner(gates, config, config.out.with_suffix(".learning"))
     with _lessons(_read_clips(config), config, first=learner.number) as lessons:
         if not learn(learner, lessons):
@@ -127,14 +130,17 @@ def measure(gates: FilterGates, lessons: Sequence[Lesson], config: FilterConfig)
 
 
 def _read_clips(config: FilterConfig) -> list[LabelledClip]:
-    """The clips of the world, with what the base network predicts for them."""
+    """The clips of the world and of further folders, with what the base network predicts for them."""
     folders = make_world(
         config.data, n_clips=config.clips, seed=config.world_seed, n_frames=config.clip_length, workers=config.workers
     )
     base = None if config.base is None else load_model(config.base)
     clips = []
-    for folder in folders:
+    for folder in (*folders, *(path for more in config.more_data for path in find_sequences(more))):
         clip = open_sequence(folder).read()
+        if clips and clip.frames.shape[1:3] != clips[0].frames.shape[1:3]:
+            sizes = (f"{h} x {w}" for h, w in (clip.frames.shape[1:3], clips[0].frames.shape[1:3]))
+            raise InputError(f"{folder}: has frames of {' and others of '.join(sizes)}: render all of one size")
         clips.append(label_clip(clip, None if base is None else _predict(base, clip)))
     return clips
 
