@@ -44,10 +44,10 @@ def lucas_kanade_flow(source: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b
             larger = F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=False)
             flow = 2 * larger[..., : here.shape[-2], : here.shape[-1]]
         flow = _refine(flow, here, there)
-    contrasts = [_local_contrast(grey, 9) for grey in greys]
-    warped = _follow(contrasts[1], flow)
-    flow = _without_motion_of_light(flow, *contrasts, warped)
-    return torch.where(_is_other_view(contrasts[0], warped), torch.nan, flow).permute(0, 2, 3, 1)
+    here, there = (_local_contrast(grey, 9) for grey in greys)
+    warped = _follow(there, flow)
+    flow = _without_motion_of_light(flow, here, there, warped)
+    return torch.where(_is_other_view(here, warped), torch.nan, flow).permute(0, 2, 3, 1)
 
 
 def _refine(flow: Float[Tensor, "b 2 h w"], here: One, there: One) -> Float[Tensor, "b 2 h w"]:

@@ -135,7 +135,7 @@ def _read_clips(config: FilterConfig) -> list[LabelledClip]:
         config.data, n_clips=config.clips, seed=config.world_seed, n_frames=config.clip_length, workers=config.workers
     )
     base = None if config.base is None else load_model(config.base)
-    clips = []
+    clips: list[LabelledClip] = []
     for folder in (*folders, *(path for more in config.more_data for path in find_sequences(more))):
         clip = open_sequence(folder).read()
         if clips and clip.frames.shape[1:3] != clips[0].frames.shape[1:3]:
