@@ -55,9 +55,12 @@ def configure(path: Path, arguments: argparse.Namespace, **changes: Any) -> Conf
     values += [f"{key}={value}" for key, value in changes.items()]
     config = load_config(path, values)
     data = config.model_dump()
-    data["data"]["sources"][0]["synthetic"] |= {"assets": arguments.assets, "textures": arguments.textures}
-    if not torch.cuda.is_available():
-        data["run"]["precision"] = "no"
+    synthetic = data["data"]["sources"][0]["synthetic"]
+    synthetic |= {"assets": arguments.assets, "textures": arguments.textures, "keep": None}
+    if torch.cuda.is_available():
+        # It renders as fast as it learns: large frames, many of them, and none three times.
+        data["run"]["precision"], data["optim"]["batch"], synthetic["repeats"] = "bf16", 64, 2
+        data["data"] |= {"height": 192, "width": 256}
     return Config.model_validate(data)
 
 
