@@ -115,7 +115,8 @@ def test_a_training_that_is_killed_goes_on_to_the_same_weights(config, tmp_path,
     config = config.model_copy(update={"sequences": 6, "log_every": 2, "workers": workers})
     plain = load_file(train_filter(config.model_copy(update={"out": tmp_path / "plain.safetensors"})))
     folder = config.out.with_suffix(".learning")
-    code = "import sys; from steadydepth import train_filter; train_filter(sys.argv[1])"
+    # As many threads as here: with more of them sums are rounded otherwise.
+    code = "import sys, torch; torch.set_num_threads(1); import steadydepth; steadydepth.train_filter(sys.argv[1])"
     (tmp_path / "filter.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     with subprocess.Popen([sys.executable, "-c", code, tmp_path / "filter.yaml"], start_new_session=True) as process:
         while not (folder / "checkpoint.pt").is_file():

@@ -111,7 +111,13 @@ def draw_clip(clip: LabelledClip, occluders: LabelledClip, n_frames: int, genera
 
 
 def cut_to(one: Drawn, other: Drawn, at: int) -> Drawn:
-    """The first `at` frames of one sequence, then those of another: no point of it has been seen before."""
+    """The first frames of one sequence, then those of another: no point of it has been seen before.
+
+    Args:
+        one: before the cut.
+        other: after it, as long and as large.
+        at: number of the first frame after the cut, at least 1.
+    """
     predicted = None
     if one.predicted is not None and other.predicted is not None:
         predicted = np.concatenate((one.predicted[:at], other.predicted[at:]))
