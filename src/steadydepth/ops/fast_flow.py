@@ -45,8 +45,8 @@ def fast_flow(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     the synthetic world with its unsteady light .16 of the flow is over a pixel off in place of .26 with equalised
     histograms. Patches at full size take 2.6 times as long, and .14 of the flow is that far off in place of .16;
     two of the preset's five steps of refinement take .7 of the time, for .145 against .135, and of what moves .55
-    against .57. Where the camera stands still, what looks the same without motion has none. Images of two views, as before and
-    after a cut that nobody announced, have no flow.
+    against .57. Where the camera stands still, what looks the same without motion has none. Images of two views, as
+    before and after a cut that nobody announced, have no flow.
 
     Args:
         source: uint8 RGB (h, w, 3), about 96 px in its shorter side.
