@@ -212,7 +212,7 @@ def test_ids_go_up(served):
 
 
 def test_limits_of_a_stream_are_kept():
-    limits = Limits(requests_s=1e4, messages_s=50.0, frame_bytes=20_000, idle_s=0.6, sessions=3)
+    limits = Limits(requests_s=1e4, messages_s=50.0, frame_bytes=20_000, idle_s=0.6)
     with serving(Average(), limits=limits) as server:
         with server.open() as stream:
             assert closing(stream, bytes(20_001))[0] == 1009
@@ -227,6 +227,8 @@ def test_limits_of_a_stream_are_kept():
                 stream.send(message)
                 assert json.loads(stream.recv(10))["type"] == "refused"
             assert closing(stream, wrong[-1]) == (1008, "20 frames were refused, one after another")
+    # Their own server: on a busy machine three streams take longer to open than one may be idle there.
+    with serving(Average(), limits=Limits(sessions=3)) as server:
         streams = [server.open() for _ in range(3)]
         with pytest.raises(InvalidStatus) as caught:
             server.open()
