@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import steadydepth as sd
 from steadydepth.cli import app
+from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.zoo import DEFAULT, source_of
 from steadydepth.synthetic.batched import World
 
@@ -54,6 +55,14 @@ def test_large_images_are_shrunk_to_the_size_that_it_is_for(rendered):
     assert model.network.frames_at_once(480, 640) == model.network.frames_at_once(192, 256)
     as_asked = sd.load(DEFAULT, device="cpu", max_side=128).predict(large).depth
     assert not np.allclose(depth, as_asked)
+
+
+def test_the_size_is_kept_with_the_model(tmp_path):
+    DepthNet(decoder_width=8, max_side=64).save_pretrained(tmp_path)
+    assert sd.load(tmp_path).network.max_side == 64
+    assert sd.load(tmp_path, max_side=96).network.max_side == 96
+    DepthNet(decoder_width=8).save_pretrained(tmp_path / "any")
+    assert sd.load(tmp_path / "any").network.max_side is None
 
 
 def test_it_predicts_where_no_model_is_named(rendered, tmp_path):

@@ -17,8 +17,7 @@ from steadydepth.files.atomic_writes import new_file
 from steadydepth.synthetic.batched import Rendered
 
 _AHEAD = 4  # files that each process is asked for before they are wanted
-# Makes the file of a number. It is made in the process that calls it: functions that close over a network of objects
-# do not travel.
+# Renders what belongs in the file of a number. Each process builds its own: models and textures are too large to send.
 Render = Callable[[int], None]
 
 

@@ -85,7 +85,8 @@ class RenderedSamples(Dataset[Item]):
         self.length, self.height, self.width, self.flip = length, height, width, flip
         self.photometric, self.seed, self.numbers, self.source = photometric, seed, numbers, source
         self.repeats, self.keep, self.workers = repeats, keep, workers
-        self._of_world = {
+        # What a process that renders ahead needs to make the same clips.
+        self._same = {
             "assets": assets, "textures": textures, "length": length, "height": height, "width": width,
             "flip": flip, "photometric": photometric, "seed": seed, "source": source, "keep": keep,
         }  # fmt: skip
@@ -148,9 +149,10 @@ class RenderedSamples(Dataset[Item]):
         if not (self.keep and self.workers):
             yield from self._batches(batch, lambda number: None)
             return
-        shown = dict.fromkeys(self._shown(number // CLIPS_AT_ONCE) for number in self.numbers)
-        wanted = [number for number in shown if not self._file(number).is_file()]
-        with render_ahead(_begin_rendering, (self._of_world,), wanted, self.workers) as wait_for:
+        chunks = dict.fromkeys(number // CLIPS_AT_ONCE for number in self.numbers)
+        shown = dict.fromkeys(self._shown(chunk) for chunk in chunks)
+        wanted = [clips for clips in shown if not self._file(clips).is_file()]
+        with render_ahead(_begin_rendering, (self._same,), wanted, self.workers) as wait_for:
             yield from self._batches(batch, wait_for)
 
     def _batches(self, batch: int, wait_for: Callable[[int], None]) -> Iterator[Item]:
@@ -174,7 +176,10 @@ class RenderedSamples(Dataset[Item]):
         return self.world.render(self._scenes(clips), height=self.height, width=self.width)
 
     def _shown(self, chunk: int) -> int:
-        """Which clips a chunk shows: new ones, and in turn with them such as were shown, though not just before."""
+        """Which clips a chunk shows: every `repeats`-th chunk new ones, the others such as were shown before.
+
+        With `keep` any of them; without it a late one, which is still in memory, though not that of the chunk before.
+        """
         fresh, again = divmod(chunk, self.repeats)
         if again and self.keep is not None:
             return self._seed(chunk, 2) % (fresh + 1)
@@ -230,8 +235,8 @@ class RenderedSamples(Dataset[Item]):
         return parts
 
 
-def _begin_rendering(of_world: dict[str, Any]) -> Render:
-    return RenderedSamples(torch.device("cpu"), **of_world).keep_clips
+def _begin_rendering(same: dict[str, Any]) -> Render:
+    return RenderedSamples(torch.device("cpu"), **same).keep_clips
 
 
 def make_rendered(

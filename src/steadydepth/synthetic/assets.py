@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -195,11 +196,11 @@ def _read_catalogue(file: Path) -> Iterator[tuple[str, str, str, np.ndarray, Any
             size = [float(entries[f"{name}#{number}"]) / 100 for name in ("width", "height", "depth")]
             turn = np.array([float(one) for one in entries.get(f"modelRotation#{number}", "1 0 0 0 1 0 0 0 1").split()])
             resolver = trimesh.resolvers.ZipResolver(
-                {name: archive.open(name) for name in archive.namelist() if name.startswith(_folder(path))},
+                {name: BytesIO(archive.read(name)) for name in archive.namelist() if name.startswith(_folder(path))},
                 namespace=_folder(path),
             )
             try:
-                scene = trimesh.load_scene(archive.open(path), file_type="obj", resolver=resolver)
+                scene = trimesh.load_scene(BytesIO(archive.read(path)), file_type="obj", resolver=resolver)
             except (ValueError, KeyError, IndexError, OSError):
                 continue  # a model that cannot be read costs the others nothing
             credit = LICENCES.get(file.stem, entries.get("license", "unknown"))

@@ -33,6 +33,8 @@ from steadydepth.files.images import read_colour
 from steadydepth.types import InputError
 
 _MOST_BYTES = 2**28
+# zipfile raises the last for a compression that it does not know.
+_UNREADABLE = (*UNREADABLE, NotImplementedError)
 _TO_OPENCV = np.diag([1.0, -1, -1, 1])  # of points in ARKit's camera axes
 
 
@@ -46,16 +48,16 @@ def _recording(path: Path) -> Recording:
     try:
         with zipfile.ZipFile(path) as archive:
             numbers = sorted(int(PurePosixPath(name).stem) for name in archive.namelist() if _is_image(name))
-            said = json.loads(_member(archive, "metadata"))
-        size = int(said["h"]), int(said["w"])
-        depth_size = int(said.get("dh", size[0])), int(said.get("dw", size[1]))
-        lenses = said.get("perFrameIntrinsicCoeffs")
+            metadata = json.loads(_member(archive, "metadata"))
+        size = int(metadata["h"]), int(metadata["w"])
+        depth_size = int(metadata.get("dh", size[0])), int(metadata.get("dw", size[1]))
+        lenses = metadata.get("perFrameIntrinsicCoeffs")
         # K is written by columns.
-        lens = lenses[0][:4] if lenses else [said["K"][at] for at in (0, 4, 6, 7)]
+        lens = lenses[0][:4] if lenses else [metadata["K"][at] for at in (0, 4, 6, 7)]
         K = pinhole(*map(float, lens))
-        poses = np.array(said["poses"], np.float64).reshape(-1, 7)
-        fps = float(said.get("fps", 60))
-    except (*UNREADABLE, NotImplementedError) as error:
+        poses = np.array(metadata["poses"], np.float64).reshape(-1, 7)
+        fps = float(metadata.get("fps", 60))
+    except _UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as a Record3D file ({short(error)}): export it again") from error
     sizes_fault = size_fault(*size) or size_fault(*depth_size)
     if not numbers or numbers != list(range(len(poses))) or not 0 < fps < np.inf or sizes_fault:
@@ -101,7 +103,7 @@ def _reader(path: Path, size: tuple[int, int]) -> Callable[[int], Frame]:
                 depth = np.where(_unpacked(held["conf"], np.dtype("u1"), size) > 0, depth, np.float32(0))
         except InputError:
             raise
-        except (*UNREADABLE, NotImplementedError) as error:
+        except _UNREADABLE as error:
             raise InputError(f"{where}: cannot be read ({short(error)}): export it again") from error
         return cv2.resize(read_colour(image), size[::-1], interpolation=cv2.INTER_AREA), depth
 
