@@ -91,8 +91,9 @@ FREE: dict[str, dict[str, Any]] = {
     "fast-edges-1-average": both(FAST, edges(1.0), {"optim": {"average": 0.998}}),
     "fast-edges-1-strides": both(FAST, edges(1.0), {"data": {"strides": [0, 1, 2]}}),
 }
+PLAIN = {"loss": {"relative_weight": 0.0, "relative_gradient": 0.0, "motion_gain_weight": 0.0}}
 WITH_LABELS: dict[str, dict[str, Any]] = {
-    "plain": {"loss": {"relative_weight": 0.0, "relative_gradient": 0.0, "motion_gain_weight": 0.0}},
+    "plain": PLAIN,
     "steady": {},
     "steady-2000-steps": {"optim": {"steps": 2000}},
     "no-relative-gradient": {"loss": {"relative_gradient": 0.0}},
@@ -100,12 +101,31 @@ WITH_LABELS: dict[str, dict[str, Any]] = {
     "steady-edges-1": edges(1.0),
     "away-from-edges": {"patch": {"relative": "away"}},
     "gain-0.1": {"loss": {"edges": 0.1}, "patch": {"edges": "gain"}},
-    "plain-2000-steps": {
-        "loss": {"relative_weight": 0.0, "relative_gradient": 0.0, "motion_gain_weight": 0.0},
-        "optim": {"steps": 2000},
-    },
+    "plain-2000-steps": both(PLAIN, {"optim": {"steps": 2000}}),
     "steady-edges-1-2000-steps": both(edges(1.0), {"optim": {"steps": 2000}}),
     "steady-gradient-0.4": {"loss": {"gradient": 0.4}},
+    "plain-edges-0.3": both(PLAIN, edges(0.3)),
+    "steady-edges-0.3-gradient-0.4": both(edges(0.3), {"loss": {"gradient": 0.4}}),
+    "steady-edges-0.3-weight-1.3": edges(0.3, relative_weight=1.3),
+    "steady-edges-1-weight-1.3": edges(1.0, relative_weight=1.3),
+    "steady-edges-1-away-from-edges": both(edges(1.0), {"patch": {"relative": "away"}}),
+    "edges-each-0.3": both(edges(0.3), {"patch": {"edges": "each"}}),
+    "edges-each-0.3-away": both(edges(0.3), {"patch": {"edges": "each", "relative": "away"}}),
+    "edges-0.3-away": both(edges(0.3), {"patch": {"relative": "away"}}),
+    "edges-1-weight-1.7-no-gain": edges(1.0, relative_weight=1.7, motion_gain_weight=0.0),
+    "edges-1-weight-2.5-no-gain": edges(1.0, relative_weight=2.5, motion_gain_weight=0.0),
+    "edges-each-0.5-weight-1.7-no-gain": both(
+        edges(0.5, relative_weight=1.7, motion_gain_weight=0.0), {"patch": {"edges": "each"}}
+    ),
+    "edges-1-weight-2.5-ramp-0.7-no-gain": edges(1.0, relative_weight=2.5, relative_ramp=0.7, motion_gain_weight=0.0),
+    "edges-1-weight-1.3-no-gain-away": both(
+        edges(1.0, relative_weight=1.3, motion_gain_weight=0.0), {"patch": {"relative": "away"}}
+    ),
+    "edges-1-weight-1.7-gradient-0.6-no-gain": edges(
+        1.0, relative_weight=1.7, relative_gradient=0.6, motion_gain_weight=0.0
+    ),
+    "edges-0.3-log_l1": edges(0.3, absolute="log_l1"),
+    "steady-edges-1-average": both(edges(1.0), {"optim": {"average": 0.998}}),
 }
 
 
@@ -150,6 +170,29 @@ def gain_of_edges(depth: Any, truth: Any, valid: Any, *, contrast: float = 1.0) 
     return total / len(EDGE_DISTANCES)
 
 
+def edges_of_each_distance(depth: Any, truth: Any, valid: Any, *, contrast: float = 1.0) -> Any:
+    """In place of `lost_edges`: its mean at each distance, then over distances: near pixels count as far ones do."""
+    import torch
+
+    from steadydepth.method.absolute_loss import EDGE, EDGE_DISTANCES
+
+    predicted, true = torch.where(valid, depth, 1).log(), torch.where(valid, truth, 1).log()
+    means = []
+    for distance in EDGE_DISTANCES:
+        total, count = predicted.new_zeros(()), predicted.new_zeros(())
+        for dim in (-1, -2):
+            size = valid.shape[dim] - distance
+            a, b, both = (
+                (one.narrow(dim, distance, size), one.narrow(dim, 0, size)) for one in (predicted, true, valid)
+            )
+            step = b[0] - b[1]
+            edge = both[0] & both[1] & (step.abs() > EDGE)
+            lost = (contrast * step.abs() - (a[0] - a[1]) * step.sign()).clamp(min=0)
+            total, count = total + torch.where(edge, lost, 0).sum(), count + edge.sum()
+        means.append(total / count.clamp(min=1))
+    return torch.stack(means).mean()
+
+
 def relative_away_from_edges(predicted: Any, truth: Any, **options: Any) -> Any:
     """The relative loss without pairs within two pixels of an edge of the label."""
     import torch
@@ -182,8 +225,8 @@ def run_one(options: argparse.Namespace, name: str) -> dict[str, Any]:
     is_free = kind == "free"
     content = both(FILTERED, FREE[recipe]) if is_free else both(LABELLED, WITH_LABELS[recipe])
     patch = content.pop("patch", {})
-    if patch.get("edges") == "gain":
-        absolute_loss.lost_edges = gain_of_edges
+    if patch.get("edges"):
+        absolute_loss.lost_edges = {"gain": gain_of_edges, "each": edges_of_each_distance}[patch["edges"]]
     if patch.get("relative") == "away":
         setup.relative_loss = relative_away_from_edges
     if options.steps and content["optim"]["steps"]:
