@@ -124,6 +124,14 @@ WITH_LABELS: dict[str, dict[str, Any]] = {
     "edges-1-weight-1.7-gradient-0.6-no-gain": edges(
         1.0, relative_weight=1.7, relative_gradient=0.6, motion_gain_weight=0.0
     ),
+    "edges-2-weight-2-ramp-1": edges(2.0, relative_weight=2.0, relative_ramp=1.0, motion_gain_weight=0.0),
+    "edges-2-weight-2.5-ramp-1": edges(2.0, relative_weight=2.5, relative_ramp=1.0, motion_gain_weight=0.0),
+    "edges-3-weight-1.7-ramp-1-gradient-0.6": edges(
+        3.0, relative_weight=1.7, relative_ramp=1.0, relative_gradient=0.6, motion_gain_weight=0.0
+    ),
+    "edges-2-weight-2-ramp-1-away": both(
+        edges(2.0, relative_weight=2.0, relative_ramp=1.0, motion_gain_weight=0.0), {"patch": {"relative": "away"}}
+    ),
     "edges-0.3-log_l1": edges(0.3, absolute="log_l1"),
     "steady-edges-1-average": both(edges(1.0), {"optim": {"average": 0.998}}),
 }
