@@ -132,6 +132,11 @@ WITH_LABELS: dict[str, dict[str, Any]] = {
     "edges-2-weight-2-ramp-1-away": both(
         edges(2.0, relative_weight=2.0, relative_ramp=1.0, motion_gain_weight=0.0), {"patch": {"relative": "away"}}
     ),
+    "edges-2-weight-5-ramp-1": edges(2.0, relative_weight=5.0, relative_ramp=1.0, motion_gain_weight=0.0),
+    "edges-2-weight-3.5-ramp-1-gradient-0.6": edges(
+        2.0, relative_weight=3.5, relative_ramp=1.0, relative_gradient=0.6, motion_gain_weight=0.0
+    ),
+    "edges-2-weight-4-ramp-0.7": edges(2.0, relative_weight=4.0, relative_ramp=0.7, motion_gain_weight=0.0),
     "edges-0.3-log_l1": edges(0.3, absolute="log_l1"),
     "steady-edges-1-average": both(edges(1.0), {"optim": {"average": 0.998}}),
 }
