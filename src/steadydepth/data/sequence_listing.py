@@ -102,16 +102,42 @@ def list_files(path: Path) -> tuple[list[Path], dict[str, dict[int, Path]], list
     labels = {}
     for kind in LABELS:
         labels[kind], more = _numbered(path / kind, (".png",))
-        beyond = [labels[kind][number] for number in sorted(labels[kind]) if number >= n_frames]
-        rule = f"rgb/ ends at {n_frames - 1:04d}: remove it, or add the frame"
-        faults += more + [f"{file}: a label without its frame, {rule}" for file in beyond]
+        beyond = [labels[kind][number] for number in sorted(labels[kind]) if number >= n_frames > 0]
+        rule = f"a label without its frame, rgb/ ends at {n_frames - 1:04d}: remove it, or add the frame"
+        faults += more + join_neighbours([(file, f"{file}: {rule}") for file in beyond])
     if labels["objects"]:
         # A frame without a depth file is one without labels: it needs no objects either.
         labelled = labels["depth"] or numbered
-        bare = [number for number in sorted(labelled) if number not in labels["objects"]]
         rule = "missing; objects/ has one for every frame with a label: write it, 0 for the static world"
-        faults += [f"{path / 'objects' / f'{number:04d}.png'}: {rule}" for number in bare]
+        due = [(number, path / "objects" / f"{number:04d}.png") for number in sorted(labelled) if number < n_frames]
+        faults += join_neighbours(
+            [(file, None if number in labels["objects"] else f"{file}: {rule}") for number, file in due]
+        )
     return [numbered[number] for number in sorted(numbered)], labels, faults
+
+
+def join_neighbours(faults: Iterable[tuple[Path, str | None]]) -> list[str]:
+    """One line for each stretch of files with one and the same fault: of the first file, up to the last.
+
+    Args:
+        faults: every file in order, and its fault, which begins with its path; None where it has none.
+    """
+    stretches = list[list[Path]]()
+    before: tuple[Path | None, str | None] = (None, None)
+    lines = list[str]()
+    for file, fault in faults:
+        rule = fault and fault.removeprefix(f"{file}: ")
+        is_same = rule is not None and (file.parent, rule) == before
+        before = (file.parent, rule)
+        if is_same:
+            stretches[-1].append(file)
+        elif rule is not None:
+            stretches.append([file])
+            lines.append(rule)
+    return [
+        f"{files[0]}{f' to {files[-1].name}' if files[1:] else ''}: {rule}"
+        for files, rule in zip(stretches, lines, strict=True)
+    ]
 
 
 def in_order(files: Iterable[Path]) -> list[Path]:

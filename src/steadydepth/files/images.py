@@ -315,8 +315,19 @@ def check_size(path: ImageFile, image: np.ndarray, height: int, width: int) -> n
         InputError: it has another size.
     """
     if image.shape[:2] != (height, width):
-        raise InputError(
-            f"{path}: {image.shape[0]} x {image.shape[1]} in a sequence of {height} x {width}; the size never changes "
-            "inside a sequence: resize it, or start a new sequence here"
-        )
+        raise InputError(size_rule(path, image.shape[:2], (height, width)))
     return image
+
+
+def size_rule(path: ImageFile, size: tuple[int, ...], usual: tuple[int, int]) -> str:
+    """Why an image may not have another size than its sequence, and what to do.
+
+    Args:
+        path: of the image.
+        size: its rows and columns.
+        usual: those of the sequence.
+    """
+    return (
+        f"{path}: {size[0]} x {size[1]} in a sequence of {usual[0]} x {usual[1]}; the size never changes inside a "
+        "sequence: resize it, or start a new sequence here"
+    )
