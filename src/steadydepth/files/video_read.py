@@ -18,7 +18,10 @@ from jaxtyping import Float64, UInt8, UInt16
 
 from steadydepth.types import InputError
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v"),
+    *(".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".mxf", ".3gp", ".flv", ".wmv", ".ogv"),
+)
 LOG = logging.getLogger(__name__)
 # How far the rate of a header may be from that of the times, which have ticks.
 _SAME_RATE = 0.01
