@@ -51,7 +51,7 @@ def check_data(root: Path) -> list[str]:
         headless = [path for path in sorted(visible(root)) if (path / "meta.json").is_file() and path not in paths]
         faults += [f"{path}: meta.json without rgb/; a sequence has its frames there: add them" for path in headless]
     for path in paths:
-        faults += _check_video(path) if path.is_file() else _check_folder(path)
+        faults += _check_folder(path) if path.is_dir() else _check_video(path)
     return faults
 
 

@@ -202,7 +202,7 @@ def convert_videos(
         InputError: there is no video, or none could be read.
         SomeFailedError: at the end, with the videos that could not be read, and why.
     """
-    videos = [path for path in sorted(visible(folder)) if path.is_file() and is_sequence(path)]
+    videos = [path for path in sorted(visible(folder)) if not path.is_dir() and is_sequence(path)]
     if not videos:
         raise InputError(f"{folder}: holds no video ({', '.join(VIDEO_SUFFIXES)}): give the folder they lie in")
     outcome = _Outcome()

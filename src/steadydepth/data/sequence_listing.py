@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from steadydepth.data.shards.read import find_pack, find_packed
 from steadydepth.data.shards.store import url_of
 from steadydepth.files.images import FRAME_SUFFIXES
-from steadydepth.files.video_read import VIDEO_SUFFIXES
+from steadydepth.files.video_read import VIDEO_SUFFIXES, leads_nowhere
 from steadydepth.types import InputError
 
 LABELS = ("depth", "objects", "flow", "valid")
@@ -58,8 +58,11 @@ def list_sequences(root: Path) -> list[Path]:
 
 
 def is_sequence(path: Path) -> bool:
-    """Whether `path` is a folder with `rgb/` inside, a file named as a video, or a sequence of a pack."""
-    is_video = path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES
+    """Whether `path` is a folder with `rgb/` inside, a file named as a video, or a sequence of a pack.
+
+    A link that leads nowhere is what it is named as: reading it says so, and passing over it would not.
+    """
+    is_video = path.suffix.lower() in VIDEO_SUFFIXES and (path.is_file() or leads_nowhere(path))
     return (path / "rgb").is_dir() or is_video or find_packed(path) is not None
 
 
@@ -85,7 +88,7 @@ def name_clashes(paths: list[Path]) -> list[str]:
 def name_of(path: Path) -> str:
     """Name of a sequence: that of its folder, or of its video file without the ending."""
     path = path if path.name not in ("", ".", "..") else path.resolve()
-    return path.stem if path.is_file() else path.name
+    return path.stem if path.is_file() or leads_nowhere(path) else path.name
 
 
 def list_files(path: Path) -> tuple[list[Path], dict[str, dict[int, Path]], list[str]]:
@@ -153,9 +156,10 @@ def in_order(files: Iterable[Path]) -> list[Path]:
     return sorted(found, key=counted)
 
 
-def counted(path: Path) -> list[tuple[bool, str]]:
-    """What sorts frame_2 before frame_10."""
-    return [(part.isdigit(), part.zfill(20)) for part in re.split(r"(\d+)", str(path))]
+def counted(path: Path) -> tuple[list[tuple[bool, str]], str]:
+    """What sorts frame_2 before frame_10, and img_2 between IMG_1 and IMG_3."""
+    parts = re.split(r"(\d+)", str(path).casefold())
+    return [(part.isdigit(), part.zfill(20)) for part in parts], str(path)
 
 
 def _decimals(names: list[str]) -> list[Decimal] | None:
@@ -167,7 +171,12 @@ def _decimals(names: list[str]) -> list[Decimal] | None:
     numbers = [name[len(before) : len(name) - len(after)] for name in names]
     if not all(re.fullmatch(r"\d+(\.\d+)?", number, re.ASCII) for number in numbers):
         return None
-    return [Decimal(number) for number in numbers] if any("." in number for number in numbers) else None
+    fractions = [number.partition(".")[2] for number in numbers]
+    if not any(fractions):
+        return None
+    # No program writes 9.5, 9.10 and 9.2 for times: with as many digits each, or without a 0 at the end, it is one.
+    is_counter = any(fraction[1:].endswith("0") for fraction in fractions) and len(set(map(len, fractions))) > 1
+    return None if is_counter else [Decimal(number) for number in numbers]
 
 
 def _common_start(names: list[str]) -> str:

@@ -58,6 +58,8 @@ def _array(values: list[Any], shape: tuple[int, ...], rule: str) -> Float64[np.n
 
 def read_meta(path: Path) -> tuple[SequenceMeta | None, list[str]]:
     """What `path` says, or None and every mistake in it, each naming file, key and rule."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        return None, [f"{path}: is no file: write one"]
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
