@@ -163,11 +163,11 @@ def gain_of_edges(depth: Any, truth: Any, valid: Any, *, contrast: float = 1.0) 
     """In place of `lost_edges`: the distance of `edge_gain` of each clip, at each distance, from what it should be."""
     import torch
 
-    from steadydepth.method.absolute_loss import EDGE, EDGE_DISTANCES
+    from steadydepth.ops.edges import EDGE_DISTANCES_PX, EDGE_LOG_STEP
 
     predicted, true = torch.where(valid, depth, 1).log(), torch.where(valid, truth, 1).log()
     total = predicted.new_zeros(())
-    for distance in EDGE_DISTANCES:
+    for distance in EDGE_DISTANCES_PX:
         product, energy = predicted.new_zeros(len(depth)), predicted.new_zeros(len(depth))
         for dim in (-1, -2):
             size = valid.shape[dim] - distance
@@ -175,12 +175,12 @@ def gain_of_edges(depth: Any, truth: Any, valid: Any, *, contrast: float = 1.0) 
                 (one.narrow(dim, distance, size), one.narrow(dim, 0, size)) for one in (predicted, true, valid)
             )
             step = b[0] - b[1]
-            step = torch.where(kept[0] & kept[1] & (step.abs() > EDGE), step, 0)
+            step = torch.where(kept[0] & kept[1] & (step.abs() > EDGE_LOG_STEP), step, 0)
             product = product + ((a[0] - a[1]) * step).sum((1, 2, 3))
             energy = energy + step.square().sum((1, 2, 3))
         off = product / torch.where(energy > 0, energy, 1) - contrast
         total = total + torch.where(energy > 0, off.abs(), 0).mean()
-    return total / len(EDGE_DISTANCES)
+    return total / len(EDGE_DISTANCES_PX)
 
 
 def edges_of_each_distance(depth: Any, truth: Any, valid: Any, *, contrast: float = 1.0) -> Any:
@@ -211,12 +211,12 @@ def relative_away_from_edges(predicted: Any, truth: Any, **options: Any) -> Any:
     import torch
     import torch.nn.functional as F
 
-    from steadydepth.method.absolute_loss import EDGE
     from steadydepth.method.relative_loss import relative_loss
+    from steadydepth.ops.edges import EDGE_LOG_STEP
 
     log = torch.where(truth.valid, truth.current, 1).log().flatten(0, 1)[:, None]
     spread = F.max_pool2d(log, 5, 1, 2) + F.max_pool2d(-log, 5, 1, 2)
-    kept = (spread <= EDGE)[:, 0].view_as(truth.valid)
+    kept = (spread <= EDGE_LOG_STEP)[:, 0].view_as(truth.valid)
     return relative_loss(replace(predicted, valid=predicted.valid & kept), truth, **options)
 
 

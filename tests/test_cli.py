@@ -341,6 +341,25 @@ def test_every_key_of_a_config_is_printed(run):
     assert "| `relative_weight` |" in printed
 
 
+def test_a_torchvision_for_another_torch_is_named(tmp_path):
+    """As where torch came for CPUs, and torchvision for GPUs: its import ends so."""
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')\n"
+    )
+    cv2.imwrite(str(tmp_path / "room.png"), np.zeros((32, 32, 3), np.uint8))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+
+    def ask(*words):
+        command = [sys.executable, "-m", "steadydepth.cli", *words]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    done = ask("predict", "room.png", "--out", "out")
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "torchvision does not fit this torch" in done.stderr
+    assert "torchvision does not fit this torch" in ask("doctor").stdout
+
+
 def test_doctor_says_what_is_wrong_with_an_older_pyav(run, monkeypatch):
     from steadydepth import diagnosis
 

@@ -9,30 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
 from steadydepth.errors import InputError
 from steadydepth.inference.depth_cache import Progress
 from steadydepth.inference.live import LiveResult, stream_newest
 from steadydepth.inference.point_clouds import Lens
 from steadydepth.inference.predict_files import predict_files
-from steadydepth.inference.predictor import Predictor, load
+from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor
 from steadydepth.inference.stereo import Stereo
 from steadydepth.models.zoo import DEFAULT
 from steadydepth.ops.depth_view import DepthView
 
 if TYPE_CHECKING:
     from steadydepth.training.label_free.stabilise import Stabilised
-
-# A name that `load` takes, a module that honours the contract, or what `load` returned.
-AnyModel = str | Path | nn.Module | Predictor
-
-
-def as_predictor(model: AnyModel, *, device: str | None = None) -> Predictor:
-    """A model by its name, or as it is, ready to predict."""
-    if isinstance(model, Predictor):
-        return model
-    return Predictor(model, device=device) if isinstance(model, nn.Module) else load(model, device=device)
 
 
 def _at_hand(model: AnyModel | None, server: str | None) -> Predictor:

@@ -39,6 +39,7 @@ def diagnose() -> Iterator[str]:
     yield f"python {platform.python_version()} on {platform.platform()}"
     for package in REQUIRED:
         yield f"{package} {_version(package) or 'MISSING: pip install steadydepth'}{_too_old(package)}"
+    yield from _torchvision()
     yield from _devices()
     yield from _codecs()
     for package, (use, extra) in OPTIONAL.items():
@@ -50,6 +51,27 @@ def _too_old(package: str) -> str:
     found, (least, why) = _version(package), OLDEST.get(package, (0, ""))
     major = (found or "").split(".")[0]
     return f": TOO OLD, {why}: pip install '{package}>={least}'" if major.isdecimal() and int(major) < least else ""
+
+
+def _torchvision() -> Iterator[str]:
+    try:
+        import torchvision
+    except ImportError:  # timm asks for it
+        yield "torchvision MISSING: pip install steadydepth"
+    except RuntimeError as error:
+        yield f"torchvision {_version('torchvision')}: {what_torchvision_lacks(error) or error}"
+    else:
+        yield f"torchvision {torchvision.__version__}"
+
+
+def what_torchvision_lacks(error: RuntimeError) -> str | None:
+    """What to do about an error of importing it, as where it is built for a GPU and torch for a CPU; else None."""
+    if "operator torchvision::" not in str(error):
+        return None
+    return (
+        "torchvision does not fit this torch: install both again, from the same package index "
+        "(pip install --force-reinstall torch torchvision; pytorch.org says from where for CPUs)"
+    )
 
 
 def _devices() -> Iterator[str]:

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from steadydepth.commands import AnyModel, as_predictor
 from steadydepth.errors import InputError
 from steadydepth.files.prefetch import read_ahead
 from steadydepth.files.video_write import write_video
 from steadydepth.inference.depth_cache import cache_depth
 from steadydepth.inference.filters import NAMES, choose_filter
 from steadydepth.inference.frame_sources import open_source
-from steadydepth.inference.predictor import Predictor
+from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor
 from steadydepth.models.zoo import DEFAULT
 from steadydepth.ops.depth_view import DepthView
 from steadydepth.ops.resize import shrink_image

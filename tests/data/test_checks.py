@@ -8,6 +8,7 @@ import pytest
 from steadydepth.data.checks import check_data
 from steadydepth.data.conversion import convert_shots, convert_videos
 from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.errors import SomeFailedError
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_write import write_video
 from steadydepth.types import Clip, InputError
@@ -83,3 +84,11 @@ def test_each_shot_of_a_video_becomes_a_sequence(tmp_path):
     assert list(convert_videos(tmp_path, tmp_path / "whole", stop=5, split_shots=True)) == [tmp_path / "whole" / "film"]
     with pytest.raises(InputError, match="no frame from 99 to None"):
         next(convert_shots(tmp_path / "film.mp4", tmp_path / "none", name="film", start=99))
+
+
+def test_videos_of_one_name_are_not_written_over_nor_passed_over(tmp_path):
+    for suffix in (".mkv", ".mp4"):
+        write_video(tmp_path / f"walk{suffix}", pan(1, 5), 25.0)
+    with pytest.raises(SomeFailedError, match=r"walk\.mp4: would be .*walk, as walk\.mkv is: rename one"):
+        list(convert_videos(tmp_path, tmp_path / "out"))
+    assert json.loads((tmp_path / "out/walk/meta.json").read_text())["source"] == "walk.mkv"

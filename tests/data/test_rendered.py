@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from steadydepth.config import Config
+from steadydepth.data import rendered
 from steadydepth.data.checks import check_data
 from steadydepth.data.commands import make
 from steadydepth.data.rendered import CLIPS_AT_ONCE, RenderedSamples
@@ -60,6 +61,13 @@ def packed(tmp_path_factory) -> Path:
     return folder / "assets.npz"
 
 
+@pytest.fixture
+def few(monkeypatch) -> int:
+    """Clips that are rendered at once, fewer than in use; processes that render ahead would not know of it."""
+    monkeypatch.setattr(rendered, "CLIPS_AT_ONCE", 4)
+    return 4
+
+
 def samples(packed: Path | None = None, *, seed: int = 1, numbers: range = range(8), **options) -> RenderedSamples:
     chosen = {"flip": True, "photometric": Photometric(noise=0.02), "seed": seed, "numbers": numbers, **SIZE, **options}
     return RenderedSamples(torch.device("cpu"), assets=packed, **chosen)
@@ -96,7 +104,7 @@ def test_many_faces_become_few_and_keep_their_place():
     assert 0.9 < area <= 1.0
 
 
-def test_a_number_gives_the_same_sample_however_it_is_asked_for(packed):
+def test_a_number_gives_the_same_sample_however_it_is_asked_for(packed, few):
     row = samples(packed)
     (batch,) = samples(packed).batches(8)
     for number in (0, 5):
@@ -108,19 +116,19 @@ def test_a_number_gives_the_same_sample_however_it_is_asked_for(packed):
     assert torch.equal(later["frames"], batch["frames"][4:])
 
 
-def test_a_clip_that_is_shown_again_has_the_same_depth_in_another_light():
-    row = samples(numbers=range(10 * CLIPS_AT_ONCE), repeats=2, flip=False)
+def test_a_clip_that_is_shown_again_has_the_same_depth_in_another_light(few):
+    row = samples(numbers=range(10 * few), repeats=2, flip=False)
     # Chunks 0, 2, 4 are fresh; 5 shows again what 0 showed.
-    first, again = row.sample(0), row.sample(5 * CLIPS_AT_ONCE)
+    first, again = row.sample(0), row.sample(5 * few)
     assert torch.equal(first["depth"], again["depth"])
     assert not torch.equal(first["frames"], again["frames"])
 
 
-def test_clips_that_are_kept_are_read_again_and_shown_over_the_complete_row(tmp_path):
-    numbers = range(12 * CLIPS_AT_ONCE)
+def test_clips_that_are_kept_are_read_again_and_shown_over_the_complete_row(tmp_path, few):
+    numbers = range(12 * few)
     row = samples(numbers=numbers, seed=0, repeats=4, flip=False, keep=tmp_path)
-    fresh = [row.sample(n * CLIPS_AT_ONCE)["depth"] for n in (0, 4, 8)]
-    seen = [row.sample(n * CLIPS_AT_ONCE)["depth"] for n in (5, 6, 7, 9, 10, 11)]
+    fresh = [row.sample(n * few)["depth"] for n in (0, 4, 8)]
+    seen = [row.sample(n * few)["depth"] for n in (5, 6, 7, 9, 10, 11)]
     found = [next(i for i, one in enumerate(fresh) if torch.equal(one, depth)) for depth in seen]
     assert min(found) == 0  # what was rendered first comes again
     assert max(found[:3]) <= 1  # and nothing before its turn
@@ -128,8 +136,8 @@ def test_clips_that_are_kept_are_read_again_and_shown_over_the_complete_row(tmp_
     assert len(files) == 3
     written = [file.stat().st_mtime_ns for file in files]
     again = samples(numbers=numbers, seed=0, repeats=4, flip=False, keep=tmp_path)
-    assert torch.equal(again.sample(5 * CLIPS_AT_ONCE)["depth"], seen[0])
-    samples(numbers=range(CLIPS_AT_ONCE), seed=3, keep=tmp_path).sample(0)
+    assert torch.equal(again.sample(5 * few)["depth"], seen[0])
+    samples(numbers=range(few), seed=3, keep=tmp_path).sample(0)
     assert [file.stat().st_mtime_ns for file in files] == written
     assert len(list(tmp_path.rglob("*.safetensors"))) == 4  # another seed has a folder of its own
 
@@ -153,17 +161,17 @@ def test_a_process_that_cannot_render_says_why(tmp_path):
         list(row.batches(CLIPS_AT_ONCE))
 
 
-def test_a_mirrored_clip_has_mirrored_motion():
-    plain, mirrored = (samples(numbers=range(CLIPS_AT_ONCE), flip=flip) for flip in (False, True))
-    pairs = [(plain.sample(n), mirrored.sample(n)) for n in range(CLIPS_AT_ONCE)]
+def test_a_mirrored_clip_has_mirrored_motion(few):
+    plain, mirrored = (samples(numbers=range(few), flip=flip) for flip in (False, True))
+    pairs = [(plain.sample(n), mirrored.sample(n)) for n in range(few)]
     turned = [(a, b) for a, b in pairs if not torch.equal(a["depth"], b["depth"])]
-    assert 0 < len(turned) < CLIPS_AT_ONCE
+    assert 0 < len(turned) < few
     a, b = turned[0]
     assert torch.equal(a["depth"].flip(-1), b["depth"])
     torch.testing.assert_close(a["motion"].flip(2) * torch.tensor([-1.0, 1.0]), b["motion"])
 
 
-def test_written_clips_pass_the_check_and_are_complete(packed, tmp_path):
+def test_written_clips_pass_the_check_and_are_complete(packed, tmp_path, few):
     paths = make(tmp_path / "data", clips=2, frames=3, seed=4, assets=packed, height=48, width=64)
     assert check_data(tmp_path / "data") == []
     clip = open_sequence(paths[0]).read()
@@ -185,9 +193,7 @@ def test_written_clips_pass_the_check_and_are_complete(packed, tmp_path):
     assert made[:2] == paths
 
 
-def test_a_street_longer_than_16_bits_of_millimetres_is_written_in_coarser_steps(packed, tmp_path, monkeypatch):
-    from steadydepth.data import rendered
-
+def test_a_street_longer_than_16_bits_of_millimetres_is_written_in_coarser_steps(packed, tmp_path, monkeypatch, few):
     monkeypatch.setattr(rendered, "DEPTH_SCALE_M", 2e-5)  # as if the world were fifty times larger
     (path,) = make(tmp_path / "data", clips=1, frames=2, seed=4, assets=packed, height=48, width=64)
     stored = open_sequence(path).read().depth
@@ -209,7 +215,7 @@ def config(folder: Path, packed: Path, **optim) -> Config:
     )
 
 
-def test_a_run_on_rendered_clips_goes_on_where_it_was_cut(packed, tmp_path, monkeypatch):
+def test_a_run_on_rendered_clips_goes_on_where_it_was_cut(packed, tmp_path, monkeypatch, few):
     complete = train(config(tmp_path / "complete", packed))
     from steadydepth.training import loop
 

@@ -378,7 +378,7 @@ BAD_FOLDERS = {
     "no meta": (remove("meta.json"), "meta.json", 'missing; a sequence has one with at least fps: write {"fps": 30}'),
     "no JSON": (lambda folder: (folder / "meta.json").write_text("{fps"), "meta.json", "cannot be read as JSON"),
     "a list": (lambda folder: (folder / "meta.json").write_text("[1]"), "meta.json", "holds list"),
-    "no fps": (meta(fps=...), "meta.json", "fps: Field required"),
+    "no fps": (meta(fps=...), "meta.json", "fps: missing; every sequence has it: write it"),
     "fps 0": (meta(fps=0), "meta.json", "fps 0: Input should be greater than 0"),
     "fps infinite": (meta(fps=float("inf")), "meta.json", "fps inf: Input should be a finite number"),
     "fps text": (meta(fps="30"), "meta.json", "fps '30': Input should be a valid number"),

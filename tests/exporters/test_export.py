@@ -22,6 +22,7 @@ from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor, load
 from steadydepth.inference.runtime import ExportedModel
 from steadydepth.models.depth_net import DepthNet
+from steadydepth.models.load import load_model
 from steadydepth.ops.resize import fit_image, resize_depth
 from steadydepth.types import InputError, State
 
@@ -279,3 +280,22 @@ def test_metadata_that_is_not_ours_or_of_another_version_is_refused(tmp_path):
     assert runtime._check_metadata(json.dumps({**size, "state": {}}), tmp_path)["width"] == 9
     with pytest.raises(InputError, match=r"a\.onnx: written in format 1 of .* reads format 2 alone: export the model"):
         runtime._check_metadata(json.dumps({**size, "format_version": 1}), tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("size", [(56, 56), (50, 70), (112, 140)], ids=["kept", "rounded", "halved"])
+def test_a_transformers_model_is_exported_at_sizes_that_its_processor_rounds(tmp_path, caplog, size):
+    pytest.importorskip("transformers")
+    from tiny_transformers import save_tiny
+
+    height, width = size
+    model, path = load_model(save_tiny("depth_anything", tmp_path / "model")), tmp_path / "net.onnx"
+    # The same sums: where the processor resizes, the file does, and neither rounds to 8 bits.
+    assert export_model(model, path, to="onnx", height=height, width=width) < 1e-5
+    # The model itself rounds as before; what that comes to is said where there is something to round.
+    frames = torch.rand((1, 1, 3, height, width), generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    with torch.no_grad():
+        predicted, exported = model(frames)[0], load(path).model(frames)[0]
+    apart = float(((predicted - exported).abs() / predicted.abs().clamp(min=predicted.abs().mean() / 100)).max())
+    assert (apart < 1e-5) == (size == (56, 56))
+    assert ("without rounding them to 8 bits" in caplog.text) == (size != (56, 56))
+    assert apart < 0.02

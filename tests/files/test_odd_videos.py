@@ -253,3 +253,23 @@ def test_a_colon_in_a_relative_path_is_no_protocol(tmp_path, monkeypatch, name):
     assert probe_video(path).n_frames == 4
     write_video(Path("11:00.mp4"), iter(corners()), 10.0, like=path)
     assert np.abs(next(read_video(Path("11:00.mp4"))).astype(int) - corners()[0]).mean() < 20
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mts", "libx264"), ("a.mpg", "mpeg2video"), ("a.3gp", "mpeg4"), ("a.flv", "flv"), ("a.wmv", "wmv2")],
+)
+def test_the_containers_of_camcorders_and_old_phones_are_videos(tmp_path, name, codec):
+    frames = moving(12)
+    with av.open(str(tmp_path / name), "w", format="mpegts" if name == "a.mts" else None) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    sequence = open_sequence(tmp_path / name)
+    assert (sequence.n_frames, round(sequence.fps, 2)) == (12, 25)
+    shown = [int(np.abs(frames.astype(int) - image).mean((1, 2, 3)).argmin()) for image in sequence.images()]
+    assert shown == list(range(12))
+    part = sequence.read_frames(7, 9)
+    assert [int(np.abs(frames.astype(int) - image).mean((1, 2, 3)).argmin()) for image in part] == [7, 8]

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from torch import Tensor, nn
 
+from steadydepth.data.checks import check_data
+from steadydepth.data.conversion import convert_videos
 from steadydepth.data.sequence_listing import in_order
 from steadydepth.errors import SomeFailedError
 from steadydepth.files import video_read
@@ -308,3 +310,45 @@ def test_a_burst_of_photos_of_several_sizes_is_no_video_and_each_is_an_image(tmp
     predict_files(Predictor(Red()), [str(burst / "*.JPG")], tmp_path / "out")
     shapes = [read_predictions(tmp_path / "out", f"DSC_{number:04d}")[0].shape[1:] for number in range(4)]
     assert shapes == [(20, 30), (30, 20), (30, 20), (24, 36)]
+
+
+def test_links_that_lead_nowhere_are_named_and_cost_the_others_nothing(tmp_path):
+    (tmp_path / "data").mkdir()
+    write_video(tmp_path / "data/a.mp4", np.zeros((2, H, W, 3), np.uint8), 10.0)
+    (tmp_path / "data/dead.mp4").symlink_to("../cache/7f3a")
+    with pytest.raises(SomeFailedError, match=r"dead\.mp4: a link to \.\./cache/7f3a, which is not there: fetch"):
+        predict_files(Predictor(Red()), [tmp_path / "data"], tmp_path / "out")
+    assert (tmp_path / "out/a.npz").exists()
+    with pytest.raises(SomeFailedError, match="which is not there"):
+        list(convert_videos(tmp_path / "data", tmp_path / "converted"))
+    assert [fault for fault in check_data(tmp_path / "data") if "which is not there" in fault and "dead.mp4" in fault]
+    (tmp_path / "frames").mkdir()
+    cv2.imwrite(str(tmp_path / "frames/0.png"), np.zeros((H, W, 3), np.uint8))
+    (tmp_path / "frames/1.png").symlink_to("nowhere.png")
+    with pytest.raises(InputError, match=r"1\.png: cannot be read"):
+        predict_files(Predictor(Red()), [tmp_path / "frames"], tmp_path / "out")
+
+
+def test_a_video_between_images_is_named(tmp_path, caplog):
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((H, W, 3), np.uint8))
+    write_video(tmp_path / "b.mp4", np.zeros((2, H, W, 3), np.uint8), 10.0)
+    assert open_source(tmp_path).n_frames == 1
+    assert "1 files, b.mp4" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["IMG_1.JPG", "img_2.jpg", "IMG_3.JPG", "img_10.jpg"],
+        ["1_Color_1554.2.png", "1_Color_1554.9.png", "1_Color_1554.10.png"],
+        ["1305031102.175304.png", "1305031102.211210.png", "1305031103.100000.png"],
+        ["9.5.png", "10.25.png", "10.3.png"],
+        ["9.50.png", "10.25.png", "10.30.png"],
+        ["f-1.png", "f-2.png", "f-10.png"],
+        ["0a.png", "0b.png", "10.png"],
+    ],
+)
+def test_frames_come_in_the_order_that_their_names_mean(tmp_path, names):
+    for name in names:
+        (tmp_path / name).touch()
+    assert [Path(name).stem for name in names] == list(open_source(tmp_path).names)

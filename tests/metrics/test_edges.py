@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from steadydepth import metrics
-from steadydepth.metrics.edges import DISTANCES, EDGE, RATIOS, contrast_change, edge_gain_part
+from steadydepth.metrics.edges import RATIOS, contrast_change, edge_gain_part
+from steadydepth.ops.edges import EDGE_DISTANCES_PX, EDGE_LOG_STEP
 
 NAMES = ("boundary_f1", "edge_gain")
 
@@ -52,7 +53,7 @@ def test_half_of_the_edges_and_twice_too_many_by_hand():
     assert float(metrics.boundary_f1(truth, truth, valid)) == 0.25
     # Differences over 1, 2, 4 and 8 px cross the step 1, 2, 4 and 1 times; of these 8, two over 4 px and the one over 8
     # cross the second step as well and are twice as large.
-    assert DISTANCES == (1, 2, 4, 8)
+    assert EDGE_DISTANCES_PX == (1, 2, 4, 8)
     assert float(metrics.edge_gain(two, truth, valid)) == pytest.approx(11 / 8)
 
 
@@ -206,7 +207,7 @@ def test_only_both_ends_of_a_difference_must_be_valid():
 
 
 def test_without_an_edge_there_is_no_score():
-    flat = np.tile(np.linspace(2, 2 * math.exp(0.99 * EDGE / 8 * 11), 12), (2, 6, 1))
+    flat = np.tile(np.linspace(2, 2 * math.exp(0.99 * EDGE_LOG_STEP / 8 * 11), 12), (2, 6, 1))
     assert np.isnan(both_scores(square(1.0, 1.0), square(1.0, 1.0), everywhere(square(1.0)))).all()
     assert np.isnan(both_scores(flat, flat, everywhere(flat))).all()
     assert np.isnan(float(metrics.edges_kept(flat, flat)))

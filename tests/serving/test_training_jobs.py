@@ -14,7 +14,7 @@ from training_server import QUICK, SMALL, make_archive, make_model
 
 from steadydepth.errors import InputError
 from steadydepth.models.temporal_filter import WEIGHTS
-from steadydepth.serving.jobs.jobs import LOCK, Jobs, _lock
+from steadydepth.serving.jobs.jobs import LOCK, Jobs, _lock, served_name
 from steadydepth.serving.jobs.limits import JobLimits
 from steadydepth.serving.jobs.plans import check_settings, config_of, describe, kinds
 from steadydepth.serving.jobs.routes import tuned_filters
@@ -107,6 +107,18 @@ def test_a_job_that_is_killed_and_cancelled_ends_as_one_that_never_was(jobs, fil
 
     with pytest.raises(InputError, match="cancel and delete"):
         jobs.uploads.delete(upload) if jobs.store.change(job, ended=None) else None
+
+
+def test_an_order_keeps_the_job_of_a_model_that_was_in_service_then(jobs, files):
+    made = Job("aa", "train", "kitchen", "ann", 1.0, "small", state="finished", ended=2.0)
+    jobs.store.add(made)
+    shutil.copytree(files[0], jobs.of(made) / "run")
+    known, jobs.models = jobs.models, lambda: {**known(), served_name(made): str(jobs.of(made) / "run")}
+    job = jobs.submit("train", owner="bob", model="job-aa", uploads=(ready(jobs, files).id,))
+    jobs.models = known  # the next start, with another model in service
+    assert jobs.resolve(job.model) == str(jobs.of(made) / "run")
+    with pytest.raises(InputError, match="no such model"):
+        jobs.resolve("job-aa")
 
 
 def test_a_job_outlives_a_server_that_is_gone_and_the_next_one_finds_it(tmp_path, files):

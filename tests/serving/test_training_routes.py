@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import zipfile
 from base64 import b64encode
 
@@ -275,6 +276,27 @@ def test_a_ticket_opens_one_job_and_only_an_admin_changes_the_model(guarded):
     assert http.post("/v1/jobs/aa/serve", headers=of["root"]).status_code == 409
     assert http.delete("/v1/jobs/aa", headers=of["ann"]).status_code == 204
     assert http.get("/v1/jobs/aa", headers=of["ann"]).status_code == 404
+
+
+def test_a_restart_shows_the_models_of_jobs_to_their_owners_alone(files, tmp_path):
+    tokens = {
+        name: {"Authorization": f"Bearer {new_token(tmp_path / 'tokens.json', name, (scope,))}"}
+        for name, scope in {"eve": "predict", "ann": "train", "bob": "train", "root": "admin"}.items()
+    }
+    order = {"kind": "stabilise", "model": "job:aa", "uploads": ["none"]}
+    for is_served in (False, True):
+        with client_of(files[0], tmp_path / "server", tokens=tmp_path / "tokens.json") as http:
+            if not is_served:
+                job = Job("aa", "train", "kitchen", "ann", 1.0, "model", state="finished", ended=2.0)
+                http.app.state.jobs.store.add(job)
+                shutil.copytree(files[0], http.app.state.jobs.of(job) / "run")
+            assert http.get("/v1/models", headers=tokens["eve"]).json()["models"] == ["model"]
+            assert http.post("/v1/jobs", json=order, headers=tokens["bob"]).status_code == 404
+            assert "job-aa" not in http.post("/v1/jobs", json=order | {"model": "x"}, headers=tokens["bob"]).text
+            assert http.get("/v1/jobs/aa/model", headers=tokens["ann"]).status_code == 200
+            if is_served:
+                assert http.post("/v1/jobs/aa/serve", headers=tokens["root"]).status_code == 200
+                assert http.get("/v1/models", headers=tokens["eve"]).json()["models"] == ["model", "job-aa"]
 
 
 def test_a_server_without_a_folder_has_no_training(files):

@@ -1,5 +1,6 @@
 """Between sensor_msgs/Image and arrays, without cv_bridge."""
 
+from array import array
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ def fill_depth(message: Any, depth: np.ndarray, header: Any) -> Any:
     message.header = header
     message.height, message.width = depth.shape
     message.encoding, message.is_bigendian, message.step = "32FC1", 0, 4 * depth.shape[1]
-    message.data = np.ascontiguousarray(depth, "<f4").tobytes()
+    # Of anything else rclpy looks at each byte.
+    message.data = array("B", np.ascontiguousarray(depth, "<f4").tobytes())
     return message
 
 

@@ -1,5 +1,6 @@
 """A node that turns the images of a camera into depth: one session for its lifetime, the newest image first."""
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ class DepthNode(Node):
 
     def __init__(self) -> None:
         super().__init__("steadydepth")
-        model = self.declare_parameter("model", "depth-anything-v2-small").value
+        model = self.declare_parameter("model", "steadydepth-small").value
         filter = self.declare_parameter("filter", "learned").value
         max_side = self.declare_parameter("max_side", 0).value
         predictor = sd.load(model, max_side=max_side or None)
@@ -30,7 +31,7 @@ class DepthNode(Node):
         self.session = predictor.session(filter=filter)
         self.publisher = self.create_publisher(Image, "depth", qos_profile_sensor_data)
         # A queue of one: while the model works, an image that comes takes the place of the one that waits.
-        newest = qos_profile_sensor_data
+        newest = copy(qos_profile_sensor_data)
         newest.depth = 1
         self.create_subscription(Image, "image", self.take, newest)
 

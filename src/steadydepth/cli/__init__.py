@@ -78,6 +78,13 @@ def main() -> None:
     except InputError as error:
         print(f"steadydepth: {error}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        from steadydepth.diagnosis import what_torchvision_lacks
+
+        if (words := what_torchvision_lacks(error)) is None:
+            raise
+        print(f"steadydepth: {words}", file=sys.stderr)
+        sys.exit(2)
     except PermissionError as error:
         print(f"steadydepth: {error.filename}: permission denied: ask its owner for the right to it", file=sys.stderr)
         sys.exit(2)

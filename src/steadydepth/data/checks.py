@@ -1,6 +1,7 @@
 """Every fault of a data folder at once, each with the file, the rule and the way out; nothing is changed."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,24 @@ from jaxtyping import Float64
 from steadydepth.data.cuts import Shots
 from steadydepth.data.depth_labels import DepthSeen
 from steadydepth.data.sequence_folder import open_sequence
-from steadydepth.data.sequence_listing import LABELS, is_sequence, list_files, list_sequences, name_clashes, visible
+from steadydepth.data.sequence_listing import (
+    LABELS,
+    is_sequence,
+    join_neighbours,
+    list_files,
+    list_sequences,
+    name_clashes,
+    visible,
+)
 from steadydepth.data.sequence_meta import SequenceMeta, against_files, bent_poses, misspelt_keys, read_meta
 from steadydepth.data.shards.read import find_pack
 from steadydepth.files.images import (
-    check_size,
     read_colour,
     read_depth_codes,
     read_flow,
     read_labelled_colour,
     read_labels,
+    size_rule,
 )
 from steadydepth.files.video_read import frame_times_s, probe_video, read_video
 from steadydepth.types import InputError
@@ -42,7 +51,7 @@ def check_data(root: Path) -> list[str]:
         headless = [path for path in sorted(visible(root)) if (path / "meta.json").is_file() and path not in paths]
         faults += [f"{path}: meta.json without rgb/; a sequence has its frames there: add them" for path in headless]
     for path in paths:
-        faults += _check_video(path) if path.is_file() else _check_folder(path)
+        faults += _check_folder(path) if path.is_dir() else _check_video(path)
     return faults
 
 
@@ -71,13 +80,26 @@ def _check_video(path: Path) -> list[str]:
     return faults
 
 
-def _shot_faults(path: Path, shots: Shots) -> list[str]:
+def _shot_faults(path: Path, shots: Shots, numbers: Sequence[int] | None = None) -> list[str]:
+    """Cuts and repeated frames.
+
+    Args:
+        path: of the sequence.
+        shots: what its frames were shown to.
+        numbers: of those frames, where some could not be read; in a folder another size is another fault.
+    """
     one_shot = "a sequence is one shot: begin a new one there (data convert video --split-shots)"
     moves = "the frames of a video follow one another in time: leave the copies out"
-    what = dict.fromkeys(shots.cuts(), "a cut")
-    what |= dict.fromkeys(shots.size_changes() if path.is_file() else [], "the size changes")
-    return [f"{path}: {kind} between frames {cut - 1} and {cut}; {one_shot}" for cut, kind in what.items()] + [
-        f"{path}: frames {still.start} to {still.stop - 1} are one image; {moves}" for still in shots.stills()
+    resized, is_video = shots.size_changes(), numbers is None
+    numbers = range(len(shots.changes)) if numbers is None else numbers
+    what = {cut: "the size changes" if cut in resized else "a cut" for cut in shots.cuts()}
+    return [
+        f"{path}: {kind} between frames {numbers[cut - 1]} and {numbers[cut]}; {one_shot}"
+        for cut, kind in what.items()
+        if is_video or cut not in resized
+    ] + [
+        f"{path}: frames {numbers[still.start]} to {numbers[still.stop - 1]} are one image; {moves}"
+        for still in shots.stills()
     ]
 
 
@@ -93,28 +115,45 @@ def _check_folder(path: Path) -> list[str]:
     rgb, labels, faults = list_files(path)
     meta, meta_faults = read_meta(path / "meta.json")
     if meta is not None:
-        meta_faults = against_files(path / "meta.json", meta, len(rgb), has_depth_folder=(path / "depth").is_dir())
-        meta_faults += misspelt_keys(path / "meta.json") + bent_poses(path / "meta.json", meta)
-    if rgb and len(rgb) - 1 in labels["flow"]:
-        faults.append(f"{labels['flow'][len(rgb) - 1]}: the last frame has no flow to a next one: remove it")
-    size: tuple[int, int] | None = None
-    shots, medians, labels_seen = Shots(), [], DepthSeen()
-    for file, read in _all_files(rgb, labels):
+        misspelt = misspelt_keys(path / "meta.json")
+        # What is misspelt is not missing as well, nor are frames that a gap leaves out one pose too many.
+        is_scale_due = (path / "depth").is_dir() and not any("depth_scale_m" in fault for fault in misspelt)
+        n_frames = int(rgb[-1].stem) + 1 if rgb else len(meta.cam_to_world or ())
+        meta_faults = against_files(path / "meta.json", meta, n_frames, has_depth_folder=is_scale_due)
+        meta_faults += misspelt + bent_poses(path / "meta.json", meta)
+    if rgb and int(rgb[-1].stem) in labels["flow"]:
+        faults.append(f"{labels['flow'][int(rgb[-1].stem)]}: the last frame has no flow to a next one: remove it")
+    shots, numbers, medians, labels_seen = Shots(), list[int](), [], DepthSeen()
+    wrong = dict[Path, str]()
+    sizes = dict[Path, tuple[int, int]]()
+    files = list(_all_files(rgb, labels))
+    for file, read in files:
         try:
             image = read(file)
-            size = size or (image.shape[0], image.shape[1])
-            check_size(file, image, *size)
         except InputError as error:
-            faults.append(str(error))
+            wrong[file] = str(error)
             continue
+        sizes[file] = (image.shape[0], image.shape[1])
         if read in (read_colour, read_labelled_colour):
             shots.see(image)
+            numbers.append(int(file.stem))
         elif read is read_depth_codes:
             labels_seen.see(image)
             if image.any():
                 medians.append(np.median(image[image > 0]))
-    faults += _shot_faults(path, shots) + labels_seen.faults(path / "depth")
+    wrong |= _other_sizes(sizes, rgb)
+    faults += join_neighbours([(file, wrong.get(file)) for file, _ in files])
+    faults += _shot_faults(path, shots, numbers) + labels_seen.faults(path / "depth")
     return meta_faults + faults + _units(path, float(np.median(medians)) if medians else None, meta)
+
+
+def _other_sizes(sizes: dict[Path, tuple[int, int]], rgb: list[Path]) -> dict[Path, str]:
+    """Files of another size than most frames, and why that is wrong."""
+    usual = Counter(sizes[file] for file in rgb if file in sizes).most_common(1)
+    if not usual:
+        return {}
+    height, width = usual[0][0]
+    return {file: size_rule(file, size, (height, width)) for file, size in sizes.items() if size != (height, width)}
 
 
 def _units(path: Path, median_code: float | None, meta: SequenceMeta | None) -> list[str]:

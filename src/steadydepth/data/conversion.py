@@ -202,11 +202,15 @@ def convert_videos(
         InputError: there is no video, or none could be read.
         SomeFailedError: at the end, with the videos that could not be read, and why.
     """
-    videos = [path for path in sorted(visible(folder)) if path.is_file() and is_sequence(path)]
+    videos = [path for path in sorted(visible(folder)) if not path.is_dir() and is_sequence(path)]
     if not videos:
         raise InputError(f"{folder}: holds no video ({', '.join(VIDEO_SUFFIXES)}): give the folder they lie in")
     outcome = _Outcome()
+    first: dict[str, Path] = {}
     for video in videos:
+        if (other := first.setdefault(video.stem, video)) != video:
+            outcome.failed[str(video)] = f"{video}: would be {root / video.stem}, as {other.name} is: rename one"
+            continue
         part: dict[str, Any] = {"name": video.stem, "start": start, "stop": stop, "max_side": max_side}
         if not split_shots and is_sequence(root / video.stem):
             outcome.keep(root / video.stem)

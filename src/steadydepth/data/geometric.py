@@ -38,12 +38,12 @@ def mirror(name: str, part: Shaped[Tensor, "..."], columns: int) -> Shaped[Tenso
     """A part of a sample or of a batch, mirrored from left to right.
 
     Args:
-        name: of the part; motion (..., 2), pixels (x, y), turns its sign across.
+        name: of the part; one whose name ends in motion (..., 2), pixels (x, y), turns its sign across.
         part: frames, labels or motion.
         columns: the number of its axis of columns.
     """
     turned = part.flip(columns)
-    return turned * torch.tensor([-1.0, 1.0], device=part.device) if name == "motion" else turned
+    return turned * torch.tensor([-1.0, 1.0], device=part.device) if name.endswith("motion") else turned
 
 
 def view_sample(sample: Sample, view: View) -> Sample:

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from steadydepth.data.shards.read import find_pack, find_packed
 from steadydepth.data.shards.store import url_of
 from steadydepth.files.images import FRAME_SUFFIXES
-from steadydepth.files.video_read import VIDEO_SUFFIXES
+from steadydepth.files.video_read import VIDEO_SUFFIXES, leads_nowhere
 from steadydepth.types import InputError
 
 LABELS = ("depth", "objects", "flow", "valid")
@@ -58,8 +58,11 @@ def list_sequences(root: Path) -> list[Path]:
 
 
 def is_sequence(path: Path) -> bool:
-    """Whether `path` is a folder with `rgb/` inside, a file named as a video, or a sequence of a pack."""
-    is_video = path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES
+    """Whether `path` is a folder with `rgb/` inside, a file named as a video, or a sequence of a pack.
+
+    A link that leads nowhere is what it is named as: reading it says so, and passing over it would not.
+    """
+    is_video = path.suffix.lower() in VIDEO_SUFFIXES and (path.is_file() or leads_nowhere(path))
     return (path / "rgb").is_dir() or is_video or find_packed(path) is not None
 
 
@@ -85,7 +88,7 @@ def name_clashes(paths: list[Path]) -> list[str]:
 def name_of(path: Path) -> str:
     """Name of a sequence: that of its folder, or of its video file without the ending."""
     path = path if path.name not in ("", ".", "..") else path.resolve()
-    return path.stem if path.is_file() else path.name
+    return path.stem if path.is_file() or leads_nowhere(path) else path.name
 
 
 def list_files(path: Path) -> tuple[list[Path], dict[str, dict[int, Path]], list[str]]:
@@ -102,16 +105,42 @@ def list_files(path: Path) -> tuple[list[Path], dict[str, dict[int, Path]], list
     labels = {}
     for kind in LABELS:
         labels[kind], more = _numbered(path / kind, (".png",))
-        beyond = [labels[kind][number] for number in sorted(labels[kind]) if number >= n_frames]
-        rule = f"rgb/ ends at {n_frames - 1:04d}: remove it, or add the frame"
-        faults += more + [f"{file}: a label without its frame, {rule}" for file in beyond]
+        beyond = [labels[kind][number] for number in sorted(labels[kind]) if number >= n_frames > 0]
+        rule = f"a label without its frame, rgb/ ends at {n_frames - 1:04d}: remove it, or add the frame"
+        faults += more + join_neighbours([(file, f"{file}: {rule}") for file in beyond])
     if labels["objects"]:
         # A frame without a depth file is one without labels: it needs no objects either.
         labelled = labels["depth"] or numbered
-        bare = [number for number in sorted(labelled) if number not in labels["objects"]]
         rule = "missing; objects/ has one for every frame with a label: write it, 0 for the static world"
-        faults += [f"{path / 'objects' / f'{number:04d}.png'}: {rule}" for number in bare]
+        due = [(number, path / "objects" / f"{number:04d}.png") for number in sorted(labelled) if number < n_frames]
+        faults += join_neighbours(
+            [(file, None if number in labels["objects"] else f"{file}: {rule}") for number, file in due]
+        )
     return [numbered[number] for number in sorted(numbered)], labels, faults
+
+
+def join_neighbours(faults: Iterable[tuple[Path, str | None]]) -> list[str]:
+    """One line for each stretch of files with one and the same fault: of the first file, up to the last.
+
+    Args:
+        faults: every file in order, and its fault, which begins with its path; None where it has none.
+    """
+    stretches = list[list[Path]]()
+    before: tuple[Path | None, str | None] = (None, None)
+    lines = list[str]()
+    for file, fault in faults:
+        rule = fault and fault.removeprefix(f"{file}: ")
+        is_same = rule is not None and (file.parent, rule) == before
+        before = (file.parent, rule)
+        if is_same:
+            stretches[-1].append(file)
+        elif rule is not None:
+            stretches.append([file])
+            lines.append(rule)
+    return [
+        f"{files[0]}{f' to {files[-1].name}' if files[1:] else ''}: {rule}"
+        for files, rule in zip(stretches, lines, strict=True)
+    ]
 
 
 def in_order(files: Iterable[Path]) -> list[Path]:
@@ -127,9 +156,10 @@ def in_order(files: Iterable[Path]) -> list[Path]:
     return sorted(found, key=counted)
 
 
-def counted(path: Path) -> list[tuple[bool, str]]:
-    """What sorts frame_2 before frame_10."""
-    return [(part.isdigit(), part.zfill(20)) for part in re.split(r"(\d+)", str(path))]
+def counted(path: Path) -> tuple[list[tuple[bool, str]], str]:
+    """What sorts frame_2 before frame_10, and img_2 between IMG_1 and IMG_3."""
+    parts = re.split(r"(\d+)", str(path).casefold())
+    return [(part.isdigit(), part.zfill(20)) for part in parts], str(path)
 
 
 def _decimals(names: list[str]) -> list[Decimal] | None:
@@ -141,7 +171,12 @@ def _decimals(names: list[str]) -> list[Decimal] | None:
     numbers = [name[len(before) : len(name) - len(after)] for name in names]
     if not all(re.fullmatch(r"\d+(\.\d+)?", number, re.ASCII) for number in numbers):
         return None
-    return [Decimal(number) for number in numbers] if any("." in number for number in numbers) else None
+    fractions = [number.partition(".")[2] for number in numbers]
+    if not any(fractions):
+        return None
+    # No program writes 9.5, 9.10 and 9.2 for times: with as many digits each, or without a 0 at the end, it is one.
+    is_counter = any(fraction[1:].endswith("0") for fraction in fractions) and len(set(map(len, fractions))) > 1
+    return None if is_counter else [Decimal(number) for number in numbers]
 
 
 def _common_start(names: list[str]) -> str:

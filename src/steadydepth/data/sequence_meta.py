@@ -58,6 +58,8 @@ def _array(values: list[Any], shape: tuple[int, ...], rule: str) -> Float64[np.n
 
 def read_meta(path: Path) -> tuple[SequenceMeta | None, list[str]]:
     """What `path` says, or None and every mistake in it, each naming file, key and rule."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        return None, [f"{path}: is no file: write one"]
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -73,11 +75,15 @@ def read_meta(path: Path) -> tuple[SequenceMeta | None, list[str]]:
     try:
         return SequenceMeta.model_validate(values), []
     except ValidationError as error:
-        return None, [f"{path}: {_mistake(fault)}" for fault in error.errors()]
+        misspelt = _misspelt(values)
+        return None, [f"{path}: {_mistake(fault, misspelt)}" for fault in error.errors()]
 
 
-def _mistake(fault: Any) -> str:
+def _mistake(fault: Any, misspelt: dict[str, str]) -> str:
     where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "missing":
+        hint = f"rename {misspelt[where]}" if where in misspelt else "write it"
+        return f"{where}: missing; every sequence has it: {hint}"
     value = "" if isinstance(fault["input"], dict | list) else f" {fault['input']!r}"
     return f"{where}{value}: {fault['msg'].removeprefix('Value error, ')}"
 
@@ -110,12 +116,27 @@ def bent_poses(path: Path, meta: SequenceMeta) -> list[str]:
     off = np.abs(turns @ turns.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
     rigid = (off < 1e-3) & (np.linalg.det(turns) > 0) & (np.abs(poses[:, 3] - [0, 0, 0, 1]).max(axis=1) < 1e-6)
     rule = "no rigid motion; a pose is a rotation and a translation above the row 0 0 0 1: write it again"
-    return [f"{path}: cam_to_world[{number}]: {rule}" for number in np.flatnonzero(~rigid)]
+    bent = dict.fromkeys(np.flatnonzero(~rigid).tolist())
+    starts = [number for number in bent if number - 1 not in bent]
+    stops = [number for number in bent if number + 1 not in bent]
+    where = [f"{start} to {stop}" if start < stop else f"{start}" for start, stop in zip(starts, stops, strict=True)]
+    return [f"{path}: cam_to_world[{numbers}]: {rule}" for numbers in where]
 
 
 def misspelt_keys(path: Path) -> list[str]:
     """Keys of a readable meta.json that look like ours but are not: they would be ignored."""
-    known = list(SequenceMeta.model_fields)
-    unknown = [key for key in json.loads(path.read_text(encoding="utf-8-sig")) if key not in known]
-    close = {key: difflib.get_close_matches(key, known, n=1, cutoff=0.8) for key in unknown}
-    return [f"{path}: {key}: unknown; did you mean {match[0]}?" for key, match in close.items() if match]
+    keys = _misspelt(json.loads(path.read_text(encoding="utf-8-sig")))
+    return [f"{path}: {written}: unknown; did you mean {key}?" for key, written in keys.items()]
+
+
+def _misspelt(values: dict[str, Any]) -> dict[str, str]:
+    """Keys of ours that are not there, and for each one that is there and looks like it."""
+    known = [key for key in SequenceMeta.model_fields if key not in values]
+    lower = {key.lower(): key for key in known}
+    found = {}
+    for written in values:
+        if written not in SequenceMeta.model_fields and (
+            close := difflib.get_close_matches(written.lower(), lower, n=1, cutoff=0.8)
+        ):
+            found[lower[close[0]]] = written
+    return found

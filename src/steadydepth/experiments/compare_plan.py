@@ -4,12 +4,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from steadydepth.config import CompareConfig, Config, FilterName
 from steadydepth.config_files import dump_config, list_mistakes, load_config
 from steadydepth.errors import InputError
-from steadydepth.experiments.planned_runs import PlannedRun, scoring_mistakes
+from steadydepth.experiments.planned_runs import PlannedRun, scoring_mistakes, values_of
 
 # What may differ between methods that share start, data order and schedule; a dot at the end: all keys of it.
 METHOD_KEYS = (
@@ -142,7 +142,7 @@ def _check_parts(config: CompareConfig) -> list[str]:
 
 def _unfair(name: str, config: Config, first: str, other: Config) -> list[str]:
     """What `config` changes that a method may not change."""
-    ours, theirs = _flat(config), _flat(other)
+    ours, theirs = values_of(config), values_of(other)
     return [
         f"{name}: {key}: {ours[key]} here, {theirs[key]} in {first}: methods share start, data and schedule: put it "
         f"under `set`, for all; a method may change {', '.join(METHOD_KEYS).replace('loss.,', 'loss.*,')}, and, marked "
@@ -150,11 +150,6 @@ def _unfair(name: str, config: Config, first: str, other: Config) -> list[str]:
         for key in ours
         if ours[key] != theirs[key] and not key.startswith((*METHOD_KEYS, *BUDGET_KEYS, *OUR_KEYS))
     ]
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    sections = config.model_dump(mode="json")
-    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 
 
 def _plan_run(row: str, seed: int, resolved: Config, config: CompareConfig) -> PlannedRun:

@@ -29,6 +29,12 @@ class PlannedRun:
         return self.config.run.folder
 
 
+def values_of(config: Config) -> dict[str, Any]:
+    """Every value of a config by `section.key`, paths as text."""
+    sections = config.model_dump(mode="json")
+    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+
+
 @dataclass(frozen=True)
 class Series:
     """Where runs live (`out`), what they are scored on (`data`) and how, and how many run at a time."""

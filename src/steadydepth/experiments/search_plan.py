@@ -9,7 +9,7 @@ from typing import Any
 from steadydepth.config import Config, SearchConfig
 from steadydepth.config_files import list_mistakes, load_config, mistakes_of
 from steadydepth.errors import InputError
-from steadydepth.experiments.planned_runs import PlannedRun, scoring_mistakes
+from steadydepth.experiments.planned_runs import PlannedRun, scoring_mistakes, values_of
 from steadydepth.training.validation import check_metric, distance_from_best
 
 PLAIN = "plain"
@@ -53,16 +53,10 @@ def check_search(config: SearchConfig) -> Config:
 
 
 def _wrong_range(key: str, base: Config, config: SearchConfig) -> list[str]:
-    if type(_values_of(base).get(key)) not in (int, float):
+    if type(values_of(base).get(key)) not in (int, float):
         return [f"ranges.{key}: is no number of a config; docs/config.md has the keys"]
     ends = (config.ranges[key].low, config.ranges[key].high)
     return mistakes_of(partial(plan_trial, "end", {key: end}, config) for end in ends)
-
-
-def _values_of(config: Config) -> dict[str, Any]:
-    """Every value of a config by `section.key`."""
-    sections = config.model_dump()
-    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 
 
 def plan_runs(tried: Sequence[Values], config: SearchConfig) -> list[PlannedRun]:
@@ -99,7 +93,7 @@ def propose(trials: Sequence[Trial], count: int, *, base: Config, config: Search
     Returns: `count` sets of values.
     """
     optuna = _import_optuna()
-    own = _values_of(base)
+    own = values_of(base)
     distributions = {
         key: optuna.distributions.IntDistribution(int(limits.low), int(limits.high), log=limits.log)
         if isinstance(own[key], int)

@@ -7,6 +7,7 @@ the frames before, each tensor of its state, goes in and comes out beside them; 
 
 import copy
 import hashlib
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ from steadydepth.exporters.targets import WRITERS
 from steadydepth.inference.exported import ExportedNet
 from steadydepth.inference.runtime import FORMAT_VERSION, SUFFIXES
 from steadydepth.inference.session import Network, Session
+from steadydepth.models.transformers import TransformersDepth
 from steadydepth.ops.resize import fit_image
 from steadydepth.synthetic.world import make_clip
 from steadydepth.types import Depth, Frames, InputError, State
@@ -42,6 +44,8 @@ WITH_STATE = ("onnx", "openvino", "executorch")  # formats whose files can have 
 TOLERANCE = 1e-3  # greatest relative difference of a float32 file from eager
 # An entry of the state beside the model's own, of files whose model begins with something else than zeros.
 STARTED = "started"
+
+logger = logging.getLogger(__name__)
 
 Image = UInt8[np.ndarray, "h w 3"]
 
@@ -96,8 +100,10 @@ def export_model(
             of the synthetic world.
         licence: of the weights, noted in the file.
 
-    Returns: the greatest relative difference from eager at any pixel of any frame; None for coreml, which runs on
-        Apple's devices alone: only what goes in and comes out is checked, and the file says `checked`: false.
+    Returns: the greatest relative difference from eager at any pixel of any frame, where neither rounds what a
+        processor of transformers resizes (what the rounding comes to is logged when it is above 1e-3); None for coreml,
+        which runs on Apple's devices alone: only what goes in and comes out is checked, and the file says `checked`:
+        false.
 
     Raises:
         InputError: the difference is above 1e-3, a package is missing, torch.export cannot trace the model, or it has a
@@ -120,13 +126,29 @@ def export_model(
         WRITERS[to](graph, metadata, part)
         if not is_checked:
             return None
-        difference = greatest_difference(ExportedNet(part), model, images)
+        file = ExportedNet(part)
+        rounded = [module for module in model.modules() if isinstance(module, TransformersDepth)]
+        if rounded:
+            _report_rounding(out, greatest_difference(file, model, images))
+        for module in rounded:
+            module.rounds_pixels = False
+        difference = greatest_difference(file, model, images)
         if not difference <= TOLERANCE:
             raise InputError(
                 f"{out}: differs from the model by {difference:.2g} of its depth, and at most {TOLERANCE:g} is let "
                 "pass; nothing is written: try another format or size"
             )
     return difference
+
+
+def _report_rounding(out: Path, difference: float) -> None:
+    if difference > TOLERANCE:
+        logger.warning(
+            "%s: resizes images without rounding them to 8 bits, which the model's processor does: its depth is up to "
+            "%.2g of itself from the model's; a size that the processor keeps has no such difference",
+            out,
+            difference,
+        )
 
 
 def check_target(out: Path, to: str) -> None:

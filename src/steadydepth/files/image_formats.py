@@ -1,8 +1,10 @@
 """Images that are neither PNG, JPEG nor OpenEXR, read strictly by Pillow; and which way up any of them is."""
 
 import io
+import logging
 import struct
 import warnings
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,9 @@ _EXR = b"v/1\x01"
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # A header of a few bytes can promise more than there is memory for: 16384 x 8192 is asked before anything is decoded.
 _MOST_PIXELS = 2**27
-_ORIENTATION = 0x0112  # the tag of EXIF
+# Tags of TIFF and EXIF.
+_KIND_OF_PAGE, _BITS, _ORIENTATION = 254, 258, 274
+LOG = logging.getLogger(__name__)
 # What Pillow raises for bytes that are damaged or none of its own.
 _UNREADABLE = (
     *(OSError, ValueError, SyntaxError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError),
@@ -50,13 +54,22 @@ def size_fault(height: int, width: int) -> str | None:
     return f"says that it is {width} x {height} pixels, of which there are 1 to {_MOST_PIXELS}"
 
 
-def decode(data: bytes, kind: str) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-    """RGB of the bytes of an image of a `kind` of `kind_of` but OpenEXR, as it is stored, and EXIF's orientation.
+def decode(data: bytes, kind: str, *, name: str) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
+    """RGB of the bytes of an image as it is stored, and EXIF's orientation.
 
-    That of AVIF may be a property of the file and not EXIF's; HEIC is turned by its decoder.
-    ValueError saying what is wrong with it; InputError for a kind that needs a package which is not there.
+    That of AVIF may be a property of the file and not EXIF's; HEIC is turned by its decoder. Of several images in one
+    file it is the first, which is said.
+
+    Args:
+        data: of a file.
+        kind: what `kind_of` calls it, but OpenEXR.
+        name: of the file, for what is said.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+        InputError: the kind needs a package which is not there.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if kind == "HEIC":
         _register_heif()
@@ -67,7 +80,8 @@ def decode(data: bytes, kind: str) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
             image = Image.open(io.BytesIO(data), formats=["HEIF" if kind == "HEIC" else kind.upper()])
         if fault := size_fault(image.height, image.width):
             raise ValueError(fault)
-        if image.mode.startswith(("I", "F")):
+        bits = max(getattr(image, "tag_v2", {}).get(_BITS) or (8,))
+        if image.mode.startswith(("I", "F")) or bits > 8:
             raise ValueError(
                 f"holds {image.mode}, numbers of more than 8 bits; frames are 8-bit RGB: convert it to 8 bits"
             )
@@ -76,9 +90,42 @@ def decode(data: bytes, kind: str) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
         # TIFF is turned when Pillow loads it, and then says no more that it was to be.
         if orientation != _orientation_in(image):
             pixels = turn(pixels, {6: 8, 8: 6}.get(orientation, orientation))
+        if (number := _images_in(image)) > 1:
+            say_first_of(name, number)
         return pixels, orientation
+    except UnidentifiedImageError as error:
+        raise ValueError("damaged, or with numbers of more than 8 bits; frames are 8-bit RGB") from error
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _images_in(image: Any) -> int:
+    """How many images a file holds, those apart that are small copies of the first."""
+    try:
+        number = int(getattr(image, "n_frames", 1))
+        if number > 1 and hasattr(image, "tag_v2"):
+            image.seek(1)
+            number = 1 if image.tag_v2.get(_KIND_OF_PAGE, 0) & 1 else number
+    except _UNREADABLE:  # damage behind the first takes nothing from it
+        return 1
+    return number
+
+
+def animation_of(data: bytes) -> int:
+    """How many images the bytes of a PNG hold: more than one in an animation."""
+    control = data.find(b"acTL", 0, max(data.find(b"IDAT"), 0))
+    return int.from_bytes(data[control + 4 : control + 8], "big") if control > 0 else 1
+
+
+@lru_cache(maxsize=1024)
+def say_first_of(name: str, number: int) -> None:
+    """Say, once, that a file holds several images and the first is taken.
+
+    Args:
+        name: of the file.
+        number: how many it holds.
+    """
+    LOG.warning("%s: holds %d images, of which the first is taken: make a video of an animation", name, number)
 
 
 def _register_heif() -> None:
@@ -123,9 +170,18 @@ def _valid_orientation(exif: Any) -> int:
 
 def _exif_of(data: bytes) -> bytes | None:
     """The EXIF part of a JPEG or PNG, which begins with the order of its bytes."""
-    if data.startswith(b"\xff\xd8"):
-        at = data.find(b"Exif\0\0", 0, 1 << 17)
-        return data[at : at + (1 << 16)] if at >= 4 and data[at - 4 : at - 2] == b"\xff\xe1" else None
+    at = 2
+    # A part of a JPEG before its pixels: its marker, its length with that of the length itself, its body.
+    while data.startswith(b"\xff\xd8") and data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if marker == 0xDA:
+            return None
+        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            return data[at + 10 : at + 2 + length]
+        at += 2 + length
     at = 8
     # A part of a PNG: its length, name, body and checksum.
     while data.startswith(b"\x89PNG") and at + 8 <= len(data):

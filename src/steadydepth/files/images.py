@@ -3,6 +3,7 @@
 import re
 import zlib
 from pathlib import Path
+from stat import S_ISREG
 from typing import Protocol, runtime_checkable
 
 import cv2
@@ -57,7 +58,9 @@ def read_stored_colour(path: ImageFile) -> tuple[UInt8[np.ndarray, "h w 3"], int
     data = _bytes_of(path)
     if (kind := image_formats.kind_of(data)) is not None:
         try:
-            return (exr.decode_light(data), 1) if kind == "OpenEXR" else image_formats.decode(data, kind)
+            return (
+                (exr.decode_light(data), 1) if kind == "OpenEXR" else image_formats.decode(data, kind, name=str(path))
+            )
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         except ValueError as error:
@@ -68,6 +71,8 @@ def read_stored_colour(path: ImageFile) -> tuple[UInt8[np.ndarray, "h w 3"], int
         return _expect(path, unpacked, np.uint8, 3, "frames are 8-bit RGB", "write it as uint8 (h, w, 3)"), 1
     if data.startswith(_PNG_SIGNATURE) and data[24] == 16:
         raise InputError(f"{path}: a 16-bit image; frames are 8-bit RGB: convert it to 8 bits")
+    if data.startswith(_PNG_SIGNATURE) and (number := image_formats.animation_of(data)) > 1:
+        image_formats.say_first_of(str(path), number)
     stored = _decode(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     return cv2.cvtColor(stored, cv2.COLOR_BGR2RGB), image_formats.orientation(data)
 
@@ -259,6 +264,9 @@ def _check_complete(path: ImageFile, data: bytes) -> None:
 
 def _bytes_of(path: ImageFile) -> bytes:
     try:
+        # A pipe would be waited for without end.
+        if isinstance(path, Path) and not (S_ISREG(path.stat().st_mode) or path.is_dir()):
+            raise InputError(f"{path}: is a pipe, a socket or a device; an image is a file: remove it from the folder")
         return path.read_bytes()
     except OSError as error:
         raise InputError(
@@ -315,8 +323,19 @@ def check_size(path: ImageFile, image: np.ndarray, height: int, width: int) -> n
         InputError: it has another size.
     """
     if image.shape[:2] != (height, width):
-        raise InputError(
-            f"{path}: {image.shape[0]} x {image.shape[1]} in a sequence of {height} x {width}; the size never changes "
-            "inside a sequence: resize it, or start a new sequence here"
-        )
+        raise InputError(size_rule(path, image.shape[:2], (height, width)))
     return image
+
+
+def size_rule(path: ImageFile, size: tuple[int, ...], usual: tuple[int, int]) -> str:
+    """Why an image may not have another size than its sequence, and what to do.
+
+    Args:
+        path: of the image.
+        size: its rows and columns.
+        usual: those of the sequence.
+    """
+    return (
+        f"{path}: {size[0]} x {size[1]} in a sequence of {usual[0]} x {usual[1]}; the size never changes inside a "
+        "sequence: resize it, or start a new sequence here"
+    )

@@ -18,7 +18,10 @@ from jaxtyping import Float64, UInt8, UInt16
 
 from steadydepth.types import InputError
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v"),
+    *(".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".mxf", ".3gp", ".flv", ".wmv", ".ogv"),
+)
 LOG = logging.getLogger(__name__)
 # How far the rate of a header may be from that of the times, which have ticks.
 _SAME_RATE = 0.01
@@ -137,6 +140,11 @@ def read_depth_video(path: Path) -> Iterator[UInt16[np.ndarray, "h w"]]:
         yield frame.to_ndarray()
 
 
+def leads_nowhere(path: Path) -> bool:
+    """Whether `path` is a link to something that is not there."""
+    return path.is_symlink() and not path.exists()
+
+
 @contextmanager
 def opened_video(path: Path | str) -> Iterator[tuple[Any, Any]]:
     """The container and the video stream that players show.
@@ -144,6 +152,8 @@ def opened_video(path: Path | str) -> Iterator[tuple[Any, Any]]:
     Raises:
         InputError: what FFmpeg reports, in words about this file; there is no video stream, or no answer.
     """
+    if isinstance(path, Path) and leads_nowhere(path):
+        raise InputError(f"{path}: a link to {path.readlink()}, which is not there: fetch that, or remove the link")
     try:
         # Of a URL only: a server that says nothing more would be waited for without end. What stands before the colon
         # of a relative path, as in 10:33.mp4, FFmpeg takes for a protocol.

@@ -15,7 +15,7 @@ from steadydepth.data.sequence_folder import find_sequences, open_sequence
 from steadydepth.data.sequence_listing import counted, in_order, is_sequence, name_of, visible
 from steadydepth.files.images import FRAME_SUFFIXES, OTHER_IMAGES, read_colour
 from steadydepth.files.prefetch import read_ahead
-from steadydepth.files.video_read import VIDEO_SUFFIXES, probe_video, read_video
+from steadydepth.files.video_read import VIDEO_SUFFIXES, leads_nowhere, probe_video, read_video
 from steadydepth.types import InputError
 
 LOG = logging.getLogger(__name__)
@@ -84,10 +84,10 @@ def expand_input(given: Path | str) -> list[Input]:
 
 
 def _open_path(path: Path) -> Source:
-    if not path.exists():
+    if not (path.exists() or leads_nowhere(path)):
         raise InputError(f"{path} does not exist; give an image, a folder or a video: check the path")
     name = name_of(path)
-    if path.is_file() and is_sequence(path):
+    if (path.is_file() or leads_nowhere(path)) and is_sequence(path):
         video = probe_video(path)
         return Source(name, lambda: read_ahead(read_video(path)), video.n_frames, video.fps, path)
     if is_sequence(path):
@@ -124,12 +124,17 @@ def _name_of_url(url: str) -> str:
 
 def _images(folder: Path) -> list[Path]:
     """Images directly in `folder` in the order a person counts."""
-    return in_order(file for file in visible(folder) if file.suffix.lower() in FRAME_SUFFIXES and file.is_file())
+    return in_order(
+        file
+        for file in visible(folder)
+        if file.suffix.lower() in FRAME_SUFFIXES and (file.is_file() or leads_nowhere(file))
+    )
 
 
 def _name_left_out(folder: Path) -> None:
-    """Say which images of a folder are of a kind that is not read: a gap in the video otherwise."""
-    files = [file.name for file in in_order(visible(folder)) if file.suffix.lower() in OTHER_IMAGES]
+    """Say which files beside the images of a folder are images of kinds that are not read, or videos."""
+    others = (*OTHER_IMAGES, *VIDEO_SUFFIXES)
+    files = [file.name for file in in_order(visible(folder)) if file.suffix.lower() in others]
     if files:
         few = ", ".join(files[:5]) + ", ..." * (len(files) > 5)
         kinds = ", ".join(FRAME_SUFFIXES)

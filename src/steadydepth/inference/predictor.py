@@ -122,6 +122,10 @@ class Predictor:
         return map(session.step, opened.frames()) if opened.is_live else session.run(opened.frames())
 
 
+# A name that `load` takes, a module that honours the contract, or what `load` returned.
+AnyModel = str | Path | nn.Module | Predictor
+
+
 def load(
     name: str | Path,
     *,
@@ -151,6 +155,13 @@ def load(
     return Predictor(
         load_model(name), device=device or found or "cpu", max_side=max_side, filter=filter, strength=strength
     )
+
+
+def as_predictor(model: AnyModel, *, device: str | None = None) -> Predictor:
+    """A model by its name, or as it is, ready to predict."""
+    if isinstance(model, Predictor):
+        return model
+    return Predictor(model, device=device) if isinstance(model, nn.Module) else load(model, device=device)
 
 
 def as_image(image: AnyImage) -> Image:

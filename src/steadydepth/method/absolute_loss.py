@@ -6,14 +6,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from steadydepth.ops.edges import EDGE_DISTANCES_PX, EDGE_LOG_STEP
 from steadydepth.ops.masked import masked_mean, masked_median, masked_share
 from steadydepth.types import Depth, Frames, Valid
 
 Scalar = Float[Tensor, ""]
-
-# Pixels between the two ends of a difference, and the change of log depth above which it is an edge (metrics/edges.py).
-EDGE_DISTANCES = (1, 2, 4, 8)
-EDGE = 0.05
 
 
 def _log_error(depth: Depth, truth: Depth, valid: Valid) -> Depth:
@@ -123,7 +120,7 @@ def lost_edges(depth: Depth, truth: Depth, valid: Valid, *, contrast: float = 1.
     """
     predicted, true = torch.where(valid, depth, 1).log(), torch.where(valid, truth, 1).log()
     total, count = predicted.new_zeros(()), predicted.new_zeros(())
-    for distance in EDGE_DISTANCES:
+    for distance in EDGE_DISTANCES_PX:
         for dim in (-1, -2):
             size = valid.shape[dim] - distance
             if size <= 0:
@@ -132,7 +129,7 @@ def lost_edges(depth: Depth, truth: Depth, valid: Valid, *, contrast: float = 1.
                 (one.narrow(dim, distance, size), one.narrow(dim, 0, size)) for one in (predicted, true, valid)
             )
             step = b[0] - b[1]
-            edge = both[0] & both[1] & (step.abs() > EDGE)
+            edge = both[0] & both[1] & (step.abs() > EDGE_LOG_STEP)
             lost = (contrast * step.abs() - (a[0] - a[1]) * step.sign()).clamp(min=0)
             total = total + torch.where(edge, lost, 0).sum()
             count = count + edge.sum()

@@ -25,13 +25,11 @@ from steadydepth.metrics.arrays import (
     pick,
     pixels_of,
 )
+from steadydepth.ops.edges import EDGE_DISTANCES_PX, EDGE_LOG_STEP
 
 # Ratios of depth that put one pixel before its neighbour, and the weight of each: Depth Pro, eval/boundary_metrics.py.
 RATIOS = np.linspace(1.05, 1.25, 10)
 WEIGHTS = RATIOS / RATIOS.sum()
-# Pixels between the two ends of a difference, and the change of log depth above which it is an edge.
-DISTANCES = (1, 2, 4, 8)
-EDGE = 0.05
 # Pixels to each side, of the square whose contrast `contrast_change` takes.
 CONTRAST_RADIUS = 2
 
@@ -178,12 +176,12 @@ def edge_gain_part(log: Layers, true_log: Pixels, valid: Chosen, height: int, wi
         width: columns of the image.
     """
     product, energy, count = np.zeros(len(log)), 0.0, 0
-    for distance in DISTANCES:
+    for distance in EDGE_DISTANCES_PX:
         for axis in range(2):
             step = _Step(distance, axis, height, width)
             first, second = step.ends(true_log)
             true = second - first
-            pairs = np.flatnonzero((np.abs(true) > EDGE) & step.both(valid))
+            pairs = np.flatnonzero((np.abs(true) > EDGE_LOG_STEP) & step.both(valid))
             true = true.ravel()[pairs]
             here, there = step.pixels(pairs)
             product += np.einsum("mk,k->m", pick(log, there) - pick(log, here), true)

@@ -50,6 +50,8 @@ class TransformersDepth(nn.Module):
         self.network, self.processor = network, processor
         self.claims: Claims = claims
         self.files = files or {}  # the processor's files as they came
+        # What it resizes. A graph for other runtimes has no resize of integers; export compares like with like.
+        self.rounds_pixels = True
 
     def forward(self, frames: Frames, state: State | None = None) -> tuple[Depth, State]:
         """The prediction for each frame by itself, in the units of `claims`, floored where it is a depth; no state."""
@@ -63,8 +65,7 @@ class TransformersDepth(nn.Module):
 
     def _to_pixels(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 _ _"]:
         smooth = images * 255
-        # A graph for other runtimes has no resize of integers.
-        if torch.compiler.is_exporting():
+        if torch.compiler.is_exporting() or not self.rounds_pixels:
             return self._process(smooth)
         pixels = self._process(smooth.detach().round().clamp(0, 255).to(torch.uint8))
         if images.requires_grad:

@@ -20,7 +20,7 @@ from steadydepth.serving.figures import Figures, registry_of
 from steadydepth.serving.filters import Filters
 from steadydepth.serving.flicker import flicker_budget
 from steadydepth.serving.jobs.jobs import Jobs
-from steadydepth.serving.jobs.routes import add_finished, jobs_router, tuned_filters
+from steadydepth.serving.jobs.routes import jobs_router, put_back, tuned_filters
 from steadydepth.serving.models import Models
 from steadydepth.serving.protection import Guard
 from steadydepth.serving.settings import Settings
@@ -61,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     state.jobs, state.filters = None, filters
     if settings.data is not None:
         state.jobs = Jobs(settings.data, models=state.models.sources, limits=settings.job_limits)
-        add_finished(state.jobs, state.models)
+        put_back(state.jobs, state.models)
         state.filters = Filters(settings.filter, partial(tuned_filters, state.jobs))
         app.include_router(jobs_router(state.jobs, state.models))
     app.add_middleware(Guard, settings=settings, audit=state.audit)

@@ -1,7 +1,7 @@
 """Many scenes rendered at once on any device, with exact depth and motion: what a training step takes from there."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -435,6 +435,7 @@ def _leave_box(eye: Tensor, ray: Tensor, half: Float[Tensor, "s 3"]) -> tuple[Te
     return depth, 2 * axis + is_high
 
 
+@cache
 def _patterns() -> UInt8[np.ndarray, "n texel texel 3"]:
     generator = np.random.default_rng(0)
     linear = [draw_texture(generator) for _ in range(_PATTERNS)]

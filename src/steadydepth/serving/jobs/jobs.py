@@ -35,6 +35,7 @@ CURVES = f"{RUN}/metrics.jsonl"
 _TICK_S = 0.3
 _PATIENCE_S = 60.0  # from the request to stop to SIGKILL: a step may take as long
 _MOST_LOSSES = 3  # of a process in a row, without a line of its log between them
+_SERVED_AS = "job-"
 # Of a run's folder, what is no part of its model.
 _NOT_MODEL = ("config.yaml", "metrics.json", "metrics.jsonl", "skipped.jsonl", "README.md")
 
@@ -160,6 +161,9 @@ class Jobs:
         if model is None:
             raise InputError(f"{kind}: model is missing; there are {', '.join(self.models())}")
         self.resolve(model)
+        # A model of a job that is in service is known by that name until the next start alone; its job stays.
+        if model in {served_name(job) for job in self.store.all(Job)}:
+            model = f"job:{model.removeprefix(_SERVED_AS)}"
         held = [self.store.get(Upload, id) for id in uploads]
         wrong = [id for id, upload in zip(uploads, held, strict=True) if upload is None or upload.state != "ready"]
         if wrong or not uploads or len(set(uploads)) != len(uploads):
@@ -354,6 +358,11 @@ class Jobs:
         logger.warning("job %s: its process was lost; it goes on from its checkpoint", job.id)
         if (again := self.store.change(job, losses=losses, step=step)) is not None:
             self._start(again)
+
+
+def served_name(job: Job) -> str:
+    """The name under which what a job made is served."""
+    return f"{_SERVED_AS}{job.id}"
 
 
 def _lock(path: Path) -> int | None:

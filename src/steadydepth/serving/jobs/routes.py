@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from steadydepth.errors import InputError
 from steadydepth.serving.access import requires
-from steadydepth.serving.jobs.jobs import Jobs
+from steadydepth.serving.jobs.jobs import Jobs, served_name
 from steadydepth.serving.jobs.plans import RUN, describe
 from steadydepth.serving.jobs.store import Job, Upload
 from steadydepth.serving.jobs.uploads import checksum
@@ -78,15 +78,16 @@ def jobs_router(jobs: Jobs, models: Models) -> APIRouter:
     return router
 
 
-def add_finished(jobs: Jobs, models: Models) -> None:
-    """Make the models of finished jobs known, and put that into service that was when the server before this ended."""
-    for job in jobs.store.all(Job):
-        if jobs.model_files(job) and job.kind != "filter":
-            models.add(_served_name(job), jobs.resolve(f"job:{job.id}"))
+def put_back(jobs: Jobs, models: Models) -> None:
+    """Put that model of a job into service that was when the server before this ended.
+
+    Those of other jobs stay with their owners: what a server knows by name is listed to every token.
+    """
     served = jobs.served()
     if served is not None:
+        models.add(served_name(served), jobs.resolve(f"job:{served.id}"))
         try:
-            models.put_into_service(_served_name(served))
+            models.put_into_service(served_name(served))
         except InputError:
             logger.exception("the model of job %s cannot be put into service again", served.id)
 
@@ -94,14 +95,10 @@ def add_finished(jobs: Jobs, models: Models) -> None:
 def tuned_filters(jobs: Jobs) -> dict[str, Path]:
     """The filters of finished jobs, by the names under which streams choose them."""
     return {
-        _served_name(job): jobs.of(job) / RUN
+        served_name(job): jobs.of(job) / RUN
         for job in jobs.store.all(Job)
         if job.kind == "filter" and jobs.model_files(job)
     }
-
-
-def _served_name(job: Job) -> str:
-    return f"job-{job.id}"
 
 
 def _add_uploads(router: APIRouter, jobs: Jobs) -> None:
@@ -300,8 +297,8 @@ def _add_results(router: APIRouter, jobs: Jobs, models: Models) -> None:
         """Put the model of a finished job in the place of the one in service; no stream is dropped."""
         job = _find(jobs, Job, id, who)
         with _refusals(409):
-            models.add(_served_name(job), jobs.resolve(f"job:{job.id}"))
-            served = models.put_into_service(_served_name(job))
+            models.add(served_name(job), jobs.resolve(f"job:{job.id}"))
+            served = models.put_into_service(served_name(job))
         jobs.note_served(job)
         return {"model": served.name, "version": served.version}
 

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TypeVar
 
 import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
 
+from steadydepth.data.clips import chain_motion
+from steadydepth.data.geometric import mirror
 from steadydepth.ops.bidirectional_flow import two_way_from_labels
 from steadydepth.ops.fast_flow import fast_flow
 from steadydepth.training.learned_filter.imagined import imagine
@@ -104,7 +107,7 @@ def draw_clip(clip: LabelledClip, occluders: LabelledClip, n_frames: int, genera
             drawn = _switch_light(drawn, generator)
     drawn = _knock(drawn, generator)
     if generator.random() < 0.5:
-        drawn = _mirror(drawn)
+        drawn = mirrored(drawn)
     steps = [fast_flow(now, before) for before, now in pairwise(drawn.frames)]
     estimated = np.stack([np.zeros_like(drawn.motion[0]), *steps])
     return replace(drawn, motion=estimated)
@@ -183,19 +186,16 @@ def _bounce(numbers: Int64[np.ndarray, "t"], last: int) -> Int64[np.ndarray, "t"
 def _chain(
     clip: LabelledClip, numbers: Int64[np.ndarray, "t"]
 ) -> tuple[Float32[np.ndarray, "t h w 2"], Bool[np.ndarray, "t h w"]]:
-    """True motion from each drawn frame back to the one drawn before, over the frames between."""
+    """True motion from each drawn frame back to the one drawn before, over the frames between; 0 of one shown again."""
     _, height, width = clip.depth.shape
     motions, visibles = [np.zeros((height, width, 2), np.float32)], [np.zeros((height, width), bool)]
     for before, now in pairwise(numbers):
         motion, visible = np.zeros((height, width, 2), np.float32), np.ones((height, width), bool)
-        for at in range(now, before, -1 if now > before else 1):
-            step, shown = (
-                (clip.backward[at - 1], clip.backward_visible[at - 1])
-                if now > before
-                else (clip.forward[at], clip.forward_visible[at])
-            )
-            visible &= _sampled(shown.astype(np.float32), motion) > 0.99
-            motion = motion + _sampled(step, motion)
+        if now > before:
+            motion, visible = chain_motion(clip.backward[before:now], clip.backward_visible[before:now])
+        elif now < before:
+            ahead = slice(now, before)
+            motion, visible = chain_motion(clip.forward[ahead][::-1], clip.forward_visible[ahead][::-1])
         motions.append(motion)
         visibles.append(visible)
     return np.stack(motions), np.stack(visibles)
@@ -281,13 +281,10 @@ def _knock(drawn: Drawn, generator: np.random.Generator) -> Drawn:
     )
 
 
-def _mirror(drawn: Drawn) -> Drawn:
-    motion = drawn.true_motion[:, :, ::-1] * np.array([-1, 1], np.float32)
-    return Drawn(
-        drawn.frames[:, :, ::-1].copy(),
-        drawn.depth[:, :, ::-1].copy(),
-        motion,
-        motion,
-        drawn.visible[:, :, ::-1].copy(),
-        None if drawn.predicted is None else drawn.predicted[:, :, ::-1].copy(),
-    )
+Shown = TypeVar("Shown", Drawn, Lesson)
+
+
+def mirrored(shown: Shown) -> Shown:
+    """The same from left to right."""
+    parts = {name: torch.from_numpy(part) for name, part in vars(shown).items() if part is not None}
+    return replace(shown, **{name: mirror(name, part, 2).numpy() for name, part in parts.items()})

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from safetensors.torch import save_file
-from torch import nn
 
 from steadydepth.config import FilterConfig
 from steadydepth.data.cuts import mark_cuts
@@ -19,14 +18,14 @@ from steadydepth.data.sequence_folder import find_sequences, open_sequence
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.inference.filter_runtime import filter_offline
 from steadydepth.inference.learned_filter import LearnedFilter
-from steadydepth.inference.predictor import Predictor, load
+from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor
 from steadydepth.models.temporal_filter import WEIGHTS, FilterGates, load_gates
 from steadydepth.ops.bidirectional_flow import pair_from_frames
 from steadydepth.ops.fast_flow import fast_flow
 from steadydepth.ops.filter_step import GUIDE_SIDE, find_unit, to_log
 from steadydepth.ops.resize import resize_depth
 from steadydepth.training.checkpoint import CHECKPOINT, PREVIOUS
-from steadydepth.training.learned_filter.clips import Lesson
+from steadydepth.training.learned_filter.clips import Lesson, mirrored
 from steadydepth.training.learned_filter.learner import Learner
 from steadydepth.training.learned_filter.train import learn, measure
 from steadydepth.training.log import LOG
@@ -49,7 +48,7 @@ class Tuned:
 def tune_filter(
     videos: str | Path | Sequence[str | Path],
     *,
-    model: str | Path | nn.Module | Predictor,
+    model: AnyModel,
     out: str | Path,
     batches: int = 40,
     seed: int = 0,
@@ -76,7 +75,7 @@ def tune_filter(
     """
     out = Path(out)
     _refuse_other(out)
-    predictor = _as_predictor(model)
+    predictor = as_predictor(model)
     given = [videos] if isinstance(videos, str | Path) else list(videos)
     paths = [path for each in given for path in _sequences_at(Path(each))]
     shots = [shot for path in paths for shot in _read_shots(path, predictor)]
@@ -105,12 +104,6 @@ def _refuse_other(out: Path) -> None:
     of_a_cut = {CHECKPOINT, PREVIOUS, LOG, WEIGHTS.name}
     if out.exists() and not (out.is_dir() and all(it.name in of_a_cut or it.name[0] == "." for it in out.iterdir())):
         raise InputError(f"{out} exists and is never overwritten: choose another name, or move it away")
-
-
-def _as_predictor(model: str | Path | nn.Module | Predictor) -> Predictor:
-    if isinstance(model, Predictor):
-        return model
-    return Predictor(model) if isinstance(model, nn.Module) else load(model)
 
 
 def _sequences_at(path: Path) -> list[Path]:
@@ -201,15 +194,8 @@ def _draw_batches(shots: Sequence[Lesson], config: FilterConfig) -> Iterator[lis
         shot = shots[int(draws.choice(len(shots), p=weights / weights.sum()))]
         length = min(config.frames, len(shot.frames))
         starts = draws.integers(len(shot.frames) - length + 1, size=config.batch)
-        yield [_mirrored(_cut(shot, i, i + length), draws) for i in starts.tolist()]
-
-
-def _mirrored(lesson: Lesson, draws: np.random.Generator) -> Lesson:
-    if draws.random() < 0.5:
-        return lesson
-    flip = np.array([-1, 1], np.float32)
-    turned = {name: np.ascontiguousarray(array[:, :, ::-1]) for name, array in vars(lesson).items()}
-    return Lesson(**turned | {name: turned[name] * flip for name in ("motion", "true_motion")})
+        lessons = [_cut(shot, i, i + length) for i in starts.tolist()]
+        yield [lesson if draws.random() < 0.5 else mirrored(lesson) for lesson in lessons]
 
 
 def _write(
