@@ -441,46 +441,6 @@ def test_gradient_matching_of_the_change_by_hand():
     torch.testing.assert_close(relative_loss(drift, still, gradient_weight=9.0), torch.tensor(math.log(1.2)))
 
 
-def test_pairs_near_an_edge_of_the_label_are_left_out_by_hand():
-    still = pairs([1.0] * 4 + [2.0] * 4, [1.0] * 4 + [2.0] * 4)
-    errors = torch.tensor([0.1, 0.2, 0.3, 0.9, 0.8, 0.4, 0.5, 0.6])
-    predicted = pairs(errors.exp().tolist(), [1.0] * 8)
-    torch.testing.assert_close(relative_loss(predicted, still, edge_margin=1), torch.tensor(2.1 / 6))
-    torch.testing.assert_close(relative_loss(predicted, still, edge_margin=2), torch.tensor(1.4 / 4))
-    # A slope is no edge, but where it spans more than 5 % within the margin.
-    slope = pairs([1.0, 1.02, 1.04, 1.06], [1.0, 1.02, 1.04, 1.06])
-    predicted = pairs(errors[:4].exp().tolist(), [1.0] * 4)
-    torch.testing.assert_close(relative_loss(predicted, slope, edge_margin=1), errors[:4].mean())
-    torch.testing.assert_close(relative_loss(predicted, slope, edge_margin=3), torch.tensor(0.0))
-    # What has no label is no edge, and hides none.
-    hidden = torch.tensor([True, True, True, False, True, True, True, True]).view(1, 1, 1, 8)
-    gap = pairs([1.0] * 3 + [50.0] + [1.0] * 4, [1.0] * 8, hidden)
-    predicted = pairs(errors.exp().tolist(), [1.0] * 8)
-    torch.testing.assert_close(relative_loss(predicted, gap, edge_margin=2), (errors.sum() - 0.9) / 7)
-    torch.testing.assert_close(
-        relative_loss(predicted, pairs([1.0] * 4 + [2.0] * 4, [1.0] * 4 + [2.0] * 4, hidden), edge_margin=2),
-        torch.tensor((0.1 + 0.2 + 0.4 + 0.5 + 0.6) / 5),
-    )
-
-
-@pytest.mark.parametrize("poison", POISON)
-def test_a_margin_of_edges_has_true_gradients_and_no_poison(poison):
-    label, valid = 1 + 0.001 * random_depth(43).double(), random_depth(41) > 1
-    label[..., 3:] *= 2
-    depth = random_depth(42).double().requires_grad_()
-    truth = pair_with_previous(torch.where(valid, label, poison), valid)
-
-    def loss(depth):
-        return relative_loss(pair_with_previous(depth, valid), truth, edge_margin=1, gradient_weight=0.3)
-
-    clean = relative_loss(
-        pair_with_previous(depth, valid), pair_with_previous(label, valid), edge_margin=1, gradient_weight=0.3
-    )
-    assert 0 < clean.item() != relative_loss(pair_with_previous(depth, valid), truth, gradient_weight=0.3).item()
-    torch.testing.assert_close(loss(depth), clean)
-    assert torch.autograd.gradcheck(loss, (depth,))
-
-
 def test_the_worst_pairs_are_left_out_by_hand():
     truth = pairs([1.0] * 5, [1.0] * 5)
     predicted = pairs([math.e**0.3, math.e**-0.1, 1.0, math.e**0.2, 7.0], [1.0] * 5)

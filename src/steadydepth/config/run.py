@@ -90,9 +90,6 @@ class LossConfig(Section):
         description="Weight, inside the relative loss, of the distance of the motion gain, the predicted share of the "
         "true change, from 1.",
     )
-    edge_margin: int = Field(
-        0, ge=0, description="The relative loss leaves out pixels that are this near to an edge of the label; 0: none."
-    )
     relative_weight: float = Field(1.0, ge=0, description="0 trains the plain model: absolute loss only.")
     min_log_depth_correlation: float = Field(
         0.95,

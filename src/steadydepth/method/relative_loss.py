@@ -4,12 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steadydepth.method.absolute_loss import multi_scale_gradient
-from steadydepth.ops.edges import EDGE_LOG_STEP
 from steadydepth.ops.masked import masked_mean
 from steadydepth.types import DepthPairs
 
@@ -107,26 +105,6 @@ def where_smooth(truth: DepthPairs, valid: PairValid) -> PairValid:
     return valid & (_disparity_change(truth).abs() < 0.05 * (most - least))
 
 
-def away_from_edges(truth: DepthPairs, valid: PairValid, margin: int) -> PairValid:
-    """Pairs around which the label of the later frame has no edge: its log depth spans at most 0.05.
-
-    Where noise moves the edge that a network predicts, the change is as large as the edge is high. A smaller step there
-    costs less, so a relative loss that counts it takes contrast from edges.
-
-    Args:
-        truth: pairs of the label.
-        valid: which of them count; the others are no edge.
-        margin: pixels to each side within which there may be no edge.
-    """
-    log = torch.where(valid, truth.current, 1).log().flatten(0, 1)
-    out = ~valid.flatten(0, 1)
-    side = 2 * margin + 1
-    highest, lowest = (
-        F.max_pool2d(one.masked_fill(out, -torch.inf)[:, None], side, 1, margin)[:, 0] for one in (log, -log)
-    )
-    return valid & (highest + lowest <= EDGE_LOG_STEP).view_as(valid)
-
-
 # Of harmless pairs: the error is finite where they are invalid.
 RELATIVE: dict[str, Callable[[DepthPairs, DepthPairs], Pairs]] = {
     "change": change_error,
@@ -192,7 +170,6 @@ def relative_loss(
     moving_weight: float = 0.0,
     gradient_weight: float = 0.0,
     motion_gain_weight: float = 0.0,
-    edge_margin: int = 0,
     both_frames: bool = True,
 ) -> Scalar:
     """Error of the change from frame to frame: the mean over the valid pairs of a clip, then over clips.
@@ -211,7 +188,6 @@ def relative_loss(
         gradient_weight: of multi-scale gradient matching of what is compared: most flicker is fine-grained, and
             differs from pixel to pixel.
         motion_gain_weight: of |`motion_gain` - 1|.
-        edge_margin: pixels around an edge of the label that do not count; 0: all count.
         both_frames: False takes the gradient of the later frame alone.
 
     Returns: the loss. Clips without a valid pair are left out; a differentiable 0 when none has one.
@@ -219,8 +195,6 @@ def relative_loss(
     valid = predicted.valid & truth.valid
     if kind in ("disparity", "disparity_size"):
         valid = where_smooth(truth, valid)
-    if edge_margin:
-        valid = away_from_edges(truth, valid, edge_margin)
     if not both_frames:
         predicted = replace(predicted, previous=predicted.previous.detach())
     predicted, truth = without_invalid(predicted, valid), without_invalid(truth, valid)

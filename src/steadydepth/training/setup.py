@@ -161,7 +161,6 @@ def choose_losses(config: Config) -> tuple[AbsoluteLoss, RelativeLoss]:
             moving_weight=loss.moving_weight,
             gradient_weight=loss.relative_gradient,
             motion_gain_weight=loss.motion_gain_weight,
-            edge_margin=loss.edge_margin,
             both_frames=loss.both_frames,
         ),
     )
