@@ -55,7 +55,7 @@ demo: $(VENV)/.demo demo-folder demo-real
 demo-plain demo-steady: export OMP_NUM_THREADS = $(HALF)
 demo-plain demo-steady: export TTY_COMPATIBLE = 0
 demo-plain:
-	$(SD) train -c configs/demo.yaml optim.steps=$(STEPS) loss.relative_weight=0 run.folder=$(DEMO)/plain
+	$(SD) train -c configs/demo.yaml optim.steps=$(STEPS) loss.relative_weight=0 loss.edges=0 run.folder=$(DEMO)/plain
 demo-steady:
 	$(SD) train -c configs/demo.yaml optim.steps=$(STEPS) run.folder=$(DEMO)/steady
 

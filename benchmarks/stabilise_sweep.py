@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,6 @@ WITH_LABELS: dict[str, dict[str, Any]] = {
     "no-relative-gradient": {"loss": {"relative_gradient": 0.0}},
     "steady-edges-0.3": edges(0.3),
     "steady-edges-1": edges(1.0),
-    "away-from-edges": {"patch": {"relative": "away"}},
     "gain-0.1": {"loss": {"edges": 0.1}, "patch": {"edges": "gain"}},
     "plain-2000-steps": both(PLAIN, {"optim": {"steps": 2000}}),
     "steady-edges-1-2000-steps": both(edges(1.0), {"optim": {"steps": 2000}}),
@@ -108,19 +106,13 @@ WITH_LABELS: dict[str, dict[str, Any]] = {
     "steady-edges-0.3-gradient-0.4": both(edges(0.3), {"loss": {"gradient": 0.4}}),
     "steady-edges-0.3-weight-1.3": edges(0.3, relative_weight=1.3),
     "steady-edges-1-weight-1.3": edges(1.0, relative_weight=1.3),
-    "steady-edges-1-away-from-edges": both(edges(1.0), {"patch": {"relative": "away"}}),
     "edges-each-0.3": both(edges(0.3), {"patch": {"edges": "each"}}),
-    "edges-each-0.3-away": both(edges(0.3), {"patch": {"edges": "each", "relative": "away"}}),
-    "edges-0.3-away": both(edges(0.3), {"patch": {"relative": "away"}}),
     "edges-1-weight-1.7-no-gain": edges(1.0, relative_weight=1.7, motion_gain_weight=0.0),
     "edges-1-weight-2.5-no-gain": edges(1.0, relative_weight=2.5, motion_gain_weight=0.0),
     "edges-each-0.5-weight-1.7-no-gain": both(
         edges(0.5, relative_weight=1.7, motion_gain_weight=0.0), {"patch": {"edges": "each"}}
     ),
     "edges-1-weight-2.5-ramp-0.7-no-gain": edges(1.0, relative_weight=2.5, relative_ramp=0.7, motion_gain_weight=0.0),
-    "edges-1-weight-1.3-no-gain-away": both(
-        edges(1.0, relative_weight=1.3, motion_gain_weight=0.0), {"patch": {"relative": "away"}}
-    ),
     "edges-1-weight-1.7-gradient-0.6-no-gain": edges(
         1.0, relative_weight=1.7, relative_gradient=0.6, motion_gain_weight=0.0
     ),
@@ -128,9 +120,6 @@ WITH_LABELS: dict[str, dict[str, Any]] = {
     "edges-2-weight-2.5-ramp-1": edges(2.0, relative_weight=2.5, relative_ramp=1.0, motion_gain_weight=0.0),
     "edges-3-weight-1.7-ramp-1-gradient-0.6": edges(
         3.0, relative_weight=1.7, relative_ramp=1.0, relative_gradient=0.6, motion_gain_weight=0.0
-    ),
-    "edges-2-weight-2-ramp-1-away": both(
-        edges(2.0, relative_weight=2.0, relative_ramp=1.0, motion_gain_weight=0.0), {"patch": {"relative": "away"}}
     ),
     "edges-2-weight-5-ramp-1": edges(2.0, relative_weight=5.0, relative_ramp=1.0, motion_gain_weight=0.0),
     "edges-2-weight-3.5-ramp-1-gradient-0.6": edges(
@@ -206,20 +195,6 @@ def edges_of_each_distance(depth: Any, truth: Any, valid: Any, *, contrast: floa
     return torch.stack(means).mean()
 
 
-def relative_away_from_edges(predicted: Any, truth: Any, **options: Any) -> Any:
-    """The relative loss without pairs within two pixels of an edge of the label."""
-    import torch
-    import torch.nn.functional as F
-
-    from steadydepth.method.relative_loss import relative_loss
-    from steadydepth.ops.edges import EDGE_LOG_STEP
-
-    log = torch.where(truth.valid, truth.current, 1).log().flatten(0, 1)[:, None]
-    spread = F.max_pool2d(log, 5, 1, 2) + F.max_pool2d(-log, 5, 1, 2)
-    kept = (spread <= EDGE_LOG_STEP)[:, 0].view_as(truth.valid)
-    return relative_loss(replace(predicted, valid=predicted.valid & kept), truth, **options)
-
-
 def run_one(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """Train and measure one run, in this process."""
     import cv2
@@ -229,7 +204,6 @@ def run_one(options: argparse.Namespace, name: str) -> dict[str, Any]:
     from steadydepth.evaluation.evaluate import evaluate
     from steadydepth.inference.predictor import load
     from steadydepth.method import absolute_loss
-    from steadydepth.training import setup
     from steadydepth.training.loop import train
 
     torch.set_num_threads(1)
@@ -240,8 +214,6 @@ def run_one(options: argparse.Namespace, name: str) -> dict[str, Any]:
     patch = content.pop("patch", {})
     if patch.get("edges"):
         absolute_loss.lost_edges = {"gain": gain_of_edges, "each": edges_of_each_distance}[patch["edges"]]
-    if patch.get("relative") == "away":
-        setup.relative_loss = relative_away_from_edges
     if options.steps and content["optim"]["steps"]:
         content["optim"]["steps"] = options.steps
     started, folder = time.monotonic(), options.out / "runs" / name
