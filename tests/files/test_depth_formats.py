@@ -3,10 +3,13 @@ import struct
 import zipfile
 import zlib
 
+import cv2
 import h5py
 import numpy as np
+import OpenEXR
 import pytest
 import scipy.io
+from PIL import Image
 
 from steadydepth.files.depth_formats import read_numbers
 from steadydepth.files.exr import write_exr
@@ -27,6 +30,11 @@ def dpt(values):
 
 def npz(path, **arrays):
     np.savez_compressed(path, **arrays)
+
+
+def exr(path, **channels):
+    with OpenEXR.File({"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}, channels) as file:
+        file.write(str(path))
 
 
 def h5(path, **arrays):
@@ -54,6 +62,10 @@ WRITERS = {
     "big.pfm": lambda path: path.write_bytes(pfm(VALUES, ">")),
     "a.dpt": lambda path: path.write_bytes(dpt(VALUES)),
     "a.exr": lambda path: write_exr(path, VALUES),
+    "layers.exr": lambda path: exr(path, **{"ViewLayer.Combined.R": 2 * VALUES, "ViewLayer.Depth.Z": VALUES}),
+    "blender5.exr": lambda path: exr(path, **{"ViewLayer.Image.R": 2 * VALUES, "ViewLayer.Depth.V": VALUES}),
+    "a.tif": lambda path: Image.fromarray(VALUES).save(path),
+    "packed.tiff": lambda path: Image.fromarray(VALUES).save(path, compression="tiff_adobe_deflate"),
     "a.h5": lambda path: h5(path, dataset=VALUES),
     "named.hdf5": lambda path: h5(path, depth=VALUES, other=VALUES + 1),
     "a.dsp5": lambda path: h5(path, disparity=VALUES),
@@ -142,5 +154,21 @@ def test_arrays_that_are_no_depth_are_refused(tmp_path, arrays, message):
 
 
 def test_an_unknown_suffix_names_those_there_are(tmp_path):
-    with pytest.raises(InputError, match=r"no depth format; there is \.png, \.npy"):
-        read_numbers(tmp_path / "a.tiff")
+    with pytest.raises(InputError, match=r"no depth format; there is \.png, \.pgm"):
+        read_numbers(tmp_path / "a.raw")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.pgm", "a.tif"])
+def test_16_bits_are_codes_whatever_holds_them(tmp_path, name):
+    codes = np.arange(65535, 65535 - 12, -1, dtype=np.uint16).reshape(3, 4)
+    cv2.imwrite(str(tmp_path / name), codes)
+    np.testing.assert_array_equal(read_numbers(tmp_path / name), codes.astype(np.float32))
+
+
+def test_two_layers_with_depth_and_tiff_of_bytes_are_refused(tmp_path):
+    exr(tmp_path / "a.exr", **{"Near.Z": VALUES, "Far.Z": VALUES})
+    with pytest.raises(InputError, match=r"channels Far\.Z float32, Near\.Z float32; depth is floats in one channel Z"):
+        read_numbers(tmp_path / "a.exr")
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match=r"a\.tif: holds L of 8 bits"):
+        read_numbers(tmp_path / "a.tif")

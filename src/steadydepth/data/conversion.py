@@ -342,6 +342,6 @@ def _clip(recording: Recording, number: int, max_side: int | None) -> tuple[Clip
 def _fitting(depth: Float32[np.ndarray, "h w"], step_m: float) -> tuple[Float32[np.ndarray, "h w"], int, int]:
     """The depth that 16 bits of `step_m` hold, 0 elsewhere; how many pixels are measured, and how many of them lost."""
     measured = np.isfinite(depth) & (depth > 0)
-    steps = np.where(measured, depth, 0) / step_m
+    steps = np.where(measured, depth, 0).astype(np.float64) / step_m
     fits = (steps >= 0.5) & (steps < 65535.5)
     return np.where(fits, depth, np.float32(0)), int(measured.sum()), int((measured & ~fits).sum())

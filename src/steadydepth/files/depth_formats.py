@@ -3,8 +3,10 @@
 What a header promises is checked before memory is taken, and never more is unpacked than it says. Nothing is unpickled.
 """
 
+import io
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from jaxtyping import Float32
 from steadydepth.errors import InputError
 from steadydepth.files.exr import read_exr
 from steadydepth.files.image_formats import size_fault
-from steadydepth.files.images import read_depth_codes
+from steadydepth.files.images import read_depth_codes, read_pnm
 
 _MOST_LETTERS = 200
 _DPT_TAG = 202021.25  # first number of a .dpt or .cam file, MPI Sintel
@@ -32,8 +34,8 @@ UNREADABLE = (
 def read_numbers(path: Path) -> Float32[np.ndarray, "h w"]:
     """The image of numbers in `path`, in the file's own unit, NaN and infinity as they are; the suffix says the format.
 
-    16-bit .png, .npy, .npz, .pfm, .dpt, .exr, .h5, .hdf5, .dsp5, .mat. Where a file can hold several arrays it is the
-    one named depth, or the only one.
+    .png and .pgm of 16 bits, .tif of 16 or 32, .npy, .npz, .pfm, .dpt, .exr, .h5, .hdf5, .dsp5, .mat. Where a file can
+    hold several arrays it is the one named depth, or the only one.
 
     Raises:
         InputError: the file is missing, damaged, of another kind or absurdly large.
@@ -127,6 +129,27 @@ def _only(path: Path, names: list[str]) -> str:
     return name
 
 
+def _read_pgm(path: Path) -> np.ndarray:
+    image = read_pnm(path)
+    if image.ndim != 2:
+        raise InputError(f"{path}: has colours; depth is one channel of 16 bits: write it as that")
+    return image
+
+
+def _read_tiff(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damage, which is an error as well
+        image = Image.open(io.BytesIO(path.read_bytes()), formats=["TIFF"])
+        sides = _allowed(path, (image.height, image.width))
+        if not image.mode.startswith(("I", "F")):
+            raise InputError(
+                f"{path}: holds {image.mode} of 8 bits; depth is one channel of 16 or 32: write it as that"
+            )
+        return np.array(image).reshape(sides)
+
+
 def _read_npy(path: Path) -> np.ndarray:
     with path.open("rb") as file:
         return _npy_from(path, file)
@@ -177,18 +200,21 @@ def _read_h5(path: Path) -> np.ndarray:
 def _read_mat(path: Path) -> np.ndarray:
     if load_extra("h5py").is_hdf5(path):  # version 7.3, columns first
         return _read_h5(path).T
-    io = load_extra("scipy.io")
+    matlab = load_extra("scipy.io")
     try:
-        shapes = {name: shape for name, shape, _ in io.whosmat(path)}
+        shapes = {name: shape for name, shape, _ in matlab.whosmat(path)}
         name = _only(path, list(shapes))
         sides = _allowed(path, shapes[name])
-        return io.loadmat(path, variable_names=[name])[name].reshape(sides)
-    except io.matlab.MatReadError as error:
+        return matlab.loadmat(path, variable_names=[name])[name].reshape(sides)
+    except matlab.matlab.MatReadError as error:
         raise ValueError(error) from error
 
 
 _READERS: dict[str, Callable[[Path], np.ndarray]] = {
     ".png": read_depth_codes,
+    ".pgm": _read_pgm,
+    ".tif": _read_tiff,
+    ".tiff": _read_tiff,
     ".npy": _read_npy,
     ".npz": _read_npz,
     ".pfm": _read_pfm,

@@ -44,7 +44,7 @@ def write_exr(path: Path, depth: Float[np.ndarray, "h w"], *, is_half: bool = Fa
 
 
 def read_exr(path: Path) -> Float32[np.ndarray, "h w"]:
-    """The channel Z, or the only channel there is, as float32.
+    """The channel Z, that of a layer (ViewLayer.Depth.Z) where one alone has it, or the only channel, as float32.
 
     Raises:
         InputError: the file is unreadable or of another kind.
@@ -54,10 +54,13 @@ def read_exr(path: Path) -> Float32[np.ndarray, "h w"]:
         channels = _channels(exr, path.read_bytes())
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as OpenEXR ({error}): write the file again") from error
-    depth = next(iter(channels.values())) if len(channels) == 1 else channels.get("Z")
+    names = list(channels) if len(channels) == 1 or "Z" not in channels else ["Z"]
+    if len(names) > 1:  # of several layers; Blender's pass Depth has the channel Z, or V
+        names = [name for name in channels if name.endswith((".Z", "Depth.V"))]
+    depth = channels[names[0]] if len(names) == 1 else None
     if depth is None or depth.dtype.kind != "f" or depth.ndim != 2:
         found = ", ".join(f"{name} {values.dtype}" for name, values in channels.items())
-        raise InputError(f"{path}: has the channels {found}; depth is floats in the channel Z: write one such channel")
+        raise InputError(f"{path}: has the channels {found}; depth is floats in one channel Z: write one such channel")
     return depth.astype(np.float32)
 
 

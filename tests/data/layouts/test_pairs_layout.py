@@ -44,7 +44,7 @@ def test_json_lines_with_other_formats_of_depth(tmp_path, files):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,depth\n0.png,0_depth.png\n", "no scale; 16-bit PNG needs the metres of one step"),
+        ("image,depth\n0.png,0_depth.png\n", "no scale; depth of 16 bits needs the metres of one step"),
         ("image,deepth\n0.png,a\n", "keys are depth, fps, image, scale, sequence"),
         ("image,scale,sequence\n0.png,1,a\n1.png,2,a\n", "a sequence has one, above 0"),
         ("image,sequence\n0.png,../a\n", "no name for something inside"),
@@ -120,6 +120,16 @@ def test_the_step_of_float_depth_fits_it(tmp_path, files, caplog, depth, kept):
     assert (read > 0).mean() == pytest.approx(kept)
     assert np.abs(read / depth - 1)[read > 0].max() < 0.011
     assert ("% of the measured depth is outside" in caplog.text) == (kept < 0.99)
+
+
+@pytest.mark.parametrize("none", [1e10, 3.4e38, np.inf, np.nan, -1.0, 0.0])
+def test_what_renderers_write_for_no_surface_costs_the_rest_nothing(tmp_path, files, none):
+    depth = np.linspace(1, 4, H * W).reshape(H, W).astype(np.float32)
+    np.save(tmp_path / "in" / "d.npy", np.where(depth > 2, np.float32(none), depth))
+    (tmp_path / "in" / "list.csv").write_text("image,depth\n0.png,d.npy\n")
+    (folder,) = convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out")
+    read = open_sequence(folder).read().depth[0]
+    np.testing.assert_allclose(read, np.where(depth > 2, 0, depth), atol=6e-4)
 
 
 LISTS = {

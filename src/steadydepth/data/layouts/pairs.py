@@ -4,8 +4,8 @@
     a/0.jpg,a/0.png,0.001,walk,30
 
 `image` is all that must be there; paths are relative to the list. `scale` is the metres of one unit of the depth file
-(needed for 16-bit PNG, 1 otherwise). Depth of floats is written in the steps that fit it. Lines of one `sequence` are
-its frames, in their order; a line without one is an image, a sequence of one frame.
+(needed for PNG and PGM of 16 bits, 1 otherwise). Depth of floats is written in the steps that fit it. Lines of one
+`sequence` are its frames, in their order; a line without one is an image, a sequence of one frame.
 """
 
 import csv
@@ -26,6 +26,8 @@ from steadydepth.types import InputError
 LOG = logging.getLogger(__name__)
 # Half of a scene is never farther.
 FARTHEST_M = 500.0
+# Nothing is so far: renderers write 1e10 and the like where there is no surface, however many pixels that is.
+_NOTHING_M = 1e6
 # Of each depth file, for the choice of a step; and the share of pixels that may be a sky beyond it.
 _SAMPLES, _MOST_SKY = 10000, 0.25
 _KEYS = {"image", "depth", "scale", "sequence", "fps"}
@@ -41,9 +43,11 @@ def _recording(path: Path, name: str, lines: list[dict[str, Any]]) -> Recording:
     scale = _number(path, lines, "scale", 1.0)
     images = [_listed(path, line["image"]) for line in lines]
     depths = [_listed(path, line["depth"]) if line.get("depth") else None for line in lines]
-    is_png = any(depth is not None and depth.suffix.lower() == ".png" for depth in depths)
+    is_png = any(depth is not None and depth.suffix.lower() in (".png", ".pgm") for depth in depths)
     if is_png and not lines[0].get("scale"):
-        raise InputError(f"{path}: {name}: no scale; 16-bit PNG needs the metres of one step, such as 0.001: add it")
+        raise InputError(
+            f"{path}: {name}: no scale; depth of 16 bits needs the metres of one step, such as 0.001: add it"
+        )
     read = scaled(scale)
     return Recording(
         name=name,
@@ -69,7 +73,7 @@ def _samples(
     for depth in depths:
         with suppress(InputError):
             values = read(depth) if depth is not None else np.zeros(0, np.float32)
-            measured = values[np.isfinite(values) & (values > 0)]
+            measured = values[(values > 0) & (values < _NOTHING_M)]
             yield np.append(measured[:: max(1, len(measured) // _SAMPLES)], measured.max(initial=0))
 
 
