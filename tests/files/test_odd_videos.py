@@ -14,6 +14,7 @@ from steadydepth.data.cuts import shots_of
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.errors import InputError
+from steadydepth.files.dolby_vision import base_layer
 from steadydepth.files.video_read import probe_video, read_video
 from steadydepth.files.video_write import write_video
 from steadydepth.ops.photometric import Photometric
@@ -273,3 +274,53 @@ def test_the_containers_of_camcorders_and_old_phones_are_videos(tmp_path, name, 
     assert shown == list(range(12))
     part = sequence.read_frames(7, 9)
     assert [int(np.abs(frames.astype(int) - image).mean((1, 2, 3)).argmin()) for image in part] == [7, 8]
+
+
+def add_dolby_vision(video: Path, target: Path, profile: int, compatibility: int) -> None:
+    """The record of Dolby Vision put behind that of the codec, every box around it grown; the pixels stay."""
+    record = bytes([1, 0, profile << 1, 13, compatibility << 4]) + bytes(19)
+    box = (8 + len(record)).to_bytes(4, "big") + b"dvcC" + record
+    data = bytearray(video.read_bytes())
+    at = data.index(b"avcC") - 4
+    data[(end := at + int.from_bytes(data[at : at + 4], "big")) : end] = box
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+        start = data.index(name) - 4
+        data[start : start + 4] = (int.from_bytes(data[start : start + 4], "big") + len(box)).to_bytes(4, "big")
+    target.write_bytes(data)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize(
+    ("profile", "compatibility", "said"),
+    [
+        (5, 0, "Dolby Vision of profile 5, whose colours are none but its own"),
+        (8, 1, "high dynamic range (PQ, as Dolby Vision has it)"),
+        (8, 4, "high dynamic range (HLG, as Dolby Vision has it)"),
+        (8, 2, None),
+    ],
+)
+def test_dolby_vision_is_said_once_where_its_base_layer_is_not_what_is_meant(
+    tmp_path, caplog, suffix, profile, compatibility, said
+):
+    video = tmp_path / f"a{suffix}"
+    add_dolby_vision(encode(tmp_path / "plain.mp4", moving(6)), tmp_path / "dolby.mp4", profile, compatibility)
+    if suffix == ".mkv":
+        remux(tmp_path / "dolby.mp4", video, lambda number, packet: True)
+    else:
+        (tmp_path / "dolby.mp4").rename(video)
+    assert len(list(read_video(video))) == len(list(read_video(video, 1))) + 1 == 6
+    assert caplog.text.count("a.m") == (said is not None)
+    assert said is None or f"{video}: {said}" in caplog.text
+    assert said is None or any(f"{video}: {said}" in fault for fault in check_data(video))
+
+
+def test_other_bytes_are_no_dolby_vision(tmp_path):
+    for name, data in {
+        "a": b"",
+        "b": b"\0\0\0\x18ftyp" + bytes(99),
+        "c": b"\x1aE\xdf\xa3dvcC",
+        "d": b"\0" * 40,
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        assert base_layer(tmp_path / name) is None
+    assert base_layer(tmp_path / "missing") is None

@@ -16,6 +16,7 @@ from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from jaxtyping import Float64, UInt8, UInt16
 
+from steadydepth.files.dolby_vision import base_layer
 from steadydepth.types import InputError
 
 VIDEO_SUFFIXES = (
@@ -87,8 +88,9 @@ def read_video(
         InputError: the source is missing, no video or damaged; or, at its end, it ends before its header declared.
     """
     reported: set[str] = set()
+    base = base_layer(path) if isinstance(path, Path) else None
     for frame, stream in _frames_from(path, start, stop):
-        for fault in frame_faults(frame, stream):
+        for fault in frame_faults(frame, stream, base=base):
             if fault not in reported:
                 reported.add(fault)
                 (report or _warn_of(path))(fault)
@@ -105,13 +107,25 @@ def _warn_once(fault: str) -> None:
     LOG.warning("%s", fault)
 
 
-def frame_faults(frame: Any, stream: Any) -> list[str]:
-    """What is wrong with how a decoded frame is shown, each with what to do."""
+def frame_faults(frame: Any, stream: Any, *, base: str | None = None) -> list[str]:
+    """What is wrong with how a decoded frame is shown, each with what to do.
+
+    Args:
+        frame: of PyAV.
+        stream: that it is of.
+        base: what `base_layer` says of its file.
+    """
     faults = []
     transfer = int(frame.color_trc or stream.codec_context.color_trc or 0)
-    if transfer in _HDR:
+    light = _HDR.get(transfer) or (f"{base}, as Dolby Vision has it" if base in ("PQ", "HLG") else None)
+    if base == "own":
         faults.append(
-            f"high dynamic range ({_HDR[transfer]}), shown without tone mapping, so darker and paler than it is meant: "
+            "Dolby Vision of profile 5, whose colours are none but its own: shown green and violet: convert it to "
+            "BT.709 first (ffmpeg -vf libplacebo=colorspace=bt709:color_primaries=bt709:color_trc=bt709)"
+        )
+    elif light:
+        faults.append(
+            f"high dynamic range ({light}), shown without tone mapping, so darker and paler than it is meant: "
             "convert it to BT.709 first (ffmpeg -vf zscale,tonemap)"
         )
     if frame.interlaced_frame:
