@@ -352,3 +352,37 @@ def test_frames_come_in_the_order_that_their_names_mean(tmp_path, names):
     for name in names:
         (tmp_path / name).touch()
     assert [Path(name).stem for name in names] == list(open_source(tmp_path).names)
+
+
+def yuyv(grey: np.ndarray) -> np.ndarray:
+    """Grey as the two bytes a pixel of YUYV: luma in studio range, chroma in the middle."""
+    return np.dstack([np.rint(16 + grey * (219 / 255)), np.full(grey.shape, 128.0)]).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda grey: grey,
+        lambda grey: grey[..., None],
+        yuyv,
+        lambda grey: np.dstack([grey] * 3),
+        lambda grey: np.dstack([grey] * 3 + [np.full_like(grey, 255)]),
+    ],
+    ids=["grey", "one channel", "yuyv", "bgr", "bgra"],
+)
+def test_what_a_camera_sends_becomes_rgb(monkeypatch, convert):
+    grey = np.add.outer(np.arange(24), 5 * np.arange(40)).astype(np.uint8)
+    camera = Camera(0)
+    camera.read = lambda: (True, convert(grey))
+    monkeypatch.setattr(frame_sources.cv2, "VideoCapture", lambda index: camera)
+    frame = next(open_source(0).frames())
+    assert np.abs(frame.astype(int) - grey[..., None]).max() <= 2
+
+
+@pytest.mark.parametrize("image", [np.zeros((24, 40), np.uint16), np.zeros((1, 3000), np.uint8)], ids=["y16", "bytes"])
+def test_what_a_camera_sends_and_is_no_image_is_refused(monkeypatch, image):
+    camera = Camera(0)
+    camera.read = lambda: (True, image)
+    monkeypatch.setattr(frame_sources.cv2, "VideoCapture", lambda index: camera)
+    with pytest.raises(InputError, match=r"camera 0 gives uint\d+ .*: set it to another format"):
+        next(open_source(0).frames())

@@ -150,6 +150,21 @@ def _camera_frames(index: int) -> Iterator[Image]:
             is_there, image = camera.read()
             if not is_there:
                 return
-            yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            yield _camera_colour(index, image)
     finally:
         camera.release()
+
+
+# Channels of what OpenCV hands over as the camera sent it: grey, YUYV, the BGR of most, and BGR with alpha.
+_FROM_CAMERA = {1: cv2.COLOR_GRAY2RGB, 2: cv2.COLOR_YUV2RGB_YUYV, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
+
+
+def _camera_colour(index: int, image: np.ndarray) -> Image:
+    """RGB of what OpenCV gives for a camera; infrared and thermal ones have one channel."""
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in _FROM_CAMERA or len(image) == 1:
+        raise InputError(
+            f"camera {index} gives {image.dtype} {image.shape}, which is no image of 8-bit grey, YUYV or BGR: set it "
+            "to another format (v4l2-ctl --set-fmt-video=pixelformat=MJPG), or give its address to FFmpeg"
+        )
+    return cv2.cvtColor(image, _FROM_CAMERA[channels])
