@@ -98,6 +98,19 @@ def test_lists_that_climb_out_or_run_backwards_are_refused(tmp_path, make_scene,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("linked", ["rgb", "depth", "each file"])
+def test_folders_and_files_that_are_links_are_read(tmp_path, make_scene, write_tum, assert_same, linked):
+    """As caches of a data set's versions and of hubs lay it out; the list names what is inside, and no more."""
+    scene, folder = make_scene(TUM_K), tmp_path / "in/rgbd_dataset_freiburg1_desk"
+    write_tum(folder, scene, [100.0, 100.033, 100.067])
+    (tmp_path / "cache").mkdir()
+    for number, path in enumerate(sorted((folder / "rgb").iterdir()) if linked == "each file" else [folder / linked]):
+        shutil.move(path, tmp_path / f"cache/{number}")
+        path.symlink_to(tmp_path / f"cache/{number}")
+    (made,) = convert_layout("tum", tmp_path / "in", tmp_path / "out")
+    assert_same(made, scene, step_m=1 / 5000)
+
+
 def test_lists_written_on_windows_are_the_same_lists(tmp_path, make_scene, write_tum):
     """A byte order mark, line ends of two letters, backslashes in paths, an empty line at the end."""
     write_tum(tmp_path / "plain", make_scene(TUM_K), [100.0, 100.033, 100.067])
