@@ -188,6 +188,13 @@ def test_depth_video_is_exact(tmp_path, height, width):
         next(read_depth_video(tmp_path / "h264.mkv"))
 
 
+def test_depth_video_of_8k_is_exact(tmp_path):
+    codes = np.broadcast_to(np.arange(7680, dtype=np.uint16), (4320, 7680))
+    write_depth_video(tmp_path / "depth.mkv", iter([codes]), 25.0)
+    (read,) = read_depth_video(tmp_path / "depth.mkv")
+    np.testing.assert_array_equal(read, codes)
+
+
 def test_failed_write_leaves_nothing_and_keeps_what_was_there(tmp_path):
     def failing():
         yield from bars(3)

@@ -23,6 +23,10 @@ LOG = logging.getLogger(__name__)
 _MP4_SOUND = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")
 
 
+# Numbers of slices that FFV1 takes, and pixels of 16 bits that FFmpeg takes in one (134 million bits).
+_SLICES, _SLICE_PIXELS = (4, 6, 9, 12, 16, 20, 24, 30), 7_000_000
+
+
 def write_video(
     path: Path,
     frames: Iterable[UInt8[np.ndarray, "h w 3"]],
@@ -54,9 +58,20 @@ def write_depth_video(path: Path, depth_codes: Iterable[UInt16[np.ndarray, "h w"
         depth_codes: of one size.
         fps: frames a second.
     """
-    # Slices are coded side by side; a frame in four of them is no larger.
-    options = {"level": "3", "slicecrc": "1", "slices": "4"}
-    _encode(path, depth_codes, fps, codec="ffv1", options=options, to_video_frame=_to_grey)
+    codes = iter(depth_codes)
+    first = next(codes, None)
+    n_pixels = 0 if first is None else first.size
+    # Slices are coded side by side; a frame in four of them is no larger. FFmpeg refuses large slices.
+    slices = next((number for number in _SLICES if n_pixels <= number * _SLICE_PIXELS), _SLICES[-1])
+    options = {"level": "3", "slicecrc": "1", "slices": str(slices)}
+    _encode(
+        path,
+        codes if first is None else chain([first], codes),
+        fps,
+        codec="ffv1",
+        options=options,
+        to_video_frame=_to_grey,
+    )
 
 
 def recode(frames: UInt8[np.ndarray, "t h w 3"], *, crf: int) -> UInt8[np.ndarray, "t h w 3"]:
