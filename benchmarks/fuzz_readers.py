@@ -39,6 +39,8 @@ def _images(folder: Path) -> None:
     for suffix in ("png", "jpg", "webp", "bmp", "tif", "avif"):
         Image.fromarray(smooth).save(folder / f"colour.{suffix}", exif=exif)
     cv2.imwrite(str(folder / "depth.png"), (smooth[..., 0].astype(np.uint16) * 20))
+    for name in ("depth.tif", "depth.pgm"):
+        cv2.imwrite(str(folder / name), (smooth[..., 0].astype(np.uint16) * 20))
     cv2.imwrite(str(folder / "flow.png"), smooth.astype(np.uint16) + 32700)
     (folder / "frame.ppm").write_bytes(b"P6\n40 56\n255\n" + smooth.tobytes())
 
@@ -76,10 +78,12 @@ def _videos(folder: Path) -> None:
         ("h264.mp4", "libx264"),
         ("h264.mkv", "libx264"),
         ("mpeg4.avi", "mpeg4"),
+        ("h264.mts", "libx264"),
+        ("mpeg2.mpg", "mpeg2video"),
         ("vp9.webm", "libvpx-vp9"),
     ):
-        with av.open(str(folder / name), "w") as file:
-            stream = file.add_stream(codec, rate=10)
+        with av.open(str(folder / name), "w", format="mpegts" if name.endswith(".mts") else None) as file:
+            stream = file.add_stream(codec, rate=25)
             stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
             for frame in frames:
                 file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
