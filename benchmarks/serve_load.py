@@ -212,7 +212,7 @@ def start_job(port: int, data: Path) -> int:
     return int((data / "jobs" / job / "pid").read_text())
 
 
-def wait(is_so: Callable[[], bool], seconds: float = 300.0) -> None:
+def wait(is_so: Callable[[], bool], seconds: float = 1800.0) -> None:
     until = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < until

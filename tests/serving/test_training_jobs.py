@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -197,6 +199,22 @@ def test_what_a_job_cannot_do_is_its_message_without_paths(jobs, files):
     job = run_until(jobs, job, "failed")
     assert "videos" in job.message or "clip" in job.message
     assert str(jobs.folder) not in job.message
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").is_file(), reason="needs a Linux that shares among sessions")
+def test_a_session_of_its_own_gives_way_as_a_whole():
+    code = (
+        "import os, sys; from steadydepth.serving.jobs.limits import give_way; give_way(7);"
+        "print(os.nice(0), open('/proc/self/autogroup').read().split()[-1])"
+    )
+
+    def niceness(**more):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, **more)
+        return [int(word) for word in done.stdout.split()]
+
+    own = int(Path("/proc/self/autogroup").read_text().split()[-1])
+    assert niceness(start_new_session=True)[1] == 7
+    assert niceness()[1] == own  # that of this process, and of whoever started it, is not touched
 
 
 def test_jobs_wait_for_their_turn_and_leave_the_queue(jobs, files, monkeypatch):

@@ -1,6 +1,9 @@
 """How much uploads and jobs may take."""
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 GIB = 2**30
 
@@ -25,3 +28,18 @@ class JobLimits:
     steps: int = 20_000  # of a training
     niceness: int = 10  # of a job's process, 0 to 19, so that predictions go first
     threads: int = 1  # of a job's process
+
+
+def give_way(niceness: int) -> None:
+    """Have this process take what predictions leave of the processor.
+
+    Linux shares it out among sessions first (`sched_autogroup_enabled`), each with a niceness of its own, and a job is
+    a session: that of the process alone changes nothing there.
+
+    Args:
+        niceness: 0 to 19, added to that of the process.
+    """
+    os.nice(niceness)
+    if niceness and os.getsid(0) == os.getpid():
+        with suppress(OSError):  # a kernel without it
+            Path("/proc/self/autogroup").write_text(str(niceness))

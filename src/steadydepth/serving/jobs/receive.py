@@ -11,7 +11,7 @@ from typing import Any
 
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
-from steadydepth.serving.jobs.limits import GIB, JobLimits
+from steadydepth.serving.jobs.limits import GIB, JobLimits, give_way
 from steadydepth.serving.jobs.unpack import below_wrapping, is_archive, remove, unpack
 from steadydepth.serving.jobs.uploads import DATA, FOUND, PART
 
@@ -25,7 +25,7 @@ def main(folder: Path) -> None:
     """Write what was found in the upload at `folder`."""
     order = json.loads((folder / "order.json").read_text())
     limits = JobLimits(**order["limits"])
-    os.nice(limits.niceness)
+    give_way(limits.niceness)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (int(limits.check_s), int(limits.check_s) + 5))
     try:

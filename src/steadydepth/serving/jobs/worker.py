@@ -13,7 +13,7 @@ from typing import Any
 
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
-from steadydepth.serving.jobs.limits import JobLimits
+from steadydepth.serving.jobs.limits import JobLimits, give_way
 from steadydepth.serving.jobs.unpack import remove
 
 ORDER, OUTCOME, PID, LOG_FILE = "order.json", "outcome.json", "pid", "log.txt"
@@ -26,7 +26,7 @@ def main(folder: Path) -> None:
     (folder / PID).write_text(str(os.getpid()))
     order = json.loads((folder / ORDER).read_text())
     limits = JobLimits(**order["limits"])
-    os.nice(limits.niceness)
+    give_way(limits.niceness)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         found = work(order, folder, limits)
