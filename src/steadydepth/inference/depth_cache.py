@@ -37,14 +37,17 @@ class CachedDepth:
 
     @property
     def claims(self) -> Claims:
+        """What the numbers mean."""
         return self.depth.claims
 
     @property
     def fps(self) -> float:
+        """Frames a second, a usual number where the source does not say."""
         return self.source.fps or DEFAULT_FPS
 
     @property
     def K(self) -> Float64[np.ndarray, "3 3"]:
+        """The camera matrix, in pixels of the depth; of a source with a camera."""
         assert self.source.camera is not None
         return self.source.camera(self.depth.height, self.depth.width)
 
