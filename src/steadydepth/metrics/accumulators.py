@@ -23,7 +23,6 @@ class Part(Protocol):
     def __add__(self, other: Any) -> "Part": ...
 
     def only(self, method: int) -> "Part":
-        """The part of one method alone."""
         """What belongs to one method."""
 
     def result(self) -> Numbers:
