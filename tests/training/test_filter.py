@@ -160,8 +160,9 @@ def test_it_goes_on_from_weights_and_learns_from_more_folders_of_the_same_size(c
     make_world(tmp_path / "more", n_clips=1, seed=3, n_frames=6, workers=1)
     going_on = {"weights": first, "learning_rate": 1e-9, "more_data": [tmp_path / "more"]}
     later = train_filter(config.model_copy(update={"out": tmp_path / "later.safetensors", **going_on}))
+    changed = load_file(later)
     for name, weight in load_file(first).items():
-        torch.testing.assert_close(load_file(later)[name], weight, rtol=0, atol=1e-6)
+        torch.testing.assert_close(changed[name], weight, rtol=0, atol=1e-6)
     make_world(tmp_path / "more", n_clips=1, seed=4, n_frames=6, height=64, width=64, workers=1)
     with pytest.raises(InputError, match=r"64 x 64 and others of 96 x 128: render all of one size"):
         train_filter(config.model_copy(update={"out": tmp_path / "none.safetensors", **going_on}))
