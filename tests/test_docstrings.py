@@ -25,6 +25,10 @@ def public_functions(body: list[ast.stmt], within: str = "") -> list[tuple[str, 
     return [(name, node) for name, node in found if not any("overload" in ast.unparse(d) for d in node.decorator_list)]
 
 
+def public_classes(tree: ast.Module) -> list[ast.ClassDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+
+
 def arguments(function: Function) -> list[str]:
     args = function.args
     stars = [star.arg for star in (args.vararg, args.kwarg) if star is not None]
@@ -53,7 +57,7 @@ def raises_input_error(function: Function) -> bool:
 def faults(name: str, function: Function) -> list[str]:
     docstring = ast.get_docstring(function) or ""
     wanted, named = arguments(function), explained(docstring)
-    found = []
+    found = [] if docstring else [f"{name}: no docstring"]
     if len(wanted) >= MANY and not named:
         found.append(f"{name}: {len(wanted)} arguments and no Args")
     if named and sorted(named) != sorted(wanted):
@@ -63,13 +67,28 @@ def faults(name: str, function: Function) -> list[str]:
     return found
 
 
+def class_faults(node: ast.ClassDef) -> list[str]:
+    """Of the class itself: what its constructor takes is explained by either of them."""
+    docstring = ast.get_docstring(node) or ""
+    found = [] if docstring else [f"{node.name}: no docstring"]
+    for function in node.body:
+        if isinstance(function, Function) and function.name == "__init__":
+            wanted = arguments(function)
+            named = explained(docstring) or explained(ast.get_docstring(function) or "")
+            if (named or len(wanted) >= MANY) and sorted(named) != sorted(wanted):
+                found.append(f"{node.name}: explains {named}; its arguments are {wanted}")
+    return found
+
+
 FILES = [path for path in sorted(SOURCE.rglob("*.py")) if not COMMANDS.match(path.relative_to(SOURCE).as_posix())]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
 def test_arguments_and_errors_are_explained(path):
-    functions = public_functions(ast.parse(path.read_text()).body)
+    tree = ast.parse(path.read_text())
+    functions = public_functions(tree.body)
     assert [fault for name, function in functions for fault in faults(name, function)] == []
+    assert [fault for node in public_classes(tree) for fault in class_faults(node)] == []
 
 
 def test_the_rules_have_teeth():
@@ -89,3 +108,15 @@ def test_the_rules_have_teeth():
     assert of(failing.replace("One.", "One.\n\n    Raises:\n        InputError: always.\n    ")) == []
     assert of(failing.replace("f(a)", "_f(a)")) == []
     assert of('class A:\n    def f(self, a, b):\n        """Two beside self."""\n') == []
+    assert of("def f(): ...\n") == ["f: no docstring"]
+
+    def of_class(text: str) -> list[str]:
+        return [fault for node in public_classes(ast.parse(text)) for fault in class_faults(node)]
+
+    empty = "class A:\n    def __init__(self, a, b, c): ...\n"
+    assert of_class(empty) == ["A: no docstring", "A: explains []; its arguments are ['a', 'b', 'c']"]
+    said = empty.replace(
+        "A:\n", 'A:\n    """One.\n\n    Args:\n        a: one.\n        b: two.\n        c: three.\n    """\n'
+    )
+    assert of_class(said) == []
+    assert of_class(said.replace("a, b, c", "a, b"))[0].startswith("A: explains ['a', 'b', 'c']")

@@ -44,9 +44,11 @@ class ServedPredictor(Predictor):
 
     @property
     def claims(self) -> Claims:
+        """What the numbers of its model mean."""
         return self._claims
 
     def predict(self, image: AnyImage) -> Result:
+        """Depth of one image by itself, (h, w) of its size; a filter has no part in it."""
         given = as_image(image)
         depth = self.client.predict(given).depth
         return Result(depth, self._claims, is_measured(depth, self._claims), given)

@@ -1,13 +1,19 @@
 """Formats of predict that need to know the camera."""
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 from torch import Tensor, nn
 
 from steadydepth.files.sequence_writer import write_sequence
+from steadydepth.inference.depth_cache import cache_depth
+from steadydepth.inference.frame_sources import Source
 from steadydepth.inference.point_clouds import Lens, coloured_points, write_ply
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor
+from steadydepth.ops.depth_view import DepthView
 from steadydepth.types import Clip, InputError, State
 
 T, H, W = 3, 24, 40
@@ -77,3 +83,23 @@ def test_rerun_is_one_recording_for_a_video(frames, tmp_path):
     assert written == [tmp_path / "out" / "room.rrd"]
     chunks = [each for each in reader.RrdReader(written[0]).stream() if each.entity_path == "/world/points"]
     assert sum(each.num_rows for each in chunks) == T
+
+
+def test_a_video_is_read_once_and_its_preview_is_made_of_the_frames_as_they_came(tmp_path):
+    """Wider than a preview, so that what is kept has been shrunk."""
+    generator = np.random.default_rng(1)
+    wide = [cv2.GaussianBlur(generator.integers(0, 256, (40, 400, 3), np.uint8), (0, 0), 3) for _ in range(T)]
+    times_read = []
+
+    def frames():
+        times_read.append(1)
+        return iter(wide)
+
+    source, predictor = Source("room", frames, n_frames=T), Predictor(Red())
+    cached = cache_depth(predictor, source, tmp_path, keep_side=320, report=lambda *_: None)
+    assert cached.shrunk.shape == (T, 32, 320, 3)
+    kept = list(cached.images(320, DepthView()))
+    assert len(times_read) == 1
+    again = list(replace(cached, shrunk=None).images(320, DepthView()))
+    np.testing.assert_array_equal(kept, again)
+    np.testing.assert_array_equal(next(cached.images(None, DepthView()))[:, :400], wide[0])

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from steadydepth.method.pairing import (
-    chain,
     correspondences_back,
     pair_along,
     pair_clips,
@@ -13,6 +12,7 @@ from steadydepth.method.pairing import (
     unchanged,
 )
 from steadydepth.method.relative_loss import relative_loss
+from steadydepth.ops.warp import chain
 
 
 def test_a_fixed_view_pairs_the_same_pixel_of_consecutive_frames():

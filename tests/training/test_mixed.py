@@ -12,10 +12,11 @@ from steadydepth.errors import InputError
 from steadydepth.files.video_write import write_video
 from steadydepth.method.absolute_loss import log_l1
 from steadydepth.method.alignment import align_clips
-from steadydepth.method.pairing import chain, pair_with_previous, unchanged
+from steadydepth.method.pairing import pair_with_previous, unchanged
 from steadydepth.method.relative_loss import relative_loss
 from steadydepth.method.update import build_optimizer
 from steadydepth.models.frozen import frozen_copy
+from steadydepth.ops.warp import chain
 from steadydepth.training.loop import open_samples, train
 from steadydepth.training.setup import set_up, set_watchers
 from steadydepth.training.step import train_step
@@ -145,7 +146,12 @@ def test_one_source_is_no_other_step_than_no_source(model, clip):
 
 def test_a_mixed_run_learns_from_every_source_and_logs_each(folders, tmp_path):
     config = make_config(
-        folders, tmp_path / "run", steps=24, optim={"learning_rate": 3e-3}, loss={"relative_ramp": 0.0}
+        folders,
+        tmp_path / "run",
+        steps=24,
+        optim={"learning_rate": 3e-3},
+        loss={"relative_ramp": 0.0},
+        run={"checkpoint_every": 24},
     )
     lines = read_log(train(config))
     clips, photos, videos = ([line["sources"][i] for line in lines] for i in range(3))

@@ -210,7 +210,7 @@ def chain_motion(
 ) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
     """Motion from the last frame to the one before the first pair, and where every frame between saw the pixel.
 
-    The rule of `method.pairing.chain`, which says why there are two.
+    The rule of `ops.warp.chain`, which says why there are two.
     """
     total, visible_all_along = motion[-1], visible[-1]
     height, width = visible_all_along.shape

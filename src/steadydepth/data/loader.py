@@ -47,8 +47,30 @@ class ClipSamples(Dataset[Item]):
     n * length and on. With `labels` teacher, `teacher_depth` has a file of float32 depth (t, h, w) of the training size
     for each sequence, by its name; NaN is not valid.
 
-    With `find_cuts` no clip of a video file crosses a cut. `held_out` clips, at the most, are left out of the row
-    (`clips.hold_out`). `source` distinguishes the rows of one run.
+    Args:
+        root: folder of sequence folders, videos or shards.
+        length: frames of a clip.
+        strides: steps from one frame of a clip to the next, in frames, of which one is drawn.
+        height: rows that clips are brought to.
+        width: columns.
+        motion: `none`, `flow` or `dis`, as for `clips.clip_motion`.
+        labels: what there is to learn from: `depth`, `single`, `teacher` or `none`.
+        flip: mirror every second clip.
+        photometric: light and camera, drawn anew for each sample.
+        max_crf: of the H.264 that clips are coded with, drawn from 0, which is none, to this.
+        max_zoom: 1 or more.
+        max_rotation_deg: the largest angle, to either side.
+        seed: of the order and of every draw.
+        cached_clips: clips that are kept in memory.
+        find_cuts: no clip of a video file crosses a cut.
+        strict: an unreadable sequence is an error, and not left out with a warning.
+        teacher_depth: files of depth by sequence, for the labels `teacher`.
+        held_out: clips, at the most, that are left out of the row (`clips.hold_out`).
+        numbers: the samples that this part of the row has.
+        source: distinguishes the rows of one run.
+
+    Raises:
+        InputError: no clip fits, or one lacks the label.
     """
 
     def __init__(
@@ -243,12 +265,21 @@ class Row(Protocol):
     """An endless row of samples, each of which follows from its number."""
 
     @property
-    def clips(self) -> Sequence[Any]: ...
+    def clips(self) -> Sequence[Any]:
+        """The clips that samples are made of; empty where they cannot be listed."""
+
     @property
-    def motion(self) -> str: ...
-    def sample(self, number: int) -> Item: ...
-    def describe(self, number: int) -> dict[str, Any]: ...
-    def frames_to_watch(self, count: int) -> list[UInt8[np.ndarray, "t h w 3"]]: ...
+    def motion(self) -> str:
+        """What is known between frames: `none`, `flow` or `dis`."""
+
+    def sample(self, number: int) -> Item:
+        """Sample `number` of the row."""
+
+    def describe(self, number: int) -> dict[str, Any]:
+        """What sample `number` is made of, for a log."""
+
+    def frames_to_watch(self, count: int) -> list[UInt8[np.ndarray, "t h w 3"]]:
+        """RGB of at most `count` clips that a guard compares models on."""
 
 
 class MixedSamples(Dataset[Item]):
@@ -256,6 +287,12 @@ class MixedSamples(Dataset[Item]):
 
     The shares are kept exactly in every block of `block` samples, and each source is spread evenly over it; from where
     on follows from (seed, block, source). Every source's own row goes on from block to block.
+
+    Args:
+        sources: the rows.
+        shares: of each, in thousandths at the finest.
+        seed: of where each begins in a block.
+        numbers: the samples that this part of the row has.
     """
 
     def __init__(self, sources: Sequence[Row], *, shares: Sequence[float], seed: int, numbers: Sequence[int]) -> None:

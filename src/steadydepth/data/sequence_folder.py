@@ -48,14 +48,17 @@ class Sequence:
 
     @property
     def has_depth(self) -> bool:
+        """Whether any frame has measured depth."""
         return bool(self.labels.get("depth"))
 
     @property
     def has_objects(self) -> bool:
+        """Whether any frame says which thing each pixel shows."""
         return bool(self.labels.get("objects"))
 
     @property
     def has_flow(self) -> bool:
+        """Whether any frame has its true flow into the next."""
         return bool(self.labels.get("flow"))
 
     def read(self, start: int = 0, stop: int | None = None) -> Clip:

@@ -113,6 +113,11 @@ class Fitter:
 
     scale, one ratio of medians; affine, least squares in depth; disparity, least squares in inverse depth. Values that
     are not finite are counted and have no part in the fit.
+
+    Args:
+        chosen: how, an alignment of `choose_alignment`.
+        claims: what the numbers of the prediction mean.
+        protocol: which pixels of the label count, and from which depth to which, in metres.
     """
 
     def __init__(self, chosen: str, claims: Claims, protocol: Protocol) -> None:

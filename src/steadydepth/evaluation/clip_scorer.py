@@ -50,8 +50,13 @@ class Moment:
 class ClipScorer:
     """The metrics of several methods on one clip, given its frames in order.
 
-    `static_set` are the pixels of `temporal.StaticSearch`, None unless the camera stands still. `lengths` asks for
-    the temporal metrics of the first method over windows of so many frames, None for all.
+    Args:
+        footage: of the clip.
+        protocol: what counts, and how.
+        methods: their names, in the order of what `add` is given.
+        static_set: the pixels of `temporal.StaticSearch`, None unless the camera stands still.
+        lengths: the temporal metrics of the first method also over windows of so many frames; None is all.
+        with_opw_nvds: whether `opw_nvds` is scored as well.
     """
 
     def __init__(

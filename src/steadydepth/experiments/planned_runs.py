@@ -26,6 +26,7 @@ class PlannedRun:
 
     @property
     def folder(self) -> Path:
+        """Where the run lives."""
         return self.config.run.folder
 
 

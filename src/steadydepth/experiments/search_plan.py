@@ -30,6 +30,7 @@ class Trial:
 
     @property
     def is_kept(self) -> bool:
+        """Whether its run is finished and keeps all that it must."""
         return bool(self.scores) and all(one <= 0 for one in self.excess.values())
 
 

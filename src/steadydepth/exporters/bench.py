@@ -32,7 +32,15 @@ class TimedProcess:
     """A call in a process of its own (`bench_worker`): it runs on request, and sleeps in between."""
 
     def __init__(self, what: str, name: str, *, size: tuple[int, int], threads: int, device: str | None = None) -> None:
-        """Start it, with the arguments of `bench_worker.open_call`; entered, it is ready, and has `opened`."""
+        """Start it; entered, it is ready, and has `opened`.
+
+        Args:
+            what: the kind of call, as of `bench_worker.open_call`.
+            name: of the model, or of the precision of a peak.
+            size: rows and columns of the image.
+            threads: of the process.
+            device: of torch; None takes its own.
+        """
         self.name = name
         asked = {"what": what, "name": name, "size": size, "threads": threads, "device": device}
         self._process = subprocess.Popen(

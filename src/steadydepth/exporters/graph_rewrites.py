@@ -24,6 +24,7 @@ class MovedTaps(nn.Module):
         self.bias = conv.bias
 
     def forward(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
+        """What the convolution gives, of the same size."""
         h, w = features.shape[-2:]
         p, q = self.rows // 2, self.columns // 2
         taps = F.pad(self.taps(features), (q, q, p, p)).unflatten(1, (self.rows, self.columns))

@@ -38,7 +38,8 @@ _FLOW_ZERO, _FLOW_STEPS = 32768, 64.0
 class ImageFile(Protocol):
     """A path, or what is read like one; its text names it in errors."""
 
-    def read_bytes(self) -> bytes: ...
+    def read_bytes(self) -> bytes:
+        """All of it."""
 
 
 def read_colour(path: ImageFile) -> UInt8[np.ndarray, "h w 3"]:

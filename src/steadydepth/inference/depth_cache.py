@@ -34,17 +34,21 @@ class CachedDepth:
     depth: DepthFrames  # NaN where there is no value
     filter: ChosenFilter  # what was applied to it
     starts: tuple[int, ...] = (0,)  # frames before which nothing was remembered
+    shrunk: UInt8[np.ndarray, "t i j 3"] | None = None  # its frames as they were kept for a preview
 
     @property
     def claims(self) -> Claims:
+        """What the numbers mean."""
         return self.depth.claims
 
     @property
     def fps(self) -> float:
+        """Frames a second, a usual number where the source does not say."""
         return self.source.fps or DEFAULT_FPS
 
     @property
     def K(self) -> Float64[np.ndarray, "3 3"]:
+        """The camera matrix, in pixels of the depth; of a source with a camera."""
         assert self.source.camera is not None
         return self.source.camera(self.depth.height, self.depth.width)
 
@@ -57,11 +61,13 @@ class CachedDepth:
         return view.ranges(self.depth.read, self.claims, self.starts)
 
     def images(self, max_side: int | None, view: DepthView) -> Iterator[UInt8[np.ndarray, "i j 3"]]:
-        """Each frame with its depth in colours on the right."""
-        for (image, depth), shown in zip(self.frames(), self.ranges(view), strict=False):
+        """Each frame with its depth in colours on the right; a smaller one from what was kept, not decoded again."""
+        kept = None if max_side is None else self.shrunk
+        frames = self.frames() if kept is None else zip(kept, self.depth.read(), strict=True)
+        for (image, depth), shown in zip(frames, self.ranges(view), strict=False):
             # Shrunk before they are coloured: a quarter of the pixels is a quarter of the work.
             small = shrink_image(image, max_side)
-            if small.shape != image.shape:
+            if small.shape[:2] != depth.shape:
                 depth = cv2.resize(depth, small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
             yield np.hstack((small, view.paint(depth, shown, self.claims)))
 
@@ -82,6 +88,7 @@ def cache_depth(
     *,
     filter: ChosenFilter | None = None,
     seconds: float | None = None,
+    keep_side: int | None = None,
     report: Progress,
 ) -> CachedDepth:
     """Predict every frame of a source into files.
@@ -93,6 +100,7 @@ def cache_depth(
         folder: of the files, which stay as long as what is returned is used.
         filter: in place of the predictor's own.
         seconds: end of a live source.
+        keep_side: longer side in pixels of the frames that are kept for a preview; None keeps none.
         report: called with the name, the frames done and the frames in all, 0 where that is not known.
 
     Raises:
@@ -102,7 +110,9 @@ def cache_depth(
     starts = []
     depth_path, image_path = folder / "depth.raw", folder / "images.raw"
     with depth_path.open("wb") as depth_file, image_path.open("wb") as image_file:
-        frames = _kept(source.frames(), image_file) if source.is_live else source.frames()
+        frames = source.frames()
+        if source.is_live or keep_side is not None:
+            frames = _kept(frames, image_file, None if source.is_live else keep_side)
         session = predictor.session(filter=filter)
         results = map(session.step, frames) if source.is_live else session.run(frames)
         try:
@@ -122,17 +132,21 @@ def cache_depth(
             LOG.warning("%s: ended after %d frames, which are kept; %s", source.name, n_done, str(end) or "interrupted")
     if n_done == 0:
         raise InputError(f"{source.name}: no frame in it; give one with at least one frame")
+    shrunk = None
     if source.is_live:
         images = np.memmap(image_path, np.uint8, "r", shape=(n_done, *shape, 3))
         rate = source.fps or ((n_done - 1) / passed if n_done > 1 else DEFAULT_FPS)
         source = replace(source, frames=lambda: iter(images), fps=rate)
+    elif keep_side is not None:
+        size = shrink_image(np.empty((*shape, 3), np.uint8), keep_side).shape
+        shrunk = np.memmap(image_path, np.uint8, "r", shape=(n_done, *size))
     cached = open_raw(depth_path, (n_done, *shape), predictor.claims, chunk=1)
-    return CachedDepth(source, cached, session.filter, tuple(starts))
+    return CachedDepth(source, cached, session.filter, tuple(starts), shrunk)
 
 
-def _kept(frames: Iterable[Image], file: IO[bytes]) -> Iterator[Image]:
+def _kept(frames: Iterable[Image], file: IO[bytes], max_side: int | None) -> Iterator[Image]:
     for frame in frames:
-        file.write(np.ascontiguousarray(frame).data)
+        file.write(np.ascontiguousarray(shrink_image(frame, max_side)).data)
         yield frame
 
 

@@ -16,7 +16,16 @@ from steadydepth.inference.frame_sources import Input, Source, expand_input, ope
 from steadydepth.inference.point_clouds import Lens
 from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.stereo import Stereo
-from steadydepth.inference.writers import NEED_CAMERA, Output, check_output, folder_content, outputs, write_outputs
+from steadydepth.inference.writers import (
+    NEED_CAMERA,
+    PREVIEW_SIDE,
+    WITHOUT_PREVIEW,
+    Output,
+    check_output,
+    folder_content,
+    outputs,
+    write_outputs,
+)
 from steadydepth.ops.depth_view import DepthView
 
 
@@ -91,7 +100,10 @@ def predict_files(
         for given, source in missing.items():
             try:
                 with _staging(out, source.name) as staging:
-                    cached = cache_depth(predictor, source, staging, filter=chosen, seconds=seconds, report=report)
+                    side = None if format in WITHOUT_PREVIEW else PREVIEW_SIDE
+                    cached = cache_depth(
+                        predictor, source, staging, filter=chosen, seconds=seconds, keep_side=side, report=report
+                    )
                     write_outputs(staging / "ready", cached, output)
                     written += _publish(staging, out, outputs(source, format))
             except InputError as error:

@@ -54,7 +54,8 @@ class Predicts(Protocol):
 
     def __call__(self, images: list[Image], state: State | None) -> tuple[Float32[np.ndarray, "t h w"], State]: ...
 
-    def frames_at_once(self, height: int, width: int) -> int: ...
+    def frames_at_once(self, height: int, width: int) -> int:
+        """How many frames of that size, in pixels, fill the device; at least 1."""
 
 
 @runtime_checkable
@@ -64,11 +65,14 @@ class VideoSession(Protocol):
     filter: ChosenFilter
 
     @property
-    def claims(self) -> Claims: ...
+    def claims(self) -> Claims:
+        """What the numbers mean."""
 
-    def step(self, image: np.ndarray, *, time_s: float | None = None) -> Result: ...
+    def step(self, image: np.ndarray, *, time_s: float | None = None) -> Result:
+        """Depth of the next frame, uint8 RGB (h, w, 3), `time_s` seconds into the video; (h, w) of its own size."""
 
-    def run(self, images: Iterable[np.ndarray]) -> Iterator[Result]: ...
+    def run(self, images: Iterable[np.ndarray]) -> Iterator[Result]:
+        """Depth of each frame, uint8 RGB (h, w, 3), in order, as soon as it can be."""
 
 
 @runtime_checkable

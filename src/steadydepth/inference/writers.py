@@ -27,8 +27,7 @@ from steadydepth.inference.stereo import Stereo, anaglyph, side_by_side
 from steadydepth.ops.depth_view import DepthView, Range
 from steadydepth.types import Claims, InputError
 
-# Pixels of the longer side of a frame in a preview, which stands beside its depth.
-_PREVIEW_SIDE = 320
+PREVIEW_SIDE = 320  # pixels of the longer side of a frame in a preview, which stands beside its depth
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def outputs(source: Source, format: str) -> list[str]:
     if format in _STEREO:
         return [f"{name}_{format}.{'png' if is_image else 'mp4'}"]
     depth = {"npz": ".npz", "mp4": ".mp4", "mkv": ".mkv", "rerun": ".rrd"}.get(format, "")
-    preview = [] if format in _WITHOUT_PREVIEW else [f"{name}_preview.{'png' if is_image else 'mp4'}"]
+    preview = [] if format in WITHOUT_PREVIEW else [f"{name}_preview.{'png' if is_image else 'mp4'}"]
     return [f"{name}{depth}", *([f"{name}.json"] if format == "mkv" else []), *preview]
 
 
@@ -183,7 +182,7 @@ def _write_mkv(folder: Path, cached: CachedDepth, output: Output) -> None:
 
 def _write_preview(folder: Path, cached: CachedDepth, output: Output) -> None:
     """The video, or the image, of frames and depth side by side."""
-    images = cached.images(_PREVIEW_SIDE, output.view)
+    images = cached.images(PREVIEW_SIDE, output.view)
     _write_moving(folder / outputs(cached.source, "npz")[-1], images, cached, preset="ultrafast")
 
 
@@ -219,7 +218,7 @@ FORMATS: dict[str, Callable[[Path, CachedDepth, Output], None]] = {
     "rerun": _write_rerun,
 }
 NEED_CAMERA = ("ply", "rerun")
-_WITHOUT_PREVIEW = ("mp4", "png", "sbs", "anaglyph", "rerun")
+WITHOUT_PREVIEW = ("mp4", "png", "sbs", "anaglyph", "rerun")
 
 
 def write_outputs(folder: Path, cached: CachedDepth, output: Output) -> None:
@@ -231,7 +230,7 @@ def write_outputs(folder: Path, cached: CachedDepth, output: Output) -> None:
         output: format, view and stereo.
     """
     with ThreadPoolExecutor(1) as thread:
-        has_preview = output.format not in _WITHOUT_PREVIEW
+        has_preview = output.format not in WITHOUT_PREVIEW
         preview = thread.submit(_write_preview, folder, cached, output) if has_preview else None
         FORMATS[output.format](folder, cached, output)
         if preview is not None:

@@ -25,7 +25,8 @@ class Part(Protocol):
     def only(self, method: int) -> "Part":
         """What belongs to one method."""
 
-    def result(self) -> Numbers: ...
+    def result(self) -> Numbers:
+        """What the sums come to, one number or one for each method; NaN where nothing was counted."""
 
 
 Parts = Mapping[str, Part]
@@ -61,9 +62,11 @@ class Mean:
         return Mean(self.total + other.total, self.count + other.count)
 
     def only(self, method: int) -> "Mean":
+        """The part of one method alone."""
         return Mean(_one(self.total, method), _one(self.count, method))
 
     def result(self) -> Numbers:
+        """What the sums come to, one number or one for each method; NaN where nothing was counted."""
         return _divide(self.total, np.asarray(self.count, np.float64))
 
 
@@ -77,9 +80,11 @@ class Count:
         return Count(self.total + other.total)
 
     def only(self, method: int) -> "Count":
+        """The part of one method alone."""
         return self
 
     def result(self) -> Numbers:
+        """What the sums come to, one number or one for each method; NaN where nothing was counted."""
         return np.array(float(self.total))
 
 
@@ -97,9 +102,11 @@ class Gain:
         return Gain(*both, self.least)
 
     def only(self, method: int) -> "Gain":
+        """The part of one method alone."""
         return Gain(_one(self.product, method), self.energy, self.count, self.least)
 
     def result(self) -> Numbers:
+        """What the sums come to, one number or one for each method; NaN where nothing was counted."""
         changing = self.energy > self.least**2 * max(self.count, 1)
         return _divide(self.product, np.array(self.energy if changing else 0.0))
 
@@ -119,11 +126,13 @@ class Correlation:
         return Correlation(self.moments + other.moments)
 
     def only(self, method: int) -> "Correlation":
+        """The part of one method alone."""
         own = self.moments
         of_method = {name: _one(getattr(own, name), method) for name in ("x_mean", "xx", "xy")}
         return Correlation(replace(own, **of_method))
 
     def result(self) -> Numbers:
+        """What the sums come to, one number or one for each method; NaN where nothing was counted."""
         own = self.moments
         # Rounding leaves a constant about 1e-16 of its size for a deviation: that is none.
         spread = np.asarray(own.xx > own.n * (1e-12 * own.x_mean) ** 2)

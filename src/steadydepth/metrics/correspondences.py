@@ -141,7 +141,13 @@ class RigidMove:
 
 
 class Camera:
-    """The rays of every pixel, and the moves between the poses of frames."""
+    """The rays of every pixel, and the moves between the poses of frames.
+
+    Args:
+        K: camera matrix, pixels; the middle of the first pixel is at 0.
+        height: rows of the image.
+        width: columns of the image.
+    """
 
     def __init__(self, K: Float64[np.ndarray, "3 3"], height: int, width: int) -> None:
         self.K, self.height, self.width = K, height, width

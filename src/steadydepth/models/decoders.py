@@ -28,6 +28,7 @@ class LightDecoder(nn.Module):
         self.head = nn.Conv2d(width, 1, 3, padding=1)
 
     def forward(self, features: list[Float[Tensor, "n _ _ _"]]) -> Float[Tensor, "n 1 h w"]:
+        """One channel at the size of the first of `features`, which go from fine to coarse."""
         merged = self.mixes[-1](self.laterals[-1](features[-1]))
         for feature, lateral, mix in zip(
             features[-2::-1], reversed(self.laterals[:-1]), reversed(self.mixes[:-1]), strict=True
@@ -71,6 +72,7 @@ class DPTDecoder(nn.Module):
         self.head = nn.Conv2d(width, 1, 3, padding=1)
 
     def forward(self, features: list[Float[Tensor, "n _ h w"]]) -> Float[Tensor, "n 1 _ _"]:
+        """One channel at four times the size of `features`, which go from early to late layers."""
         maps = [
             residual(reassemble(feature))
             for residual, reassemble, feature in zip(self.residuals, self.reassemble, features, strict=True)

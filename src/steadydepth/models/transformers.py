@@ -41,6 +41,12 @@ class TransformersDepth(nn.Module):
     Frames are rounded to 8 bits, as the images are that the processor is made for; what comes out is what
     transformers' own pipeline gives for each frame; depths are floored. A gradient to the frames goes through the
     processor's resize, as if nothing had been rounded.
+
+    Args:
+        network: the model of transformers.
+        processor: its image processor.
+        claims: what its numbers mean.
+        files: the processor's files as they came, by name, to be saved with the model.
     """
 
     def __init__(

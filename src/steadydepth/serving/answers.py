@@ -54,7 +54,14 @@ def reserved(state: Any, identity: Identity, connection: HTTPConnection) -> Iter
 
 
 class Answers:
-    """Frames of one stream to messages with depth, and the counts of both."""
+    """Frames of one stream to messages with depth, and the counts of both.
+
+    Args:
+        state: of the app.
+        name: of the stream.
+        terminal: its session.
+        format: of the messages.
+    """
 
     def __init__(self, state: Any, name: str, terminal: Terminal, format: Format) -> None:
         self.terminal, self.format = terminal, format

@@ -39,7 +39,13 @@ _TLS = {"strict-transport-security": "max-age=31536000"}
 
 
 class Guard:
-    """Goes around the complete app, WebSockets included; what it refuses never reaches a route."""
+    """Goes around the complete app, WebSockets included; what it refuses never reaches a route.
+
+    Args:
+        app: all routes.
+        settings: of the server: hosts, origins, limits, certificate.
+        audit: gets a line of each request.
+    """
 
     def __init__(self, app: ASGIApp, *, settings: Settings, audit: Audit) -> None:
         self.app, self.settings, self.audit = app, settings, audit

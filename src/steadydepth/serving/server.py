@@ -88,6 +88,8 @@ def _limited(limits: Limits) -> type[asyncio.Protocol]:
     """Uvicorn's HTTP, which waits without end for the headers of a request, with an end to that."""
 
     class Limited(H11Protocol):
+        """Connections over the limit, and those that say nothing for too long, are ended."""
+
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             if len(self.connections) > limits.connections:

@@ -53,6 +53,7 @@ class EarlyStopping:
 
     @property
     def stopped(self) -> bool:
+        """Whether so many validations in a row were no better that going on is of no use."""
         return 0 < self.patience <= self.since
 
     def is_best(self, distance: float) -> bool:

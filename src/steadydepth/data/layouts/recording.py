@@ -54,6 +54,7 @@ class HeldImage:
         return self.where
 
     def read_bytes(self) -> bytes:
+        """All of it."""
         return self.data
 
 

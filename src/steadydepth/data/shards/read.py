@@ -30,11 +30,15 @@ class _Part(BaseModel):
 
 
 class ShardEntry(_Part):
+    """A tar file of a pack."""
+
     name: str
     size: int = Field(ge=0, description="Bytes of the tar file.")
 
 
 class SequenceEntry(_Part):
+    """A sequence of a pack: its size in frames and pixels, and which rows of members.npy are its own."""
+
     name: str
     n_frames: int = Field(ge=1)
     height: int = Field(ge=1)
@@ -45,6 +49,8 @@ class SequenceEntry(_Part):
 
 
 class Index(_Part):
+    """What index.json of a pack says."""
+
     version: int = Field(1, ge=1, le=1)
     members_crc32: int
     shards: tuple[ShardEntry, ...]
@@ -99,7 +105,13 @@ class Member:
 
 
 class Members(Mapping[int, Member]):
-    """The members of one kind of a sequence by frame; each is made when asked for, so that millions cost no memory."""
+    """The members of one kind of a sequence by frame; each is made when asked for, so that millions cost no memory.
+
+    Args:
+        pack: that holds them.
+        entry: of the sequence.
+        kind: one of KINDS.
+    """
 
     def __init__(self, pack: Pack, entry: SequenceEntry, kind: str) -> None:
         rows = pack.rows[entry.first_row : entry.first_row + entry.n_rows]
