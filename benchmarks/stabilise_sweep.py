@@ -76,6 +76,7 @@ FREE: dict[str, dict[str, Any]] = {
     "fast-edges-3": both(FAST, edges(3.0)),
     "fast": FAST,
     "warping": WARPING,
+    "warping-1e-4": both(WARPING, {"optim": {"learning_rate": 1e-4}}),
     "fast-edges-1-change-3": both(FAST, edges(1.0, relative_weight=3.0)),
     "fast-gain-1": both(FAST, edges(1.0), {"patch": {"edges": "gain"}}),
     "fast-edges-1-own-size": both(FAST, edges(1.0), {"data": {"height": 240, "width": 320}}),
