@@ -37,6 +37,17 @@ def test_what_is_cut_short_or_no_such_image_is_said():
         decode_image(data[:13] + b"\x09" + data[14:])
 
 
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [(6, 1, "one channel is a difference"), (8, 0, "0 x 7 pixels"), (12, 0, "5 x 0 pixels"), (5, 2, "2 channels")],
+)
+def test_a_header_that_says_what_cannot_be_is_refused(at, value, message):
+    data = bytearray(encode_image(np.arange(35, dtype=np.uint16).reshape(5, 7)))
+    data[8 + at] = value  # behind the beginning of a skippable frame
+    with pytest.raises(ValueError, match=message):
+        decode_image(bytes(data))
+
+
 def test_it_is_a_zstandard_stream_and_files_of_before_are_read():
     image = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     data = encode_image(image)

@@ -70,6 +70,10 @@ def _header(data: bytes) -> tuple[int, int, bool, int, int]:
     _, itemsize, channels, differs, height, width = _HEADER.unpack_from(data, start)
     if itemsize not in (1, 2) or channels not in (1, 3):
         raise ValueError(f"says that it has {channels} channels of {itemsize} bytes; 1 or 3, of 1 or 2, can be read")
+    if not height or not width:
+        raise ValueError(f"says that it has {height} x {width} pixels")
+    if differs and channels == 1:
+        raise ValueError("says that its one channel is a difference of colours")
     return itemsize, channels, differs, height, width
 
 
