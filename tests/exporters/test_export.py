@@ -297,5 +297,5 @@ def test_a_transformers_model_is_exported_at_sizes_that_its_processor_rounds(tmp
         predicted, exported = model(frames)[0], load(path).model(frames)[0]
     apart = float(((predicted - exported).abs() / predicted.abs().clamp(min=predicted.abs().mean() / 100)).max())
     assert (apart < 1e-5) == (size == (56, 56))
-    assert ("without rounding them to 8 bits" in caplog.text) == (size != (56, 56))
+    assert ("does not round resized images to 8 bits" in caplog.text) == (size != (56, 56))
     assert apart < 0.02

@@ -144,8 +144,8 @@ def export_model(
 def _report_rounding(out: Path, difference: float) -> None:
     if difference > TOLERANCE:
         logger.warning(
-            "%s: resizes images without rounding them to 8 bits, which the model's processor does: its depth is up to "
-            "%.2g of itself from the model's; a size that the processor keeps has no such difference",
+            "%s: does not round resized images to 8 bits, as the model's processor does: its depth differs from the "
+            "model's by up to %.2g of it; at a size that the processor keeps it does not",
             out,
             difference,
         )

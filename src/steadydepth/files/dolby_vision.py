@@ -1,15 +1,16 @@
 """Whether a video file is Dolby Vision, and what its base layer is to a decoder that knows nothing of it."""
 
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
 # The record of a decoder's configuration: a box of an MP4, in Matroska the data after a type of that name.
 _RECORD = re.compile(rb"dv[cvw]C(?:\x41\xed[\x80-\xff])?([\x01\x02].{4})", re.DOTALL)
 _MOST_BOXES, _MOST_BYTES = 1000, 2**25
-# Compatibility of the base layer, by its number in the record (Dolby Vision Streams Within the ISO Base Media File
-# Format, 2.x): none has colours of its own kind, the others are what every decoder shows.
-_NONE, _PQ, _HLG = (0,), (1, 6), (4,)
+# What the base layer is, by the number of its compatibility in the record (Dolby Vision Streams Within the ISO Base
+# Media File Format, 2.x); other numbers are what every decoder shows.
+_LAYERS = {0: "own", 1: "PQ", 4: "HLG", 6: "PQ"}
 
 
 def base_layer(path: Path) -> str | None:
@@ -19,15 +20,18 @@ def base_layer(path: Path) -> str | None:
         other file, or one that cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            record = _RECORD.search(_header(file))
+        stat = path.stat()
+        return _base_layer(path, stat.st_size, stat.st_mtime_ns)
     except OSError:
         return None
-    if record is None:
-        return None
-    compatibility = record[1][4] >> 4
-    names = dict.fromkeys(_NONE, "own") | dict.fromkeys(_PQ, "PQ") | dict.fromkeys(_HLG, "HLG")
-    return names.get(compatibility, "SDR")
+
+
+@lru_cache(maxsize=1024)
+def _base_layer(path: Path, size: int, changed_ns: int) -> str | None:
+    """Read once for each state of a file: training opens a video for every clip."""
+    with path.open("rb") as file:
+        record = _RECORD.search(_header(file))
+    return None if record is None else _LAYERS.get(record[1][4] >> 4, "SDR")
 
 
 def _header(file: BinaryIO) -> bytes:

@@ -33,8 +33,6 @@ from steadydepth.files.images import read_colour
 from steadydepth.types import InputError
 
 _MOST_BYTES = 2**28
-# zipfile raises the last for a compression that it does not know.
-_UNREADABLE = (*UNREADABLE, NotImplementedError)
 _TO_OPENCV = np.diag([1.0, -1, -1, 1])  # of points in ARKit's camera axes
 
 
@@ -57,7 +55,7 @@ def _recording(path: Path) -> Recording:
         K = pinhole(*map(float, lens))
         poses = np.array(metadata["poses"], np.float64).reshape(-1, 7)
         fps = float(metadata.get("fps", 60))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as a Record3D file ({short(error)}): export it again") from error
     sizes_fault = size_fault(*size) or size_fault(*depth_size)
     if not numbers or numbers != list(range(len(poses))) or not 0 < fps < np.inf or sizes_fault:
@@ -103,7 +101,7 @@ def _reader(path: Path, size: tuple[int, int]) -> Callable[[int], Frame]:
                 depth = np.where(_unpacked(held["conf"], np.dtype("u1"), size) > 0, depth, np.float32(0))
         except InputError:
             raise
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise InputError(f"{where}: cannot be read ({short(error)}): export it again") from error
         return cv2.resize(read_colour(image), size[::-1], interpolation=cv2.INTER_AREA), depth
 
