@@ -51,7 +51,7 @@ class LoadModel:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": ("STRING", {"default": "depth-anything-v2-small"}),
+                "model": ("STRING", {"default": "steadydepth-small"}),
                 "max_side": ("INT", {"default": 0, "min": 0, "max": 8192, "tooltip": "0: frames as they are"}),
             }
         }
@@ -104,7 +104,7 @@ class StabiliseModel:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": ("STRING", {"default": "depth-anything-v2-small"}),
+                "model": ("STRING", {"default": "steadydepth-small"}),
                 "videos": ("STRING", {"default": "videos"}),
                 "out": ("STRING", {"default": "steady"}),
                 "steps": ("INT", {"default": 600, "min": 1, "max": 100000}),

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from training_server import QUICK, SMALL, make_archive, make_model
@@ -19,11 +21,21 @@ from steadydepth.models.temporal_filter import WEIGHTS
 from steadydepth.serving.jobs.jobs import LOCK, Jobs, _lock, served_name
 from steadydepth.serving.jobs.limits import JobLimits
 from steadydepth.serving.jobs.plans import check_settings, config_of, describe, kinds
+from steadydepth.serving.jobs.receive import receive as unpack_and_check
 from steadydepth.serving.jobs.routes import tuned_filters
 from steadydepth.serving.jobs.store import OVER, Job, Store, Upload
 from steadydepth.serving.jobs.unpack import unpack
+from steadydepth.serving.jobs.uploads import PART
+from steadydepth.serving.tokens import Identity
 from steadydepth.synthetic.world import make_world
 from steadydepth.training.learned_filter.tune import tune_filter
+
+TRAIN = frozenset({"train"})
+# What FFmpeg calls the formats of suffixes, where it is not the suffix.
+FORMATS = {
+    ".mkv": "matroska", ".m4v": "mp4", ".mpg": "mpeg", ".ts": "mpegts", ".mts": "mpegts", ".m2ts": "mpegts",
+    ".ogv": "ogg", ".wmv": "asf",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +229,36 @@ def test_a_session_of_its_own_gives_way_as_a_whole():
     assert before == after  # that of this process, and of whoever started it, is not touched
 
 
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        *((f"clip{suffix}", "mpeg4") for suffix in (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".3gp")),
+        *((f"clip{suffix}", "mpeg2video") for suffix in (".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".mxf")),
+        *(("clip.webm", "libvpx"), ("clip.ogv", "libtheora"), ("clip.wmv", "wmv2"), ("clip.flv", "flv")),
+    ],
+)
+def test_videos_of_every_kind_that_is_read_may_be_sent(tmp_path, name, codec):
+    if codec not in av.codecs_available:
+        pytest.skip(f"this FFmpeg writes no {codec}")
+    rng = np.random.default_rng(0)
+    with av.open(str(tmp_path / PART), "w", format=FORMATS.get(Path(name).suffix, Path(name).suffix[1:])) as file:
+        stream = file.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(4):
+            frame = av.VideoFrame.from_ndarray(rng.integers(0, 256, (48, 64, 3), np.uint8), format="rgb24")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    size = (tmp_path / PART).stat().st_size
+    assert unpack_and_check(tmp_path, name, size, None, JobLimits()) == ["clip"]
+
+
+def test_a_playlist_is_no_video_whatever_its_name(tmp_path):
+    text = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.ts\n" + 300 * b"#"
+    (tmp_path / PART).write_bytes(text)
+    with pytest.raises(InputError, match="no video of a kind that is read"):
+        unpack_and_check(tmp_path, "clip.mp4", len(text), None, JobLimits())
+
+
 def test_jobs_wait_for_their_turn_and_leave_the_queue(jobs, files, monkeypatch):
     upload = ready(jobs, files)
     started = []
@@ -349,7 +391,9 @@ def test_the_filter_is_tuned_to_a_model_and_videos(jobs, files, tmp_path):
     assert tuned.keys() == load_file(WEIGHTS).keys()
     with pytest.raises(InputError, match="no such model"):
         jobs.resolve(f"job:{job.id}")
-    assert tuned_filters(jobs) == {f"job-{job.id}": jobs.of(job) / "run"}
+    ann, ben, chief = (Identity(*each) for each in (("ann", TRAIN), ("ben", TRAIN), ("chief", frozenset({"admin"}))))
+    assert tuned_filters(jobs, ann) == tuned_filters(jobs, chief) == {f"job-{job.id}": jobs.of(job) / "run"}
+    assert tuned_filters(jobs, ben) == {}
     plain = tune_filter(jobs.of(job) / "videos", model=str(files[0]), out=tmp_path / "plain", batches=3)
     assert f"error {plain.scores['error'][0]:.3f} to {plain.scores['error'][1]:.3f}" in job.message
     assert same(tuned, load_file(tmp_path / "plain" / WEIGHTS.name))

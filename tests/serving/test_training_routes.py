@@ -99,7 +99,7 @@ def test_what_arrives_damaged_or_is_no_video_is_refused_and_says_why(http, files
         "playlist": b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
         "empty": packed,
     }
-    words = {"damaged": "arrived damaged", "playlist": "no MP4, MOV, MKV, WebM or AVI", "empty": "holds no image"}
+    words = {"damaged": "arrived damaged", "playlist": "no video of a kind that is read", "empty": "holds no image"}
     for name, place in places.items():
         assert send(http, place, bodies[name], 0).status_code == 204
     for name, place in places.items():

@@ -21,7 +21,7 @@ from steadydepth.files.images import (
     read_labelled_colour,
     read_labels,
 )
-from steadydepth.files.video_read import VIDEO_SUFFIXES, leads_nowhere, probe_video, read_video
+from steadydepth.files.video_read import VIDEO_SUFFIXES, names_a_file, probe_video, read_video
 from steadydepth.types import Clip, InputError
 
 __all__ = ["Sequence", "find_sequences", "open_sequence"]
@@ -187,7 +187,7 @@ def open_sequence(path: str | Path) -> Sequence:
             f"{path} {'holds' if path.is_dir() else 'is'} no sequence; a sequence is a folder with rgb/ inside or a "
             f"video file ({', '.join(VIDEO_SUFFIXES)}): check the path"
         )
-    if path.is_file() or leads_nowhere(path):
+    if names_a_file(path):
         video = probe_video(path)
         return Sequence(path, name_of(path), video.fps, video.n_frames, video.height, video.width)
     rgb, labels, faults = list_files(path)

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from steadydepth.data.shards.read import find_pack, find_packed
 from steadydepth.data.shards.store import url_of
 from steadydepth.files.images import FRAME_SUFFIXES
-from steadydepth.files.video_read import VIDEO_SUFFIXES, leads_nowhere
+from steadydepth.files.video_read import VIDEO_SUFFIXES, names_a_file
 from steadydepth.types import InputError
 
 LABELS = ("depth", "objects", "flow", "valid")
@@ -62,7 +62,7 @@ def is_sequence(path: Path) -> bool:
 
     A link that leads nowhere is what it is named as: reading it says so, and passing over it would not.
     """
-    is_video = path.suffix.lower() in VIDEO_SUFFIXES and (path.is_file() or leads_nowhere(path))
+    is_video = path.suffix.lower() in VIDEO_SUFFIXES and names_a_file(path)
     return (path / "rgb").is_dir() or is_video or find_packed(path) is not None
 
 
@@ -88,7 +88,7 @@ def name_clashes(paths: list[Path]) -> list[str]:
 def name_of(path: Path) -> str:
     """Name of a sequence: that of its folder, or of its video file without the ending."""
     path = path if path.name not in ("", ".", "..") else path.resolve()
-    return path.stem if path.is_file() or leads_nowhere(path) else path.name
+    return path.stem if names_a_file(path) else path.name
 
 
 def list_files(path: Path) -> tuple[list[Path], dict[str, dict[int, Path]], list[str]]:

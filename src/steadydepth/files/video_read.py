@@ -159,6 +159,11 @@ def leads_nowhere(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
 
 
+def names_a_file(path: Path) -> bool:
+    """Whether `path` is a file, or a link to something that is not there: to be read, or to be refused by its name."""
+    return path.is_file() or leads_nowhere(path)
+
+
 @contextmanager
 def opened_video(path: Path | str) -> Iterator[tuple[Any, Any]]:
     """The container and the video stream that players show.

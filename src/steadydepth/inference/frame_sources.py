@@ -15,7 +15,7 @@ from steadydepth.data.sequence_folder import find_sequences, open_sequence
 from steadydepth.data.sequence_listing import counted, in_order, is_sequence, name_of, visible
 from steadydepth.files.images import FRAME_SUFFIXES, OTHER_IMAGES, read_colour
 from steadydepth.files.prefetch import read_ahead
-from steadydepth.files.video_read import VIDEO_SUFFIXES, leads_nowhere, probe_video, read_video
+from steadydepth.files.video_read import VIDEO_SUFFIXES, leads_nowhere, names_a_file, probe_video, read_video
 from steadydepth.types import InputError
 
 LOG = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def _open_path(path: Path) -> Source:
     if not (path.exists() or leads_nowhere(path)):
         raise InputError(f"{path} does not exist; give an image, a folder or a video: check the path")
     name = name_of(path)
-    if (path.is_file() or leads_nowhere(path)) and is_sequence(path):
+    if names_a_file(path) and is_sequence(path):
         video = probe_video(path)
         return Source(name, lambda: read_ahead(read_video(path)), video.n_frames, video.fps, path)
     if is_sequence(path):
@@ -124,11 +124,7 @@ def _name_of_url(url: str) -> str:
 
 def _images(folder: Path) -> list[Path]:
     """Images directly in `folder` in the order a person counts."""
-    return in_order(
-        file
-        for file in visible(folder)
-        if file.suffix.lower() in FRAME_SUFFIXES and (file.is_file() or leads_nowhere(file))
-    )
+    return in_order(file for file in visible(folder) if file.suffix.lower() in FRAME_SUFFIXES and names_a_file(file))
 
 
 def _name_left_out(folder: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 from fastapi import HTTPException, Query
 from starlette.requests import HTTPConnection
 
-from steadydepth.inference.session import Image
 from steadydepth.serving.access import client_of
 from steadydepth.serving.encoding import encode_depth
 from steadydepth.serving.figures import Figures, StreamFigures
@@ -17,7 +16,7 @@ from steadydepth.serving.flicker import LiveFlicker
 from steadydepth.serving.messages import pack
 from steadydepth.serving.models import describe
 from steadydepth.serving.settings import Limits
-from steadydepth.serving.terminals import Terminal
+from steadydepth.serving.terminals import Answer
 from steadydepth.serving.tokens import Identity
 
 Format = Literal["float16", "png16", "zstd", "float32"]
@@ -54,42 +53,29 @@ def reserved(state: Any, identity: Identity, connection: HTTPConnection) -> Iter
 
 
 class Answers:
-    """Frames of one stream to messages with depth, and the counts of both.
+    """Depth of the frames of one stream to messages, and the counts of both.
 
     Args:
         state: of the app.
         name: of the stream.
-        terminal: its session.
         format: of the messages.
     """
 
-    def __init__(self, state: Any, name: str, terminal: Terminal, format: Format) -> None:
-        self.terminal, self.format = terminal, format
+    def __init__(self, state: Any, name: str, format: Format) -> None:
+        self.format = format
         self.figures: Figures = state.figures
         self.own = self.figures.streams[name]
         self.flicker = LiveFlicker(state.flicker_budget)
 
-    def message(
-        self,
-        image: Image,
-        number: int,
-        *,
-        arrived: float,
-        begun: float,
-        is_reset: bool = False,
-        time_s: float | None = None,
-    ) -> bytes:
-        """The answer to one frame; runs in a thread.
+    def message(self, answer: Answer, number: int, *, arrived: float, begun: float) -> bytes:
+        """The answer to one frame as it is sent; the frames come in their order, from any thread.
 
         Args:
-            image: RGB.
+            answer: depth of the frame, from the terminal.
             number: of the frame.
             arrived: when it came, monotonic.
             begun: when it was taken out of its queue.
-            is_reset: whether the session begins anew with it.
-            time_s: when it was taken, by the clock of the terminal.
         """
-        answer = self.terminal.step(image, is_reset=is_reset, time_s=time_s)
         self.flicker.see(answer.result)
         described, payload = encode_depth(answer.result, self.format)
         header = {

@@ -6,6 +6,11 @@ from pathlib import Path
 from fastapi import HTTPException
 
 from steadydepth.inference.filters import CAUSAL, NONE, ChosenFilter, choose_filter
+from steadydepth.serving.tokens import Identity
+
+
+def _none(who: Identity) -> dict[str, Path]:
+    return {}
 
 
 class Filters:
@@ -13,25 +18,25 @@ class Filters:
 
     Args:
         default: of streams that name none: what `choose_filter` takes.
-        tuned: the folders that `tune_filter` wrote, by name, whenever it is asked.
+        tuned: the folders that `tune_filter` wrote and somebody may use, by name, whenever it is asked.
 
     Raises:
         InputError: there is no such default.
     """
 
-    def __init__(self, default: str | None, tuned: Callable[[], Mapping[str, Path]] = dict) -> None:
+    def __init__(self, default: str | None, tuned: Callable[[Identity], Mapping[str, Path]] = _none) -> None:
         self.default, self._tuned = choose_filter(default), tuned
 
-    def names(self) -> list[str]:
-        """All that a stream can name."""
-        return [NONE, *CAUSAL, *self._tuned()]
+    def names(self, who: Identity) -> list[str]:
+        """All that a stream of theirs can name."""
+        return [NONE, *CAUSAL, *self._tuned(who)]
 
-    def choose(self, name: str | None) -> ChosenFilter:
-        """The filter of a stream, the server's own for None; HTTPException where there is none of that name."""
+    def choose(self, name: str | None, who: Identity) -> ChosenFilter:
+        """The filter of a stream, the server's own for None; HTTPException where they have none of that name."""
         if name is None:
             return self.default
         if name in (NONE, *CAUSAL):
             return choose_filter(name)
-        if (folder := self._tuned().get(name)) is None:
-            raise HTTPException(422, f"no filter has that name; there are {', '.join(self.names())}")
+        if (folder := self._tuned(who).get(name)) is None:
+            raise HTTPException(422, f"no filter has that name; there are {', '.join(self.names(who))}")
         return choose_filter(str(folder))

@@ -77,7 +77,8 @@ async def put_into_service(request: Request, choice: Choice) -> dict[str, Any]:
 
 def _listed(request: Request) -> dict[str, Any]:
     state = request.app.state
-    return {**describe(state.models.current), "models": state.models.names(), "filters": state.filters.names()}
+    filters = state.filters.names(request.state.identity)
+    return {**describe(state.models.current), "models": state.models.names(), "filters": filters}
 
 
 @router.get("/healthz", summary="Whether the process lives")

@@ -5,13 +5,16 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable
+from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect
 
 from steadydepth.errors import InputError
+from steadydepth.inference.session import Image
 from steadydepth.serving.access import Rates, requires
 from steadydepth.serving.answers import Answers, FilterName, Format, reserved
 from steadydepth.serving.encoding import decode_image, raw_image
@@ -19,7 +22,7 @@ from steadydepth.serving.figures import Figures
 from steadydepth.serving.messages import MOST_ID, PROTOCOL, WINDOW, unpack
 from steadydepth.serving.models import Models, describe
 from steadydepth.serving.settings import Limits
-from steadydepth.serving.terminals import Terminal
+from steadydepth.serving.terminals import Answer, Terminal
 from steadydepth.serving.tokens import Identity
 
 LOG = logging.getLogger(__name__)
@@ -45,6 +48,7 @@ class _Frame:
     is_reset: bool
     time_s: float | None  # when it was taken, by the clock of the terminal
     arrived: float  # monotonic
+    image: Future[Image] | None = None  # decoded, or soon; None: not begun
 
 
 @router.websocket("/v1/stream")
@@ -63,7 +67,7 @@ async def stream(
         filter: in place of the server's own.
     """
     state = socket.app.state
-    chosen = await asyncio.to_thread(state.filters.choose, filter)
+    chosen = await asyncio.to_thread(state.filters.choose, filter, identity)
     with reserved(state, identity, socket) as name, suppress(WebSocketDisconnect):
         await socket.accept(PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
         terminal = Terminal(state.models, filter=chosen)
@@ -90,13 +94,14 @@ class _Stream:
         self.limits: Limits = state.settings.limits
         self.figures: Figures = state.figures
         self.own = self.figures.streams[name]
-        self.answers = Answers(state, name, terminal, format)
+        self.answers = Answers(state, name, format)
         self._pool = state.pool
         self._newest: _Frame | None = None
         self._changed = asyncio.Event()
         self._sending = asyncio.Lock()
-        self._step: asyncio.Future[bytes] | None = None
+        self._step: asyncio.Future[Answer] | None = None
         self._last_number, self._reset_asked, self._n_refused = -1, False, 0
+        self._decoded_for: asyncio.Future[Answer] | None = None  # the step during which a frame was decoded ahead
 
     async def run(self) -> None:
         """Until the client goes, or a limit is reached."""
@@ -127,7 +132,7 @@ class _Stream:
             # A thread cannot be stopped: what it does is thrown away, and then its place is free.
             self._step.add_done_callback(self._close_after)
 
-    def _close_after(self, step: asyncio.Future[bytes]) -> None:
+    def _close_after(self, step: asyncio.Future[Answer]) -> None:
         if not step.cancelled():
             step.exception()  # asked for, or asyncio says that nobody did
         self.terminal.close()
@@ -168,25 +173,43 @@ class _Stream:
         displaced = self._newest
         is_reset = is_reset or self._reset_asked or (displaced is not None and displaced.is_reset)
         self._reset_asked = False
-        self._newest = _Frame(number, header, payload, is_reset, time_s, time.monotonic())
+        frame = _Frame(number, header, payload, is_reset, time_s, time.monotonic())
+        self._newest = replace(frame, image=self._decode_ahead(frame))
         self.own.is_waiting = True
         self._changed.set()
         if displaced is not None:
             self.answers.skip()
             await self._say(type="skipped", id=displaced.number)
 
+    def _decode_ahead(self, frame: _Frame) -> Future[Image] | None:
+        """Decode a frame while the one before is in the network; once for each of those, however many are displaced."""
+        if self._step is None or self._step.done() or self._decoded_for is self._step:
+            return None
+        self._decoded_for = self._step
+        return self._pool.submit(self._decode, frame)
+
     async def _answer_all(self) -> None:
+        """A frame goes through the network while the one before it is encoded and sent."""
         frame: _Frame | None = None
-        while True:
-            while frame is None:
-                await self._changed.wait()
-                frame = self._take()
-            answer = await self._answer(frame)
-            # Out of the queue before the client hears that it may send another one, or that one would displace it.
-            frame = self._take()
-            await self._send(self.socket.send_bytes(answer)) if isinstance(answer, bytes) else await self._say(**answer)
-            if self._n_refused >= _MOST_REFUSED:
-                raise _Over(1008, f"{_MOST_REFUSED} frames were refused, one after another")
+        sending: asyncio.Task[None] | None = None
+        try:
+            while True:
+                if frame is None and sending is not None:
+                    await sending
+                while frame is None:
+                    await self._changed.wait()
+                    frame = self._take()
+                begun = time.monotonic()
+                answer = await self._compute(frame)
+                if sending is not None:
+                    await sending
+                # Out of the queue before the client hears that it may send another one, or that one would displace it.
+                answered, frame = frame, self._take()
+                sending = asyncio.create_task(self._finish(answered, answer, begun))
+        finally:
+            if sending is not None:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
 
     def _take(self) -> _Frame | None:
         self._changed.clear()
@@ -194,39 +217,58 @@ class _Stream:
         frame, self._newest = self._newest, None
         return frame
 
-    async def _answer(self, frame: _Frame) -> bytes | dict[str, Any]:
-        """A message with depth, or what is sent in its place."""
+    async def _compute(self, frame: _Frame) -> Answer | Exception:
+        """Depth of a frame, or why there is none."""
         loop = asyncio.get_running_loop()
-        self._step = loop.run_in_executor(self._pool, self._compute, frame)
+        self._step = loop.run_in_executor(self._pool, self._predict, frame)
         try:
             # Shielded: when the stream ends, the thread goes on to its end.
-            answer = await asyncio.shield(self._step)
-        except InputError as error:
-            return self._refuse(frame, str(error))
-        except Exception:
-            number = secrets.token_hex(4)
-            LOG.exception("error %s in a frame of a stream", number)
-            return self._refuse(frame, f"internal error {number}")
+            return await asyncio.shield(self._step)
+        except Exception as error:
+            return error
+
+    async def _finish(self, frame: _Frame, answer: Answer | Exception, begun: float) -> None:
+        """Send what a frame gets."""
+        encoded = answer if isinstance(answer, Exception) else await self._encode(frame, answer, begun)
+        if isinstance(encoded, Exception):
+            await self._say(**self._refuse(frame, encoded))
+            if self._n_refused >= _MOST_REFUSED:
+                raise _Over(1008, f"{_MOST_REFUSED} frames were refused, one after another")
+            return
         self._n_refused = 0
         self.answers.count(frame.arrived)
-        return answer
+        await self._send(self.socket.send_bytes(encoded))
 
-    def _refuse(self, frame: _Frame, reason: str) -> dict[str, Any]:
+    async def _encode(self, frame: _Frame, answer: Answer, begun: float) -> bytes | Exception:
+        loop = asyncio.get_running_loop()
+        message = partial(self.answers.message, answer, frame.number, arrived=frame.arrived, begun=begun)
+        try:
+            return await loop.run_in_executor(self._pool, message)
+        except Exception as error:
+            return error
+
+    def _refuse(self, frame: _Frame, error: Exception) -> dict[str, Any]:
         self._n_refused += 1
         self.own.n_refused += 1
         self.figures.n_refused += 1
+        reason = str(error)
+        if not isinstance(error, InputError):
+            number = secrets.token_hex(4)
+            LOG.error("error %s in a frame of a stream", number, exc_info=error)
+            reason = f"internal error {number}"
         return {"type": "refused", "id": frame.number, "reason": reason}
 
-    def _compute(self, frame: _Frame) -> bytes:
-        """In a thread: bytes to bytes."""
-        begun, header, pixels = time.monotonic(), frame.header, self.limits.pixels
+    def _predict(self, frame: _Frame) -> Answer:
+        """In a thread: the next frame of the terminal."""
+        image = self._decode(frame) if frame.image is None else frame.image.result()
+        return self.terminal.step(image, is_reset=frame.is_reset, time_s=frame.time_s)
+
+    def _decode(self, frame: _Frame) -> Image:
+        """In a thread: bytes to pixels."""
+        header, pixels = frame.header, self.limits.pixels
         if header["kind"] == "rgb":
-            image = raw_image(frame.payload, header.get("height"), header.get("width"), pixels)
-        else:
-            image = decode_image(bytes(frame.payload), pixels)
-        return self.answers.message(
-            image, frame.number, is_reset=frame.is_reset, time_s=frame.time_s, arrived=frame.arrived, begun=begun
-        )
+            return raw_image(frame.payload, header.get("height"), header.get("width"), pixels)
+        return decode_image(bytes(frame.payload), pixels)
 
     async def _say(self, **facts: Any) -> None:
         await self._send(self.socket.send_json({**facts, "time": time.time()}))

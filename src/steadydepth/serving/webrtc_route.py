@@ -52,7 +52,7 @@ async def offer(
         raise HTTPException(415, "an offer is application/sdp, of at most 64 KiB")
     state = request.app.state
     settings: Settings = state.settings
-    chosen = await asyncio.to_thread(state.filters.choose, filter)
+    chosen = await asyncio.to_thread(state.filters.choose, filter, identity)
     place = ExitStack()
     name = place.enter_context(reserved(state, identity, request))
     peer = _Peer(state, name, Terminal(state.models, filter=chosen), format)
@@ -94,7 +94,7 @@ class _Peer:
         # No server of others is asked for our address.
         self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self.terminal, self.limits, self._pool = terminal, state.settings.limits, state.pool
-        self.answers = Answers(state, name, terminal, format)
+        self.answers = Answers(state, name, format)
         self._newest: tuple[int, Any, float] | None = None
         self._changed, self.is_over = asyncio.Event(), asyncio.Event()
         self._channel: RTCDataChannel | None = None
@@ -176,7 +176,8 @@ class _Peer:
         if frame.width * frame.height > self.limits.pixels:
             raise InputError(f"the frame is {frame.width} x {frame.height}: too large")
         image = frame.to_ndarray(format="rgb24")
-        return self.answers.message(image, number, time_s=frame.time, arrived=arrived, begun=begun)
+        answer = self.terminal.step(image, time_s=frame.time)
+        return self.answers.message(answer, number, arrived=arrived, begun=begun)
 
 
 def parts_of(message: bytes) -> list[bytes]:

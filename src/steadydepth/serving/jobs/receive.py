@@ -15,9 +15,22 @@ from steadydepth.serving.jobs.limits import GIB, JobLimits, give_way
 from steadydepth.serving.jobs.unpack import below_wrapping, is_archive, remove, unpack
 from steadydepth.serving.jobs.uploads import DATA, FOUND, PART
 
-# How files of VIDEO_SUFFIXES begin: MP4 and MOV after four bytes, Matroska and WebM, AVI. Decoders look at what is in a
-# file, not at its name, and a playlist would name other files.
-_BEGINNINGS = re.compile(rb".{4}(ftyp|moov|mdat|wide|free|skip)|\x1aE\xdf\xa3|RIFF.{4}AVI ", re.DOTALL)
+# How files of VIDEO_SUFFIXES begin. Decoders look at what is in a file, not at its name, and a playlist would name
+# other files.
+_BEGINNINGS = re.compile(
+    b"|".join((
+        rb".{4}(?:ftyp|moov|mdat|wide|free|skip)",  # MP4, MOV, M4V, 3GP
+        rb"\x1aE\xdf\xa3",  # Matroska, WebM
+        rb"RIFF.{4}AVI ",
+        rb"\0\0\x01[\xb3\xba]",  # MPEG-1 and -2: a program stream, or the video alone
+        rb"G.{187}G|.{4}G.{191}G",  # MPEG transport stream: packets of 188 bytes, of 192 with their times
+        rb"\x06\x0e\x2b\x34",  # MXF
+        rb"FLV\x01",
+        rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF, of WMV
+        rb"OggS",
+    )),
+    re.DOTALL,
+)  # fmt: skip
 _MEMORY = 8 * GIB  # of addresses, of which libraries alone take one or two
 
 
@@ -75,8 +88,8 @@ def receive(folder: Path, name: str, size: int, sha256: str | None, limits: JobL
     for path in find_sequences(root):
         if path.is_file():
             with path.open("rb") as opened:
-                if not _BEGINNINGS.match(opened.read(16)):
-                    raise InputError(f"{path.name}: no MP4, MOV, MKV, WebM or AVI, whatever its name: encode it again")
+                if not _BEGINNINGS.match(opened.read(256)):
+                    raise InputError(f"{path.name}: no video of a kind that is read, whatever its name: send MP4")
         sequence = open_sequence(path)
         if sequence.height * sequence.width > limits.pixels:
             raise InputError(f"{path.name}: frames are {sequence.width} x {sequence.height}; {limits.pixels} pixels "

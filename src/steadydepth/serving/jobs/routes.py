@@ -92,12 +92,12 @@ def put_back(jobs: Jobs, models: Models) -> None:
             logger.exception("the model of job %s cannot be put into service again", served.id)
 
 
-def tuned_filters(jobs: Jobs) -> dict[str, Path]:
-    """The filters of finished jobs, by the names under which streams choose them."""
+def tuned_filters(jobs: Jobs, who: Identity) -> dict[str, Path]:
+    """The filters of their finished jobs, by the names under which their streams choose them."""
     return {
         served_name(job): jobs.of(job) / RUN
         for job in jobs.store.all(Job)
-        if job.kind == "filter" and jobs.model_files(job)
+        if job.kind == "filter" and _is_of(job, who) and jobs.model_files(job)
     }
 
 
