@@ -10,6 +10,7 @@ the clips. Edges are those of the prediction itself (edges_kept).
 import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,10 @@ from steadydepth.metrics.protocols import choose_protocol
 from steadydepth.ops.bidirectional_flow import pair_from_frames
 from steadydepth.ops.smoothing import backward_places, ema, flow_ema
 
-METRICS = ("abs_rel", "delta1", "flicker", "tae", "sre", "vel", "gain", "flicker_flow", "edges_kept", "boundary_f1")
+METRICS = (
+    "abs_rel", "abs_rel_static", "abs_rel_moving", "delta1", "flicker", "tae", "sre", "vel", "gain", "flicker_flow",
+    "edge_gain", "edges_kept", "boundary_f1",
+)  # fmt: skip
 Apply = Callable[[np.ndarray, np.ndarray, str], np.ndarray]
 
 
@@ -48,8 +52,8 @@ def rows(asked: argparse.Namespace) -> Iterator[tuple[str, Apply]]:
     def learned(strength: float, name: str, depth: np.ndarray, frames: np.ndarray, claims: str) -> np.ndarray:
         return filter_depth(choose_filter(name, strength), depth, frames, claims=claims)
 
-    for strength in asked.strengths:
-        yield f"{asked.filter} {strength:g}", partial(learned, strength, asked.filter)
+    for name, strength in product(asked.filter, asked.strengths):
+        yield f"{name} {strength:g}", partial(learned, strength, name)
     for decay in asked.decays:
         yield f"ema {decay:g}", partial(average, partial(ema, decay=decay))
         yield f"flow_ema {decay:g}", partial(average, partial(flow_ema, decay=decay))
@@ -62,7 +66,7 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--predictions", type=Path)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--filter", default="learned")
+    parser.add_argument("--filter", nargs="+", default=["learned"], help="as predict has it; several")
     parser.add_argument("--strengths", type=float, nargs="*", default=[0.5, 0.75, 0.9, 1.0])
     parser.add_argument("--decays", type=float, nargs="*", default=[0.5, 0.8, 0.9])
     asked = parser.parse_args()

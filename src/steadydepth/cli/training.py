@@ -72,6 +72,7 @@ def stabilise(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="In place of what --minutes allows.")] = None,
     max_side: Annotated[int, typer.Option(min=32, help="Longer side of the frames to train on, pixels.")] = 320,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn: another one is another try.")] = 0,
     device: Annotated[str, typer.Option(help="auto takes a GPU where there is one; or cpu.")] = "auto",
 ) -> None:
     """Make a model steady on your own videos, without labels; it then runs as fast as before.
@@ -83,7 +84,15 @@ def stabilise(
     from steadydepth.commands import stabilise as stabilise_model
 
     found = stabilise_model(
-        videos, model=model, out=out, minutes=minutes, strength=strength, steps=steps, max_side=max_side, device=device
+        videos,
+        model=model,
+        out=out,
+        minutes=minutes,
+        strength=strength,
+        steps=steps,
+        max_side=max_side,
+        seed=seed,
+        device=device,
     )
     if found is None:
         print(f"{out}: {STOPPED}")

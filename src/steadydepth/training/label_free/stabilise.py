@@ -83,6 +83,7 @@ def stabilise(
     strength: float | None = None,
     steps: int | None = None,
     max_side: int = 320,
+    seed: int = 0,
     device: str = "auto",
 ) -> Stabilised | None:
     """Make a model steady on videos that have no depth; the same call again goes on where it was cut.
@@ -95,6 +96,7 @@ def stabilise(
         strength: of the learned filter that teaches, 0 to 1; None takes its default.
         steps: in place of what `minutes` allows.
         max_side: longer side in pixels of the frames that are trained and measured on.
+        seed: of what is drawn in training: another one is another try.
         device: "auto" takes a GPU where there is one, or "cpu".
 
     Returns: what was reached; None where it was asked to stop before the last step.
@@ -114,7 +116,7 @@ def stabilise(
         n_frames = MOST_FRAMES if minutes is None else int(min(max(150 * minutes, PIECE), MOST_FRAMES))
         if not (out / VIDEOS).is_dir():
             _gather([Path(one) for one in given], out, n_frames=n_frames, max_side=max_side)
-        config = _plan(out, str(model), strength, steps, device, max_side)
+        config = _plan(out, str(model), strength=strength, steps=steps, max_side=max_side, seed=seed, device=device)
     before = _measure(str(model), out, BEFORE)
     if not (out / "config.yaml").is_file():
         config = _tune(config, has_steps=steps is not None, minutes=minutes, started=started)
@@ -165,7 +167,9 @@ def _pieces(n_frames: int, share: float) -> list[tuple[int, int]]:
     return [(first, first + PIECE) for first in ((n_frames - PIECE) * i // max(count - 1, 1) for i in range(count))]
 
 
-def _plan(out: Path, model: str, strength: float | None, steps: int | None, device: str, max_side: int) -> Config:
+def _plan(
+    out: Path, model: str, *, strength: float | None, steps: int | None, max_side: int, seed: int, device: str
+) -> Config:
     """The preset for these videos, at a size like theirs; of the learning rate nothing is known yet."""
     height, width = _training_size(out / VIDEOS, max_side)
     steps = steps or STEPS
@@ -176,6 +180,7 @@ def _plan(out: Path, model: str, strength: float | None, steps: int | None, devi
         "model.init": model,
         "optim.steps": steps,
         "run.folder": out,
+        "run.seed": seed,
         "run.device": device,
         "run.log_every": max(5, steps // 20),
     }
