@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,9 +22,10 @@ logger = logging.getLogger(__name__)
 RATES = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 N_STEPS = 8  # at each of them
 N_KEPT = 2  # batches more, on which they are compared
-# Of few steps a small rate leaves the least loss; hundreds, with a rate that falls in the end, take far more. Found
-# with TCMonoDepth small and the demo's network: 3e-5 after eight steps, 1e-3 to 2e-3 over hundreds.
-LONGER = 50
+# Of few steps a small rate leaves the least loss; hundreds, with a rate that falls in the end, take more. How much more
+# depends on how many different scenes there are: with a dozen a large rate costs accuracy on all others, with a hundred
+# it gains some (docs/experiments.md).
+FEW_SCENES, MANY_SCENES = (20, 10.0), (100, 50.0)  # their number, and the factor
 WORSE = 1.2  # times the best loss so far: larger rates are not tried
 
 
@@ -36,13 +38,14 @@ class FoundRate:
     step_s: float  # that a step took
 
 
-def find_learning_rate(setup: Setup, model: nn.Module, batches: Sequence[Batch]) -> FoundRate:
-    """Try learning rates from the lowest up, each from the same start: 50 times the one after which the loss is least.
+def find_learning_rate(setup: Setup, model: nn.Module, batches: Sequence[Batch], *, n_scenes: int) -> FoundRate:
+    """Try learning rates from the lowest up, each from the same start: some times the one that leaves the least loss.
 
     Args:
         setup: of the run, with its teacher's depth.
         model: the network at its start; it is as before afterwards.
         batches: `N_STEPS` to train on and `N_KEPT` to compare on, on the device.
+        n_scenes: videos, or pieces of long ones, that the run learns from: the more, the larger the rate.
 
     Returns: the lowest of all that are tried where none makes the loss smaller.
     """
@@ -57,7 +60,16 @@ def find_learning_rate(setup: Setup, model: nn.Module, batches: Sequence[Batch])
             break
     best = min(losses, key=lambda rate: losses[rate])
     # The first step of all warms up what the others find warm.
-    return FoundRate(LONGER * best if best else RATES[0], losses, sorted(spent)[len(spent) // 2])
+    return FoundRate(times_longer(n_scenes) * best if best else RATES[0], losses, sorted(spent)[len(spent) // 2])
+
+
+def times_longer(n_scenes: int) -> float:
+    """How many times the rate that is best for eight steps is taken for hundreds of them.
+
+    Args:
+        n_scenes: that the run learns from.
+    """
+    return float(np.interp(n_scenes, *zip(FEW_SCENES, MANY_SCENES, strict=True)))
 
 
 def _take_steps(setup: Setup, model: nn.Module, batches: Sequence[Batch], rate: float) -> list[float]:

@@ -212,7 +212,7 @@ def _tune(config: Config, *, has_steps: bool, minutes: float | None, started: fl
     assert isinstance(samples, ClipSamples)
     items = load_items(samples, batch=config.optim.batch, workers=0)
     batches = [make_batch(one, setup.accelerator.device) for one in items]
-    found = find_learning_rate(setup, state.model, batches)
+    found = find_learning_rate(setup, state.model, batches, n_scenes=len(find_sequences(config.run.folder / VIDEOS)))
     changes: dict[str, Any] = {"learning_rate": found.learning_rate}
     run = config.run
     if minutes is not None and not has_steps:
