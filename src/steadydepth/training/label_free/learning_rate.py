@@ -25,7 +25,7 @@ N_KEPT = 2  # batches more, on which they are compared
 # Of few steps a small rate leaves the least loss; hundreds, with a rate that falls in the end, take more. How much more
 # depends on how many different scenes there are: with a dozen a large rate costs accuracy on all others, with a hundred
 # it gains some (docs/experiments.md).
-FEW_SCENES, MANY_SCENES = (20, 10.0), (100, 50.0)  # their number, and the factor
+SCENES, LONGER = (20.0, 100.0), (10.0, 50.0)  # from so many on, so many times the rate
 WORSE = 1.2  # times the best loss so far: larger rates are not tried
 
 
@@ -69,7 +69,7 @@ def times_longer(n_scenes: int) -> float:
     Args:
         n_scenes: that the run learns from.
     """
-    return float(np.interp(n_scenes, *zip(FEW_SCENES, MANY_SCENES, strict=True)))
+    return float(np.interp(n_scenes, SCENES, LONGER))
 
 
 def _take_steps(setup: Setup, model: nn.Module, batches: Sequence[Batch], rate: float) -> list[float]:
