@@ -20,6 +20,8 @@ from steadydepth.client import Client
 from steadydepth.files.video_write import write_video
 from steadydepth.inference.predictor import Predictor
 from steadydepth.models.temporal_filter import WEIGHTS, load_gates
+from steadydepth.serving import answers, stream_route
+from steadydepth.serving.encoding import encode_depth, raw_image
 from steadydepth.serving.jobs.store import Job
 from steadydepth.serving.messages import pack
 from steadydepth.serving.settings import Limits
@@ -94,6 +96,35 @@ def test_the_newest_frame_wins_and_each_other_one_is_counted():
         [figures] = server.app.state.figures.streams.values()
         assert (figures.n_frames, figures.n_skipped, server.app.state.figures.n_skipped) == (2, 10, 10)
         assert not figures.is_waiting
+
+
+def test_a_frame_is_in_the_network_while_its_neighbours_are_decoded_and_encoded(monkeypatch):
+    model, decoded = Average(), []
+
+    def decode(*given):
+        decoded.append(given)
+        return raw_image(*given)
+
+    def encode(result, format):
+        wait_for(lambda: len(model.batches) == 2)  # the next one has come to the network before this one is sent
+        return encode_depth(result, format)
+
+    monkeypatch.setattr(stream_route, "raw_image", decode)
+    monkeypatch.setattr(answers, "encode_depth", encode)
+    with serving(model) as server, server.open() as stream:
+        frames = film(1, 4)
+        model.gate.clear()
+        stream.send(rgb(0, frames[0]))
+        wait_for(lambda: model.batches)
+        for number in (1, 2, 3):
+            stream.send(rgb(number, frames[number]))
+        assert [json.loads(stream.recv(20))["id"] for _ in range(2)] == [1, 2]
+        wait_for(lambda: len(decoded) == 2)  # of those that came meanwhile the first alone
+        model.gate.set()
+        found = [depth_of(stream.recv(20)) for _ in range(2)]
+        assert [header["id"] for header, _ in found] == [0, 3]
+        np.testing.assert_allclose(found[1][1], averages(frames[[0, 3]])[1], rtol=1e-6)
+        assert len(decoded) == 3
 
 
 @pytest.mark.parametrize("how", ["header", "text", "size", "cut", "gap", "reconnect"])
