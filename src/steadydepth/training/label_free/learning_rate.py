@@ -1,6 +1,7 @@
 """The learning rate that suits a model, found from the model itself by a few steps at each of several."""
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,11 +23,12 @@ logger = logging.getLogger(__name__)
 RATES = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 N_STEPS = 8  # at each of them
 N_KEPT = 2  # batches more, on which they are compared
-# Of few steps a small rate leaves the least loss; hundreds, with a rate that falls in the end, take more. How much more
-# depends on how many different scenes there are: with a dozen a large rate costs accuracy on all others, with a hundred
-# it gains some (docs/experiments.md).
-SCENES, LONGER = (20.0, 100.0), (10.0, 50.0)  # from so many on, so many times the rate
-WORSE = 1.2  # times the best loss so far: larger rates are not tried
+WORSE = 1.02  # times the loss before any step: a rate that leaves more was too large for so few steps
+ENOUGH = 1.2  # times it: larger rates are not tried
+# Hundreds of steps, with a rate that falls in the end, take more than eight do. How much more depends on how many
+# different scenes there are: with a dozen a large rate costs accuracy on all others, with a hundred it gains some
+# (docs/experiments.md).
+SCENES, LONGER = (20.0, 100.0), (1.5, 8.0)  # from so many on, so many times the rate
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class FoundRate:
 
 
 def find_learning_rate(setup: Setup, model: nn.Module, batches: Sequence[Batch], *, n_scenes: int) -> FoundRate:
-    """Try learning rates from the lowest up, each from the same start: some times the one that leaves the least loss.
+    """Try learning rates from the lowest up, each from the same start, until they make the loss worse.
 
     Args:
         setup: of the run, with its teacher's depth.
@@ -47,7 +49,7 @@ def find_learning_rate(setup: Setup, model: nn.Module, batches: Sequence[Batch],
         batches: `N_STEPS` to train on and `N_KEPT` to compare on, on the device.
         n_scenes: videos, or pieces of long ones, that the run learns from: the more, the larger the rate.
 
-    Returns: the lowest of all that are tried where none makes the loss smaller.
+    Returns: `times_longer` times the rate at which the loss begins to become worse, at most the largest that is tried.
     """
     start = {name: value.detach().clone() for name, value in model.state_dict().items()}
     losses, spent = {0.0: _loss(setup, model, batches[N_STEPS:])}, list[float]()
@@ -56,15 +58,32 @@ def find_learning_rate(setup: Setup, model: nn.Module, batches: Sequence[Batch],
         losses[rate] = _loss(setup, model, batches[N_STEPS:])
         model.load_state_dict(start)
         logger.info("%s: learning rate %g: loss %.4f", setup.config.run.folder, rate, losses[rate])
-        if not losses[rate] <= WORSE * min(losses.values()):
+        if not losses[rate] <= ENOUGH * losses[0.0]:
             break
-    best = min(losses, key=lambda rate: losses[rate])
+    found = min(times_longer(n_scenes) * largest_rate(losses), RATES[-1])
     # The first step of all warms up what the others find warm.
-    return FoundRate(times_longer(n_scenes) * best if best else RATES[0], losses, sorted(spent)[len(spent) // 2])
+    return FoundRate(found, losses, sorted(spent)[len(spent) // 2])
+
+
+def largest_rate(losses: dict[float, float]) -> float:
+    """The rate at which the loss begins to become worse, between those that were tried by their logarithms.
+
+    Args:
+        losses: after the steps at each rate, from the lowest up; at 0 before any.
+    """
+    most, before = WORSE * losses[0.0], 0.0
+    for rate, loss in list(losses.items())[1:]:
+        if not loss <= most:
+            if not before or not math.isfinite(loss):
+                return before or rate
+            share = (most - losses[before]) / (loss - losses[before])
+            return before * (rate / before) ** share
+        before = rate
+    return before
 
 
 def times_longer(n_scenes: int) -> float:
-    """How many times the rate that is best for eight steps is taken for hundreds of them.
+    """How many times the largest rate for eight steps is taken for hundreds of them.
 
     Args:
         n_scenes: that the run learns from.
