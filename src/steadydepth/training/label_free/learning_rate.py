@@ -60,7 +60,7 @@ def find_learning_rate(setup: Setup, model: nn.Module, batches: Sequence[Batch],
         logger.info("%s: learning rate %g: loss %.4f", setup.config.run.folder, rate, losses[rate])
         if not losses[rate] <= ENOUGH * losses[0.0]:
             break
-    found = min(times_longer(n_scenes) * largest_rate(losses), RATES[-1])
+    found = float(f"{min(times_longer(n_scenes) * largest_rate(losses), RATES[-1]):.2g}")  # for people to read
     # The first step of all warms up what the others find warm.
     return FoundRate(found, losses, sorted(spent)[len(spent) // 2])
 
