@@ -141,5 +141,5 @@ def test_the_range_test_leaves_the_model_as_it_was(world, tmp_path, start):
     tried = list(found.losses)
     assert tried == [0.0, *learning_rate.RATES[: len(tried) - 1]]
     assert found.losses[tried[-1]] > 1.2 * found.losses[0.0] or len(tried) == len(learning_rate.RATES) + 1
-    assert found.learning_rate == pytest.approx(min(4.75 * largest_rate(found.losses), 3e-3), rel=0.05)
+    assert found.learning_rate == pytest.approx(min(4.75 * largest_rate(found.losses), learning_rate.MOST), rel=0.05)
     assert found.step_s > 0

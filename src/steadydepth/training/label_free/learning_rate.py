@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 RATES = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 N_STEPS = 8  # at each of them
 N_KEPT = 2  # batches more, on which they are compared
+MOST = 1.5e-3  # above it the guard of most runs went back, which costs more than a smaller rate does
 WORSE = 1.02  # times the loss before any step: a rate that leaves more was too large for so few steps
 ENOUGH = 1.2  # times it: larger rates are not tried
 # Hundreds of steps, with a rate that falls in the end, take more than eight do. How much more depends on how many
@@ -49,7 +50,7 @@ def find_learning_rate(setup: Setup, model: nn.Module, batches: Sequence[Batch],
         batches: `N_STEPS` to train on and `N_KEPT` to compare on, on the device.
         n_scenes: videos, or pieces of long ones, that the run learns from: the more, the larger the rate.
 
-    Returns: `times_longer` times the rate at which the loss begins to become worse, at most the largest that is tried.
+    Returns: `times_longer` times the rate at which the loss begins to become worse, at most `MOST`.
     """
     start = {name: value.detach().clone() for name, value in model.state_dict().items()}
     losses, spent = {0.0: _loss(setup, model, batches[N_STEPS:])}, list[float]()
@@ -60,7 +61,7 @@ def find_learning_rate(setup: Setup, model: nn.Module, batches: Sequence[Batch],
         logger.info("%s: learning rate %g: loss %.4f", setup.config.run.folder, rate, losses[rate])
         if not losses[rate] <= ENOUGH * losses[0.0]:
             break
-    found = float(f"{min(times_longer(n_scenes) * largest_rate(losses), RATES[-1]):.2g}")  # for people to read
+    found = float(f"{min(times_longer(n_scenes) * largest_rate(losses), MOST):.2g}")  # for people to read
     # The first step of all warms up what the others find warm.
     return FoundRate(found, losses, sorted(spent)[len(spent) // 2])
 
