@@ -26,12 +26,13 @@ def vkitti(tmp_path, write_png_at, write_jpg_at):
         ("extrinsic.txt", f"h\n0 0 nan {EYE[2:]}\n".encode(), "frame 0: NaN or infinity in its camera or pose"),
         ("intrinsic.txt", b"h\n0 0 inf 725 4.5 2.5\n", "frame 0: NaN or infinity in its camera or pose"),
         ("intrinsic.txt", NOISE, "intrinsic.txt: cannot be read as numbers"),
+        ("intrinsic.txt", None, "intrinsic.txt: is not there, and belongs to the recording"),
         ("frames/rgb/Camera_0/rgb_00000.jpg", NOISE, "no image of a kind that is read"),
         ("frames/depth/Camera_0/depth_00000.png", b"", "depth_00000.png: empty file"),
     ],
 )
 def test_a_damaged_file_is_named_and_nothing_is_half_written(tmp_path, vkitti, file, data, message):
-    (vkitti / file).write_bytes(data)
+    (vkitti / file).unlink() if data is None else (vkitti / file).write_bytes(data)
     out = tmp_path / "out"
     with pytest.raises(InputError, match=message):
         list(convert_layout("vkitti2", tmp_path / "in", out))

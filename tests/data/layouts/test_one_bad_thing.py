@@ -53,13 +53,19 @@ def test_lost_tracking_in_the_words_of_every_exporter_begins_a_sequence(tmp_path
     assert convert(tmp_path) == (SPLIT, "")
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("")])
-def test_a_pose_that_cannot_be_read_is_a_gap_and_named(tmp_path, scenes, damage):
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: path.unlink(), "is not there, and belongs to the recording"),
+        (lambda path: path.write_text(""), "cannot be read as numbers"),
+    ],
+)
+def test_a_pose_that_cannot_be_read_is_a_gap_and_named(tmp_path, scenes, damage, words):
     damage(scenes / "pose/2.txt")
     made, said = convert(tmp_path)
     assert made == SPLIT
     assert "scene0001_00, frame 2: " in said
-    assert "pose/2.txt: cannot be read as numbers" in said
+    assert f"pose/2.txt: {words}" in said
 
 
 @pytest.mark.parametrize("kept", [range(6), (0, 1, 2, 4, 5), (0,)])

@@ -152,7 +152,7 @@ def read_table(path: Path, n_columns: int, *, skip: int = 0) -> Float64[np.ndarr
         skip: lines at the beginning that are no numbers.
 
     Raises:
-        InputError: it cannot be read, is empty, or has another number of columns.
+        InputError: it is not there, cannot be read, is empty, or has another number of columns.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()[skip:]
@@ -161,6 +161,8 @@ def read_table(path: Path, n_columns: int, *, skip: int = 0) -> Float64[np.ndarr
         if not rows:
             raise ValueError("no line in it")
         table = np.array(rows, np.float64).reshape(len(rows), -1)
+    except FileNotFoundError:
+        raise InputError(f"{path}: is not there, and belongs to the recording: check the path, or copy it") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as numbers ({error}): check the path, or copy it again") from error
     if table.shape[1] != n_columns:
