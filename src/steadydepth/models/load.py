@@ -98,8 +98,9 @@ def _download(name: str) -> Path:
             # transformers reads it with weights_only.
             folder = Path(snapshot_download(name, allow_patterns=["*.json", "pytorch_model*.bin"]))
     except (OSError, ValueError, HFValidationError, HfHubHTTPError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0][:200]  # whole paragraphs, with advice that is not ours
         raise InputError(
-            f"{name}: no such folder, and the hub does not give it: {' '.join(str(error).split())[:200]}: download it "
+            f"{name}: no such folder, and the hub does not give it: {reason}: download it "
             f"where there is a network (hf download {name} --local-dir FOLDER) and give FOLDER"
         ) from error
     return folder
