@@ -16,7 +16,6 @@ from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.live import LiveResult
 from steadydepth.inference.predictor import AnyImage, Predictor, as_image
 from steadydepth.inference.session import Result, VideoSession
-from steadydepth.ops.colours import is_measured
 from steadydepth.types import Claims, InputError
 
 TOKEN_VARIABLE = "STEADYDEPTH_TOKEN"
@@ -50,8 +49,7 @@ class ServedPredictor(Predictor):
     def predict(self, image: AnyImage) -> Result:
         """Depth of one image by itself, (h, w) of its size; a filter has no part in it."""
         given = as_image(image)
-        depth = self.client.predict(given).depth
-        return Result(depth, self._claims, is_measured(depth, self._claims), given)
+        return Result(self.client.predict(given).depth, self._claims, given)
 
     def choose_filter(self, filter: str | ChosenFilter | None, strength: float | None = None) -> ChosenFilter:
         """One of the server's filters by name, which have weights and strengths of their own.
@@ -143,5 +141,4 @@ def stream_served(
 
 
 def _result(answer: StreamedDepth) -> Result:
-    claims = cast(Claims, answer.claims)
-    return Result(answer.depth, claims, is_measured(answer.depth, claims), answer.image, answer.is_start)
+    return Result(answer.depth, cast(Claims, answer.claims), answer.image, answer.is_start)

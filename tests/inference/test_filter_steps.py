@@ -89,6 +89,9 @@ def test_a_cut_is_over_at_once_in_a_session(still, moving):
         def __init__(self, depth):
             self.depth = iter(depth)
 
+        def fit(self, image):
+            return image
+
         def __call__(self, images, state):
             return np.stack([next(self.depth) for _ in images]), {}
 

@@ -16,6 +16,7 @@ from steadydepth.inference.live import stream_newest
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.session import Network, Session
+from steadydepth.ops.resize import resize_depth
 from steadydepth.types import Clip, InputError, State
 
 T, H, W = 9, 40, 56
@@ -163,6 +164,23 @@ def test_the_learned_filter_is_applied_by_name_causal_and_there_and_back():
             np.testing.assert_allclose(depths(results[part]), expected, rtol=1e-4, err_msg=name)
         assert [result.is_start for result in results].index(True, 1) == T
         assert not np.allclose(depths(results), raw, rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["learned", "learned_offline", "ema_0.8"])
+def test_filters_work_at_the_size_at_which_the_network_sees_a_frame(name):
+    """So a large video costs them no more than a small one; its depth is enlarged at the end, by the one rule."""
+    large = film().repeat(3, axis=1).repeat(3, axis=2)
+    network = Network(Red(), max_side=W)
+    small = np.stack([network.fit(frame) for frame in large])
+    assert small.shape == (T, H, W, 3)
+    expected = [result.depth for result in Session(Network(Red()), filter=name).run(small)]
+    results = list(Session(network, filter=name).run(large))
+    assert not np.allclose(expected, [1.0 + frame[..., 0] for frame in small], rtol=1e-2)
+    for result, depth in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(result.network_depth, depth)
+        np.testing.assert_array_equal(result.depth, resize_depth(depth, 3 * H, 3 * W))
+        assert result.image.shape == (3 * H, 3 * W, 3)
+        assert result.valid.all()
 
 
 def test_a_live_source_cannot_be_filtered_there_and_back():

@@ -174,6 +174,9 @@ class Flickering:
         factor, offset = 1 + 0.01 * generator.normal(size=(2, len(depth), 1, 1)).astype(np.float32)
         self.disparity, self.at = (1 + blotches) * factor / depth + 0.02 * (offset - 1), 0
 
+    def fit(self, image):
+        return image
+
     def __call__(self, images, state):
         first, self.at = self.at, self.at + len(images)
         return self.disparity[first : self.at], {}

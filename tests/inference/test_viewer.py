@@ -20,8 +20,9 @@ def results(n: int) -> list[LiveResult]:
     live = []
     for number in range(n):
         depth = rng.uniform(2, 9, (H, W)).astype(np.float32)
+        depth[depth <= 2.5] = np.nan
         image = rng.integers(0, 256, (H, W, 3), dtype=np.uint8)
-        result = Result(depth, "metric", depth > 2.5, image, is_start=number in (0, 2))
+        result = Result(depth, "metric", image, is_start=number in (0, 2))
         live.append(LiveResult(result, number, 0, 0.01))
     return live
 

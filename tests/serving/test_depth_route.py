@@ -171,7 +171,7 @@ def test_every_format_keeps_every_kind_of_depth(format, claims):
         depth[0, :3] = -7, 0, 3e5
     depth[2, 2] = np.nan
     valid = np.isfinite(depth)
-    result = Result(depth, claims, valid, np.zeros((6, 7, 3), np.uint8))
+    result = Result(depth, claims, np.zeros((6, 7, 3), np.uint8))
     header, payload = encode_depth(result, format)
     header = json.loads(json.dumps(header))
     found = decode_depth(header, memoryview(payload))

@@ -225,6 +225,9 @@ class _Stored:
     def __init__(self, depth: DepthFrames) -> None:
         self.claims, self._frames = depth.claims, depth.read()
 
+    def fit(self, image: Image) -> Image:
+        return image
+
     def __call__(self, images: list[Image], state: State | None) -> tuple[Float32[np.ndarray, "t h w"], State]:
         coming = islice(self._frames, len(images))
         return np.stack([resize_depth(one, *image.shape[:2]) for one, image in zip(coming, images, strict=True)]), {}

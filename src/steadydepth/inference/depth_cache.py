@@ -17,7 +17,7 @@ from steadydepth.inference.frame_sources import DEFAULT_FPS, Image, Source
 from steadydepth.inference.predictor import Predictor
 from steadydepth.ops.colours import is_measured
 from steadydepth.ops.depth_view import DepthView, Range
-from steadydepth.ops.resize import shrink_image
+from steadydepth.ops.resize import resize_depth, shrink_image
 from steadydepth.types import Claims, DepthFrames, InputError
 
 LOG = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def cache_depth(
     Raises:
         InputError: there is no frame, or the size of the depth changes.
     """
-    shape, n_done, begun, passed = (0, 0), 0, 0.0, 0.0
+    shape, kept_shape, n_done, begun, passed = (0, 0), (0, 0), 0, 0.0, 0.0
     starts = []
     depth_path, image_path = folder / "depth.raw", folder / "images.raw"
     with depth_path.open("wb") as depth_file, image_path.open("wb") as image_file:
@@ -117,12 +117,13 @@ def cache_depth(
         results = map(session.step, frames) if source.is_live else session.run(frames)
         try:
             for result in results:
-                depth = np.where(result.valid, result.depth, np.float32(np.nan))
-                _check_shape(depth.shape, shape if n_done else depth.shape, f"{source.name}, frame {n_done}")
+                size, depth = result.image.shape[:2], result.network_depth
+                _check_shape(size, shape if n_done else size, f"{source.name}, frame {n_done}")
+                depth = np.where(is_measured(depth, result.claims), depth, np.float32(np.nan))
                 depth_file.write(np.ascontiguousarray(depth).data)
                 starts += [n_done] * result.is_start
                 begun = begun or time.perf_counter()
-                shape, n_done, passed = depth.shape, n_done + 1, time.perf_counter() - begun
+                shape, kept_shape, n_done, passed = size, depth.shape, n_done + 1, time.perf_counter() - begun
                 report(source.name, n_done, source.n_frames or 0)
                 if source.is_live and seconds is not None and passed >= seconds:
                     break
@@ -140,7 +141,9 @@ def cache_depth(
     elif keep_side is not None:
         size = shrink_image(np.empty((*shape, 3), np.uint8), keep_side).shape
         shrunk = np.memmap(image_path, np.uint8, "r", shape=(n_done, *size))
-    cached = open_raw(depth_path, (n_done, *shape), predictor.claims, chunk=1)
+    # At the network's size, a fiftieth of that of a large video; it is resized whenever it is read.
+    kept = open_raw(depth_path, (n_done, *kept_shape), predictor.claims, chunk=1)
+    cached = DepthFrames(kept.claims, n_done, *shape, lambda: (resize_depth(one, *shape) for one in kept.read()))
     return CachedDepth(source, cached, session.filter, tuple(starts), shrunk)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from steadydepth.errors import InputError, missing_package
 from steadydepth.inference.filter_runtime import ExportedFilter as ExportedFilter
 from steadydepth.inference.onnx_session import open_onnx_session
-from steadydepth.ops.resize import check_image, fit_image, resize_depth
+from steadydepth.ops.resize import check_image, enlarge_measured, fit_image
 
 # 1 named the image otherwise and had no state.
 FORMAT_VERSION = 2
@@ -110,9 +110,7 @@ class ExportedModel:
             InputError: the image or the state is something else.
         """
         depth, state = self.run(fit_image(check_image(image), self.height, self.width), state)
-        if depth.shape != image.shape[:2] and self.claims in ("metric", "scale") and not (depth > 0).all():
-            depth = np.where(depth > 0, depth, np.float32(np.nan))  # what is no depth is not blended with others
-        return resize_depth(depth, *image.shape[:2]), state
+        return enlarge_measured(depth, *image.shape[:2], claims=self.claims), state
 
     def run(self, image: NDArray[np.uint8], state: ArrayState | None = None) -> tuple[NDArray[np.float32], ArrayState]:
         """As `step`, for an image that has the network's size: uint8 RGB (height, width, 3) to depth (height, width).

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from typing import Protocol, runtime_checkable
 
@@ -23,10 +24,12 @@ from steadydepth.inference.filters import ChosenFilter, FilterState, choose_filt
 from steadydepth.method.sequence import check_state
 from steadydepth.models.declare import claims_of
 from steadydepth.ops.colours import is_measured
-from steadydepth.ops.resize import check_image, resize_depth, shrink_image
+from steadydepth.ops.resize import check_image, enlarge_measured, fit_image, shrink_image
 from steadydepth.types import Claims, InputError, State
 
 Image = UInt8[np.ndarray, "h w 3"]
+# A frame as the network sees it.
+Fitted = UInt8[np.ndarray, "i j 3"]
 
 # Pixels that pass through a per-frame network together, and frames at the most. On a processor a few are faster than
 # one, and many are slower again, since what is between the layers leaves its cache: at 192 x 256 on one core a frame
@@ -39,11 +42,23 @@ _PIXELS_ON_ACCELERATOR, _MOST_AT_ONCE = 1 << 22, 16
 class Result:
     """Depth of one frame."""
 
-    depth: Float32[np.ndarray, "h w"]  # in the units of `claims`
+    network_depth: Float32[np.ndarray, "i j"]  # filtered, in the units of `claims`, of the network's size
     claims: Claims
-    valid: Bool[np.ndarray, "h w"]  # True where depth is finite, and above 0 where it claims to be a depth
     image: Image  # the frame, RGB
     is_start: bool = True  # whether nothing before this frame was remembered: a first frame, a cut, another size
+
+    @cached_property
+    def depth(self) -> Float32[np.ndarray, "h w"]:
+        """In the units of `claims`, of the frame's size; NaN where it was resized over what is no depth."""
+        return enlarge_measured(self.network_depth, *self.image.shape[:2], claims=self.claims)
+
+    @cached_property
+    def valid(self) -> Bool[np.ndarray, "h w"]:
+        """True where depth is finite, and above 0 where it claims to be a depth."""
+        return is_measured(self.depth, self.claims)
+
+
+_Predicted = tuple[Result, Fitted]
 
 
 @runtime_checkable
@@ -52,7 +67,11 @@ class Predicts(Protocol):
 
     claims: Claims
 
-    def __call__(self, images: list[Image], state: State | None) -> tuple[Float32[np.ndarray, "t h w"], State]: ...
+    def fit(self, image: Image) -> Fitted:
+        """A frame at the size at which the network sees it."""
+
+    def __call__(self, images: list[Fitted], state: State | None) -> tuple[Float32[np.ndarray, "t i j"], State]:
+        """Depth of consecutive frames as `fit` returns them, and the state that the last one leaves."""
 
     def frames_at_once(self, height: int, width: int) -> int:
         """How many frames of that size, in pixels, fill the device; at least 1."""
@@ -83,7 +102,7 @@ class _HasSize(Protocol):
 
 
 class Network:
-    """A video depth model on its device: a few frames of one size in, depth of that size out; nothing is remembered."""
+    """A video depth model on its device: a few frames in, depth of its own size out; nothing is remembered."""
 
     def __init__(
         self, model: nn.Module, *, device: torch.device | str | None = None, max_side: int | None = None
@@ -93,8 +112,8 @@ class Network:
         Args:
             model: honours the contract of `VideoDepthModel`; an exported file as `ExportedNet`.
             device: None leaves it where its weights are.
-            max_side: frames are shrunk by area to this longer side in pixels for the network, and its depth is resized
-                to their size; None takes the model's own, or shows them as they are.
+            max_side: `fit` shrinks frames by area to this longer side in pixels; None takes the model's own, or shows
+                them as they are. An exported file has one size, to which they are stretched.
 
         Raises:
             InputError: the model claims nothing, or `max_side` does not fit.
@@ -110,21 +129,32 @@ class Network:
         own_side = model.max_side if isinstance(model, _HasSize) else None
         self.model, self.max_side = model.to(self.device), max_side or own_side
 
-    def __call__(self, images: list[Image], state: State | None) -> tuple[Float32[np.ndarray, "t h w"], State]:
-        """Depth of consecutive frames of one size, in the units of `claims`, and the state that the last one leaves."""
+    def fit(self, image: Image) -> Fitted:
+        """A frame at the size at which the network sees it; one that has that size is returned as it is."""
         if isinstance(self.model, ExportedNet):
-            # It resizes by itself, and needs no floats.
+            return fit_image(image, self.model.file.height, self.model.file.width)
+        return shrink_image(image, self.max_side)
+
+    def __call__(self, images: list[Fitted], state: State | None) -> tuple[Float32[np.ndarray, "t i j"], State]:
+        """Depth of consecutive frames, in the units of `claims`, and the state that the last one leaves.
+
+        Args:
+            images: all of one size, as `fit` returns them.
+            state: what the call for the frames before returned; None begins a video.
+        """
+        if isinstance(self.model, ExportedNet):
+            # It takes bytes, without floats in between.
             return self.model.predict_images(images, state)
         depth, state = self._predict([images], state)
         return depth[0], state
 
     def step_together(
-        self, images: list[Image], states: list[State | None]
-    ) -> list[tuple[Float32[np.ndarray, "h w"], State]]:
+        self, images: list[Fitted], states: list[State | None]
+    ) -> list[tuple[Float32[np.ndarray, "i j"], State]]:
         """Depth of the next frame of several videos at once, each with the state that it leaves.
 
         Args:
-            images: a frame of each video, all of one size.
+            images: a frame of each video, all of one size, as `fit` returns them.
             states: what the frame before left in each video; `state_kind` is the same for all.
         """
         if isinstance(self.model, ExportedNet):
@@ -137,9 +167,9 @@ class Network:
         own = [{name: value[i : i + 1].clone() for name, value in after.items()} for i in range(len(images))]
         return list(zip(depth[:, 0], own, strict=True))
 
-    def _predict(self, videos: list[list[Image]], state: State | None) -> tuple[Float32[np.ndarray, "b t h w"], State]:
+    def _predict(self, videos: list[list[Fitted]], state: State | None) -> tuple[Float32[np.ndarray, "b t i j"], State]:
         """Depth of consecutive frames of several videos, all of one size."""
-        shown = np.stack([[shrink_image(image, self.max_side) for image in images] for images in videos])
+        shown = np.stack([np.stack(images) for images in videos])
         # Only around the model: a mode left on while a generator rests would leak into the caller's code.
         with _evaluating(self.model):
             frames = torch.from_numpy(shown).to(self.device).permute(0, 1, 4, 2, 3).float() / 255
@@ -147,10 +177,6 @@ class Network:
             depth = predicted.float().cpu().numpy()
         if depth.shape != shown.shape[:4]:
             raise ValueError(f"the model gave depth of {depth.shape} for frames of {shown.shape[:4]}; they are equal")
-        height, width = videos[0][0].shape[:2]
-        if depth.shape[2:] != (height, width):
-            measured = np.where(is_measured(depth, self.claims), depth, np.float32(np.nan))
-            depth = np.stack([[resize_depth(one, height, width) for one in each] for each in measured])
         return depth, check_state(state, len(videos))
 
     def frames_at_once(self, height: int, width: int) -> int:
@@ -184,6 +210,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 class Session:
     """One video on its way through a network and a filter; what they remember is kept here, and forgotten at a cut.
 
+    The filter works at the network's size, whatever that of the frames is: there is no more in the depth.
     Both begin anew at a cut, at another size, after a gap in time, and when asked to (`reset`).
     """
 
@@ -241,7 +268,7 @@ class Session:
         is_cut = self._remembers is not False and self._shots.begins_with(image)
         if is_cut or self._is_late(time_s) or image.shape != self._shape:
             self.reset()
-        result = next(self._advance([image]))
+        result, _ = next(self._advance([image]))
         self._time_s = time_s
         return result
 
@@ -258,10 +285,10 @@ class Session:
         Args:
             images: uint8 RGB (h, w, 3); read as they are needed, further where cuts matter or the filter looks ahead.
         """
-        results = self._predict(images)
-        return results if self._offline is None else _filter_shots(results, self._offline)
+        predicted = self._predict(images)
+        return _filter_shots(predicted, self._offline) if self._offline else (result for result, _ in predicted)
 
-    def _predict(self, images: Iterable[np.ndarray]) -> Iterator[Result]:
+    def _predict(self, images: Iterable[np.ndarray]) -> Iterator[_Predicted]:
         self.reset()
         images = map(check_image, images)
         first = next(images, None)
@@ -287,42 +314,44 @@ class Session:
     def _at_once(self, image: Image) -> int:
         return self.chunk or self.network.frames_at_once(*image.shape[:2])
 
-    def _advance(self, images: list[Image]) -> Iterator[Result]:
+    def _advance(self, images: list[Image]) -> Iterator[_Predicted]:
         """Consecutive frames of one size through the network and the filter."""
         if not images:
             return
         is_start = self._shape is None
-        depths, self._state = self.network(images, self._state)
+        seen = [self.network.fit(image) for image in images]
+        depths, self._state = self.network(seen, self._state)
         self._shape = images[0].shape
         if self._remembers is None:
             self._remembers = bool(self._state)
-        claims = self.network.claims
-        for depth, image in zip(depths, images, strict=True):
+        for depth, fitted, image in zip(depths, seen, images, strict=True):
             if self._filter is not None:
-                depth, self._filter_state = self._filter(depth, image, self._filter_state)
-            yield Result(depth, claims, is_measured(depth, claims), image, is_start)
+                depth, self._filter_state = self._filter(depth, fitted, self._filter_state)
+            yield Result(depth, self.network.claims, image, is_start), fitted
             is_start = False
 
 
-def _filter_shots(results: Iterator[Result], learned: VideoFilter) -> Iterator[Result]:
+def _filter_shots(predicted: Iterator[_Predicted], learned: VideoFilter) -> Iterator[Result]:
     """The results with their depth filtered there and back, each shot by itself."""
-    first = next(results, None)
+    first = next(predicted, None)
     while first is not None:
-        held, after = deque[Result](), list[Result]()
-        for depth in filter_offline(_pairs_of_shot(first, results, held, after), learned):
+        held, after = deque[Result](), list[_Predicted]()
+        for depth in filter_offline(_pairs_of_shot(first, predicted, held, after), learned):
             result = held.popleft()
-            kept = np.where(result.valid, depth, result.depth)
-            yield replace(result, depth=kept, valid=is_measured(kept, result.claims))
+            raw = result.network_depth
+            yield replace(result, network_depth=np.where(is_measured(raw, result.claims), depth, raw))
         first = after[0] if after else None
 
 
 def _pairs_of_shot(
-    first: Result, results: Iterator[Result], held: deque[Result], after: list[Result]
-) -> Iterator[tuple[Float32[np.ndarray, "h w"], Image]]:
+    first: _Predicted, predicted: Iterator[_Predicted], held: deque[Result], after: list[_Predicted]
+) -> Iterator[tuple[Float32[np.ndarray, "i j"], Fitted]]:
     """Depth and image of each frame of one shot, whose results are `held`; the first one `after` it is kept there."""
-    for result in chain([first], results):
-        if result is not first and result.is_start:
-            after.append(result)
+    for one in chain([first], predicted):
+        result, fitted = one
+        if one is not first and result.is_start:
+            after.append(one)
             return
         held.append(result)
-        yield np.where(result.valid, result.depth, np.float32(np.nan)), result.image
+        raw = result.network_depth
+        yield np.where(is_measured(raw, result.claims), raw, np.float32(np.nan)), fitted

@@ -80,5 +80,23 @@ def resize_depth(depth: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.where(counted > 0.999, larger, depth.dtype.type(np.nan))
 
 
+def enlarge_measured(depth: np.ndarray, height: int, width: int, *, claims: str) -> np.ndarray:
+    """`resize_depth` of what a network of those claims returned: what is no depth is not blended with what is.
+
+    Args:
+        depth: float32 or float64 (i, j), in the units of `claims`.
+        height: rows of the result.
+        width: columns of the result.
+        claims: of metric and scale only values above 0 are a depth.
+
+    Returns: (height, width) of the same type; the depth itself where it has that size.
+    """
+    if depth.shape == (height, width):
+        return depth
+    if claims in ("metric", "scale") and not (depth > 0).all():
+        depth = np.where(depth > 0, depth, depth.dtype.type(np.nan))
+    return resize_depth(depth, height, width)
+
+
 def _halves(size: int, target: int) -> bool:
     return size % 2 == 0 and size >= 2 * target

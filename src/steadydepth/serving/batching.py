@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from steadydepth.inference.session import Image, Network, state_kind
+from steadydepth.inference.session import Fitted, Image, Network, state_kind
 from steadydepth.types import Claims, State
 
 WAIT_S = 0.002  # for the frames of others, at the most
@@ -20,11 +20,11 @@ WAIT_S = 0.002  # for the frames of others, at the most
 class _Asked:
     """One frame of one terminal, and where its depth is waited for."""
 
-    image: Image
+    image: Fitted
     state: State | None
     kind: Any  # frames of one kind can be stacked
     since: float
-    answer: Future[tuple[Float32[np.ndarray, "h w"], State]] = field(default_factory=Future)
+    answer: Future[tuple[Float32[np.ndarray, "i j"], State]] = field(default_factory=Future)
 
 
 class Batcher:
@@ -73,8 +73,8 @@ class Batcher:
             self._n_open -= 1
             self._changed.notify_all()
 
-    def ask(self, image: Image, state: State | None) -> tuple[Float32[np.ndarray, "h w"], State]:
-        """Depth of the next frame of a video, and the state that it leaves; waits for it."""
+    def ask(self, image: Fitted, state: State | None) -> tuple[Float32[np.ndarray, "i j"], State]:
+        """Depth of the next frame of a video, as `fit` returns it, and the state that it leaves; waits for it."""
         asked = _Asked(image, state, (image.shape, state_kind(state)), time.monotonic())
         with self._changed:
             self._asked.append(asked)
@@ -118,7 +118,11 @@ class Port:
         self._batcher = batcher
         self.claims: Claims = batcher.network.claims
 
-    def __call__(self, images: list[Image], state: State | None) -> tuple[Float32[np.ndarray, "t h w"], State]:
+    def fit(self, image: Image) -> Fitted:
+        """A frame at the size at which the network sees it."""
+        return self._batcher.network.fit(image)
+
+    def __call__(self, images: list[Fitted], state: State | None) -> tuple[Float32[np.ndarray, "t i j"], State]:
         depths = []
         for image in images:
             depth, state = self._batcher.ask(image, state)

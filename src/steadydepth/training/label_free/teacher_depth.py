@@ -122,7 +122,8 @@ def contrast_lost(teacher: nn.Module, config: Config, files: Sequence[TeacherFil
     for path, file, t in places[:: -(-len(places) // N_FRAMES) or 1]:
         frame = open_sequence(path).read_frames(t, t + 1)
         shown = fit_clip(Clip(path.name, frame, 1.0), config.data.height, config.data.width).frames
-        own, label = network(list(shown), None)[0], np.load(file, mmap_mode="r")[t : t + 1].astype(np.float32)
+        own = np.stack([result.depth for result in Session(network).run(shown)])
+        label = np.load(file, mmap_mode="r")[t : t + 1].astype(np.float32)
         ours, theirs = (_log(one, own, claims) for one in (label, own))
         known = np.isfinite(ours) & np.isfinite(theirs)
         ours, theirs = (np.where(known, one, 0.0) for one in (ours, theirs))
