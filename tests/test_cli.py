@@ -328,6 +328,12 @@ def test_an_unknown_option_is_the_users_mistake(run):
     assert run("tarin")[0] == 2
 
 
+def test_the_version_is_printed(run):
+    from importlib.metadata import version
+
+    assert run("--version")[:2] == (0, f"steadydepth {version('steadydepth')}\n")
+
+
 def test_doctor_tells_versions_devices_and_codecs(run):
     status, printed, _ = run("doctor")
     assert status == 0

@@ -4,6 +4,8 @@ import errno
 import io
 import logging
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
@@ -26,6 +28,23 @@ app = typer.Typer(
     add_completion=False,
     help="Train, evaluate and run per-frame depth models whose video depth does not flicker.",
 )
+
+
+def _print_version(asked: bool) -> bool:
+    if asked:
+        print(f"steadydepth {metadata.version('steadydepth')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _before_any(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None: ...
+
+
 app.command()(training.train)
 app.command()(training.stabilise)
 app.command()(evaluate.evaluate)
