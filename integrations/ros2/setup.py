@@ -4,7 +4,7 @@ from setuptools import setup
 
 setup(
     name="steadydepth_ros2",
-    version="0.1.0",
+    version="0.2.0",
     packages=["steadydepth_ros2"],
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/steadydepth_ros2"]),
