@@ -1,5 +1,7 @@
 """Videos as phones, drones, recorders and converters write them: what players show is what is read."""
 
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -140,6 +142,23 @@ def test_a_recording_that_begins_between_key_frames_has_one_numbering(tmp_path, 
     )  # fmt: skip
     assert len(samples.clips) == 26
     assert samples.sample(25)["frames"].shape == (3, 32, 48, 3)
+
+
+def test_messages_of_ffmpeg_that_somebody_asked_pyav_for_do_not_stop_a_reader(tmp_path):
+    """Threads that decode would wait for Python to take them, and Python for the threads to end."""
+    source = encode(tmp_path / "source.mp4", moving(40), g="12", bf="0")
+    video = remux(source, tmp_path / "a.mkv", lambda number, packet: number >= 5)
+    script = f"""
+import av
+from pathlib import Path
+from steadydepth.files.video_read import read_video
+av.logging.set_level(av.logging.ERROR)  # as torchvision 0.23 does when it is imported
+for start in [*range(0, 26, 3)] * 8:
+    assert len(list(read_video(Path({str(video)!r}), start, start + 2))) == 2
+print("read")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "read\n", done.stderr
 
 
 def test_an_open_group_whose_beginning_is_cut_away_has_one_numbering(tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import cv2
@@ -135,6 +135,21 @@ def frame_faults(frame: Any, stream: Any, *, base: str | None = None) -> list[st
     return faults
 
 
+def open_container(file: Any, mode: Literal["r", "w"] = "r", **options: Any) -> Any:
+    """`av.open`, with FFmpeg's own messages left out, whoever has asked PyAV for them (torchvision 0.23 does).
+
+    PyAV would hand them to Python from the threads that decode. Closing a file waits for those threads and holds the
+    lock of Python that they wait for, so a damaged file, which has messages, would never be closed.
+
+    Args:
+        file: a path or URL as text, or a file object.
+        mode: to read or to write.
+        options: those of `av.open`.
+    """
+    av.logging.set_level(None)
+    return av.open(file, mode, **options)
+
+
 def frame_times_s(path: Path) -> Float64[np.ndarray, "t"]:
     """When each frame of a file is shown, in seconds and in order; none where the container does not say."""
     times = scan_video(path)[1]
@@ -177,7 +192,7 @@ def opened_video(path: Path | str) -> Iterator[tuple[Any, Any]]:
         # Of a URL only: a server that says nothing more would be waited for without end. What stands before the colon
         # of a relative path, as in 10:33.mp4, FFmpeg takes for a protocol.
         name, patience_s = (path, _PATIENCE_S) if isinstance(path, str) else (str(path.absolute()), None)
-        with av.open(name, timeout=patience_s) as container:
+        with open_container(name, timeout=patience_s) as container:
             stream = _shown_stream(container)
             if stream is None:
                 raise InputError(f"{path}: no video stream in it; give a video, or encode it again")

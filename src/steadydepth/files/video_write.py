@@ -16,7 +16,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8, UInt16
 
 from steadydepth.files.atomic_writes import new_file
-from steadydepth.files.video_read import opened_video, scan_video
+from steadydepth.files.video_read import open_container, opened_video, scan_video
 from steadydepth.types import InputError
 
 LOG = logging.getLogger(__name__)
@@ -81,12 +81,12 @@ def recode(frames: UInt8[np.ndarray, "t h w 3"], *, crf: int) -> UInt8[np.ndarra
     """
     _, height, width, _ = frames.shape
     held = io.BytesIO()
-    with av.open(held, "w", format="matroska") as container:
+    with open_container(held, "w", format="matroska") as container:
         stream: Any = container.add_stream("libx264", rate=25, options={"crf": str(crf), "preset": "ultrafast"})
         stream.codec_context.thread_count = 1
         _mux(container, stream, map(_to_yuv, frames))
     held.seek(0)
-    with av.open(held, "r") as written:
+    with open_container(held) as written:
         decoded = [frame.to_ndarray(format="rgb24") for frame in written.decode(video=0)]
     return np.stack(decoded)[:, :height, :width]
 
@@ -109,7 +109,7 @@ def _encode(
     with (
         new_file(path) as part,
         _sound_of(like) as (template, sound),
-        av.open(str(part.absolute()), "w", options=_container_options(path)) as container,
+        open_container(str(part.absolute()), "w", options=_container_options(path)) as container,
     ):
         stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
@@ -162,7 +162,7 @@ def _sound_of(path: Path | None) -> Iterator[tuple[Any, Iterator[Any]]]:
     if path is None:
         yield None, iter(())
         return
-    with av.open(str(path.absolute())) as container:
+    with open_container(str(path.absolute())) as container:
         streams = container.streams.audio
         # Not the name of the decoder: that of MP3 is mp3float.
         kind = streams[0].codec_context.codec.canonical_name if streams else ""
