@@ -22,9 +22,10 @@ from steadydepth.evaluation.footage import Footage, chosen_frames, excerpt, foll
 from steadydepth.evaluation.sources import Source, open_footage, predict_sequence, sources_of_folder
 from steadydepth.files.predictions import write_predictions
 from steadydepth.files.stored_depth import open_array, open_predictions
-from steadydepth.inference.filters import ChosenFilter
+from steadydepth.inference.filters import ChosenFilter, filter_depth
 from steadydepth.inference.predictor import Predictor
 from steadydepth.metrics.protocols import METRICS, TEMPORAL, choose_protocol
+from steadydepth.ops.resize import fit_image, resize_depth
 
 CLIPS = ("fixed_000003", "moving_000004")
 
@@ -178,6 +179,18 @@ def test_no_more_processes_than_pay_for_their_start(stored, world, monkeypatch, 
     monkeypatch.setattr("steadydepth.evaluation.evaluate._PIXELS_A_PROCESS", share)
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)
     assert _enough_jobs(sources) == expected
+
+
+def test_a_stored_prediction_is_filtered_at_its_own_size(world, tmp_path):
+    """As a model's is at that of the network."""
+    path = world / CLIPS[0]
+    frames = np.stack(list(open_sequence(path).images()))
+    small = np.stack([fit_image(frame, 24, 32) for frame in frames])
+    depth = np.random.default_rng(0).uniform(2, 9, (len(frames), 24, 32)).astype(np.float32)
+    write_predictions(tmp_path, CLIPS[0], depth, "metric")
+    (source,) = sources_of_folder(tmp_path, [path], filter=ChosenFilter("ema_0.8"))
+    expected = [resize_depth(one, *frames.shape[1:3]) for one in filter_depth("ema_0.8", depth, small)]
+    np.testing.assert_allclose(np.stack(list(source.open_depth().read())), expected, rtol=1e-6)
 
 
 def test_clips_scored_apart_are_merged_by_their_names(fixed_clip, moving_clip):

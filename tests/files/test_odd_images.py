@@ -72,7 +72,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         read_colour(tmp_path / "a.png")
 
 
-# Pillow before 13 does not read the YCbCr that it writes, and a reader of ours says so.
+# Pillow before 13 does not read the YCbCr TIFF that it writes; `read_colour` refuses it by name.
 YCBCR = pytest.param("YCbCr", marks=pytest.mark.skipif(int(version("pillow").split(".")[0]) < 13, reason="Pillow 12"))
 
 

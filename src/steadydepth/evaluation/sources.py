@@ -19,9 +19,9 @@ from steadydepth.files.predictions import find_predictions
 from steadydepth.files.stored_depth import open_predictions, open_raw
 from steadydepth.inference.filters import NONE, ChosenFilter
 from steadydepth.inference.predictor import Predictor
-from steadydepth.inference.session import Image, Session, VideoSession
+from steadydepth.inference.session import Fitted, Image, Session, VideoSession
 from steadydepth.metrics.protocols import Protocol
-from steadydepth.ops.resize import resize_depth
+from steadydepth.ops.resize import fit_image
 from steadydepth.types import DepthFrames, InputError, State
 
 LOG = logging.getLogger(__name__)
@@ -223,14 +223,13 @@ class _Stored:
     """A stored prediction in the place of a network: it answers with its next frames."""
 
     def __init__(self, depth: DepthFrames) -> None:
-        self.claims, self._frames = depth.claims, depth.read()
+        self.claims, self._size, self._frames = depth.claims, (depth.height, depth.width), depth.read()
 
-    def fit(self, image: Image) -> Image:
-        return image
+    def fit(self, image: Image) -> Fitted:
+        return fit_image(image, *self._size)
 
-    def __call__(self, images: list[Image], state: State | None) -> tuple[Float32[np.ndarray, "t h w"], State]:
-        coming = islice(self._frames, len(images))
-        return np.stack([resize_depth(one, *image.shape[:2]) for one, image in zip(coming, images, strict=True)]), {}
+    def __call__(self, images: list[Fitted], state: State | None) -> tuple[Float32[np.ndarray, "t i j"], State]:
+        return np.stack(list(islice(self._frames, len(images)))), {}
 
     def frames_at_once(self, height: int, width: int) -> int:
         return 1
