@@ -1,3 +1,4 @@
+import multiprocessing
 import subprocess
 import sys
 
@@ -40,6 +41,21 @@ def test_loader_processes_change_nothing(world, workers):
     alone = load_items(open_samples(world, range(24)), batch=2, workers=0)
     helped = load_items(open_samples(world, range(24)), batch=2, workers=workers)
     assert sum(same(one, other) for one, other in zip(alone, helped, strict=True)) == 12
+
+
+@pytest.fixture
+def spawned():
+    """Processes are begun as macOS begins them: they are sent all that they read, and inherit nothing."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+def test_loader_processes_that_inherit_nothing_change_nothing(world, spawned):
+    alone = load_items(open_mix(world, range(10)), batch=2, workers=0)
+    helped = load_items(open_mix(world, range(10)), batch=2, workers=2)
+    assert sum(same(one, other) for one, other in zip(alone, helped, strict=True)) == 5
 
 
 def test_mixed_batches_come_the_same_from_loader_processes_and_fit_together(world):

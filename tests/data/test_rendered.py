@@ -1,6 +1,7 @@
 """Samples rendered while training: models from a catalogue, the same clips for the same numbers, exact resume."""
 
 import json
+import pickle
 import zipfile
 from pathlib import Path
 
@@ -114,6 +115,8 @@ def test_a_number_gives_the_same_sample_however_it_is_asked_for(packed, few):
     assert not torch.equal(other["depth"], batch["depth"])
     later = next(samples(packed, numbers=range(4, 8)).batches(4))
     assert torch.equal(later["frames"], batch["frames"][4:])
+    sent = pickle.loads(pickle.dumps(row))  # to a loader process
+    assert torch.equal(sent.sample(5)["frames"], row.sample(5)["frames"])
 
 
 def test_a_clip_that_is_shown_again_has_the_same_depth_in_another_light(few):

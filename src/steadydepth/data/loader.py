@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from math import gcd
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from steadydepth.data.call_cache import CallCache
 from steadydepth.data.clips import (
     Sample,
     clip_motion,
@@ -131,9 +131,9 @@ class ClipSamples(Dataset[Item]):
         self.max_zoom, self.max_rotation_deg = max_zoom, max_rotation_deg
         self.labels, self.source, self.numbers, self.stops = labels, source, numbers, stops
         self.strict, self._named = strict, set[int]()
-        self._read = lru_cache(maxsize=cached_clips)(self._read_sample)
+        self._read = CallCache(self._read_sample, cached_clips)
         # A batch may lie on both sides of the end of an epoch.
-        self._order = lru_cache(maxsize=2)(self._shuffle)
+        self._order = CallCache(self._shuffle, 2)
 
     def __len__(self) -> int:
         return len(self.numbers)

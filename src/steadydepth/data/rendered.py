@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from steadydepth.data.call_cache import CallCache
 from steadydepth.data.geometric import mirror
 from steadydepth.data.kept_renders import Render, read_render, render_ahead, write_render
 from steadydepth.data.loader import Item
@@ -91,8 +92,8 @@ class RenderedSamples(Dataset[Item]):
             "flip": flip, "photometric": photometric, "seed": seed, "source": source, "keep": keep,
         }  # fmt: skip
         self.clips: list[Any] = []  # none that could be listed
-        self._chunk = lru_cache(maxsize=2)(self._photographed)
-        self._clips = lru_cache(maxsize=2 * repeats if keep is None else 1)(self._render)
+        self._chunk = CallCache(self._photographed, 2)
+        self._clips = CallCache(self._render, 2 * repeats if keep is None else 1)
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -148,7 +148,7 @@ def _times(path: Path) -> tuple[np.ndarray, Fraction]:
     if times is None:
         return np.zeros(1, np.int64), Fraction(1, 90000)
     with opened_video(path) as (_, stream):
-        return times, stream.time_base
+        return times, Fraction(stream.time_base)  # PyAV 19 has a type of its own
 
 
 def _time_of(number: int, times: np.ndarray, step: int) -> int:

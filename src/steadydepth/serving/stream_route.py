@@ -101,6 +101,7 @@ class _Stream:
         self._sending = asyncio.Lock()
         self._step: asyncio.Future[Answer] | None = None
         self._last_number, self._reset_asked, self._n_refused = -1, False, 0
+        self._is_idle = False  # the network waits for a frame
         self._decoded_for: asyncio.Future[Answer] | None = None  # the step during which a frame was decoded ahead
 
     async def run(self) -> None:
@@ -170,6 +171,10 @@ class _Stream:
         except InputError as error:
             raise _Over(1007, str(error)) from None
         self._last_number = number
+        while self._is_idle and self._newest is not None:
+            # From Python 3.12 on `wait_for` does not let others run where a message is at hand. A frame that the network
+            # is about to take is not displaced.
+            await asyncio.sleep(0)
         displaced = self._newest
         is_reset = is_reset or self._reset_asked or (displaced is not None and displaced.is_reset)
         self._reset_asked = False
@@ -197,7 +202,9 @@ class _Stream:
                 if frame is None and sending is not None:
                     await sending
                 while frame is None:
+                    self._is_idle = True
                     await self._changed.wait()
+                    self._is_idle = False
                     frame = self._take()
                 begun = time.monotonic()
                 answer = await self._compute(frame)

@@ -82,7 +82,11 @@ class Store:
                 columns = ", ".join(each.name + " PRIMARY KEY" * (each.name == "id") for each in fields(kind))
                 self._connection.execute(f"CREATE TABLE IF NOT EXISTS {kind.__name__} ({columns})")
             self._connection.execute(f"PRAGMA user_version = {_LAYOUT}")
+        except InputError:
+            self._connection.close()
+            raise
         except sqlite3.DatabaseError as error:
+            self._connection.close()
             raise InputError(f"{path}: no store of the server ({error}): start with another folder") from error
 
     def close(self) -> None:
