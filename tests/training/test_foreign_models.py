@@ -240,7 +240,9 @@ def test_checkpointed_gradients_are_the_same(tmp_path):
         if asked:
             checkpoint_gradients(model)
             # Earlier versions of transformers have another name for it, of which today's warn.
-            assert getattr(model.network, "is_activation_checkpointing", None) or model.network.is_gradient_checkpointing
+            assert (
+                getattr(model.network, "is_activation_checkpointing", None) or model.network.is_gradient_checkpointing
+            )
         model(frames)[0].sum().backward()
         gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
     assert list(gradients[0]) == list(gradients[1])

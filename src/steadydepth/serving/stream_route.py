@@ -172,8 +172,8 @@ class _Stream:
             raise _Over(1007, str(error)) from None
         self._last_number = number
         while self._is_idle and self._newest is not None:
-            # From Python 3.12 on `wait_for` does not let others run where a message is at hand. A frame that the network
-            # is about to take is not displaced.
+            # What the network is about to take is not displaced. From Python 3.12 on `wait_for` lets nobody else run
+            # where a message is at hand.
             await asyncio.sleep(0)
         displaced = self._newest
         is_reset = is_reset or self._reset_asked or (displaced is not None and displaced.is_reset)
