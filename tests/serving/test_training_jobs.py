@@ -148,6 +148,7 @@ def test_a_job_outlives_a_server_that_is_gone_and_the_next_one_finds_it(tmp_path
         Jobs(tmp_path, models=models, limits=QUICK)
     pid = int((first.of(job) / "pid").read_text())
     os.close(first._own)  # all that is left of a killed server: nothing
+    first.store.close()
 
     second = Jobs(tmp_path, models=models, limits=QUICK)
     assert second._is_alive(job)
