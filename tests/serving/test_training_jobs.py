@@ -366,6 +366,20 @@ def test_a_store_of_another_version_or_of_none_is_refused(tmp_path):
         Store(tmp_path / "none.sqlite")
 
 
+def test_the_check_of_an_upload_keeps_a_limit_that_is_lower_already():
+    code = (
+        "import resource\n"
+        "from steadydepth.serving.jobs.receive import _limit\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (100, 200))\n"
+        "_limit(resource.RLIMIT_CPU, 600, 605)\n"
+        "print(resource.getrlimit(resource.RLIMIT_CPU))\n"
+        "_limit(resource.RLIMIT_CPU, 50, 55)\n"
+        "print(resource.getrlimit(resource.RLIMIT_CPU))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "(100, 200)\n(50, 55)\n"
+
+
 def test_a_lock_is_of_one_at_a_time(tmp_path):
     first = _lock(tmp_path / LOCK)
     assert first is not None

@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ def main(folder: Path) -> None:
     order = json.loads((folder / "order.json").read_text())
     limits = JobLimits(**order["limits"])
     give_way(limits.niceness)
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (int(limits.check_s), int(limits.check_s) + 5))
+    _limit(resource.RLIMIT_AS, _MEMORY, _MEMORY)
+    _limit(resource.RLIMIT_CPU, int(limits.check_s), int(limits.check_s) + 5)
     try:
         found: dict[str, Any] = {"sequences": receive(folder, order["name"], order["size"], order["sha256"], limits)}
     except InputError as error:
@@ -50,6 +51,16 @@ def main(folder: Path) -> None:
         found = {"message": text}
     with new_file(folder / FOUND) as part:
         part.write_text(json.dumps(found))
+
+
+def _limit(kind: int, soft: int, hard: int) -> None:
+    """Limit what this process may take; a lower limit that it has already stays."""
+    soft, hard = (
+        most if now == resource.RLIM_INFINITY else min(most, now)
+        for most, now in zip((soft, hard), resource.getrlimit(kind), strict=True)
+    )
+    with suppress(ValueError):  # macOS refuses to limit addresses
+        resource.setrlimit(kind, (min(soft, hard), hard))
 
 
 def receive(folder: Path, name: str, size: int, sha256: str | None, limits: JobLimits) -> list[str]:
