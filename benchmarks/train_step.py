@@ -12,6 +12,8 @@ e  checkpointing by encoder stage against none: activations kept for the way bac
 f  waiting for data, as a share of a step, with the real loader
 g  two processes against one, a thread and a core each, twice the clips: speed over twice the speed; and against two
    runs side by side that know nothing of each other, which is what the machine allows
+h  rendering the clips of a step (`synthetic` of data.sources) against the step: clips that are new, and clips that are
+   shown again in another light; with --assets of furniture, without it of simple bodies
 
 The net and the loss are those of configs/demo.yaml; the clips are made, unless --data names a folder of them. A ratio
 is the median over the rounds, with its quartiles.
@@ -24,7 +26,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice, repeat
@@ -40,9 +42,12 @@ from train_network import checkpointing, formats, precisions
 from steadydepth.config import Config
 from steadydepth.config_files import dump_config
 from steadydepth.data.clips import clip_motion, fit_clip
+from steadydepth.data.loader import Item
 from steadydepth.data.loader_workers import load_items
+from steadydepth.data.rendered import CLIPS_AT_ONCE, RenderedSamples
 from steadydepth.method.pairing import pair_clips
 from steadydepth.method.relative_loss import relative_loss
+from steadydepth.ops.photometric import Photometric
 from steadydepth.synthetic.world import make_world
 from steadydepth.training.checkpoint import save_checkpoint
 from steadydepth.training.loop import take_steps
@@ -171,6 +176,33 @@ def clips_per_second(process: subprocess.Popen[bytes], config: Config) -> float:
     return config.optim.batch * steps / seconds
 
 
+def rendering(bench: Bench) -> Found:
+    """Part h."""
+    asked = bench.asked
+    # As strong as configs/ready.yaml has it, so that every part of it is computed.
+    light = Photometric(exposure=0.12, white_balance=0.04, gamma=0.08, vignetting=0.06, noise=0.02, blur=0.3)
+
+    def row(repeats: int) -> Iterator[Item]:
+        samples = RenderedSamples(
+            torch.device("cpu"), assets=asked.assets, textures=asked.textures, repeats=repeats, length=asked.frames,
+            height=asked.height, width=asked.width, flip=True, photometric=light, seed=0, numbers=range(10**6),
+        )  # fmt: skip
+        return samples.batches(CLIPS_AT_ONCE)
+
+    new, again = row(1), row(10**6)
+    spent = bench.time({"new": lambda: next(new), "again": lambda: next(again), "step": bench.bare_step()})
+    share = asked.clips / CLIPS_AT_ONCE
+    for name in ("new", "again"):
+        spent[name] = [share * seconds for seconds in spent[name]]
+    n_frames = asked.clips * asked.frames
+    return {
+        "new clips / step": ratio(spent, "new", "step"),
+        "clips shown again / step": ratio(spent, "again", "step"),
+        "new frames a second": spread([n_frames / seconds for seconds in spent["new"]]),
+        "frames a second in a step": spread([n_frames / seconds for seconds in spent["step"]]),
+    }
+
+
 PARTS = {
     "a": loop,
     "b": relative,
@@ -179,6 +211,7 @@ PARTS = {
     "e": checkpointing,
     "f": waiting,
     "g": processes,
+    "h": rendering,
 }
 
 
@@ -192,6 +225,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--data", type=Path, help="sequence folders with flow; made in a temporary place without it")
+    parser.add_argument("--assets", type=Path, help="models of part h, written by `steadydepth data assets`")
+    parser.add_argument("--textures", type=Path, help="a folder of images of part h")
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--frames", type=int, default=3)
     parser.add_argument("--height", type=int, default=192)
