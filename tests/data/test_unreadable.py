@@ -170,3 +170,23 @@ def test_a_damaged_image_costs_its_clips_alone(world, tmp_path, caplog):
     strict = ClipSamples(root, **{**SETTINGS, **changes}, strict=True)
     with pytest.raises(InputError, match=broken.name):
         list(map(strict.__getitem__, range(40)))
+
+
+def test_sequences_without_the_flow_that_is_asked_for_are_named_once_and_left_out(world, tmp_path, caplog):
+    root = tmp_path / "world"
+    shutil.copytree(world, root)
+    first, *others = sorted(path.name for path in root.iterdir())
+    shutil.rmtree(root / first / "flow")
+    asked = {**SETTINGS, "motion": "flow"}
+    samples = ClipSamples(root, **asked)
+    assert {sequence.name for sequence, _ in samples.clips} == set(others)
+    assert caplog.text.count("has no flow/") == 1
+    assert f"left out: {root / first}: has no flow/; add it, or set data.motion" in caplog.text
+    with pytest.raises(InputError, match=f"{first}: has no flow/"):
+        ClipSamples(root, **asked, strict=True)
+    for name in others:
+        shutil.rmtree(root / name / "flow")
+    with pytest.raises(InputError, match=f"{first}: has no flow/") as raised:
+        ClipSamples(root, **asked)
+    assert str(raised.value).count("\n") == 0
+    assert len(ClipSamples(root, **asked, strides=(0,)).clips) > 0  # the same frame over and over moves nowhere

@@ -12,6 +12,9 @@ from steadydepth.ops.bidirectional_flow import backward_from_frames
 from steadydepth.ops.optical_flow import invert_flow
 from steadydepth.types import Clip, InputError
 
+# What is wrong, behind a name, and the ways out.
+NO_FLOW = "has no flow/; add it, or set data.motion (or `motion` of its source) to dis, or to none for a fixed view"
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -154,10 +157,7 @@ def clip_motion(
         return clip.motion, clip.visible
     if source == "flow":
         if clip.flow is None or clip.flow_valid is None:
-            raise InputError(
-                f"{clip.name}: has no flow/; add it, or set data.motion (or `motion` of its source) to dis, or to none "
-                "for a fixed view"
-            )
+            raise InputError(f"{clip.name}: {NO_FLOW}")
         pairs = [invert_flow(flow, valid) for flow, valid in zip(clip.flow, clip.flow_valid, strict=True)]
     else:
         # OpenCV's own threads share one flow; a thread for each pair of frames is faster. Loader processes have one.

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from steadydepth.data.call_cache import CallCache
 from steadydepth.data.clips import (
+    NO_FLOW,
     Sample,
     clip_motion,
     clip_starts,
@@ -103,16 +104,17 @@ class ClipSamples(Dataset[Item]):
         self.teacher_depth = teacher_depth or {}
         if labels == "teacher" and teacher_depth is not None:
             opened = [(sequence, shots) for sequence, shots in opened if sequence.name in self.teacher_depth]
-        sequences = [sequence for sequence, _ in opened]
-        for sequence in sequences:
+        for sequence, _ in opened:
             if labels in ("depth", "single") and not sequence.has_depth:
                 raise InputError(
                     f"{root / sequence.name}: has no depth/; data.labels=teacher trains without labels, and so do "
                     "labels teacher and none of one of data.sources"
                 )
+        if motion == "flow" and labels != "single" and any(strides):
+            opened = _with_flow(root, opened, length, strict=strict)
         self.held_out: list[tuple[VideoSequence, int]] = []
         if labels == "single":
-            self.clips = [(s, number) for s in sequences for number in sorted(s.labels["depth"])]
+            self.clips = [(s, number) for s, _ in opened for number in sorted(s.labels["depth"])]
             stops = [s.n_frames for s, _ in self.clips]
         else:
             shots = [(s, shot) for s, of_sequence in opened for shot in of_sequence]
@@ -258,6 +260,26 @@ def _open_all(
     if not opened:
         raise failure(failed, 0, [])
     return opened
+
+
+def _with_flow(
+    root: Path, opened: list[tuple[VideoSequence, list[range]]], length: int, *, strict: bool
+) -> list[tuple[VideoSequence, list[range]]]:
+    """Those that have flow, or are too short for it; the others are named and left out.
+
+    InputError when none is left, or with `strict` when one is to be left out.
+    """
+    kept, lacking = [], []
+    for sequence, shots in opened:
+        if sequence.has_flow or sequence.n_frames < length:
+            kept.append((sequence, shots))
+        else:
+            lacking.append(root / sequence.name)
+    if lacking and (strict or not kept):
+        raise InputError(f"{lacking[0]}: {NO_FLOW}")
+    for path in lacking:
+        logger.warning("left out: %s: %s", path, NO_FLOW)
+    return kept
 
 
 @runtime_checkable
