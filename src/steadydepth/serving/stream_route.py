@@ -101,7 +101,7 @@ class _Stream:
         self._sending = asyncio.Lock()
         self._step: asyncio.Future[Answer] | None = None
         self._last_number, self._reset_asked, self._n_refused = -1, False, 0
-        self._is_idle = False  # the network waits for a frame
+        self._is_idle = True  # the network waits for a frame
         self._decoded_for: asyncio.Future[Answer] | None = None  # the step during which a frame was decoded ahead
 
     async def run(self) -> None:
