@@ -13,7 +13,8 @@ f  waiting for data, as a share of a step, with the real loader
 g  two processes against one, a thread and a core each, twice the clips: speed over twice the speed; and against two
    runs side by side that know nothing of each other, which is what the machine allows
 h  rendering the clips of a step (`synthetic` of data.sources) against the step: clips that are new, and clips that are
-   shown again in another light; with --assets of furniture, without it of simple bodies
+   shown again in another light; with --assets of furniture, without it of simple bodies. It takes minutes, and is run
+   where --parts names it
 
 The net and the loss are those of configs/demo.yaml; the clips are made, unless --data names a folder of them. A ratio
 is the median over the rounds, with its quartiles.
@@ -223,7 +224,7 @@ def tell(part: str, found: Found) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[part for part in PARTS if part != "h"])
     parser.add_argument("--data", type=Path, help="sequence folders with flow; made in a temporary place without it")
     parser.add_argument("--assets", type=Path, help="models of part h, written by `steadydepth data assets`")
     parser.add_argument("--textures", type=Path, help="a folder of images of part h")

@@ -101,7 +101,6 @@ class _Stream:
         self._sending = asyncio.Lock()
         self._step: asyncio.Future[Answer] | None = None
         self._last_number, self._reset_asked, self._n_refused = -1, False, 0
-        self._is_idle = True  # the network waits for a frame
         self._decoded_for: asyncio.Future[Answer] | None = None  # the step during which a frame was decoded ahead
 
     async def run(self) -> None:
@@ -145,6 +144,9 @@ class _Stream:
                 message = await asyncio.wait_for(self.socket.receive(), self.limits.idle_s)
             except TimeoutError:
                 raise _Over(1001, f"no frame in {self.limits.idle_s:g} s") from None
+            # A network that waits takes the frame before first, or this one would displace it. From Python 3.12 on
+            # `wait_for` lets nobody else run where a message is at hand.
+            await asyncio.sleep(0)
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code", 1005))
             if not rates.take("messages"):
@@ -171,10 +173,6 @@ class _Stream:
         except InputError as error:
             raise _Over(1007, str(error)) from None
         self._last_number = number
-        while self._is_idle and self._newest is not None:
-            # What the network is about to take is not displaced. From Python 3.12 on `wait_for` lets nobody else run
-            # where a message is at hand.
-            await asyncio.sleep(0)
         displaced = self._newest
         is_reset = is_reset or self._reset_asked or (displaced is not None and displaced.is_reset)
         self._reset_asked = False
@@ -202,9 +200,7 @@ class _Stream:
                 if frame is None and sending is not None:
                     await sending
                 while frame is None:
-                    self._is_idle = True
                     await self._changed.wait()
-                    self._is_idle = False
                     frame = self._take()
                 begun = time.monotonic()
                 answer = await self._compute(frame)
