@@ -172,10 +172,10 @@ def read(path: Path, kind: str) -> None:
     from itertools import islice
 
     from steadydepth.config_files import load_compare_config, load_config
-    from steadydepth.data.layouts import pairs, record3d, rosbag, tum
-    from steadydepth.data.layouts.recording import Recording
     from steadydepth.data.sequence_meta import misspelt_keys, read_meta
     from steadydepth.files import depth_formats, images, predictions, stored_depth, video_read
+    from steadydepth.layouts import pairs, record3d, rosbag, tum
+    from steadydepth.layouts.recording import Recording
 
     if kind.startswith("colour"):
         images.read_colour(path)

@@ -56,6 +56,11 @@ def edges(weight: float, **loss: Any) -> dict[str, Any]:
     return {"loss": {"edges": weight, **loss}}
 
 
+def idea(name: str) -> dict[str, Any]:
+    """A change of the package, of those in sweep_ideas.py."""
+    return {"idea": {"name": name}}
+
+
 def both(*changes: dict[str, Any]) -> dict[str, Any]:
     """Sections of several changes, the later ones on top."""
     merged: dict[str, Any] = {}
@@ -78,7 +83,7 @@ FREE: dict[str, dict[str, Any]] = {
     "warping": WARPING,
     "warping-1e-4": both(WARPING, {"optim": {"learning_rate": 1e-4}}),
     "fast-edges-1-change-3": both(FAST, edges(1.0, relative_weight=3.0)),
-    "fast-gain-1": both(FAST, edges(1.0), {"patch": {"edges": "gain"}}),
+    "fast-gain-1": both(FAST, edges(1.0), idea("gain_of_edges")),
     "fast-edges-1-own-size": both(FAST, edges(1.0), {"data": {"height": 240, "width": 320}}),
     "fast-edges-1-transforms": both(FAST, edges(1.0), {"data": {"max_zoom": 1.2, "max_rotation_deg": 5.0}}),
     "fast-edges-1-strength-0.8": both(FAST, edges(1.0), {"data": {"teacher_strength": 0.8}}),
@@ -100,13 +105,14 @@ def ramped(weight: float, edge_weight: float, ramp: float = 1.0, **loss: float) 
     return edges(edge_weight, relative_weight=weight, relative_ramp=ramp, motion_gain_weight=0.0, **loss)
 
 
+DEMO = ramped(2.2, 1.5)
 # Recipes without a weight are those of the demo before it had an edge term.
 WITH_LABELS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
     "demo-before": {},
-    "demo": ramped(2.2, 1.5),
+    "demo": DEMO,
     "plain-long": both(PLAIN, LONG),
-    "demo-long": both(ramped(2.2, 1.5), LONG),
+    "demo-long": both(DEMO, LONG),
     "weight-5-edges-2-long": both(ramped(5.0, 2.0), LONG),
     "demo-before-long": LONG,
     "plain-edges-0.3": both(PLAIN, edges(0.3)),
@@ -123,11 +129,22 @@ WITH_LABELS: dict[str, dict[str, Any]] = {
     "weight-3-edges-1.5": ramped(3.0, 1.5),
     "weight-5-edges-2": ramped(5.0, 2.0),
     "weight-3.5-edges-2-gradient-0.6": ramped(3.5, 2.0, relative_gradient=0.6),
+    "idea-moved-stills": both(DEMO, idea("moved_stills")),
+    "idea-blurred-strides": both(DEMO, idea("blurred_strides")),
+    "idea-guided-upsampling": both(DEMO, idea("guided_upsampling")),
+    "idea-away-from-edges": both(DEMO, idea("away_from_edges")),
+    "idea-alike-features": both(DEMO, idea("alike_features")),
+    "idea-weight-by-progress": both(DEMO, idea("weight_by_progress")),
+    "idea-gain-of-edges": both(DEMO, edges(0.1), idea("gain_of_edges")),
+    "idea-no-edges": both(DEMO, edges(0.0)),
+    "idea-average-0.998": both(DEMO, {"optim": {"average": 0.998}}),
+    "idea-no-average": both(DEMO, {"optim": {"average": 0.0}}),
+    "idea-ramp-0.33": both(DEMO, {"loss": {"relative_ramp": 0.33}}),
     # Not yet run.
-    "gain-0.1": {"loss": {"edges": 0.1}, "patch": {"edges": "gain"}},
+    "gain-0.1": both(edges(0.1), idea("gain_of_edges")),
     "edges-1-average": both(edges(1.0), {"optim": {"average": 0.998}}),
     "edges-1-log_l1": edges(1.0, absolute="log_l1"),
-    "demo-gradient-0.4": both(ramped(2.2, 1.5), {"loss": {"gradient": 0.4}}),
+    "demo-gradient-0.4": both(DEMO, {"loss": {"gradient": 0.4}}),
 }
 
 
@@ -148,39 +165,15 @@ def runs_of(options: argparse.Namespace) -> dict[str, tuple[str, str, int]]:
     return {name: run for name, run in runs.items() if re.search(options.only, name)}
 
 
-def gain_of_edges(depth: Any, truth: Any, valid: Any, *, contrast: float = 1.0) -> Any:
-    """In place of `lost_edges`: the distance of `edge_gain` of each clip, at each distance, from what it should be."""
-    import torch
-
-    from steadydepth.ops.edges import EDGE_DISTANCES_PX, EDGE_LOG_STEP
-
-    predicted, true = torch.where(valid, depth, 1).log(), torch.where(valid, truth, 1).log()
-    total = predicted.new_zeros(())
-    for distance in EDGE_DISTANCES_PX:
-        product, energy = predicted.new_zeros(len(depth)), predicted.new_zeros(len(depth))
-        for dim in (-1, -2):
-            size = valid.shape[dim] - distance
-            a, b, kept = (
-                (one.narrow(dim, distance, size), one.narrow(dim, 0, size)) for one in (predicted, true, valid)
-            )
-            step = b[0] - b[1]
-            step = torch.where(kept[0] & kept[1] & (step.abs() > EDGE_LOG_STEP), step, 0)
-            product = product + ((a[0] - a[1]) * step).sum((1, 2, 3))
-            energy = energy + step.square().sum((1, 2, 3))
-        off = product / torch.where(energy > 0, energy, 1) - contrast
-        total = total + torch.where(energy > 0, off.abs(), 0).mean()
-    return total / len(EDGE_DISTANCES_PX)
-
-
 def run_one(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """Train and measure one run, in this process."""
     import cv2
     import torch
+    from sweep_ideas import IDEAS
 
     from steadydepth.config_files import resolve_config
     from steadydepth.evaluation.evaluate import evaluate
     from steadydepth.inference.predictor import load
-    from steadydepth.method import absolute_loss
     from steadydepth.training.loop import train
 
     torch.set_num_threads(1)
@@ -188,12 +181,12 @@ def run_one(options: argparse.Namespace, name: str) -> dict[str, Any]:
     kind, recipe, seed = runs_of(options)[name]
     is_free = kind == "free"
     content = both(FILTERED, FREE[recipe]) if is_free else both(LABELLED, WITH_LABELS[recipe])
-    patch = content.pop("patch", {})
-    if patch.get("edges") == "gain":
-        absolute_loss.lost_edges = gain_of_edges
+    idea = content.pop("idea", None)
+    if idea:
+        IDEAS[idea["name"]]()
     if options.steps and content["optim"]["steps"]:
         content["optim"]["steps"] = options.steps
-    started, folder = time.monotonic(), options.out / "runs" / name
+    started, cpu_began, folder = time.monotonic(), time.process_time(), options.out / "runs" / name
     model: Any = options.model
     if content["optim"]["steps"]:
         content["data"]["root"] = str(options.videos if is_free else options.train)
@@ -206,7 +199,7 @@ def run_one(options: argparse.Namespace, name: str) -> dict[str, Any]:
         if shared and shared.is_dir() and not folder.exists():
             shutil.copytree(shared, folder / "teacher")
         model = str(train(resolve_config(content, name)))
-    trained = time.monotonic()
+    trained, cpu_s = time.monotonic(), time.process_time() - cpu_began
     report = evaluate(
         load(model),
         options.rgbd if is_free else options.test,
@@ -222,7 +215,8 @@ def run_one(options: argparse.Namespace, name: str) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     return {
         "name": name, "kind": kind, "recipe": recipe, "seed": seed, "steps": content["optim"]["steps"],
-        "train_s": round(trained - started, 1), "evaluate_s": round(time.monotonic() - trained, 1),
+        "train_s": round(trained - started, 1), "train_cpu_s": round(cpu_s, 1),
+        "evaluate_s": round(time.monotonic() - trained, 1),
         **{metric: report["mean"].get(metric) for metric in METRICS},
     }  # fmt: skip
 
@@ -276,7 +270,7 @@ def write_teacher(options: argparse.Namespace, name: str) -> None:
     cv2.setNumThreads(1)
     _, recipe, _ = runs_of(options)[name]
     content = both(FILTERED, FREE[recipe])
-    content.pop("patch", None)
+    content.pop("idea", None)
     target = teacher_key(options, content)
     assert target is not None
     folder = options.out / f"teacher-{target.name}"

@@ -11,12 +11,12 @@ SOURCE = Path(__file__).parent.parent / "src" / "steadydepth"
 FLOORS = (
     ("errors", "types", "config", "config_files"),  # words
     ("ops", "files", "page"),  # sums; bytes to arrays
-    ("models", "method", "metrics", "synthetic"),  # parts
+    ("models", "method", "metrics", "synthetic", "layouts"),  # parts
     ("data",),  # may render what it serves
     ("inference",),  # a model over a video
     ("evaluation",),
     ("training", "exporters"),
-    ("reports",),  # reads what runs leave, and runs their models
+    ("reports", "filter_training"),  # reads what runs leave, and runs their models; trains what stands behind one
     ("experiments",),  # many runs
     ("serving",),  # a model over the network
     ("client",),  # the other side of it

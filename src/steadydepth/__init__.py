@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from steadydepth.exporters.bench import bench as bench
     from steadydepth.exporters.verify import verify as verify
     from steadydepth.files.sequence_writer import write_sequence as write_sequence
+    from steadydepth.filter_training.train import train_filter as train_filter
+    from steadydepth.filter_training.tune import tune_filter as tune_filter
     from steadydepth.gradio_app import app as app
     from steadydepth.inference import runtime as runtime
     from steadydepth.inference.predictor import Predictor as Predictor
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
     from steadydepth.method import losses as losses
     from steadydepth.models.depth_net import DepthNet as DepthNet
     from steadydepth.models.zoo import list_models as list_models
-    from steadydepth.training.learned_filter.train import train_filter as train_filter
-    from steadydepth.training.learned_filter.tune import tune_filter as tune_filter
     from steadydepth.training.loop import train as train
     from steadydepth.types import Batch as Batch
     from steadydepth.types import Clip as Clip
@@ -71,8 +71,8 @@ _HOMES = {
     "stabilise": "commands",
     "stream": "commands",
     "train": "training.loop",
-    "train_filter": "training.learned_filter.train",
-    "tune_filter": "training.learned_filter.tune",
+    "train_filter": "filter_training.train",
+    "tune_filter": "filter_training.tune",
     "verify": "exporters.verify",
     "write_sequence": "files.sequence_writer",
 }

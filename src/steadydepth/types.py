@@ -3,10 +3,10 @@
 Axes: b clip, t time, p pair (t - 1), c channel, h row, w column.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
@@ -70,6 +70,27 @@ class Batch:
     visible: Bool[Tensor, "b p h w"] | None = None  # True where the previous frame saw it too
     labels: tuple[Labels, ...] = ()
     source: tuple[int, ...] = ()  # number of the folder that it is from, of those that a run mixes
+
+    def split(self, parts: int) -> "list[Batch]":
+        """The batch in `parts` of equally many clips, in order; their number is a multiple of `parts`."""
+        size = len(self.frames) // parts
+        return [self] if parts == 1 else [self._take(range(i * size, (i + 1) * size)) for i in range(parts)]
+
+    def by_source(self) -> "dict[int, tuple[Sequence[int] | slice, Batch]]":
+        """The clips of each source, their places before them, by its number in ascending order; 0 without numbers."""
+        sources = sorted(set(self.source)) or [0]
+        if len(sources) == 1:
+            return {sources[0]: (slice(None), self)}  # a view, not a copy
+        places = {one: [i for i, source in enumerate(self.source) if source == one] for one in sources}
+        return {one: (own, self._take(own)) for one, own in places.items()}
+
+    def _take(self, places: Sequence[int]) -> "Batch":
+        places = list(places)
+
+        def take(part: Any) -> Any:
+            return part[places] if isinstance(part, Tensor) else part and tuple(part[i] for i in places)
+
+        return Batch(**{name: take(part) for name, part in vars(self).items()})
 
 
 @dataclass(frozen=True)

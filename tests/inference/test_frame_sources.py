@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from steadydepth.data.checks import check_data
 from steadydepth.data.conversion import convert_videos
-from steadydepth.data.sequence_listing import in_order
 from steadydepth.errors import SomeFailedError
 from steadydepth.files import video_read
+from steadydepth.files.listing import in_order
 from steadydepth.files.predictions import find_predictions, read_predictions
 from steadydepth.files.video_read import probe_video, read_video
 from steadydepth.files.video_write import write_video

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from training_server import QUICK, SMALL, make_archive, make_model
 
 from steadydepth.errors import InputError
+from steadydepth.filter_training.tune import tune_filter
 from steadydepth.models.temporal_filter import WEIGHTS
 from steadydepth.serving.jobs.jobs import LOCK, Jobs, _lock, served_name
 from steadydepth.serving.jobs.limits import JobLimits
@@ -28,7 +29,6 @@ from steadydepth.serving.jobs.unpack import unpack
 from steadydepth.serving.jobs.uploads import PART
 from steadydepth.serving.tokens import Identity
 from steadydepth.synthetic.world import make_world
-from steadydepth.training.learned_filter.tune import tune_filter
 
 TRAIN = frozenset({"train"})
 # What FFmpeg calls the formats of suffixes, where it is not the suffix.

@@ -172,7 +172,7 @@ def train_filter(
     Example: steadydepth train-filter -c configs/temporal_filter.yaml device=cuda workers=16
     """
     from steadydepth.config_files import load_filter_config
-    from steadydepth.training.learned_filter.train import train_filter as train_weights
+    from steadydepth.filter_training.train import train_filter as train_weights
 
     print(train_weights(load_filter_config(config, overrides)) or f"{config}: {STOPPED}")
 
@@ -190,7 +190,7 @@ def tune_filter(
 
     Example: steadydepth tune-filter street.mp4 --model runs/mine --out runs/filter
     """
-    from steadydepth.training.learned_filter.tune import tune_filter as tune
+    from steadydepth.filter_training.tune import tune_filter as tune
 
     found = tune(videos, model=model, out=out, batches=batches, seed=seed)
     if found is None:

@@ -17,7 +17,6 @@ from steadydepth.data.sequence_listing import (
     list_files,
     list_sequences,
     name_clashes,
-    visible,
 )
 from steadydepth.data.sequence_meta import SequenceMeta, against_files, bent_poses, misspelt_keys, read_meta
 from steadydepth.data.shards.read import find_pack
@@ -29,6 +28,7 @@ from steadydepth.files.images import (
     read_labels,
     size_rule,
 )
+from steadydepth.files.listing import visible
 from steadydepth.files.video_read import frame_times_s, probe_video, read_video
 from steadydepth.types import InputError
 

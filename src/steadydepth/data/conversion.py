@@ -14,14 +14,15 @@ from jaxtyping import Float32, UInt8
 
 from steadydepth.data.clips import fit_clip, shrunk_size
 from steadydepth.data.cuts import find_shots
-from steadydepth.data.layouts import find_recordings
-from steadydepth.data.layouts.recording import Recording, Unreadable
-from steadydepth.data.sequence_listing import is_sequence, visible
+from steadydepth.data.sequence_listing import is_sequence
 from steadydepth.errors import InputError, failure
 from steadydepth.files.atomic_writes import check_name, new_folder
 from steadydepth.files.images import write_png
+from steadydepth.files.listing import visible
 from steadydepth.files.sequence_writer import write_clips
 from steadydepth.files.video_read import VIDEO_SUFFIXES, probe_video, read_video
+from steadydepth.layouts import find_recordings
+from steadydepth.layouts.recording import Recording, Unreadable
 from steadydepth.types import Clip
 
 LOG = logging.getLogger(__name__)

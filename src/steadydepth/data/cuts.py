@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from steadydepth.data.sequence_folder import Sequence
-from steadydepth.data.sequence_listing import unbroken
 from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.listing import unbroken
 from steadydepth.files.video_read import read_video
 
 logger = logging.getLogger(__name__)

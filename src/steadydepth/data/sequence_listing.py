@@ -1,23 +1,17 @@
 """Which sequences a folder holds, and which frames and labels a sequence: by their names, none of them opened."""
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from decimal import Decimal
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-
-import numpy as np
-from jaxtyping import Bool
 
 from steadydepth.data.shards.read import find_pack, find_packed
 from steadydepth.data.shards.store import url_of
 from steadydepth.files.images import FRAME_SUFFIXES
+from steadydepth.files.listing import visible
 from steadydepth.files.video_read import VIDEO_SUFFIXES, names_a_file
 from steadydepth.types import InputError
 
 LABELS = ("depth", "objects", "flow", "valid")
-# What a desktop leaves in every folder it shows.
-_CLUTTER = {"thumbs.db", "desktop.ini"}
 
 
 def find_sequences(root: Path) -> list[Path]:
@@ -64,13 +58,6 @@ def is_sequence(path: Path) -> bool:
     """
     is_video = path.suffix.lower() in VIDEO_SUFFIXES and names_a_file(path)
     return (path / "rgb").is_dir() or is_video or find_packed(path) is not None
-
-
-def visible(folder: Path) -> list[Path]:
-    """What is in `folder`, in no order, but for hidden files and what desktops leave; empty when it is no folder."""
-    if not folder.is_dir():
-        return []
-    return [path for path in folder.iterdir() if not path.name.startswith(".") and path.name.lower() not in _CLUTTER]
 
 
 def name_clashes(paths: list[Path]) -> list[str]:
@@ -143,48 +130,6 @@ def join_neighbours(faults: Iterable[tuple[Path, str | None]]) -> list[str]:
     ]
 
 
-def in_order(files: Iterable[Path]) -> list[Path]:
-    """Files as a person counts: by the numbers in their names, frame_2 before frame_10.
-
-    Where all names differ in one decimal number alone, such as a time in seconds, it is by its value: 1.1 is before
-    1.09 as text, and after it in time.
-    """
-    found = list(files)
-    numbers = _decimals([file.stem for file in found])
-    if numbers is not None:
-        return [file for _, file in sorted(zip(numbers, found, strict=True))]
-    return sorted(found, key=counted)
-
-
-def counted(path: Path) -> tuple[list[tuple[bool, str]], str]:
-    """What sorts frame_2 before frame_10, and img_2 between IMG_1 and IMG_3."""
-    parts = re.split(r"(\d+)", str(path).casefold())
-    return [(part.isdigit(), part.zfill(20)) for part in parts], str(path)
-
-
-def _decimals(names: list[str]) -> list[Decimal] | None:
-    """The one decimal number in which names differ, of each; None when they differ in more, or none has a point."""
-    if len(set(names)) < 2:
-        return None
-    before = re.sub(r"[\d.]+$", "", _common_start(names))
-    after = re.sub(r"^[\d.]+", "", _common_start([name[::-1] for name in names])[::-1])
-    numbers = [name[len(before) : len(name) - len(after)] for name in names]
-    if not all(re.fullmatch(r"\d+(\.\d+)?", number, re.ASCII) for number in numbers):
-        return None
-    fractions = [number.partition(".")[2] for number in numbers]
-    if not any(fractions):
-        return None
-    # No program writes 9.5, 9.10 and 9.2 for times: with as many digits each, or without a 0 at the end, it is one.
-    is_counter = any(fraction[1:].endswith("0") for fraction in fractions) and len(set(map(len, fractions))) > 1
-    return None if is_counter else [Decimal(number) for number in numbers]
-
-
-def _common_start(names: list[str]) -> str:
-    first, last = min(names), max(names)
-    pairs = zip(first, last, strict=False)
-    return first[: next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(last)))]
-
-
 def _numbered(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[int, Path], list[str]]:
     files: dict[int, Path] = {}
     faults = []
@@ -197,12 +142,3 @@ def _numbered(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[int, Path],
         else:
             files[int(file.stem)] = file
     return files, faults
-
-
-def unbroken(follows: Sequence[bool] | Bool[np.ndarray, "n"], n_frames: int) -> Iterator[range]:
-    """Stretches of frames without a gap: `follows[i]` says that frame i + 1 comes right after frame i."""
-    start = 0
-    for number in range(1, n_frames + 1):
-        if number == n_frames or not follows[number - 1]:
-            yield range(start, number)
-            start = number

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
-from steadydepth.data.sequence_listing import counted, in_order, is_sequence, name_of, visible
+from steadydepth.data.sequence_listing import is_sequence, name_of
 from steadydepth.files.images import FRAME_SUFFIXES, OTHER_IMAGES, read_colour
+from steadydepth.files.listing import counted, in_order, visible
 from steadydepth.files.prefetch import read_ahead
 from steadydepth.files.video_read import VIDEO_SUFFIXES, leads_nowhere, names_a_file, probe_video, read_video
 from steadydepth.types import InputError

@@ -7,11 +7,32 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from steadydepth.ops import alignment
-from steadydepth.types import Claims, Depth, Valid
+from steadydepth.types import Batch, Claims, Depth, Labels, Valid
 
 LEAST_DEPTH_M = 1e-3  # an offset may push an aligned depth below zero; a logarithm comes next
 
 ClipDepth = Float[Tensor, "t h w"]
+
+
+def align_to_labels(predicted: Depth, batch: Batch, claims: Claims) -> tuple[Depth, Depth | None]:
+    """Predicted depth and its label in the same units.
+
+    Depth that does not claim metres is aligned to the measured depth of its clip (`align_clips`). The depth of a
+    teacher is in the units of the prediction (`as_depth`).
+
+    Args:
+        predicted: depth of the frames of `batch`, in the units of `claims`.
+        batch: clips with one kind of label.
+        claims: what the numbers of the model mean.
+
+    Returns: the predicted depth and the label, each (b, t, h, w); the label is None where there is none.
+    """
+    labels: Labels = batch.labels[0] if batch.labels else "depth"
+    if labels in ("depth", "single"):
+        return align_clips(predicted, batch.depth, batch.valid, claims, single=labels == "single"), batch.depth
+    if labels == "none":
+        return as_depth(predicted, predicted, claims), None
+    return as_depth(predicted, batch.depth, claims), as_depth(batch.depth, batch.depth, claims)
 
 
 def align_clips(depth: Depth, truth: Depth, valid: Valid, claims: Claims, *, single: bool = False) -> Depth:

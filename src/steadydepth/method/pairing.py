@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from steadydepth.method.alignment import align_clips, as_depth
-from steadydepth.method.sources import clips_of_sources, take_clips
+from steadydepth.method.alignment import align_to_labels
 from steadydepth.ops.warp import as_grid, chain, follow, snap_to_known, warp
-from steadydepth.types import Batch, Claims, Depth, DepthPairs, Frames, Labels, Valid
+from steadydepth.types import Batch, Claims, Depth, DepthPairs, Frames, Valid
 
 Motion = Float[Tensor, "b p h w 2"] | None
 Visible = Bool[Tensor, "b p h w"] | None
@@ -41,9 +40,7 @@ def pair_clips(
 ) -> dict[int, PairedClips]:
     """Predicted depth and its label in the same units, each with its pairs along one and the same motion.
 
-    Depth that does not claim metres is first aligned to the measured depth of its clip (`align_clips`). The depth of a
-    teacher is in the units of the prediction. Without a label a point is taken to keep its depth from one frame to the
-    next.
+    `align_to_labels` says which units. Without a label a point is taken to keep its depth from one frame to the next.
 
     Args:
         predicted: depth of the frames of `batch`, in the units of `claims`.
@@ -54,27 +51,11 @@ def pair_clips(
     Returns: the clips of each source, by its number; all clips of a source have the same kind of label.
     """
     found = {}
-    for source, clips in clips_of_sources(batch).items():
-        part = take_clips(batch, clips)
-        labels: Labels = part.labels[0] if part.labels else "depth"
-        depth, truth = _in_one_unit(predicted[clips], part, labels, claims)
-        found[source] = PairedClips(
-            frames=part.frames,
-            depth=depth,
-            valid=part.valid,
-            truth=truth,
-            pairs=None if labels == "single" else _pair_both(depth, truth, part, frame_offsets),
-        )
+    for source, (places, clips) in batch.by_source().items():
+        depth, truth = align_to_labels(predicted[places], clips, claims)
+        pairs = None if "single" in clips.labels else _pair_both(depth, truth, clips, frame_offsets)
+        found[source] = PairedClips(clips.frames, depth, clips.valid, truth, pairs)
     return found
-
-
-def _in_one_unit(predicted: Depth, batch: Batch, labels: Labels, claims: Claims) -> tuple[Depth, Depth | None]:
-    """Predicted depth and its label, None where there is none."""
-    if labels in ("depth", "single"):
-        return align_clips(predicted, batch.depth, batch.valid, claims, single=labels == "single"), batch.depth
-    if labels == "none":
-        return as_depth(predicted, predicted, claims), None
-    return as_depth(predicted, batch.depth, claims), as_depth(batch.depth, batch.depth, claims)
 
 
 def _pair_both(

@@ -14,7 +14,6 @@ from steadydepth.method.losses import AbsoluteLoss, RelativeLoss, calculate_loss
 from steadydepth.method.pairing import pair_clips
 from steadydepth.method.relative_loss import relative_loss
 from steadydepth.method.sequence import process_sequence
-from steadydepth.method.sources import split_batch
 from steadydepth.method.update import learning_rate_at, set_learning_rate, update_weights
 from steadydepth.models.declare import check_claims
 from steadydepth.training.setup import Setup
@@ -58,7 +57,7 @@ def train_step(
     """
     optimizer.zero_grad(set_to_none=True)
     found = []
-    for part, clips in enumerate(split_batch(batch, parts), start=1):
+    for part, clips in enumerate(batch.split(parts), start=1):
         with _synchronised(model, when=part == parts):
             depth, _ = process_sequence(model, clips.frames)
             pairs = pair_clips(depth, clips, claims=claims, frame_offsets=frame_offsets)

@@ -76,8 +76,8 @@ def work(order: dict[str, Any], folder: Path, limits: JobLimits) -> dict[str, st
 
 
 def _tune_filter(order: dict[str, Any], folder: Path) -> dict[str, str]:
+    from steadydepth.filter_training.tune import NOTE, tune_filter
     from steadydepth.serving.jobs.plans import RUN, VIDEOS
-    from steadydepth.training.learned_filter.tune import NOTE, tune_filter
 
     if (folder / RUN / NOTE).is_file():  # of an earlier start that was cut between writing it and saying so
         remove(folder / RUN)

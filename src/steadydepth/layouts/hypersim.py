@@ -1,0 +1,148 @@
+"""Hypersim: <scene>/images/scene_<cam>_final_preview and _geometry_hdf5, cameras in <scene>/_detail.
+
+depth_meters.hdf5 is the distance to the camera's centre, not planar depth: z = d / |K^-1 (x, y, 1)|. The camera of a
+scene is in metadata_camera_parameters.csv, which the authors publish beside the data, in or above IN: its projection
+M_proj, or its field of view; without it the focal length is 886.81 px of the 1024 x 768 images, which is not that of
+every scene. Camera axes are x right, y up, z backward; positions are in asset
+units, of which _detail/metadata_scene.csv says the metres. Frames are key frames far apart, so the rate is 1.
+`split` reads metadata_images_split_scene_v1.csv in or above IN.
+Source: github.com/apple/ml-hypersim (README; contrib/mikeroberts3000; its issue 9 for the planar depth).
+"""
+
+import csv
+import logging
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from steadydepth.files.depth_formats import open_h5, read_numbers
+from steadydepth.files.listing import unbroken
+from steadydepth.layouts.recording import (
+    Found,
+    Recording,
+    each,
+    files_reader,
+    numbered,
+    part_name,
+    pinhole,
+    read_csv,
+    rigid,
+)
+from steadydepth.types import InputError
+
+LOG = logging.getLogger(__name__)
+SPLITS = ("train", "val", "test")
+_SIZE = 768, 1024
+_DEFAULT_K = pinhole(886.81, 886.81, (1024 - 1) / 2, (768 - 1) / 2)
+_CAMERA_FILE = "metadata_camera_parameters.csv"
+_TO_OPENCV = np.diag([1.0, -1, -1, 1])
+_SPLIT_FILE = "metadata_images_split_scene_v1.csv"
+
+
+def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
+    """Every camera of every scene in `folder`, in stretches of frames that were published."""
+    places = sorted(folder.glob("ai_*/images/scene_*_final_preview"))
+    wanted = _of_split(folder, split) if split else None
+    cameras = _cameras(folder)
+
+    def read(images: Path) -> Iterator[Recording]:
+        camera, scene = images.name.removeprefix("scene_").removesuffix("_final_preview"), images.parent.parent
+        files = numbered(images, "frame.", ".tonemap.jpg")
+        if wanted is not None:
+            files = {number: path for number, path in files.items() if (scene.name, camera, number) in wanted}
+        if files:
+            yield from _parts(scene, camera, files, cameras.get(scene.name))
+
+    yield from each(places, read)
+
+
+def _beside(folder: Path, name: str) -> Path | None:
+    return next((base / name for base in (folder, folder.parent) if (base / name).is_file()), None)
+
+
+def _cameras(folder: Path) -> dict[str, Float64[np.ndarray, "3 3"]]:
+    """The camera of each scene that the authors' list names; none where there is no list."""
+    found = _beside(folder, _CAMERA_FILE)
+    if found is None:
+        return {}
+    try:
+        with found.open(encoding="utf-8-sig", newline="") as file:
+            return {line["scene_name"]: _camera(line) for line in csv.DictReader(file)}
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise InputError(f"{found}: cannot be read as a list of cameras ({error!r}): copy it again") from error
+
+
+def _camera(line: dict[str, str]) -> Float64[np.ndarray, "3 3"]:
+    """K of OpenCV's axes, from OpenGL's projection where it is given, else from the horizontal field of view."""
+    height, width = (int(float(line.get(f"settings_output_img_{side}") or 0)) for side in ("height", "width"))
+    height, width = height or _SIZE[0], width or _SIZE[1]
+    if line.get("M_proj_00"):
+        xx, xz, yy, yz = (float(line[f"M_proj_{place}"]) for place in ("00", "02", "11", "12"))
+        return pinhole(xx * width / 2, yy * height / 2, ((1 - xz) * width - 1) / 2, ((1 + yz) * height - 1) / 2)
+    focal_px = width / 2 / np.tan(float(line["settings_camera_fov"]) / 2)
+    return pinhole(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2)
+
+
+def _of_split(folder: Path, split: str) -> set[tuple[str, str, int]]:
+    found = _beside(folder, _SPLIT_FILE)
+    if found is None:
+        raise InputError(f"{folder / _SPLIT_FILE}: missing; --split reads the official list: put it there")
+    lines = read_csv(found, ("scene_name", "camera_name", "frame_id", "split_partition_name"))
+    return {(scene, camera, int(frame)) for scene, camera, frame, part in lines if part == split}
+
+
+def _parts(
+    scene: Path, camera: str, files: dict[int, Path], K: Float64[np.ndarray, "3 3"] | None
+) -> Iterator[Recording]:
+    if K is None:
+        LOG.warning(
+            "%s: its own camera is not known; the usual one is taken, by which walls may bend: put %s beside the data",
+            scene.name, _CAMERA_FILE,
+        )  # fmt: skip
+        K = _DEFAULT_K
+    labels = numbered(scene / "images" / f"scene_{camera}_geometry_hdf5", "frame.", ".depth_meters.hdf5")
+    poses = _poses(scene / "_detail", camera)
+    numbers = list(files)
+    if numbers[-1] >= len(poses):
+        raise InputError(f"{scene}: {len(poses)} key frames of {camera}, and frame {numbers[-1]}: extract it again")
+    for stretch in unbroken(np.diff(numbers) == 1, len(numbers)):
+        here = numbers[stretch.start : stretch.stop]
+        yield Recording(
+            name=part_name(f"{scene.name}_{camera}", stretch, len(numbers)),
+            fps=1.0,
+            n_frames=len(here),
+            read=files_reader([files[n] for n in here], [labels.get(n) for n in here], partial(_read_planar, K=K)),
+            depth_scale_m=0.001,
+            source="Hypersim",
+            licence="CC-BY-SA-3.0",
+            K=K,
+            cam_to_world=poses[here],
+        )
+
+
+def _read_planar(path: Path, *, K: Float64[np.ndarray, "3 3"]) -> Float32[np.ndarray, "h w"]:
+    return planar(read_numbers(path), K)
+
+
+def planar(distance: Float32[np.ndarray, "h w"], K: Float64[np.ndarray, "3 3"]) -> Float32[np.ndarray, "h w"]:
+    """Depth along the optical axis from the distance to the centre of the camera K."""
+    height, width = distance.shape
+    x, y = (np.arange(width) - K[0, 2]) / K[0, 0], (np.arange(height)[:, None] - K[1, 2]) / K[1, 1]
+    return (distance / np.sqrt(x**2 + y**2 + 1)).astype(np.float32)
+
+
+def _poses(detail: Path, camera: str) -> Float64[np.ndarray, "n 4 4"]:
+    sizes = read_csv(detail / "metadata_scene.csv", ("parameter_name", "parameter_value"))
+    try:
+        metres = next(float(value) for name, value in sizes if name == "meters_per_asset_unit")
+    except (StopIteration, ValueError) as error:
+        raise InputError(f"{detail / 'metadata_scene.csv'}: no meters_per_asset_unit: extract it again") from error
+    with (
+        open_h5(detail / camera / "camera_keyframe_positions.hdf5") as positions,
+        open_h5(detail / camera / "camera_keyframe_orientations.hdf5") as turns,
+    ):
+        pairs = zip(turns["dataset"][()], positions["dataset"][()] * metres, strict=True)
+        return np.stack([rigid(turn, position) @ _TO_OPENCV for turn, position in pairs])

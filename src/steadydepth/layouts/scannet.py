@@ -1,0 +1,103 @@
+"""ScanNet, extracted by its SensReader: <scene>/{color,depth,pose,intrinsic}, frames numbered from 0.
+
+Depth is 16-bit PNG in millimetres, 640 x 480; colour, 1296 x 968, is resized to it, and the depth camera's K is
+written. Poses are camera to world; where tracking was lost they are -inf, nan or 0, and a new sequence begins.
+Source: github.com/ScanNet/ScanNet (README, SensReader/python). `split` reads scannetv2_<split>.txt in or above IN.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float64
+
+from steadydepth.files.images import read_colour
+from steadydepth.files.listing import unbroken
+from steadydepth.layouts.recording import (
+    Found,
+    Frame,
+    Recording,
+    Unreadable,
+    each,
+    numbered,
+    part_name,
+    read_table,
+    scaled,
+)
+from steadydepth.types import InputError
+
+SPLITS = ("train", "val", "test")
+_RATE_HZ = 30.0
+
+
+def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
+    """Scenes in `folder`, or `folder` itself."""
+    places = [folder] if (folder / "color").is_dir() else sorted(path.parent for path in folder.glob("*/color"))
+    wanted = _scenes(folder, split) if split else {place.name for place in places}
+    yield from each((place for place in places if place.name in wanted), _parts)
+
+
+def _scenes(folder: Path, split: str) -> set[str]:
+    lists = [base / f"scannetv2_{split}.txt" for base in (folder, folder.parent)]
+    found = next((path for path in lists if path.is_file()), None)
+    if found is None:
+        raise InputError(f"{lists[0]}: missing; --split {split} reads the official list: put it there")
+    try:
+        return set(found.read_text(encoding="utf-8-sig").split())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{found}: cannot be read as text ({error}): copy it again") from error
+
+
+def _parts(place: Path) -> Iterator[Found]:
+    images, labels = numbered(place / "color", "", ".jpg"), numbered(place / "depth", "", ".png")
+    poses = {}
+    for number in images:
+        try:
+            poses[number] = read_table(place / "pose" / f"{number}.txt", 4)
+        except InputError as error:
+            yield Unreadable(f"{place.name}, frame {number}", str(error))
+    numbers = [number for number, pose in poses.items() if _is_tracked(pose)]
+    if not numbers:
+        raise InputError(f"{place}: no frame of color/ has a finite pose in pose/: extract it again")
+    if not labels:
+        raise InputError(f"{place}: no image in depth/, which says the size: extract it again")
+    sizes = [path for number, path in labels.items() if number in images] or list(labels.values())
+    steps = np.diff(numbers)
+    step = int(steps.min()) if len(steps) else 1  # SensReader may leave frames out
+    for stretch in unbroken(steps == step, len(numbers)):
+        here = numbers[stretch.start : stretch.stop]
+        yield Recording(
+            name=part_name(place.name, stretch, len(images)),
+            fps=_RATE_HZ / step,
+            n_frames=len(here),
+            read=_reader([images[number] for number in here], [labels.get(number) for number in here], sizes),
+            depth_scale_m=0.001,
+            source="ScanNet",
+            licence="ScanNet Terms of Use",
+            K=read_table(place / "intrinsic" / "intrinsic_depth.txt", 4)[:3, :3],
+            cam_to_world=np.stack([poses[number] for number in here]),
+        )
+
+
+def _is_tracked(pose: Float64[np.ndarray, "n m"]) -> bool:
+    """Whether a pose is one: where tracking was lost its numbers are infinite, none, or all 0, by the exporter."""
+    return bool(pose.shape == (4, 4) and np.isfinite(pose).all() and abs(np.linalg.det(pose[:3, :3]) - 1) < 0.1)
+
+
+def _reader(images: list[Path], labels: list[Path | None], sizes: list[Path]) -> Callable[[int], Frame]:
+    """Colour at the size of depth, of which `sizes` are images; a frame without depth is one without a label."""
+    read_depth = scaled(0.001)
+
+    @lru_cache(maxsize=1)
+    def size() -> tuple[int, ...]:
+        return read_depth(sizes[0]).shape
+
+    def read(number: int) -> Frame:
+        label = labels[number]
+        depth = None if label is None else read_depth(label)
+        height, width = size() if depth is None else depth.shape
+        return cv2.resize(read_colour(images[number]), (width, height), interpolation=cv2.INTER_AREA), depth
+
+    return read
