@@ -300,13 +300,15 @@ def encode_range(
         is_log: equal factors, otherwise equal steps.
     """
     inside = (depth >= low) & (depth <= high)
-    # In place: of large temporaries the memory costs six times what the sums do.
-    codes = np.where(inside, depth, np.float64(low))
+    # In place, and in the type of the depth: of large temporaries the memory costs six times what the sums do.
+    codes = np.where(inside, depth, depth.dtype.type(low))
     if is_log:
+        codes /= low  # before the logarithm, which then has as many digits as the depth
         np.log(codes, out=codes)
-        low, high = float(np.log(low)), float(np.log(high))
-    codes -= low
-    codes *= 65534 / (high - low)
+        codes *= 65534 / np.log(high / low)
+    else:
+        codes -= low
+        codes *= 65534 / (high - low)
     np.rint(codes, out=codes)
     codes += 1
     codes *= inside

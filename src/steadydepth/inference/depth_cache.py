@@ -31,7 +31,8 @@ class CachedDepth:
     """The depth of a source and its frames, both to be read again; one frame of each is held at a time."""
 
     source: Source
-    depth: DepthFrames  # NaN where there is no value
+    depth: DepthFrames  # of the size of the frames, NaN where there is no value
+    network_depth: DepthFrames  # the same at the size at which the network gave it
     filter: ChosenFilter  # what was applied to it
     starts: tuple[int, ...] = (0,)  # frames before which nothing was remembered
     shrunk: UInt8[np.ndarray, "t i j 3"] | None = None  # its frames as they were kept for a preview
@@ -57,8 +58,8 @@ class CachedDepth:
         return zip(self.source.frames(), self.depth.read(), strict=True)
 
     def ranges(self, view: DepthView) -> Iterator[Range]:
-        """What is shown as near and far in each frame."""
-        return view.ranges(self.depth.read, self.claims, self.starts)
+        """What is shown as near and far in each frame; enlarging makes no other values, and far more of them."""
+        return view.ranges(self.network_depth.read, self.claims, self.starts)
 
     def images(self, max_side: int | None, view: DepthView) -> Iterator[UInt8[np.ndarray, "i j 3"]]:
         """Each frame with its depth in colours on the right; a smaller one from what was kept, not decoded again."""
@@ -72,9 +73,9 @@ class CachedDepth:
             yield np.hstack((small, view.paint(depth, shown, self.claims)))
 
     def ends(self) -> tuple[float, float]:
-        """The smallest and the largest value there is; (1, 2) when there is none."""
+        """A smallest and a largest value that none passes; (1, 2) when there is none."""
         low, high = np.inf, -np.inf
-        for depth in self.depth.read():
+        for depth in self.network_depth.read():
             values = depth[is_measured(depth, self.claims)]
             if len(values):
                 low, high = min(low, float(values.min())), max(high, float(values.max()))
@@ -144,7 +145,7 @@ def cache_depth(
     # At the network's size, a fiftieth of that of a large video; it is resized whenever it is read.
     kept = open_raw(depth_path, (n_done, *kept_shape), predictor.claims, chunk=1)
     cached = DepthFrames(kept.claims, n_done, *shape, lambda: (resize_depth(one, *shape) for one in kept.read()))
-    return CachedDepth(source, cached, session.filter, tuple(starts), shrunk)
+    return CachedDepth(source, cached, kept, session.filter, tuple(starts), shrunk)
 
 
 def _kept(frames: Iterable[Image], file: IO[bytes], max_side: int | None) -> Iterator[Image]:
