@@ -20,7 +20,7 @@ from pack_model import pack_weights
 
 from steadydepth.config import Config
 from steadydepth.config_files import load_config
-from steadydepth.data.loader import make_batch
+from steadydepth.data.samples import make_batch
 from steadydepth.synthetic.assets import load_assets
 from steadydepth.synthetic.batched import World
 from steadydepth.training.checkpoint import load_checkpoint, save_model

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from steadydepth.config_files import load_config
-from steadydepth.data.loader import make_batch
 from steadydepth.data.loader_workers import load_items
+from steadydepth.data.samples import make_batch
 from steadydepth.method.absolute_loss import absolute_loss
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.method.relative_loss import relative_loss

@@ -13,8 +13,9 @@ from torch import nn
 
 from steadydepth.config import Config
 from steadydepth.config_files import load_config
-from steadydepth.data.loader import ClipSamples, make_batch
+from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import load_items
+from steadydepth.data.samples import make_batch
 from steadydepth.method.absolute_loss import ABSOLUTE
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.method.relative_loss import relative_loss

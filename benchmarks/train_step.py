@@ -43,9 +43,9 @@ from train_network import checkpointing, formats, precisions
 from steadydepth.config import Config
 from steadydepth.config_files import dump_config
 from steadydepth.data.clips import clip_motion, fit_clip
-from steadydepth.data.loader import Item
 from steadydepth.data.loader_workers import load_items
 from steadydepth.data.rendered import CLIPS_AT_ONCE, RenderedSamples
+from steadydepth.data.samples import Item
 from steadydepth.method.pairing import pair_clips
 from steadydepth.method.relative_loss import relative_loss
 from steadydepth.ops.photometric import Photometric

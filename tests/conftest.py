@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from steadydepth.data.clips import Sample, clip_motion
-from steadydepth.data.loader import augment_sample, make_batch
 from steadydepth.data.loader_workers import gather_items
+from steadydepth.data.samples import augment_sample, make_batch
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.ops.bidirectional_flow import TwoWayFlow
 from steadydepth.ops.photometric import Photometric

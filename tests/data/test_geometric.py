@@ -6,7 +6,8 @@ import torch
 
 from steadydepth.data.clips import Sample, clip_motion, fit_clip
 from steadydepth.data.geometric import View, draw_view, view_sample
-from steadydepth.data.loader import ClipSamples, augment_sample
+from steadydepth.data.loader import ClipSamples
+from steadydepth.data.samples import augment_sample
 from steadydepth.ops.camera import unproject
 from steadydepth.ops.photometric import Photometric
 from steadydepth.ops.warp import sample as sample_at

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from steadydepth.data.clips import Sample, clip_motion, fit_clip
-from steadydepth.data.loader import ClipSamples, MixedSamples, augment_sample, make_batch
+from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import load_items
+from steadydepth.data.mixed_samples import MixedSamples
+from steadydepth.data.samples import augment_sample, make_batch
 from steadydepth.files.video_write import write_video
 from steadydepth.ops.photometric import Photometric
 from steadydepth.types import InputError

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from steadydepth.data.loader import ClipSamples, MixedSamples
+from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import gather_items, load_items
+from steadydepth.data.mixed_samples import MixedSamples
 from steadydepth.ops.photometric import Photometric
 
 

@@ -11,8 +11,8 @@ from small_runs import resolve
 
 from steadydepth import stabilise as stabilise_and_report
 from steadydepth.config_files import load_config
-from steadydepth.data.loader import make_batch
 from steadydepth.data.loader_workers import load_items
+from steadydepth.data.samples import make_batch
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.files.video_read import probe_video
 from steadydepth.models.load import load_model

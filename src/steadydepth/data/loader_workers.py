@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from steadydepth.data.loader import ClipSamples, Item, MixedSamples
+from steadydepth.data.loader import ClipSamples
+from steadydepth.data.mixed_samples import MixedSamples
+from steadydepth.data.samples import Item
 
 _AHEAD = 2  # batches that each process makes ahead
 # Beside those made ahead the one that the training process has, and the one that a process is writing.

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from steadydepth.data.call_cache import CallCache
 from steadydepth.data.geometric import mirror
 from steadydepth.data.kept_renders import Render, read_render, render_ahead, write_render
-from steadydepth.data.loader import Item
+from steadydepth.data.samples import Item
 from steadydepth.errors import InputError
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.ops.photometric import Photometric, augment_clips, blur

@@ -11,9 +11,11 @@ import torch
 
 from steadydepth.config import Config, SyntheticConfig
 from steadydepth.config_files import dump_config, load_config
-from steadydepth.data.loader import ClipSamples, Item, MixedSamples, make_batch
+from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import load_items
+from steadydepth.data.mixed_samples import MixedSamples
 from steadydepth.data.rendered import RenderedSamples
+from steadydepth.data.samples import Item, make_batch
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.models.adapt import without_lora
 from steadydepth.ops.photometric import Photometric

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from steadydepth.data.loader import Item
+from steadydepth.data.samples import Item
 from steadydepth.training.setup import Setup
 
 

@@ -13,8 +13,9 @@ from typing import Any
 from steadydepth.config import Config
 from steadydepth.config_files import load_config
 from steadydepth.data.conversion import convert_video
-from steadydepth.data.loader import ClipSamples, make_batch
+from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import load_items
+from steadydepth.data.samples import make_batch
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences, name_clashes, name_of
 from steadydepth.errors import InputError

@@ -1,0 +1,89 @@
+"""Several rows of samples mixed into one, each with its share."""
+
+from collections.abc import Sequence
+from math import gcd
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch.utils.data import Dataset
+
+from steadydepth.data.samples import Item
+
+
+@runtime_checkable
+class Row(Protocol):
+    """An endless row of samples, each of which follows from its number."""
+
+    @property
+    def clips(self) -> Sequence[Any]:
+        """The clips that samples are made of; empty where they cannot be listed."""
+
+    @property
+    def motion(self) -> str:
+        """What is known between frames: `none`, `flow` or `dis`."""
+
+    def sample(self, number: int) -> Item:
+        """Sample `number` of the row."""
+
+    def describe(self, number: int) -> dict[str, Any]:
+        """What sample `number` is made of, for a log."""
+
+    def frames_to_watch(self, count: int) -> list[UInt8[np.ndarray, "t h w 3"]]:
+        """RGB of at most `count` clips that a guard compares models on."""
+
+
+class MixedSamples(Dataset[Item]):
+    """Samples `numbers` of an endless row made of the rows of several sources, each with its share.
+
+    The shares are kept exactly in every block of `block` samples, and each source is spread evenly over it; from where
+    on follows from (seed, block, source). Every source's own row goes on from block to block.
+
+    Args:
+        sources: the rows.
+        shares: of each, in thousandths at the finest.
+        seed: of where each begins in a block.
+        numbers: the samples that this part of the row has.
+    """
+
+    def __init__(self, sources: Sequence[Row], *, shares: Sequence[float], seed: int, numbers: Sequence[int]) -> None:
+        parts = [round(1000 * share) for share in shares]
+        self.counts = [part // gcd(*parts) for part in parts]
+        self.block = sum(self.counts)
+        self.sources, self.seed, self.numbers = sources, seed, numbers
+        self.clips = [clip for source in sources for clip in source.clips]
+        self.moves = any(source.motion != "none" for source in sources)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def frames_to_watch(self, count: int) -> list[UInt8[np.ndarray, "t h w 3"]]:
+        """At most `count` clips of all sources together, of each as many as of the others."""
+        return [clip for source in self.sources for clip in source.frames_to_watch(max(1, count // len(self.sources)))]
+
+    def place(self, number: int) -> tuple[int, int]:
+        """The source of sample `number`, and which sample of that source it is."""
+        block, index = divmod(number, self.block)
+        first = np.random.default_rng((self.seed, block, len(self.sources))).random(len(self.sources))
+        spread = sorted(
+            ((k + first[source]) / count, source) for source, count in enumerate(self.counts) for k in range(count)
+        )
+        source = spread[index][1]
+        before = sum(other == source for _, other in spread[:index])
+        return source, block * self.counts[source] + before
+
+    def describe(self, number: int) -> dict[str, Any]:
+        """The sequences and frames of sample `number`, for people who look for it on the disk."""
+        source, own = self.place(number)
+        return {"source": source} | self.sources[source].describe(own)
+
+    def __getitem__(self, item: int) -> Item:
+        source, number = self.place(self.numbers[item])
+        sample = self.sources[source].sample(number)
+        if self.moves and "motion" not in sample:
+            # The clips of a batch have the same parts: these stay at the same pixel.
+            t, height, width = sample["valid"].shape
+            still, everywhere = torch.zeros(t - 1, height, width, 2), torch.ones(t - 1, height, width, dtype=torch.bool)
+            sample |= {"motion": still, "visible": everywhere}
+        return sample
