@@ -1,7 +1,7 @@
 """Many scenes rendered at once on any device, with exact depth and motion: what a training step takes from there."""
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,16 +10,15 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from steadydepth.synthetic.assets import Assets
+from steadydepth.synthetic.bodies import basic_bodies
 from steadydepth.synthetic.places import Pool, Scenes, draw_scenes
 from steadydepth.synthetic.rasterizer import Faces, prepare, rasterize, weights_at
-from steadydepth.synthetic.scene import draw_texture
+from steadydepth.synthetic.shadow import Shadow
+from steadydepth.synthetic.textures import Textures, own_patterns, resized
 
 SUPERSAMPLING = 2  # colour rays a pixel side
-_PATTERNS = 192  # textures of the world's own
-_SHADOW = 192  # pixels a side of what the sun sees
 _NEAREST_M = 0.03  # faces with a corner nearer than this are left out
 _SAME = 0.03  # relative difference of depth up to which two frames see the same point
-_LEVELS = 5  # of a texture, each half the size of the one before
 OUTDOOR = ("Exterior", "Vehicles", "Characters")
 
 
@@ -62,15 +61,15 @@ class World:
         images: UInt8[np.ndarray, "n texel texel 3"] | None = None,
     ) -> None:
         self.device = device
-        parts = _bodies()
+        parts = basic_bodies()
         corners = [torch.from_numpy(one[0]) for one in parts]
         uv = [torch.from_numpy(one[1]) for one in parts]
         counts = [len(one) for one in corners]
         colour, texture, material = torch.ones(1, 3), torch.zeros(1, dtype=torch.int64), torch.zeros(sum(counts))
         size, outdoor = [one.amax(dim=(0, 1)) - one.amin(dim=(0, 1)) for one in corners], [False] * len(parts)
-        patterns = _patterns()
+        patterns = own_patterns()
         pools = [patterns] + ([images] if images is not None else [])
-        free = np.concatenate([_resized(one, 128) for one in pools])
+        free = np.concatenate([resized(one, 128) for one in pools])
         atlas = [np.full((1, 64, 64, 3), 255, np.uint8)]
         if assets is not None:
             corners.append(torch.from_numpy(assets.corners).float())
@@ -94,8 +93,8 @@ class World:
         self.material = material.long().to(device)
         self.colour, self.texture = colour.float().to(device), texture.to(device)
         self.first_face = torch.tensor([0, *np.cumsum(counts).tolist()], device=device)
-        self.own = _Textures(np.concatenate(atlas), device)
-        self.free = _Textures(free, device)
+        self.own = Textures(np.concatenate(atlas), device)
+        self.free = Textures(free, device)
 
     def render(self, scenes: Scenes, *, height: int, width: int) -> Rendered:
         """Frames and labels of `scenes`; more of them at once need more memory, about 40 MB a frame of 192 x 256.
@@ -120,42 +119,6 @@ class World:
         return self.render(
             draw_scenes(seed, self.pool, n_scenes=n_clips, n_frames=n_frames), height=height, width=width
         )
-
-
-class _Textures:
-    """Square textures of one size and their smaller copies, in linear light, in one row of texels."""
-
-    def __init__(self, images: UInt8[np.ndarray, "n texel texel 3"], device: torch.device) -> None:
-        level = (torch.from_numpy(images).to(device).movedim(-1, 1).float() / 255) ** 2.2
-        rows = []
-        self.sides, self.starts, start = [], [], 0
-        for _ in range(_LEVELS):
-            self.sides.append(level.shape[-1])
-            self.starts.append(start)
-            rows.append(level.movedim(1, -1).reshape(-1, 3).half())
-            start += len(rows[-1])
-            level = F.avg_pool2d(level, 2)
-        self.texels = torch.cat(rows)
-        self.side = torch.tensor(self.sides, device=device)
-        self.start = torch.tensor(self.starts, device=device)
-
-    def look_up(
-        self, number: Int64[Tensor, "n"], uv: Float[Tensor, "n 2"], footprint: Float[Tensor, "n"]
-    ) -> Float[Tensor, "n 3"]:
-        """Reflectance at `uv`, which repeats, bilinear; `footprint` is how much of a texture a pixel covers."""
-        level = torch.log2((footprint * self.sides[0]).clamp(min=1)).round().long().clamp(max=_LEVELS - 1)
-        side, start = self.side[level], self.start[level]
-        place = (uv - uv.floor()) * side[:, None] - 0.5
-        low = place.floor()
-        share, low = place - low, low.long()
-        total = torch.zeros(len(uv), 3, device=uv.device)
-        for dx in (0, 1):
-            for dy in (0, 1):
-                column, row = (low[:, 0] + dx) % side, (low[:, 1] + dy) % side
-                weight = (share[:, 0] if dx else 1 - share[:, 0]) * (share[:, 1] if dy else 1 - share[:, 1])
-                texel = self.texels[start + (number * side + row) * side + column]
-                total = total + weight[:, None] * texel.float()
-        return total
 
 
 class _View:
@@ -201,7 +164,7 @@ class _View:
         scenes, ss = self.scenes, SUPERSAMPLING
         n = self.n_scenes
         lights, depths, things, points = [], [], [], []
-        shadow = _Shadow(self, self.placed(0))
+        shadow = Shadow(self.scenes, self.placed(0), self.scene)
         for t in range(self.n_frames):
             corners = self.placed(t)
             in_camera = (corners - scenes.cam_to_world[self.scene, t, None, :3, 3]) @ scenes.cam_to_world[
@@ -324,7 +287,7 @@ class _View:
         away = ((first - eye) * normal).sum(dim=-1, keepdim=True) > 0
         return albedo * self.scenes.tint.flatten(0, 1)[thing], torch.where(away, -normal, normal)
 
-    def _lit(self, t: int, point: Tensor, normal: Tensor, albedo: Tensor, shadow: "_Shadow") -> Tensor:
+    def _lit(self, t: int, point: Tensor, normal: Tensor, albedo: Tensor, shadow: Shadow) -> Tensor:
         """Linear light (s, 3, h, w) at the size of the output."""
         scenes = self.scenes
         up = 0.6 - 0.4 * normal[..., 1]  # y points down: more of the sky from above
@@ -380,49 +343,6 @@ class _Shell:
     albedo: Float[Tensor, "s h w 3"]
 
 
-class _Shadow:
-    """How near to the sun the first surface is, over a square around what the camera looks at."""
-
-    def __init__(self, view: _View, corners: Float[Tensor, "f 3 3"]) -> None:
-        scenes = view.scenes
-        upright = torch.tensor([0.0, 0.0, 1.0], device=corners.device).expand_as(scenes.sun)
-        across = F.normalize(torch.linalg.cross(upright, scenes.sun), dim=-1)
-        self.axes = torch.stack((across, torch.linalg.cross(scenes.sun, across), -scenes.sun), dim=-1)
-        reach = scenes.half_m[:, [0, 2]].amax(dim=-1).clamp(max=12)
-        self.scale = 0.5 * _SHADOW / reach
-        self.centre = scenes.cam_to_world[:, 0, :3, 3] + scenes.cam_to_world[:, 0, :3, 2] * 0.5 * reach[:, None]
-        self.n = view.n_scenes
-        in_light = self._project(corners, view.scene)
-        found = rasterize(
-            in_light[..., :2], in_light[..., 2], view.scene, n_images=self.n, height=_SHADOW, width=_SHADOW
-        )  # fmt: skip
-        self.depth = found[1].flatten()
-
-    def _project(self, points: Float[Tensor, "n c 3"], scene: Int64[Tensor, "n"]) -> Float[Tensor, "n c 3"]:
-        """Column, row and distance along the light; a parallel one has the same scale everywhere."""
-        in_light = (points - self.centre[scene][:, None]) @ self.axes[scene]
-        place = in_light[..., :2] * self.scale[scene][:, None, None] + 0.5 * _SHADOW
-        return torch.cat((place, in_light[..., 2:] + 100), dim=-1)
-
-    def lit(self, point: Float[Tensor, "s h w 3"]) -> Float[Tensor, "s h w"]:
-        """Share of the sun that reaches each point, from four places of what it sees."""
-        scene = torch.arange(self.n, device=point.device)
-        in_light = self._project(point.flatten(1, 2), scene).view_as(point)
-        x, y, distance = in_light.unbind(dim=-1)
-        bias = 2.5 / self.scale[:, None, None]
-        total = torch.zeros_like(distance)
-        low_x, low_y = x.floor(), y.floor()
-        for dx in (0, 1):
-            for dy in (0, 1):
-                column, row = (low_x + dx).long(), (low_y + dy).long()
-                inside = (column >= 0) & (column < _SHADOW) & (row >= 0) & (row < _SHADOW)
-                index = (scene[:, None, None] * _SHADOW + row.clamp(0, _SHADOW - 1)) * _SHADOW
-                first = self.depth[index + column.clamp(0, _SHADOW - 1)]
-                share = (1 - (x - low_x - dx).abs()) * (1 - (y - low_y - dy).abs())
-                total = total + share * ((first + bias > distance) | ~inside)
-        return total
-
-
 def _leave_box(eye: Tensor, ray: Tensor, half: Float[Tensor, "s 3"]) -> tuple[Tensor, Tensor]:
     """Depth at which rays leave the box from -half to half, y from -2 half to 0, and its side (x, y, z; low, high)."""
     low, high = -half.clone(), half.clone()
@@ -433,60 +353,3 @@ def _leave_box(eye: Tensor, ray: Tensor, half: Float[Tensor, "s 3"]) -> tuple[Te
     depth = depth.clamp(min=_NEAREST_M)
     is_high = ray.gather(-1, axis[..., None])[..., 0] > 0
     return depth, 2 * axis + is_high
-
-
-@cache
-def _patterns() -> UInt8[np.ndarray, "n texel texel 3"]:
-    generator = np.random.default_rng(0)
-    linear = [draw_texture(generator) for _ in range(_PATTERNS)]
-    return np.round(np.stack(linear) ** (1 / 2.2) * 255).astype(np.uint8)
-
-
-def _resized(images: UInt8[np.ndarray, "n texel texel 3"], side: int) -> UInt8[np.ndarray, "n side side 3"]:
-    if images.shape[1] == side:
-        return images
-    moved = torch.from_numpy(images).movedim(-1, 1).float()
-    return F.interpolate(moved, (side, side), mode="area").movedim(1, -1).round().byte().numpy()
-
-
-def _bodies() -> list[tuple[Float[np.ndarray, "f 3 3"], Float[np.ndarray, "f 3 2"]]]:
-    """A box, a ball, a cylinder and a cone of one metre that stand on y = 0, with texture coordinates."""
-    return [_box(), *(_turned(profile, 24) for profile in _PROFILES)]
-
-
-_RING = np.linspace(0, np.pi, 13)
-# Radius and height, from the top down, of what is turned about the vertical.
-_PROFILES = (
-    np.stack((0.5 * np.sin(_RING), 0.5 + 0.5 * np.cos(_RING)), -1),
-    np.array([[0.0, 1.0], [0.5, 1.0], [0.5, 0.0], [0.0, 0.0]]),
-    np.array([[0.0, 1.0], [0.5, 0.0], [0.0, 0.0]]),
-)
-
-
-def _turned(profile: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    angle = np.linspace(0, 2 * np.pi, n + 1)
-    radius, height = profile[:, :1], profile[:, 1:]
-    points = np.stack(
-        (radius * np.cos(angle), -np.broadcast_to(height, (len(profile), n + 1)), radius * np.sin(angle)), -1
-    )
-    length = np.concatenate(([0], np.cumsum(np.linalg.norm(np.diff(profile, axis=0), axis=1))))
-    uv = np.stack(np.broadcast_arrays(angle / np.pi / 2 * 3, length[:, None]), -1)
-    return _quads(points), _quads(uv)
-
-
-def _quads(grid: np.ndarray) -> np.ndarray:
-    """Two triangles for each cell of a grid (rows, columns, c)."""
-    a, b, c, d = grid[:-1, :-1], grid[:-1, 1:], grid[1:, :-1], grid[1:, 1:]
-    return np.stack((np.stack((a, b, c), 2), np.stack((d, c, b), 2)), 2).reshape(-1, 3, grid.shape[-1])
-
-
-def _box() -> tuple[np.ndarray, np.ndarray]:
-    corners, uvs = [], []
-    u, v = np.meshgrid(np.linspace(0, 1, 2), np.linspace(0, 1, 2))
-    for axis in range(3):
-        for end in (0.0, 1.0):
-            point = np.empty((2, 2, 3))
-            point[..., axis], point[..., (axis + 1) % 3], point[..., (axis + 2) % 3] = end, u, v
-            corners.append(_quads(point - [0.5, 1.0, 0.5]))
-            uvs.append(_quads(np.stack((u, v), -1)))
-    return np.concatenate(corners), np.concatenate(uvs)
