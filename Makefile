@@ -5,10 +5,6 @@
 PYTHON ?= python3
 STEPS ?= 700
 
-# Otherwise glibc gives the large buffers of a training step back to the system each time, and asks for them again.
-export MALLOC_TRIM_THRESHOLD_ := 2000000000
-export MALLOC_MMAP_THRESHOLD_ := 2000000000
-
 VENV := .venv
 BIN := $(VENV)/bin
 SD := $(BIN)/steadydepth

@@ -24,7 +24,8 @@ from steadydepth.data.samples import make_batch
 from steadydepth.synthetic.assets import load_assets
 from steadydepth.synthetic.batched import World
 from steadydepth.training.checkpoint import load_checkpoint, save_model
-from steadydepth.training.loop import open_samples, train
+from steadydepth.training.loop import train
+from steadydepth.training.samples import open_samples
 from steadydepth.training.setup import set_up
 from steadydepth.training.step import take_step
 

@@ -20,7 +20,7 @@ from steadydepth.method.absolute_loss import absolute_loss
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.method.relative_loss import relative_loss
 from steadydepth.models.load import load_model
-from steadydepth.training.loop import open_samples
+from steadydepth.training.samples import open_samples
 from steadydepth.training.setup import set_up
 from steadydepth.training.step import set_training_mode
 from steadydepth.types import Batch

@@ -19,7 +19,7 @@ from steadydepth.data.samples import make_batch
 from steadydepth.method.absolute_loss import ABSOLUTE
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.method.relative_loss import relative_loss
-from steadydepth.training.loop import open_samples
+from steadydepth.training.samples import open_samples
 from steadydepth.training.setup import build_model
 
 STEPS = 20_000  # of the run that is timed, more than are ever taken

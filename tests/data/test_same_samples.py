@@ -11,7 +11,7 @@ from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import load_items
 from steadydepth.data.shards.write import pack_sequences
 from steadydepth.ops.photometric import Photometric
-from steadydepth.training.loop import _sample_numbers
+from steadydepth.training.samples import sample_numbers
 
 
 @pytest.fixture(scope="module", params=["folder", "shards"])
@@ -47,7 +47,7 @@ def test_one_two_and_four_processes_see_the_same_samples_together(root):
     batch, first_step, stop = 4, 1, 3
     alone = dict(zip(range(4, 12), checksums(root, range(4, 12), workers=0), strict=True))
     for world_size in (1, 2, 4):
-        shares = [_sample_numbers(first_step, stop, batch, rank, world_size) for rank in range(world_size)]
+        shares = [sample_numbers(first_step, stop, batch, rank, world_size) for rank in range(world_size)]
         assert sum(len(share) for share in shares) == len(alone)
         with ProcessPoolExecutor(world_size, mp_context=multiprocessing.get_context("fork")) as processes:
             sums = list(processes.map(checksums, [root] * world_size, shares, [0, 1, 0, 0][:world_size]))

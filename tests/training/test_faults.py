@@ -24,7 +24,8 @@ from steadydepth.training import loop, setup, signals
 from steadydepth.training.checkpoint import load_checkpoint
 from steadydepth.training.failures import explained
 from steadydepth.training.log import keep_lines_until
-from steadydepth.training.loop import open_samples, train
+from steadydepth.training.loop import train
+from steadydepth.training.samples import open_samples
 from steadydepth.training.signals import asked_to_stop
 from steadydepth.training.step import take_step
 from steadydepth.types import InputError

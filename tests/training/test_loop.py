@@ -7,8 +7,9 @@ from steadydepth.config_files import dump_config
 from steadydepth.method.update import build_optimizer
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
-from steadydepth.training import loop, step
+from steadydepth.training import step
 from steadydepth.training.loop import outcome, train
+from steadydepth.training.samples import open_samples, sample_numbers
 from steadydepth.training.setup import average_weights, build_model
 from steadydepth.training.step import relative_weight_at, set_training_mode, train_step
 from steadydepth.types import InputError
@@ -138,10 +139,10 @@ def test_the_relative_weight_ramps_up():
 
 
 def test_processes_share_the_samples_of_a_step(world, tmp_path):
-    shares = [loop._sample_numbers(3, 5, 4, rank, 2) for rank in (0, 1)]
+    shares = [sample_numbers(3, 5, 4, rank, 2) for rank in (0, 1)]
     assert shares == [[12, 13, 16, 17], [14, 15, 18, 19]]
     with pytest.raises(InputError, match=r"optim\.batch: 3: must be a multiple of the 2"):
-        loop.open_samples(make_config(world, tmp_path, optim={"batch": 3}), 0, 0, 2)
+        open_samples(make_config(world, tmp_path, optim={"batch": 3}), 0, 0, 2)
 
 
 def test_an_average_follows_the_weights_and_forgets_its_start():

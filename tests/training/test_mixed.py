@@ -17,7 +17,8 @@ from steadydepth.method.relative_loss import relative_loss
 from steadydepth.method.update import build_optimizer
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.ops.warp import chain
-from steadydepth.training.loop import open_samples, train
+from steadydepth.training.loop import train
+from steadydepth.training.samples import open_samples
 from steadydepth.training.setup import set_up, set_watchers
 from steadydepth.training.step import train_step
 

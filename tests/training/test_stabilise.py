@@ -21,7 +21,7 @@ from steadydepth.training.label_free import learning_rate
 from steadydepth.training.label_free import stabilise as room
 from steadydepth.training.label_free.learning_rate import find_learning_rate, largest_rate, times_longer
 from steadydepth.training.label_free.stabilise import Stabilised
-from steadydepth.training.loop import open_samples
+from steadydepth.training.samples import open_samples
 from steadydepth.training.setup import label_videos, set_up
 from steadydepth.types import InputError
 

@@ -10,7 +10,7 @@ from steadydepth.data.sequence_folder import find_sequences, open_sequence
 from steadydepth.inference.session import Network, Session
 from steadydepth.metrics import edges_kept
 from steadydepth.training.label_free.teacher_depth import contrast_lost, remove_teacher_depth, write_teacher_depth
-from steadydepth.training.loop import open_samples
+from steadydepth.training.samples import open_samples
 from steadydepth.types import InputError
 
 CPU = torch.device("cpu")

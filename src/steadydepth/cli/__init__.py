@@ -11,6 +11,7 @@ import typer
 
 from steadydepth.cli import data, evaluate, inference, serving, training
 from steadydepth.errors import InputError, SomeFailedError
+from steadydepth.ops.buffers import keep_buffers
 
 # What a file system refuses, and what to do.
 _NO_ROOM = {
@@ -42,7 +43,8 @@ def _before_any(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version)
     ] = False,
-) -> None: ...
+) -> None:
+    keep_buffers()
 
 
 app.command()(training.train)

@@ -1,23 +1,21 @@
 """The server as a process: the app behind uvicorn, with limits on connections that have not sent anything yet."""
 
 import asyncio
-import ctypes
 import logging
 import sys
-from contextlib import suppress
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from steadydepth.ops.buffers import keep_buffers
 from steadydepth.serving.app import create_app
 from steadydepth.serving.settings import Limits, Settings
 
 LOG = logging.getLogger(__name__)
 _MOST_HEADER_BYTES = 16 << 10
 _SWITCH_S = 0.0005
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
 
 def run_server(settings: Settings) -> None:
@@ -30,20 +28,8 @@ def run_server(settings: Settings) -> None:
     # The network's thread asks for the interpreter after each of its hundreds of kernels; waiting 5 ms, as is usual,
     # behind threads that read and write frames cost a sixth of the frames a second of eight terminals on two cores.
     sys.setswitchinterval(_SWITCH_S)
-    _keep_memory()
+    keep_buffers()
     asyncio.run(_run(server, settings))
-
-
-def _keep_memory() -> None:
-    """Let glibc keep the buffers of a frame for the next one.
-
-    Otherwise it gives the large ones back to the system each time and asks for them again: 5000 page faults and 13 ms
-    of processor for a frame of 192 x 256 whose network takes 30.
-    """
-    with suppress(AttributeError, OSError, TypeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_TRIM_THRESHOLD, 2_000_000_000)
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
 
 
 async def _run(server: uvicorn.Server, settings: Settings) -> None:

@@ -2,23 +2,18 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from steadydepth.config import Config, SyntheticConfig
+from steadydepth.config import Config
 from steadydepth.config_files import dump_config, load_config
-from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import load_items
-from steadydepth.data.mixed_samples import MixedSamples
 from steadydepth.data.rendered import RenderedSamples
 from steadydepth.data.samples import Item, make_batch
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.models.adapt import without_lora
-from steadydepth.ops.photometric import Photometric
 from steadydepth.training.checkpoint import load_checkpoint, remove_remains, save_checkpoint, save_model, writing_in
 from steadydepth.training.failures import explained
 from steadydepth.training.guard import MOST_BACK, N_CLIPS
@@ -28,6 +23,7 @@ from steadydepth.training.log import LOG, SKIPPED, add_line, keep_lines_until, l
 from steadydepth.training.model_card import write_card
 from steadydepth.training.processes import any_process
 from steadydepth.training.profile import StepClock
+from steadydepth.training.samples import Samples, open_samples, sample_numbers
 from steadydepth.training.setup import Setup, averaged_model, is_guarded, label_videos, set_up, set_watchers
 from steadydepth.training.signals import asked_to_stop
 from steadydepth.training.state import (
@@ -44,87 +40,6 @@ from steadydepth.training.validation import check_validation, validate
 from steadydepth.types import InputError
 
 logger = logging.getLogger(__name__)
-
-
-Samples = ClipSamples | MixedSamples | RenderedSamples
-
-
-def _sample_numbers(first: int, last: int, batch: int, rank: int, world: int) -> list[int]:
-    """Which samples this process takes of steps [first, last): its share of each global batch."""
-    share = batch // world
-    return [step * batch + rank * share + i for step in range(first, last) for i in range(share)]
-
-
-def open_samples(
-    config: Config,
-    first_step: int,
-    rank: int,
-    world: int,
-    *,
-    teacher_depth: Sequence[Mapping[str, Path]] = (),
-    device: torch.device | None = None,
-) -> Samples:
-    """The samples that this process takes in the steps from `first_step` on.
-
-    Args:
-        config: of the run.
-        first_step: steps taken before.
-        rank: number of this process, from 0 on.
-        world: number of processes.
-        teacher_depth: for each source the files of what labels its videos.
-        device: where a source that is rendered, and is the only one, is rendered; the CPU without it.
-
-    Raises:
-        InputError: the batch cannot be split evenly, or the data does not fit.
-    """
-    data, seed = config.data, config.run.seed
-    if config.optim.batch % (world * config.optim.accumulate):
-        raise InputError(
-            f"optim.batch: {config.optim.batch}: must be a multiple of the {world} process(es) x optim.accumulate "
-            f"{config.optim.accumulate}"
-        )
-    numbers = _sample_numbers(first_step, config.optim.steps, config.optim.batch, rank, world)
-    photometric = Photometric(
-        data.exposure, data.white_balance, data.gamma, data.vignetting, data.noise, data.blur, data.jpeg
-    )
-    common: dict[str, Any] = {
-        "length": data.clip_length, "height": data.height, "width": data.width, "flip": data.flip,
-        "photometric": photometric, "seed": seed, "numbers": numbers,
-    }  # fmt: skip
-    configs = data.all_sources()
-    if len(configs) == 1 and configs[0].synthetic is not None:
-        return _rendered(configs[0].synthetic, device or torch.device("cpu"), common | {"workers": data.workers})
-    sources = [
-        _rendered(source.synthetic, torch.device("cpu"), common | {"source": number})
-        if source.synthetic is not None
-        else ClipSamples(
-            source.folder,
-            strides=data.strides,
-            motion=source.motion or data.motion,
-            labels="single" if source.single else source.labels,
-            max_crf=data.max_crf,
-            max_zoom=data.max_zoom,
-            max_rotation_deg=data.max_rotation_deg,
-            cached_clips=data.cached_clips,
-            find_cuts=data.find_cuts,
-            strict=data.strict,
-            teacher_depth=teacher_depth[number] if teacher_depth else None,
-            held_out=N_CLIPS if is_guarded(config) else 0,
-            source=number,
-            **common,
-        )
-        for number, source in enumerate(configs)
-    ]
-    if not data.sources:
-        return sources[0]
-    return MixedSamples(sources, shares=[one.share for one in data.sources], seed=seed, numbers=numbers)
-
-
-def _rendered(synthetic: SyntheticConfig, device: torch.device, common: dict[str, Any]) -> RenderedSamples:
-    return RenderedSamples(
-        device, assets=synthetic.assets, textures=synthetic.textures, repeats=synthetic.repeats, keep=synthetic.keep,
-        **common,
-    )  # fmt: skip
 
 
 def _lines_that_matter(config: str) -> list[str]:
@@ -358,7 +273,7 @@ def _log(setup: Setup, state: TrainingState, watchers: Watchers, *, seconds: flo
 
 def _note_skipped(config: Config, samples: Samples, step: int) -> None:
     """Write down the clips, of all processes, of a step whose gradient was not finite."""
-    numbers = _sample_numbers(step - 1, step, config.optim.batch, 0, 1)
+    numbers = sample_numbers(step - 1, step, config.optim.batch, 0, 1)
     add_line(config.run.folder / SKIPPED, {"step": step, "clips": [samples.describe(number) for number in numbers]})
     logger.warning("%s: step %d skipped, its gradient is not finite", config.run.folder, step)
 

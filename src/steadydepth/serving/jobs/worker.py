@@ -13,6 +13,7 @@ from typing import Any
 
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
+from steadydepth.ops.buffers import keep_buffers
 from steadydepth.serving.jobs.limits import JobLimits, give_way
 from steadydepth.serving.jobs.unpack import remove
 
@@ -27,6 +28,7 @@ def main(folder: Path) -> None:
     order = json.loads((folder / ORDER).read_text())
     limits = JobLimits(**order["limits"])
     give_way(limits.niceness)
+    keep_buffers()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         found = work(order, folder, limits)

@@ -25,7 +25,8 @@ from steadydepth.inference.predictor import load
 from steadydepth.training.checkpoint import CARD
 from steadydepth.training.label_free.learning_rate import N_KEPT, N_STEPS, find_learning_rate
 from steadydepth.training.label_free.teacher_depth import remove_teacher_depth
-from steadydepth.training.loop import open_samples, train
+from steadydepth.training.loop import train
+from steadydepth.training.samples import open_samples
 from steadydepth.training.setup import label_videos, set_up
 
 logger = logging.getLogger(__name__)
