@@ -84,6 +84,15 @@ def test_file_gives_what_the_model_gives(net, files, frames, to):
 
 
 @pytest.mark.parametrize("to", KINDS)
+def test_guided_upsampling_is_exported_too(to, frames, tmp_path):
+    torch.manual_seed(0)
+    net = DepthNet("test_efficientnet", decoder_width=16, upsampling="guided").eval()
+    assert export_model(net, tmp_path / KINDS[to], to=to, height=H, width=W) < 1e-4
+    expected = Predictor(net).predict(frames[0]).depth
+    np.testing.assert_allclose(ExportedModel(tmp_path / KINDS[to]).predict(frames[0]), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("to", KINDS)
 def test_every_axis_and_colour_is_where_it_was(frames, tmp_path, to):
     model = Tilted()
     export_model(model, tmp_path / KINDS[to], to=to, height=H, width=W, frames=frames)

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from steadydepth.models.decoders import DPTDecoder, LightDecoder
+from steadydepth.models.decoders import DPTDecoder, GuidedDecoder, LightDecoder
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.encoders import build_encoder, load_encoder_weights
 from steadydepth.models.frozen import frozen_copy
@@ -47,17 +47,18 @@ def test_saved_and_loaded_it_says_the_same(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "decoder"),
+    ("encoder", "upsampling", "decoder"),
     [
-        ("mobilenetv3_small_100", LightDecoder),
-        ("resnet18", LightDecoder),
-        ("vit_tiny_patch16_224", DPTDecoder),
-        ("vit_small_patch14_dinov2", DPTDecoder),
+        ("mobilenetv3_small_100", "bilinear", LightDecoder),
+        ("mobilenetv3_small_100", "guided", GuidedDecoder),
+        ("resnet18", "bilinear", LightDecoder),
+        ("vit_tiny_patch16_224", "bilinear", DPTDecoder),
+        ("vit_small_patch14_dinov2", "bilinear", DPTDecoder),
     ],
 )
-def test_encoders_by_name(encoder, decoder, tmp_path):
+def test_encoders_by_name(encoder, upsampling, decoder, tmp_path):
     torch.manual_seed(0)
-    model = DepthNet(encoder=encoder, decoder_width=8)
+    model = DepthNet(encoder=encoder, decoder_width=8, upsampling=upsampling)
     assert type(model.decoder) is decoder
     depth, _ = model(FRAMES[:1])
     assert depth.shape == (1, 3, 40, 72)
@@ -85,6 +86,45 @@ def test_a_dpt_decoder_gives_four_times_the_size_out_of_all_its_maps():
     assert predicted.shape == (2, 1, 12, 20)
     predicted.square().sum().backward()
     assert all(float(one.grad.abs().sum()) > 0 for one in features)
+
+
+@pytest.mark.parametrize(("choice", "dy", "dx"), [(4, 0, 0), (0, -1, -1), (5, 0, 1), (7, 1, 0)])
+def test_a_guided_decoder_takes_whole_values_from_where_its_weights_say(choice, dy, dx):
+    torch.manual_seed(0)
+    decoder = GuidedDecoder([5, 6, 7], 4).eval()
+    features = [torch.rand(2, count, *size) for count, size in ((5, (6, 10)), (6, (3, 5)), (7, (2, 3)))]
+    coarse = []
+    decoder.head.register_forward_hook(lambda _, __, output: coarse.append(output))
+    last = decoder.guide[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(1000.0 * (torch.arange(9) == choice))
+        predicted = decoder(features)
+    rows, columns = (torch.arange(3) + dy).clamp(0, 2), (torch.arange(5) + dx).clamp(0, 4)
+    expected = coarse[0][:, :, rows][..., columns].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(predicted, expected, rtol=0, atol=0)
+
+
+def test_a_guided_decoder_gives_no_value_beyond_those_around():
+    torch.manual_seed(0)
+    decoder = GuidedDecoder([5, 6, 7], 4).eval()
+    coarse = []
+    decoder.head.register_forward_hook(lambda _, __, output: coarse.append(output))
+    predicted = decoder([torch.rand(1, count, *size) for count, size in ((5, (7, 9)), (6, (4, 5)), (7, (2, 3)))])
+    assert predicted.shape == (1, 1, 7, 9)
+    assert coarse[0].min() <= predicted.min() < predicted.max() <= coarse[0].max()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "upsampling", "rule"),
+    [
+        ("vit_tiny_patch16_224", "guided", "bilinear is for a ViT"),
+        ("resnet18", "cubic", "there are bilinear and guided"),
+    ],
+)
+def test_an_upsampling_that_is_not_for_a_network_is_refused(encoder, upsampling, rule):
+    with pytest.raises(InputError, match=f"model.upsampling: {upsampling}: {rule}"):
+        DepthNet(encoder=encoder, upsampling=upsampling)
 
 
 @pytest.mark.parametrize("size", [(31, 64), (64, 20)])

@@ -19,6 +19,9 @@ class ModelConfig(Section):
     encoder: str = Field("tf_efficientnet_lite0", description="A timm encoder: a convolutional net, or a ViT.")
     weights: str = Field("package", description="package, timm (downloads), none, or a file of encoder weights.")
     decoder_width: int = Field(48, ge=8, description="Channels of the decoder.")
+    upsampling: Literal["bilinear", "guided"] = Field(
+        "bilinear", description="How the decoder ends; guided: its edges lie where the finest features of the image do."
+    )
     min_depth: float = Field(0.3, gt=0, description="Nearest depth the network can predict, metres.")
     max_depth: float = Field(20.0, gt=0, description="Farthest depth the network can predict, metres.")
     max_side: int | None = Field(

@@ -1,5 +1,6 @@
 """Feature maps to one map, at the finest feature size or, of a ViT, at four times its own."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,8 +16,18 @@ def _mix(width: int) -> nn.Sequential:
     )
 
 
+def _merge(
+    features: list[Float[Tensor, "n _ _ _"]], laterals: nn.ModuleList, mixes: nn.ModuleList
+) -> Float[Tensor, "n c h w"]:
+    """A feature pyramid of one width (Lin et al. 2017) from coarse to fine, of the size of the first of `features`."""
+    merged = mixes[-1](laterals[-1](features[-1]))
+    for feature, lateral, mix in zip(features[-2::-1], reversed(laterals[:-1]), reversed(mixes[:-1]), strict=True):
+        merged = mix(lateral(feature) + F.interpolate(merged, feature.shape[-2:], mode="bilinear", align_corners=False))
+    return merged
+
+
 class LightDecoder(nn.Module):
-    """A feature pyramid of one width (Lin et al. 2017), coarse to fine, ending in one channel.
+    """A feature pyramid that ends in one channel.
 
     Fixed sizes in, fixed sizes out, with plain convolutions, bilinear resizing and ReLU6 only: it exports everywhere.
     """
@@ -29,13 +40,32 @@ class LightDecoder(nn.Module):
 
     def forward(self, features: list[Float[Tensor, "n _ _ _"]]) -> Float[Tensor, "n 1 h w"]:
         """One channel at the size of the first of `features`, which go from fine to coarse."""
-        merged = self.mixes[-1](self.laterals[-1](features[-1]))
-        for feature, lateral, mix in zip(
-            features[-2::-1], reversed(self.laterals[:-1]), reversed(self.mixes[:-1]), strict=True
-        ):
-            size = feature.shape[-2:]
-            merged = mix(lateral(feature) + F.interpolate(merged, size, mode="bilinear", align_corners=False))
-        return self.head(merged)
+        return self.head(_merge(features, self.laterals, self.mixes))
+
+
+class GuidedDecoder(nn.Module):
+    """A feature pyramid that ends one level earlier, and what the finest features make of it.
+
+    Each pixel of their size is a mean of the nine values around it, with weights that these features choose: an edge
+    lies where the image has it, and is no mixture of both sides. The convex upsampling of RAFT (Teed and Deng 2020),
+    guided by the image alone.
+    """
+
+    def __init__(self, channels: list[int], width: int) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels[1:])
+        self.mixes = nn.ModuleList(_mix(width) for _ in channels[1:])
+        self.head = nn.Conv2d(width, 1, 3, padding=1)
+        self.guide = nn.Sequential(nn.Conv2d(channels[0], width, 1), _mix(width), nn.Conv2d(width, 9, 3, padding=1))
+
+    def forward(self, features: list[Float[Tensor, "n _ _ _"]]) -> Float[Tensor, "n 1 h w"]:
+        """One channel at the size of the first of `features`, which go from fine to coarse."""
+        coarse = self.head(_merge(features[1:], self.laterals, self.mixes))
+        height, width = coarse.shape[-2:]
+        padded = F.pad(coarse, (1, 1, 1, 1), mode="replicate")
+        around = torch.cat([padded[..., i : i + height, j : j + width] for i in range(3) for j in range(3)], dim=1)
+        weights = self.guide(features[0]).softmax(dim=1)
+        return (weights * F.interpolate(around, weights.shape[-2:], mode="nearest")).sum(dim=1, keepdim=True)
 
 
 class _Residual(nn.Module):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from steadydepth.models.decoders import DPTDecoder, LightDecoder
+from steadydepth.models.decoders import DPTDecoder, GuidedDecoder, LightDecoder
 from steadydepth.models.encoders import build_encoder
 from steadydepth.types import Claims, Depth, Frames, InputError, State
 
@@ -31,9 +31,10 @@ class DepthNet(nn.Module, PyTorchModelHubMixin):
         max_depth: farthest, metres.
         claims: what its numbers mean after training.
         max_side: longer side in pixels of the images that it is for; who runs it shrinks longer ones to it. None: any.
+        upsampling: bilinear, or guided by the finest features (`GuidedDecoder`); of a ViT bilinear.
 
     Raises:
-        InputError: the depths are not in order, or timm has no such encoder.
+        InputError: the depths are not in order, timm has no such encoder, or the upsampling is not for it.
     """
 
     mean: Tensor
@@ -47,6 +48,7 @@ class DepthNet(nn.Module, PyTorchModelHubMixin):
         max_depth: float = 20.0,
         claims: str = "metric",
         max_side: int | None = None,
+        upsampling: str = "bilinear",
     ) -> None:
         super().__init__()
         if not 0 < min_depth < max_depth:
@@ -55,7 +57,11 @@ class DepthNet(nn.Module, PyTorchModelHubMixin):
         feature_info: Any = self.encoder.feature_info
         channels, strides = feature_info.channels(), feature_info.reduction()
         is_vit = len(set(strides)) == 1
-        self.decoder = DPTDecoder(channels, decoder_width) if is_vit else LightDecoder(channels, decoder_width)
+        if upsampling not in ("bilinear", "guided") or (is_vit and upsampling != "bilinear"):
+            choices = "bilinear is for a ViT" if is_vit else "there are bilinear and guided"
+            raise InputError(f"model.upsampling: {upsampling}: {choices}")
+        light = GuidedDecoder if upsampling == "guided" else LightDecoder
+        self.decoder = (DPTDecoder if is_vit else light)(channels, decoder_width)
         self.patch = strides[0] if is_vit else 1  # pixels a side; the encoder pads to multiples of it
         self.min_depth, self.max_depth, self.max_side = min_depth, max_depth, max_side
         self.claims: Claims = claims  # type: ignore[assignment]

@@ -195,6 +195,7 @@ def build_model(config: Config) -> nn.Module:
     model = DepthNet(
         encoder=config.model.encoder,
         decoder_width=config.model.decoder_width,
+        upsampling=config.model.upsampling,
         min_depth=config.model.min_depth,
         max_depth=config.model.max_depth,
         claims=config.model.claims or "metric",
