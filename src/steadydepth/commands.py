@@ -237,8 +237,8 @@ def stabilise(
         videos: video files, sequence folders, or folders of them.
         model: a name that `load` takes, of a model with weights.
         out: folder that gets the model, its log, its metrics before and after, and report.html.
-        options: the others of `training.label_free.stabilise.stabilise`: minutes, strength, steps, max_side, seed,
-            device.
+        options: the others of `training.label_free.stabilise.stabilise`: minutes, strength, steps, max_side, layers,
+            seed, device.
 
     Returns: what was reached; None where it was asked to stop before the last step.
 

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_runs import train_until_cut
 from torch import nn
 
 from steadydepth.config_files import resolve_config
 from steadydepth.method.alignment import as_depth
-from steadydepth.method.parameter_groups import freeze_unused, rate_shares, train_only
+from steadydepth.method.parameter_groups import coarse_parameters, freeze_unused, rate_shares, train_only
 from steadydepth.method.update import build_optimizer
 from steadydepth.models.adapt import add_lora, checkpoint_gradients, without_lora
+from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.load import load_model
 from steadydepth.models.weights import read_weights
 from steadydepth.training.loop import train
@@ -169,6 +171,49 @@ def test_parts_by_name(toy):
     train_only(model, ["network.spare"])
     with pytest.raises(InputError, match="nothing would be trained"):
         freeze_unused(model, 32, 40)
+
+
+class Pyramid(nn.Module):
+    """Layers at full size, at half and at a quarter: convolutions, a norm, tokens; one of them at two sizes."""
+
+    claims = "metric"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.middle, self.coarse, self.both, self.back = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(5))
+        self.norm, self.tokens, self.token_norm = nn.BatchNorm2d(3), nn.Linear(3, 3), nn.LayerNorm(3)
+        self.scale, self.unused = nn.Parameter(torch.ones(3, 1, 1)), nn.Parameter(torch.ones(3))
+
+    def forward(self, frames, state=None):
+        full = self.fine(frames.flatten(0, 1))
+        small = self.norm(self.coarse(F.avg_pool2d(self.middle(F.avg_pool2d(full, 2)), 2)))
+        small = small + self.token_norm(self.tokens(small.flatten(2).mT)).mT.view_as(small)
+        small = self.both(small * self.scale)
+        full = self.back(self.both(full) + F.interpolate(small, full.shape[-2:]))
+        return full.mean(dim=1).exp().unflatten(0, frames.shape[:2]), {}
+
+
+def test_coarse_layers_are_those_at_a_quarter_of_the_finest_size():
+    model = Pyramid()
+    model.train()
+    assert {name.split(".")[0] for name in coarse_parameters(model, 32, 48)} == {
+        "coarse", "norm", "tokens", "token_norm", "scale",
+    }  # fmt: skip
+    assert model.training
+    assert not model.norm.running_mean.any()
+    train_only(model, ["coarse", "back"], height=32, width=48)
+    assert {name.split(".")[0] for name in learning(model)} == {
+        "coarse", "norm", "tokens", "token_norm", "scale", "back",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("encoder", ["mobilenetv3_small_100", "vit_tiny_patch16_224"])
+def test_the_ends_of_networks_are_not_coarse_and_the_middle_is(encoder):
+    names = coarse_parameters(DepthNet(encoder, decoder_width=8), 64, 96)
+    assert any(name.startswith("encoder.") for name in names)
+    assert not any(name.startswith("decoder.head") for name in names)
+    blocks = {name.split("blocks.")[1].split(".")[0] for name in names if "blocks." in name}
+    assert max(map(int, blocks)) == (5 if "mobile" in encoder else 11)
 
 
 def test_looking_for_unused_weights_leaves_the_model_as_it_is(toy):

@@ -15,6 +15,7 @@ from steadydepth.data.loader_workers import load_items
 from steadydepth.data.samples import make_batch
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.files.video_read import probe_video
+from steadydepth.method.parameter_groups import coarse_parameters
 from steadydepth.models.load import load_model
 from steadydepth.training.checkpoint import save_model
 from steadydepth.training.label_free import learning_rate
@@ -64,6 +65,17 @@ def test_one_call_leaves_the_model_its_scores_and_a_page_and_goes_on_where_it_wa
     assert (out / "model.safetensors").read_bytes() == saved
     with pytest.raises(InputError, match="was stabilised here: choose another folder for other"):
         stabilise_and_report(world, **options | {"model": "other"})
+
+
+def test_coarse_layers_alone_are_trained_where_they_are_asked_for(world, tmp_path, start):
+    room.stabilise(world, model=start, out=tmp_path / "calm", steps=2, device="cpu", layers="coarse")
+    before, after = (dict(load_model(folder).named_parameters()) for folder in (start, tmp_path / "calm"))
+    config = load_config(tmp_path / "calm" / "config.yaml")
+    coarse = coarse_parameters(load_model(start), config.data.height, config.data.width)
+    assert {name for name in before if not torch.equal(before[name], after[name])} <= coarse
+    assert any(not torch.equal(before[name], after[name]) for name in coarse)
+    with pytest.raises(InputError, match="layers 'fine': train all or coarse"):
+        room.stabilise(world, model=start, out=tmp_path / "other", layers="fine")
 
 
 def test_long_videos_are_taken_in_pieces_evenly_spread_and_short_ones_whole(tmp_path, video, world, monkeypatch):

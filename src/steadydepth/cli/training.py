@@ -72,6 +72,10 @@ def stabilise(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="In place of what --minutes allows.")] = None,
     max_side: Annotated[int, typer.Option(min=32, help="Longer side of the frames to train on, pixels.")] = 320,
+    layers: Annotated[
+        str,
+        typer.Option(help="all are trained, or the coarse ones: less steady, and few videos do no harm on others."),
+    ] = "all",
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn: another one is another try.")] = 0,
     device: Annotated[str, typer.Option(help="auto takes a GPU where there is one; or cpu.")] = "auto",
 ) -> None:
@@ -91,6 +95,7 @@ def stabilise(
         strength=strength,
         steps=steps,
         max_side=max_side,
+        layers=layers,
         seed=seed,
         device=device,
     )

@@ -35,7 +35,9 @@ class ModelConfig(Section):
         "it metres, or what is known of `init`.",
     )
     train: tuple[str, ...] = Field(
-        (), description="What is trained: encoder, decoder, norms, or beginnings of parameter names; all without it."
+        (),
+        description="What is trained: encoder, decoder, norms, coarse (layers at a quarter of the finest resolution or "
+        "less), or beginnings of parameter names; all without it.",
     )
     lora: int = Field(
         0,

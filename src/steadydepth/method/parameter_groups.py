@@ -2,9 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from steadydepth.types import InputError
 
@@ -46,12 +49,14 @@ def rate_shares(model: nn.Module, *, encoder_learning_rate: float, layer_decay: 
     }
 
 
-def train_only(model: nn.Module, parts: Sequence[str]) -> None:
+def train_only(model: nn.Module, parts: Sequence[str], *, height: int = 192, width: int = 256) -> None:
     """Freeze, in place, all parameters but those of `parts`.
 
     Args:
         model: any module.
-        parts: encoder, decoder, norms, or beginnings of parameter names.
+        parts: encoder, decoder, norms, coarse (`coarse_parameters`), or beginnings of parameter names.
+        height: rows of the image that `coarse` is found with.
+        width: its columns.
 
     Raises:
         InputError: a part has no parameters; it lists what there is.
@@ -62,12 +67,15 @@ def train_only(model: nn.Module, parts: Sequence[str]) -> None:
         if "norm" in type(module).__name__.lower()
         for name, _ in module.named_parameters(recurse=False)
     }
+    known = {"norms": norms}
+    if "coarse" in parts:
+        known["coarse"] = coarse_parameters(model, height, width)
     names = [name for name, _ in model.named_parameters()]
-    chosen = {part: {name for name in names if _belongs(name, part, norms)} for part in parts}
+    chosen = {part: known.get(part, {name for name in names if _belongs(name, part)}) for part in parts}
     if empty := [part for part, found in chosen.items() if not found]:
         begin = sorted({".".join(name.split(".")[:2]) for name in names})
         raise InputError(
-            f"model.train: {', '.join(empty)}: no parameters of this name; there are encoder, decoder, norms "
+            f"model.train: {', '.join(empty)}: no parameters of this name; there are encoder, decoder, norms, coarse "
             f"and names that begin with {', '.join(begin[:12])}"
         )
     learning = set().union(*chosen.values())
@@ -75,12 +83,64 @@ def train_only(model: nn.Module, parts: Sequence[str]) -> None:
         parameter.requires_grad_(name in learning)
 
 
-def _belongs(name: str, part: str, norms: set[str]) -> bool:
-    if part == "norms":
-        return name in norms
+def _belongs(name: str, part: str) -> bool:
     if part in ("encoder", "decoder"):
         return is_encoder(name) == (part == "encoder")
     return name == part or name.startswith(part.rstrip(".") + ".")
+
+
+COARSE = 12  # so many times the places of a coarse layer has the finest one, at least; not 16, as a ViT adds tokens
+
+
+class _Places(TorchFunctionMode):
+    """At how many places of an image each parameter is applied, by its identity: pixels of its layer, or tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most: dict[int, int] = {}
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        given = [*args, *kwargs.values()]
+        weights = [one for one in given if isinstance(one, nn.Parameter)]
+        is_applied = any(
+            isinstance(one, Tensor) and not isinstance(one, nn.Parameter) and one.ndim > 2 for one in given
+        )
+        if weights and is_applied and isinstance(result, Tensor) and result.ndim > 2:
+            # Channels are last in what a linear layer gives, or a norm of tokens, and second after a convolution.
+            channels = result.shape[-1] if function in (F.linear, F.layer_norm) else result.shape[1]
+            places = result.numel() // channels
+            for weight in weights:
+                self.most[id(weight)] = max(self.most.get(id(weight), 0), places)
+        return result
+
+
+def coarse_parameters(model: nn.Module, height: int, width: int) -> set[str]:
+    """Names of the parameters that are applied at a quarter of the finest resolution, or less, in both directions.
+
+    What a network says of rooms and things is there, and most flicker with it; where edges lie is in the others.
+
+    Args:
+        model: a `VideoDepthModel`.
+        height: rows of the image that it is asked about.
+        width: columns of the image.
+
+    Returns: the names; parameters that no layer is seen to apply are none of them.
+    """
+    training, own = model.training, next(model.parameters())
+    model.eval()
+    with _Places() as places, torch.no_grad():
+        model(torch.zeros((1, 1, 3, height, width), device=own.device))
+    model.train(training)
+    finest = max(places.most.values(), default=0)
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if COARSE * places.most.get(id(parameter), COARSE * finest + 1) <= finest
+    }
 
 
 def freeze_unused(model: nn.Module, height: int, width: int) -> list[str]:

@@ -216,7 +216,7 @@ def prepare_parts(model: nn.Module, config: Config) -> None:
     if config.model.lora:
         add_lora(model, config.model.lora, is_encoder)
     if config.model.train:
-        train_only(model, config.model.train)
+        train_only(model, config.model.train, height=config.data.height, width=config.data.width)
     if config.model.checkpointing:
         checkpoint_gradients(model)
     if unused := freeze_unused(model, config.data.height, config.data.width):

@@ -32,6 +32,7 @@ from steadydepth.training.setup import label_videos, set_up
 logger = logging.getLogger(__name__)
 
 VIDEOS, MEASURED, BEFORE, AFTER = "videos", "measured", "before", "after"  # folders in that of the run
+LAYERS = ("all", "coarse")
 STEPS = 600
 PIECE = 120  # frames of a long video that stay together
 MOST_FRAMES, MOST_MEASURED = 1500, 400
@@ -85,6 +86,7 @@ def stabilise(
     strength: float | None = None,
     steps: int | None = None,
     max_side: int = 320,
+    layers: str = "all",
     seed: int = 0,
     device: str = "auto",
 ) -> Stabilised | None:
@@ -98,6 +100,9 @@ def stabilise(
         strength: of the learned filter that teaches, 0 to 1; None takes its default.
         steps: in place of what `minutes` allows.
         max_side: longer side in pixels of the frames that are trained and measured on.
+        layers: "all" of the model are trained, or the "coarse" ones (`method.parameter_groups.coarse_parameters`): a
+            third of the flicker goes and not half of it, and where few videos are given, edges and accuracy stay on
+            others too.
         seed: of what is drawn in training: another one is another try.
         device: "auto" takes a GPU where there is one, or "cpu".
 
@@ -109,6 +114,8 @@ def stabilise(
     started, out = time.monotonic(), Path(out)
     if minutes is not None and minutes <= 0:
         raise InputError(f"minutes is {minutes:g}; give a number above 0")
+    if layers not in LAYERS:
+        raise InputError(f"layers {layers!r}: train {' or '.join(LAYERS)}")
     if (out / "config.yaml").is_file():
         config = load_config(out / "config.yaml")
         if config.model.init != str(model):
@@ -118,7 +125,10 @@ def stabilise(
         n_frames = MOST_FRAMES if minutes is None else int(min(max(150 * minutes, PIECE), MOST_FRAMES))
         if not (out / VIDEOS).is_dir():
             _gather([Path(one) for one in given], out, n_frames=n_frames, max_side=max_side)
-        config = _plan(out, str(model), strength=strength, steps=steps, max_side=max_side, seed=seed, device=device)
+        config = _plan(
+            out, str(model),
+            strength=strength, steps=steps, max_side=max_side, layers=layers, seed=seed, device=device,
+        )  # fmt: skip
     before = _measure(str(model), out, BEFORE)
     if not (out / "config.yaml").is_file():
         config = _tune(config, has_steps=steps is not None, minutes=minutes, started=started)
@@ -170,7 +180,15 @@ def _pieces(n_frames: int, share: float) -> list[tuple[int, int]]:
 
 
 def _plan(
-    out: Path, model: str, *, strength: float | None, steps: int | None, max_side: int, seed: int, device: str
+    out: Path,
+    model: str,
+    *,
+    strength: float | None,
+    steps: int | None,
+    max_side: int,
+    layers: str,
+    seed: int,
+    device: str,
 ) -> Config:
     """The preset for these videos, at a size like theirs; of the learning rate nothing is known yet."""
     height, width = _training_size(out / VIDEOS, max_side)
@@ -188,6 +206,8 @@ def _plan(
     }
     if strength is not None:
         changes["data.teacher_strength"] = strength
+    if layers != "all":
+        changes["model.train"] = f"[{layers}]"
     return load_config("stabilise", [f"{key}={value}" for key, value in changes.items()])
 
 
