@@ -174,7 +174,7 @@ def test_parts_by_name(toy):
 
 
 class Pyramid(nn.Module):
-    """Layers at full size, at half and at a quarter: convolutions, a norm, tokens; one of them at two sizes."""
+    """Layers at full size, at a quarter and a sixteenth: convolutions, a norm, tokens; one of them at two sizes."""
 
     claims = "metric"
 
@@ -186,14 +186,14 @@ class Pyramid(nn.Module):
 
     def forward(self, frames, state=None):
         full = self.fine(frames.flatten(0, 1))
-        small = self.norm(self.coarse(F.avg_pool2d(self.middle(F.avg_pool2d(full, 2)), 2)))
+        small = self.norm(self.coarse(F.avg_pool2d(self.middle(F.avg_pool2d(full, 4)), 4)))
         small = small + self.token_norm(self.tokens(small.flatten(2).mT)).mT.view_as(small)
         small = self.both(small * self.scale)
         full = self.back(self.both(full) + F.interpolate(small, full.shape[-2:]))
         return full.mean(dim=1).exp().unflatten(0, frames.shape[:2]), {}
 
 
-def test_coarse_layers_are_those_at_a_quarter_of_the_finest_size():
+def test_coarse_layers_are_those_at_a_twelfth_of_the_image_or_less():
     model = Pyramid()
     model.train()
     assert {name.split(".")[0] for name in coarse_parameters(model, 32, 48)} == {

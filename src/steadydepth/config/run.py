@@ -36,8 +36,8 @@ class ModelConfig(Section):
     )
     train: tuple[str, ...] = Field(
         (),
-        description="What is trained: encoder, decoder, norms, coarse (layers at a quarter of the finest resolution or "
-        "less), or beginnings of parameter names; all without it.",
+        description="What is trained: encoder, decoder, norms, coarse (layers at a twelfth of the resolution of the "
+        "image or less), or beginnings of parameter names; all without it.",
     )
     lora: int = Field(
         0,

@@ -89,15 +89,16 @@ def _belongs(name: str, part: str) -> bool:
     return name == part or name.startswith(part.rstrip(".") + ".")
 
 
-COARSE = 12  # so many times the places of a coarse layer has the finest one, at least; not 16, as a ViT adds tokens
+COARSE = 144  # pixels of the image, at least, for each place where a coarse layer is applied: patches of 14 and 16 are
 
 
 class _Places(TorchFunctionMode):
-    """At how many places of an image each parameter is applied, by its identity: pixels of its layer, or tokens."""
+    """At how many places each parameter is applied, by its identity, pixels or tokens; and the pixels of the image."""
 
     def __init__(self) -> None:
         super().__init__()
         self.most: dict[int, int] = {}
+        self.n_pixels = 0  # of the largest image that a convolution was shown: some networks resize what they are given
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -113,15 +114,17 @@ class _Places(TorchFunctionMode):
             # Channels are last in what a linear layer gives, or a norm of tokens, and second after a convolution.
             channels = result.shape[-1] if function in (F.linear, F.layer_norm) else result.shape[1]
             places = result.numel() // channels
+            if function is F.conv2d:
+                self.n_pixels = max(self.n_pixels, args[0].shape[-2] * args[0].shape[-1])
             for weight in weights:
                 self.most[id(weight)] = max(self.most.get(id(weight), 0), places)
         return result
 
 
 def coarse_parameters(model: nn.Module, height: int, width: int) -> set[str]:
-    """Names of the parameters that are applied at a quarter of the finest resolution, or less, in both directions.
+    """Names of the parameters that are applied at a twelfth of the resolution of the image, or less.
 
-    What a network says of rooms and things is there, and most flicker with it; where edges lie is in the others.
+    What a network says of rooms and things is there, and so is most of its flicker; where edges lie is in the others.
 
     Args:
         model: a `VideoDepthModel`.
@@ -135,11 +138,10 @@ def coarse_parameters(model: nn.Module, height: int, width: int) -> set[str]:
     with _Places() as places, torch.no_grad():
         model(torch.zeros((1, 1, 3, height, width), device=own.device))
     model.train(training)
-    finest = max(places.most.values(), default=0)
     return {
         name
         for name, parameter in model.named_parameters()
-        if COARSE * places.most.get(id(parameter), COARSE * finest + 1) <= finest
+        if COARSE * places.most.get(id(parameter), places.n_pixels + 1) <= places.n_pixels
     }
 
 
