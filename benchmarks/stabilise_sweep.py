@@ -130,6 +130,7 @@ WITH_LABELS: dict[str, dict[str, Any]] = {
     "weight-5-edges-2": ramped(5.0, 2.0),
     "weight-3.5-edges-2-gradient-0.6": ramped(3.5, 2.0, relative_gradient=0.6),
     "idea-guided-upsampling-plain": both(PLAIN, idea("guided_upsampling")),
+    "idea-guided-and-alike": both(DEMO, idea("guided_and_alike")),
     "idea-moved-stills": both(DEMO, idea("moved_stills")),
     "idea-blurred-strides": both(DEMO, idea("blurred_strides")),
     "idea-guided-upsampling": both(DEMO, idea("guided_upsampling")),

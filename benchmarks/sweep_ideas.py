@@ -166,7 +166,7 @@ def alike_features(weight: float = 0.3) -> None:
 
     def processed(model: nn.Module, frames: Tensor) -> Any:
         decoder = next(one for one in model.modules() if isinstance(one, LightDecoder))
-        handle = decoder.mixes[0].register_forward_hook(lambda _, __, output: found.append(output))
+        handle = decoder.head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
         result = process(model, frames)
         handle.remove()
         return result
@@ -204,7 +204,14 @@ def weight_by_progress() -> None:
     step.calculate_losses, step.relative_weight_at = calculated, weight_at
 
 
+def guided_and_alike() -> None:
+    """Both at once."""
+    guided_upsampling()
+    alike_features()
+
+
 IDEAS: dict[str, Callable[[], None]] = {
+    "guided_and_alike": guided_and_alike,
     "gain_of_edges": gain_of_edges,
     "moved_stills": moved_stills,
     "blurred_strides": blurred_strides,
