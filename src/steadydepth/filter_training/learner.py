@@ -37,8 +37,8 @@ class Learner:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.number, self.share, self.spent_s = 0, 0.0, 0.0  # batches, the share of all that is over, and seconds
         self.found: list[dict[str, Tensor]] = []  # parts of the loss since the last line of the log
-        told = [config.model_dump(mode="json", exclude=_FREE), learns_from]
-        self._order = json.dumps(told, sort_keys=True)
+        asked = [config.model_dump(mode="json", exclude=_FREE), learns_from]
+        self._order = json.dumps(asked, sort_keys=True)
         if (cut := load_checkpoint(folder)) is not None:
             self._restore(cut)
         remove_remains(folder)

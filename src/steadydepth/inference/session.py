@@ -319,15 +319,15 @@ class Session:
         if not images:
             return
         is_start = self._shape is None
-        seen = [self.network.fit(image) for image in images]
-        depths, self._state = self.network(seen, self._state)
+        fitted = [self.network.fit(image) for image in images]
+        depths, self._state = self.network(fitted, self._state)
         self._shape = images[0].shape
         if self._remembers is None:
             self._remembers = bool(self._state)
-        for depth, fitted, image in zip(depths, seen, images, strict=True):
+        for depth, shown, image in zip(depths, fitted, images, strict=True):
             if self._filter is not None:
-                depth, self._filter_state = self._filter(depth, fitted, self._filter_state)
-            yield Result(depth, self.network.claims, image, is_start), fitted
+                depth, self._filter_state = self._filter(depth, shown, self._filter_state)
+            yield Result(depth, self.network.claims, image, is_start), shown
             is_start = False
 
 

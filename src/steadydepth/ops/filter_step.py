@@ -132,20 +132,33 @@ def filter_step(
     flow_x, flow_y = (xp.where(one == one, one, FAR) for one in (flow[..., 0], flow[..., 1]))
     filtered, inside = _recall(on, memory, flow_x, flow_y, ones, factor)
     step = (filtered - raw) * inside
-    seen, usable_seen, inside_seen, step_seen = (on.shrink(one, factor) for one in (raw, ones, inside, step))
-    seen = seen / xp.clip(usable_seen, 0.1, None)
+    small, usable_small, inside_small, step_small = (on.shrink(one, factor) for one in (raw, ones, inside, step))
+    small = small / xp.clip(usable_small, 0.1, None)
     before = [memory["frame"][..., i, :, :] for i in range(3)]
-    *before, seen_before, spread, age = on.sample(
+    *before, small_before, spread, age = on.sample(
         [*before, memory["raw"], memory["spread"], memory["age"]], *_follow(flow_x, flow_y)
     )
-    age, spread, seen_before = age * inside_seen, spread * inside_seen, seen_before * inside_seen
-    is_known = (inside_seen > 0) & (flow_x > FAR)
+    age, spread, small_before = age * inside_small, spread * inside_small, small_before * inside_small
+    is_known = (inside_small > 0) & (flow_x > FAR)
     flow = [xp.where(is_known, one, xp.zeros_like(one)) for one in (flow_x, flow_y)]
     now = [frame[..., i, :, :] for i in range(3)]
-    residual = _residual(now, before, inside_seen)
-    low, middle, common = _bands(on, step_seen, residual, inside_seen)
+    residual = _residual(now, before, inside_small)
+    low, middle, common = _bands(on, step_small, residual, inside_small)
     features = _features(
-        on, now, seen, seen_before, step_seen, spread, age, inside_seen, flow, residual, low, middle, common, strength
+        on,
+        now,
+        small,
+        small_before,
+        step_small,
+        spread,
+        age,
+        inside_small,
+        flow,
+        residual,
+        low,
+        middle,
+        common,
+        strength,
     )
     keep, keep_middle, keep_low, tight = on.gates(features)
     most = MOST_KEPT * strength
@@ -160,12 +173,12 @@ def filter_step(
     kept = keep * inside / (1 + fit * fit)
     out = raw + (kept * detail + kept_smooth) * ones
     count = xp.clip(age + 1, None, 8)
-    far = on.shrink(abs(detail), factor) / xp.clip(inside_seen, 0.1, None)
+    far = on.shrink(abs(detail), factor) / xp.clip(inside_small, 0.1, None)
     return xp.where(usable & (out != raw), from_log(out, unit, claims), depth), {
         "frame": frame,
-        "raw": seen,
-        "spread": (spread + (far - spread) / count) * inside_seen,
-        "age": (1 + on.shrink(kept, factor) * age) * usable_seen,
+        "raw": small,
+        "spread": (spread + (far - spread) / count) * inside_small,
+        "age": (1 + on.shrink(kept, factor) * age) * usable_small,
         "filtered": out * ones,
         "known": ones,
         "unit": unit,
@@ -271,8 +284,8 @@ def _squash(change: Array) -> Array:
 def _features(
     on: Backend,
     now: list[Array],
-    seen: Array,
-    seen_before: Array,
+    small: Array,
+    small_before: Array,
     step: Array,
     spread: Array,
     age: Array,
@@ -286,14 +299,14 @@ def _features(
 ) -> list[Array]:
     """What the network looks at, at half the guide's size."""
     xp = _library(step)
-    change = seen_before - seen * inside
+    change = small_before - small * inside
     maps = (
         step,
         abs(step),
         change,
         abs(change),
         residual,
-        _gradient([seen]),
+        _gradient([small]),
         _gradient(now),
         age,
         spread,
