@@ -74,7 +74,7 @@ def stabilise(
     max_side: Annotated[int, typer.Option(min=32, help="Longer side of the frames to train on, pixels.")] = 320,
     layers: Annotated[
         str,
-        typer.Option(help="all are trained, or the coarse ones: less steady, and few videos do no harm on others."),
+        typer.Option(help="all are trained, or the coarse ones: less steady, and few videos do less harm on others."),
     ] = "all",
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn: another one is another try.")] = 0,
     device: Annotated[str, typer.Option(help="auto takes a GPU where there is one; or cpu.")] = "auto",

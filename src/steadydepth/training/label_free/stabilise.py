@@ -100,9 +100,8 @@ def stabilise(
         strength: of the learned filter that teaches, 0 to 1; None takes its default.
         steps: in place of what `minutes` allows.
         max_side: longer side in pixels of the frames that are trained and measured on.
-        layers: "all" of the model are trained, or the "coarse" ones (`method.parameter_groups.coarse_parameters`): a
-            third of the flicker goes and not half of it, and where few videos are given, edges and accuracy stay on
-            others too.
+        layers: "all" of the model are trained, or the "coarse" ones (`method.parameter_groups.coarse_parameters`): half
+            of the flicker goes and not more, and where few videos are given, accuracy and most edges stay on others.
         seed: of what is drawn in training: another one is another try.
         device: "auto" takes a GPU where there is one, or "cpu".
 
