@@ -143,8 +143,6 @@ WITH_LABELS: dict[str, dict[str, Any]] = {
     "idea-no-average": both(DEMO, {"optim": {"average": 0.0}}),
     "idea-ramp-0.33": both(DEMO, {"loss": {"relative_ramp": 0.33}}),
     # Not yet run.
-    "gain-0.1": both(edges(0.1), idea("gain_of_edges")),
-    "edges-1-average": both(edges(1.0), {"optim": {"average": 0.998}}),
     "edges-1-log_l1": edges(1.0, absolute="log_l1"),
     "demo-gradient-0.4": both(DEMO, {"loss": {"gradient": 0.4}}),
 }

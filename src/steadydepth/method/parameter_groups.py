@@ -89,7 +89,7 @@ def _belongs(name: str, part: str) -> bool:
     return name == part or name.startswith(part.rstrip(".") + ".")
 
 
-COARSE = 144  # pixels of the image, at least, for each place where a coarse layer is applied: patches of 14 and 16 are
+COARSE = 144  # pixels of the image for each place of a coarse layer, at least: strides of 12 and more, patches of 14
 
 
 class _Places(TorchFunctionMode):

@@ -15,6 +15,9 @@ from steadydepth.types import Claims, Depth, Frames, InputError, State
 # ImageNet's statistics, those the encoders were trained with (timm.data.IMAGENET_DEFAULT_MEAN, _STD).
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+# By `upsampling`.
+DECODERS: dict[str, type[nn.Module]] = {"bilinear": LightDecoder, "guided": GuidedDecoder}
+DECODERS_OF_A_VIT: dict[str, type[nn.Module]] = {"bilinear": DPTDecoder}
 SMALLEST = 32  # pixels a side: the coarsest feature map of a stride-32 encoder needs one cell
 
 
@@ -57,11 +60,11 @@ class DepthNet(nn.Module, PyTorchModelHubMixin):
         feature_info: Any = self.encoder.feature_info
         channels, strides = feature_info.channels(), feature_info.reduction()
         is_vit = len(set(strides)) == 1
-        if upsampling not in ("bilinear", "guided") or (is_vit and upsampling != "bilinear"):
-            choices = "bilinear is for a ViT" if is_vit else "there are bilinear and guided"
-            raise InputError(f"model.upsampling: {upsampling}: {choices}")
-        light = GuidedDecoder if upsampling == "guided" else LightDecoder
-        self.decoder = (DPTDecoder if is_vit else light)(channels, decoder_width)
+        decoders = DECODERS_OF_A_VIT if is_vit else DECODERS
+        if upsampling not in decoders:
+            kind = "a ViT" if is_vit else "a convolutional network"
+            raise InputError(f"model.upsampling: {upsampling}: for {kind} there is {' and '.join(decoders)}")
+        self.decoder = decoders[upsampling](channels, decoder_width)
         self.patch = strides[0] if is_vit else 1  # pixels a side; the encoder pads to multiples of it
         self.min_depth, self.max_depth, self.max_side = min_depth, max_depth, max_side
         self.claims: Claims = claims  # type: ignore[assignment]
