@@ -119,7 +119,7 @@ def test_a_guided_decoder_gives_no_value_beyond_those_around():
     ("encoder", "upsampling", "rule"),
     [
         ("vit_tiny_patch16_224", "guided", "for a ViT there is bilinear"),
-        ("resnet18", "cubic", "there is bilinear and guided"),
+        ("resnet18", "cubic", "for a convolutional network there is bilinear and guided"),
     ],
 )
 def test_an_upsampling_that_is_not_for_a_network_is_refused(encoder, upsampling, rule):
