@@ -106,6 +106,7 @@ def ramped(weight: float, edge_weight: float, ramp: float = 1.0, **loss: float) 
 
 
 DEMO = ramped(2.2, 1.5)
+GUIDED = {"model": {"upsampling": "guided"}}
 # Recipes without a weight are those of the demo before it had an edge term.
 WITH_LABELS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
@@ -129,11 +130,11 @@ WITH_LABELS: dict[str, dict[str, Any]] = {
     "weight-3-edges-1.5": ramped(3.0, 1.5),
     "weight-5-edges-2": ramped(5.0, 2.0),
     "weight-3.5-edges-2-gradient-0.6": ramped(3.5, 2.0, relative_gradient=0.6),
-    "idea-guided-upsampling-plain": both(PLAIN, idea("guided_upsampling")),
-    "idea-guided-and-alike": both(DEMO, idea("guided_and_alike")),
+    "idea-guided-upsampling-plain": both(PLAIN, GUIDED),
+    "idea-guided-and-alike": both(DEMO, GUIDED, idea("alike_features")),
     "idea-moved-stills": both(DEMO, idea("moved_stills")),
     "idea-blurred-strides": both(DEMO, idea("blurred_strides")),
-    "idea-guided-upsampling": both(DEMO, idea("guided_upsampling")),
+    "idea-guided-upsampling": both(DEMO, GUIDED),
     "idea-away-from-edges": both(DEMO, idea("away_from_edges")),
     "idea-alike-features": both(DEMO, idea("alike_features")),
     "idea-weight-by-progress": both(DEMO, idea("weight_by_progress")),
@@ -190,7 +191,7 @@ def run_one(options: argparse.Namespace, name: str) -> dict[str, Any]:
     model: Any = options.model
     if content["optim"]["steps"]:
         content["data"]["root"] = str(options.videos if is_free else options.train)
-        content["model"] = model_of(options) if is_free else {"weights": options.weights}
+        content["model"] = model_of(options) if is_free else content.get("model", {}) | {"weights": options.weights}
         content["run"] = {
             "folder": str(folder), "seed": seed, "device": options.device, "log_every": 10**6,
             "checkpoint_every": 10**6,

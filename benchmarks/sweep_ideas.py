@@ -19,7 +19,7 @@ from steadydepth.data import loader
 from steadydepth.data.clips import Sample, hold_frame
 from steadydepth.method import absolute_loss
 from steadydepth.method.relative_loss import relative_loss
-from steadydepth.models.decoders import LightDecoder
+from steadydepth.models.decoders import GuidedDecoder, LightDecoder
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.ops.edges import EDGE_DISTANCES_PX, EDGE_LOG_STEP
 from steadydepth.training import setup, step
@@ -116,31 +116,6 @@ def blurred_strides() -> None:
     DepthNet.__init__ = built
 
 
-def guided_upsampling() -> None:
-    """Depth at a quarter of the size; each pixel of half size is a mean of nine of these, weighted by the image.
-
-    The convex upsampling of RAFT (Teed and Deng 2020), guided by the finest features alone.
-    """
-    build = LightDecoder.__init__
-
-    def built(self: Any, channels: list[int], width: int) -> None:
-        build(self, channels, width)
-        self.guide = nn.Conv2d(width, 9, 3, padding=1)
-
-    def forward(self: Any, features: list[Tensor]) -> Tensor:
-        merged = self.mixes[-1](self.laterals[-1](features[-1]))
-        for place in range(len(features) - 2, 0, -1):
-            size = features[place].shape[-2:]
-            coarse = F.interpolate(merged, size, mode="bilinear", align_corners=False)
-            merged = self.mixes[place](self.laterals[place](features[place]) + coarse)
-        depth, size = self.head(merged), features[0].shape[-2:]
-        weights = self.guide(self.mixes[0](self.laterals[0](features[0]))).softmax(dim=1)
-        around = F.unfold(F.pad(depth, (1, 1, 1, 1), mode="replicate"), 3).unflatten(2, depth.shape[-2:])
-        return (weights * F.interpolate(around, size, mode="nearest")).sum(dim=1, keepdim=True)
-
-    LightDecoder.__init__, LightDecoder.forward = built, forward
-
-
 def away_from_edges() -> None:
     """The relative loss leaves out pairs within 2 px of an edge of the later frame's label."""
 
@@ -165,7 +140,7 @@ def alike_features(weight: float = 0.3) -> None:
     still: list[Tensor] = []
 
     def processed(model: nn.Module, frames: Tensor) -> Any:
-        decoder = next(one for one in model.modules() if isinstance(one, LightDecoder))
+        decoder = next(one for one in model.modules() if isinstance(one, LightDecoder | GuidedDecoder))
         handle = decoder.head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
         result = process(model, frames)
         handle.remove()
@@ -204,18 +179,10 @@ def weight_by_progress() -> None:
     step.calculate_losses, step.relative_weight_at = calculated, weight_at
 
 
-def guided_and_alike() -> None:
-    """Both at once."""
-    guided_upsampling()
-    alike_features()
-
-
 IDEAS: dict[str, Callable[[], None]] = {
-    "guided_and_alike": guided_and_alike,
     "gain_of_edges": gain_of_edges,
     "moved_stills": moved_stills,
     "blurred_strides": blurred_strides,
-    "guided_upsampling": guided_upsampling,
     "away_from_edges": away_from_edges,
     "alike_features": alike_features,
     "weight_by_progress": weight_by_progress,

@@ -58,7 +58,7 @@ class CachedDepth:
         return zip(self.source.frames(), self.depth.read(), strict=True)
 
     def ranges(self, view: DepthView) -> Iterator[Range]:
-        """What is shown as near and far in each frame; enlarging makes no other values, and far more of them."""
+        """What is shown as near and far in each frame; enlarging makes more values, and none beyond these."""
         return view.ranges(self.network_depth.read, self.claims, self.starts)
 
     def images(self, max_side: int | None, view: DepthView) -> Iterator[UInt8[np.ndarray, "i j 3"]]:

@@ -115,7 +115,7 @@ class _Places(TorchFunctionMode):
             channels = result.shape[-1] if function in (F.linear, F.layer_norm) else result.shape[1]
             places = result.numel() // channels
             if function is F.conv2d:
-                self.n_pixels = max(self.n_pixels, args[0].shape[-2] * args[0].shape[-1])
+                self.n_pixels = max(self.n_pixels, given[0].shape[-2] * given[0].shape[-1])
             for weight in weights:
                 self.most[id(weight)] = max(self.most.get(id(weight), 0), places)
         return result
