@@ -47,7 +47,7 @@ class GuidedDecoder(nn.Module):
     """A feature pyramid that ends one level earlier, and what the finest features make of it.
 
     Each pixel of their size is a mean of the nine values around it, with weights that these features choose: an edge
-    lies where the image has it, and is no mixture of both sides. The convex upsampling of RAFT (Teed and Deng 2020),
+    can lie where the image has it, and need be no mixture of both sides. The convex upsampling of RAFT (Teed and Deng 2020),
     guided by the image alone.
     """
 
