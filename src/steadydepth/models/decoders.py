@@ -47,8 +47,8 @@ class GuidedDecoder(nn.Module):
     """A feature pyramid that ends one level earlier, and what the finest features make of it.
 
     Each pixel of their size is a mean of the nine values around it, with weights that these features choose: an edge
-    can lie where the image has it, and need be no mixture of both sides. The convex upsampling of RAFT (Teed and Deng 2020),
-    guided by the image alone.
+    can lie where the image has it, and need be no mixture of both sides. The convex upsampling of RAFT (Teed and Deng
+    2020), guided by the image alone.
     """
 
     def __init__(self, channels: list[int], width: int) -> None:
