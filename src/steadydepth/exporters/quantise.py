@@ -136,6 +136,9 @@ def _quantise_onnx(exact: Path, out: Path, images: list[np.ndarray], metadata: s
             _Reader(images),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
+            # Processors with AVX2 alone add two products in 16 bits, and cut off what weights of 8 bits make of them:
+            # 45 % more flicker. With 7 bits a file gives the same depth on all processors, as fast.
+            reduce_range=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             op_types_to_quantize=operators,
