@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 from training_server import TUS, Server, begin_upload, find, make_archive, make_model, offset_of, send
 
 from steadydepth.client import Client
-from steadydepth.serving.jobs.limits import JobLimits
-from steadydepth.serving.jobs.plans import check_settings, config_of
-from steadydepth.serving.jobs.unpack import unpack
+from steadydepth.jobs.limits import JobLimits
+from steadydepth.jobs.plans import check_settings, config_of
+from steadydepth.jobs.unpack import unpack
 from steadydepth.training.loop import train
 
 PIECE = 20_000

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import httpx
 
+from steadydepth.jobs.limits import JobLimits
 from steadydepth.models.depth_net import DepthNet
-from steadydepth.serving.jobs.limits import JobLimits
 from steadydepth.synthetic.world import make_world
 
 # Nobody else is to be spared here.
@@ -89,7 +89,7 @@ class Server:
 
     CODE = (
         "import sys\n"
-        "from steadydepth.serving.jobs.limits import JobLimits\n"
+        "from steadydepth.jobs.limits import JobLimits\n"
         "from steadydepth.serving.server import run_server\n"
         "from steadydepth.serving.settings import Limits, Settings\n"
         "from pathlib import Path\n"

@@ -10,10 +10,10 @@ from served import film, serving
 from torch import nn
 from training_server import QUICK, make_archive, make_model
 
+from steadydepth.jobs.store import Job
 from steadydepth.models.temporal_filter import WEIGHTS
 from steadydepth.ops.colours import colour_depth, follow_range
 from steadydepth.page import page_files
-from steadydepth.serving.jobs.store import Job
 from steadydepth.serving.settings import Limits
 from steadydepth.serving.tokens import new_token
 

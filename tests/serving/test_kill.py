@@ -19,9 +19,9 @@ from training_server import (
     wait_for,
 )
 
-from steadydepth.serving.jobs.limits import JobLimits
-from steadydepth.serving.jobs.plans import check_settings, config_of
-from steadydepth.serving.jobs.unpack import unpack
+from steadydepth.jobs.limits import JobLimits
+from steadydepth.jobs.plans import check_settings, config_of
+from steadydepth.jobs.unpack import unpack
 from steadydepth.training.loop import train
 
 STEPS = {**SMALL, "optim.steps": 40}

@@ -19,10 +19,10 @@ import steadydepth as sd
 from steadydepth.client import Client
 from steadydepth.files.video_write import write_video
 from steadydepth.inference.predictor import Predictor
+from steadydepth.jobs.store import Job
 from steadydepth.models.temporal_filter import WEIGHTS, load_gates
 from steadydepth.serving import answers, stream_route
 from steadydepth.serving.encoding import encode_depth, raw_image
-from steadydepth.serving.jobs.store import Job
 from steadydepth.serving.messages import pack
 from steadydepth.serving.settings import Limits
 

@@ -27,9 +27,9 @@ from training_server import (
     wait_for,
 )
 
+from steadydepth.jobs.limits import JobLimits
+from steadydepth.jobs.store import Job
 from steadydepth.serving.app import create_app
-from steadydepth.serving.jobs.limits import JobLimits
-from steadydepth.serving.jobs.store import Job
 from steadydepth.serving.settings import Limits, Settings
 from steadydepth.serving.tokens import new_token
 

@@ -13,14 +13,14 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 
 from steadydepth.errors import InputError
+from steadydepth.jobs.queue import Jobs
 from steadydepth.serving import depth_route, page_route, status_route, stream_route
 from steadydepth.serving.access import Access
 from steadydepth.serving.audit import Audit
 from steadydepth.serving.figures import Figures, registry_of
 from steadydepth.serving.filters import Filters
 from steadydepth.serving.flicker import flicker_budget
-from steadydepth.serving.jobs.jobs import Jobs
-from steadydepth.serving.jobs.routes import jobs_router, put_back, tuned_filters
+from steadydepth.serving.jobs_route import jobs_router, put_back, tuned_filters
 from steadydepth.serving.models import Models
 from steadydepth.serving.protection import Guard
 from steadydepth.serving.settings import Settings

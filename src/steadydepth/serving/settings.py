@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from steadydepth.errors import InputError
-from steadydepth.serving.jobs.limits import JobLimits
+from steadydepth.jobs.limits import JobLimits
 
 
 @dataclass(frozen=True, kw_only=True)

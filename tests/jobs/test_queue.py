@@ -18,15 +18,15 @@ from training_server import QUICK, SMALL, make_archive, make_model
 
 from steadydepth.errors import InputError
 from steadydepth.filter_training.tune import tune_filter
+from steadydepth.jobs.limits import JobLimits
+from steadydepth.jobs.plans import check_settings, config_of, describe, kinds
+from steadydepth.jobs.queue import LOCK, Jobs, _lock, served_name
+from steadydepth.jobs.receive import receive as unpack_and_check
+from steadydepth.jobs.store import OVER, Job, Store, Upload
+from steadydepth.jobs.unpack import unpack
+from steadydepth.jobs.uploads import PART
 from steadydepth.models.temporal_filter import WEIGHTS
-from steadydepth.serving.jobs.jobs import LOCK, Jobs, _lock, served_name
-from steadydepth.serving.jobs.limits import JobLimits
-from steadydepth.serving.jobs.plans import check_settings, config_of, describe, kinds
-from steadydepth.serving.jobs.receive import receive as unpack_and_check
-from steadydepth.serving.jobs.routes import tuned_filters
-from steadydepth.serving.jobs.store import OVER, Job, Store, Upload
-from steadydepth.serving.jobs.unpack import unpack
-from steadydepth.serving.jobs.uploads import PART
+from steadydepth.serving.jobs_route import tuned_filters
 from steadydepth.serving.tokens import Identity
 from steadydepth.synthetic.world import make_world
 
@@ -216,7 +216,7 @@ def test_what_a_job_cannot_do_is_its_message_without_paths(jobs, files):
 
 def test_a_session_of_its_own_gives_way_as_a_whole():
     read = "open('/proc/self/autogroup').read().split()[-1:]"
-    code = f"from steadydepth.serving.jobs.limits import give_way; before = {read}; give_way(7); print(before, {read})"
+    code = f"from steadydepth.jobs.limits import give_way; before = {read}; give_way(7); print(before, {read})"
 
     def niceness(**more):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, **more)
@@ -369,7 +369,7 @@ def test_a_store_of_another_version_or_of_none_is_refused(tmp_path):
 def test_the_check_of_an_upload_keeps_a_limit_that_is_lower_already():
     code = (
         "import resource\n"
-        "from steadydepth.serving.jobs.receive import _limit\n"
+        "from steadydepth.jobs.receive import _limit\n"
         "resource.setrlimit(resource.RLIMIT_CPU, (100, 200))\n"
         "_limit(resource.RLIMIT_CPU, 600, 605)\n"
         "print(resource.getrlimit(resource.RLIMIT_CPU))\n"

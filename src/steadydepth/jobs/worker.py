@@ -1,4 +1,4 @@
-"""The process of one job: `python -m steadydepth.serving.jobs.worker FOLDER`.
+"""The process of one job: `python -m steadydepth.jobs.worker FOLDER`.
 
 It writes outcome.json when it ends by itself. One that was killed leaves none, and the same command goes on from the
 checkpoint of its run.
@@ -13,9 +13,9 @@ from typing import Any
 
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
+from steadydepth.jobs.limits import JobLimits, give_way
+from steadydepth.jobs.unpack import remove
 from steadydepth.ops.buffers import keep_buffers
-from steadydepth.serving.jobs.limits import JobLimits, give_way
-from steadydepth.serving.jobs.unpack import remove
 
 ORDER, OUTCOME, PID, LOG_FILE = "order.json", "outcome.json", "pid", "log.txt"
 REPORT = "report.html"
@@ -60,7 +60,7 @@ def work(order: dict[str, Any], folder: Path, limits: JobLimits) -> dict[str, st
     """
     import torch
 
-    from steadydepth.serving.jobs.plans import RUN, config_of
+    from steadydepth.jobs.plans import RUN, config_of
 
     torch.set_num_threads(limits.threads)
     if order["kind"] == "filter":
@@ -79,7 +79,7 @@ def work(order: dict[str, Any], folder: Path, limits: JobLimits) -> dict[str, st
 
 def _tune_filter(order: dict[str, Any], folder: Path) -> dict[str, str]:
     from steadydepth.filter_training.tune import NOTE, tune_filter
-    from steadydepth.serving.jobs.plans import RUN, VIDEOS
+    from steadydepth.jobs.plans import RUN, VIDEOS
 
     if (folder / RUN / NOTE).is_file():  # of an earlier start that was cut between writing it and saying so
         remove(folder / RUN)
@@ -92,8 +92,8 @@ def _tune_filter(order: dict[str, Any], folder: Path) -> dict[str, str]:
 
 
 def _stabilise(order: dict[str, Any], folder: Path) -> dict[str, str]:
+    from steadydepth.jobs.plans import RUN, VIDEOS
     from steadydepth.reports.report import write_report
-    from steadydepth.serving.jobs.plans import RUN, VIDEOS
     from steadydepth.training.label_free.stabilise import stabilise
 
     found = stabilise(folder / VIDEOS, model=order["model"], out=folder / RUN, **order["settings"])
@@ -110,8 +110,8 @@ def _report(model: str, folder: Path) -> str:
     """
     from steadydepth.evaluation.evaluate import evaluate
     from steadydepth.inference.predictor import load
+    from steadydepth.jobs.plans import RUN, VIDEOS
     from steadydepth.reports.report import write_report
-    from steadydepth.serving.jobs.plans import RUN, VIDEOS
 
     before, data = folder / "before", folder / VIDEOS
     for name, out in ((model, before), (str(folder / RUN), folder / RUN)):

@@ -21,12 +21,12 @@ from typing import Any
 
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
-from steadydepth.serving.jobs.limits import JobLimits
-from steadydepth.serving.jobs.plans import RUN, VIDEOS, check_settings
-from steadydepth.serving.jobs.store import OVER, Job, Store, Upload
-from steadydepth.serving.jobs.unpack import remove
-from steadydepth.serving.jobs.uploads import Uploads
-from steadydepth.serving.jobs.worker import LOG_FILE, ORDER, OUTCOME, PID, REPORT
+from steadydepth.jobs.limits import JobLimits
+from steadydepth.jobs.plans import RUN, VIDEOS, check_settings
+from steadydepth.jobs.store import OVER, Job, Store, Upload
+from steadydepth.jobs.unpack import remove
+from steadydepth.jobs.uploads import Uploads
+from steadydepth.jobs.worker import LOG_FILE, ORDER, OUTCOME, PID, REPORT
 
 logger = logging.getLogger(__name__)
 LOCK = "process.lock"
@@ -290,7 +290,7 @@ class Jobs:
         with (folder / LOG_FILE).open("ab") as log:
             # The lock is one of the open file: it lives in the process, however the server ends.
             self._processes[job.id] = subprocess.Popen(
-                [sys.executable, "-m", "steadydepth.serving.jobs.worker", str(folder)],
+                [sys.executable, "-m", "steadydepth.jobs.worker", str(folder)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, pass_fds=[lock],
                 start_new_session=True,
             )  # fmt: skip

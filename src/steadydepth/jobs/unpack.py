@@ -14,7 +14,7 @@ from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import check_name
 from steadydepth.files.images import FRAME_SUFFIXES
 from steadydepth.files.video_read import VIDEO_SUFFIXES
-from steadydepth.serving.jobs.limits import JobLimits
+from steadydepth.jobs.limits import JobLimits
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 # An index.json would make shards of the folder, whose parts may lie behind URLs.

@@ -8,7 +8,7 @@ from typing import Any
 from steadydepth.config import Config, DataConfig
 from steadydepth.config_files import list_mistakes, resolve_config
 from steadydepth.errors import InputError
-from steadydepth.serving.jobs.limits import JobLimits
+from steadydepth.jobs.limits import JobLimits
 from steadydepth.training.label_free.stabilise import STEPS
 
 RUN = "run"  # folder of the run in that of its job

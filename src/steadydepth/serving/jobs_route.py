@@ -21,11 +21,11 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from steadydepth.errors import InputError
+from steadydepth.jobs.plans import RUN, describe
+from steadydepth.jobs.queue import Jobs, served_name
+from steadydepth.jobs.store import Job, Upload
+from steadydepth.jobs.uploads import checksum
 from steadydepth.serving.access import requires
-from steadydepth.serving.jobs.jobs import Jobs, served_name
-from steadydepth.serving.jobs.plans import RUN, describe
-from steadydepth.serving.jobs.store import Job, Upload
-from steadydepth.serving.jobs.uploads import checksum
 from steadydepth.serving.models import Models
 from steadydepth.serving.tokens import Identity
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from steadydepth.errors import InputError
-from steadydepth.serving.jobs.limits import JobLimits
-from steadydepth.serving.jobs.unpack import below_wrapping, unpack
+from steadydepth.jobs.limits import JobLimits
+from steadydepth.jobs.unpack import below_wrapping, unpack
 
 IMAGE = os.urandom(300)  # as no packer makes smaller
 

@@ -20,9 +20,9 @@ from typing import IO
 
 from steadydepth.errors import InputError
 from steadydepth.files.video_read import VIDEO_SUFFIXES
-from steadydepth.serving.jobs.limits import JobLimits
-from steadydepth.serving.jobs.store import Job, Store, Upload
-from steadydepth.serving.jobs.unpack import ARCHIVES, remove
+from steadydepth.jobs.limits import JobLimits
+from steadydepth.jobs.store import Job, Store, Upload
+from steadydepth.jobs.unpack import ARCHIVES, remove
 
 logger = logging.getLogger(__name__)
 FOUND = "found.json"  # what the check of an upload has found
@@ -168,7 +168,7 @@ class Uploads:
         order = {"name": upload.name, "size": upload.size, "sha256": upload.sha256, "limits": vars(self.limits)}
         (folder / "order.json").write_text(json.dumps(order))
         with (folder / "log.txt").open("ab") as log:
-            command = [sys.executable, "-m", "steadydepth.serving.jobs.receive", str(folder)]
+            command = [sys.executable, "-m", "steadydepth.jobs.receive", str(folder)]
             status = wait(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
         found = json.loads((folder / FOUND).read_text()) if (folder / FOUND).is_file() else {}
         if status != 0 or not found:

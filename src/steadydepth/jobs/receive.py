@@ -1,4 +1,4 @@
-"""The process that unpacks and checks one upload: `python -m steadydepth.serving.jobs.receive FOLDER`."""
+"""The process that unpacks and checks one upload: `python -m steadydepth.jobs.receive FOLDER`."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ from typing import Any
 
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
-from steadydepth.serving.jobs.limits import GIB, JobLimits, give_way
-from steadydepth.serving.jobs.unpack import below_wrapping, is_archive, remove, unpack
-from steadydepth.serving.jobs.uploads import DATA, FOUND, PART
+from steadydepth.jobs.limits import GIB, JobLimits, give_way
+from steadydepth.jobs.unpack import below_wrapping, is_archive, remove, unpack
+from steadydepth.jobs.uploads import DATA, FOUND, PART
 
 # How files of VIDEO_SUFFIXES begin. Decoders look at what is in a file, not at its name, and a playlist would name
 # other files.

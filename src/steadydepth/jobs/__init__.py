@@ -1,0 +1,1 @@
+"""What terminals send a server to train on, a queue of jobs, and the process of each."""
