@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 from torch import Tensor
 
@@ -83,6 +84,12 @@ class Batch:
             return {sources[0]: (slice(None), self)}  # a view, not a copy
         places = {one: [i for i, source in enumerate(self.source) if source == one] for one in sources}
         return {one: (own, self._take(own)) for one, own in places.items()}
+
+    def stills(self) -> Bool[Tensor, "b"]:
+        """Which clips are one frame in several draws of light: nothing of them moves, or is hidden."""
+        if self.motion is None or self.visible is None:
+            return torch.zeros(len(self.frames), dtype=torch.bool, device=self.frames.device)
+        return (self.motion == 0).flatten(1).all(dim=1) & self.visible.flatten(1).all(dim=1)
 
     def _take(self, places: Sequence[int]) -> "Batch":
         places = list(places)

@@ -14,18 +14,19 @@ from steadydepth.method.absolute_loss import (
     silog,
     smoothness,
 )
-from steadydepth.method.losses import target_loss
-from steadydepth.method.pairing import pair_with_previous
+from steadydepth.method.losses import calculate_losses, target_loss
+from steadydepth.method.pairing import pair_clips, pair_with_previous
 from steadydepth.method.relative_loss import (
     RELATIVE,
     ROBUST,
+    feature_difference,
     huber,
     motion_gain,
     relative_loss,
     where_smooth,
     without_worst,
 )
-from steadydepth.types import DepthPairs
+from steadydepth.types import Batch, DepthPairs
 
 POISON = [0.0, -1.0, float("nan"), float("inf")]
 
@@ -479,3 +480,43 @@ def test_trimming_needs_no_pair():
     zero = relative_loss(nothing, nothing, trim=0.3)
     assert zero.item() == 0
     assert (torch.autograd.grad(zero, depth)[0] == 0).all()
+
+
+def test_features_of_stills_are_to_be_alike():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.rand(3, 2, 4, 5, 6, generator=generator, requires_grad=True)
+    stills = torch.tensor([True, False, True])
+    of_clips = [(features[i, 1] - features[i, 0]).abs().mean() / features.std() for i in (0, 2)]
+    loss = feature_difference(features, stills)
+    torch.testing.assert_close(loss, sum(of_clips) / 2)
+    torch.testing.assert_close(feature_difference(5 * features, stills), loss)  # whatever their unit
+    loss.backward()
+    assert features.grad[0].abs().min() > 0
+    assert features.grad[1].abs().max() == 0
+    assert feature_difference(features, torch.zeros(3, dtype=torch.bool)) == 0
+    assert feature_difference(features[:, :1].expand(-1, 2, -1, -1, -1), stills) == 0
+
+
+def test_stills_are_found_by_their_motion_and_counted_by_source():
+    depth, motion = random_depth(1, (4, 2, 3, 5)), torch.zeros(4, 1, 3, 5, 2)
+    motion[1, 0, 2, 4, 1] = 1e-3
+    visible = torch.ones(4, 1, 3, 5, dtype=torch.bool)
+    visible[2, 0, 0, 0] = False
+    valid, frames = torch.ones(4, 2, 3, 5, dtype=torch.bool), torch.zeros(4, 2, 3, 3, 5)
+    batch = Batch(frames, depth, valid, motion, visible, ("depth",) * 4, (0, 0, 0, 1))
+    assert batch.stills().tolist() == [True, False, False, True]
+    assert not Batch(frames, depth, valid).stills().any()
+    features = torch.rand(8, 4, 2, 3, generator=torch.Generator().manual_seed(2))
+    paired = pair_clips(depth, batch, features=features)
+    assert paired[1].stills.tolist() == [True]
+    torch.testing.assert_close(paired[1].features, features[6:].view(1, 2, 4, 2, 3))
+    options = {"absolute": lambda *_, frames: torch.zeros(()), "relative": lambda *_: torch.tensor(0.25)}
+    losses = calculate_losses(paired, relative_weight=2.0, feature_weight=0.5, **options)
+    apart = features.view(4, 2, 4, 2, 3)
+    first = (apart[0, 1] - apart[0, 0]).abs().mean() / features[:6].std()
+    second = (apart[3, 1] - apart[3, 0]).abs().mean() / features[6:].std()
+    torch.testing.assert_close(losses.relative, 0.25 + 0.5 * (0.75 * first + 0.25 * second))
+    torch.testing.assert_close(losses.target, 2 * losses.relative)
+    # Single images are of different scenes.
+    single = Batch(frames, depth, valid, motion, visible, ("single",) * 4)
+    assert pair_clips(depth, single, features=features)[0].features is None

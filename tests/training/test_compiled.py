@@ -37,7 +37,8 @@ def build():
 
 
 def make_run(world, folder, **run):
-    return make_config(world, folder, model={"init": "test_compiled:build,claims=scale"}, run=run)
+    features = {"data": {"strides": [0, 1], "motion": "flow"}, "loss": {"relative_features": 0.2}}
+    return make_config(world, folder, model={"init": "test_compiled:build,claims=scale"}, run=run, **features)
 
 
 def run_this(*arguments, **environment):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from small_runs import read_log, resolve, train_until_cut
@@ -5,6 +7,7 @@ from torch import nn
 
 from steadydepth.config_files import dump_config
 from steadydepth.method.update import build_optimizer
+from steadydepth.models.features import last_layer
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.training import step
@@ -43,6 +46,20 @@ def test_the_weight_of_the_relative_loss_reaches_the_gradient(model, clip):
         train_step(copy, optimizer, clip, relative_weight=weight, max_grad_norm=1.0)
         moved.append(copy.decoder.head.weight.detach().clone())
     assert not torch.allclose(moved[0], moved[1], atol=1e-6)
+
+
+def test_features_reach_the_gradient_where_there_is_a_still(model, clip):
+    still = replace(clip, motion=torch.zeros_like(clip.motion), visible=torch.ones_like(clip.visible))
+    moved = {}
+    for weight in (0.0, 3.0):
+        for name, batch in (("clip", clip), ("still", still)):
+            copy = frozen_copy(model).train().requires_grad_()
+            optimizer = torch.optim.SGD(copy.parameters(), lr=1e-2)
+            options = {"feature_weight": weight, "last_layer": last_layer(copy, 48, 64)} if weight else {}
+            train_step(copy, optimizer, batch, relative_weight=1.0, max_grad_norm=1.0, **options)
+            moved[name, weight] = copy.decoder.mixes[0][1].weight.detach().clone()
+    torch.testing.assert_close(moved["clip", 0.0], moved["clip", 3.0], rtol=0, atol=1e-6)
+    assert (moved["still", 0.0] - moved["still", 3.0]).abs().max() > 1e-4
 
 
 def test_a_toy_run_halves_its_loss(world, tmp_path):

@@ -89,6 +89,12 @@ class LossConfig(Section):
         ge=0,
         description="Weight, inside the relative loss, of multi-scale gradient matching of the change.",
     )
+    relative_features: float = Field(
+        0.0,
+        ge=0,
+        description="Weight, inside the relative loss, of the difference of what the network's last layer is given, "
+        "between the frames of a clip that is one frame in different light (stride 0).",
+    )
     motion_gain_weight: float = Field(
         0.0,
         ge=0,
@@ -209,6 +215,12 @@ class Config(Section):
             )
         if self.loss.motion_gain_weight > 0 and all(one.labels == "none" or one.single for one in sources):
             wrong.append("loss.motion_gain_weight: looks at how the label changes, and no clip has one: set it to 0")
+        has_stills = 0 in self.data.strides and any(one.motion != "none" and not one.single for one in sources)
+        if self.loss.relative_features > 0 and not has_stills:
+            wrong.append(
+                "loss.relative_features: compares the frames of stills, and no clip is one: add 0 to data.strides, "
+                "with data.motion flow or dis"
+            )
         if all(one.labels == "none" for one in sources):
             wrong.append(
                 "data.sources: without any labels a constant is best: give one of them labels depth or teacher"

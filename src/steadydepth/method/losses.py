@@ -21,6 +21,7 @@ from steadydepth.method.relative_loss import (
     charbonnier,
     disparity_error,
     disparity_size_error,
+    feature_difference,
     geometry_error,
     huber,
     motion_gain,
@@ -38,6 +39,7 @@ __all__ = [
     "charbonnier",
     "disparity_error",
     "disparity_size_error",
+    "feature_difference",
     "geometry_error",
     "gradient_matching",
     "huber",
@@ -63,6 +65,7 @@ def calculate_losses(
     relative_weight: float,
     absolute: AbsoluteLoss = absolute_loss,
     relative: RelativeLoss = relative_loss,
+    feature_weight: float = 0.0,
 ) -> LossTerms:
     """The losses of a batch: those of each source, weighted by its share of the clips.
 
@@ -74,6 +77,7 @@ def calculate_losses(
         relative_weight: of the relative loss in the target, at least 0.
         absolute: the loss of each frame against its label.
         relative: the loss of each change against the true change.
+        feature_weight: inside the relative loss, of `feature_difference`, where the clips come with features.
 
     Returns: `target` with its gradient; the two parts and the sums of each source detached.
     """
@@ -84,10 +88,16 @@ def calculate_losses(
             absolute=none
             if clips.truth is None
             else absolute(clips.depth, clips.truth, clips.valid, frames=clips.frames),
-            relative=none if clips.pairs is None else relative(*clips.pairs),
+            relative=none if clips.pairs is None else relative(*clips.pairs) + _of_features(clips, feature_weight),
             weight=relative_weight,
         )
     return _mean_over_clips(losses, {source: len(clips.depth) for source, clips in pairs.items()})
+
+
+def _of_features(clips: PairedClips, weight: float) -> Scalar | float:
+    if clips.features is None or clips.stills is None:
+        return 0.0
+    return weight * feature_difference(clips.features, clips.stills)
 
 
 def target_loss(absolute: Scalar, relative: Scalar, weight: float) -> LossTerms:

@@ -1,7 +1,7 @@
 """Step 2, image acquisition: each depth image beside the one before it, or beside one further back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,6 +24,8 @@ class PairedClips:
     valid: Valid
     truth: Depth | None  # None: the clips have no label
     pairs: tuple[DepthPairs, DepthPairs] | None  # predicted and true; None: single images
+    features: Float[Tensor, "b t *_"] | None = None  # of the network, before its last layer
+    stills: Bool[Tensor, "b"] | None = None  # which clips are one frame in several draws of light
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,12 @@ class Correspondence:
 
 
 def pair_clips(
-    predicted: Depth, batch: Batch, *, claims: Claims = "metric", frame_offsets: Sequence[int] = (1,)
+    predicted: Depth,
+    batch: Batch,
+    *,
+    claims: Claims = "metric",
+    frame_offsets: Sequence[int] = (1,),
+    features: Float[Tensor, "n *_"] | None = None,
 ) -> dict[int, PairedClips]:
     """Predicted depth and its label in the same units, each with its pairs along one and the same motion.
 
@@ -47,6 +54,7 @@ def pair_clips(
         batch: clips with their labels.
         claims: what the numbers of the model mean.
         frame_offsets: frame i is paired with frame i - offset, for each of them; at least 1.
+        features: of the network before its last layer, those of each frame (n = b t), where they are to be alike.
 
     Returns: the clips of each source, by its number; all clips of a source have the same kind of label.
     """
@@ -55,6 +63,9 @@ def pair_clips(
         depth, truth = align_to_labels(predicted[places], clips, claims)
         pairs = None if "single" in clips.labels else _pair_both(depth, truth, clips, frame_offsets)
         found[source] = PairedClips(clips.frames, depth, clips.valid, truth, pairs)
+        if features is not None and pairs is not None:
+            of_clips = features.unflatten(0, batch.frames.shape[:2])[places]
+            found[source] = replace(found[source], features=of_clips, stills=clips.stills())
     return found
 
 

@@ -213,6 +213,21 @@ def relative_loss(
     return loss
 
 
+def feature_difference(features: Float[Tensor, "b t *_"], stills: Bool[Tensor, "b"]) -> Scalar:
+    """Mean |change of features from frame to frame| of the stills, in units of the standard deviation of all features.
+
+    A still is one frame in several draws of light: what a network makes of it before its last layer is to be one thing
+    as well. Depth that agrees tells the layers before the last one less.
+
+    Args:
+        features: of the network before its last layer; t >= 2.
+        stills: which clips count; 0 where none does.
+    """
+    features = features.float()
+    scale = features.detach().std().clamp(min=1e-3)
+    return masked_mean(features.diff(dim=1).abs().flatten(1).mean(dim=1) / scale, stills)
+
+
 def motion_gain(predicted: DepthPairs, truth: DepthPairs) -> Scalar:
     """How much of the true change of log depth is predicted: sum v v* / sum v*^2 where |v*| is above 1 %.
 

@@ -60,11 +60,12 @@ class GuidedDecoder(nn.Module):
 
     def forward(self, features: list[Float[Tensor, "n _ _ _"]]) -> Float[Tensor, "n 1 h w"]:
         """One channel at the size of the first of `features`, which go from fine to coarse."""
+        weights = self.guide(features[0]).softmax(dim=1)
+        # The layer that makes depth is called last: `models.features` takes what it is given.
         coarse = self.head(_merge(features[1:], self.laterals, self.mixes))
         height, width = coarse.shape[-2:]
         padded = F.pad(coarse, (1, 1, 1, 1), mode="replicate")
         around = torch.cat([padded[..., i : i + height, j : j + width] for i in range(3) for j in range(3)], dim=1)
-        weights = self.guide(features[0]).softmax(dim=1)
         return (weights * F.interpolate(around, weights.shape[-2:], mode="nearest")).sum(dim=1, keepdim=True)
 
 

@@ -24,6 +24,7 @@ from steadydepth.models.adapt import add_lora, checkpoint_gradients
 from steadydepth.models.declare import claims_of
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.encoders import load_encoder_weights
+from steadydepth.models.features import last_layer
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.training.guard import Guard
@@ -52,6 +53,7 @@ class Setup:
     relative: RelativeLoss
     backward: Callable[[torch.Tensor], Any]
     teacher_depth: Sequence[Mapping[str, Path]] = ()  # for each source the files of what labels its videos
+    last_layer: nn.Module | None = None  # of the model that is trained, where its features are compared
     unsharded: nn.Module | None = None  # a network on the CPU that takes the average of a sharded run, to be saved
 
 
@@ -70,6 +72,7 @@ def set_up(config: Config) -> tuple[Setup, TrainingState]:
     teacher = frozen_copy(model).to(accelerator.device) if by_teacher else None
     claims = claims_of(model)
     prepare_parts(model.to(accelerator.device), config)
+    compared = last_layer(model, config.data.height, config.data.width) if config.loss.relative_features else None
     # FSDP2 takes no other order than the usual one.
     model = model.to(memory_format=torch.contiguous_format if config.run.shard else torch.channels_last)
     average, unsharded = average_weights(model, config.optim.average), None
@@ -91,7 +94,10 @@ def set_up(config: Config) -> tuple[Setup, TrainingState]:
         model.compile()
     state = TrainingState(model, average, accelerator.prepare_optimizer(optimizer))
     absolute, relative = choose_losses(config)
-    setup = Setup(config, accelerator, claims, teacher, absolute, relative, accelerator.backward, unsharded=unsharded)
+    setup = Setup(
+        config, accelerator, claims, teacher, absolute, relative, accelerator.backward,
+        last_layer=compared, unsharded=unsharded,
+    )  # fmt: skip
     return setup, state
 
 

@@ -16,6 +16,7 @@ from steadydepth.method.relative_loss import relative_loss
 from steadydepth.method.sequence import process_sequence
 from steadydepth.method.update import learning_rate_at, set_learning_rate, update_weights
 from steadydepth.models.declare import check_claims
+from steadydepth.models.features import features_before
 from steadydepth.training.setup import Setup
 from steadydepth.training.state import TrainingState
 from steadydepth.types import Batch, Claims, LossTerms
@@ -30,6 +31,8 @@ def train_step(
     max_grad_norm: float,
     absolute: AbsoluteLoss = absolute_loss,
     relative: RelativeLoss = relative_loss,
+    feature_weight: float = 0.0,
+    last_layer: nn.Module | None = None,
     frame_offsets: Sequence[int] = (1,),
     claims: Claims = "metric",
     parts: int = 1,
@@ -46,6 +49,8 @@ def train_step(
         max_grad_norm: a longer gradient is scaled to this norm.
         absolute: the loss of each frame against its label.
         relative: the loss of each change against the true change.
+        feature_weight: inside the relative loss, of `feature_difference` of what `last_layer` is given.
+        last_layer: of the network; None where features are not compared.
         frame_offsets: frame i is paired with frame i - offset, for each of them.
         claims: what the numbers of the model mean.
         parts: the clips pass in so many equal parts, for less memory; the gradients of the parts are averaged.
@@ -58,10 +63,15 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     found = []
     for part, clips in enumerate(batch.split(parts), start=1):
-        with _synchronised(model, when=part == parts):
+        with _synchronised(model, when=part == parts), features_before(last_layer) as features:
             depth, _ = process_sequence(model, clips.frames)
-            pairs = pair_clips(depth, clips, claims=claims, frame_offsets=frame_offsets)
-            losses = calculate_losses(pairs, relative_weight=relative_weight, absolute=absolute, relative=relative)
+            pairs = pair_clips(
+                depth, clips, claims=claims, frame_offsets=frame_offsets, features=features[0] if features else None
+            )
+            losses = calculate_losses(
+                pairs, relative_weight=relative_weight, absolute=absolute, relative=relative,
+                feature_weight=feature_weight,
+            )  # fmt: skip
             is_finite = update_weights(
                 model, optimizer, losses.target,
                 max_grad_norm=max_grad_norm, part=part, parts=parts, backward=backward, clip=clip,
@@ -108,6 +118,8 @@ def take_step(setup: Setup, state: TrainingState, batch: Batch) -> tuple[Trainin
         max_grad_norm=optim.max_grad_norm,
         absolute=setup.absolute,
         relative=setup.relative,
+        feature_weight=loss.relative_features,
+        last_layer=setup.last_layer,
         frame_offsets=loss.frame_offsets,
         claims=setup.claims,
         parts=optim.accumulate,
