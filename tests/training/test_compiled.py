@@ -58,7 +58,7 @@ def test_a_compiled_run_is_the_run_and_goes_on_where_it_was_cut(world, tmp_path)
     uncut, cut = tmp_path / "uncut", tmp_path / "cut"
     assert f"{uncut}: 1 process(es) on cpu, precision no, compiled" in ended.stderr
     for eager, compiled in zip(read_log(plain), read_log(uncut), strict=True):
-        assert compiled == pytest.approx(eager, rel=1e-4)
+        assert compiled == pytest.approx(eager, rel=5e-3)  # three steps of Adam
     assert read_weights(uncut / "model.safetensors").keys() == read_weights(plain / "model.safetensors").keys()
     assert read_log(cut) == read_log(uncut)
     assert (cut / "model.safetensors").read_bytes() == (uncut / "model.safetensors").read_bytes()
