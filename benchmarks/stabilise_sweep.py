@@ -105,15 +105,25 @@ def ramped(weight: float, edge_weight: float, ramp: float = 1.0, **loss: float) 
     return edges(edge_weight, relative_weight=weight, relative_ramp=ramp, motion_gain_weight=0.0, **loss)
 
 
-DEMO = ramped(2.2, 1.5)
 GUIDED = {"model": {"upsampling": "guided"}}
+UNEVEN = {"data": {"noise": 0.02, "vignetting": 0.08}}
+STILLS = {"data": {"strides": [0, 0, 1, 2]}}
+DEMO_02 = ramped(2.2, 1.5)  # of version 0.2.0
+FEATURES = both(DEMO_02, {"loss": {"relative_features": 0.14}})
+NEXT = both(GUIDED, UNEVEN, STILLS)
 # Recipes without a weight are those of the demo before it had an edge term.
 WITH_LABELS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
     "demo-before": {},
-    "demo": DEMO,
+    "demo-0.2": DEMO_02,
+    "next-plain": both(PLAIN, NEXT),
+    "demo": both(NEXT, ramped(4.0, 2.5, relative_gradient=0.4, relative_features=0.1)),
+    "next-weight-3.5-edges-2": both(NEXT, ramped(3.5, 2.0, relative_features=0.1)),
+    "next-weight-5-edges-2.5": both(NEXT, ramped(5.0, 2.5, relative_features=0.1)),
+    "next-weight-4-edges-2-features-0.3": both(NEXT, ramped(4.0, 2.0, relative_features=0.3)),
+    "next-weight-4-edges-2.2-gradient-0.5": both(NEXT, ramped(4.0, 2.2, relative_gradient=0.5, relative_features=0.15)),
     "plain-long": both(PLAIN, LONG),
-    "demo-long": both(DEMO, LONG),
+    "demo-0.2-long": both(DEMO_02, LONG),
     "weight-5-edges-2-long": both(ramped(5.0, 2.0), LONG),
     "demo-before-long": LONG,
     "plain-edges-0.3": both(PLAIN, edges(0.3)),
@@ -131,21 +141,26 @@ WITH_LABELS: dict[str, dict[str, Any]] = {
     "weight-5-edges-2": ramped(5.0, 2.0),
     "weight-3.5-edges-2-gradient-0.6": ramped(3.5, 2.0, relative_gradient=0.6),
     "idea-guided-upsampling-plain": both(PLAIN, GUIDED),
-    "idea-guided-and-alike": both(DEMO, GUIDED, idea("alike_features")),
-    "idea-moved-stills": both(DEMO, idea("moved_stills")),
-    "idea-blurred-strides": both(DEMO, idea("blurred_strides")),
-    "idea-guided-upsampling": both(DEMO, GUIDED),
-    "idea-away-from-edges": both(DEMO, idea("away_from_edges")),
-    "idea-alike-features": both(DEMO, idea("alike_features")),
-    "idea-weight-by-progress": both(DEMO, idea("weight_by_progress")),
-    "idea-gain-of-edges": both(DEMO, edges(0.1), idea("gain_of_edges")),
-    "idea-no-edges": both(DEMO, edges(0.0)),
-    "idea-average-0.998": both(DEMO, {"optim": {"average": 0.998}}),
-    "idea-no-average": both(DEMO, {"optim": {"average": 0.0}}),
-    "idea-ramp-0.33": both(DEMO, {"loss": {"relative_ramp": 0.33}}),
+    "idea-guided-and-features": both(FEATURES, GUIDED),
+    "idea-uneven-plain": both(PLAIN, UNEVEN),
+    "idea-uneven": both(DEMO_02, UNEVEN),
+    "idea-guided-uneven-plain": both(PLAIN, GUIDED, UNEVEN),
+    "idea-guided-features-uneven": both(FEATURES, GUIDED, UNEVEN),
+    "idea-guided-features-uneven-stills": both(FEATURES, GUIDED, UNEVEN, STILLS),
+    "idea-moved-stills": both(DEMO_02, idea("moved_stills")),
+    "idea-blurred-strides": both(DEMO_02, idea("blurred_strides")),
+    "idea-guided-upsampling": both(DEMO_02, GUIDED),
+    "idea-away-from-edges": both(DEMO_02, idea("away_from_edges")),
+    "idea-features": FEATURES,
+    "idea-weight-by-progress": both(DEMO_02, idea("weight_by_progress")),
+    "idea-gain-of-edges": both(DEMO_02, edges(0.1), idea("gain_of_edges")),
+    "idea-no-edges": both(DEMO_02, edges(0.0)),
+    "idea-average-0.998": both(DEMO_02, {"optim": {"average": 0.998}}),
+    "idea-no-average": both(DEMO_02, {"optim": {"average": 0.0}}),
+    "idea-ramp-0.33": both(DEMO_02, {"loss": {"relative_ramp": 0.33}}),
     # Not yet run.
     "edges-1-log_l1": edges(1.0, absolute="log_l1"),
-    "demo-gradient-0.4": both(DEMO, {"loss": {"gradient": 0.4}}),
+    "demo-0.2-gradient-0.4": both(DEMO_02, {"loss": {"gradient": 0.4}}),
 }
 
 

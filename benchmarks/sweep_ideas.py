@@ -19,7 +19,6 @@ from steadydepth.data import loader
 from steadydepth.data.clips import Sample, hold_frame
 from steadydepth.method import absolute_loss
 from steadydepth.method.relative_loss import relative_loss
-from steadydepth.models.decoders import GuidedDecoder, LightDecoder
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.ops.edges import EDGE_DISTANCES_PX, EDGE_LOG_STEP
 from steadydepth.training import setup, step
@@ -133,35 +132,6 @@ def away_from_edges() -> None:
     setup.relative_loss = loss
 
 
-def alike_features(weight: float = 0.3) -> None:
-    """The last features of the decoder are to agree between two draws of light of one still."""
-    found: list[Tensor] = []
-    process, calculate = step.process_sequence, step.calculate_losses
-    still: list[Tensor] = []
-
-    def processed(model: nn.Module, frames: Tensor) -> Any:
-        decoder = next(one for one in model.modules() if isinstance(one, LightDecoder | GuidedDecoder))
-        handle = decoder.head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
-        result = process(model, frames)
-        handle.remove()
-        return result
-
-    def paired(depth: Tensor, batch: Any, **choices: Any) -> Any:
-        still[:] = [(batch.motion == 0).flatten(1).all(dim=1)]
-        return pair(depth, batch, **choices)
-
-    def calculated(pairs: Any, **choices: Any) -> Any:
-        losses = calculate(pairs, **choices)
-        features = found.pop().unflatten(0, (len(still[0]), -1))[still[0]]
-        if not len(features):
-            return losses
-        apart = features.diff(dim=1).abs().mean() / features.detach().std().clamp(min=1e-3)
-        return replace(losses, target=losses.target + weight * apart)
-
-    pair = step.pair_clips
-    step.process_sequence, step.pair_clips, step.calculate_losses = processed, paired, calculated
-
-
 def weight_by_progress() -> None:
     """The relative weight is small while the absolute loss falls fast: w exp(-fall in 50 steps / 2 %), no ramp."""
     calculate, means = step.calculate_losses, list[float]()
@@ -184,6 +154,5 @@ IDEAS: dict[str, Callable[[], None]] = {
     "moved_stills": moved_stills,
     "blurred_strides": blurred_strides,
     "away_from_edges": away_from_edges,
-    "alike_features": alike_features,
     "weight_by_progress": weight_by_progress,
 }
