@@ -14,6 +14,7 @@ from steadydepth.exporters.export import export_model
 from steadydepth.exporters.quantise import calibration_frames, export_int8, report_path
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.inference.runtime import ExportedModel
+from steadydepth.models.depth_net import DepthNet
 from steadydepth.types import Clip, InputError, State
 
 onnx = pytest.importorskip("onnx")
@@ -48,7 +49,7 @@ class Small(nn.Module):
 class Attending(Small):
     def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         depth, state = super().forward(frames)
-        return depth + depth.softmax(dim=-1), state
+        return depth + (depth @ depth.mT).softmax(dim=-1).mean(dim=-1, keepdim=True), state
 
 
 # A last convolution of more than one pixel reaches the file as one of 1 x 1 to its taps.
@@ -112,6 +113,14 @@ def test_only_a_last_convolution_that_is_a_matrix_product_becomes_one(tmp_path, 
     assert ("MatMul" in [one.op_type for one in onnx.load(path).graph.node]) is is_plain
     assert ("MatMul" in operators, "conv" in in_floats) == (is_plain, not is_plain)
     np.testing.assert_allclose(onnxruntime.InferenceSession(path).run(None, features)[0], before, rtol=1e-5, atol=1e-6)
+
+
+def test_guided_upsampling_in_int8_is_as_near(world, tmp_path):
+    torch.manual_seed(1)
+    net = DepthNet("test_efficientnet", decoder_width=16, upsampling="guided").eval()
+    report = export_int8(net, tmp_path / "guided.onnx", to="onnx", height=H, width=W, data=world)
+    assert 1e-5 < report["median_difference"] < 0.02
+    assert "softmax" in {node.op_type.lower() for node in onnx.load(tmp_path / "guided.onnx").graph.node}
 
 
 def test_transformers_in_onnx_are_refused_with_the_reason(world, tmp_path):

@@ -119,8 +119,7 @@ def _quantise_onnx(exact: Path, out: Path, images: list[np.ndarray], metadata: s
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    graph = onnx.load(exact).graph
-    if any(node.op_type in ("Softmax", "Attention", "MultiHeadAttention") for node in graph.node):
+    if _attends(onnx.load(exact).graph):
         raise InputError(
             "int8 of a transformer in ONNX Runtime is refused: its attention and norms stay in floats, so every layer "
             "is converted back and forth, slower than float32, and its outliers lose the accuracy; "
@@ -149,6 +148,17 @@ def _quantise_onnx(exact: Path, out: Path, images: list[np.ndarray], metadata: s
     del quantised.metadata_props[:]
     quantised.metadata_props.add(key=METADATA, value=metadata)
     onnx.save(quantised, out)
+
+
+def _attends(graph: Any) -> bool:
+    """Whether tokens are compared with tokens: a node of attention, or a product of two things that are computed."""
+    known = {stored.name for stored in graph.initializer}
+    known |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    return any(
+        node.op_type in ("Attention", "MultiHeadAttention")
+        or (node.op_type == "MatMul" and not known.intersection(node.input))
+        for node in graph.node
+    )
 
 
 def _keep_last_in_floats(prepared: Path) -> tuple[list[str], list[str]]:
