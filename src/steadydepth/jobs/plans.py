@@ -67,7 +67,7 @@ def kinds(limits: JobLimits) -> dict[str, Kind]:
             ),
             {},
         ),
-        # Those of configs/demo.yaml, for a model that is there already.
+        # Those of configs/demo.yaml, for a model that is there already; without its stills, which need motion.
         "train": Kind(
             "Train a model further on sequences with depth",
             (
@@ -79,13 +79,13 @@ def kinds(limits: JobLimits) -> dict[str, Kind]:
                     "data.motion", "motion between frames", "none", choices=("none", "flow", "dis")
                 ),
                 Setting("loss.absolute", "loss of each frame", "silog", choices=("silog", "log_l1")),
-                Setting("loss.relative_weight", "weight of temporal consistency", 2.2, 0, 100),
-                Setting("loss.relative_gradient", "weight of its gradient", 0.3, 0, 100),
-                Setting("loss.edges", "weight of the contrast of edges", 1.5, 0, 100),
+                Setting("loss.relative_weight", "weight of temporal consistency", 4.0, 0, 100),
+                Setting("loss.relative_gradient", "weight of its gradient", 0.4, 0, 100),
+                Setting("loss.edges", "weight of the contrast of edges", 2.5, 0, 100),
                 *_SIZE,
                 _SEED,
             ),
-            {"data": {"exposure": 0.15, "white_balance": 0.04, "gamma": 0.08, "noise": 0.01},
+            {"data": {"exposure": 0.15, "white_balance": 0.04, "gamma": 0.08, "noise": 0.02, "vignetting": 0.08},
              "loss": {"relative_ramp": 1},
              "optim": {"freeze_batch_norm_after": 0.5}},
         ),
