@@ -168,7 +168,7 @@ def test_a_job_from_order_to_model_in_service(http, files):
     order = {"kind": "train", "name": "kitchen", "model": "model", "uploads": [number], "settings": SMALL}
     job = http.post("/v1/jobs", json=order).json()
     assert job["settings"]["optim.steps"] == 6
-    assert job["settings"]["loss.relative_weight"] == 4.0
+    assert job["settings"]["loss.relative_weight"] == 3.5
     assert http.get(f"/v1/jobs/{job['id']}/model").status_code == 409
     assert http.get(f"/v1/jobs/{job['id']}/report").status_code == 404
     assert http.delete(f"/v1/jobs/{job['id']}").status_code == 422

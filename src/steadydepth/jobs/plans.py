@@ -79,9 +79,9 @@ def kinds(limits: JobLimits) -> dict[str, Kind]:
                     "data.motion", "motion between frames", "none", choices=("none", "flow", "dis")
                 ),
                 Setting("loss.absolute", "loss of each frame", "silog", choices=("silog", "log_l1")),
-                Setting("loss.relative_weight", "weight of temporal consistency", 4.0, 0, 100),
-                Setting("loss.relative_gradient", "weight of its gradient", 0.4, 0, 100),
-                Setting("loss.edges", "weight of the contrast of edges", 2.5, 0, 100),
+                Setting("loss.relative_weight", "weight of temporal consistency", 3.5, 0, 100),
+                Setting("loss.relative_gradient", "weight of its gradient", 0.35, 0, 100),
+                Setting("loss.edges", "weight of the contrast of edges", 2.2, 0, 100),
                 *_SIZE,
                 _SEED,
             ),
