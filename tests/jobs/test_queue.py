@@ -412,3 +412,13 @@ def test_the_filter_is_tuned_to_a_model_and_videos(jobs, files, tmp_path):
     plain = tune_filter(jobs.of(job) / "videos", model=str(files[0]), out=tmp_path / "plain", batches=3)
     assert f"error {plain.scores['error'][0]:.3f} to {plain.scores['error'][1]:.3f}" in job.message
     assert same(tuned, load_file(tmp_path / "plain" / WEIGHTS.name))
+
+
+def test_a_process_that_let_go_of_its_lock_is_waited_for(jobs):
+    job = Job("cc", "train", "kitchen", "ann", 1.0, "small", state="running")
+    jobs.of(job).mkdir(parents=True)
+    # Its lock is free, and it ends a moment later.
+    ending = jobs._processes[job.id] = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
+    assert not jobs._is_alive(job)
+    assert ending.returncode == 0
+    assert job.id not in jobs._processes

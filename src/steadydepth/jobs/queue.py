@@ -16,6 +16,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -298,12 +299,15 @@ class Jobs:
         logger.info("job %s (%s): started", job.id, job.kind)
 
     def _is_alive(self, job: Job) -> bool:
-        process = self._processes.get(job.id)
-        if process is not None and process.poll() is not None:
-            del self._processes[job.id]
-        lock = _lock(self.of(job) / LOCK)
+        lock, process = _lock(self.of(job) / LOCK), self._processes.get(job.id)
         if lock is not None:
             os.close(lock)
+            # A process lets go of its lock a moment before it can be waited for.
+            if process is not None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_PATIENCE_S)
+        if process is not None and process.poll() is not None:
+            self._processes.pop(job.id, None)
         return lock is None
 
     def _signal(self, job: Job, number: signal.Signals) -> bool:
