@@ -216,8 +216,8 @@ def relative_loss(
 def feature_difference(features: Float[Tensor, "b t *_"], stills: Bool[Tensor, "b"]) -> Scalar:
     """Mean |change of features from frame to frame| of the stills, in units of the standard deviation of all features.
 
-    A still is one frame in several draws of light: what a network makes of it before its last layer is to be one thing
-    as well. Depth that agrees tells the layers before the last one less.
+    A still is one frame in several draws of light. One depth is made of many features, so they still differ with the
+    light where the depth agrees.
 
     Args:
         features: of the network before its last layer; t >= 2.
