@@ -43,7 +43,7 @@ def start(data: Path, folder: Path, workers: int) -> Launcher:
     }
     config.write_text(json.dumps(content))  # JSON is YAML
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-    words += [f"--master-port={port}", "-m", "steadydepth.cli", "train", "-c", str(config)]
+    words += [f"--master-port={port}", "-m", "steadydepth", "train", "-c", str(config)]
     with folder.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(words, stdout=log, stderr=log, env={"OMP_NUM_THREADS": "1"} | os.environ)
 

@@ -39,7 +39,7 @@ class Server:
 
     def __init__(self, model: str) -> None:
         self.port = free_port()
-        self._words = [sys.executable, "-m", "steadydepth.cli", "serve", "--model", model, "--port", str(self.port)]
+        self._words = [sys.executable, "-m", "steadydepth", "serve", "--model", model, "--port", str(self.port)]
         self.start()
 
     def start(self) -> None:

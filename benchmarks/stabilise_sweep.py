@@ -111,18 +111,23 @@ STILLS = {"data": {"strides": [0, 0, 1, 2]}}
 DEMO_02 = ramped(2.2, 1.5)  # of version 0.2.0
 FEATURES = both(DEMO_02, {"loss": {"relative_features": 0.14}})
 NEXT = both(GUIDED, UNEVEN, STILLS)
+DEMO = both(NEXT, ramped(3.5, 2.2, relative_gradient=0.35, relative_features=0.1))
+WEIGHT_4 = both(NEXT, ramped(4.0, 2.5, relative_gradient=0.4, relative_features=0.1))
 # Recipes without a weight are those of the demo before it had an edge term.
 WITH_LABELS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
     "demo-before": {},
     "demo-0.2": DEMO_02,
     "next-plain": both(PLAIN, NEXT),
-    "demo": both(NEXT, ramped(3.5, 2.2, relative_gradient=0.35, relative_features=0.1)),
-    "next-weight-4-edges-2.5-gradient-0.4": both(NEXT, ramped(4.0, 2.5, relative_gradient=0.4, relative_features=0.1)),
+    "demo": DEMO,
+    "next-weight-4-edges-2.5-gradient-0.4": WEIGHT_4,
     "next-weight-3.5-edges-2": both(NEXT, ramped(3.5, 2.0, relative_features=0.1)),
     "next-weight-5-edges-2.5": both(NEXT, ramped(5.0, 2.5, relative_features=0.1)),
     "next-weight-4-edges-2-features-0.3": both(NEXT, ramped(4.0, 2.0, relative_features=0.3)),
     "next-weight-4-edges-2.2-gradient-0.5": both(NEXT, ramped(4.0, 2.2, relative_gradient=0.5, relative_features=0.15)),
+    "next-plain-long": both(PLAIN, NEXT, LONG),
+    "demo-long": both(DEMO, LONG),
+    "next-weight-4-edges-2.5-gradient-0.4-long": both(WEIGHT_4, LONG),
     "plain-long": both(PLAIN, LONG),
     "demo-0.2-long": both(DEMO_02, LONG),
     "weight-5-edges-2-long": both(ramped(5.0, 2.0), LONG),

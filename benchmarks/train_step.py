@@ -163,9 +163,7 @@ def start_run(bench: Bench, name: str, *, world: int, cores: str) -> tuple[subpr
     words = ["taskset", "-c", cores, "env", "OMP_NUM_THREADS=1", sys.executable]
     words += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
     nowhere = subprocess.DEVNULL
-    return subprocess.Popen(
-        [*words, "-m", "steadydepth.cli", "train", "-c", path], stdout=nowhere, stderr=nowhere
-    ), config
+    return subprocess.Popen([*words, "-m", "steadydepth", "train", "-c", path], stdout=nowhere, stderr=nowhere), config
 
 
 def clips_per_second(process: subprocess.Popen[bytes], config: Config) -> float:

@@ -357,7 +357,7 @@ def test_a_torchvision_for_another_torch_is_named(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
 
     def ask(*words):
-        command = [sys.executable, "-m", "steadydepth.cli", *words]
+        command = [sys.executable, "-m", "steadydepth", *words]
         return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
 
     done = ask("predict", "room.png", "--out", "out")

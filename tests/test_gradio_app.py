@@ -70,7 +70,7 @@ def page(tmp_path, model):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "steadydepth.cli", "app", "--model", str(tmp_path / "model"), "--port", str(port)]
+    command = [sys.executable, "-m", "steadydepth", "app", "--model", str(tmp_path / "model"), "--port", str(port)]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=os.environ | {"GRADIO_ANALYTICS_ENABLED": "False"}

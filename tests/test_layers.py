@@ -22,7 +22,7 @@ FLOORS = (
     ("serving",),  # a model over the network
     ("client",),  # the other side of it
     ("served",),  # a server as a predictor
-    ("cli", "commands", "gradio_app", "diagnosis", ""),  # doors
+    ("cli", "commands", "gradio_app", "diagnosis", "__main__", ""),  # doors
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 DOORS = len(FLOORS) - 1

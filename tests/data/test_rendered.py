@@ -20,6 +20,7 @@ from steadydepth.errors import InputError
 from steadydepth.ops.photometric import Photometric, augment_clips, blur
 from steadydepth.synthetic.assets import load_assets, pack_assets, simplify
 from steadydepth.training.loop import train
+from steadydepth.training.samples import open_samples
 
 SIZE = {"length": 2, "height": 32, "width": 48}
 
@@ -125,6 +126,26 @@ def test_a_clip_that_is_shown_again_has_the_same_depth_in_another_light(few):
     first, again = row.sample(0), row.sample(5 * few)
     assert torch.equal(first["depth"], again["depth"])
     assert not torch.equal(first["frames"], again["frames"])
+
+
+def test_a_share_of_the_clips_is_one_frame_in_different_light(few):
+    moving, held = (
+        samples(numbers=range(10 * few), flip=False),
+        samples(numbers=range(10 * few), flip=False, stills=0.5),
+    )
+    stills = 0
+    for number in range(10 * few):
+        one, before = held.sample(number), moving.sample(number)
+        assert torch.equal(one["depth"][0], before["depth"][0])
+        if torch.equal(one["depth"], before["depth"]) and torch.equal(one["motion"], before["motion"]):
+            continue
+        stills += 1
+        assert torch.equal(one["depth"], one["depth"][:1].expand_as(one["depth"]))
+        assert not one["motion"].any()
+        assert one["visible"].all()
+        assert not torch.equal(one["frames"][0], one["frames"][1])
+        assert (one["frames"][0] - one["frames"][1]).abs().mean() < 0.1  # noise, of the same picture
+    assert 0.25 < stills / (10 * few) < 0.75
 
 
 def test_clips_that_are_kept_are_read_again_and_shown_over_the_complete_row(tmp_path, few):
@@ -236,6 +257,13 @@ def test_a_run_on_rendered_clips_goes_on_where_it_was_cut(packed, tmp_path, monk
     first, second = ((folder / "model.safetensors").read_bytes() for folder in (complete, tmp_path / "cut"))
     assert first == second
     assert "CC0 1.0" in (complete / "README.md").read_text()
+
+
+def test_a_config_shows_as_many_rendered_stills_as_its_strides_say(packed, tmp_path):
+    asked = config(tmp_path / "run", packed)
+    assert open_samples(asked, 0, 0, 1).stills == 0
+    with_stills = asked.model_copy(update={"data": asked.data.model_copy(update={"strides": (0, 0, 1)})})
+    assert open_samples(with_stills, 0, 0, 1).stills == pytest.approx(2 / 3)
 
 
 def test_the_camera_of_a_batch_changes_light_as_asked():

@@ -56,7 +56,7 @@ def test_another_program_reads_what_the_command_writes(model, moving_clip, tmp_p
     save_model(model, tmp_path / "model")
     write_video(tmp_path / "film.mp4", list(moving_clip.frames), 15.0)
     done = subprocess.run(
-        [sys.executable, "-m", "steadydepth.cli", "stream", "film.mp4", "--model", "model", "--pipe", "rgb24"],
+        [sys.executable, "-m", "steadydepth", "stream", "film.mp4", "--model", "model", "--pipe", "rgb24"],
         cwd=tmp_path, capture_output=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     text = done.stderr.decode()

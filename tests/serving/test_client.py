@@ -288,7 +288,7 @@ def test_tls_is_used_and_checked(tmp_path):
 @contextmanager
 def process(folder, *options, port=0):
     """`steadydepth serve` as a process of its own; its port."""
-    words = [sys.executable, "-m", "steadydepth.cli", "serve", "--model", str(folder), "--port", str(port), *options]
+    words = [sys.executable, "-m", "steadydepth", "serve", "--model", str(folder), "--port", str(port), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
     try:

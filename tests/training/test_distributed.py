@@ -154,7 +154,7 @@ def test_torchrun_asked_to_stop_leaves_a_checkpoint_of_all_processes(world, tmp_
     config, log = make_config(world, tmp_path / "run", steps=500), tmp_path / "log"
     (tmp_path / "run.yaml").write_text(dump_config(config))
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-    words += [f"--master-port={free_port()}", "-m", "steadydepth.cli", "train", "-c", str(tmp_path / "run.yaml")]
+    words += [f"--master-port={free_port()}", "-m", "steadydepth", "train", "-c", str(tmp_path / "run.yaml")]
     with log.open("w") as file:
         launcher = subprocess.Popen(words, stdout=file, stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"})
     path = tmp_path / "run" / "metrics.jsonl"

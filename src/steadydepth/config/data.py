@@ -101,7 +101,8 @@ class DataConfig(Section):
     strides: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (1,),
         min_length=1,
-        description="Steps between the frames, one drawn per clip; 0 repeats one frame, with another photometric draw.",
+        description="Steps between the frames, one drawn per clip; 0 repeats one frame, with another photometric draw. "
+        "Of what is rendered the next frame stands for every other step.",
     )
     strict: bool = Field(
         False,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -43,6 +43,7 @@ class RenderedSamples(Dataset[Item]):
         keep: folder that takes what is rendered. What is in it is read in place of rendering, and `repeats` shows
             clips from the first on again, where without it they are of the latest.
         workers: processes that render ahead into `keep`, on the CPU.
+        stills: share of clips that are their first frame throughout, in another light each time.
         length: frames of a clip.
         height: rows of a frame.
         width: columns.
@@ -68,6 +69,7 @@ class RenderedSamples(Dataset[Item]):
         repeats: int = 1,
         keep: Path | None = None,
         workers: int = 0,
+        stills: float = 0.0,
         length: int,
         height: int,
         width: int,
@@ -85,7 +87,7 @@ class RenderedSamples(Dataset[Item]):
         )
         self.length, self.height, self.width, self.flip = length, height, width, flip
         self.photometric, self.seed, self.numbers, self.source = photometric, seed, numbers, source
-        self.repeats, self.keep, self.workers = repeats, keep, workers
+        self.repeats, self.keep, self.workers, self.stills = repeats, keep, workers, stills
         # What a process that renders ahead needs to make the same clips.
         self._same = {
             "assets": assets, "textures": textures, "length": length, "height": height, "width": width,
@@ -220,6 +222,8 @@ class RenderedSamples(Dataset[Item]):
         """Clips in the light of their cameras."""
         rendered = self._parts(self._shown(chunk))
         generator = torch.Generator().manual_seed(self._seed(chunk, 1))
+        if self.stills:
+            rendered = _hold(rendered, torch.rand(CLIPS_AT_ONCE, generator=generator) < self.stills)
         frames = augment_clips(_photograph(rendered["light"], generator), self.photometric, generator)
         parts = {
             "frames": frames.movedim(2, -1),
@@ -234,6 +238,17 @@ class RenderedSamples(Dataset[Item]):
                 chosen = is_mirrored.view(-1, *(1,) * (part.ndim - 1))
                 parts[name] = torch.where(chosen, mirror(name, part, columns=3), part)
         return parts
+
+
+def _hold(rendered: dict[str, Tensor], chosen: Bool[Tensor, "b"]) -> dict[str, Tensor]:
+    """Of the chosen clips the first frame throughout: nothing moves, and nothing is hidden."""
+    held = {name: rendered[name][:, :1].expand_as(rendered[name]) for name in ("light", "depth")}
+    held["motion"] = torch.zeros_like(rendered["motion"])
+    held["visible"] = torch.ones_like(rendered["visible"])
+    chosen = chosen.to(rendered["light"].device)
+    return {
+        name: torch.where(chosen.view(-1, *(1,) * (one.ndim - 1)), one, rendered[name]) for name, one in held.items()
+    }
 
 
 def _begin_rendering(same: dict[str, Any]) -> Render:

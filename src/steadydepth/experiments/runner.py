@@ -72,7 +72,7 @@ class _Child:
 
 
 def _command(run: PlannedRun, stage: Stage, series: Series) -> list[str]:
-    words = [sys.executable, "-m", "steadydepth.cli", stage]
+    words = [sys.executable, "-m", "steadydepth", stage]
     if stage == "train":
         return [*words, "-c", str(series.out / "configs" / f"{run.name}.yaml")]
     controls = "--controls" if run.controls else "--no-controls"

@@ -243,6 +243,8 @@ def meet_box(origin: Array, rays: Array, half: Array, *, from_inside: bool) -> A
         from_inside: whether the origin is in the box.
     """
     xp = space(rays)
+    # Along a plane, infinity less infinity would say nothing: such a ray meets it very far away.
+    rays = xp.where(rays == 0, 1e-12, rays)
     middle, reach = -origin / rays, abs(half / rays)
     # Three planes a pair: from inside, the nearest exit counts; from outside, the farthest entry before it.
     far = xp.amin(middle + reach, axis=0)

@@ -70,9 +70,10 @@ def open_samples(
     }  # fmt: skip
     configs = data.all_sources()
     if len(configs) == 1 and configs[0].synthetic is not None:
-        return _rendered(configs[0].synthetic, device or torch.device("cpu"), common | {"workers": data.workers})
+        place = device or torch.device("cpu")
+        return _rendered(configs[0].synthetic, data.strides, place, common | {"workers": data.workers})
     sources = [
-        _rendered(source.synthetic, torch.device("cpu"), common | {"source": number})
+        _rendered(source.synthetic, data.strides, torch.device("cpu"), common | {"source": number})
         if source.synthetic is not None
         else ClipSamples(
             source.folder,
@@ -97,8 +98,10 @@ def open_samples(
     return MixedSamples(sources, shares=[one.share for one in data.sources], seed=seed, numbers=numbers)
 
 
-def _rendered(synthetic: SyntheticConfig, device: torch.device, common: dict[str, Any]) -> RenderedSamples:
+def _rendered(
+    synthetic: SyntheticConfig, strides: Sequence[int], device: torch.device, common: dict[str, Any]
+) -> RenderedSamples:
     return RenderedSamples(
         device, assets=synthetic.assets, textures=synthetic.textures, repeats=synthetic.repeats, keep=synthetic.keep,
-        **common,
+        stills=strides.count(0) / len(strides), **common,
     )  # fmt: skip

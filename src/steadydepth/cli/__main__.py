@@ -1,3 +1,0 @@
-from steadydepth.cli import main
-
-main()
