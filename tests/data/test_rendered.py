@@ -87,8 +87,18 @@ def test_models_have_their_size_their_texture_and_their_author(packed):
     assert texture[..., 1:].max() == 0
 
 
+def test_packing_tells_how_far_it_is(packed, tmp_path):
+    told = []
+    pack_assets([packed.parent], tmp_path / "again.npz", on_model=lambda *one: told.append(one))
+    assert told == [(1, 2)]  # of two models the second has no file
+    assert (tmp_path / "again.npz").read_bytes() == packed.read_bytes()
+
+
 def test_what_is_no_catalogue_is_refused(tmp_path):
     with pytest.raises(InputError, match="apt install"):
+        pack_assets([tmp_path], tmp_path / "x.npz")
+    (tmp_path / "no.sh3f").write_bytes(b"no archive")
+    with pytest.raises(InputError, match=r"no\.sh3f: no Sweet Home 3D catalogue"):
         pack_assets([tmp_path], tmp_path / "x.npz")
     (tmp_path / "x.npz").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"x\.npz.*data assets"):

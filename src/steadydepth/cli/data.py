@@ -86,7 +86,8 @@ def assets(
     """
     from steadydepth.data.commands import assets as pack_models
 
-    packed = pack_models(out, *(catalogues or []))
+    with progress() as report:
+        packed = pack_models(out, *(catalogues or []), on_model=lambda done, of: report(f"{out}: models", done, of))
     print(f"{out}: {len(packed.names)} models, {packed.first_face[-1]} faces, {len(packed.textures)} textures")
     for credit in sorted({one.split(";")[0] for one in packed.credits}):
         print(f"  {credit}")

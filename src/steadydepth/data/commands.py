@@ -41,18 +41,21 @@ def make(
     return make_world(Path(root), n_clips=clips, seed=seed, n_frames=frames, **options)
 
 
-def assets(out: str | Path, *catalogues: str | Path) -> Assets:
+def assets(
+    out: str | Path, *catalogues: str | Path, on_model: Callable[[int, int], None] = lambda done, of: None
+) -> Assets:
     """Pack models with their textures, sizes and credits into one file, for the rendered world.
 
     Args:
         out: an .npz file.
         catalogues: Sweet Home 3D catalogues (.sh3f) or folders of them; without any, those of Debian's package
             sweethome3d-furniture.
+        on_model: called after each model that was read, with their number so far and the number in the catalogues.
 
     Raises:
-        InputError: there is none, or trimesh is not installed.
+        InputError: there is none, one cannot be read, or trimesh is not installed.
     """
-    return pack_assets([Path(one) for one in catalogues] or [SWEETHOME3D], Path(out))
+    return pack_assets([Path(one) for one in catalogues] or [SWEETHOME3D], Path(out), on_model=on_model)
 
 
 def check(root: str | Path) -> list[str]:
