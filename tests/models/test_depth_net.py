@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from steadydepth.models.decoders import DPTDecoder, GuidedDecoder, LightDecoder
 from steadydepth.models.depth_net import DepthNet
@@ -89,7 +90,7 @@ def test_a_dpt_decoder_gives_four_times_the_size_out_of_all_its_maps():
 
 
 @pytest.mark.parametrize(("choice", "dy", "dx"), [(4, 0, 0), (0, -1, -1), (5, 0, 1), (7, 1, 0)])
-def test_a_guided_decoder_takes_whole_values_from_where_its_weights_say(choice, dy, dx):
+def test_a_guided_decoder_looks_where_its_weights_say(choice, dy, dx):
     torch.manual_seed(0)
     decoder = GuidedDecoder([5, 6, 7], 4).eval()
     features = [torch.rand(2, count, *size) for count, size in ((5, (6, 10)), (6, (3, 5)), (7, (2, 3)))]
@@ -101,8 +102,22 @@ def test_a_guided_decoder_takes_whole_values_from_where_its_weights_say(choice, 
         last.bias.copy_(1000.0 * (torch.arange(9) == choice))
         predicted = decoder(features)
     rows, columns = (torch.arange(3) + dy).clamp(0, 2), (torch.arange(5) + dx).clamp(0, 4)
-    expected = coarse[0][:, :, rows][..., columns].repeat_interleave(2, 2).repeat_interleave(2, 3)
-    torch.testing.assert_close(predicted, expected, rtol=0, atol=0)
+    expected = F.interpolate(coarse[0][:, :, rows][..., columns], (6, 10), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(predicted, expected)
+
+
+def test_a_guided_decoder_draws_a_slope_without_steps():
+    torch.manual_seed(0)
+    decoder = GuidedDecoder([5, 6, 7], 4).eval()
+    slope = (2.0 * torch.arange(6)[:, None] + 3.0 * torch.arange(8)).expand(1, 1, 6, 8)
+    decoder.head.register_forward_hook(lambda _, __, output: slope)
+    with torch.no_grad():
+        decoder.guide[-1].weight.zero_()
+        decoder.guide[-1].bias.uniform_(-2, 2)  # the same nine weights everywhere, and not those of the middle alone
+        drawn = decoder([torch.rand(1, count, *size) for count, size in ((5, (12, 16)), (6, (6, 8)), (7, (3, 4)))])
+    inside = drawn[0, 0, 3:-3, 3:-3]  # farther in than the edge of the image is repeated
+    torch.testing.assert_close(inside.diff(dim=0), torch.full((5, 10), 1.0))
+    torch.testing.assert_close(inside.diff(dim=1), torch.full((6, 9), 1.5))
 
 
 def test_a_guided_decoder_gives_no_value_beyond_those_around():
@@ -113,6 +128,27 @@ def test_a_guided_decoder_gives_no_value_beyond_those_around():
     predicted = decoder([torch.rand(1, count, *size) for count, size in ((5, (7, 9)), (6, (4, 5)), (7, (2, 3)))])
     assert predicted.shape == (1, 1, 7, 9)
     assert coarse[0].min() <= predicted.min() < predicted.max() <= coarse[0].max()
+
+
+def test_a_network_goes_on_with_guided_upsampling():
+    torch.manual_seed(0)
+    net = DepthNet("test_efficientnet", decoder_width=8, max_depth=50.0, claims="scale").train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    guided = net.with_guided_upsampling()
+    after = guided.state_dict()
+    assert isinstance(guided.decoder, GuidedDecoder)
+    assert (guided.training, guided.claims, guided.max_depth) == (True, "scale", 50.0)
+    assert guided._hub_mixin_config["upsampling"] == "guided"
+    for name in ("encoder.conv_stem.weight", "decoder.head.weight", "decoder.head.bias"):
+        assert torch.equal(after[name], before[name]), name
+    assert torch.equal(after["decoder.laterals.0.weight"], before["decoder.laterals.1.weight"])
+    assert torch.equal(after["decoder.mixes.1.1.weight"], before["decoder.mixes.2.1.weight"])
+    assert guided.with_guided_upsampling() is guided
+    fine, coarse = torch.rand(1, 8, 6, 10), {}
+    guided.decoder.head.register_forward_hook(lambda _, __, output: coarse.update(depth=output))
+    guided(torch.rand(1, 1, 3, 64, 96))
+    assert guided.decoder.guide[-1](torch.zeros_like(fine)).softmax(dim=1)[:, 4].min() > 0.7
+    assert coarse["depth"].shape[-2:] == (16, 24)  # a quarter of the image
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from torch import nn
 
 from steadydepth.config_files import dump_config
 from steadydepth.method.update import build_optimizer
+from steadydepth.models.decoders import GuidedDecoder, LightDecoder
 from steadydepth.models.features import last_layer
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
@@ -46,6 +47,26 @@ def test_the_weight_of_the_relative_loss_reaches_the_gradient(model, clip):
         train_step(copy, optimizer, clip, relative_weight=weight, max_grad_norm=1.0)
         moved.append(copy.decoder.head.weight.detach().clone())
     assert not torch.allclose(moved[0], moved[1], atol=1e-6)
+
+
+def test_a_run_starts_from_another_end_of_its_model(model, world, tmp_path):
+    model.save_pretrained(tmp_path / "bilinear")
+
+    def start(init, upsampling):
+        return build_model(make_config(world, tmp_path / "run", model={"init": str(init), "upsampling": upsampling}))
+
+    assert isinstance(start(tmp_path / "bilinear", None).decoder, LightDecoder)
+    assert isinstance(start(tmp_path / "bilinear", "bilinear").decoder, LightDecoder)
+    guided = start(tmp_path / "bilinear", "guided")
+    assert isinstance(guided.decoder, GuidedDecoder)
+    assert torch.equal(guided.decoder.guide[0].weight, start(tmp_path / "bilinear", "guided").decoder.guide[0].weight)
+    guided.save_pretrained(tmp_path / "guided")
+    assert isinstance(start(tmp_path / "guided", None).decoder, GuidedDecoder)
+    assert isinstance(start(tmp_path / "guided", "guided").decoder, GuidedDecoder)
+    with pytest.raises(InputError, match=r"upsampling: bilinear: .*guided is guided, and stays so: leave it out"):
+        start(tmp_path / "guided", "bilinear")
+    with pytest.raises(InputError, match=r"upsampling: guided: .* is no network that train wrote: leave it out"):
+        start("test_compiled:build,claims=scale", "guided")
 
 
 def test_features_reach_the_gradient_where_there_is_a_still(model, clip):

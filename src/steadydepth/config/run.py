@@ -14,13 +14,15 @@ class ModelConfig(Section):
     init: str | None = Field(
         None,
         description="A model to start from: a folder, a hub name or package.module:factory (docs/models.md); `encoder` "
-        "to `max_side` are then its own.",
+        "to `max_side` are then its own (but see `upsampling`).",
     )
     encoder: str = Field("tf_efficientnet_lite0", description="A timm encoder: a convolutional net, or a ViT.")
     weights: str = Field("package", description="package, timm (downloads), none, or a file of encoder weights.")
     decoder_width: int = Field(48, ge=8, description="Channels of the decoder.")
-    upsampling: Literal["bilinear", "guided"] = Field(
-        "bilinear", description="How the decoder ends; guided: its edges lie where the finest features of the image do."
+    upsampling: Literal["bilinear", "guided"] | None = Field(
+        None,
+        description="How the decoder ends: bilinear, or guided: its edges lie where the finest features of the image "
+        "do. Without it bilinear, or as `init` ends; an `init` that train wrote can be made guided.",
     )
     min_depth: float = Field(0.3, gt=0, description="Nearest depth the network can predict, metres.")
     max_depth: float = Field(20.0, gt=0, description="Farthest depth the network can predict, metres.")

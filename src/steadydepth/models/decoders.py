@@ -46,9 +46,10 @@ class LightDecoder(nn.Module):
 class GuidedDecoder(nn.Module):
     """A feature pyramid that ends one level earlier, and what the finest features make of it.
 
-    Each pixel of their size is a mean of the nine values around it, with weights that these features choose: an edge
-    can lie where the image has it, and need be no mixture of both sides. The convex upsampling of RAFT (Teed and Deng
-    2020), guided by the image alone.
+    Each pixel of their size is a mean of nine bilinear samples around it, one coarse cell apart, with weights that
+    these features choose: an edge can lie where the image has it, and need be no mixture of both sides. The convex
+    upsampling of RAFT (Teed and Deng 2020), guided by the image alone. RAFT weighs whole cells; its weights know where
+    in its cell a pixel lies. Ours do not, and a slope of whole cells would have steps.
     """
 
     def __init__(self, channels: list[int], width: int) -> None:
@@ -66,7 +67,8 @@ class GuidedDecoder(nn.Module):
         height, width = coarse.shape[-2:]
         padded = F.pad(coarse, (1, 1, 1, 1), mode="replicate")
         around = torch.cat([padded[..., i : i + height, j : j + width] for i in range(3) for j in range(3)], dim=1)
-        return (weights * F.interpolate(around, weights.shape[-2:], mode="nearest")).sum(dim=1, keepdim=True)
+        around = F.interpolate(around, weights.shape[-2:], mode="bilinear", align_corners=False)
+        return (weights * around).sum(dim=1, keepdim=True)
 
 
 class _Residual(nn.Module):

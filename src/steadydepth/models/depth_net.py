@@ -88,3 +88,24 @@ class DepthNet(nn.Module, PyTorchModelHubMixin):
         share = torch.sigmoid(share.float())
         log_depth = math.log(self.min_depth) + share * math.log(self.max_depth / self.min_depth)
         return log_depth.exp()[:, 0].unflatten(0, (b, t)), {}
+
+    def with_guided_upsampling(self) -> "DepthNet":
+        """The network itself if it is guided, else one of its layers to go on training with.
+
+        Encoder, coarse levels and last layer are taken over. The finest level is not, which stood before the last
+        layer: until that has learned to do without, the depth is another. The guide begins as bilinear upsampling.
+
+        Raises:
+            InputError: the encoder is a ViT, for which there is none.
+        """
+        if isinstance(self.decoder, GuidedDecoder):
+            return self
+        config: dict[str, Any] = dict(self._hub_mixin_config)  # type: ignore[arg-type]
+        guided = DepthNet(**config | {"upsampling": "guided"}).train(self.training)
+        old: Any = self.decoder
+        new: Any = guided.decoder
+        guided.encoder = self.encoder
+        new.laterals, new.mixes, new.head = old.laterals[1:], old.mixes[1:], old.head
+        with torch.no_grad():
+            new.guide[-1].bias[4] = 3.0  # of the nine samples, the one in the middle
+        return guided

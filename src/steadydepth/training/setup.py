@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from steadydepth.config import Config
+from steadydepth.config import Config, ModelConfig
 from steadydepth.method.absolute_loss import absolute_loss
 from steadydepth.method.losses import AbsoluteLoss, RelativeLoss
 from steadydepth.method.parameter_groups import freeze_unused, is_encoder, train_only
@@ -22,6 +22,7 @@ from steadydepth.method.relative_loss import relative_loss
 from steadydepth.method.update import build_optimizer
 from steadydepth.models.adapt import add_lora, checkpoint_gradients
 from steadydepth.models.declare import claims_of
+from steadydepth.models.decoders import GuidedDecoder
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.encoders import load_encoder_weights
 from steadydepth.models.features import last_layer
@@ -195,13 +196,13 @@ def build_model(config: Config) -> nn.Module:
     """
     if config.model.init is not None:
         model = load_model(config.model.init, config.model.claims)
-        torch.manual_seed(config.run.seed)  # dropout draws from it
-        return model
+        torch.manual_seed(config.run.seed)  # dropout draws from it, and new layers
+        return _with_upsampling(model, config.model)
     torch.manual_seed(config.run.seed)
     model = DepthNet(
         encoder=config.model.encoder,
         decoder_width=config.model.decoder_width,
-        upsampling=config.model.upsampling,
+        upsampling=config.model.upsampling or "bilinear",
         min_depth=config.model.min_depth,
         max_depth=config.model.max_depth,
         claims=config.model.claims or "metric",
@@ -209,6 +210,21 @@ def build_model(config: Config) -> nn.Module:
     )
     load_encoder_weights(model.encoder, config.model.encoder, config.model.weights)
     return model
+
+
+def _with_upsampling(model: nn.Module, asked: ModelConfig) -> nn.Module:
+    """The model to start from, with the end that is asked for."""
+    if asked.upsampling is None:
+        return model
+    if not isinstance(model, DepthNet):
+        why = "is no network that train wrote"
+    elif asked.upsampling == "guided":
+        return model.with_guided_upsampling()
+    elif isinstance(model.decoder, GuidedDecoder):
+        why = "is guided, and stays so"
+    else:
+        return model
+    raise InputError(f"model.upsampling: {asked.upsampling}: {asked.init} {why}: leave it out")
 
 
 def prepare_parts(model: nn.Module, config: Config) -> None:
