@@ -1,13 +1,16 @@
 """The batched world: its rasterizer against rays, its labels against each other, and the same clips everywhere."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.synthetic.batched import World, _View
 from steadydepth.synthetic.meshes import meet_triangles
-from steadydepth.synthetic.places import draw_scenes
+from steadydepth.synthetic.places import SKY_M, draw_scenes
 from steadydepth.synthetic.rasterizer import prepare, rasterize, weights_at
 
 SIZE = {"n_clips": 4, "n_frames": 2, "height": 48, "width": 64}
@@ -84,6 +87,27 @@ def test_a_camera_at_rest_has_no_motion(world):
     depth = clips.depth[at_rest]
     unmoved = (clips.motion[at_rest].abs() < 1e-3).all(dim=-1) & clips.visible[at_rest]
     assert ((depth[:, 1:] - depth[:, :1]).abs()[unmoved] < 1e-3).float().mean() > 0.95
+
+
+def test_open_streets_have_a_sky_that_is_as_far_as_the_world_goes(world):
+    scenes = draw_scenes(2, world.pool, n_scenes=24, n_frames=2)
+    assert 0 < scenes.is_open.sum() < 12
+    clips = world.render(scenes, height=32, width=48)
+    assert clips.depth.max() <= SKY_M
+    is_sky = clips.depth == SKY_M
+    assert not is_sky[~scenes.is_open].any()
+    rows = is_sky[scenes.is_open].float().mean(dim=(0, 1, 3))
+    assert rows[:4].mean() > 0.3  # above, where nothing stands before it
+    assert rows[-4:].mean() < 0.02
+    # What the sky sends does not hang on the lamps.
+    dark = world.render(replace(scenes, lamp_light=0 * scenes.lamp_light), height=32, width=48)
+    assert torch.equal(dark.depth, clips.depth)
+    # Pixels beside things hold both.
+    inside = F.max_pool2d((~is_sky).float().flatten(0, 1)[:, None], 3, 1, 1)[:, 0].unflatten(0, (24, 2)) == 0
+    of_sky = (inside & scenes.is_open[:, None, None, None])[:, :, None].expand_as(clips.light)
+    assert of_sky.any()
+    torch.testing.assert_close(dark.light[of_sky], clips.light[of_sky])
+    assert not torch.allclose(dark.light, clips.light)
 
 
 def test_a_seed_gives_the_same_clips(world, clips):

@@ -28,6 +28,7 @@ from steadydepth.synthetic.world import FRAME_AUGMENTATION
 from steadydepth.types import Clip, Frames
 
 DEPTH_SCALE_M = 0.001  # 16 bits reach 65 m; where a street is longer its clips have coarser steps
+WORLD = 2  # counted up when the same numbers give other clips, so that kept ones are of one world
 CLIPS_AT_ONCE = 16  # that are drawn and rendered together; what a sample is depends on it
 _IMAGES = (".png", ".jpg", ".jpeg")
 
@@ -206,7 +207,7 @@ class RenderedSamples(Dataset[Item]):
     @cached_property
     def _name(self) -> str:
         """Of the folder of all clips that are rendered like these: another seed, size or pool has another one."""
-        like = hashlib.sha256(repr((self.length, self.height, self.width, self.seed, self.source)).encode())
+        like = hashlib.sha256(repr((WORLD, self.length, self.height, self.width, self.seed, self.source)).encode())
         for part in (self.world.corners, self.world.own.texels, self.world.free.texels):
             like.update(part.cpu().numpy().tobytes())
         return like.hexdigest()[:16]

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from steadydepth.synthetic.assets import Assets
 from steadydepth.synthetic.bodies import basic_bodies
-from steadydepth.synthetic.places import Pool, Scenes, draw_scenes
+from steadydepth.synthetic.places import SKY_M, Pool, Scenes, draw_scenes
 from steadydepth.synthetic.rasterizer import Faces, prepare, rasterize, weights_at
 from steadydepth.synthetic.shadow import Shadow
 from steadydepth.synthetic.textures import Textures, own_patterns, resized
 
 SUPERSAMPLING = 2  # colour rays a pixel side
 _NEAREST_M = 0.03  # faces with a corner nearer than this are left out
+_GROUND = 3  # of the sides of a box
 _SAME = 0.03  # relative difference of depth up to which two frames see the same point
 OUTDOOR = ("Exterior", "Vehicles", "Characters")
 
@@ -192,7 +193,10 @@ class _View:
             look = self._look(t, faces, corners, number, pixels, depth.flatten()[pixels])
             albedo = albedo.flatten(0, 2).index_copy(0, pixels, look[0]).view_as(albedo)
             normal = normal.flatten(0, 2).index_copy(0, pixels, look[1]).view_as(normal)
-            lights.append(self._lit(t, point, normal, albedo, shadow))
+            light = torch.where(
+                (shell.is_sky & ~is_thing)[..., None], self._of_sky(t), self._on(t, point, normal, shadow)
+            )
+            lights.append(F.avg_pool2d((albedo * light).movedim(-1, 1), SUPERSAMPLING))
             coarse = (slice(None), slice(None, None, ss), slice(None, None, ss))
             depths.append(depth[coarse])
             thing = torch.full_like(found, -1).flatten().index_copy(0, pixels, self.thing[number]).view_as(found)
@@ -236,8 +240,12 @@ class _View:
         openings = scenes.openings[torch.arange(self.n_scenes, device=ray.device)[:, None, None], wall.clamp(min=0)]
         place = torch.stack((along, point[..., 1]), -1)[..., None, :]
         through = ((place > openings[..., 0, :]) & (place < openings[..., 1, :])).all(dim=-1).any(dim=-1) & (wall >= 0)
+        is_open = scenes.is_open[:, None, None]
+        through |= is_open & (side != _GROUND)
         far, far_side = _leave_box(eye, ray, scenes.outer_m)
         depth, side = torch.where(through, far, depth), torch.where(through, far_side, side)
+        is_sky = is_open & through & (side != _GROUND)
+        depth = torch.where(is_sky, SKY_M, depth).clamp(max=SKY_M)
         point = eye + ray * depth[..., None]
         axis = torch.div(side, 2, rounding_mode="floor")
         normal = F.one_hot(axis, 3).float() * torch.where(side % 2 == 0, 1.0, -1.0)[..., None]
@@ -253,7 +261,11 @@ class _View:
             *side.shape, 3
         )
         plain = texel.clamp(min=1e-3) ** scenes.wall_contrast[key][..., None]
-        return _Shell(depth, normal, plain * scenes.wall_tint[key])
+        # Clouds are the texture of a wall, fainter.
+        height = (-ray[..., 1] / ray.norm(dim=-1)).clamp(0, 1).sqrt()[..., None]
+        above, horizon = scenes.sky[:, None, None].unbind(dim=-2)
+        sky = (height * above + (1 - height) * horizon) * plain**0.3
+        return _Shell(depth, normal, torch.where(is_sky[..., None], sky, plain * scenes.wall_tint[key]), is_sky)
 
     def _look(
         self, t: int, faces: Faces, corners: Tensor, number: Tensor, pixels: Tensor, depth: Tensor
@@ -287,8 +299,12 @@ class _View:
         away = ((first - eye) * normal).sum(dim=-1, keepdim=True) > 0
         return albedo * self.scenes.tint.flatten(0, 1)[thing], torch.where(away, -normal, normal)
 
-    def _lit(self, t: int, point: Tensor, normal: Tensor, albedo: Tensor, shadow: Shadow) -> Tensor:
-        """Linear light (s, 3, h, w) at the size of the output."""
+    def _of_sky(self, t: int) -> Tensor:
+        """The light (s, 1, 1, 3) in whose units the sky is given: what the ground gets."""
+        return self.scenes.light[:, t].sum(dim=1)[:, None, None]
+
+    def _on(self, t: int, point: Tensor, normal: Tensor, shadow: Shadow) -> Tensor:
+        """The light (s, h, w, 3), linear, that falls on what is seen."""
         scenes = self.scenes
         up = 0.6 - 0.4 * normal[..., 1]  # y points down: more of the sky from above
         light = scenes.light[:, t, None, None, 1] * up[..., None]
@@ -300,7 +316,7 @@ class _View:
             cosine = (normal * to_lamp).sum(dim=-1).clamp(min=0) / square.clamp(min=1e-4).sqrt()
             reach = (0.5 * scenes.half_m.amax(dim=-1))[:, None, None] ** 2
             light = light + scenes.lamp_light[:, t, None, None, i] * (cosine / (1 + square / reach))[..., None]
-        return F.avg_pool2d((albedo * light).movedim(-1, 1), SUPERSAMPLING)
+        return light
 
     def _motions(
         self, parts: list[tuple[Tensor, Tensor, int, int]]
@@ -340,7 +356,8 @@ def _at_nearest(values: Float[Tensor, "s p h w"], motion: Float[Tensor, "s p h w
 class _Shell:
     depth: Float[Tensor, "s h w"]
     normal: Float[Tensor, "s h w 3"]
-    albedo: Float[Tensor, "s h w 3"]
+    albedo: Float[Tensor, "s h w 3"]  # of the sky, what it sends
+    is_sky: Bool[Tensor, "s h w"]
 
 
 def _leave_box(eye: Tensor, ray: Tensor, half: Float[Tensor, "s 3"]) -> tuple[Tensor, Tensor]:

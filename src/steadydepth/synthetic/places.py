@@ -9,8 +9,9 @@ from torch import Tensor
 
 KINDS = ("room", "table", "clutter", "street")
 # How often each is drawn. Diversity teaches more than realism does (WMGStereo, arXiv 2504.16930).
-SHARES = (0.45, 0.25, 0.15, 0.15)
+SHARES = (0.4, 0.2, 0.15, 0.25)
 FPS = 15.0
+SKY_M = 100.0  # the depth of the sky: what has no end is as far as the world goes
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Scenes:
         light: of the sun, and of the sky.
         lamps: where they are.
         lamp_light: their colour and power.
+        is_open: scenes without walls and ceiling: the ground goes on, and above it is the sky.
+        sky: its colour above and at the horizon, in units of the light that falls on the ground.
     """
 
     focal_px: Float[Tensor, "s"]
@@ -74,6 +77,8 @@ class Scenes:
     light: Float[Tensor, "s t 2 3"]
     lamps: Float[Tensor, "s l 3"]
     lamp_light: Float[Tensor, "s t l 3"]
+    is_open: Bool[Tensor, "s"]
+    sky: Float[Tensor, "s 2 3"]
 
     def to(self, device: torch.device) -> "Scenes":
         """The same scenes on `device`."""
@@ -175,6 +180,8 @@ def draw_scenes(seed: int, pool: Pool, *, n_scenes: int, n_frames: int, n_things
     lamps = draw.uniform(-0.9, 0.9, 3, 3) * half[:, None]
     lamps[..., 1] = -half[:, None, 1] * draw.uniform(1.2, 1.9, 3)
     flicker = (0.06 * draw.normal(n_frames, 1)).exp()
+    is_open = street & draw.happens(0.7)
+    outer = torch.maximum(half + 2, draw.uniform(6, 40, 3))
     return Scenes(
         focal_px=0.5 / torch.tan(0.5 * torch.deg2rad(draw.uniform(40, 100))),
         cam_to_world=cameras,
@@ -185,7 +192,7 @@ def draw_scenes(seed: int, pool: Pool, *, n_scenes: int, n_frames: int, n_things
         texture=texture,
         is_moving=is_moving,
         half_m=half,
-        outer_m=torch.maximum(half + 2, draw.uniform(6, 40, 3)),
+        outer_m=torch.where(is_open[:, None], SKY_M, outer),
         wall_texture=_draw_walls(draw, pool),
         wall_tint=_draw_tint(draw, 2, 6),
         wall_contrast=draw.uniform(0.0, 1.1, 2, 6),
@@ -197,6 +204,8 @@ def draw_scenes(seed: int, pool: Pool, *, n_scenes: int, n_frames: int, n_things
         light=_draw_light(draw, street, flicker),
         lamps=lamps,
         lamp_light=draw.uniform(0.2, 1.6, 1, 3, 1) * draw.uniform(0.7, 1.0, 1, 3, 3) * flicker[:, :, None],
+        is_open=is_open,
+        sky=_draw_sky(draw),
     )
 
 
@@ -356,3 +365,13 @@ def _draw_light(draw: _Draw, street: Tensor, flicker: Tensor) -> Float[Tensor, "
     sky = draw.uniform(0.2, 0.7) + 0.15 * street
     power = torch.stack((sun, sky), -1)[:, None, :, None] * flicker[..., None]
     return power * (1 + 0.12 * draw.normal(1, 2, 3))
+
+
+def _draw_sky(draw: _Draw) -> Float[Tensor, "s 2 3"]:
+    """Colour above and at the horizon: blue, grey or of the evening, rarely dark; paler at the horizon."""
+    blue, evening = torch.tensor([0.25, 0.5, 1.0]), torch.tensor([1.0, 0.6, 0.35])
+    kind = draw.uniform(0, 1, 1)
+    above = torch.where(kind < 0.6, blue, torch.where(kind < 0.9, 1.0, evening)) + 0.08 * draw.normal(3)
+    power = draw.uniform(0.4, 1.4, 1) * torch.where(draw.happens(0.1, 1), 0.05, 1.0)
+    horizon = above + draw.uniform(0.3, 1, 1) * (above.amax(dim=-1, keepdim=True) - above)
+    return torch.stack((above, draw.uniform(0.8, 1.4, 1) * horizon), dim=1).clamp(min=0) * power[:, None]
