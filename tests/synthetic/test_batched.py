@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.synthetic.batched import World, _View
 from steadydepth.synthetic.meshes import meet_triangles
+from steadydepth.synthetic.placement import BUILT_IN, Draw, Placed, add_counters
 from steadydepth.synthetic.places import SKY_M, draw_scenes
 from steadydepth.synthetic.rasterizer import prepare, rasterize, weights_at
 
@@ -108,6 +109,63 @@ def test_open_streets_have_a_sky_that_is_as_far_as_the_world_goes(world):
     assert of_sky.any()
     torch.testing.assert_close(dark.light[of_sky], clips.light[of_sky])
     assert not torch.allclose(dark.light, clips.light)
+
+
+def test_counters_stand_along_two_walls_and_carry_things(world):
+    draw, n = Draw(7, 64), 40
+    half = torch.tensor([[2.0, 1.3, 3.0]]).expand(64, -1)
+    place = Placed(
+        model=draw.whole(len(world.pool.size_m), n),
+        turn=torch.eye(3).expand(64, n, 3, 3),
+        scale=torch.full((64, n, 3), 0.2),
+        position=draw.uniform(-1, 1, n, 3),
+    )
+    yaw = draw.uniform(-3, 3)
+    ahead = torch.stack((yaw.sin(), torch.zeros_like(yaw), yaw.cos()), -1)
+    is_there = torch.arange(64) < 32
+    found = add_counters(draw, world.pool, place, half, ahead, is_there)
+    for name in ("model", "turn", "scale", "position"):
+        assert torch.equal(getattr(found, name)[~is_there], getattr(place, name)[~is_there])
+    extent = (world.pool.size_m[found.model] * found.scale)[:32, :BUILT_IN]
+    position = found.position[:32, :BUILT_IN]
+    seen = position[..., 0] < 50
+    assert seen[:, :2].all()  # front and worktop along the wall ahead
+    assert 0 < seen.float().mean() < 1
+    reach = position.abs() + 0.5 * extent
+    flat = [0, 2]
+    # In the room, one side against a wall, on the side that the camera looks to.
+    assert (reach[seen][:, flat] < half[0, flat]).all()
+    assert ((half[0, flat] - reach[seen][:, flat]).amin(dim=-1) < 0.01).all()
+    assert ((position[..., flat] * ahead[:32, None, flat])[seen].amax(dim=-1) > 0).all()
+    front, worktop, above = (position[:, i::3, 1] for i in range(3))
+    torch.testing.assert_close(worktop, front - extent[:, ::3, 1])  # y points down
+    assert (above[seen[:, 2::3]] < worktop[seen[:, 2::3]]).all()
+    # What was put on it stands at its height, over it.
+    moved = (found.position != place.position)[:32, BUILT_IN:].any(dim=-1)
+    assert moved.any()
+    thing = found.position[:32, BUILT_IN:]
+    top = (worktop[:, :1] - extent[:, 1:2, 1]).expand_as(moved)
+    torch.testing.assert_close(thing[..., 1][moved], top[moved])
+
+
+def test_some_cameras_are_turned(world):
+    right = draw_scenes(3, world.pool, n_scenes=200, n_frames=1).cam_to_world[:, 0, :, 0]
+    turned = right[:, 1].abs() > 0.2  # the right of the image looks up or down
+    assert 0.05 < turned.float().mean() < 0.2
+
+
+def test_corners_get_less_light_from_the_sky(world):
+    scenes = draw_scenes(2, world.pool, n_scenes=24, n_frames=1)
+    view = _View(world, scenes, 8, 8)
+    half = scenes.half_m[:, None, None]
+    up = torch.tensor([0.0, -1.0, 0.0]).expand(24, 1, 1, 3)
+    middle, corner = torch.zeros(24, 1, 1, 3), torch.stack((half[..., 0], 0 * half[..., 0], half[..., 2]), -1)
+    at_middle, at_corner = (view._openness(point, up)[:, 0, 0] for point in (middle, corner))
+    assert (at_middle > 0.95).all()  # the floor takes no light from itself
+    torch.testing.assert_close(at_corner[scenes.is_open], torch.ones(int(scenes.is_open.sum())))
+    assert (at_corner[~scenes.is_open] < 0.55).all()
+    below = view._openness(middle, -up)[:, 0, 0]  # the underside of what lies on the ground
+    assert (below < 0.5).all()
 
 
 def test_a_seed_gives_the_same_clips(world, clips):

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from steadydepth.synthetic.assets import Assets
 from steadydepth.synthetic.bodies import basic_bodies
-from steadydepth.synthetic.places import SKY_M, Pool, Scenes, draw_scenes
+from steadydepth.synthetic.placement import Pool
+from steadydepth.synthetic.places import SKY_M, Scenes, draw_scenes
 from steadydepth.synthetic.rasterizer import Faces, prepare, rasterize, weights_at
 from steadydepth.synthetic.shadow import Shadow
 from steadydepth.synthetic.textures import Textures, own_patterns, resized
@@ -19,6 +20,7 @@ from steadydepth.synthetic.textures import Textures, own_patterns, resized
 SUPERSAMPLING = 2  # colour rays a pixel side
 _NEAREST_M = 0.03  # faces with a corner nearer than this are left out
 _GROUND = 3  # of the sides of a box
+_CORNER_SHADE, _CORNER_M = 0.6, 0.25  # how much of the light of the sky a wall close by takes, and how close that is
 _SAME = 0.03  # relative difference of depth up to which two frames see the same point
 OUTDOOR = ("Exterior", "Vehicles", "Characters")
 
@@ -307,7 +309,7 @@ class _View:
         """The light (s, h, w, 3), linear, that falls on what is seen."""
         scenes = self.scenes
         up = 0.6 - 0.4 * normal[..., 1]  # y points down: more of the sky from above
-        light = scenes.light[:, t, None, None, 1] * up[..., None]
+        light = scenes.light[:, t, None, None, 1] * (up * self._openness(point, normal))[..., None]
         facing = (normal * scenes.sun[:, None, None]).sum(dim=-1).clamp(min=0) * shadow.lit(point)
         light = light + scenes.light[:, t, None, None, 0] * facing[..., None]
         for i in range(scenes.lamps.shape[1]):
@@ -317,6 +319,21 @@ class _View:
             reach = (0.5 * scenes.half_m.amax(dim=-1))[:, None, None] ** 2
             light = light + scenes.lamp_light[:, t, None, None, i] * (cosine / (1 + square / reach))[..., None]
         return light
+
+    def _openness(self, point: Tensor, normal: Tensor) -> Float[Tensor, "s h w"]:
+        """Share of the light from all around that the sides of the room leave: less in corners and below things."""
+        half = self.scenes.half_m[:, None, None]
+        middle = half * torch.tensor([0.0, -1.0, 0.0], device=half.device)
+        shade = torch.full_like(half, _CORNER_SHADE) * (~self.scenes.is_open)[:, None, None, None]
+        ground = torch.tensor([False, True, False], device=half.device)
+        left = torch.ones_like(point[..., 0])
+        for sign in (-1.0, 1.0):
+            distance = (half - sign * (point - middle)).clamp(min=0)
+            facing = 0.5 * (1 + sign * normal)  # a side takes no light from itself
+            if sign > 0:
+                shade = torch.where(ground, _CORNER_SHADE, shade)  # which is there in the open as well
+            left = left * (1 - shade * facing * (-distance / _CORNER_M).exp()).prod(dim=-1)
+        return left
 
     def _motions(
         self, parts: list[tuple[Tensor, Tensor, int, int]]

@@ -1,4 +1,4 @@
-"""Where things stand in many scenes at once: rooms, tables, clutter and streets, as tensors."""
+"""Many scenes at once, drawn at random, as tensors: what stands where, cameras, motion, surfaces and light."""
 
 import math
 from dataclasses import dataclass
@@ -7,27 +7,22 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-KINDS = ("room", "table", "clutter", "street")
+from steadydepth.synthetic.placement import (
+    BUILT_IN,
+    KINDS,
+    Draw,
+    Placed,
+    Pool,
+    add_counters,
+    place_things,
+    rigid,
+    rotation,
+)
+
 # How often each is drawn. Diversity teaches more than realism does (WMGStereo, arXiv 2504.16930).
 SHARES = (0.4, 0.2, 0.15, 0.25)
 FPS = 15.0
 SKY_M = 100.0  # the depth of the sky: what has no end is as far as the world goes
-
-
-@dataclass(frozen=True)
-class Pool:
-    """What scenes are drawn from: how large each model is, and which kinds of scene it belongs to.
-
-    Attributes:
-        size_m: width, height and depth of each model.
-        is_part: simple bodies that take any size.
-        is_outdoor: vehicles, trees, people: they stand in streets.
-    """
-
-    size_m: Float[Tensor, "model 3"]
-    is_part: Bool[Tensor, "model"]
-    is_outdoor: Bool[Tensor, "model"]
-    n_textures: int
 
 
 @dataclass(frozen=True)
@@ -85,59 +80,6 @@ class Scenes:
         return Scenes(**{name: part.to(device, non_blocking=True) for name, part in vars(self).items()})
 
 
-class _Draw:
-    """Random tensors whose first axis is the scene, from one generator on the CPU: the same on every device."""
-
-    def __init__(self, seed: int, n_scenes: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-        self.n = n_scenes
-
-    def uniform(self, low: int | float | Tensor, high: int | float | Tensor, *shape: int) -> Tensor:
-        share = torch.rand(self.n, *shape, generator=self.generator)
-        return low + share * (high - low)
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(self.n, *shape, generator=self.generator)
-
-    def happens(self, chance: float | Tensor, *shape: int) -> Tensor:
-        return torch.rand(self.n, *shape, generator=self.generator) < chance
-
-    def whole(self, stop: int, *shape: int) -> Tensor:
-        return torch.randint(stop, (self.n, *shape), generator=self.generator)
-
-    def pick(self, weights: Tensor, *shape: int) -> Tensor:
-        """Places of `weights` (s, k), drawn in proportion to them."""
-        count = math.prod(shape) or 1
-        return torch.multinomial(weights, count, replacement=True, generator=self.generator).view(self.n, *shape)
-
-
-def rotation(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Float[Tensor, "*n 3 3"]:
-    """Roll about z, then pitch about x (positive looks down), then yaw about the vertical; y points down.
-
-    Args:
-        yaw: radians.
-        pitch: radians.
-        roll: radians.
-    """
-    zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
-
-    def matrix(*rows: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
-
-    cy, sy, cp, sp, cr, sr = yaw.cos(), yaw.sin(), pitch.cos(), pitch.sin(), roll.cos(), roll.sin()
-    about_y = matrix((cy, zero, sy), (zero, one, zero), (-sy, zero, cy))
-    about_x = matrix((one, zero, zero), (zero, cp, sp), (zero, -sp, cp))
-    about_z = matrix((cr, -sr, zero), (sr, cr, zero), (zero, zero, one))
-    return about_y @ about_x @ about_z
-
-
-def rigid(turn: Float[Tensor, "*n 3 3"], position: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 4 4"]:
-    """Poses from rotations, which may scale as well, and positions."""
-    pose = torch.zeros(*turn.shape[:-2], 4, 4)
-    pose[..., :3, :3], pose[..., :3, 3], pose[..., 3, 3] = turn, position, 1
-    return pose
-
-
 def draw_scenes(seed: int, pool: Pool, *, n_scenes: int, n_frames: int, n_things: int = 40) -> Scenes:
     """Scenes that belong to `seed`: the same seed and sizes, the same scenes.
 
@@ -148,7 +90,7 @@ def draw_scenes(seed: int, pool: Pool, *, n_scenes: int, n_frames: int, n_things
         n_frames: frames of each.
         n_things: of each, at most.
     """
-    draw = _Draw(seed, n_scenes)
+    draw = Draw(seed, n_scenes)
     kind = draw.pick(torch.tensor(SHARES).expand(n_scenes, -1))
     _, table, _, street = (kind == i for i in range(len(KINDS)))
     half = torch.stack((draw.uniform(1.3, 5), draw.uniform(1.1, 1.8), draw.uniform(1.3, 5)), -1)
@@ -171,12 +113,18 @@ def draw_scenes(seed: int, pool: Pool, *, n_scenes: int, n_frames: int, n_things
     centre[:, 1] = -table_top
     half[:, 1] = torch.maximum(half[:, 1], 0.5 * (-eye[:, 1]) + 0.15)
 
-    place = _place(draw, pool, n_things, kind, half, eye, yaw, centre, table_top)
+    place = place_things(draw, pool, n_things, kind, half, eye, yaw, centre, table_top)
+    has_counter = (kind == 0) & draw.happens(0.4)
+    place = add_counters(draw, pool, place, half, ahead, has_counter)
     cameras = _move_camera(draw, n_frames, eye, yaw, pitch, torch.where(table, near, 2.0))
-    pose, is_moving = _move_things(draw, n_frames, place, chance=torch.where(street, 0.35, 0.2))
+    built_in = has_counter[:, None] & (torch.arange(n_things) < BUILT_IN)
+    chance = torch.where(built_in, 0.0, torch.where(street, 0.35, 0.2)[:, None])
+    pose, is_moving = _move_things(draw, n_frames, place, chance=chance)
     own = draw.happens(torch.where(pool.is_part[place.model], 0.0, 0.85), n_things)
-    texture = torch.where(own, -1, draw.whole(pool.n_textures, n_things))
-    tint = _draw_tint(draw, n_things)
+    # The parts of a counter look alike, its worktops as well.
+    like = torch.where(built_in, torch.arange(n_things).fmod(3).fmod(2), torch.arange(n_things))
+    texture = torch.where(own, -1, draw.whole(pool.n_textures, n_things).gather(1, like))
+    tint = _draw_tint(draw, n_things).gather(1, like[..., None].expand(-1, -1, 3))
     lamps = draw.uniform(-0.9, 0.9, 3, 3) * half[:, None]
     lamps[..., 1] = -half[:, None, 1] * draw.uniform(1.2, 1.9, 3)
     flicker = (0.06 * draw.normal(n_frames, 1)).exp()
@@ -188,7 +136,7 @@ def draw_scenes(seed: int, pool: Pool, *, n_scenes: int, n_frames: int, n_things
         model=place.model,
         pose=pose,
         tint=torch.where(own[..., None], 0.5 + 0.5 * tint, tint),
-        contrast=torch.where(own, 1.0, draw.uniform(0.05, 1.2, n_things)),
+        contrast=torch.where(own, 1.0, draw.uniform(0.05, 1.2, n_things).gather(1, like)),
         texture=texture,
         is_moving=is_moving,
         half_m=half,
@@ -209,98 +157,8 @@ def draw_scenes(seed: int, pool: Pool, *, n_scenes: int, n_frames: int, n_things
     )
 
 
-@dataclass(frozen=True)
-class _Placed:
-    model: Int64[Tensor, "s n"]
-    turn: Float[Tensor, "s n 3 3"]  # rotation
-    scale: Float[Tensor, "s n 3"]
-    position: Float[Tensor, "s n 3"]
-
-
-def _place(
-    draw: _Draw,
-    pool: Pool,
-    n: int,
-    kind: Tensor,
-    half: Tensor,
-    eye: Tensor,
-    yaw: Tensor,
-    centre: Tensor,
-    table_top: Tensor,
-) -> _Placed:
-    room, table, clutter, street = (kind == i for i in range(len(KINDS)))
-    indoors = torch.where(pool.is_outdoor, 0.3, 1.0) * torch.where(pool.is_part, 12.0, 1.0)
-    outdoors = torch.where(pool.is_outdoor, 6.0, 0.5) * torch.where(pool.is_part, 40.0, 1.0)
-    model = draw.pick(torch.where(street[:, None], outdoors, indoors), n)
-    size, part = pool.size_m[model], pool.is_part[model]
-    longest = size.amax(dim=-1)
-
-    # Simple bodies take any size: boards, boxes, poles, balls; buildings in streets.
-    stretch = torch.exp(0.7 * draw.normal(n, 3) - 0.9)
-    stretch = torch.where(street[:, None, None], stretch * draw.uniform(1, 8, n, 1), stretch)
-    scale = torch.where(part[..., None], stretch, draw.uniform(0.85, 1.15, n, 1).expand(-1, -1, 3))
-    # Of a table's things the longest side counts; in clutter all is of any size.
-    small = draw.uniform(0.04, 0.4, n) * centre.sub(eye).norm(dim=-1)[:, None]
-    any_size = torch.exp(0.8 * draw.normal(n) - 0.7)
-    real = torch.ones_like(longest)
-    wanted = torch.where(table[:, None], small, torch.where(clutter[:, None], any_size, real))
-    is_resized = (table | clutter)[:, None] | draw.happens(0.15, n)
-    wanted = torch.where(is_resized & room[:, None], any_size.clamp(max=2), wanted)
-    factor = torch.where(is_resized, wanted / (longest * scale.amax(dim=-1)).clamp(min=1e-3), 1)
-    extent = size * scale * factor[..., None]
-    # What is larger than the room is made smaller.
-    fits = (1.6 * half[:, None] / extent.clamp(min=1e-3)).amin(dim=-1).clamp(max=1)
-    scale, extent = scale * (factor * fits)[..., None], extent * fits[..., None]
-
-    reach = torch.where(street, 40.0, 9.0)[:, None]
-    distance = torch.exp(draw.uniform(0.0, 1.0, n) * torch.log(reach / 0.7)) * 0.7
-    angle = yaw[:, None] + draw.uniform(-0.75, 0.75, n)
-    spot = eye[:, None] + distance[..., None] * torch.stack((angle.sin(), torch.zeros_like(angle), angle.cos()), -1)
-    limit = (half[:, None] - 0.5 * extent.amax(dim=-1, keepdim=True)).clamp(min=0.1)
-    spot = torch.maximum(torch.minimum(spot, limit), -limit)
-    turn_y = draw.uniform(-math.pi, math.pi, n)
-    # Against the nearest wall, its front to the room, as furniture mostly stands.
-    at_wall = draw.happens(0.45, n) & room[:, None]
-    along = (half[:, None] - spot.abs())[..., [0, 2]].argmin(dim=-1) * 2
-    wall = torch.nn.functional.one_hot(along, 3).bool()
-    against = (half[:, None] - 0.5 * extent[..., 2:] - 0.01) * spot.sign()
-    spot = torch.where(at_wall[..., None] & wall, against, spot)
-    # A model's front looks to -z: from a wall at +z it looks into the room as it is.
-    quarter = torch.where(along == 2, torch.where(spot[..., 2] > 0, 0.0, math.pi), -spot[..., 0].sign() * -math.pi / 2)
-    turn_y = torch.where(at_wall, quarter, turn_y)
-    # Something hangs, or stands on something else.
-    lift = draw.uniform(0.3, 2.0, n) * draw.happens(torch.where(room, 0.3, 0.05)[:, None], n)
-    lift = torch.where(clutter[:, None], draw.uniform(0, 1, n) * 2 * half[:, 1:2], lift)
-    lift = torch.minimum(lift, (2 * half[:, 1:2] - extent[..., 1]).clamp(min=0))
-    tilt = draw.uniform(-math.pi, math.pi, n, 2) * (clutter[:, None] | draw.happens(0.05, n))[..., None]
-
-    # Around the middle of the table, mostly on it; the first thing is the table, the second what stands behind it.
-    spread = centre.sub(eye).norm(dim=-1)[:, None, None] * draw.normal(n, 3) * torch.tensor([0.45, 0.0, 0.45])
-    on_table = table[:, None] & draw.happens(0.8, n)
-    spot = torch.where(on_table[..., None], centre[:, None] + spread, spot)
-    lift = torch.where(on_table, table_top[:, None], lift)
-    near = on_table & ((spot - eye[:, None]).norm(dim=-1) < 0.6 * extent.amax(dim=-1) + 0.1)
-    spot = torch.where(near[..., None], spot + 100, spot)  # out of sight: it would hide all else
-
-    board = torch.stack((draw.uniform(0.5, 2), torch.full((draw.n,), 0.04), draw.uniform(0.4, 1.2)), -1)
-    first = torch.zeros(draw.n, n, dtype=torch.bool)
-    first[:, 0] = table
-    box = int(pool.is_part.nonzero()[0])
-    model = torch.where(first, box, model)
-    scale = torch.where(first[..., None], board[:, None] / pool.size_m[box], scale)
-    spot = torch.where(first[..., None], centre[:, None], spot)
-    lift = torch.where(first, table_top[:, None] - 0.04, lift)
-    tilt = torch.where(first[..., None], 0.0, tilt)
-    # What the camera is in, or nearly, is not worth drawing.
-    apart = (spot - eye[:, None])[..., [0, 2]].norm(dim=-1) - 0.5 * extent.amax(dim=-1)
-    spot = torch.where(((apart < 0.25) & ~on_table & ~first)[..., None], spot + 100, spot)
-    position = spot.clone()
-    position[..., 1] = -lift
-    return _Placed(model, rotation(turn_y, tilt[..., 0], tilt[..., 1]), scale, position)
-
-
 def _move_camera(
-    draw: _Draw, n_frames: int, eye: Tensor, yaw: Tensor, pitch: Tensor, near: Tensor
+    draw: Draw, n_frames: int, eye: Tensor, yaw: Tensor, pitch: Tensor, near: Tensor
 ) -> Float[Tensor, "s t 4 4"]:
     """Held still, by hand, or carried along: one speed a clip, and a tremor."""
     time = (torch.arange(n_frames) - (n_frames - 1) / 2)[None, :, None] / FPS
@@ -309,17 +167,18 @@ def _move_camera(
     turning = torch.tensor([0.35, 0.15, 0.1]) * draw.normal(1, 3) * moves
     tremor = 0.004 * draw.normal(n_frames, 6) * moves
     position = eye[:, None] + time * speed + tremor[..., :3] * near[:, None, None]
-    roll = 0.06 * draw.normal()
+    # Hands hold a camera level, more or less; some turn it.
+    roll = torch.where(draw.happens(0.2), 0.35, 0.06) * draw.normal()
     angles = torch.stack((yaw, pitch, roll), -1)[:, None] + time * turning + tremor[..., 3:]
     return rigid(rotation(*angles.unbind(dim=-1)), position)
 
 
 def _move_things(
-    draw: _Draw, n_frames: int, place: _Placed, *, chance: Tensor
+    draw: Draw, n_frames: int, place: Placed, *, chance: Tensor
 ) -> tuple[Float[Tensor, "s t n 4 4"], Bool[Tensor, "s n"]]:
     n = place.model.shape[1]
     time = (torch.arange(n_frames) - (n_frames - 1) / 2)[None, :, None, None] / FPS
-    is_moving = draw.happens(chance[:, None], n)
+    is_moving = draw.happens(chance, n)
     moving = is_moving[:, None, :, None]
     speed = draw.normal(1, n, 3) * torch.tensor([0.8, 0.25, 0.8])
     position = place.position[:, None] + time * speed * moving
@@ -328,7 +187,7 @@ def _move_things(
     return rigid(turn * place.scale[:, None, :, None, :], position), is_moving
 
 
-def _draw_tint(draw: _Draw, *shape: int) -> Float[Tensor, "s *n 3"]:
+def _draw_tint(draw: Draw, *shape: int) -> Float[Tensor, "s *n 3"]:
     """Mostly greys, browns and pale colours, as indoors; a few are strong."""
     strength = torch.where(draw.happens(0.25, *shape, 1), 0.5, 0.12)
     warm = 0.12 * draw.normal(*shape, 1) * torch.tensor([1.0, 0.0, -1.0])
@@ -336,7 +195,7 @@ def _draw_tint(draw: _Draw, *shape: int) -> Float[Tensor, "s *n 3"]:
     return (draw.uniform(0.15, 0.95, *shape, 1) * colour).clamp(0.02, 1)
 
 
-def _draw_walls(draw: _Draw, pool: Pool) -> Int64[Tensor, "s 2 6"]:
+def _draw_walls(draw: Draw, pool: Pool) -> Int64[Tensor, "s 2 6"]:
     """Floor and ceiling of their own; the four walls alike in most rooms."""
     texture = draw.whole(pool.n_textures, 2, 6)
     alike = draw.happens(0.7, 2, 1)
@@ -345,7 +204,7 @@ def _draw_walls(draw: _Draw, pool: Pool) -> Int64[Tensor, "s 2 6"]:
     return texture
 
 
-def _draw_openings(draw: _Draw, half: Tensor, is_room: Tensor) -> Float[Tensor, "s 4 o 2 2"]:
+def _draw_openings(draw: Draw, half: Tensor, is_room: Tensor) -> Float[Tensor, "s 4 o 2 2"]:
     """Windows and doors, none to two on each of the walls (x low, x high, z low, z high): (low, high) of (along, y)."""
     along = half[:, [2, 2, 0, 0]][..., None]
     middle = draw.uniform(-0.8, 0.8, 4, 2) * along
@@ -360,14 +219,14 @@ def _draw_openings(draw: _Draw, half: Tensor, is_room: Tensor) -> Float[Tensor, 
     return torch.stack((low, high), dim=-2)
 
 
-def _draw_light(draw: _Draw, street: Tensor, flicker: Tensor) -> Float[Tensor, "s t 2 3"]:
+def _draw_light(draw: Draw, street: Tensor, flicker: Tensor) -> Float[Tensor, "s t 2 3"]:
     sun = draw.uniform(0.0, 1.2) * (0.4 + 0.6 * draw.happens(0.7)) + 0.6 * street
     sky = draw.uniform(0.2, 0.7) + 0.15 * street
     power = torch.stack((sun, sky), -1)[:, None, :, None] * flicker[..., None]
     return power * (1 + 0.12 * draw.normal(1, 2, 3))
 
 
-def _draw_sky(draw: _Draw) -> Float[Tensor, "s 2 3"]:
+def _draw_sky(draw: Draw) -> Float[Tensor, "s 2 3"]:
     """Colour above and at the horizon: blue, grey or of the evening, rarely dark; paler at the horizon."""
     blue, evening = torch.tensor([0.25, 0.5, 1.0]), torch.tensor([1.0, 0.6, 0.35])
     kind = draw.uniform(0, 1, 1)
