@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.synthetic.batched import World, _View
 from steadydepth.synthetic.meshes import meet_triangles
-from steadydepth.synthetic.placement import BUILT_IN, Draw, Placed, add_counters
+from steadydepth.synthetic.placement import BUILT_IN, Draw, Placed, View, add_counters
 from steadydepth.synthetic.places import SKY_M, draw_scenes
 from steadydepth.synthetic.rasterizer import prepare, rasterize, weights_at
 
@@ -120,10 +120,10 @@ def test_counters_stand_along_two_walls_and_carry_things(world):
         scale=torch.full((64, n, 3), 0.2),
         position=draw.uniform(-1, 1, n, 3),
     )
-    yaw = draw.uniform(-3, 3)
-    ahead = torch.stack((yaw.sin(), torch.zeros_like(yaw), yaw.cos()), -1)
+    here = torch.zeros(64, 3)
+    view = View(kind=torch.zeros(64, dtype=torch.int64), half_m=half, eye=here, yaw=draw.uniform(-3, 3), table=here)
     is_there = torch.arange(64) < 32
-    found = add_counters(draw, world.pool, place, half, ahead, is_there)
+    found = add_counters(draw, world.pool, view, place, is_there)
     for name in ("model", "turn", "scale", "position"):
         assert torch.equal(getattr(found, name)[~is_there], getattr(place, name)[~is_there])
     extent = (world.pool.size_m[found.model] * found.scale)[:32, :BUILT_IN]
@@ -136,7 +136,7 @@ def test_counters_stand_along_two_walls_and_carry_things(world):
     # In the room, one side against a wall, on the side that the camera looks to.
     assert (reach[seen][:, flat] < half[0, flat]).all()
     assert ((half[0, flat] - reach[seen][:, flat]).amin(dim=-1) < 0.01).all()
-    assert ((position[..., flat] * ahead[:32, None, flat])[seen].amax(dim=-1) > 0).all()
+    assert ((position[..., flat] * view.ahead[:32, None, flat])[seen].amax(dim=-1) > 0).all()
     front, worktop, above = (position[:, i::3, 1] for i in range(3))
     torch.testing.assert_close(worktop, front - extent[:, ::3, 1])  # y points down
     assert (above[seen[:, 2::3]] < worktop[seen[:, 2::3]]).all()

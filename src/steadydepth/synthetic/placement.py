@@ -9,6 +9,7 @@ from torch import Tensor
 
 KINDS = ("room", "table", "clutter", "street")
 BUILT_IN = 6  # things that a room with counters uses for them: front, worktop and wall cupboards along two walls
+_OUT_OF_SIGHT_M = 100
 
 
 @dataclass(frozen=True)
@@ -97,104 +98,146 @@ class Placed:
     position: Float[Tensor, "s n 3"]
 
 
-def place_things(
-    draw: Draw,
-    pool: Pool,
-    n: int,
-    kind: Tensor,
-    half: Tensor,
-    eye: Tensor,
-    yaw: Tensor,
-    centre: Tensor,
-    table_top: Tensor,
-) -> Placed:
+@dataclass(frozen=True)
+class View:
+    """What the camera of each scene looks at.
+
+    Attributes:
+        kind: place in `KINDS`.
+        half_m: of the room, as in `Scenes`.
+        eye: where the camera is, metres.
+        yaw: of the camera, radians.
+        table: middle of the table top, where there is a table.
+    """
+
+    kind: Int64[Tensor, "s"]
+    half_m: Float[Tensor, "s 3"]
+    eye: Float[Tensor, "s 3"]
+    yaw: Float[Tensor, "s"]
+    table: Float[Tensor, "s 3"]
+
+    def is_kind(self, name: str) -> Bool[Tensor, "s"]:
+        return self.kind == KINDS.index(name)
+
+    @property
+    def ahead(self) -> Float[Tensor, "s 3"]:
+        """Where the camera looks, level."""
+        return torch.stack((self.yaw.sin(), torch.zeros_like(self.yaw), self.yaw.cos()), -1)
+
+    @property
+    def to_table(self) -> Float[Tensor, "s"]:
+        return (self.table - self.eye).norm(dim=-1)
+
+
+def place_things(draw: Draw, pool: Pool, view: View, n: int) -> Placed:
     """Things of real size in rooms and streets; of the size that the view asks for on tables and in clutter.
 
     Args:
         draw: of the scenes.
         pool: the models.
+        view: what the cameras look at.
         n: how many things a scene has.
-        kind: place in `KINDS` of each scene.
-        half: of the room, as in `Scenes`.
-        eye: of the camera.
-        yaw: of the camera, radians.
-        centre: of the table top.
-        table_top: its height, metres.
     """
-    room, table, clutter, street = (kind == i for i in range(len(KINDS)))
+    model, scale = _pick_models(draw, pool, view, n)
+    extent = pool.size_m[model] * scale
+    spot, turn = _pick_spots(draw, view, extent)
+    lift, tilt = _pick_lifts(draw, view, extent)
+    spot[..., 1] = -lift
+    tilt[view.is_kind("table"), 0] = 0  # the table itself
+    place = Placed(model, rotation(turn, tilt[..., 0], tilt[..., 1]), scale, spot)
+    return _set_table(draw, pool, view, place)
+
+
+def _pick_models(draw: Draw, pool: Pool, view: View, n: int) -> tuple[Tensor, Tensor]:
+    """Models and their scale."""
+    room, table, clutter, street = (view.is_kind(name)[:, None] for name in KINDS)
     indoors = torch.where(pool.is_outdoor, 0.3, 1.0) * torch.where(pool.is_part, 12.0, 1.0)
     outdoors = torch.where(pool.is_outdoor, 6.0, 0.5) * torch.where(pool.is_part, 40.0, 1.0)
-    model = draw.pick(torch.where(street[:, None], outdoors, indoors), n)
+    model = draw.pick(torch.where(street, outdoors, indoors), n)
     size, part = pool.size_m[model], pool.is_part[model]
-    longest = size.amax(dim=-1)
-
     # Simple bodies take any size: boards, boxes, poles, balls; buildings in streets.
     stretch = torch.exp(0.7 * draw.normal(n, 3) - 0.9)
-    stretch = torch.where(street[:, None, None], stretch * draw.uniform(1, 8, n, 1), stretch)
+    stretch = torch.where(street[..., None], stretch * draw.uniform(1, 8, n, 1), stretch)
     scale = torch.where(part[..., None], stretch, draw.uniform(0.85, 1.15, n, 1).expand(-1, -1, 3))
-    # Of a table's things the longest side counts; in clutter all is of any size.
-    small = draw.uniform(0.04, 0.4, n) * centre.sub(eye).norm(dim=-1)[:, None]
+    # Of a table's things the longest side counts; in clutter, and of some in rooms, all is of any size.
+    small = draw.uniform(0.04, 0.4, n) * view.to_table[:, None]
     any_size = torch.exp(0.8 * draw.normal(n) - 0.7)
-    real = torch.ones_like(longest)
-    wanted = torch.where(table[:, None], small, torch.where(clutter[:, None], any_size, real))
-    is_resized = (table | clutter)[:, None] | draw.happens(0.15, n)
-    wanted = torch.where(is_resized & room[:, None], any_size.clamp(max=2), wanted)
-    factor = torch.where(is_resized, wanted / (longest * scale.amax(dim=-1)).clamp(min=1e-3), 1)
-    extent = size * scale * factor[..., None]
+    is_resized = table | clutter | draw.happens(0.15, n)
+    wanted = torch.where(table, small, torch.where(clutter, any_size, 1.0))
+    wanted = torch.where(is_resized & room, any_size.clamp(max=2), wanted)
+    longest = size.amax(dim=-1) * scale.amax(dim=-1)
+    scale = scale * torch.where(is_resized, wanted / longest.clamp(min=1e-3), 1)[..., None]
     # What is larger than the room is made smaller.
-    fits = (1.6 * half[:, None] / extent.clamp(min=1e-3)).amin(dim=-1).clamp(max=1)
-    scale, extent = scale * (factor * fits)[..., None], extent * fits[..., None]
+    fits = (1.6 * view.half_m[:, None] / (size * scale).clamp(min=1e-3)).amin(dim=-1).clamp(max=1)
+    return model, scale * fits[..., None]
 
-    reach = torch.where(street, 40.0, 9.0)[:, None]
+
+def _pick_spots(draw: Draw, view: View, extent: Float[Tensor, "s n 3"]) -> tuple[Tensor, Tensor]:
+    """Spots on the floor, near ones as often as far ones, and angles about the vertical; many stand against a wall."""
+    n, half = extent.shape[1], view.half_m[:, None]
+    reach = torch.where(view.is_kind("street"), 40.0, 9.0)[:, None]
     distance = torch.exp(draw.uniform(0.0, 1.0, n) * torch.log(reach / 0.7)) * 0.7
-    angle = yaw[:, None] + draw.uniform(-0.75, 0.75, n)
-    spot = eye[:, None] + distance[..., None] * torch.stack((angle.sin(), torch.zeros_like(angle), angle.cos()), -1)
-    limit = (half[:, None] - 0.5 * extent.amax(dim=-1, keepdim=True)).clamp(min=0.1)
+    angle = view.yaw[:, None] + draw.uniform(-0.75, 0.75, n)
+    direction = torch.stack((angle.sin(), torch.zeros_like(angle), angle.cos()), -1)
+    spot = view.eye[:, None] + distance[..., None] * direction
+    limit = (half - 0.5 * extent.amax(dim=-1, keepdim=True)).clamp(min=0.1)
     spot = torch.maximum(torch.minimum(spot, limit), -limit)
-    turn_y = draw.uniform(-math.pi, math.pi, n)
+    turn = draw.uniform(-math.pi, math.pi, n)
     # Against the nearest wall, its front to the room, as furniture mostly stands.
-    at_wall = draw.happens(0.45, n) & room[:, None]
-    along = (half[:, None] - spot.abs())[..., [0, 2]].argmin(dim=-1) * 2
+    at_wall = draw.happens(0.45, n) & view.is_kind("room")[:, None]
+    along = (half - spot.abs())[..., [0, 2]].argmin(dim=-1) * 2
     wall = torch.nn.functional.one_hot(along, 3).bool()
-    against = (half[:, None] - 0.5 * extent[..., 2:] - 0.01) * spot.sign()
+    against = (half - 0.5 * extent[..., 2:] - 0.01) * spot.sign()
     spot = torch.where(at_wall[..., None] & wall, against, spot)
     # A model's front looks to -z: from a wall at +z it looks into the room as it is.
     quarter = torch.where(along == 2, torch.where(spot[..., 2] > 0, 0.0, math.pi), -spot[..., 0].sign() * -math.pi / 2)
-    turn_y = torch.where(at_wall, quarter, turn_y)
-    # Something hangs, or stands on something else.
-    lift = draw.uniform(0.3, 2.0, n) * draw.happens(torch.where(room, 0.3, 0.05)[:, None], n)
-    lift = torch.where(clutter[:, None], draw.uniform(0, 1, n) * 2 * half[:, 1:2], lift)
-    lift = torch.minimum(lift, (2 * half[:, 1:2] - extent[..., 1]).clamp(min=0))
-    tilt = draw.uniform(-math.pi, math.pi, n, 2) * (clutter[:, None] | draw.happens(0.05, n))[..., None]
+    return spot, torch.where(at_wall, quarter, turn)
 
-    # Around the middle of the table, mostly on it; the first thing is the table, the second what stands behind it.
-    spread = centre.sub(eye).norm(dim=-1)[:, None, None] * draw.normal(n, 3) * torch.tensor([0.45, 0.0, 0.45])
-    on_table = table[:, None] & draw.happens(0.8, n)
-    spot = torch.where(on_table[..., None], centre[:, None] + spread, spot)
-    lift = torch.where(on_table, table_top[:, None], lift)
-    near = on_table & ((spot - eye[:, None]).norm(dim=-1) < 0.6 * extent.amax(dim=-1) + 0.1)
-    spot = torch.where(near[..., None], spot + 100, spot)  # out of sight: it would hide all else
+
+def _pick_lifts(draw: Draw, view: View, extent: Float[Tensor, "s n 3"]) -> tuple[Tensor, Tensor]:
+    """Height above the floor, as something hangs or stands on something else, and tilt, which clutter has."""
+    n, height = extent.shape[1], 2 * view.half_m[:, 1:2]
+    clutter = view.is_kind("clutter")[:, None]
+    lift = draw.uniform(0.3, 2.0, n) * draw.happens(torch.where(view.is_kind("room"), 0.3, 0.05)[:, None], n)
+    lift = torch.where(clutter, draw.uniform(0, 1, n) * height, lift)
+    lift = torch.minimum(lift, (height - extent[..., 1]).clamp(min=0))
+    return lift, draw.uniform(-math.pi, math.pi, n, 2) * (clutter | draw.happens(0.05, n))[..., None]
+
+
+def _set_table(draw: Draw, pool: Pool, view: View, place: Placed) -> Placed:
+    """Most things of a table stand on it, around its middle; the first thing is the table.
+
+    What the camera would be in, or what would hide all else, goes out of sight.
+    """
+    n, spot, table = place.model.shape[1], place.position, view.is_kind("table")[:, None]
+    longest = (pool.size_m[place.model] * place.scale).amax(dim=-1)
+    spread = view.to_table[:, None, None] * draw.normal(n, 3) * torch.tensor([0.45, 0.0, 0.45])
+    on_table = table & draw.happens(0.8, n)
+    spot = torch.where(on_table[..., None], view.table[:, None] + spread, spot)
+    hides = on_table & ((spot - view.eye[:, None]).norm(dim=-1) < 0.6 * longest + 0.1)
+    spot = torch.where(hides[..., None], spot + _OUT_OF_SIGHT_M, spot)
+    spot[..., 1] = torch.where(on_table, view.table[:, None, 1], spot[..., 1])
+    apart = (spot - view.eye[:, None])[..., [0, 2]].norm(dim=-1) - 0.5 * longest
+    first = table & (torch.arange(n) == 0)
+    spot[..., [0, 2]] += _OUT_OF_SIGHT_M * ((apart < 0.25) & ~on_table)[..., None]
 
     board = torch.stack((draw.uniform(0.5, 2), torch.full((draw.n,), 0.04), draw.uniform(0.4, 1.2)), -1)
-    first = torch.zeros(draw.n, n, dtype=torch.bool)
-    first[:, 0] = table
-    box = int(pool.is_part.nonzero()[0])
-    model = torch.where(first, box, model)
-    scale = torch.where(first[..., None], board[:, None] / pool.size_m[box], scale)
-    spot = torch.where(first[..., None], centre[:, None], spot)
-    lift = torch.where(first, table_top[:, None] - 0.04, lift)
-    tilt = torch.where(first[..., None], 0.0, tilt)
-    # What the camera is in, or nearly, is not worth drawing.
-    apart = (spot - eye[:, None])[..., [0, 2]].norm(dim=-1) - 0.5 * extent.amax(dim=-1)
-    spot = torch.where(((apart < 0.25) & ~on_table & ~first)[..., None], spot + 100, spot)
-    position = spot.clone()
-    position[..., 1] = -lift
-    return Placed(model, rotation(turn_y, tilt[..., 0], tilt[..., 1]), scale, position)
+    below = view.table + torch.tensor([0, 0.04, 0])
+    box = _box(pool)
+    return Placed(
+        model=torch.where(first, box, place.model),
+        turn=place.turn,
+        scale=torch.where(first[..., None], board[:, None] / pool.size_m[box], place.scale),
+        position=torch.where(first[..., None], below[:, None], spot),
+    )
 
 
-def add_counters(
-    draw: Draw, pool: Pool, place: Placed, half: Tensor, ahead: Tensor, is_there: Bool[Tensor, "s"]
-) -> Placed:
+def _box(pool: Pool) -> int:
+    """Number of the box of side 1."""
+    return int(pool.is_part.nonzero()[0])
+
+
+def add_counters(draw: Draw, pool: Pool, view: View, place: Placed, is_there: Bool[Tensor, "s"]) -> Placed:
     """Cupboards along the wall ahead and the one beside it, from their corner on, as in kitchens and offices.
 
     They take the place of the first `BUILT_IN` things; small ones of the others stand on the worktops.
@@ -202,18 +245,17 @@ def add_counters(
     Args:
         draw: of the scenes.
         pool: the models.
+        view: what the cameras look at.
         place: the things without counters.
-        half: of the room, as in `Scenes`.
-        ahead: direction in which the camera looks, level.
         is_there: scenes that have counters.
     """
     n = place.model.shape[1]
-    flat = ahead[:, [0, 2]]
+    flat = view.ahead[:, [0, 2]]
     first = flat.abs().argmax(dim=-1)
     walls = torch.stack((first, 1 - first), -1)  # axis of the wall: x or z
     to_wall = torch.where(flat >= 0, 1.0, -1.0)
     across = torch.nn.functional.one_hot(walls, 2).float()  # to the wall, and 1 - across along it
-    room = half[:, None, [0, 2]]
+    room = view.half_m[:, None, [0, 2]]
     share, depth, height = draw.uniform(0.4, 1, 2, 1), draw.uniform(0.4, 0.7, 1, 1), draw.uniform(0.65, 1.05, 1)
     gap, wall_height = draw.uniform(0.35, 0.6, 1), draw.uniform(0.4, 0.9, 1)
 
@@ -235,7 +277,7 @@ def add_counters(
     extent, position = (torch.stack(part, dim=2).flatten(1, 2) for part in zip(*rows, strict=True))
     shown = torch.stack((is_there, is_there & draw.happens(0.6)), -1)[..., None].repeat(1, 1, 3)
     shown[..., 2] &= draw.happens(0.5, 1)
-    position = torch.where(shown.flatten(1)[..., None], position, position + 100)  # out of sight
+    position = torch.where(shown.flatten(1)[..., None], position, position + _OUT_OF_SIGHT_M)
     # On a worktop: somewhere along it, as deep as its middle.
     top = rows[1]
     which = draw.whole(2, n)[..., None].expand(-1, -1, 3)
@@ -245,15 +287,14 @@ def add_counters(
     small = (pool.size_m[place.model] * place.scale).amax(dim=-1) < 0.7
     stands = is_there[:, None] & small & draw.happens(0.7, n)
     built_in = is_there[:, None] & (torch.arange(n) < BUILT_IN)
-    box = int(pool.is_part.nonzero()[0])
 
     def with_counter(values: Tensor, others: Tensor) -> Tensor:
         full = torch.cat((values, others[:, BUILT_IN:]), dim=1)
         return torch.where(built_in.view(*built_in.shape, *(1,) * (others.dim() - 2)), full, others)
 
     return Placed(
-        with_counter(torch.full((draw.n, BUILT_IN), box), place.model),
+        with_counter(torch.full((draw.n, BUILT_IN), _box(pool)), place.model),
         with_counter(torch.eye(3).expand(draw.n, BUILT_IN, 3, 3), place.turn),
-        with_counter(extent / pool.size_m[box], place.scale),
+        with_counter(extent / pool.size_m[_box(pool)], place.scale),
         with_counter(position, torch.where(stands[..., None], spot, place.position)),
     )

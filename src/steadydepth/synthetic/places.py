@@ -13,6 +13,7 @@ from steadydepth.synthetic.placement import (
     Draw,
     Placed,
     Pool,
+    View,
     add_counters,
     place_things,
     rigid,
@@ -91,32 +92,12 @@ def draw_scenes(seed: int, pool: Pool, *, n_scenes: int, n_frames: int, n_things
         n_things: of each, at most.
     """
     draw = Draw(seed, n_scenes)
-    kind = draw.pick(torch.tensor(SHARES).expand(n_scenes, -1))
-    _, table, _, street = (kind == i for i in range(len(KINDS)))
-    half = torch.stack((draw.uniform(1.3, 5), draw.uniform(1.1, 1.8), draw.uniform(1.3, 5)), -1)
-    half = torch.where(street[:, None], draw.uniform(12, 60, 3) * torch.tensor([1, 0.5, 1]), half)
-    height = torch.where(street, draw.uniform(0.5, 3), draw.uniform(0.3, 1) * 1.7)
-    yaw = draw.uniform(-math.pi, math.pi)
-    ahead = torch.stack((yaw.sin(), torch.zeros_like(yaw), yaw.cos()), -1)
-    # From a wall the camera sees the room; of streets it sees one side.
-    back = draw.uniform(0.1, 0.95)[:, None] * (half - 0.3).clamp(min=0.2) * torch.where(street, 0.4, 1)[:, None]
-    eye = -ahead * back
-    eye[:, 1] = -height
-    pitch = torch.where(street, 0.05, 0.2) + torch.where(street, 0.08, 0.22) * draw.normal()
-    # A table in front of the camera, looked down at, from a third of a metre to two metres away.
-    table_top = draw.uniform(0.3, 1.0)
-    near = draw.uniform(0.35, 1.6)
-    above = near * draw.uniform(0.15, 0.9)
-    eye[:, 1] = torch.where(table, -(table_top + above), eye[:, 1])
-    pitch = torch.where(table, torch.atan2(above, near) + 0.12 * draw.normal(), pitch).clamp(-0.7, 1.0)
-    centre = eye + ahead * near[:, None]
-    centre[:, 1] = -table_top
-    half[:, 1] = torch.maximum(half[:, 1], 0.5 * (-eye[:, 1]) + 0.15)
-
-    place = place_things(draw, pool, n_things, kind, half, eye, yaw, centre, table_top)
-    has_counter = (kind == 0) & draw.happens(0.4)
-    place = add_counters(draw, pool, place, half, ahead, has_counter)
-    cameras = _move_camera(draw, n_frames, eye, yaw, pitch, torch.where(table, near, 2.0))
+    view, pitch = _draw_views(draw)
+    half, street = view.half_m, view.is_kind("street")
+    place = place_things(draw, pool, view, n_things)
+    has_counter = view.is_kind("room") & draw.happens(0.4)
+    place = add_counters(draw, pool, view, place, has_counter)
+    cameras = _move_camera(draw, n_frames, view, pitch)
     built_in = has_counter[:, None] & (torch.arange(n_things) < BUILT_IN)
     chance = torch.where(built_in, 0.0, torch.where(street, 0.35, 0.2)[:, None])
     pose, is_moving = _move_things(draw, n_frames, place, chance=chance)
@@ -157,19 +138,45 @@ def draw_scenes(seed: int, pool: Pool, *, n_scenes: int, n_frames: int, n_things
     )
 
 
-def _move_camera(
-    draw: Draw, n_frames: int, eye: Tensor, yaw: Tensor, pitch: Tensor, near: Tensor
-) -> Float[Tensor, "s t 4 4"]:
+def _draw_views(draw: Draw) -> tuple[View, Float[Tensor, "s"]]:
+    """Rooms and where the camera is in them, and its pitch in radians."""
+    kind = draw.pick(torch.tensor(SHARES).expand(draw.n, -1))
+    _, table, _, street = (kind == i for i in range(len(KINDS)))
+    half = torch.stack((draw.uniform(1.3, 5), draw.uniform(1.1, 1.8), draw.uniform(1.3, 5)), -1)
+    half = torch.where(street[:, None], draw.uniform(12, 60, 3) * torch.tensor([1, 0.5, 1]), half)
+    height = torch.where(street, draw.uniform(0.5, 3), draw.uniform(0.3, 1) * 1.7)
+    yaw = draw.uniform(-math.pi, math.pi)
+    ahead = torch.stack((yaw.sin(), torch.zeros_like(yaw), yaw.cos()), -1)
+    # From a wall the camera sees the room; of streets it sees one side.
+    back = draw.uniform(0.1, 0.95)[:, None] * (half - 0.3).clamp(min=0.2) * torch.where(street, 0.4, 1)[:, None]
+    eye = -ahead * back
+    eye[:, 1] = -height
+    pitch = torch.where(street, 0.05, 0.2) + torch.where(street, 0.08, 0.22) * draw.normal()
+    # A table in front of the camera, looked down at, from a third of a metre to two metres away.
+    table_top = draw.uniform(0.3, 1.0)
+    near = draw.uniform(0.35, 1.6)
+    above = near * draw.uniform(0.15, 0.9)
+    eye[:, 1] = torch.where(table, -(table_top + above), eye[:, 1])
+    pitch = torch.where(table, torch.atan2(above, near) + 0.12 * draw.normal(), pitch).clamp(-0.7, 1.0)
+    centre = eye + ahead * near[:, None]
+    centre[:, 1] = -table_top
+    half[:, 1] = torch.maximum(half[:, 1], 0.5 * (-eye[:, 1]) + 0.15)
+    return View(kind, half, eye, yaw, centre), pitch
+
+
+def _move_camera(draw: Draw, n_frames: int, view: View, pitch: Tensor) -> Float[Tensor, "s t 4 4"]:
     """Held still, by hand, or carried along: one speed a clip, and a tremor."""
+    level_m = (view.table - view.eye)[:, [0, 2]].norm(dim=-1)
+    near = torch.where(view.is_kind("table"), level_m, 2.0)
     time = (torch.arange(n_frames) - (n_frames - 1) / 2)[None, :, None] / FPS
     moves = draw.happens(0.6)[:, None, None]
     speed = 0.35 * near[:, None, None] * draw.normal(1, 3) * moves
     turning = torch.tensor([0.35, 0.15, 0.1]) * draw.normal(1, 3) * moves
     tremor = 0.004 * draw.normal(n_frames, 6) * moves
-    position = eye[:, None] + time * speed + tremor[..., :3] * near[:, None, None]
+    position = view.eye[:, None] + time * speed + tremor[..., :3] * near[:, None, None]
     # Hands hold a camera level, more or less; some turn it.
     roll = torch.where(draw.happens(0.2), 0.35, 0.06) * draw.normal()
-    angles = torch.stack((yaw, pitch, roll), -1)[:, None] + time * turning + tremor[..., 3:]
+    angles = torch.stack((view.yaw, pitch, roll), -1)[:, None] + time * turning + tremor[..., 3:]
     return rigid(rotation(*angles.unbind(dim=-1)), position)
 
 
