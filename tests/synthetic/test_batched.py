@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.synthetic.batched import World, _View
 from steadydepth.synthetic.meshes import meet_triangles
-from steadydepth.synthetic.placement import BUILT_IN, Draw, Placed, View, add_counters
+from steadydepth.synthetic.placement import KINDS, Draw, Placed, View, _add_cases, _add_counters
 from steadydepth.synthetic.places import SKY_M, draw_scenes
 from steadydepth.synthetic.rasterizer import prepare, rasterize, weights_at
 
@@ -111,41 +111,80 @@ def test_open_streets_have_a_sky_that_is_as_far_as_the_world_goes(world):
     assert not torch.allclose(dark.light, clips.light)
 
 
-def test_counters_stand_along_two_walls_and_carry_things(world):
+def view_and_things(world, kind: str) -> tuple[Draw, View, Placed]:
     draw, n = Draw(7, 64), 40
-    half = torch.tensor([[2.0, 1.3, 3.0]]).expand(64, -1)
     place = Placed(
         model=draw.whole(len(world.pool.size_m), n),
         turn=torch.eye(3).expand(64, n, 3, 3),
         scale=torch.full((64, n, 3), 0.2),
         position=draw.uniform(-1, 1, n, 3),
+        like=torch.arange(n).expand(64, -1),
+        is_built_in=torch.zeros(64, n, dtype=torch.bool),
     )
-    here = torch.zeros(64, 3)
-    view = View(kind=torch.zeros(64, dtype=torch.int64), half_m=half, eye=here, yaw=draw.uniform(-3, 3), table=here)
+    view = View(
+        kind=torch.full((64,), KINDS.index(kind)),
+        half_m=torch.tensor([[2.0, 1.3, 3.0]]).expand(64, -1),
+        eye=torch.tensor([0.0, -1.5, 0.0]).expand(64, -1),
+        yaw=draw.uniform(-3, 3),
+        table=torch.tensor([0.0, -0.7, 0.0]).repeat(64, 1),
+    )
+    view.table[:] += view.ahead
+    return draw, view, place
+
+
+def assert_untouched(found: Placed, place: Placed, rows: torch.Tensor) -> None:
+    for name in vars(place):
+        assert torch.equal(getattr(found, name)[rows], getattr(place, name)[rows])
+
+
+def test_counters_stand_along_two_walls_and_carry_things(world):
+    draw, view, place = view_and_things(world, "room")
     is_there = torch.arange(64) < 32
-    found = add_counters(draw, world.pool, view, place, is_there)
-    for name in ("model", "turn", "scale", "position"):
-        assert torch.equal(getattr(found, name)[~is_there], getattr(place, name)[~is_there])
-    extent = (world.pool.size_m[found.model] * found.scale)[:32, :BUILT_IN]
-    position = found.position[:32, :BUILT_IN]
+    found = _add_counters(draw, world.pool, view, place, is_there)
+    assert_untouched(found, place, ~is_there)
+    assert (found.is_built_in.sum(dim=1) == torch.where(is_there, 6, 0)).all()
+    extent = (world.pool.size_m[found.model] * found.scale)[:32, :6]
+    position = found.position[:32, :6]
     seen = position[..., 0] < 50
     assert seen[:, :2].all()  # front and worktop along the wall ahead
     assert 0 < seen.float().mean() < 1
     reach = position.abs() + 0.5 * extent
-    flat = [0, 2]
+    flat, half = [0, 2], view.half_m[0]
     # In the room, one side against a wall, on the side that the camera looks to.
-    assert (reach[seen][:, flat] < half[0, flat]).all()
-    assert ((half[0, flat] - reach[seen][:, flat]).amin(dim=-1) < 0.01).all()
+    assert (reach[seen][:, flat] < half[flat]).all()
+    assert ((half[flat] - reach[seen][:, flat]).amin(dim=-1) < 0.01).all()
     assert ((position[..., flat] * view.ahead[:32, None, flat])[seen].amax(dim=-1) > 0).all()
     front, worktop, above = (position[:, i::3, 1] for i in range(3))
     torch.testing.assert_close(worktop, front - extent[:, ::3, 1])  # y points down
     assert (above[seen[:, 2::3]] < worktop[seen[:, 2::3]]).all()
     # What was put on it stands at its height, over it.
-    moved = (found.position != place.position)[:32, BUILT_IN:].any(dim=-1)
+    moved = (found.position != place.position)[:32, 6:].any(dim=-1)
     assert moved.any()
-    thing = found.position[:32, BUILT_IN:]
     top = (worktop[:, :1] - extent[:, 1:2, 1]).expand_as(moved)
-    torch.testing.assert_close(thing[..., 1][moved], top[moved])
+    torch.testing.assert_close(found.position[:32, 6:, 1][moved], top[moved])
+
+
+def test_cases_stand_open_on_the_table(world):
+    draw, view, place = view_and_things(world, "table")
+    is_there = torch.arange(64) < 32
+    found = _add_cases(draw, world.pool, view, place, is_there)
+    assert_untouched(found, place, ~is_there)
+    assert torch.equal(found.position[:, 0], place.position[:, 0])  # the table
+    # In axes of the case its boards are around the middle of the table, and at the side of the camera is at most a lip.
+    inward = found.turn[:32, 1:6].mT @ (found.position[:32, 1:6] - view.table[:32, None])[..., None]
+    x, y, z = inward[..., 0].unbind(dim=-1)
+    tall = (world.pool.size_m[found.model] * found.scale)[:32, 1:6, 1]
+    shown = found.position[:32, 1:6, 0].abs() < 50
+    assert shown[:, :3].all()
+    assert 0 < shown[:, 3:].float().mean() < 1
+    assert (z[:, 0] > 0.1).all()
+    torch.testing.assert_close(x[:, 1], -x[:, 2])
+    top, lip = shown[:, 3], shown[:, 4]
+    torch.testing.assert_close(y[:, 3][top], -tall[:, 1][top])
+    torch.testing.assert_close(z[:, 4][lip], -z[:, 0][lip])
+    assert (tall[:, 4] < 0.5 * tall[:, 0]).all()
+    away = (found.position[:32, 1] - view.table[:32]) * view.ahead[:32]
+    assert (away.sum(dim=-1) > 0).float().mean() > 0.9  # the back is away from the camera
 
 
 def test_some_cameras_are_turned(world):

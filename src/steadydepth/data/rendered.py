@@ -28,7 +28,7 @@ from steadydepth.synthetic.world import FRAME_AUGMENTATION
 from steadydepth.types import Clip, Frames
 
 DEPTH_SCALE_M = 0.001  # 16 bits reach 65 m; where a street is longer its clips have coarser steps
-WORLD = 3  # counted up when the same numbers give other clips, so that kept ones are of one world
+WORLD = 4  # counted up when the same numbers give other clips, so that kept ones are of one world
 CLIPS_AT_ONCE = 16  # that are drawn and rendered together; what a sample is depends on it
 _IMAGES = (".png", ".jpg", ".jpeg")
 

@@ -1,14 +1,15 @@
 """What stands where in many scenes at once, drawn at random: in rooms, on tables, in clutter and in streets."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 KINDS = ("room", "table", "clutter", "street")
-BUILT_IN = 6  # things that a room with counters uses for them: front, worktop and wall cupboards along two walls
+_COUNTER_LIKE = (0, 1, 0, 0, 1, 0)  # front, worktop and wall cupboards, along two walls
+_CASE_LIKE = (1, 1, 1, 1, 1)  # back, sides, top and lip; the first thing is the table
 _OUT_OF_SIGHT_M = 100
 
 
@@ -90,12 +91,16 @@ class Placed:
         turn: rotation from its axes to the world's.
         scale: of its width, height and depth.
         position: of the middle of its underside, metres; y points down.
+        like: number of the thing whose colour and texture it has.
+        is_built_in: part of a counter or a case, which never moves.
     """
 
     model: Int64[Tensor, "s n"]
     turn: Float[Tensor, "s n 3 3"]
     scale: Float[Tensor, "s n 3"]
     position: Float[Tensor, "s n 3"]
+    like: Int64[Tensor, "s n"]
+    is_built_in: Bool[Tensor, "s n"]
 
 
 @dataclass(frozen=True)
@@ -144,8 +149,11 @@ def place_things(draw: Draw, pool: Pool, view: View, n: int) -> Placed:
     lift, tilt = _pick_lifts(draw, view, extent)
     spot[..., 1] = -lift
     tilt[view.is_kind("table"), 0] = 0  # the table itself
-    place = Placed(model, rotation(turn, tilt[..., 0], tilt[..., 1]), scale, spot)
-    return _set_table(draw, pool, view, place)
+    like = torch.arange(n).expand(draw.n, -1)
+    place = Placed(model, rotation(turn, tilt[..., 0], tilt[..., 1]), scale, spot, like, torch.zeros_like(like) > 0)
+    place = _set_table(draw, pool, view, place)
+    place = _add_counters(draw, pool, view, place, view.is_kind("room") & draw.happens(0.4))
+    return _add_cases(draw, pool, view, place, view.is_kind("table") & draw.happens(0.4))
 
 
 def _pick_models(draw: Draw, pool: Pool, view: View, n: int) -> tuple[Tensor, Tensor]:
@@ -223,31 +231,19 @@ def _set_table(draw: Draw, pool: Pool, view: View, place: Placed) -> Placed:
 
     board = torch.stack((draw.uniform(0.5, 2), torch.full((draw.n,), 0.04), draw.uniform(0.4, 1.2)), -1)
     below = view.table + torch.tensor([0, 0.04, 0])
-    box = _box(pool)
-    return Placed(
+    box = int(pool.is_part.nonzero()[0])
+    return replace(
+        place,
         model=torch.where(first, box, place.model),
-        turn=place.turn,
         scale=torch.where(first[..., None], board[:, None] / pool.size_m[box], place.scale),
         position=torch.where(first[..., None], below[:, None], spot),
     )
 
 
-def _box(pool: Pool) -> int:
-    """Number of the box of side 1."""
-    return int(pool.is_part.nonzero()[0])
-
-
-def add_counters(draw: Draw, pool: Pool, view: View, place: Placed, is_there: Bool[Tensor, "s"]) -> Placed:
+def _add_counters(draw: Draw, pool: Pool, view: View, place: Placed, is_there: Bool[Tensor, "s"]) -> Placed:
     """Cupboards along the wall ahead and the one beside it, from their corner on, as in kitchens and offices.
 
-    They take the place of the first `BUILT_IN` things; small ones of the others stand on the worktops.
-
-    Args:
-        draw: of the scenes.
-        pool: the models.
-        view: what the cameras look at.
-        place: the things without counters.
-        is_there: scenes that have counters.
+    They take the place of the first things; small ones of the others stand on the worktops.
     """
     n = place.model.shape[1]
     flat = view.ahead[:, [0, 2]]
@@ -277,24 +273,74 @@ def add_counters(draw: Draw, pool: Pool, view: View, place: Placed, is_there: Bo
     extent, position = (torch.stack(part, dim=2).flatten(1, 2) for part in zip(*rows, strict=True))
     shown = torch.stack((is_there, is_there & draw.happens(0.6)), -1)[..., None].repeat(1, 1, 3)
     shown[..., 2] &= draw.happens(0.5, 1)
-    position = torch.where(shown.flatten(1)[..., None], position, position + _OUT_OF_SIGHT_M)
     # On a worktop: somewhere along it, as deep as its middle.
-    top = rows[1]
     which = draw.whole(2, n)[..., None].expand(-1, -1, 3)
-    wide, middle = top[0].gather(1, which), top[1].gather(1, which)
+    wide, middle = (part.gather(1, which) for part in rows[1])
     spot = middle + 0.45 * wide * draw.uniform(-1, 1, n, 3) * torch.tensor([1.0, 0.0, 1.0])
     spot[..., 1] = -height - 0.04
     small = (pool.size_m[place.model] * place.scale).amax(dim=-1) < 0.7
     stands = is_there[:, None] & small & draw.happens(0.7, n)
-    built_in = is_there[:, None] & (torch.arange(n) < BUILT_IN)
+    place = replace(place, position=torch.where(stands[..., None], spot, place.position))
+    return _build_in(pool, place, is_there, _COUNTER_LIKE, extent, position, shown.flatten(1))
 
-    def with_counter(values: Tensor, others: Tensor) -> Tensor:
-        full = torch.cat((values, others[:, BUILT_IN:]), dim=1)
-        return torch.where(built_in.view(*built_in.shape, *(1,) * (others.dim() - 2)), full, others)
 
-    return Placed(
-        with_counter(torch.full((draw.n, BUILT_IN), _box(pool)), place.model),
-        with_counter(torch.eye(3).expand(draw.n, BUILT_IN, 3, 3), place.turn),
-        with_counter(extent / pool.size_m[_box(pool)], place.scale),
-        with_counter(position, torch.where(stands[..., None], spot, place.position)),
-    )
+def _add_cases(draw: Draw, pool: Pool, view: View, place: Placed, is_there: Bool[Tensor, "s"]) -> Placed:
+    """A case on the table around what stands there, open to the camera: a box, a shelf, a drawer without a top."""
+    reach = view.to_table[:, None]
+    width, depth, height = (reach * draw.uniform(*span, 1) for span in ((0.4, 1.2), (0.3, 0.8), (0.25, 0.9)))
+    thick, lip = reach * draw.uniform(0.008, 0.03, 1), height * draw.uniform(0.1, 0.4, 1)
+    nothing = torch.zeros_like(width)
+
+    def boards(*of_each: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        return torch.stack([torch.cat(one, dim=-1) for one in of_each], dim=1)
+
+    extent = boards(
+        (width, height, thick), (thick, height, depth), (thick, height, depth), (width, thick, depth),
+        (width, lip, thick),
+    )  # fmt: skip
+    # In axes of the case: its floor at y = 0, the camera at -z.
+    middle = boards(
+        (nothing, nothing, 0.5 * depth), (-0.5 * width, nothing, nothing), (0.5 * width, nothing, nothing),
+        (nothing, -height, nothing), (nothing, nothing, -0.5 * depth),
+    )  # fmt: skip
+    turn = rotation(view.yaw + 0.35 * draw.normal(), torch.zeros(draw.n), torch.zeros(draw.n))
+    shown = is_there[:, None].repeat(1, 5)
+    shown[:, 3:] &= draw.happens(torch.tensor([0.5, 0.4]), 2)
+    position = view.table[:, None] + middle @ turn.mT
+    turn = turn[:, None].expand(-1, 5, -1, -1)
+    return _build_in(pool, place, is_there, _CASE_LIKE, extent, position, shown, turn=turn, first=1)
+
+
+def _build_in(
+    pool: Pool,
+    place: Placed,
+    is_there: Bool[Tensor, "s"],
+    like: tuple[int, ...],
+    extent: Float[Tensor, "s k 3"],
+    position: Float[Tensor, "s k 3"],
+    shown: Bool[Tensor, "s k"],
+    *,
+    turn: Float[Tensor, "s k 3 3"] | None = None,
+    first: int = 0,
+) -> Placed:
+    """Boxes in the place of k things from `first` on; those that are not shown are out of sight."""
+    k, box = len(like), int(pool.is_part.nonzero()[0])
+    slots = slice(first, first + k)
+    position = torch.where(shown[..., None], position, position + _OUT_OF_SIGHT_M)
+    parts = {
+        "model": torch.full_like(place.model[:, slots], box),
+        "turn": torch.eye(3).expand(len(extent), k, 3, 3) if turn is None else turn,
+        "scale": extent / pool.size_m[box],
+        "position": position,
+        "like": torch.tensor(like).expand(len(extent), -1),
+        "is_built_in": torch.ones_like(place.is_built_in[:, slots]),
+    }
+
+    def with_parts(name: str, part: Tensor) -> Tensor:
+        before = getattr(place, name)
+        there = is_there.view(-1, *[1] * (before.dim() - 1))
+        after = before.clone()
+        after[:, slots] = torch.where(there, part, before[:, slots])
+        return after
+
+    return replace(place, **{name: with_parts(name, part) for name, part in parts.items()})

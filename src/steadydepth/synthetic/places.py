@@ -8,20 +8,18 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from steadydepth.synthetic.placement import (
-    BUILT_IN,
     KINDS,
     Draw,
     Placed,
     Pool,
     View,
-    add_counters,
     place_things,
     rigid,
     rotation,
 )
 
 # How often each is drawn. Diversity teaches more than realism does (WMGStereo, arXiv 2504.16930).
-SHARES = (0.4, 0.2, 0.15, 0.25)
+SHARES = (0.37, 0.25, 0.13, 0.25)
 FPS = 15.0
 SKY_M = 100.0  # the depth of the sky: what has no end is as far as the world goes
 
@@ -95,17 +93,12 @@ def draw_scenes(seed: int, pool: Pool, *, n_scenes: int, n_frames: int, n_things
     view, pitch = _draw_views(draw)
     half, street = view.half_m, view.is_kind("street")
     place = place_things(draw, pool, view, n_things)
-    has_counter = view.is_kind("room") & draw.happens(0.4)
-    place = add_counters(draw, pool, view, place, has_counter)
     cameras = _move_camera(draw, n_frames, view, pitch)
-    built_in = has_counter[:, None] & (torch.arange(n_things) < BUILT_IN)
-    chance = torch.where(built_in, 0.0, torch.where(street, 0.35, 0.2)[:, None])
+    chance = torch.where(place.is_built_in, 0.0, torch.where(street, 0.35, 0.2)[:, None])
     pose, is_moving = _move_things(draw, n_frames, place, chance=chance)
     own = draw.happens(torch.where(pool.is_part[place.model], 0.0, 0.85), n_things)
-    # The parts of a counter look alike, its worktops as well.
-    like = torch.where(built_in, torch.arange(n_things).fmod(3).fmod(2), torch.arange(n_things))
-    texture = torch.where(own, -1, draw.whole(pool.n_textures, n_things).gather(1, like))
-    tint = _draw_tint(draw, n_things).gather(1, like[..., None].expand(-1, -1, 3))
+    texture = torch.where(own, -1, draw.whole(pool.n_textures, n_things).gather(1, place.like))
+    tint = _draw_tint(draw, n_things).gather(1, place.like[..., None].expand(-1, -1, 3))
     lamps = draw.uniform(-0.9, 0.9, 3, 3) * half[:, None]
     lamps[..., 1] = -half[:, None, 1] * draw.uniform(1.2, 1.9, 3)
     flicker = (0.06 * draw.normal(n_frames, 1)).exp()
@@ -117,7 +110,7 @@ def draw_scenes(seed: int, pool: Pool, *, n_scenes: int, n_frames: int, n_things
         model=place.model,
         pose=pose,
         tint=torch.where(own[..., None], 0.5 + 0.5 * tint, tint),
-        contrast=torch.where(own, 1.0, draw.uniform(0.05, 1.2, n_things).gather(1, like)),
+        contrast=torch.where(own, 1.0, draw.uniform(0.05, 1.2, n_things).gather(1, place.like)),
         texture=texture,
         is_moving=is_moving,
         half_m=half,
