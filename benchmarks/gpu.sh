@@ -14,7 +14,7 @@ mkdir -p "$out" "$work/logs" "$work/filter" "$work/ready"
 workers=$(( $(nproc) > 3 ? $(nproc) - 3 : 1 ))
 left() { echo $(( $1 * all / 590 - (SECONDS - begun) )); }
 minutes() { "$python" -c "print(max($(left "$1"), 1) / 60)"; }
-make_world() { nice -n 5 "$python" -m steadydepth.cli data make "$@" --workers "$workers" >> "$work/logs/world.log" 2>&1; }
+make_world() { nice -n 5 "$python" -m steadydepth data make "$@" --workers "$workers" >> "$work/logs/world.log" 2>&1; }
 ready() {
     OMP_NUM_THREADS=2 timeout -s TERM "$2" "$python" benchmarks/gpu.py "$1" --minutes "$3" --out "$work/ready" \
         --assets "$ASSETS" ${TEXTURES:+--textures "$TEXTURES"} --weights "${WEIGHTS:-package}" > "$work/logs/$1.log" 2>&1
@@ -27,7 +27,7 @@ sweep() {
 learn_filter() {
     local name=$1
     shift
-    nice -n 3 "$python" -m steadydepth.cli train-filter -c configs/temporal_filter.yaml "data=$work/filter_world" \
+    nice -n 3 "$python" -m steadydepth train-filter -c configs/temporal_filter.yaml "data=$work/filter_world" \
         device=cuda workers=2 batch=8 sequences=100000 "minutes=$(minutes 545)" log_every=50 \
         "out=$work/filter/$name.safetensors" "$@" > "$work/logs/filter_$name.log" 2>&1
 }

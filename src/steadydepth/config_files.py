@@ -243,6 +243,7 @@ def describe_config() -> str:
             lines += ["## data.sources.synthetic", "", *_describe(SyntheticConfig)]
     lines += ["# Every key of a comparison", "", *_describe(CompareConfig), "## curve", "", *_describe(CurveConfig)]
     lines += ["# Every key of a search", "", *_describe(SearchConfig), "## ranges", "", *_describe(RangeConfig)]
+    lines += ["# Every key of a filter's training", "", *_describe(FilterConfig)]
     return "\n".join(lines)
 
 
