@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -20,6 +21,7 @@ from steadydepth.experiments.compare import compare
 from steadydepth.experiments.compare_page import render_comparison
 from steadydepth.experiments.compare_plan import plan_runs
 from steadydepth.experiments.compare_table import best_row, build_comparison, constant_wins, markdown_table
+from steadydepth.experiments.planned_runs import Series, next_stage
 from steadydepth.method.relative_loss import RELATIVE
 from steadydepth.metrics.protocols import METRICS
 from steadydepth.models.load import load_model
@@ -74,6 +76,29 @@ def table_of(clips):
         "mean_moving": means([clip for clip in of_clips.values() if not clip["fixed_camera"]]),
         "clips": of_clips,
     }
+
+
+def test_a_finished_model_of_any_kind_is_scored_next(world, tmp_path):
+    run = plan(tmp_path, world).runs()[0]
+    series = Series(tmp_path / "out", world, jobs=1, align="auto", protocol="plain")
+    run.folder.mkdir(parents=True)
+    assert next_stage(run, series) == "train"
+    (run.folder / "config.yaml").write_text(dump_config(run.config))
+    (run.folder / "steadydepth.json").write_text("{}")  # what a network of the user's own leaves
+    assert next_stage(run, series) == "evaluate"
+    report = report_of({"a": (1, 1, 1)}, data=str(series.data))
+    (run.folder / "metrics.json").write_text(json.dumps(report))
+    assert next_stage(replace(run, controls=()), series) is None
+
+
+def test_how_far_a_run_is_is_read_from_lines_of_any_length(world, tmp_path):
+    run = plan(tmp_path, world).runs()[0]
+    assert runner._steps_done(run) == 0
+    run.folder.mkdir(parents=True)
+    long = {f"metric {number}": 1 / 3 for number in range(200)}
+    lines = [json.dumps({"step": step} | long) + "\n" for step in range(1, 9)]
+    (run.folder / "metrics.jsonl").write_text("".join(lines) + '{"step": 9')
+    assert runner._steps_done(run) == 8
 
 
 def report_of(clips, data="world", **controls):

@@ -135,6 +135,36 @@ def test_an_order_keeps_the_job_of_a_model_that_was_in_service_then(jobs, files)
         jobs.resolve("job-aa")
 
 
+def test_a_job_whose_model_another_one_starts_from_stays_until_that_is_over(jobs, files):
+    made = Job("aa", "train", "kitchen", "ann", 1.0, "small", state="finished", ended=2.0)
+    jobs.store.add(made)
+    shutil.copytree(files[0], jobs.of(made) / "run")
+    order = {"owner": "ann", "uploads": (ready(jobs, files).id,)}
+    next_one = jobs.submit("train", model="job:aa", name="hall", **order)
+    with pytest.raises(InputError, match="'hall' starts from its model"):
+        jobs.delete(made)
+    # A model that is gone all the same fails its job, with the reason, and no other one.
+    other = jobs.submit("train", model="small", settings={**SMALL, "optim.steps": 3}, **order)
+    shutil.rmtree(jobs.of(made))
+    jobs.store.remove(made)
+    jobs.tick()
+    failed = jobs.store.get(Job, next_one.id)
+    assert failed.state == "failed"
+    assert "no such model" in failed.message
+    run_until(jobs, other, "finished")
+
+
+def test_another_model_in_service_frees_the_job_of_the_one_before(jobs, files):
+    made = Job("aa", "train", "kitchen", "ann", 1.0, "small", state="finished", ended=2.0)
+    jobs.store.add(made)
+    shutil.copytree(files[0], jobs.of(made) / "run")
+    jobs.note_served(served_name(made))
+    assert jobs.served().id == "aa"
+    jobs.note_served("small")
+    assert jobs.served() is None
+    jobs.delete(made)
+
+
 def test_a_job_outlives_a_server_that_is_gone_and_the_next_one_finds_it(tmp_path, files):
     def models():
         return {"small": str(files[0])}
@@ -157,7 +187,7 @@ def test_a_job_outlives_a_server_that_is_gone_and_the_next_one_finds_it(tmp_path
     assert job.losses == 0
     assert int((second.of(job) / "pid").read_text()) == pid
     assert second.resolve(f"job:{job.id}") == str(second.of(job) / "run")
-    second.note_served(job)
+    second.note_served(served_name(job))
     with pytest.raises(InputError, match="its model is in service"):
         second.delete(job)
     (second.folder / "in_service.json").unlink()

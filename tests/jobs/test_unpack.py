@@ -51,6 +51,14 @@ def test_images_videos_and_meta_come_out_and_clutter_does_not(tmp_path, pack, na
     assert files_of(tmp_path / "out") == {key.removeprefix("./"): members[key] for key in kept}
 
 
+def test_an_archive_fills_neither_the_folder_nor_the_disk(tmp_path):
+    archive = zipped(tmp_path / "a.zip", {"clip/rgb/0000.png": bytes(600_000), "clip/rgb/0001.png": bytes(600_000)})
+    with pytest.raises(InputError, match="more than 1 MiB, for which uploads have no room"):
+        unpack(archive, "a.zip", tmp_path / "one", JobLimits(stored_bytes=1 << 20))
+    with pytest.raises(InputError, match="more than 0 MiB, for which the server's disk has no room"):
+        unpack(archive, "a.zip", tmp_path / "two", JobLimits(free_bytes=1 << 60))
+
+
 CLIMBING = ("../x.png", "a/../../x.png", "/x.png", "a\\..\\x.png", "C:\\x.png", "c:x.png", "a/c:/x.png", "x\0y.png")
 
 

@@ -275,6 +275,20 @@ def test_who_says_nothing_is_let_go(plain):
         assert rest(slow) == b""
 
 
+def test_who_falls_silent_in_a_second_request_is_let_go(plain):
+    with connections(plain, 2) as (slow, idle):
+        for each in (slow, idle):
+            each.sendall(f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{plain.port}\r\n\r\n".encode())
+            each.settimeout(10)
+            found = b""
+            while b'"ok"' not in found:
+                found += each.recv(65536)
+        slow.sendall(b"G")  # uvicorn waits for the first byte alone
+        for each in (slow, idle):
+            while each.recv(65536):  # what the answer had behind it, and then the end
+                pass
+
+
 def test_a_body_that_does_not_come_is_not_waited_for(plain):
     answer = raw(plain, POST + b"Content-Length: 1000\r\n\r\nx")
     assert answer.startswith(b"HTTP/1.1 408")
@@ -327,6 +341,12 @@ def test_idle_streams_are_bounded_and_go():
             assert depth_of(stream.recv(10))[0]["start"]
         for each in opened:
             each.close()
+
+
+def test_who_asks_too_fast_is_let_in_at_the_rate():
+    rates = Rates(50.0, 5.0)
+    let_in = sum(rates.take("a", now=number / 60) for number in range(600))
+    assert let_in == pytest.approx(505, abs=2)  # not none: what is refused costs nothing
 
 
 def test_rates_give_back_with_time():

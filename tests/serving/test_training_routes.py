@@ -198,6 +198,12 @@ def test_a_job_from_order_to_model_in_service(http, files):
     assert "in service" in http.delete(f"/v1/jobs/{job['id']}").json()["detail"]
     assert http.post(f"/v1/jobs/{job['id']}/cancel").status_code == 409
 
+    # Another one in its place is remembered as well: then the job can go.
+    first = http.get("/v1/models").json()["models"][0]
+    assert http.put("/v1/models/current", json={"model": first}).json()["model"] == first
+    assert http.app.state.jobs.served() is None
+    assert http.post(f"/v1/jobs/{job['id']}/serve").status_code == 200
+
     # The next server has it in service again.
     data = http.app.state.settings.data
     http.app.state.jobs._ends.set()

@@ -88,6 +88,26 @@ def test_depth_of_a_camera_comes_over_the_data_channel():
     assert np.abs(depth - 1 - image[..., 0]).mean() < 8
 
 
+def test_tracks_that_nobody_reads_are_not_received():
+    async def offer(url):
+        connection = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+        connection.createDataChannel("depth")
+        for track in (aiortc.AudioStreamTrack(), Camera(np.zeros((48, 64, 3), np.uint8)), aiortc.VideoStreamTrack()):
+            connection.addTrack(track)
+        await connection.setLocalDescription(await connection.createOffer())
+        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+            kind = {"content-type": "application/sdp"}
+            made = await http.post("/v1/webrtc", content=connection.localDescription.sdp, headers=kind)
+            await connection.setRemoteDescription(aiortc.RTCSessionDescription(made.text, "answer"))
+            await http.delete(made.headers["location"])
+        taken = [each.currentDirection for each in connection.getTransceivers()]
+        await connection.close()
+        return taken
+
+    with serving(Average(), webrtc=True) as server:
+        assert sorted(asyncio.run(offer(server.url))) == ["inactive", "inactive", "sendonly"]
+
+
 def test_what_is_no_offer_is_refused_and_leaves_nothing():
     with serving(Average(), webrtc=True, limits=Limits(requests_s=1e4)) as server:
         with httpx.Client(base_url=server.url, trust_env=False) as http:

@@ -12,7 +12,7 @@ from steadydepth.models.features import last_layer
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.training import step
-from steadydepth.training.loop import outcome, train
+from steadydepth.training.loop import _claim_folder, outcome, train
 from steadydepth.training.samples import open_samples, sample_numbers
 from steadydepth.training.setup import average_weights, build_model
 from steadydepth.training.step import relative_weight_at, set_training_mode, train_step
@@ -125,6 +125,18 @@ def test_another_run_does_not_take_the_folder(world, tmp_path):
     train(make_config(world, tmp_path / "run", steps=1))
     with pytest.raises(InputError, match=r"another run lives in this folder.*steps: 1 there.*steps: 2 here"):
         train(make_config(world, tmp_path / "run", steps=2))
+
+
+def test_what_a_teacher_labelled_for_another_config_is_not_taken(world, tmp_path):
+    """A run that was cut while its videos were labelled has no checkpoint, and may begin with another config."""
+    kept = tmp_path / "teacher" / "0" / "0000.npy"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    _claim_folder(make_config(world, tmp_path, steps=3), has_begun=False)
+    _claim_folder(make_config(world, tmp_path, steps=3), has_begun=False)
+    assert kept.is_file()
+    _claim_folder(make_config(world, tmp_path, steps=4), has_begun=False)
+    assert not kept.exists()
 
 
 def test_plain_and_steady_start_from_the_same_weights(world, tmp_path):

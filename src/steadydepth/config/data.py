@@ -32,7 +32,9 @@ class SyntheticConfig(Section):
     )
     textures: Path | None = Field(None, description="Folder of images that surfaces take as textures.")
     repeats: int = Field(
-        1, ge=1, description="Each clip is shown so many times, each time in another light: rendering costs less, and shows less."
+        1,
+        ge=1,
+        description="Each clip is shown so many times, in another light each time: rendering costs less.",
     )
     keep: Path | None = Field(
         None, description="Folder that takes what is rendered, for other runs and for `repeats` over the complete run."

@@ -11,6 +11,7 @@ from steadydepth.errors import InputError
 from steadydepth.evaluation.alignment import choose_alignment
 from steadydepth.evaluation.bootstrap import read_report
 from steadydepth.metrics.protocols import choose_protocol
+from steadydepth.models.declare import SIDECAR
 from steadydepth.training.checkpoint import CHECKPOINT
 
 Stage = Literal["train", "evaluate"]
@@ -75,8 +76,14 @@ def refuse_other_runs(runs: list[PlannedRun]) -> None:
 
 def _has_other_config(run: PlannedRun) -> bool:
     path = run.folder / "config.yaml"
-    has_begun = (run.folder / CHECKPOINT).is_file() or (run.folder / "config.json").is_file()
+    has_begun = (run.folder / CHECKPOINT).is_file() or _model_of(run).is_file()
     return has_begun and path.is_file() and path.read_text() != dump_config(run.config)
+
+
+def _model_of(run: PlannedRun) -> Path:
+    """The file of a finished model that is written last: whoever finds it finds the weights beside it."""
+    beside = run.folder / SIDECAR
+    return beside if beside.is_file() else run.folder / "config.json"
 
 
 def scores_of(run: PlannedRun, series: Series) -> Path:
@@ -87,8 +94,7 @@ def scores_of(run: PlannedRun, series: Series) -> Path:
 
 def next_stage(run: PlannedRun, series: Series) -> Stage | None:
     """What is to be done next for a run; None when it is finished."""
-    # Whoever finds a config.json finds its weights beside it.
-    if not ((run.folder / "config.json").is_file() and (run.folder / "config.yaml").is_file()):
+    if not (_model_of(run).is_file() and (run.folder / "config.yaml").is_file()):
         return "train"
     return None if read_scores(run, series) else "evaluate"
 
@@ -102,7 +108,7 @@ def read_scores(run: PlannedRun, series: Series) -> dict[str, Any] | None:
 
     Returns: the content of the file; None where it is missing, older than the model, or of other data.
     """
-    path, model = scores_of(run, series) / "metrics.json", run.folder / "config.json"
+    path, model = scores_of(run, series) / "metrics.json", _model_of(run)
     if not (path.is_file() and model.is_file()) or path.stat().st_mtime_ns < model.stat().st_mtime_ns:
         return None
     report = read_report(path)

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 0.2  # seconds between looks at the running processes
 REPORT_EVERY = 60  # seconds between lines about them where there is no terminal
+_LONGEST_LINES = 1 << 16  # bytes, of two lines of a log
 PATIENCE = 10  # seconds that a stopped run gets before it is killed
 
 
@@ -157,7 +158,7 @@ def _steps_done(run: PlannedRun) -> int:
     if not path.is_file():
         return 0
     with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - 2000, 0))
+        file.seek(max(path.stat().st_size - _LONGEST_LINES, 0))
         lines = file.read().split(b"\n")
     # After the last line break stands nothing, or a line that is being written.
     return json.loads(lines[-2])["step"] if len(lines) > 1 else 0

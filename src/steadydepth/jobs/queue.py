@@ -95,7 +95,7 @@ class Jobs:
         while alive and time.monotonic() < deadline:
             alive = [job for job in alive if self._is_alive(job)]
             time.sleep(0.05)
-        for thread in self._checks.values():
+        for thread in list(self._checks.values()):  # each leaves when it ends
             thread.join()
         self.store.close()
         if self._own is not None:
@@ -126,7 +126,10 @@ class Jobs:
         n_running = sum(job.state in ("running", "cancelling") for job in self.store.all(Job))
         for job in [job for job in jobs if job.state == "queued"][: max(0, self.limits.running - n_running)]:
             if (running := self.store.change(job, state="running", started=time.time(), message="")) is not None:
-                self._start(running)
+                try:
+                    self._start(running)
+                except InputError as error:
+                    self.store.change(running, state="failed", ended=time.time(), message=str(error))
 
     def _check(self, upload: Upload) -> None:
         self.uploads.check(upload, wait=self._wait_for_check)
@@ -222,6 +225,9 @@ class Jobs:
             raise InputError(f"{job.name}: is {job.state}: cancel it first")
         if (served := self.served()) is not None and served.id == job.id:
             raise InputError(f"{job.name}: its model is in service: put another one there first")
+        for other in self.store.all(Job):
+            if other.state not in OVER and other.model == f"job:{job.id}":
+                raise InputError(f"{job.name}: job {other.name!r} starts from its model: cancel that first")
         self.store.remove(job)
         remove(self.of(job))
 
@@ -264,10 +270,13 @@ class Jobs:
                     archive.write(file, name)
         return path
 
-    def note_served(self, job: Job) -> None:
-        """Remember that the model of a job is in service, for the next start of the server."""
+    def note_served(self, name: str) -> None:
+        """Remember which model is in service, for the next start of the server, where it is that of a job."""
+        if not name.startswith(_SERVED_AS):
+            (self.folder / SERVED).unlink(missing_ok=True)
+            return
         with new_file(self.folder / SERVED) as part:
-            part.write_text(json.dumps(job.id))
+            part.write_text(json.dumps(name.removeprefix(_SERVED_AS)))
 
     def served(self) -> Job | None:
         """The job whose model was put into service last and is still there; None where there is none."""
@@ -334,7 +343,7 @@ class Jobs:
         elif job.state == "cancelling":
             self.store.change(job, state="cancelled", ended=now)
         elif found is not None:  # stopped with the server before this one
-            self._start(job)
+            self._start(self.store.change(job, started=now) or job)
         else:
             self._start_again(job, now)
 

@@ -53,7 +53,11 @@ def unpack(archive: Path, name: str, out: Path, limits: JobLimits) -> None:
         InputError: the archive is damaged, encrypted, holds what is refused, or more than is let pass.
     """
     out.mkdir(parents=True)
-    most = max(_SMALL, int(limits.ratio * archive.stat().st_size))
+    most = min(
+        (max(_SMALL, int(limits.ratio * archive.stat().st_size)), "which no images do: pack fewer, or split it"),
+        (limits.stored_bytes, "for which uploads have no room: delete some, or pack fewer"),
+        (shutil.disk_usage(out).free - limits.free_bytes, "for which the server's disk has no room: pack fewer"),
+    )
     written = n_files = 0
     try:
         with _members(archive, name) as members:
@@ -130,9 +134,10 @@ def _inside(name: str, out: Path) -> Path | None:
     return path
 
 
-def _copy(member: _Member, path: Path, written: int, most: int, name: str) -> int:
+def _copy(member: _Member, path: Path, written: int, limit: tuple[int, str], name: str) -> int:
     """Write one file, and count; returns the bytes of all files so far."""
-    too_much = f"{name}: unpacks to more than {most / 2**20:.0f} MiB, which no images do: pack fewer, or split it"
+    most = max(limit[0], 0)
+    too_much = f"{name}: unpacks to more than {most / 2**20:.0f} MiB, {limit[1]}"
     if written + member.size > most:
         raise InputError(too_much)
     source = member.open()

@@ -165,7 +165,9 @@ class Uploads:
         folder = self.of(upload)
         (folder / FOUND).unlink(missing_ok=True)
         remove(folder / DATA)
-        order = {"name": upload.name, "size": upload.size, "sha256": upload.sha256, "limits": vars(self.limits)}
+        room = self.limits.stored_bytes - self.used_bytes() + upload.size  # the packed file goes when it is unpacked
+        limits = vars(self.limits) | {"stored_bytes": room}
+        order = {"name": upload.name, "size": upload.size, "sha256": upload.sha256, "limits": limits}
         (folder / "order.json").write_text(json.dumps(order))
         with (folder / "log.txt").open("ab") as log:
             command = [sys.executable, "-m", "steadydepth.jobs.receive", str(folder)]

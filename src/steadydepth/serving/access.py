@@ -25,7 +25,7 @@ class Rates:
     def take(self, client: str, now: float | None = None) -> bool:
         """Count one more of `client`; False where it is one too many."""
         left = self.left(client, now)
-        self._left[client] = (max(0.0, left - 1), time.monotonic() if now is None else now)
+        self._left[client] = (left - 1 if left >= 1 else left, time.monotonic() if now is None else now)
         self._left.move_to_end(client)
         while len(self._left) > _MOST_CLIENTS:
             self._left.popitem(last=False)

@@ -299,7 +299,7 @@ def _add_results(router: APIRouter, jobs: Jobs, models: Models) -> None:
         with _refusals(409):
             models.add(served_name(job), jobs.resolve(f"job:{job.id}"))
             served = models.put_into_service(served_name(job))
-        jobs.note_served(job)
+        jobs.note_served(served.name)
         return {"model": served.name, "version": served.version}
 
 

@@ -83,6 +83,12 @@ def _limited(limits: Limits) -> type[asyncio.Protocol]:
                 return
             self._late = self.loop.call_later(limits.header_s, self._end_silent)
 
+        def on_response_complete(self) -> None:
+            # Uvicorn waits for the first byte of the next request alone.
+            self._late.cancel()
+            self._late = self.loop.call_later(limits.header_s, self._end_silent)
+            super().on_response_complete()
+
         def connection_lost(self, exc: Exception | None) -> None:
             if (late := getattr(self, "_late", None)) is not None:
                 late.cancel()
@@ -93,7 +99,8 @@ def _limited(limits: Limits) -> type[asyncio.Protocol]:
             super().handle_websocket_upgrade(event)
 
         def _end_silent(self) -> None:
-            if self.cycle is None and not self.transport.is_closing():
+            is_answered = self.cycle is None or self.cycle.response_complete
+            if is_answered and not self.transport.is_closing():
                 self.transport.abort()
 
     return Limited

@@ -71,6 +71,8 @@ async def put_into_service(request: Request, choice: Choice) -> dict[str, Any]:
         # What it says names files of this machine.
         LOG.exception("%s is not put into service", choice.model)
         raise HTTPException(422, "the model cannot be read, or fails: the log says why") from None
+    if request.app.state.jobs is not None:
+        await asyncio.to_thread(request.app.state.jobs.note_served, now.name)
     audit.note("model in service", model=now.name, version=now.version, who=request.state.identity.name)
     return await asyncio.to_thread(_listed, request)
 

@@ -107,6 +107,9 @@ class _Peer:
         await self.connection.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
         if self._track is None:
             raise InputError("no video track")
+        for transceiver in self.connection.getTransceivers():
+            if transceiver.receiver.track is not self._track:
+                transceiver.direction = "inactive"  # nobody would read it, and it would pile up
         await self.connection.setLocalDescription(await self.connection.createAnswer())
         return self.connection.localDescription.sdp
 

@@ -61,6 +61,8 @@ def _claim_folder(config: Config, *, has_begun: bool) -> None:
             f"{path}: another run lives in this folder ({'; '.join(other[:5]) or 'other keys'}); "
             "choose another run.folder, or delete that one"
         )
+    if ours != theirs:  # cut before its first checkpoint: what its teacher labelled is of the other config
+        remove_teacher_depth(config.run.folder)
     with writing_in(config.run.folder), new_file(path) as part:
         part.write_text(text)
 
