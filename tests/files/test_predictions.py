@@ -73,7 +73,7 @@ def test_images_are_read_back_to_half_a_step(tmp_path, depth):
     np.testing.assert_array_equal(code, np.rint(depth[4].astype(np.float64) / 0.001))
     again, claims = read_predictions(tmp_path, "a")
     assert claims == "metric"
-    assert again[1, 2, 3:6].tolist() == pytest.approx([0, 0, 0.001])  # what is positive stays so
+    assert again[1, 2, 3:6].tolist() == pytest.approx([np.nan, np.nan, 0.001], nan_ok=True)  # positive stays so
     depth[1, 2, 3:6] = again[1, 2, 3:6]
     np.testing.assert_allclose(again, depth, atol=0.000502)
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
@@ -82,8 +82,17 @@ def test_images_are_read_back_to_half_a_step(tmp_path, depth):
 def test_scale_of_images_fits_the_largest_value():
     assert image_scale(0.1, 65.535, "metric") == (0.001, 0)
     assert image_scale(0.1, 80.0, "metric") == pytest.approx((80 / 65535, 0))
-    assert image_scale(0.0, 2.0, "disparity") == pytest.approx((2 / 65535, 0))
-    assert image_scale(0.0, 0.0, "affine") == (1, 0)
+    assert image_scale(0.0, 0.0, "metric") == (1, 0)
+
+
+def test_holes_of_disparity_are_told_from_its_zeros_in_images(tmp_path, depth):
+    values = depth - depth.min()
+    values[:, :2] = np.nan
+    step, offset = image_scale(0.0, float(np.nanmax(values)), "disparity")
+    options = {"depth_scale_m": step, "depth_offset": offset, "fps": 10.0}
+    write_prediction_images(tmp_path, "a", iter(values), "disparity", **options)
+    for again in (read_predictions(tmp_path, "a")[0], np.stack(list(open_predictions(tmp_path, "a").read()))):
+        np.testing.assert_allclose(again, values, atol=0.51 * step)  # NaN where it was, 0 where it was
 
 
 def test_values_about_zero_are_kept_in_images_with_an_offset(tmp_path, depth):

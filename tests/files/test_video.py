@@ -270,9 +270,9 @@ def test_conversion_holds_one_frame_and_not_the_video(tmp_path, monkeypatch):
     assert peak < 12 * large.nbytes  # 60 frames would be 60
 
 
-def with_sound(path: Path, times_ms: list[int], *, codec: str = "aac") -> Path:
+def with_sound(path: Path, times_ms: list[int], *, codec: str = "aac", begin_s: float = 0) -> Path:
     """Frames shown at `times_ms`, and a second of a tone."""
-    with av.open(str(path), "w") as file:
+    with av.open(str(path), "w", container_options={"output_ts_offset": str(begin_s)}) as file:
         video = file.add_stream("libx264", rate=25)
         video.width, video.height, video.pix_fmt = W, H, "yuv420p"
         video.codec_context.time_base = Fraction(1, 1000)
@@ -325,6 +325,38 @@ def test_sound_of_mp3_is_copied(tmp_path, suffix):
     source = with_sound(tmp_path / f"clip.{suffix}", [0, 40, 80], codec="libmp3lame")
     write_video(tmp_path / "written.mp4", read_video(source), 25.0, like=source)
     assert heard(tmp_path / "written.mp4") == heard(source) != []
+
+
+@pytest.mark.parametrize("suffix", ["ts", "flv"])
+def test_sound_stays_with_frames_that_have_no_times_of_their_own(tmp_path, suffix):
+    """Transport streams begin at any time, and frames of such files are written from 0 on."""
+
+    def begins(path: Path, kind: str) -> float:
+        with av.open(str(path)) as file:
+            return min(float(packet.pts * packet.time_base) for packet in file.demux(**{kind: 0}) if packet.size)
+
+    source = with_sound(tmp_path / f"clip.{suffix}", [0, 40, 80, 120, 160], begin_s=3600 if suffix == "ts" else 0)
+    written = tmp_path / "written.mp4"
+    write_video(written, read_video(source), 25.0, like=source)
+    assert len(heard(written)) == len(heard(source)) > 10
+    assert begins(source, "video") > (3599 if suffix == "ts" else 0.05)
+    assert begins(written, "video") == 0
+    assert begins(written, "audio") == pytest.approx(begins(source, "audio") - begins(source, "video"), abs=1e-3)
+
+
+def test_sound_of_no_known_kind_is_left_out_and_said(tmp_path, caplog):
+    source = with_sound(tmp_path / "clip.mkv", [0, 40, 80])
+    source.write_bytes(source.read_bytes().replace(b"A_AAC", b"A_XXX"))
+    write_video(tmp_path / "written.mp4", read_video(source), 25.0, like=source)
+    with av.open(str(tmp_path / "written.mp4")) as file:
+        assert not file.streams.audio
+    assert "of an unknown kind, does not fit in MP4" in caplog.text
+
+
+def test_what_is_too_wide_for_h264_is_refused_with_the_way_out(tmp_path):
+    with pytest.raises(InputError, match="16388 x 2 is more than H"):
+        write_video(tmp_path / "wide.mp4", [np.zeros((2, 16388, 3), np.uint8)], 25.0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_sound_that_mp4_cannot_hold_is_left_out_and_said(tmp_path, caplog):

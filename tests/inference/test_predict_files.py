@@ -9,14 +9,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image as PIL
 from torch import Tensor, nn
 
+from steadydepth.errors import SomeFailedError
 from steadydepth.files.predictions import decode_range, find_predictions, read_predictions
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_read import probe_video, read_depth_video, read_video
 from steadydepth.files.video_write import write_video
 from steadydepth.inference.filters import choose_filter, filter_depth
 from steadydepth.inference.frame_sources import open_source
+from steadydepth.inference.point_clouds import Lens
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor
 from steadydepth.ops.colours import colour_depth, depth_range
@@ -378,7 +381,7 @@ def test_video_without_a_single_valid_depth_is_written_black(frames, tmp_path):
         predict_files(Predictor(Brightness(offset=-1.0)), [photo], tmp_path / format, format=format)
     assert np.isnan(read_predictions(tmp_path / "npz", "photo")[0]).all()
     assert np.isnan(read_predictions(tmp_path / "exr", "photo")[0]).all()
-    assert not read_predictions(tmp_path / "png16", "photo")[0].any()
+    assert np.isnan(read_predictions(tmp_path / "png16", "photo")[0]).all()
     assert not cv2.imread(str(tmp_path / "npz" / "photo_preview.png")).any()
     assert not next(read_depth_video(tmp_path / "mkv" / "photo.mkv")).any()
 
@@ -491,6 +494,43 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(frames, tmp_path):
     assert (out / "a.npz").stat().st_mtime_ns == before
     np.testing.assert_allclose(read_predictions(out, "b")[0][0], frames[0, ..., 0] + 3.0, rtol=1e-6)
     assert predict_files(Predictor(Brightness()), inputs, out, resume=True) == []
+
+
+@pytest.mark.parametrize("kind", ["I;16", "I", "F"])
+def test_images_of_pil_with_more_than_8_bits_are_refused(kind):
+    values = np.linspace(0, 65535, H * W).reshape(H, W)
+    image = PIL.fromarray(values.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[kind]))
+    assert image.mode == kind
+    with pytest.raises(InputError, match="has more than 8 bits"):
+        Predictor(Brightness()).predict(image)
+
+
+def test_a_run_that_goes_on_in_another_format_or_onto_its_input_is_refused(frames, tmp_path):
+    path, out = save(tmp_path / "a.png", frames[0]), tmp_path / "out"
+    predict_files(Predictor(Brightness()), [path], out, format="png16")
+    before = (out / "a" / "depth" / "0000.png").read_bytes()
+    for other in ("exr", "png", "ply"):
+        lens = Lens(focal_px=50.0) if other == "ply" else None
+        with pytest.raises(InputError, match=f"a holds something else than {other}"):
+            predict_files(Predictor(Brightness()), [path], out, format=other, resume=True, lens=lens)
+    assert (out / "a" / "depth" / "0000.png").read_bytes() == before
+    assert predict_files(Predictor(Brightness()), [path], out, format="png16", resume=True) == []
+    write_video(tmp_path / "clip.mp4", iter(frames), 25.0)
+    with pytest.raises(InputError, match="is an input and would be overwritten"):
+        predict_files(Predictor(Brightness()), [tmp_path / "clip.mp4"], tmp_path, format="mp4", resume=True)
+
+
+def test_inputs_of_one_name_are_refused_in_whichever_shards_they_are(frames, tmp_path):
+    inputs = [save(tmp_path / folder / "cam.png", frames[0]) for folder in "xy"]
+    for shard in ((1, 2), (2, 2)):
+        with pytest.raises(InputError, match="would both be written as cam"):
+            predict_files(Predictor(Brightness()), inputs, tmp_path / "out", shard=shard)
+    (tmp_path / "x" / "cam.txt").write_text("no image")
+    with pytest.raises(SomeFailedError, match=r"cam\.txt"):
+        predict_files(Predictor(Brightness()), [*inputs[:1], tmp_path / "x" / "cam.txt"], tmp_path / "out")
+    assert (tmp_path / "out" / "cam.npz").is_file()
+    with pytest.raises(InputError, match=r"\*\* stands alone|matches nothing"):
+        predict_files(Predictor(Brightness()), [str(tmp_path / "**.mp4")], tmp_path / "out")
 
 
 @pytest.mark.gpu

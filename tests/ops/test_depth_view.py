@@ -110,3 +110,12 @@ def test_without_matplotlib_its_maps_are_named_with_the_extra(monkeypatch):
     with pytest.raises(InputError, match=r"pip install 'steadydepth\[colours\]'"):
         colour_map("PiYG")
     assert len(colour_map("cividis")) == 256
+
+
+@pytest.mark.parametrize(("end", "claims"), [({"near": 0.0}, "disparity"), ({"far": 0.0}, "affine")])
+def test_an_end_at_zero_leaves_a_range(end, claims):
+    """The other end is on the wrong side of it, and gives way."""
+    video = np.linspace(1, 2, 24, dtype=np.float32).reshape(2, 3, 4)
+    view = DepthView(**end)
+    for near, far in shown(view, video, claims):
+        assert view.nearness(video[0], (near, far), claims).shape == (3, 4)

@@ -71,16 +71,16 @@ def _noted(filter: str, strength: float | None) -> dict[str, Any]:
 def image_scale(smallest: float, largest: float, claims: Claims) -> tuple[float, float]:
     """Step and offset of 16-bit images: a millimetre for metres while it fits.
 
-    Otherwise the largest value gets the largest code; step 1 when it is not above 0. The offset is 0 but for values
-    below 0, of which the smallest gets the code 1.
+    Otherwise the largest value gets the largest code; step 1 when it is not above 0. Of claims with an offset of their
+    own, whose 0 is a value as any other, the smallest gets the code 1: the code 0 is no value.
 
     Args:
         smallest: of all values that are to be written.
         largest: of the same.
         claims: what the numbers mean.
     """
-    if smallest < 0:
-        step = max(largest - smallest, 1e-6 * abs(smallest)) / 65534
+    if claims in ("affine", "disparity") or smallest < 0:
+        step = max(largest - smallest, 1e-6 * abs(largest), 1e-30) / 65534
         return step, smallest - step
     if not largest > 0:
         return 1.0, 0.0
@@ -278,13 +278,11 @@ def _read_images(folder: Path) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
 def code_reader(meta: dict[str, Any], *, is_exr: bool) -> Callable[[np.ndarray], Float32[np.ndarray, "h w"]]:
     """What turns an image of a prediction folder into values by its meta.json; KeyError where the scale is missing.
 
-    The floats of OpenEXR are the values themselves. With an offset the code 0 is no value, NaN.
+    The floats of OpenEXR are the values themselves. The code 0 of images is no value, NaN.
     """
     if is_exr:
         return lambda values: values.astype(np.float32, copy=False)
     scale, offset = float(meta["depth_scale_m"]), float(meta.get("depth_offset", 0.0))
-    if not offset:
-        return lambda codes: (codes * np.float64(scale)).astype(np.float32)
     return lambda codes: np.where(codes > 0, codes * np.float64(scale) + offset, np.nan).astype(np.float32)
 
 

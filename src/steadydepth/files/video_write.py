@@ -20,6 +20,7 @@ from steadydepth.files.video_read import open_container, opened_video, scan_vide
 from steadydepth.types import InputError
 
 LOG = logging.getLogger(__name__)
+_H264_SIDE = 16384
 _MP4_SOUND = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")
 
 
@@ -105,6 +106,12 @@ def _encode(
     first = next(images, None)
     if first is None:
         raise InputError(f"{path}: no frame to write; a video has at least one")
+    if codec == "libx264" and max(first.shape) > _H264_SIDE:
+        height, width = first.shape[:2]
+        raise InputError(
+            f"{path}: {width} x {height} is more than H.264 takes, {_H264_SIDE} a side: shrink the input, or write "
+            "npz, png16, exr or mkv"
+        )
     times, time_base = (None, Fraction(1)) if like is None else _times(like)
     with (
         new_file(path) as part,
@@ -164,24 +171,38 @@ def _sound_of(path: Path | None) -> Iterator[tuple[Any, Iterator[Any]]]:
         return
     with open_container(str(path.absolute())) as container:
         streams = container.streams.audio
+        context = streams[0].codec_context if streams else None  # None of a codec that FFmpeg does not know
         # Not the name of the decoder: that of MP3 is mp3float.
-        kind = streams[0].codec_context.codec.canonical_name if streams else ""
+        kind = context.codec.canonical_name if context else "of an unknown kind"
         if streams and kind not in _MP4_SOUND:
             LOG.warning("%s: its sound, %s, does not fit in MP4: left out", path, kind)
             streams = ()
-        yield (streams[0], container.demux(streams[0])) if streams else (None, iter(()))
+        if not streams:
+            yield None, iter(())
+            return
+        # Where frames have no times of their own they begin at 0, and so does the sound that belongs to the first.
+        video = container.streams.video[0]
+        late = Fraction(0) if scan_video(path)[1] is not None else (video.start_time or 0) * Fraction(video.time_base)
+        yield streams[0], (_earlier(packet, late) for packet in container.demux(streams[0]) if packet.size)
+
+
+def _earlier(packet: Any, seconds: Fraction) -> Any:
+    """The packet, so much sooner."""
+    if seconds and packet.pts is not None:
+        shift = round(seconds / Fraction(packet.time_base))
+        packet.pts, packet.dts = packet.pts - shift, None if packet.dts is None else packet.dts - shift
+    return packet
 
 
 def _with_sound(container: Any, copied: Any, frames: Iterator[Any], sound: Iterator[Any]) -> Iterator[Any]:
     """The frames as they are; after each, the sound up to it is written, so that a player finds both close by."""
-    packets = (packet for packet in sound if packet.size)
-    packet = next(packets, None)
+    packet = next(sound, None)
     for frame in frames:
         yield frame
         while packet is not None and (packet.dts or 0) * packet.time_base <= frame.pts * frame.time_base:
-            packet = _copy_packet(container, copied, packet, packets)
+            packet = _copy_packet(container, copied, packet, sound)
     while packet is not None:
-        packet = _copy_packet(container, copied, packet, packets)
+        packet = _copy_packet(container, copied, packet, sound)
 
 
 def _copy_packet(container: Any, copied: Any, packet: Any, packets: Iterator[Any]) -> Any:

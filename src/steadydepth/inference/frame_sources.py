@@ -50,12 +50,27 @@ def open_source(source: Input | Iterable[np.ndarray]) -> Source:
     InputError when a path is missing or holds neither images nor video.
     """
     if isinstance(source, int):
-        return Source(f"camera_{source}", lambda: _camera_frames(source), fps=None, is_live=True)
+        return Source(source_name(source), lambda: _camera_frames(source), fps=None, is_live=True)
     if isinstance(source, str) and "://" in source:
-        return Source(_name_of_url(source), lambda: read_ahead(read_video(source)), fps=None, is_live=True)
+        return Source(source_name(source), lambda: read_ahead(read_video(source)), fps=None, is_live=True)
     if isinstance(source, Path | str):
         return _open_path(Path(source))
     return Source("frames", lambda: iter(source))
+
+
+def source_name(source: Input) -> str:
+    """The name of what is written for it."""
+    if isinstance(source, int):
+        return f"camera_{source}"
+    if isinstance(source, str) and "://" in source:
+        return _name_of_url(source)
+    return name_of(Path(source))
+
+
+def may_open(source: Input) -> bool:
+    """Whether `open_source` takes it, as far as its name tells."""
+    suffixes = (*FRAME_SUFFIXES, *VIDEO_SUFFIXES)
+    return not isinstance(source, Path) or source.is_dir() or source.suffix.lower() in suffixes
 
 
 def expand_input(given: Path | str) -> list[Input]:
@@ -77,7 +92,10 @@ def expand_input(given: Path | str) -> list[Input]:
         return [int(text)]
     if not any(letter in text for letter in "*?["):
         return [path]
-    matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))), key=counted)
+    try:
+        matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))), key=counted)
+    except ValueError as error:
+        raise InputError(f"{text}: {error}: ** stands alone between slashes, as in folder/**/*.mp4") from error
     expanded = [each for match in matches if not match.name.startswith(".") for each in expand_input(match)]
     if not expanded:
         raise InputError(f"{text} matches nothing: check the pattern, and where it begins")
@@ -87,7 +105,7 @@ def expand_input(given: Path | str) -> list[Input]:
 def _open_path(path: Path) -> Source:
     if not (path.exists() or leads_nowhere(path)):
         raise InputError(f"{path} does not exist; give an image, a folder or a video: check the path")
-    name = name_of(path)
+    name = source_name(path)
     if names_a_file(path) and is_sequence(path):
         video = probe_video(path)
         return Source(name, lambda: read_ahead(read_video(path)), video.n_frames, video.fps, path)

@@ -12,7 +12,7 @@ from steadydepth.files.atomic_writes import check_name, hidden_folder
 from steadydepth.files.video_read import probe_video
 from steadydepth.inference.depth_cache import Progress, cache_depth
 from steadydepth.inference.filters import ChosenFilter
-from steadydepth.inference.frame_sources import Input, Source, expand_input, open_source
+from steadydepth.inference.frame_sources import Input, Source, expand_input, may_open, open_source, source_name
 from steadydepth.inference.point_clouds import Lens
 from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.stereo import Stereo
@@ -93,8 +93,9 @@ def predict_files(
             failed[given] = str(error)
             del sources[given]
     _check_names(sources, keep_names=keep_names)
+    _refuse_inputs(sources, out, format)
     missing = {given: source for given, source in sources.items() if not (resume and _is_done(source, out, format))}
-    _refuse_outputs(missing, out, format, overwrite=overwrite or resume)
+    _refuse_outputs(missing, out, format, overwrite=overwrite, resume=resume)
     written: list[Path] = []
     with _reporting(progress) as report:
         for given, source in missing.items():
@@ -137,9 +138,11 @@ def _open_all(
         except InputError as error:
             failed[each] = str(error)
     first: dict[str, Input] = {}
-    for each, source in sources.items():
-        if (other := first.setdefault(source.name, each)) != each:
-            raise InputError(f"{other} and {each} would both be written as {source.name}: rename one, or run twice")
+    # What other shards open is known by its ending alone; they write into the same folder.
+    for each in (each for each in expanded if each in sources or (n_shards > 1 and may_open(each))):
+        name = source_name(each)
+        if (other := first.setdefault(name, each)) != each:
+            raise InputError(f"{other} and {each} would both be written as {name}: rename one, or run twice")
     return sources, failed
 
 
@@ -170,17 +173,33 @@ def _check_names(sources: dict[Input, Source], *, keep_names: bool) -> None:
 
 
 def _is_done(source: Source, out: Path, format: str) -> bool:
-    return all((out / name).exists() for name in outputs(source, format))
+    paths = [out / name for name in outputs(source, format)]
+    return all(path.exists() and not (path.is_dir() and _is_of_another_format(path, format)) for path in paths)
 
 
-def _refuse_outputs(sources: dict[Input, Source], out: Path, format: str, *, overwrite: bool) -> None:
+def _is_of_another_format(folder: Path, format: str) -> bool:
+    """Whether a folder holds frames of another format than that: png16 and exr differ in the endings alone."""
+    if {each.name for each in folder.iterdir()} != folder_content(format):
+        return True
+    endings = {path.suffix for path in (folder / "depth").glob("*")}
+    return bool(endings) and endings != {".exr" if format.startswith("exr") else ".png"}
+
+
+def _refuse_inputs(sources: dict[Input, Source], out: Path, format: str) -> None:
     inputs = {given.resolve() for given in sources if isinstance(given, Path)}
     for source in sources.values():
         for path in (out / name for name in outputs(source, format)):
             if path.resolve() in inputs:
                 raise InputError(f"{path} is an input and would be overwritten: choose another folder for the output")
-            if path.exists() and not overwrite:
+
+
+def _refuse_outputs(sources: dict[Input, Source], out: Path, format: str, *, overwrite: bool, resume: bool) -> None:
+    for source in sources.values():
+        for path in (out / name for name in outputs(source, format)):
+            if path.exists() and not (overwrite or resume):
                 raise InputError(f"{path} exists: choose another folder, or say overwrite=True (--overwrite)")
+            if path.is_dir() and not overwrite and _is_of_another_format(path, format):
+                raise InputError(f"{path} holds something else than {format}: choose another folder for the output")
             # Overwriting a folder deletes it: only one that holds nothing but a prediction.
             if path.is_dir() and {each.name for each in path.iterdir()} != folder_content(format):
                 raise InputError(f"{path} is a folder with more than a prediction in it: choose another folder")

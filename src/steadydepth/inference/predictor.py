@@ -172,6 +172,8 @@ def as_image(image: AnyImage) -> Image:
     if isinstance(image, Path | str):
         return read_colour(Path(image))
     if isinstance(image, PIL.Image):
+        if image.mode.startswith(("I", "F")):  # which PIL would cut off at 255
+            raise InputError(f"an image of PIL's mode {image.mode} has more than 8 bits: scale it to 8, and to RGB")
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     if isinstance(image, Tensor):
         return _of_tensor(image)

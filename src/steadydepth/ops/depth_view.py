@@ -104,10 +104,10 @@ class DepthView:
         sign = -1 if claims == "disparity" else 1
         if self.near is not None:
             near = self.near
-            far = sign * max(sign * far, sign * near + _THIN * abs(near))
+            far = sign * max(sign * far, sign * near + _THIN * (abs(near) or 1.0))
         if self.far is not None:
             far = self.far
-            near = sign * min(sign * near, sign * far - _THIN * abs(far))
+            near = sign * min(sign * near, sign * far - _THIN * (abs(far) or 1.0))
         return near, far
 
     def nearness(self, depth: Float[np.ndarray, "h w"], shown: Range, claims: Claims) -> Float32[np.ndarray, "h w"]:

@@ -89,10 +89,6 @@ def encode_depth(result: Result, format: str) -> tuple[dict[str, Any], bytes]:
     scale, offset = 1.0, 0.0
     if format == "png16":
         scale, offset = image_scale(low, high, result.claims)
-        if result.claims in ("affine", "disparity") and not offset:
-            # Their 0 is a value, and the code 0 is none.
-            scale = max(high - low, 1e-6 * abs(high), 1e-30) / 65534
-            offset = low - scale
         payload = encode_png(image_codes(depth - np.float32(offset), scale, "depth"))
     elif format == "float16":
         scale = float16_scale(max(abs(low), abs(high)))
