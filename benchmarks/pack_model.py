@@ -1,4 +1,4 @@
-"""A model of a finished run, or the mean of several, as it travels in the package: weights of 16 bits, and an image size.
+"""A model of a finished run, or the mean of several, as it travels in the package: weights of 16 bits, an image size.
 
 python benchmarks/pack_model.py runs/ready/steady src/steadydepth/models/steadydepth_small --max-side 256
 """

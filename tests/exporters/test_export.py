@@ -73,6 +73,13 @@ def frames() -> np.ndarray:
     return np.stack([cv2.resize(frame, (W, H), interpolation=cv2.INTER_CUBIC) for frame in small])
 
 
+def test_a_size_above_the_models_own_is_refused_with_one_that_fits(tmp_path):
+    model = load_model("steadydepth-small")
+    with pytest.raises(InputError, match="at most 256 pixels a side: take 192x256"):
+        export_model(model, tmp_path / "a.onnx", to="onnx", height=480, width=640)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("to", KINDS)
 def test_file_gives_what_the_model_gives(net, files, frames, to):
     file = ExportedModel(files[to], threads=1)

@@ -106,13 +106,17 @@ def export_model(
         false.
 
     Raises:
-        InputError: the difference is above 1e-3, a package is missing, torch.export cannot trace the model, or it has a
-            state that the format cannot pass on. No file is left then.
+        InputError: the size is above the model's own, the difference is above 1e-3, a package is missing, torch.export
+            cannot trace the model, or it has a state that the format cannot pass on. No file is left then.
     """
     check_target(out, to)
     if isinstance(model, ExportedNet):
         raise InputError("this model is an exported file already; give the folder that it was exported from")
     model = copy.deepcopy(model).cpu().eval().requires_grad_(requires_grad=False)
+    side = Network(model, device="cpu").max_side
+    if side is not None and max(height, width) > side:
+        fits = "x".join(str(round(one * side / max(height, width))) for one in (height, width))
+        raise InputError(f"{out}: the model is for images of at most {side} pixels a side: take {fits}, the same shape")
     is_checked = to != "coreml"
     metadata = describe(model, height, width, licence) | {"checked": is_checked}
     if metadata["state"] and to not in WITH_STATE:
