@@ -165,7 +165,11 @@ def as_predictor(model: AnyModel, *, device: str | None = None) -> Predictor:
 
 
 def as_image(image: AnyImage) -> Image:
-    """An image in any of the forms of `Predictor.predict` as uint8 RGB (h, w, 3)."""
+    """An image in any of the forms of `Predictor.predict` as uint8 RGB (h, w, 3).
+
+    Raises:
+        InputError: it cannot be read, has more than 8 bits, or is of none of these forms.
+    """
     from PIL import Image as PIL
     from PIL import ImageOps
 

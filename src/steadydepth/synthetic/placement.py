@@ -30,27 +30,57 @@ class Pool:
 
 
 class Draw:
-    """Random tensors whose first axis is the scene, from one generator on the CPU: the same on every device."""
+    """Random tensors whose first axis is the scene, from one generator on the CPU: the same on every device.
+
+    Args:
+        seed: at least 0.
+        n_scenes: how many scenes; each method takes the further axes as `shape`.
+    """
 
     def __init__(self, seed: int, n_scenes: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         self.n = n_scenes
 
     def uniform(self, low: int | float | Tensor, high: int | float | Tensor, *shape: int) -> Tensor:
+        """Numbers that are equally likely.
+
+        Args:
+            low: the smallest.
+            high: the largest.
+            shape: further axes.
+        """
         share = torch.rand(self.n, *shape, generator=self.generator)
         return low + share * (high - low)
 
     def normal(self, *shape: int) -> Tensor:
+        """Numbers of mean 0 and standard deviation 1."""
         return torch.randn(self.n, *shape, generator=self.generator)
 
     def happens(self, chance: float | Tensor, *shape: int) -> Tensor:
+        """True in a share of all.
+
+        Args:
+            chance: the share, 0 to 1.
+            shape: further axes.
+        """
         return torch.rand(self.n, *shape, generator=self.generator) < chance
 
     def whole(self, stop: int, *shape: int) -> Tensor:
+        """Whole numbers from 0 on.
+
+        Args:
+            stop: above the largest.
+            shape: further axes.
+        """
         return torch.randint(stop, (self.n, *shape), generator=self.generator)
 
     def pick(self, weights: Tensor, *shape: int) -> Tensor:
-        """Places of `weights` (s, k), drawn in proportion to them."""
+        """Numbers of columns, drawn in proportion to their weights.
+
+        Args:
+            weights: (s, k), at least 0.
+            shape: further axes.
+        """
         count = math.prod(shape) or 1
         return torch.multinomial(weights, count, replacement=True, generator=self.generator).view(self.n, *shape)
 
@@ -122,6 +152,11 @@ class View:
     table: Float[Tensor, "s 3"]
 
     def is_kind(self, name: str) -> Bool[Tensor, "s"]:
+        """Which scenes are of a kind.
+
+        Args:
+            name: one of `KINDS`.
+        """
         return self.kind == KINDS.index(name)
 
     @property
@@ -131,6 +166,7 @@ class View:
 
     @property
     def to_table(self) -> Float[Tensor, "s"]:
+        """From the camera to the middle of the table top, metres."""
         return (self.table - self.eye).norm(dim=-1)
 
 
