@@ -29,7 +29,7 @@ from steadydepth.inference.exported import ExportedNet
 from steadydepth.inference.runtime import FORMAT_VERSION, SUFFIXES
 from steadydepth.inference.session import Network, Session
 from steadydepth.models.transformers import TransformersDepth
-from steadydepth.ops.resize import fit_image
+from steadydepth.ops.resize import fit_image, shrunk_size
 from steadydepth.synthetic.world import make_clip
 from steadydepth.types import Depth, Frames, InputError, State
 
@@ -114,9 +114,9 @@ def export_model(
         raise InputError("this model is an exported file already; give the folder that it was exported from")
     model = copy.deepcopy(model).cpu().eval().requires_grad_(requires_grad=False)
     side = Network(model, device="cpu").max_side
-    if side is not None and max(height, width) > side:
-        fits = "x".join(str(round(one * side / max(height, width))) for one in (height, width))
-        raise InputError(f"{out}: the model is for images of at most {side} pixels a side: take {fits}, the same shape")
+    if (fits := shrunk_size(height, width, side)) != (height, width):
+        rule = f"the model is for images of at most {side} pixels a side"
+        raise InputError(f"{out}: {rule}: take {fits[0]}x{fits[1]}, the same shape")
     is_checked = to != "coreml"
     metadata = describe(model, height, width, licence) | {"checked": is_checked}
     if metadata["state"] and to not in WITH_STATE:

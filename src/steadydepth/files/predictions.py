@@ -111,7 +111,7 @@ def write_prediction_images(
         depths: in the units of `claims`, frame by frame.
         claims: what the numbers mean.
         depth_scale_m: one step; metres where the claims are metric.
-        depth_offset: for affine depth and disparity with values below 0; noted in meta.json where it is not 0.
+        depth_offset: for affine depth and disparity; noted in meta.json where it is not 0.
         fps: noted in meta.json.
         filter: noted as what was applied.
         strength: noted as how strongly, of a filter that has a strength.

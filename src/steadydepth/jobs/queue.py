@@ -126,10 +126,7 @@ class Jobs:
         n_running = sum(job.state in ("running", "cancelling") for job in self.store.all(Job))
         for job in [job for job in jobs if job.state == "queued"][: max(0, self.limits.running - n_running)]:
             if (running := self.store.change(job, state="running", started=time.time(), message="")) is not None:
-                try:
-                    self._start(running)
-                except InputError as error:
-                    self.store.change(running, state="failed", ended=time.time(), message=str(error))
+                self._start(running)
 
     def _check(self, upload: Upload) -> None:
         self.uploads.check(upload, wait=self._wait_for_check)
@@ -290,7 +287,11 @@ class Jobs:
         folder = self.of(job)
         (folder / OUTCOME).unlink(missing_ok=True)
         (folder / PID).unlink(missing_ok=True)
-        model = self.resolve(job.model or "")
+        try:
+            model = self.resolve(job.model or "")
+        except InputError as error:  # gone since the job was taken; the others go on
+            self.store.change(job, state="failed", ended=time.time(), message=str(error))
+            return
         order = {"kind": job.kind, "settings": job.settings, "model": model, "limits": vars(self.limits)}
         (folder / ORDER).write_text(json.dumps(order))
         lock = _lock(folder / LOCK)

@@ -40,6 +40,20 @@ def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if is_much_larger else cv2.INTER_LINEAR)
 
 
+def shrunk_size(height: int, width: int, max_side: int | None) -> tuple[int, int]:
+    """Height and width of an image of the same shape whose longer side has at most `max_side` pixels; None: any.
+
+    Args:
+        height: rows.
+        width: columns.
+        max_side: pixels, at least 1.
+    """
+    if max_side is None or max(height, width) <= max_side:
+        return height, width
+    factor = max_side / max(height, width)
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
 def shrink_image(image: np.ndarray, max_side: int | None) -> np.ndarray:
     """Shrink an image by area until its longer side has at most `max_side` pixels; None and smaller ones stay.
 
@@ -49,12 +63,10 @@ def shrink_image(image: np.ndarray, max_side: int | None) -> np.ndarray:
 
     Returns: uint8 (i, j, 3) of the same shape, contiguous and writeable, as torch wants it.
     """
-    height, width = image.shape[:2]
-    if max_side is None or max(height, width) <= max_side:
+    height, width = shrunk_size(image.shape[0], image.shape[1], max_side)
+    if (height, width) == image.shape[:2]:
         return np.require(image, requirements=["C", "W"])
-    factor = max_side / max(height, width)
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def resize_depth(depth: np.ndarray, height: int, width: int) -> np.ndarray:
