@@ -4,8 +4,9 @@
     python benchmarks/gpu.py base --assets runs/ready/assets.npz --minutes 5 --out runs/ready
     python benchmarks/gpu.py second --assets runs/ready/assets.npz --minutes 4 --out runs/ready
 
-`second` goes on from `base` with the relative loss (`steady`) and without it (`plain`), side by side. Both measure a
-step first, and take as many as the minutes allow; SIGTERM ends a run with what it has learnt.
+`base` goes on from the model of the package (`--init none` begins with the encoder alone, `--init RUN` with another)
+for accuracy, and `second` from `base` with the relative loss (`steady`) and without it (`plain`), side by side. Both
+measure a step first, and take as many as the minutes allow; SIGTERM ends a run with what it has learnt.
 """
 
 import argparse
@@ -37,8 +38,8 @@ def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("speed", "base", "second"))
-    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "ready.yaml")
-    parser.add_argument("--steady-config", type=Path, default=ROOT / "configs" / "ready_steady.yaml")
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "ready_guided.yaml")
+    parser.add_argument("--init", default="steadydepth-small")
     parser.add_argument("--assets", type=Path)
     parser.add_argument("--textures", type=Path)
     parser.add_argument("--weights", default="package")
@@ -52,8 +53,8 @@ def main() -> None:
 
 def configure(path: Path, arguments: argparse.Namespace, **changes: Any) -> Config:
     """The config with the files of this machine, and what --set says."""
-    values = [f"model.weights={arguments.weights}", *arguments.set]
-    values += [f"{key}={value}" for key, value in changes.items()]
+    values = [f"model.weights={arguments.weights}"]
+    values += [f"{key}={'null' if value is None else value}" for key, value in changes.items()] + arguments.set
     config = load_config(path, values)
     data = config.model_dump()
     synthetic = data["data"]["sources"][0]["synthetic"]
@@ -114,25 +115,27 @@ def time_steps(config: Config, *, steps: int) -> dict[str, float]:
 
 
 def make_base(arguments: argparse.Namespace) -> None:
-    """Train the first stage for as many steps as the minutes allow."""
+    """Train for accuracy alone, for as many steps as the minutes allow."""
     begin = time.perf_counter()
-    config = configure(arguments.config, arguments, **{"run.folder": arguments.out / "base"})
-    second = sum(measure(config))
+    init = None if arguments.init == "none" else arguments.init
+    changes: dict[str, Any] = {"model.init": init, "run.folder": arguments.out / "base", "loss.relative_weight": 0}
+    second = sum(measure(configure(arguments.config, arguments, **changes)))
     steps = max(2, int((arguments.minutes * 60 - (time.perf_counter() - begin) - WRITING_S) / second))
-    run(configure(arguments.config, arguments, **{"run.folder": arguments.out / "base", "optim.steps": steps}))
+    run(configure(arguments.config, arguments, **changes, **{"optim.steps": steps}))
 
 
 def make_second(arguments: argparse.Namespace) -> None:
-    """Train the second stage with and without the relative loss side by side, for equally many steps."""
+    """Go on with and without the relative loss side by side, for equally many steps."""
     begin = time.perf_counter()
     changes: dict[str, Any] = {"model.init": arguments.out / "base", "run.folder": arguments.out / "steady"}
-    second = sum(measure(configure(arguments.steady_config, arguments, **changes)))
+    changes |= {"loss.relative_weight": 1.5, "loss.relative_ramp": 0.1}
+    second = sum(measure(configure(arguments.config, arguments, **changes)))
     # Two of them share the device.
     steps = max(2, int((arguments.minutes * 60 - (time.perf_counter() - begin) - WRITING_S) / (2 * second)))
     runs = []
     for name, weight in (("steady", {}), ("plain", {"loss.relative_weight": 0})):
-        changes |= {"run.folder": arguments.out / name, "optim.steps": steps}
-        config = configure(arguments.steady_config, arguments, **changes, **weight)
+        changes |= {"run.folder": arguments.out / name, "optim.steps": steps} | weight
+        config = configure(arguments.config, arguments, **changes)
         runs.append(get_context("spawn").Process(target=run, args=(config,)))
         runs[-1].start()
     for one in runs:

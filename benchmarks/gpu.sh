@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Ten minutes of a large GPU, all of them used: the ready model's first stage has the GPU alone while the processors
-# render what the rest learns from; then its second stage, recipes of the learned filter and the sweep of label-free and
-# labelled recipes run side by side. What is worth carrying home is in OUT, in files under 16 MB.
+# Ten minutes of a large GPU, all of them used: the ready model goes on for accuracy and has the GPU alone while the
+# processors render what the rest learns from; then its steady stage, recipes of the learned filter and the sweep of
+# label-free and labelled recipes run side by side. What is worth carrying home is in OUT, in files under 16 MB.
 #
 #     ASSETS=assets.npz [TEXTURES=photos] [WEIGHTS=lite0.pth] [SECONDS_IN_ALL=590] [JOBS=7] \
 #     [MODEL=... VIDEOS=... RGBD=...] bash benchmarks/gpu.sh OUT

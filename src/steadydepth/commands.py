@@ -12,6 +12,7 @@ import numpy as np
 
 from steadydepth.errors import InputError
 from steadydepth.inference.depth_cache import Progress
+from steadydepth.inference.filters import NONE
 from steadydepth.inference.live import LiveResult, stream_newest
 from steadydepth.inference.point_clouds import Lens
 from steadydepth.inference.predict_files import predict_files
@@ -174,7 +175,8 @@ def export(
         webgpu: of web, with the library that can use a GPU.
 
     Raises:
-        InputError: a package is missing, the file differs from the model, or int8 has no data.
+        InputError: a package is missing, the file differs from the model, int8 has no data, or the model was loaded
+            with a filter, which is a file of its own.
     """
     from steadydepth.exporters.export import export_model
     from steadydepth.exporters.quantise import calibration_frames, export_int8
@@ -182,7 +184,13 @@ def export(
     height, width = size
     if int8 and data is None:
         raise InputError("--int8 needs --data: clips like those it will see, to calibrate on and to measure")
-    network, path = as_predictor(model, device="cpu").model, Path(out)
+    predictor, path = as_predictor(model, device="cpu"), Path(out)
+    if predictor.filter.name != NONE:
+        raise InputError(
+            f"the filter {predictor.filter} does not go into the model's file: load the model without it; the learned "
+            "filter has a file of its own (export-filter)"
+        )
+    network = predictor.model
     if int8 and to == "web":
         raise InputError("web: has no int8; give --to onnx, or leave --int8 out")
     if int8 and data is not None:

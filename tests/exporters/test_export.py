@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import steadydepth as sd
 from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.exporters import export
 from steadydepth.exporters.export import export_model
@@ -221,6 +222,9 @@ def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
         export_model(Tilted(), tmp_path / "a.onnx", to="openvino", **size)
     with pytest.raises(InputError, match="32 x 32"):
         export_model(DepthNet(decoder_width=16), tmp_path / "a.onnx", to="onnx", height=31, width=44)
+    filtered = Predictor(Tilted(), filter="learned")
+    with pytest.raises(InputError, match="filter learned does not go into the model's file: load the model without"):
+        sd.export(filtered, to="onnx", size=(H, W), out=tmp_path / "a.onnx")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(InputError, match=r"onnxscript is not installed: pip install 'steadydepth\[onnx\]'"):
         export_model(Tilted(), tmp_path / "a.onnx", to="onnx", **size)

@@ -14,6 +14,7 @@ from steadydepth.errors import InputError
 from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.exporters.verify import verify
 from steadydepth.files.predictions import write_predictions
+from steadydepth.inference.predictor import Predictor
 from steadydepth.reports.clips import Shown, scored_depth, view_sequence
 from steadydepth.reports.report import write_report
 from steadydepth.reports.run_charts import draw_clip, draw_planes
@@ -190,6 +191,19 @@ def test_stored_predictions_are_shown_as_they_were_scored(world, tmp_path):
     report = {"header": HEADER | {"align": "disparity"}, "clips": {CLIPS[0]: {"scale": 2.0, "shift": 0.0}}}
     sequence, shown = open_sequence(world / CLIPS[0]), Shown(tmp_path / "a", report)
     np.testing.assert_allclose(scored_depth(shown, sequence, sequence.read()), truth[CLIPS[0]], rtol=1e-5)
+
+
+def test_depth_is_shown_behind_the_filter_that_it_was_scored_behind(world, tmp_path):
+    sequence = open_sequence(world / CLIPS[0])
+    raw = np.ones((5, 48, 64), np.float32)
+    raw[1::2] = 4
+    write_predictions(tmp_path / "a", CLIPS[0], raw, "metric")
+    report = {"header": HEADER | {"filter": "ema"}, "clips": {}}
+    expected = np.stack([one.depth for one in Predictor(Stored(raw)).session(filter="ema").run(sequence.images())])
+    assert 1.01 < expected[1].max() < 3.9
+    for source in (Stored(raw), tmp_path / "a"):
+        found = scored_depth(Shown(source, report), sequence, sequence.read())
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_the_page_of_stored_predictions_has_images_of_the_clips_they_are_for(world, tmp_path, caplog):

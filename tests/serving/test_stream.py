@@ -22,9 +22,10 @@ from steadydepth.inference.predictor import Predictor
 from steadydepth.jobs.store import Job
 from steadydepth.models.temporal_filter import WEIGHTS, load_gates
 from steadydepth.serving import answers, stream_route
+from steadydepth.serving.app import create_app
 from steadydepth.serving.encoding import encode_depth, raw_image
 from steadydepth.serving.messages import pack
-from steadydepth.serving.settings import Limits
+from steadydepth.serving.settings import Limits, Settings
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +180,19 @@ def test_a_filter_has_a_memory_for_each_terminal(served, filter):
             np.testing.assert_allclose(ask(stream, rgb(number, frames[number]))[1], expected[number], rtol=1e-5)
     for stream in streams:
         stream.close()
+
+
+def test_a_model_that_was_loaded_with_a_filter_is_served_with_it():
+    frames = film(1, 3)
+    model = Predictor(Average(), filter="ema")
+    with serving(model) as server, server.open("format=float32") as stream:
+        for number, expected in enumerate(model.stream(list(frames))):
+            np.testing.assert_allclose(ask(stream, rgb(number, frames[number]))[1], expected.depth, rtol=1e-5)
+
+
+def test_a_filter_that_needs_later_frames_is_no_server_s_own():
+    with pytest.raises(sd.InputError, match="learned_offline: looks at later frames"):
+        create_app(Settings(model=Predictor(Average()), filter="learned_offline"))
 
 
 def test_a_frame_that_cannot_be_read_is_refused_and_the_stream_goes_on(served):

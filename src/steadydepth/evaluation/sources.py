@@ -52,20 +52,26 @@ def session_of(
 
 
 def predict_sequence(
-    model: nn.Module | Predictor, sequence: Sequence, *, chunk: int | None = None, stop: int | None = None
+    model: nn.Module | Predictor,
+    sequence: Sequence,
+    *,
+    filter: str | ChosenFilter | None = None,
+    chunk: int | None = None,
+    stop: int | None = None,
 ) -> Float32[np.ndarray, "t i j"]:
     """Depth of the frames of a sequence.
 
     Args:
         model: in evaluation mode.
         sequence: what is predicted.
+        filter: in place of the predictor's own.
         chunk: frames at a time; None takes as many as fill the device.
         stop: the frame after the last; None goes to the end.
 
     Returns: in the units of the model's claims.
     """
     images = islice(sequence.images(), stop)
-    return np.stack([result.depth for result in session_of(model, chunk=chunk).run(images)])
+    return np.stack([result.depth for result in session_of(model, filter=filter, chunk=chunk).run(images)])
 
 
 def open_footage(path: Path) -> Footage:
@@ -192,20 +198,26 @@ def sources_of_folder(folder: Path, paths: list[Path], *, filter: ChosenFilter) 
     if unknown := predicted - known:
         LOG.warning("%s: predictions of sequences that the data does not have: %s", folder, ", ".join(sorted(unknown)))
     return [
-        Source(
-            name_of(path),
-            partial(open_footage, path),
-            partial(_open_filtered, folder, path, filter)
-            if filter.name != NONE
-            else partial(open_predictions, folder, name_of(path)),
-        )
+        Source(name_of(path), partial(open_footage, path), partial(open_stored, folder, path, filter=filter))
         for path in paths
     ]
 
 
-def _open_filtered(folder: Path, path: Path, filter: ChosenFilter) -> DepthFrames:
-    """A stored prediction through a filter, at the size of its frames; filtered anew whenever it is read."""
-    stored, footage = open_predictions(folder, name_of(path)), open_footage(path)
+def open_stored(folder: Path, path: Path, *, filter: ChosenFilter) -> DepthFrames:
+    """The stored prediction of a sequence; behind a filter at the size of its frames, filtered whenever it is read.
+
+    Args:
+        folder: of predictions.
+        path: of the sequence.
+        filter: applied to what is stored.
+
+    Raises:
+        InputError: there is no such prediction, or none for each frame where a filter needs it.
+    """
+    stored = open_predictions(folder, name_of(path))
+    if filter.name == NONE:
+        return stored
+    footage = open_footage(path)
     if stored.n_frames != footage.n_frames:
         raise InputError(
             f"{folder}: {stored.n_frames} predicted frames of {footage.name}, which has {footage.n_frames}: a filter "

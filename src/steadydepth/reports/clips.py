@@ -17,10 +17,10 @@ from torch import nn
 from steadydepth.data.sequence_folder import Sequence, open_sequence
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.evaluation.alignment import Fitter
-from steadydepth.evaluation.evaluate import predict_sequence
+from steadydepth.evaluation.sources import open_stored, predict_sequence
 from steadydepth.files.atomic_writes import new_file
-from steadydepth.files.stored_depth import open_predictions
 from steadydepth.files.video_write import write_video
+from steadydepth.inference.filters import choose_filter
 from steadydepth.metrics.protocols import choose_protocol, valid_labels
 from steadydepth.models.declare import claims_of
 from steadydepth.ops.alignment import Alignment
@@ -110,9 +110,9 @@ def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.nda
         clip: its first frames.
 
     Raises:
-        InputError: there is no prediction for each frame of the sequence.
+        InputError: there is no prediction for each frame of the sequence, or its filter is gone.
     """
-    (raw, claims), header = _raw_depth(shown.source, sequence, len(clip.frames)), shown.report["header"]
+    (raw, claims), header = _depth_in_units_of_claims(shown, sequence, len(clip.frames)), shown.report["header"]
     fitted = shown.report["clips"].get(clip.name, {})
     scale, shift = fitted.get("scale"), fitted.get("shift") or 0.0
     fitter = Fitter(header["align"], claims, choose_protocol(header["protocol"], max_depth=header["max_depth"]))
@@ -124,13 +124,15 @@ def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.nda
     return fit.depth(np.stack([resize_depth(one, *clip.frames.shape[1:3]) for one in raw.astype(np.float64)]))
 
 
-def _raw_depth(
-    source: nn.Module | Path, sequence: Sequence, n_frames: int
+def _depth_in_units_of_claims(
+    shown: Shown, sequence: Sequence, n_frames: int
 ) -> tuple[Float32[np.ndarray, "t i j"], Claims]:
-    """What was predicted for the first frames, and what it claims to be."""
+    """What was scored of the first frames, behind its filter, and what it claims to be."""
+    source, header = shown.source, shown.report["header"]
+    filter = choose_filter(header.get("filter"), header.get("strength"))
     if not isinstance(source, Path):
-        return predict_sequence(source, sequence, stop=n_frames), claims_of(source)
-    stored = open_predictions(source, sequence.name)
+        return predict_sequence(source, sequence, filter=filter, stop=n_frames), claims_of(source)
+    stored = open_stored(source, sequence.path, filter=filter)
     if stored.n_frames != sequence.n_frames:
         raise InputError(f"{source}: {stored.n_frames} predicted frames for {sequence.n_frames}: predict every frame")
     return np.stack(list(islice(stored.read(), n_frames))), stored.claims

@@ -24,6 +24,7 @@ from steadydepth.serving.jobs_route import jobs_router, put_back, tuned_filters
 from steadydepth.serving.models import Models
 from steadydepth.serving.protection import Guard
 from steadydepth.serving.settings import Settings
+from steadydepth.serving.uploads_route import uploads_router
 
 # Every router of the server.
 routers: list[APIRouter] = [depth_route.router, stream_route.router, status_route.router, page_route.router]
@@ -39,7 +40,8 @@ def create_app(settings: Settings) -> FastAPI:
         InputError: the settings are unsafe or do not fit together, or the model cannot be read.
     """
     settings.check()
-    filters = Filters(settings.filter)
+    default = settings.filter or getattr(settings.model, "filter", None)
+    filters = Filters(default)
     app = FastAPI(
         title="steadydepth",
         summary="Depth of images and of live video",
@@ -62,7 +64,8 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.data is not None:
         state.jobs = Jobs(settings.data, models=state.models.sources, limits=settings.job_limits)
         put_back(state.jobs, state.models)
-        state.filters = Filters(settings.filter, partial(tuned_filters, state.jobs))
+        state.filters = Filters(default, partial(tuned_filters, state.jobs))
+        app.include_router(uploads_router(state.jobs))
         app.include_router(jobs_router(state.jobs, state.models))
     app.add_middleware(Guard, settings=settings, audit=state.audit)
     app.add_exception_handler(RequestValidationError, _invalid)

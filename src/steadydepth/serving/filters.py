@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fastapi import HTTPException
 
-from steadydepth.inference.filters import CAUSAL, NONE, ChosenFilter, choose_filter
+from steadydepth.inference.filters import CAUSAL, NONE, ChosenFilter, choose_filter, open_filter
 from steadydepth.serving.tokens import Identity
 
 
@@ -21,11 +21,14 @@ class Filters:
         tuned: the folders that `tune_filter` wrote and somebody may use, by name, whenever it is asked.
 
     Raises:
-        InputError: there is no such default.
+        InputError: there is no such default, or it needs later frames.
     """
 
-    def __init__(self, default: str | None, tuned: Callable[[Identity], Mapping[str, Path]] = _none) -> None:
+    def __init__(
+        self, default: str | ChosenFilter | None, tuned: Callable[[Identity], Mapping[str, Path]] = _none
+    ) -> None:
         self.default, self._tuned = choose_filter(default), tuned
+        open_filter(self.default, "metric")  # refused here, and not to every stream
 
     def names(self, who: Identity) -> list[str]:
         """All that a stream of theirs can name."""

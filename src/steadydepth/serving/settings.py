@@ -35,7 +35,7 @@ class Settings:
     """How to serve; `check` says what does not fit together."""
 
     model: Any  # a name that `load` takes, or a Predictor
-    filter: str | None = None  # of streams that name none
+    filter: str | None = None  # of streams that name none; None takes the Predictor's own
     host: str = "127.0.0.1"
     port: int = 8000
     tokens: Path | None = None  # the file of tokens (`tokens.new_token`); None lets everyone on this machine do all

@@ -1,0 +1,56 @@
+"""What requests about uploads and jobs have in common: who may see which, and how mistakes are answered."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, TypeVar
+
+from fastapi import HTTPException
+
+from steadydepth.errors import InputError
+from steadydepth.jobs.queue import Jobs
+from steadydepth.jobs.store import Job, Upload
+from steadydepth.serving.access import requires
+from steadydepth.serving.tokens import Identity
+
+Row = TypeVar("Row", Upload, Job)
+Who = Annotated[Identity, requires("train")]
+Id = Annotated[str, "the number that the server gave it"]
+
+
+def is_of(row: Upload | Job, who: Identity) -> bool:
+    """Whether they may see it: what is theirs, and admins all."""
+    return row.owner == who.name or who.may("admin")
+
+
+def find(jobs: Jobs, kind: type[Row], id: str, who: Identity) -> Row:
+    """The upload or job of that number, for a request of theirs.
+
+    Args:
+        jobs: where it is kept.
+        kind: `Upload` or `Job`.
+        id: its number.
+        who: asks.
+
+    Raises:
+        HTTPException: 404, there is none, or none of theirs.
+    """
+    row = jobs.store.get(kind, id)
+    if row is None or not is_of(row, who):
+        raise HTTPException(404, f"no such {kind.__name__.lower()}")
+    return row
+
+
+@contextmanager
+def refusals(status: int = 422) -> Iterator[None]:
+    """Answer a mistake of who asks with `status` and its message.
+
+    Args:
+        status: of HTTP.
+
+    Raises:
+        HTTPException: an InputError came from within.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise HTTPException(status, str(error)) from error
