@@ -11,9 +11,7 @@ if TYPE_CHECKING:
     from steadydepth import metrics as metrics
     from steadydepth.commands import doctor as doctor
     from steadydepth.commands import export as export
-    from steadydepth.commands import export_filter as export_filter
     from steadydepth.commands import predict as predict
-    from steadydepth.commands import push as push
     from steadydepth.commands import report as report
     from steadydepth.commands import serve as serve
     from steadydepth.commands import stabilise as stabilise
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from steadydepth.experiments.compare import compare as compare
     from steadydepth.experiments.search import search as search
     from steadydepth.exporters.bench import bench as bench
+    from steadydepth.exporters.export_filter import export_filter as export_filter
     from steadydepth.exporters.verify import verify as verify
     from steadydepth.files.sequence_writer import write_sequence as write_sequence
     from steadydepth.filter_training.train import train_filter as train_filter
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from steadydepth.models.depth_net import DepthNet as DepthNet
     from steadydepth.models.zoo import list_models as list_models
     from steadydepth.training.loop import train as train
+    from steadydepth.training.model_card import push as push
     from steadydepth.types import Batch as Batch
     from steadydepth.types import Clip as Clip
     from steadydepth.types import VideoDepthModel as VideoDepthModel
@@ -58,13 +58,13 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "evaluate_clip": "evaluation.evaluate",
     "export": "commands",
-    "export_filter": "commands",
+    "export_filter": "exporters.export_filter",
     "list_models": "models.zoo",
     "load": "inference.predictor",
     "load_config": "config_files",
     "open_sequence": "data.sequence_folder",
     "predict": "commands",
-    "push": "commands",
+    "push": "training.model_card",
     "report": "commands",
     "search": "experiments.search",
     "serve": "commands",

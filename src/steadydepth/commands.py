@@ -229,13 +229,6 @@ def serve(model: AnyModel = DEFAULT, **settings: Any) -> None:
     run_server(Settings(model=model if isinstance(model, str | Path) else as_predictor(model), **settings))
 
 
-def export_filter(out: str | Path, *, filter: str = "learned") -> Path:
-    """Write the learned filter as an ONNX file for `runtime.ExportedFilter`; `filter` is learned or a tuned folder."""
-    from steadydepth.exporters.export_filter import export_filter as write_filter
-
-    return write_filter(out, filter=filter)
-
-
 def stabilise(
     videos: str | Path | Iterable[str | Path], *, model: str | Path, out: str | Path, **options: Any
 ) -> "Stabilised | None":
@@ -260,22 +253,6 @@ def stabilise(
     if found is not None:
         write_report([Path(out)])
     return found
-
-
-def push(run: str | Path, name: str, *, licence: str | None = None, private: bool = False) -> str:
-    """Put the model of a finished run on the hub, with its card.
-
-    Args:
-        run: the run's folder.
-        name: owner/name.
-        licence: of the weights, for the card.
-        private: whether others cannot see it.
-
-    Returns: its address.
-    """
-    from steadydepth.training.model_card import push_to_hub
-
-    return push_to_hub(Path(run), name, licence=licence, private=private)
 
 
 def report(runs: str | Path | Iterable[str | Path], out: str | Path | None = None) -> Path:

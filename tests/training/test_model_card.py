@@ -12,7 +12,7 @@ from steadydepth.errors import InputError
 from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.models.load import load_model
 from steadydepth.training.loop import train
-from steadydepth.training.model_card import push_to_hub, write_card
+from steadydepth.training.model_card import push, write_card
 
 CONFIG = """
 data: {root: %s, height: 32, width: 48}
@@ -60,7 +60,7 @@ def test_the_hub_gets_the_model_and_its_card_but_not_the_state(run, monkeypatch)
     calls = {}
     monkeypatch.setattr(HfApi, "create_repo", lambda self, name, **more: calls.update(more) or f"https://hub/{name}")
     monkeypatch.setattr(HfApi, "upload_folder", lambda self, **more: calls.update(more))
-    assert push_to_hub(run, "me/mine", private=True) == "https://hub/me/mine"
+    assert push(run, "me/mine", private=True) == "https://hub/me/mine"
     assert (calls["repo_id"], calls["folder_path"], calls["private"]) == ("me/mine", run, True)
     assert "checkpoint.pt" in calls["ignore_patterns"]
     assert (run / "checkpoint.pt").is_file()
@@ -70,7 +70,7 @@ def test_a_hub_that_cannot_be_reached_is_named_with_the_way_out(run, monkeypatch
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
     monkeypatch.setenv("HF_TOKEN", "none")
     with pytest.raises(InputError, match=r"me/mine: the hub does not take it: .*hf auth login"):
-        push_to_hub(run, "me/mine")
+        push(run, "me/mine")
 
 
 def test_what_is_no_finished_run_has_no_card(tmp_path):

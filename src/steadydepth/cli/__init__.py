@@ -47,23 +47,12 @@ def _before_any(
     keep_buffers()
 
 
-app.command()(training.train)
-app.command()(training.stabilise)
-app.command()(evaluate.evaluate)
-app.command()(training.compare)
-app.command()(training.search)
-app.command()(inference.predict)
-app.command()(inference.stream)
-app.command()(inference.app)
-app.command()(inference.export)
-app.command()(inference.export_filter)
-app.command()(inference.bench)
-app.command()(serving.serve)
-app.command()(training.train_filter)
-app.command()(training.tune_filter)
-app.command()(training.verify)
-app.command()(training.push)
-app.command()(training.report)
+for _command in (
+    training.train, training.stabilise, evaluate.evaluate, training.compare, training.search, inference.predict,
+    inference.stream, inference.app, inference.export, inference.export_filter, inference.bench, serving.serve,
+    training.train_filter, training.tune_filter, training.verify, training.push, training.report,
+):  # fmt: skip
+    app.command()(_command)
 
 
 @app.command()
@@ -76,11 +65,8 @@ def doctor() -> None:
 
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, check, convert and pack video data.")
-data_app.command()(data.make)
-data_app.command()(data.assets)
-data_app.command()(data.check)
-data_app.command()(data.convert)
-data_app.command()(data.pack)
+for _command in (data.make, data.assets, data.check, data.convert, data.pack):
+    data_app.command()(_command)
 app.add_typer(data_app, name="data")
 
 

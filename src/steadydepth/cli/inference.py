@@ -9,7 +9,6 @@ import typer
 
 from steadydepth.cli.printing import (
     ModelName,
-    ModelOrReady,
     ModelOrServer,
     ServerUrl,
     Strength,
@@ -148,7 +147,7 @@ def stream(
 
 
 def app(
-    model: ModelOrReady = "steadydepth-small",
+    model: ModelName = "steadydepth-small",
     host: Annotated[str, typer.Option(help="Another than 127.0.0.1 lets other machines in, without a password.")] = (
         "127.0.0.1"
     ),
@@ -217,7 +216,7 @@ def export_filter(
 
     Example: steadydepth export-filter --out filter.onnx
     """
-    from steadydepth.commands import export_filter as export_to_file
+    from steadydepth.exporters.export_filter import export_filter as export_to_file
 
     print(export_to_file(out, filter=filter))
 

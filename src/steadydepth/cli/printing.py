@@ -23,9 +23,6 @@ ModelOrServer = Annotated[
         "the package.",
     ),
 ]
-ModelOrReady = Annotated[
-    str, typer.Option("--model", help="A folder, hub name, package.module:factory, or exported file.")
-]
 ServerUrl = Annotated[
     str | None,
     typer.Option("--server", metavar="URL", help="In place of --model; its token is in STEADYDEPTH_TOKEN."),

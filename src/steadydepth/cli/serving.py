@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from steadydepth.cli.printing import ModelOrReady
+from steadydepth.cli.printing import ModelName
 from steadydepth.errors import InputError
 
 
 def serve(
-    model: ModelOrReady = "steadydepth-small",
+    model: ModelName = "steadydepth-small",
     host: Annotated[str, typer.Option(help="Address to listen on; beyond this machine only with --tokens.")] = (
         "127.0.0.1"
     ),

@@ -241,7 +241,7 @@ def push(
 
     Example: steadydepth push runs/mine me/steady-depth --licence apache-2.0 --private
     """
-    from steadydepth.commands import push as push_to_hub
+    from steadydepth.training.model_card import push as push_to_hub
 
     print(push_to_hub(run, name, licence=licence, private=private))
 

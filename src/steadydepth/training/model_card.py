@@ -88,11 +88,11 @@ def write_card(folder: str | Path, *, licence: str | None = None) -> Path:
     return folder / CARD
 
 
-def push_to_hub(folder: str | Path, name: str, *, licence: str | None = None, private: bool = False) -> str:
+def push(run: str | Path, name: str, *, licence: str | None = None, private: bool = False) -> str:
     """Put a finished run on the hub, with its card filled in anew; its checkpoints stay here.
 
     Args:
-        folder: of the run.
+        run: its folder.
         name: owner/name.
         licence: of the weights, as the hub names it.
         private: create a private repository.
@@ -105,7 +105,7 @@ def push_to_hub(folder: str | Path, name: str, *, licence: str | None = None, pr
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    folder = write_card(folder, licence=licence).parent
+    folder = write_card(run, licence=licence).parent
     try:
         address = HfApi().create_repo(name, private=private, exist_ok=True)
         HfApi().upload_folder(repo_id=name, folder_path=folder, ignore_patterns=[CHECKPOINT, PREVIOUS, "best/*", ".*"])
