@@ -173,7 +173,7 @@ def read(path: Path, kind: str) -> None:
 
     from steadydepth.config_files import load_compare_config, load_config
     from steadydepth.data.sequence_meta import misspelt_keys, read_meta
-    from steadydepth.files import depth_formats, images, predictions, stored_depth, video_read
+    from steadydepth.files import depth_formats, images, stored_depth, video_read
     from steadydepth.layouts import pairs, record3d, rosbag, tum
     from steadydepth.layouts.recording import Recording
 
@@ -186,7 +186,7 @@ def read(path: Path, kind: str) -> None:
     elif kind == "packed.zst":
         images.read_depth_codes(path)
     elif kind == "prediction.npz":
-        predictions.read_predictions(path.parent, path.stem)
+        stored_depth.read_predictions(path.parent, path.stem)
         sum(1 for _ in stored_depth.open_predictions(path.parent, path.stem).read())
     elif kind == "depth.mkv":
         sum(1 for _ in video_read.read_depth_video(path))

@@ -15,7 +15,7 @@ import steadydepth as sd
 from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.exporters import export
 from steadydepth.exporters.export import export_model
-from steadydepth.files.predictions import read_predictions
+from steadydepth.files.stored_depth import read_predictions
 from steadydepth.files.video_read import read_video
 from steadydepth.files.video_write import write_video
 from steadydepth.inference import runtime

@@ -15,7 +15,7 @@ from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.exporters import export
 from steadydepth.exporters.export import describe, export_model
 from steadydepth.exporters.quantise import export_int8
-from steadydepth.files.predictions import read_predictions
+from steadydepth.files.stored_depth import read_predictions
 from steadydepth.inference.exported import ExportedNet
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor, load

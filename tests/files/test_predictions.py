@@ -13,12 +13,11 @@ from steadydepth.files.predictions import (
     encode_range,
     find_predictions,
     image_scale,
-    read_predictions,
     write_prediction_exr,
     write_prediction_images,
     write_predictions,
 )
-from steadydepth.files.stored_depth import open_predictions
+from steadydepth.files.stored_depth import open_predictions, read_predictions
 from steadydepth.types import InputError
 
 T, H, W = 5, 24, 40

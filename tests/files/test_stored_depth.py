@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from steadydepth.errors import InputError
-from steadydepth.files.predictions import read_predictions, write_prediction_images, write_predictions
-from steadydepth.files.stored_depth import open_array, open_predictions, open_raw
+from steadydepth.files.predictions import write_prediction_images, write_predictions
+from steadydepth.files.stored_depth import open_array, open_predictions, open_raw, read_predictions
 
 T, HEIGHT, WIDTH = 7, 4, 5
 

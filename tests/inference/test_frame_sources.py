@@ -19,7 +19,8 @@ from steadydepth.data.conversion import convert_videos
 from steadydepth.errors import SomeFailedError
 from steadydepth.files import video_read
 from steadydepth.files.listing import in_order
-from steadydepth.files.predictions import find_predictions, read_predictions
+from steadydepth.files.predictions import find_predictions
+from steadydepth.files.stored_depth import read_predictions
 from steadydepth.files.video_read import probe_video, read_video
 from steadydepth.files.video_write import write_video
 from steadydepth.inference import frame_sources

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from steadydepth.files.exr import read_exr
 from steadydepth.files.images import read_colour
-from steadydepth.files.predictions import read_predictions
+from steadydepth.files.stored_depth import read_predictions
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor
 from steadydepth.ops.colours import colour_depth, depth_range

@@ -13,8 +13,9 @@ from PIL import Image as PIL
 from torch import Tensor, nn
 
 from steadydepth.errors import SomeFailedError
-from steadydepth.files.predictions import decode_range, find_predictions, read_predictions
+from steadydepth.files.predictions import decode_range, find_predictions
 from steadydepth.files.sequence_writer import write_sequence
+from steadydepth.files.stored_depth import read_predictions
 from steadydepth.files.video_read import probe_video, read_depth_video, read_video
 from steadydepth.files.video_write import write_video
 from steadydepth.inference.filters import choose_filter, filter_depth

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from steadydepth.files.predictions import read_predictions
+from steadydepth.files.stored_depth import read_predictions
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor, load
 from steadydepth.inference.ray import predict_on_ray

@@ -11,7 +11,7 @@ import pytest
 from torch import Tensor, nn
 
 from steadydepth.files import video_read
-from steadydepth.files.predictions import read_predictions
+from steadydepth.files.stored_depth import read_predictions
 from steadydepth.files.video_read import read_video
 from steadydepth.inference.live import stream_newest
 from steadydepth.inference.predict_files import predict_files

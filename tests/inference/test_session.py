@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.evaluation.sources import predict_sequence
-from steadydepth.files.predictions import read_predictions
 from steadydepth.files.sequence_writer import write_sequence
+from steadydepth.files.stored_depth import read_predictions
 from steadydepth.inference.filters import filter_depth
 from steadydepth.inference.live import stream_newest
 from steadydepth.inference.predict_files import predict_files

@@ -21,7 +21,7 @@ import steadydepth as sd
 from steadydepth.cli import app
 from steadydepth.client import Client
 from steadydepth.errors import InputError
-from steadydepth.files.predictions import read_predictions
+from steadydepth.files.stored_depth import read_predictions
 from steadydepth.files.video_write import write_video
 from steadydepth.inference.predictor import Predictor
 from steadydepth.served import ServedPredictor

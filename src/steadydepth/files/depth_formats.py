@@ -155,11 +155,16 @@ def _read_npy(path: Path) -> np.ndarray:
         return _npy_from(path, file)
 
 
-def _npy_from(path: Path, file: Any) -> np.ndarray:
-    """The array in `file`, which is open at `path` or at a member of the zip there."""
+def read_npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether it is in columns, and type of the array in `file`, which then stands at its numbers."""
     version = np.lib.format.read_magic(file)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = header(file)
+    return header(file)
+
+
+def _npy_from(path: Path, file: Any) -> np.ndarray:
+    """The array in `file`, which is open at `path` or at a member of the zip there."""
+    shape, is_fortran, dtype = read_npy_header(file)
     _check_plain(path, dtype)
     sides = _allowed(path, shape)
     data = file.read(sides[0] * sides[1] * dtype.itemsize)

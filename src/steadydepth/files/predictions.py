@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt16
 
 from steadydepth.files.atomic_writes import check_name, new_file, new_folder
-from steadydepth.files.depth_formats import UNREADABLE, short
-from steadydepth.files.exr import read_exr, write_exr
-from steadydepth.files.images import read_depth_codes, write_png
+from steadydepth.files.depth_formats import short
+from steadydepth.files.exr import write_exr
+from steadydepth.files.images import write_png
 from steadydepth.files.prefetch import for_each_in_threads
 from steadydepth.types import Claims, DepthFrames, InputError
 
@@ -50,7 +50,7 @@ def write_prediction_frames(
     Returns: the path of the file.
     """
     target = folder / f"{check_name(name, folder)}.npz"
-    claims = np.array(_known(depths.claims, target))
+    claims = np.array(known_claims(depths.claims, target))
     shape = (depths.n_frames, depths.height, depths.width)
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     with new_file(target) as part, zipfile.ZipFile(part, "w") as archive:
@@ -127,8 +127,8 @@ def write_prediction_images(
     def write(path: Path, depth: np.ndarray) -> None:
         write_png(path, image_codes(depth - depth_offset, depth_scale_m, f"{target}, frame {path.stem}"))
 
-    meta = {"fps": fps, "depth_scale_m": depth_scale_m, "claims": _known(claims, target), **_noted(filter, strength)}
-    meta |= {"depth_offset": depth_offset} if depth_offset else {}
+    meta: dict[str, Any] = {"fps": fps, "depth_scale_m": depth_scale_m, "claims": known_claims(claims, target)}
+    meta |= _noted(filter, strength) | ({"depth_offset": depth_offset} if depth_offset else {})
     return _write_frames(target, ".png", depths, write, meta, names)
 
 
@@ -163,7 +163,7 @@ def write_prediction_exr(
         InputError: the folder exists or the package OpenEXR is missing.
     """
     target = folder / check_name(name, folder)
-    meta = {"fps": fps, "claims": _known(claims, target), **_noted(filter, strength)}
+    meta = {"fps": fps, "claims": known_claims(claims, target), **_noted(filter, strength)}
     return _write_frames(target, ".exr", depths, partial(write_exr, is_half=is_half), meta, names)
 
 
@@ -216,63 +216,6 @@ def find_predictions(folder: Path) -> list[str]:
     if not names:
         raise InputError(f"{folder} holds no predictions; they are <sequence>.npz or <sequence>/depth/0000.png (.exr)")
     return sorted(names)
-
-
-def read_predictions(folder: Path, name: str) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
-    """What was predicted for the sequence `name`, and what its numbers claim to be; nothing is unpickled.
-
-    Raises:
-        InputError: it is missing, unreadable, of another shape than (t, h, w), or claims something unknown.
-    """
-    packed, images = folder / f"{check_name(name, folder)}.npz", folder / name
-    if packed.is_file() and (images / "depth").is_dir():
-        raise InputError(f"{packed} and {images} both predict {name}; one does: remove the other")
-    if packed.is_file():
-        return _read_npz(packed)
-    if (images / "depth").is_dir():
-        return _read_images(images)
-    raise InputError(f"{folder} has no prediction for {name}; it is {name}.npz or {name}/depth/0000.png: add it")
-
-
-def _read_npz(path: Path) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
-    try:
-        # Opened here: NumPy leaves a file open that turns out to be no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            missing = [key for key in ("depth", "claims") if key not in arrays]
-            depth, claims = (None, None) if missing else (arrays["depth"], arrays["claims"])
-    except UNREADABLE as error:
-        raise InputError(
-            f"{path}: cannot be read ({short(error)}); it is an npz of plain arrays: write it again"
-        ) from error
-    if depth is None or claims is None:
-        raise InputError(f"{path}: no array {' and no array '.join(missing)}; it has depth and claims: add them")
-    if depth.ndim != 3 or depth.dtype.kind != "f" or 0 in depth.shape:
-        raise InputError(f"{path}: depth is {short(depth.dtype)} {depth.shape}; it is float16 or float32 (t, h, w)")
-    return depth.astype(np.float32, copy=False), _known(claims.item() if claims.ndim == 0 else claims, path)
-
-
-def _read_images(folder: Path) -> tuple[Float32[np.ndarray, "t h w"], Claims]:
-    meta_path = folder / "meta.json"
-    try:
-        meta = json.loads(meta_path.read_text(encoding="utf-8-sig"))
-        is_exr = (folder / "depth" / "0000.exr").exists()
-        claims, decode = meta["claims"], code_reader(meta, is_exr=is_exr)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{meta_path}: no claims and depth_scale_m to be read ({error!r}): write both") from error
-    files = sorted(file for file in (folder / "depth").iterdir() if not file.name.startswith("."))
-    expected = [f"{number:04d}{'.exr' if is_exr else '.png'}" for number in range(len(files))]
-    if not files or [file.name for file in files] != sorted(expected):
-        raise InputError(
-            f"{folder / 'depth'}: holds other files than 0000.png, 0001.png, ... (or .exr) without gaps: renumber"
-        )
-    read = read_exr if is_exr else read_depth_codes
-    images = [read(folder / "depth" / file) for file in expected]
-    for file, image in zip(expected, images, strict=True):
-        if image.shape != images[0].shape:
-            raise InputError(
-                f"{folder / 'depth' / file}: {image.shape}, the first is {images[0].shape}: one size for all"
-            )
-    return np.stack([decode(image) for image in images]), _known(claims, meta_path)
 
 
 def code_reader(meta: dict[str, Any], *, is_exr: bool) -> Callable[[np.ndarray], Float32[np.ndarray, "h w"]]:
@@ -329,7 +272,12 @@ def decode_range(
     return np.where(codes > 0, values, 0).astype(np.float32)
 
 
-def _known(claims: Any, where: Path) -> Claims:
+def known_claims(claims: Any, where: Path) -> Claims:
+    """The claims that are written at `where`.
+
+    Raises:
+        InputError: it is none of the words.
+    """
     if not isinstance(claims, str) or claims not in get_args(Claims):
         raise InputError(f"{where}: claims {short(repr(claims))}; it is one of {', '.join(get_args(Claims))}")
     return cast(Claims, claims)
