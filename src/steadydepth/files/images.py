@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 from typing import Protocol, runtime_checkable
@@ -40,6 +41,21 @@ class ImageFile(Protocol):
 
     def read_bytes(self) -> bytes:
         """All of it."""
+
+
+@dataclass(frozen=True)
+class HeldImage:
+    """An image file that lies inside another file, or that somebody sent."""
+
+    where: str  # named in errors
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.where
+
+    def read_bytes(self) -> bytes:
+        """All of it."""
+        return self.data
 
 
 def read_colour(path: ImageFile) -> UInt8[np.ndarray, "h w 3"]:

@@ -18,12 +18,11 @@ import numpy as np
 from steadydepth.errors import missing_package
 from steadydepth.files.depth_formats import UNREADABLE, short
 from steadydepth.files.image_formats import size_fault
-from steadydepth.files.images import read_colour
+from steadydepth.files.images import HeldImage, read_colour
 from steadydepth.files.listing import visible
 from steadydepth.layouts.recording import (
     Found,
     Frame,
-    HeldImage,
     Recording,
     each,
     pinhole,

@@ -43,21 +43,6 @@ class Unreadable:
     why: str
 
 
-@dataclass(frozen=True)
-class HeldImage:
-    """An image file that lies inside another file."""
-
-    where: str  # named in errors
-    data: bytes
-
-    def __str__(self) -> str:
-        return self.where
-
-    def read_bytes(self) -> bytes:
-        """All of it."""
-        return self.data
-
-
 Found = Recording | Unreadable
 Place = TypeVar("Place")
 

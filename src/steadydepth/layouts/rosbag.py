@@ -19,9 +19,9 @@ from jaxtyping import Float32, Float64, UInt8
 
 from steadydepth.errors import missing_package
 from steadydepth.files.depth_formats import UNREADABLE, short
-from steadydepth.files.images import read_colour, read_depth_codes
+from steadydepth.files.images import HeldImage, read_colour, read_depth_codes
 from steadydepth.files.listing import unbroken, visible
-from steadydepth.layouts.recording import Found, Frame, HeldImage, Recording, each, part_name
+from steadydepth.layouts.recording import Found, Frame, Recording, each, part_name
 from steadydepth.layouts.tum import nearest
 from steadydepth.types import InputError
 

@@ -3,7 +3,6 @@
 import io
 import tempfile
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,13 @@ from PIL import Image as PIL
 
 from steadydepth.errors import InputError
 from steadydepth.files.exr import write_exr
-from steadydepth.files.images import encode_png, read_colour
+from steadydepth.files.images import HeldImage, encode_png, read_colour
 from steadydepth.files.predictions import image_codes, image_scale
 from steadydepth.inference.session import Image, Result
 from steadydepth.serving.messages import encode_zstd, float16_scale
 
 # What browsers and cameras send; decoders of rarer kinds are not offered to strangers.
 KINDS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
-
-
-@dataclass(frozen=True)
-class _Sent:
-    """Bytes of a client, as a file to be read."""
-
-    data: bytes
-
-    def read_bytes(self) -> bytes:
-        return self.data
-
-    def __str__(self) -> str:
-        return "the image"
 
 
 def decode_image(data: bytes, most_pixels: int) -> Image:
@@ -53,7 +39,7 @@ def decode_image(data: bytes, most_pixels: int) -> Image:
     except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, PIL.DecompressionBombError):
         raise InputError(f"the image is none of {', '.join(KINDS.values())}, or damaged: send one of them") from None
     _check_pixels(height, width, most_pixels)
-    return read_colour(_Sent(data))
+    return read_colour(HeldImage("the image", data))
 
 
 def raw_image(data: memoryview, height: Any, width: Any, most_pixels: int) -> Image:
