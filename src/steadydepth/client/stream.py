@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from steadydepth.client.images import Encoding, StreamedDepth, encode_image
 from steadydepth.errors import InputError
+from steadydepth.files.prefetch import Feed
 from steadydepth.ops.resize import check_image
 from steadydepth.serving.messages import WINDOW, decode_depth, pack, unpack
 
@@ -32,46 +33,6 @@ class _Sent:
     image: NDArray[Any]
     taken: float  # monotonic, as `sent`
     sent: float
-
-
-class _Feed:
-    """The frames of a source, read by a thread of its own: the newest one, or each when it is asked for."""
-
-    def __init__(self, frames: Iterable[NDArray[Any]], is_live: bool, changed: threading.Condition) -> None:
-        self._changed, self._is_live = changed, is_live
-        self.kept: tuple[int, NDArray[Any], float] | None = None
-        self.error: BaseException | None = None
-        self.is_over = self._is_stopped = False
-        threading.Thread(target=self._read, args=(frames,), daemon=True).start()
-
-    def stop(self) -> None:
-        with self._changed:
-            self._is_stopped = True
-            self._changed.notify_all()
-
-    def take(self) -> tuple[int, NDArray[Any], float]:
-        """The frame that is kept and when it came, for whoever holds the lock."""
-        kept, self.kept = self.kept, None
-        assert kept is not None
-        self._changed.notify_all()
-        return kept
-
-    def _read(self, frames: Iterable[NDArray[Any]]) -> None:
-        try:
-            for number, frame in enumerate(frames):
-                with self._changed:
-                    self._changed.wait_for(lambda: self._is_live or self.kept is None or self._is_stopped)
-                    if self._is_stopped:
-                        return
-                    self.kept = number, frame, time.monotonic()
-                    self._changed.notify_all()
-        # Whatever it is, it is raised where the answers are asked for.
-        except BaseException as error:
-            self.error = error
-        finally:
-            with self._changed:
-                self.is_over = True
-                self._changed.notify_all()
 
 
 class Stream:
@@ -112,7 +73,7 @@ class Stream:
 
     def run(self) -> Iterator[StreamedDepth]:
         """The answers, in order; what they raise is that of `Client.stream`."""
-        self._feed = _Feed(self._frames, self.is_live, self._changed)
+        self._feed = Feed(self._frames, is_live=self.is_live, changed=self._changed)
         try:
             while not self._is_done():
                 yield from self._over_one_connection()

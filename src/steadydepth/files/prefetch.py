@@ -1,10 +1,12 @@
 """Reading ahead and writing behind: what waits for a disk, a decoder or an encoder does so in threads of its own."""
 
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Thread, current_thread
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -53,3 +55,50 @@ def for_each_in_threads(function: Callable[[T], None], items: Iterable[T]) -> No
 def _cancel(coming: Iterable[Future[Any]]) -> None:
     for future in coming:
         future.cancel()
+
+
+class Feed(Generic[T]):
+    """The items of a source, read by a thread of its own: the newest one alone, or each when the last one is taken.
+
+    Args:
+        items: the source; an error of it is kept as `error`.
+        is_live: the newest one wins.
+        changed: what is told of each change; its lock is held by whoever looks at `kept` or takes it.
+    """
+
+    def __init__(self, items: Iterable[T], *, is_live: bool, changed: threading.Condition) -> None:
+        self._changed, self._is_live = changed, is_live
+        self.kept: tuple[int, T, float] | None = None  # its number, the item and when it came, monotonic
+        self.error: BaseException | None = None
+        self.is_over = self._is_stopped = False
+        Thread(target=self._read, args=(items,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Read no further."""
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify_all()
+
+    def take(self) -> tuple[int, T, float]:
+        """What is kept, for whoever holds the lock."""
+        kept, self.kept = self.kept, None
+        assert kept is not None
+        self._changed.notify_all()
+        return kept
+
+    def _read(self, items: Iterable[T]) -> None:
+        try:
+            for number, item in enumerate(items):
+                with self._changed:
+                    self._changed.wait_for(lambda: self._is_live or self.kept is None or self._is_stopped)
+                    if self._is_stopped:
+                        return
+                    self.kept = number, item, time.monotonic()
+                    self._changed.notify_all()
+        # Whatever it is, it is raised where the items are asked for.
+        except BaseException as error:
+            self.error = error
+        finally:
+            with self._changed:
+                self.is_over = True
+                self._changed.notify_all()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from steadydepth.files.prefetch import Feed
 from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.predictor import Predictor
@@ -22,46 +23,6 @@ class LiveResult:
     number: int  # of the frame in its source, from 0
     n_skipped: int  # frames that came and went since the result before
     latency_s: float  # from the frame's arrival to its depth
-
-
-class _Newest:
-    """The newest frame of a source that a thread of its own reads; nothing older is kept."""
-
-    def __init__(self, frames: Iterable[np.ndarray]) -> None:
-        self._changed = threading.Condition()
-        self._kept: tuple[int, np.ndarray, float] | None = None
-        self._error: BaseException | None = None
-        self._is_over = False
-        threading.Thread(target=self._read, args=(frames,), daemon=True).start()
-
-    def take(self) -> tuple[int, np.ndarray, float] | None:
-        """Number, frame and time of arrival of the newest not yet taken; waits for one; None when there are no more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._kept is not None or self._is_over)
-            kept, self._kept = self._kept, None
-            if kept is None and self._error is not None:
-                raise self._error
-            return kept
-
-    def stop(self) -> None:
-        """Read no further."""
-        self._is_over = True
-
-    def _read(self, frames: Iterable[np.ndarray]) -> None:
-        try:
-            for number, frame in enumerate(frames):
-                with self._changed:
-                    if self._is_over:
-                        return
-                    self._kept = (number, frame, time.perf_counter())
-                    self._changed.notify()
-        # Whatever it is, it is raised where the frames are asked for.
-        except BaseException as error:
-            self._error = error
-        finally:
-            with self._changed:
-                self._is_over = True
-                self._changed.notify()
 
 
 def stream_newest(
@@ -85,14 +46,21 @@ def stream_newest(
         InputError: the source cannot be opened, or breaks off.
     """
     session = predictor.session(filter=filter, strength=strength)
-    newest, before, begun = _Newest(open_source(source).frames()), -1, time.perf_counter()
+    changed, before, begun = threading.Condition(), -1, time.monotonic()
+    newest = Feed(open_source(source).frames(), is_live=True, changed=changed)
     try:
-        while (taken := newest.take()) is not None:
-            number, image, arrived = taken
+        while True:
+            with changed:
+                changed.wait_for(lambda: newest.kept is not None or newest.is_over)
+                if newest.kept is None:
+                    break
+                number, image, arrived = newest.take()
             result = session.step(image, time_s=arrived)
-            yield LiveResult(result, number, number - before - 1, time.perf_counter() - arrived)
+            yield LiveResult(result, number, number - before - 1, time.monotonic() - arrived)
             before = number
-            if seconds is not None and time.perf_counter() - begun >= seconds:
+            if seconds is not None and time.monotonic() - begun >= seconds:
                 return
+        if newest.error is not None:
+            raise newest.error
     finally:
         newest.stop()
