@@ -60,7 +60,7 @@ def receive(jobs, name, data, **more):
     file.write(data)
     upload = jobs.uploads.end_piece(upload, file, keep=True)
     assert upload.state == "checking"
-    return jobs.uploads.check(upload, wait=lambda process: process.wait(120))
+    return jobs.uploads.check(upload)
 
 
 def ready(jobs, files, archive=None):

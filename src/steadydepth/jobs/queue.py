@@ -28,11 +28,12 @@ from steadydepth.jobs.store import OVER, Job, Store, Upload
 from steadydepth.jobs.unpack import remove
 from steadydepth.jobs.uploads import Uploads
 from steadydepth.jobs.worker import LOG_FILE, ORDER, OUTCOME, PID, REPORT
+from steadydepth.training.log import LOG, complete_lines
 
 logger = logging.getLogger(__name__)
 LOCK = "process.lock"
 SERVED = "in_service.json"
-CURVES = f"{RUN}/metrics.jsonl"
+CURVES = f"{RUN}/{LOG}"
 _TICK_S = 0.3
 _PATIENCE_S = 60.0  # from the request to stop to SIGKILL: a step may take as long
 _MOST_LOSSES = 3  # of a process in a row, without a line of its log between them
@@ -48,26 +49,20 @@ class Jobs:
         folder: holds the store, the uploads and a folder for each job; one server at a time.
         models: the names under which models are served, and what `load` takes for each.
         limits: of uploads and jobs.
-        store: in place of the SQLite file in the folder.
 
     Raises:
         InputError: another server works in the folder, or its store is of another version.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        models: Callable[[], Mapping[str, str]],
-        limits: JobLimits | None = None,
-        store: Store | None = None,
+        self, folder: Path, *, models: Callable[[], Mapping[str, str]], limits: JobLimits | None = None
     ) -> None:
         self.folder, self.models, self.limits = folder.resolve(), models, limits or JobLimits()
         (self.folder / "jobs").mkdir(parents=True, exist_ok=True)
         self._own = _lock(self.folder / "server.lock")
         if self._own is None:
             raise InputError(f"{folder}: another server works in this folder: stop it, or give another one")
-        self.store = store or Store(self.folder / "server.sqlite")
+        self.store = Store(self.folder / "server.sqlite")
         self.uploads = Uploads(self.folder / "uploads", self.store, self.limits)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._asked: dict[str, float] = {}  # jobs that were asked to stop, and when
@@ -129,15 +124,8 @@ class Jobs:
                 self._start(running)
 
     def _check(self, upload: Upload) -> None:
-        self.uploads.check(upload, wait=self._wait_for_check)
+        self.uploads.check(upload)
         del self._checks[upload.id]
-
-    def _wait_for_check(self, process: subprocess.Popen[bytes]) -> int:
-        try:
-            return process.wait(self.limits.check_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
 
     # -- one job
 
@@ -233,8 +221,7 @@ class Jobs:
         path = self.of(job) / CURVES
         if not path.is_file():
             return []
-        lines = (json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n"))
-        return [line for line in lines if line["step"] > after]
+        return [line for line in map(json.loads, complete_lines(path)) if line["step"] > after]
 
     def report(self, job: Job) -> Path | None:
         """The page of a finished job; None where there is none."""

@@ -3,8 +3,6 @@
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -97,8 +95,8 @@ class Store:
     def add(self, row: Upload | Job) -> None:
         """Remember a new upload or job."""
         values = _packed(asdict(row))
-        with self._locked() as connection:
-            connection.execute(
+        with self._lock:
+            self._connection.execute(
                 f"INSERT INTO {type(row).__name__} ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})",
                 tuple(values.values()),
             )
@@ -116,8 +114,8 @@ class Store:
         """Change an upload or job as long as it is in the state of `row`; None where it no longer is."""
         packed: dict[str, Any] = _packed(values)
         columns = ", ".join(f"{name} = ?" for name in packed)
-        with self._locked() as connection:
-            done = connection.execute(
+        with self._lock:
+            done = self._connection.execute(
                 f"UPDATE {type(row).__name__} SET {columns} WHERE id = ? AND state = ?",
                 (*packed.values(), row.id, row.state),
             )
@@ -125,19 +123,15 @@ class Store:
 
     def remove(self, row: Upload | Job) -> None:
         """Forget an upload or a job."""
-        with self._locked() as connection:
-            connection.execute(f"DELETE FROM {type(row).__name__} WHERE id = ?", (row.id,))
+        with self._lock:
+            self._connection.execute(f"DELETE FROM {type(row).__name__} WHERE id = ?", (row.id,))
 
     def _select(self, kind: type[Row], clause: str, *values: str) -> list[Row]:
         names = [each.name for each in fields(kind)]
-        with self._locked() as connection:
-            rows = connection.execute(f"SELECT {', '.join(names)} FROM {kind.__name__} {clause}", values).fetchall()
-        return [kind(**_unpacked(dict(zip(names, row, strict=True)))) for row in rows]
-
-    @contextmanager
-    def _locked(self) -> Iterator[sqlite3.Connection]:
+        query = f"SELECT {', '.join(names)} FROM {kind.__name__} {clause}"
         with self._lock:
-            yield self._connection
+            rows = self._connection.execute(query, values).fetchall()
+        return [kind(**_unpacked(dict(zip(names, row, strict=True)))) for row in rows]
 
 
 def _packed(values: dict[str, Any]) -> dict[str, Any]:

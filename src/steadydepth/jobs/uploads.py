@@ -10,11 +10,11 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -153,12 +153,8 @@ class Uploads:
             if path.name not in known and time.time() - path.stat().st_mtime > 60:
                 remove(path)
 
-    def check(self, upload: Upload, *, wait: Callable[[subprocess.Popen[bytes]], int]) -> Upload | None:
+    def check(self, upload: Upload) -> Upload | None:
         """Unpack and check an upload that is complete, in a process of its own: decoders meet strangers' bytes there.
-
-        Args:
-            upload: in the state `checking`.
-            wait: waits for the process, and returns its exit status.
 
         Returns: the upload, ready or refused; None where it has gone meanwhile.
         """
@@ -171,7 +167,12 @@ class Uploads:
         (folder / "order.json").write_text(json.dumps(order))
         with (folder / "log.txt").open("ab") as log:
             command = [sys.executable, "-m", "steadydepth.jobs.receive", str(folder)]
-            status = wait(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+            try:
+                status = subprocess.call(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=self.limits.check_s
+                )
+            except subprocess.TimeoutExpired:  # it has been killed
+                status = -signal.SIGKILL
         found = json.loads((folder / FOUND).read_text()) if (folder / FOUND).is_file() else {}
         if status != 0 or not found:
             found = {"message": f"{upload.name}: could not be checked: too large for the server, or damaged"}
