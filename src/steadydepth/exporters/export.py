@@ -215,7 +215,7 @@ def _describe_state(model: nn.Module, height: int, width: int) -> tuple[dict[str
         return {}, counter.get_total_flops()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         _, after = model(frames[1], state)
-    found, later = _describe_tensors(state), _describe_tensors(after)
+    found, later = describe_tensors(state), describe_tensors(after)
     if STARTED in found:
         raise InputError(f"the model's state has a tensor {STARTED!r}, which is a name of files alone: rename it")
     if found != later:
@@ -230,7 +230,8 @@ def _describe_state(model: nn.Module, height: int, width: int) -> tuple[dict[str
     return found, counter.get_total_flops()
 
 
-def _describe_tensors(state: State) -> dict[str, Any]:
+def describe_tensors(state: State) -> dict[str, Any]:
+    """Shape and type of each tensor of a state, as the metadata of a file has them."""
     return {
         name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
         for name, value in state.items()

@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from steadydepth.errors import InputError
-from steadydepth.exporters.export import Image, export_model
+from steadydepth.exporters.export import Image, describe_tensors, export_model
 from steadydepth.exporters.targets import write_onnx
 from steadydepth.files.atomic_writes import new_folder
 from steadydepth.inference.filter_runtime import STRENGTH
@@ -68,10 +68,7 @@ class GraphFilter(nn.Module):
         guides = guides_of(_as_frame(torch.zeros(1, height, width, 3, dtype=torch.uint8)))
         start = start_state(torch.ones(1, height, width), guides, torch.tensor([[0.0, 1.0]]))
         self.names = tuple(start)
-        self.state = {
-            name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-            for name, value in start.items()
-        }
+        self.state = describe_tensors(start)
 
     def forward(
         self,
