@@ -78,7 +78,7 @@ def test_the_page_holds_everything_and_escapes_names():
     row = {"metric": "flicker", "unit": "%", "better": "lower", "best": "b", "note": "", "<a>": "2", "b": "1"}
     section = Section("data", "3 clips", [Table("All", ["<a>", "b"], [row])], [])
     curves = draw_curves({"<a>": [{"step": step, "absolute": 1 / step, "relative": 0.1} for step in (1, 2, 3)]})
-    page = render_page("title", [section], curves=curves, footer="end")
+    page = render_page("title", [section], curves=curves)
     assert "&lt;a&gt;" in page
     assert "<a>" not in page
     assert '<td class="best">1</td>' in page
@@ -87,7 +87,7 @@ def test_the_page_holds_everything_and_escapes_names():
 
 def test_an_interval_stands_small_beside_its_value():
     row = {"metric": "flicker", "unit": "%", "better": "lower", "best": "a", "note": "", "a": "2 [1, 3]"}
-    page = render_page("title", [Section("data", "", [Table("All", ["a"], [row])], [])], curves=[], footer="")
+    page = render_page("title", [Section("data", "", [Table("All", ["a"], [row])], [])], curves=[])
     assert '<td class="best">2 <small>[1, 3]</small></td>' in page
 
 
@@ -136,5 +136,5 @@ def test_edges_that_are_lost_are_blue_and_what_is_gained_is_orange():
 
 @pytest.mark.parametrize("missing", ["http://", "https://"])
 def test_the_template_loads_nothing_from_elsewhere(missing):
-    page = render_page("title", [], curves=[], footer="")
+    page = render_page("title", [], curves=[])
     assert missing not in page

@@ -20,6 +20,7 @@ from steadydepth.experiments.compare_table import (
 )
 from steadydepth.metrics.protocols import METRICS
 from steadydepth.reports.charts import Point, plane_chart
+from steadydepth.reports.page import render_template
 
 _TITLES = {"rows": "All clips", "rows_fixed": "Clips of a fixed camera", "rows_moving": "Clips of a moving camera"}
 # Of each plane: what stands across, by the first of these that the data allows, and what upwards. How much a video
@@ -30,12 +31,10 @@ _PLANES = ((_FLICKER, "abs_rel"), (("vel",), "abs_rel"), (_FLICKER, "edge_gain")
 
 def render_comparison(result: Mapping[str, Any]) -> str:
     """The page of what `compare` returns; nothing in it is loaded from elsewhere."""
-    import jinja2
     from markupsafe import Markup
 
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("compare.html.j2").render(
+    return render_template(
+        Path(__file__).with_name("compare.html.j2"),
         title=f"steadydepth compare: {Path(result['config']['out']).name}",
         facts={name: value for name, value in result["header"].items() if value is not None},
         plain=result["plain"],

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -188,18 +189,21 @@ def draw_curves(logs: Mapping[str, Sequence[Mapping[str, float | int]]]) -> list
     return [chart for chart in charts if chart]
 
 
-def render_page(title: str, sections: Sequence[Section], *, curves: Sequence[str], footer: str) -> str:
-    """The page as text; everything that is not ours to mark up is escaped.
+def render_page(title: str, sections: Sequence[Section], *, curves: Sequence[str]) -> str:
+    """The page as text.
 
     Args:
         title: of the page.
         sections: one for each set of data.
         curves: SVG of the training.
-        footer: below all.
     """
+    return render_template(Path(__file__).with_name("page.html.j2"), title=title, sections=sections, curves=curves)
+
+
+def render_template(template: Path, **values: Any) -> str:
+    """A page of Jinja as text; everything that is not ours to mark up is escaped."""
     import jinja2
 
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    loader = jinja2.FileSystemLoader(template.parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.get_template("page.html.j2")
-    return page.render(title=title, sections=sections, curves=curves, footer=footer)
+    return environment.get_template(template.name).render(values)

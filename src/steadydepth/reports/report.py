@@ -73,7 +73,6 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
         f"steadydepth: {runs[0].resolve().name}",
         [*sections, *([_cost_section(proofs)] if proofs else [])],
         curves=draw_curves(logs),
-        footer="Written by steadydepth report. One alignment for a clip, one colour range for a clip.",
     )
     with new_file(page) as part:
         part.write_text(html, encoding="utf-8")
