@@ -1,8 +1,8 @@
 """One clip scored from start to end in constant memory: read once to fit and survey, once more to score."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Bool, Float32
@@ -18,7 +18,7 @@ from steadydepth.evaluation.alignment import (
 )
 from steadydepth.evaluation.clip_scorer import ClipScorer, ReferenceFrame
 from steadydepth.evaluation.footage import Footage, SceneFrame, excerpt, read_label, scene_frames, split_source
-from steadydepth.evaluation.windows import Values
+from steadydepth.evaluation.summary import ScoredClip
 from steadydepth.metrics.arrays import Chosen, Pixels, log_depth
 from steadydepth.metrics.protocols import Protocol
 from steadydepth.metrics.temporal import StaticSearch
@@ -40,19 +40,6 @@ class Settings:
     lengths: tuple[int | None, ...] = ()  # windows of so many frames; None: all
     is_strict: bool = False  # a value that is not finite is an InputError
     with_opw_nvds: bool = False
-
-
-@dataclass(frozen=True)
-class ScoredClip:
-    """What was found on one clip."""
-
-    name: str
-    methods: Mapping[str, Values]  # "model", and the controls by name
-    label: Values
-    facts: Mapping[str, Any]  # how it was scored: align, claims, fps, flow_source, split_source
-    curves: Mapping[str, list[float | None]]
-    lengths: Mapping[int | None, Values] = field(default_factory=dict)
-    clipped: float = 0.0  # share of the pixels whose disparity the protocol raised before the fit
 
 
 def score_clip(

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from steadydepth.data.sequence_folder import find_sequences
 from steadydepth.evaluation.alignment import choose_alignment
 from steadydepth.evaluation.clip_evaluation import CONTROLS as CONTROLS
-from steadydepth.evaluation.clip_evaluation import ScoredClip, Settings, score_clip
+from steadydepth.evaluation.clip_evaluation import Settings, score_clip
 from steadydepth.evaluation.footage import footage_of
 from steadydepth.evaluation.sources import (
     Progress,
@@ -30,7 +30,7 @@ from steadydepth.evaluation.sources import (
     with_reference,
 )
 from steadydepth.evaluation.sources import predict_sequence as predict_sequence
-from steadydepth.evaluation.summary import ClipRecord, build_report, mean_over_clips
+from steadydepth.evaluation.summary import ScoredClip, build_report, mean_over_clips
 from steadydepth.evaluation.windows import Values
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.stored_depth import open_array
@@ -218,8 +218,7 @@ def report_of(scored: Mapping[str, ScoredClip | str], settings: Settings, *, dat
     if not clips:
         listed = "\n".join(f"{name}: {why}" for name, why in failed.items())
         raise InputError(f"no clip of {data or 'the data'} could be evaluated\n{listed}")
-    records = [ClipRecord(clip.name, clip.methods, clip.label, clip.facts) for clip in clips.values()]
-    report = build_report(records, failed, data=data, protocol=settings.protocol)
+    report = build_report(list(clips.values()), failed, data=data, protocol=settings.protocol)
     report["curves"] = {name: dict(clip.curves) for name, clip in clips.items()}
     if settings.lengths:
         report["lengths"] = {_length_name(length): _of_length(clips, length) for length in settings.lengths}

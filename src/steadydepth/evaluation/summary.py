@@ -1,7 +1,7 @@
 """Means over clips, the report that is written, and the table people compare methods by."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -50,17 +50,20 @@ def table_of_clips(clips: Mapping[str, Values]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class ClipRecord:
+class ScoredClip:
     """What was found on one clip."""
 
     name: str
     methods: Mapping[str, Values]  # "model", and the controls by name
     label: Values
     facts: Mapping[str, Any]  # how it was scored: align, claims, fps, flow_source, split_source
+    curves: Mapping[str, list[float | None]]
+    lengths: Mapping[int | None, Values] = field(default_factory=dict)
+    clipped: float = 0.0  # share of the pixels whose disparity the protocol raised before the fit
 
 
 def build_report(
-    records: list[ClipRecord], failed: Mapping[str, str], *, data: str, protocol: Protocol
+    records: Sequence[ScoredClip], failed: Mapping[str, str], *, data: str, protocol: Protocol
 ) -> dict[str, Any]:
     """The dict that becomes metrics.json: version, header, means, clips, label, failed; controls if there are any.
 
@@ -85,7 +88,7 @@ def build_report(
     return report | {"controls": tables} if tables else report
 
 
-def _header(records: list[ClipRecord], protocol: Protocol) -> dict[str, Any]:
+def _header(records: Sequence[ScoredClip], protocol: Protocol) -> dict[str, Any]:
     clips = [record.methods["model"] for record in records]
     counts = ("n_frames", "n_skipped", "n_nonfinite", "n_static", "n_moving")
     return {
@@ -130,6 +133,15 @@ def is_better(name: str, value: float | None, other: float | None) -> bool:
     return value > other if better == "higher" else value < other and better == "lower"
 
 
+def best_of(metric: str, values: Values) -> str | None:
+    """The name of the best of several values of a metric, the first of equal ones; None where there is none."""
+    best: str | None = None
+    for name, value in values.items():
+        if value is not None and (best is None or is_better(metric, value, values[best])):
+            best = name
+    return best
+
+
 def loses_edges(name: str, value: float | None, first: float | None) -> bool:
     """True when `value` of an edge metric is below LEAST_EDGES of the first method's; of 1 for `edges_kept`.
 
@@ -158,7 +170,7 @@ def table_rows(reports: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]
     rows = []
     for metric in HEADLINE:
         if any(column.get(metric) is not None for column in columns.values()):
-            best = _best(metric, columns)
+            best = best_of(metric, {name: column.get(metric) for name, column in columns.items()})
             constant = controls.get("constant", {}).get(metric)
             notes = ["a constant wins"] if best and is_better(metric, constant, columns[best].get(metric)) else []
             notes += _lost_edges(metric, columns | controls)
@@ -177,16 +189,6 @@ def _lost_edges(metric: str, columns: Mapping[str, Values]) -> list[str]:
     lost = [name for name, column in columns.items() if loses_edges(metric, column.get(metric), of_first)]
     whose = "the reference's" if metric == "edges_kept" else f"{first}'s"
     return [f"less than {LEAST_EDGES} of {whose} edges: {', '.join(lost)}"] if lost else []
-
-
-def _best(metric: str, columns: Mapping[str, Values]) -> str | None:
-    best: str | None = None
-    for name, column in columns.items():
-        if column.get(metric) is not None and (
-            best is None or is_better(metric, column[metric], columns[best][metric])
-        ):
-            best = name
-    return best
 
 
 def _cell(value: float | None, digits: int = 4) -> str:

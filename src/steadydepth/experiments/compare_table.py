@@ -8,7 +8,7 @@ from typing import Any
 from steadydepth.config import CompareConfig
 from steadydepth.errors import InputError
 from steadydepth.evaluation.bootstrap import add_intervals, compare_reports
-from steadydepth.evaluation.summary import LEAST_EDGES, is_better, loses_edges
+from steadydepth.evaluation.summary import LEAST_EDGES, best_of, is_better, loses_edges
 from steadydepth.experiments.compare_plan import filters_of, row_of_value
 from steadydepth.metrics.protocols import METRICS
 
@@ -195,12 +195,8 @@ def best_row(metric: str, rows: Mapping[str, Mapping[str, Any]]) -> str | None:
     The constant, which wins some metrics knowing nothing, stands aside.
     """
     most = max((len(row["seeds"]) for row in rows.values()), default=0)
-    values = {name: row["mean"][metric] for name, row in rows.items() if len(row["seeds"]) == most and name != CONSTANT}
-    best: str | None = None
-    for name, value in values.items():
-        if value is not None and (best is None or is_better(metric, value, values[best])):
-            best = name
-    return best
+    enough = {name: row for name, row in rows.items() if len(row["seeds"]) == most and name != CONSTANT}
+    return best_of(metric, {name: row["mean"][metric] for name, row in enough.items()})
 
 
 def constant_wins(metric: str, rows: Mapping[str, Mapping[str, Any]]) -> bool:
