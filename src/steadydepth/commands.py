@@ -261,10 +261,15 @@ def report(runs: str | Path | Iterable[str | Path], out: str | Path | None = Non
     Args:
         runs: folders of runs.
         out: the page; None takes report.html in the first folder.
+
+    Raises:
+        InputError: there is no folder, or one that holds neither a run nor an evaluation.
     """
     from steadydepth.reports.report import write_report
 
-    folders = [runs] if isinstance(runs, str | Path) else runs
+    folders = [runs] if isinstance(runs, str | Path) else list(runs)
+    if not folders:
+        raise InputError("no folder of a run is given; a page is of one or more: give run folders")
     return write_report([Path(folder) for folder in folders], None if out is None else Path(out))
 
 

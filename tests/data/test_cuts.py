@@ -1,12 +1,14 @@
 import logging
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from steadydepth.data.cuts import Shots, find_shots, shots_of
+from steadydepth.data.cuts import Shots, find_shots, mark_cuts, shots_of
 from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.errors import InputError
 from steadydepth.files.video_read import read_video
 from steadydepth.files.video_write import write_video
 
@@ -103,3 +105,16 @@ def test_frames_that_stand_still_are_found():
     for number in (0, 0, 1, 2, 2, 2, 2, 3):
         visible.see(frames[number])
     assert visible.stills() == [range(3, 7)]
+
+
+def test_what_came_before_a_damaged_frame_is_marked_before_the_error():
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+
+    def damaged():
+        yield from [image] * 5
+        raise InputError("frame 5 is damaged")
+
+    marked = mark_cuts(damaged())
+    assert [is_cut for _, is_cut in islice(marked, 5)] == [False] * 5
+    with pytest.raises(InputError, match="frame 5 is damaged"):
+        next(marked)

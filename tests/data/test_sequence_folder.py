@@ -470,3 +470,36 @@ def test_png_cut_anywhere_is_noticed(tmp_path, data):
         assert len(check_data(tmp_path)) == 1
     finally:
         file.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"frames": np.zeros((3, 8, 8, 3), np.float32)}, "frames are float32"),
+        ({"frames": np.zeros((0, 8, 8, 3), np.uint8)}, r"frames are uint8 \(0, 8, 8, 3\)"),
+        ({"fps": 0.0}, "0.0 frames a second"),
+        ({"fps": float("nan")}, "nan frames a second"),
+        ({"depth": np.ones((3, 4, 4), np.float32)}, r"depth is \(3, 4, 4\)"),
+        ({"depth": np.ones((2, 8, 8), np.float32)}, r"depth is \(2, 8, 8\)"),
+        ({"cam_to_world": np.tile(np.eye(4), (2, 1, 1))}, r"cam_to_world is \(2, 4, 4\)"),
+        ({"objects": np.full((3, 8, 8), 300)}, "objects go to 300"),
+    ],
+)
+def test_a_clip_that_no_reader_would_take_is_not_written(tmp_path, change, why):
+    clip = Clip("a", np.zeros((3, 8, 8, 3), np.uint8), 10.0)
+    for name, value in change.items():
+        object.__setattr__(clip, name, value)  # where types are checked, no Clip takes it
+    with pytest.raises(InputError, match=why):
+        write_sequence(tmp_path, clip, depth_scale_m=0.001, source=None, licence=None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_of_numpy_and_holes_below_0_are_written(tmp_path):
+    depth = np.full((3, 8, 8), 2.0, np.float32)
+    depth[:, 0], depth[:, 1] = np.nan, -1
+    clip = Clip("a", np.zeros((3, 8, 8, 3), np.uint8), 10.0, depth=depth)
+    object.__setattr__(clip, "fps", np.float32(12.5))
+    object.__setattr__(clip, "fixed_camera", np.bool_(True))
+    again = open_sequence(write_sequence(tmp_path, clip, depth_scale_m=0.001, source=None, licence=None)).read()
+    assert (again.fps, again.fixed_camera) == (12.5, True)
+    assert again.valid.sum() == 3 * 6 * 8

@@ -1,5 +1,7 @@
 """Metrics with update and compute: the numbers of evaluate."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -40,3 +42,11 @@ def test_what_cannot_be_scored_is_refused_and_changes_nothing(fixed_clip):
     with pytest.raises(InputError, match="4 predicted frames for 5"):
         metrics.VideoMetrics(claims="metric").update(fixed_clip.depth[:4], fixed_clip)
     assert found.clips == []
+
+
+@pytest.mark.parametrize("part", ["depth", "valid", "objects"])
+def test_a_label_that_cannot_belong_to_the_frames_is_named(fixed_clip, part):
+    wrong = replace(fixed_clip)
+    object.__setattr__(wrong, part, getattr(fixed_clip, part)[:, ::2, ::2])  # where types are checked, no Clip takes it
+    with pytest.raises(InputError, match=rf"the label {part} is \(5, 24, 32\), frames are \(5, 48, 64\)"):
+        metrics.VideoMetrics(claims="metric").update(fixed_clip.depth, wrong)

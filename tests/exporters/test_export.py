@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -319,3 +320,13 @@ def test_a_transformers_model_is_exported_at_sizes_that_its_processor_rounds(tmp
     assert (apart < 1e-5) == (size == (56, 56))
     assert ("does not round resized images to 8 bits" in caplog.text) == (size != (56, 56))
     assert apart < 0.02
+
+
+@pytest.mark.parametrize("to", KINDS)
+def test_threads_share_an_open_file_and_each_gets_its_own_depth(files, frames, to):
+    model = ExportedModel(files[to], threads=1)
+    expected = [model.predict(frame) for frame in frames]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda n: model.predict(frames[n % len(frames)]), range(60)))
+    for number, depth in enumerate(found):
+        np.testing.assert_array_equal(depth, expected[number % len(frames)])

@@ -1,7 +1,7 @@
 import pytest
 
-from steadydepth.errors import InputError
-from steadydepth.files.atomic_writes import check_name, new_file, new_folder
+from steadydepth.files.atomic_writes import check_folder, check_name, new_file, new_folder
+from steadydepth.types import InputError
 
 
 class Interrupted(Exception):
@@ -65,3 +65,12 @@ def test_a_folder_that_is_there_is_never_overwritten(tmp_path):
     with pytest.raises(InputError, match="exists and is never overwritten"), new_folder(tmp_path / "b"):
         (tmp_path / "b").mkdir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_file_where_a_folder_is_needed_is_named(tmp_path):
+    check_folder(tmp_path)
+    check_folder(tmp_path / "new" / "below")
+    (tmp_path / "taken").write_text("")
+    for wanted in ("taken", "taken/below/it"):
+        with pytest.raises(InputError, match=r"taken is a file, and .* is to be a folder"):
+            check_folder(tmp_path / wanted)

@@ -322,3 +322,12 @@ def test_codes_of_a_range_are_exact_to_half_a_step():
     outside = np.array([[np.nan, low / 2, high * 2, np.inf, low, -1.0]], np.float32)
     assert encode_range(outside, low, high, is_log=True).tolist() == [[0, 0, 0, 0, 1, 0]]
     assert decode_range(np.zeros((1, 1, 1), np.uint16), low, high, is_log=True).item() == 0
+
+
+def test_what_half_a_float_cannot_hold_is_refused_and_leaves_nothing(tmp_path, depth):
+    depth[3, 2, 1] = 70_000
+    with pytest.raises(InputError, match=r"70000 does not fit floats of 16 bits"):
+        write_prediction_exr(tmp_path, "a", iter(depth), "scale", fps=10.0, is_half=True)
+    assert list(tmp_path.iterdir()) == []
+    depth[3, 2, 1] = np.inf
+    write_prediction_exr(tmp_path, "a", iter(depth), "scale", fps=10.0, is_half=True)

@@ -1,6 +1,7 @@
 """The learned filter tuned to a model and its videos: what it learns from, and what it leaves."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from steadydepth.data.commands import pack
+from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_write import write_video
 from steadydepth.filter_training.learner import Learner
-from steadydepth.filter_training.tune import _read_shots, _with_label, tune_filter
+from steadydepth.filter_training.tune import _read_shots, _sequences_at, _with_label, tune_filter
 from steadydepth.inference.filters import choose_filter
+from steadydepth.inference.predictor import Predictor
 from steadydepth.models.temporal_filter import WEIGHTS, load_gates
 from steadydepth.synthetic.world import make_clip, make_world
 from steadydepth.types import InputError
@@ -86,6 +90,19 @@ def test_without_a_label_it_learns_from_depth_filtered_there_and_back(root):
     assert abs(float((shot.raw - shot.target).mean())) < 0.15
 
 
+def test_a_label_that_is_masked_out_teaches_nothing(root, tmp_path):
+    clip = make_clip(9, fixed_camera=True, n_frames=10, height=48, width=64)
+    masked = np.zeros(clip.depth.shape, bool)
+    masked[:, 8:24, 8:32] = True
+    clean = replace(clip, name="clean", depth=np.where(masked, 0, clip.depth), valid=clip.valid & ~masked)
+    junk = replace(clip, name="junk", depth=np.where(masked, 60, clip.depth), valid=clip.valid & ~masked)
+    targets = []
+    for one in (clean, junk):
+        write_sequence(tmp_path, one, depth_scale_m=0.001, source=None, licence=None)
+        targets.append(next(_read_shots(tmp_path / one.name, Predictor(Uneasy()))).target)
+    np.testing.assert_array_equal(*targets)
+
+
 def test_a_label_counts_up_to_a_straight_line_in_log_depth():
     generator = np.random.default_rng(0)
     truth = generator.uniform(1, 5, (3, 8, 9)).astype(np.float32)
@@ -103,3 +120,12 @@ def test_videos_that_are_too_short_or_missing_are_named(root, tmp_path):
         tune_filter(tmp_path / "short.mp4", model=Uneasy(), out=tmp_path / "tuned")
     with pytest.raises(InputError, match=r"none\.mp4 does not exist"):
         tune_filter(tmp_path / "none.mp4", model=Uneasy(), out=tmp_path / "tuned")
+    with pytest.raises(InputError, match="batches 0: give 1 or more"):
+        tune_filter(root / "film.mp4", model=Uneasy(), out=tmp_path / "tuned", batches=0)
+
+
+def test_it_learns_from_shards_as_from_a_folder(root, tmp_path):
+    pack(root / "world", tmp_path / "packed")
+    packed = next(_read_shots(_sequences_at(tmp_path / "packed")[0], Predictor(Uneasy())))
+    loose = next(_read_shots(_sequences_at(root / "world")[0], Predictor(Uneasy())))
+    np.testing.assert_array_equal(packed.target, loose.target)

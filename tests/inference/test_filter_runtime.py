@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from itertools import pairwise
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -10,15 +11,14 @@ import pytest
 import torch
 
 from steadydepth.exporters.export_filter import export_filter
+from steadydepth.inference.filter_runtime import CLAIMS, VideoFilter
 from steadydepth.inference.learned_filter import LearnedFilter
 from steadydepth.inference.runtime import ExportedFilter
 from steadydepth.models.temporal_filter import TemporalFilter, load_gates
 from steadydepth.ops.fast_flow import fast_flow
 from steadydepth.ops.filter_step import guide_factor
 from steadydepth.synthetic.world import make_clip
-from steadydepth.types import InputError
-
-CLAIMS = ("metric", "scale", "affine", "disparity")
+from steadydepth.types import Claims, InputError
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +145,17 @@ def test_what_is_no_filter_is_refused(tmp_path):
         export_filter(tmp_path / "filter.xml")
     with pytest.raises(InputError, match="filter ema: has no network"):
         export_filter(tmp_path / "filter.onnx", filter="ema")
+
+
+def test_half_precision_from_a_flat_first_frame_has_depth():
+    learned, image, state = LearnedFilter("disparity"), np.zeros((48, 64, 3), np.uint8), None
+    for value in (0, 0, 1):
+        depth, state = learned.step(np.full((48, 64), value, np.float16), image, state)
+        assert depth.dtype == np.float16
+        assert np.isfinite(depth).all()
+
+
+def test_claims_are_the_words_of_the_package_and_others_are_refused():
+    assert get_args(Claims) == CLAIMS
+    with pytest.raises(InputError, match="claims 'depth': what depth claims is one of metric, scale"):
+        VideoFilter(lambda features: features, "depth")

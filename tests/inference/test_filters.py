@@ -53,6 +53,15 @@ def test_along_the_flow_by_hand():
     assert run(flow_ema, [0, 1, 2, 3], [5, 6, 7, 8], motion=lambda: nowhere, decay=0.9)[1] == [5, 6, 7, 8]
 
 
+def test_a_frame_that_is_written_over_afterwards_is_remembered_as_it_was(depth, frames):
+    expected = filter_depth("flow_ema", depth, frames)
+    step, buffer, state = open_filter("flow_ema", "metric"), np.empty_like(frames[0]), None
+    for number in range(T):
+        buffer[:] = frames[number]
+        found, state = step(depth[number], buffer, state)
+        np.testing.assert_allclose(found, expected[number], rtol=1e-6)
+
+
 def test_only_a_filter_along_the_flow_asks_for_motion():
     for name in ("ema", "ema_0.8", "median"):
         run(FILTERS[name], [0], [2])

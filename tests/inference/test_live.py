@@ -1,4 +1,5 @@
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -83,6 +84,20 @@ def test_an_error_of_the_source_is_raised_where_frames_are_asked_for(tmp_path):
         list(stream_newest(Predictor(model), camera()))
     with pytest.raises(InputError, match=r"gone\.mp4 does not exist"):
         list(stream_newest(Predictor(model), tmp_path / "gone.mp4"))
+
+
+def test_a_source_that_falls_silent_does_not_make_the_time_longer():
+    model, silent = Red(), threading.Event()
+    model.done.set()
+
+    def camera():
+        yield image(5)
+        silent.wait(30)
+
+    begun = time.monotonic()
+    assert len(list(stream_newest(Predictor(model), camera(), seconds=0.2))) == 1
+    assert time.monotonic() - begun < 20  # far below the silence, which ends with the test
+    silent.set()
 
 
 def test_it_stops_after_its_time_and_leaves_the_source():

@@ -540,3 +540,10 @@ def test_gpu_gives_what_the_cpu_gives(frames):
     on_cpu = np.stack([result.depth for result in Predictor(Trailing()).stream(frames)])
     on_gpu = np.stack([result.depth for result in Predictor(Trailing(), device="cuda").stream(frames)])
     np.testing.assert_allclose(on_gpu, on_cpu, rtol=5e-3)
+
+
+def test_a_file_in_the_place_of_the_folder_is_named_before_anything_is_done(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(InputError, match=r"out is a file, and .*out is to be a folder"):
+        predict_files(Predictor(Brightness()), [tmp_path / "none.png"], tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"

@@ -1,6 +1,7 @@
 """One session under everything: what is remembered, when it is forgotten, and that all doors give one result."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.evaluation.sources import predict_sequence
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.stored_depth import read_predictions
-from steadydepth.inference.filters import filter_depth
+from steadydepth.inference.filters import choose_filter, filter_depth
 from steadydepth.inference.live import stream_newest
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.session import Network, Session
+from steadydepth.models.depth_net import DepthNet
 from steadydepth.ops.resize import resize_depth
 from steadydepth.types import Clip, InputError, State
 
@@ -192,6 +194,51 @@ def test_one_image_is_never_filtered_and_nothing_is_kept_for_the_next():
     predictor = Predictor(Average(), filter="ema_0.8")
     for frame in film()[:3]:
         np.testing.assert_allclose(predictor.predict(frame).depth, 1 + frame[..., 0], rtol=1e-6)
+
+
+def test_live_a_cut_is_known_of_a_network_without_memory_as_well():
+    shots = np.random.default_rng(0).integers(0, 256, (2, H, W, 3), dtype=np.uint8)
+    session = Predictor(Red()).session()
+    assert [session.step(shots[number]).is_start for number in (0, 0, 0, 0, 1, 1)] == [True, *[False] * 3, True, False]
+
+
+def test_a_panorama_is_shrunk_no_further_than_the_network_can_see():
+    network = Network(DepthNet(decoder_width=8, max_side=256))
+    assert network.fit(np.zeros((1000, 9000, 3), np.uint8)).shape == (32, 288, 3)
+    assert network.fit(np.zeros((2000, 240, 3), np.uint8)).shape == (267, 32, 3)
+    assert network.fit(np.zeros((480, 640, 3), np.uint8)).shape == (192, 256, 3)
+    assert network([network.fit(np.zeros((100, 1000, 3), np.uint8))], None)[0].shape == (1, 32, 320)
+
+
+def test_threads_share_a_module_that_trains_and_its_statistics_stay():
+    class Slow(nn.Module):
+        claims = "metric"
+
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, frames, state=None):
+            assert not self.training
+            seen = self.norm(frames.flatten(0, 1)).mean(1)
+            time.sleep(0.002)
+            assert not self.training
+            return 2 + seen.unflatten(0, frames.shape[:2]), {}
+
+    model = Slow()
+    predictor = Predictor(model)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: predictor.predict(np.full((H, W, 3), n, np.uint8)), range(40)))
+    assert model.training
+    assert model.norm.running_mean.abs().max() == 0
+
+
+def test_the_strength_of_a_predictor_is_that_of_the_filters_it_is_given_by_name():
+    predictor = Predictor(Red(), filter="learned", strength=0.25)
+    assert predictor.session(filter="learned_offline").filter.strength == 0.25
+    assert predictor.session(filter="learned", strength=0.5).filter.strength == 0.5
+    assert predictor.session(filter=choose_filter("learned")).filter.strength == 1
+    assert predictor.session(filter="ema").filter.strength is None
 
 
 def test_no_frame_gives_no_depth_and_what_is_no_image_is_refused():

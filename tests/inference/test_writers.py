@@ -8,6 +8,7 @@ import pytest
 from torch import Tensor, nn
 
 from steadydepth.files.sequence_writer import write_sequence
+from steadydepth.files.video_read import read_depth_video
 from steadydepth.inference.depth_cache import cache_depth
 from steadydepth.inference.frame_sources import Source
 from steadydepth.inference.point_clouds import Lens, coloured_points, write_ply
@@ -103,3 +104,20 @@ def test_a_video_is_read_once_and_its_preview_is_made_of_the_frames_as_they_came
     again = list(replace(cached, shrunk=None).images(320, DepthView()))
     np.testing.assert_array_equal(kept, again)
     np.testing.assert_array_equal(next(cached.images(None, DepthView()))[:, :400], wide[0])
+
+
+def test_ranges_that_follow_do_not_cross_a_cut_of_a_network_without_memory(tmp_path):
+    shots = np.random.default_rng(0).integers(0, 256, (2, H, W, 3), dtype=np.uint8)
+    images = np.stack([shots[0] // 8 + 1] * 8 + [shots[1] // 8 + 200] * 8)
+    source = Source("film", lambda: iter(images), len(images), 10.0)
+    cached = cache_depth(Predictor(Red()), source, tmp_path, report=lambda *_: None)
+    assert cached.starts == (0, 8)
+    ranges = list(cached.ranges(DepthView(look_ahead=5)))
+    assert ranges[7][1] < 50
+    assert ranges[8][0] > 150
+
+
+def test_a_picture_of_one_row_is_written_as_mkv(tmp_path):
+    cv2.imwrite(str(tmp_path / "row.png"), np.full((1, 40, 3), 9, np.uint8))
+    predict_files(Predictor(Red()), [tmp_path / "row.png"], tmp_path / "out", format="mkv")
+    assert next(read_depth_video(tmp_path / "out" / "row.mkv")).shape == (1, 40)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from steadydepth.errors import InputError
+from steadydepth.metrics import tae
 from steadydepth.metrics.accuracy import accuracy_scores
 from steadydepth.metrics.protocols import (
     ACCURACY,
@@ -94,6 +95,22 @@ def test_what_does_not_count_changes_nothing(tiny, poison):
     dirty = np.where(tiny.valid, tiny.truth, poison)
     clean_errors = accuracy_scores(tiny.depth, tiny.truth, tiny.valid)
     assert accuracy_scores(tiny.depth, dirty, tiny.valid) == clean_errors
+
+
+@pytest.mark.parametrize("hole", [np.nan, np.inf, 0.0, 1e300])
+def test_what_a_prediction_has_where_nothing_counts_is_never_read(hole):
+    truth, valid = np.full((2, 8, 8), 2.0), np.ones((2, 8, 8), bool)
+    valid[:, 0] = False
+    depth = np.full((2, 8, 8), 2.2)
+    depth[:, 0] = hole
+    assert accuracy_scores(depth, truth, valid)["abs_rel"].item() == pytest.approx(0.1)
+    camera = {"K": np.eye(3), "cam_to_world": np.tile(np.eye(4), (2, 1, 1))}
+    assert tae(depth, valid, **camera).item() == pytest.approx(0)
+
+
+def test_half_precision_of_torch_is_taken():
+    depth, truth = torch.full((1, 4, 4), 2.5, dtype=torch.bfloat16), np.full((1, 4, 4), 2.0)
+    assert accuracy_scores(depth, truth, np.ones(truth.shape, bool))["abs_rel"].item() == pytest.approx(0.25)
 
 
 def test_a_clip_without_a_valid_pixel_has_no_value(tiny):

@@ -138,3 +138,9 @@ def test_the_range_of_live_depth_follows_slowly(claims):
     for _ in range(300):
         followed = follow_range(followed, frames[1], claims=claims)
     assert followed == pytest.approx(now, rel=0.01)
+
+
+def test_a_constant_has_a_range_however_small_it_is():
+    for value in (5e-7, 2.0, 1e6):
+        near, far = depth_range([np.full((1, 4, 4), value, np.float32)])
+        assert 0 < near < value < far

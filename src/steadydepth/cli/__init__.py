@@ -4,6 +4,7 @@ import errno
 import io
 import logging
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from typing import Annotated
 
@@ -47,6 +48,7 @@ def _before_any(
     keep_buffers()
 
 
+_command: Callable[..., None]
 for _command in (
     training.train, training.stabilise, evaluate.evaluate, training.compare, training.search, inference.predict,
     inference.stream, inference.app, inference.export, inference.export_filter, inference.bench, serving.serve,
@@ -94,6 +96,9 @@ def main() -> None:
         sys.exit(2)
     except PermissionError as error:
         print(f"steadydepth: {error.filename}: permission denied: ask its owner for the right to it", file=sys.stderr)
+        sys.exit(2)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        print(f"steadydepth: {error.filename}: {error.strerror}: choose another name, or move it away", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno not in _NO_ROOM:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from steadydepth.data.sequence_folder import Sequence
+from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.listing import unbroken
 from steadydepth.files.video_read import read_video
@@ -96,15 +97,29 @@ class Shots:
 
 
 def mark_cuts(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], bool]]:
-    """Each frame, and whether it begins a new shot by the rule of `find_shots`; two frames are read ahead."""
-    shots, held = Shots(), deque[np.ndarray]()
-    for frame in frames:
+    """Each frame, and whether it begins a new shot by the rule of `find_shots`; two frames are read ahead.
+
+    Raises:
+        InputError: that of the source, after the frames before it.
+    """
+    shots, held, failed = Shots(), deque[np.ndarray](), None
+    source = iter(frames)
+    while True:
+        try:
+            frame = next(source)
+        except StopIteration:
+            break
+        except InputError as error:
+            failed = error
+            break
         shots.see(frame)
         held.append(frame)
         if len(held) > _AROUND:
             yield held.popleft(), shots.ends_with_cut(_AROUND)
     while held:
         yield held.popleft(), shots.ends_with_cut(len(held))
+    if failed is not None:
+        raise failed
 
 
 def find_shots(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[range]:

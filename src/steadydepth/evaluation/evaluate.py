@@ -32,9 +32,11 @@ from steadydepth.evaluation.sources import (
 from steadydepth.evaluation.sources import predict_sequence as predict_sequence
 from steadydepth.evaluation.summary import ScoredClip, build_report, mean_over_clips
 from steadydepth.evaluation.windows import Values
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.atomic_writes import check_folder, new_file
 from steadydepth.files.stored_depth import open_array
 from steadydepth.inference.filters import choose_filter
+from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor
+from steadydepth.metrics.arrays import as_array
 from steadydepth.metrics.protocols import TEMPORAL, Protocol, choose_protocol
 from steadydepth.types import Claims, Clip, InputError
 
@@ -63,8 +65,16 @@ def evaluate_clip(
         align: fitted once for the clip; `auto` does what the claims call for.
         max_depth: metres, in place of the protocol's.
         protocol: a key of PROTOCOLS.
+
+    Raises:
+        InputError: the prediction, or a label, cannot belong to the frames, or an option is none.
     """
-    array = depth.detach().cpu().numpy() if isinstance(depth, torch.Tensor) else depth
+    array, shape = as_array(depth), clip.frames.shape[:3]
+    if array.ndim != 3:
+        raise InputError(f"{clip.name}: depth is {array.shape}, frames are {shape}: give (t, i, j), one for each frame")
+    for name in ("depth", "valid", "objects"):
+        if (label := getattr(clip, name)) is not None and label.shape != shape:
+            raise InputError(f"{clip.name}: the label {name} is {label.shape}, frames are {shape}: resize one of them")
     settings = Settings(choose_protocol(protocol, max_depth=max_depth), align)
     return dict(score_clip(footage_of(clip), open_array(array, claims), settings).methods["model"])
 
@@ -123,7 +133,7 @@ def evaluate_predictions(
 def _settings(align: str, protocol: Protocol, lengths: Iterable[int | None], *, strict: bool, opw: str) -> Settings:
     choose_alignment(align, "metric")
     lengths = tuple(lengths)
-    if wrong := [length for length in lengths if length is not None and length < 2]:
+    if wrong := [one for one in lengths if one is not None and not (isinstance(one, int) and one >= 2)]:
         raise InputError(f"lengths {wrong}: a window has 2 frames or more, or all of them")
     if opw not in ("khan", "nvds"):
         raise InputError(f"opw {opw!r}: choose khan, or nvds to have that script's number as well")
@@ -263,7 +273,7 @@ def evaluate(
     filter: str | None = None,
     strength: float | None = None,
     model_name: str | None = None,
-    reference: Any = None,
+    reference: AnyModel | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score a model, or a folder of predictions, on the clips of a folder.
@@ -287,7 +297,7 @@ def evaluate(
         filter: what `inference.filters.choose_filter` takes, applied to the predictions that are scored.
         strength: of the learned filter, from 0, the depth as it is, to 1.
         model_name: noted in the header, for whoever looks for the model later.
-        reference: a second model; how much of its depth is kept is measured.
+        reference: a second model, or the name of one; how much of its depth is kept is measured.
         progress: is called with (what, done, total).
 
     Returns: what is written to metrics.json: header, mean, mean_fixed, mean_moving, clips, label, failed, curves, and
@@ -296,7 +306,10 @@ def evaluate(
     Raises:
         InputError: an option is wrong, or no clip can be scored.
     """
-    applied = choose_filter(filter or getattr(model_or_predictions, "filter", None), strength)
+    own = model_or_predictions.filter if isinstance(model_or_predictions, Predictor) else None
+    applied = choose_filter(filter or own, strength)
+    if out is not None:
+        check_folder(Path(out))
     paths, chosen, tell = (
         find_sequences(Path(data)),
         choose_protocol(protocol, max_depth=max_depth),
@@ -322,7 +335,7 @@ def evaluate(
         else:
             sources = sources_of_folder(Path(model_or_predictions), paths, filter=applied)
         if reference is not None:
-            sources = with_reference(sources, paths, reference, Path(keep), chosen, chunk)
+            sources = with_reference(sources, paths, as_predictor(reference), Path(keep), chosen, chunk)
         report = evaluate_predictions(sources, **settings)
     predictions = None if is_model(model_or_predictions) else str(model_or_predictions)
     report["header"] |= {

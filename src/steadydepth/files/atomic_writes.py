@@ -30,6 +30,17 @@ def check_name(name: str, root: Path) -> str:
     return name
 
 
+def check_folder(path: Path) -> None:
+    """See that files can be written into `path`, a folder or one that can be made.
+
+    Raises:
+        InputError: it, or what it is to be in, is a file.
+    """
+    there = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is a file, and {path} is to be a folder: choose another name, or move it away")
+
+
 def _temporary(final: Path) -> Path:
     # A sibling, so that the rename stays on one disk; hidden, so that a listing in the meantime does not find it;
     # the suffix is kept because encoders choose the container by it.

@@ -30,12 +30,18 @@ def write_exr(path: Path, depth: Float[np.ndarray, "h w"], *, is_half: bool = Fa
     Args:
         path: replaced where it exists.
         depth: in any unit.
-        is_half: float16 in place of float32: three digits, half the size, and infinite above 65504.
+        is_half: float16 in place of float32: three digits, half the size, at most 65504.
+
+    Raises:
+        InputError: a number is above that, or the package OpenEXR is missing.
     """
     exr = load_openexr()
     header = {"compression": exr.ZIP_COMPRESSION, "type": exr.scanlineimage}
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(depth, np.float16 if is_half else np.float32)
+    if is_half and not np.isfinite(values[np.isfinite(depth)]).all():
+        most = np.abs(depth[np.isfinite(depth)]).max()
+        raise InputError(f"{path}: {most:g} does not fit floats of 16 bits, 65504 at most: write exr, of 32 bits")
     # What OpenEXR writes to a file by itself ends as a RuntimeError without a number when the disk is full.
     held = io.BytesIO()
     with exr.File(header, {"Z": values}) as file:

@@ -27,7 +27,8 @@ def write_sequence(
     Returns: the folder of the sequence.
 
     Raises:
-        InputError: the folder exists, the name climbs out, or a valid depth or flow does not fit 16 bits.
+        InputError: the folder exists, the name climbs out, a part does not belong to the frames, or a valid depth or
+            flow does not fit 16 bits.
     """
     return write_clips(Path(root), clip.name, [clip], depth_scale_m=depth_scale_m, source=source, licence=licence)
 
@@ -70,6 +71,7 @@ def write_clips(
             if clip.depth is not None and depth_scale_m is None:
                 raise InputError(f"{target}: the clip has depth; give depth_scale_m, the metres of one step, as 0.001")
             first = first or clip
+            _check_clip(clip, target)
             check_size(target / f"frame {n_frames}", clip.frames[0], *first.frames.shape[1:3])
             for number in range(len(clip.frames)):
                 _write_frame(part, clip, number, n_frames + number, depth_scale_m, target)
@@ -82,6 +84,21 @@ def write_clips(
     return chosen()
 
 
+def _check_clip(clip: Clip, target: Path) -> None:
+    """InputError where a part of a clip does not belong to its frames, or a reader would refuse what is written."""
+    frames, shape = clip.frames, clip.frames.shape[:3]
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise InputError(f"{target}: frames are {frames.dtype} {frames.shape}; they are uint8 (t, h, w, 3)")
+    if not 0 < clip.fps < np.inf:
+        raise InputError(f"{target}: {clip.fps} frames a second; give a number above 0")
+    needed = {"depth": shape, "valid": shape, "objects": shape, "cam_to_world": (len(frames), 4, 4), "K": (3, 3)}
+    for name, size in needed.items():
+        if (part := getattr(clip, name)) is not None and part.shape != size:
+            raise InputError(f"{target}: {name} is {part.shape}, and for frames of {shape} it is {size}")
+    if clip.objects is not None and (clip.objects.min() < 0 or clip.objects.max() > 255):
+        raise InputError(f"{target}: objects go to {clip.objects.max()}; their numbers are 0 to 255: count them anew")
+
+
 def _write_frame(
     part: Path, clip: Clip, number: int, number_there: int, depth_scale_m: float | None, target: Path
 ) -> None:
@@ -90,7 +107,7 @@ def _write_frame(
     file, name = f"{number_there:04d}.png", f"{target}, frame {number_there}"
     write_png(part / "rgb" / file, clip.frames[number])
     if clip.objects is not None:
-        write_png(part / "objects" / file, clip.objects[number])
+        write_png(part / "objects" / file, clip.objects[number].astype(np.uint8))
     if clip.depth is not None and depth_scale_m is not None:
         _write_depth(part, file, clip, number, depth_scale_m, name)
     if clip.flow is not None and number < len(clip.flow):
@@ -101,8 +118,8 @@ def _meta_of(
     clip: Clip, poses: list[Any], depth_scale_m: float | None, source: str | None, licence: str | None
 ) -> dict[str, Any]:
     meta = {
-        "fps": clip.fps,
-        "fixed_camera": clip.fixed_camera,
+        "fps": float(clip.fps),
+        "fixed_camera": None if clip.fixed_camera is None else bool(clip.fixed_camera),
         "depth_scale_m": depth_scale_m,
         "K": None if clip.K is None else clip.K.tolist(),
         "cam_to_world": poses or None,
@@ -118,7 +135,7 @@ def _write_depth(part: Path, file: str, clip: Clip, number: int, scale_m: float,
     # What is masked out but has a depth keeps it where it fits: the mask is its own file.
     steps = np.where(np.isfinite(depth), depth, 0) / scale_m
     fits = (steps >= 0.5) & (steps < 65535.5)
-    valid = clip.valid[number] if clip.valid is not None else depth != 0
+    valid = clip.valid[number] if clip.valid is not None else depth > 0
     write_png(part / "depth" / file, encode_depth(depth, valid | fits, scale_m, name=name))
     if (fits & ~valid).any():
         (part / "valid").mkdir(exist_ok=True)

@@ -64,6 +64,8 @@ def write_depth_video(path: Path, depth_codes: Iterable[UInt16[np.ndarray, "h w"
     n_pixels = 0 if first is None else first.size
     # Slices are coded side by side; a frame in four of them is no larger. FFmpeg refuses large slices.
     slices = next((number for number in _SLICES if n_pixels <= number * _SLICE_PIXELS), _SLICES[-1])
+    if first is not None and min(first.shape) < _SLICES[0]:
+        slices = 1
     options = {"level": "3", "slicecrc": "1", "slices": str(slices)}
     _encode(
         path,

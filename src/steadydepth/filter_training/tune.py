@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 
 from steadydepth.config import FilterConfig
 from steadydepth.data.cuts import mark_cuts
-from steadydepth.data.sequence_folder import find_sequences, open_sequence
+from steadydepth.data.sequence_folder import Sequence as SequenceFolder
+from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.data.sequence_listing import find_sequences, is_sequence
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.filter_training.clips import Lesson, mirrored
 from steadydepth.filter_training.learner import Learner
@@ -75,12 +77,17 @@ def tune_filter(
     """
     out = Path(out)
     _refuse_other(out)
+    if batches < 1:
+        raise InputError(f"batches {batches}: give 1 or more; the default is 40")
     predictor = as_predictor(model)
     given = [videos] if isinstance(videos, str | Path) else list(videos)
     paths = [path for each in given for path in _sequences_at(Path(each))]
     shots = [shot for path in paths for shot in _read_shots(path, predictor)]
     if not shots:
-        raise InputError(f"{', '.join(map(str, given))}: no shot has {LEAST_FRAMES} frames: give longer videos")
+        raise InputError(
+            f"{', '.join(map(str, given))}: no shot has {LEAST_FRAMES} frames with a predicted depth at every pixel: "
+            "give longer videos, or others"
+        )
     every = max(1, batches // 20)
     config = FilterConfig(out=out / WEIGHTS.name, sequences=batches, learning_rate=5e-4, seed=seed, log_every=every)
     learned, held = zip(*(_split(shot) for shot in shots), strict=True)
@@ -107,7 +114,7 @@ def _refuse_other(out: Path) -> None:
 
 
 def _sequences_at(path: Path) -> list[Path]:
-    if not path.exists():
+    if not (path.exists() or is_sequence(path)):
         raise InputError(f"{path} does not exist; give a video, a sequence folder or a folder of them")
     return [path] if path.is_file() else find_sequences(path)
 
@@ -123,9 +130,14 @@ def _read_shots(path: Path, predictor: Predictor) -> Iterator[Lesson]:
         if is_cut and held:
             yield from _as_lesson(held, predictor.claims)
             held = []
-        truth = sequence.read_label("depth", number) if sequence.has_depth else None
+        truth = _measured(sequence, number) if sequence.has_depth else None
         held.append(_shrunk(result.image, np.where(result.valid, result.depth, np.nan), truth))
     yield from _as_lesson(held, predictor.claims)
+
+
+def _measured(sequence: SequenceFolder, number: int) -> Float32[np.ndarray, "h w"]:
+    """The label of a frame; 0 where there is none, or it is not to count."""
+    return np.where(sequence.read_label("valid", number) != 0, sequence.read_label("depth", number), np.float32(0))
 
 
 def _shrunk(

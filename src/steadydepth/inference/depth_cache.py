@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
+from steadydepth.data.cuts import Shots
 from steadydepth.files.stored_depth import open_raw
 from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.frame_sources import DEFAULT_FPS, Image, Source
@@ -108,14 +109,15 @@ def cache_depth(
         InputError: there is no frame, or the size of the depth changes.
     """
     shape, kept_shape, n_done, begun, passed = (0, 0), (0, 0), 0, 0.0, 0.0
-    starts = []
+    starts, shots = [], Shots()
     depth_path, image_path = folder / "depth.raw", folder / "images.raw"
     with depth_path.open("wb") as depth_file, image_path.open("wb") as image_file:
         frames = source.frames()
         if source.is_live or keep_side is not None:
             frames = _kept(frames, image_file, None if source.is_live else keep_side)
         session = predictor.session(filter=filter)
-        results = map(session.step, frames) if source.is_live else session.run(frames)
+        # A session looks for cuts ahead only where depth hangs on them; ranges of colours do in any case.
+        results = map(session.step, frames) if source.is_live else session.run(shots.watch(frames))
         try:
             for result in results:
                 size, depth = result.image.shape[:2], result.network_depth
@@ -145,7 +147,8 @@ def cache_depth(
     # At the network's size, a fiftieth of that of a large video; it is resized whenever it is read.
     kept = open_raw(depth_path, (n_done, *kept_shape), predictor.claims, chunk=1)
     cached = DepthFrames(kept.claims, n_done, *shape, lambda: (resize_depth(one, *shape) for one in kept.read()))
-    return CachedDepth(source, cached, kept, session.filter, tuple(starts), shrunk)
+    begins = tuple(sorted({*starts, *shots.cuts()}))
+    return CachedDepth(source, cached, kept, session.filter, begins, shrunk)
 
 
 def _kept(frames: Iterable[Image], file: IO[bytes], max_side: int | None) -> Iterator[Image]:

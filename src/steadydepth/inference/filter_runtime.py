@@ -19,6 +19,7 @@ from steadydepth.ops.fast_flow import flow_of_contrasts, local_contrasts
 from steadydepth.ops.filter_step import begin, filter_step, find_unit, from_log, guide_factor, padding
 
 STRENGTH = 1.0  # docs/filter.md has the trade-off
+CLAIMS = ("metric", "scale", "affine", "disparity")  # those of `types.Claims`, whose module needs torch
 
 Array = NDArray[Any]
 # What is remembered of one video; empty while no depth was finite.
@@ -46,11 +47,13 @@ class VideoFilter:
         strength: from 0, the depth as it is, to 1.
 
     Raises:
-        InputError: the strength is not from 0 to 1.
+        InputError: the strength is not from 0 to 1, or there are no such claims.
     """
 
     def __init__(self, gates: Gates, claims: str, *, strength: float = STRENGTH) -> None:
         check_strength(strength)
+        if claims not in CLAIMS:
+            raise InputError(f"claims {claims!r}: what depth claims is one of {', '.join(CLAIMS)}")
         self.claims, self.strength = claims, strength
         self._backend = _CvBackend(gates)
 

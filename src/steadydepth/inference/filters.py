@@ -134,7 +134,7 @@ class _Smoothing:
         memory: Memory = {} if state is None else state["memory"]
         smooth, memory = FILTERS[self.name](values, memory, motion)
         filtered = (np.exp(smooth) if self.is_log else smooth).reshape(depth.shape).astype(depth.dtype)
-        return np.where(usable, filtered, depth), {"memory": memory, "image": image}
+        return np.where(usable, filtered, depth), {"memory": memory, "image": image.copy()}
 
 
 def filter_depth(

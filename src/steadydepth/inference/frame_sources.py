@@ -103,7 +103,7 @@ def expand_input(given: Path | str) -> list[Input]:
 
 
 def _open_path(path: Path) -> Source:
-    if not (path.exists() or leads_nowhere(path)):
+    if not (path.exists() or leads_nowhere(path) or is_sequence(path)):
         raise InputError(f"{path} does not exist; give an image, a folder or a video: check the path")
     name = source_name(path)
     if names_a_file(path) and is_sequence(path):

@@ -14,6 +14,8 @@ from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.session import Result
 
+_BEGIN_S = 10.0
+
 
 @dataclass(frozen=True)
 class LiveResult:
@@ -38,7 +40,8 @@ def stream_newest(
     Args:
         predictor: the model; its state goes from each frame that was taken to the next one taken (`session.Session`).
         source: a camera's index, a URL, a path or an iterator of uint8 RGB images.
-        seconds: end after so long; None goes on until the source ends.
+        seconds: end after so long, also where no frame comes (for the first one 10 are waited at least); None goes on
+            until the source ends.
         filter: in place of the predictor's own; "none" for no filter.
         strength: of the learned filter, from 0 to 1.
 
@@ -51,7 +54,10 @@ def stream_newest(
     try:
         while True:
             with changed:
-                changed.wait_for(lambda: newest.kept is not None or newest.is_over)
+                # A camera may take a while to begin; later its silence does not make the time longer.
+                most = seconds if seconds is None or before >= 0 else max(seconds, _BEGIN_S)
+                left = None if most is None else max(0.0, begun + most - time.monotonic())
+                changed.wait_for(lambda: newest.kept is not None or newest.is_over, left)
                 if newest.kept is None:
                     break
                 number, image, arrived = newest.take()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from steadydepth.errors import InputError, failure
-from steadydepth.files.atomic_writes import check_name, hidden_folder
+from steadydepth.files.atomic_writes import check_folder, check_name, hidden_folder
 from steadydepth.files.video_read import probe_video
 from steadydepth.inference.depth_cache import Progress, cache_depth
 from steadydepth.inference.filters import ChosenFilter
@@ -80,6 +80,7 @@ def predict_files(
     """
     output = Output(format, view or DepthView(), stereo or Stereo(), keep_names)
     check_output(output, predictor.claims)
+    check_folder(out)
     chosen = predictor.choose_filter(filter, strength)
     if max_side is not None:
         predictor = Predictor(predictor.model, device=predictor.device, max_side=max_side, filter=predictor.filter)

@@ -83,8 +83,11 @@ class Predictor:
         return [self.predict(image) for image in images]
 
     def choose_filter(self, filter: str | ChosenFilter | None, strength: float | None = None) -> ChosenFilter:
-        """A filter by name, the predictor's own for None; InputError as `filters.choose_filter`."""
-        return choose_filter(filter or self.filter, strength)
+        """A filter by name, with the predictor's strength; its own for None. InputError as `filters.choose_filter`."""
+        chosen = choose_filter(filter or self.filter)
+        if strength is None and isinstance(filter, str) and chosen.strength is not None:
+            strength = self.filter.strength
+        return choose_filter(chosen, strength)
 
     def session(
         self, *, filter: str | ChosenFilter | None = None, strength: float | None = None, chunk: int | None = None
@@ -157,6 +160,9 @@ def load(
     )
 
 
+_ROUNDING = 1e-3  # by which resizing and normalising miss 0 and 1; a quarter of a step of 8 bits
+
+
 def as_predictor(model: AnyModel, *, device: str | None = None) -> Predictor:
     """A model by its name, or as it is, ready to predict."""
     if isinstance(model, Predictor):
@@ -178,16 +184,19 @@ def as_image(image: AnyImage) -> Image:
     if isinstance(image, PIL.Image):
         if image.mode.startswith(("I", "F")):  # which PIL would cut off at 255
             raise InputError(f"an image of PIL's mode {image.mode} has more than 8 bits: scale it to 8, and to RGB")
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        try:
+            return check_image(np.array(ImageOps.exif_transpose(image).convert("RGB")))
+        except OSError as error:  # PIL reads the pixels of a file when they are asked for
+            raise InputError(f"an image of PIL cannot be read ({error}): open another file") from error
     if isinstance(image, Tensor):
         return _of_tensor(image)
     return check_image(image)
 
 
 def _of_tensor(image: Tensor) -> Image:
-    if image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
+    if image.ndim != 3 or len(image) != 3 or not image.is_floating_point() or not image.numel():
         raise InputError(f"an image is a tensor {image.dtype} {tuple(image.shape)}; it is float (3, h, w) in [0, 1]")
     low, high = float(image.min()), float(image.max())
-    if not (low >= 0 and high <= 1):
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
         raise InputError(f"an image is a tensor from {low:g} to {high:g}; its values are in [0, 1]: divide by 255")
-    return np.ascontiguousarray((image.detach() * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+    return np.ascontiguousarray((image.detach() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())

@@ -7,6 +7,7 @@ brings torch with it.
 
 import json
 import sys
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -179,10 +180,13 @@ def _open_openvino(path: Path, threads: int | None) -> tuple[Network, str]:
         ) from error
     metadata = model.get_rt_info(METADATA).astype(str) if model.has_rt_info(METADATA) else ""
 
+    alone = threading.Lock()  # a request has one set of buffers
+
     def run(image: NDArray[np.uint8], state: ArrayState) -> list[NDArray[Any]]:
-        results = request.infer(_by_name(image, state))
-        # Copies: the next call writes into the same buffers.
-        return [results[number].copy() for number in range(len(results))]
+        with alone:
+            results = request.infer(_by_name(image, state))
+            # Copies: the next call writes into the same buffers.
+            return [results[number].copy() for number in range(len(results))]
 
     return run, metadata
 
@@ -224,10 +228,13 @@ def _open_litert(path: Path, threads: int | None) -> tuple[Network, str]:
         raise InputError(f"{path}: LiteRT cannot read it ({error}): write or copy it again") from error
     image_at, depth_at = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
 
+    alone = threading.Lock()
+
     def run(image: NDArray[np.uint8], _: ArrayState) -> list[NDArray[Any]]:
-        interpreter.set_tensor(image_at, image)
-        interpreter.invoke()
-        return [interpreter.get_tensor(depth_at)]
+        with alone:
+            interpreter.set_tensor(image_at, image)
+            interpreter.invoke()
+            return [interpreter.get_tensor(depth_at)]
 
     return run, metadata
 
@@ -247,9 +254,12 @@ def _open_executorch(path: Path, threads: int | None) -> tuple[Network, str]:
     except (zipfile.BadZipFile, KeyError, RuntimeError) as error:
         raise InputError(f"{path}: ExecuTorch cannot read it ({error}): write or copy it again") from error
 
+    alone = threading.Lock()
+
     def run(image: NDArray[np.uint8], state: ArrayState) -> list[NDArray[Any]]:
-        results = method.execute([torch.from_numpy(each) for each in (image, *state.values())])
-        return [each.numpy().copy() for each in results]
+        with alone:
+            results = method.execute([torch.from_numpy(each) for each in (image, *state.values())])
+            return [each.numpy().copy() for each in results]
 
     return run, metadata
 

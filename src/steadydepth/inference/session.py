@@ -4,12 +4,14 @@ Everything that runs a model over a video does it here: predict, stream, evaluat
 an export. So what is evaluated is what is run.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
+from threading import Lock
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -128,12 +130,18 @@ class Network:
         self.device = torch.device(device) if device is not None else own
         own_side = model.max_side if isinstance(model, _HasSize) else None
         self.model, self.max_side = model.to(self.device), max_side or own_side
+        self._least_side = int(getattr(model, "least_side", 1))
+        self._evaluation = _Evaluation(self.model)
 
     def fit(self, image: Image) -> Fitted:
         """A frame at the size at which the network sees it; one that has that size is returned as it is."""
         if isinstance(self.model, ExportedNet):
             return fit_image(image, self.model.file.height, self.model.file.width)
-        return shrink_image(image, self.max_side)
+        shorter, longer = sorted(image.shape[:2])
+        if self.max_side is None or shorter < self._least_side:
+            return shrink_image(image, self.max_side)
+        # A panorama is shrunk less: its shorter side stays long enough for the network.
+        return shrink_image(image, max(self.max_side, math.ceil(self._least_side * longer / shorter)))
 
     def __call__(self, images: list[Fitted], state: State | None) -> tuple[Float32[np.ndarray, "t i j"], State]:
         """Depth of consecutive frames, in the units of `claims`, and the state that the last one leaves.
@@ -171,7 +179,7 @@ class Network:
         """Depth of consecutive frames of several videos, all of one size."""
         shown = np.stack([np.stack(images) for images in videos])
         # Only around the model: a mode left on while a generator rests would leak into the caller's code.
-        with _evaluating(self.model):
+        with self._evaluation.on():
             frames = torch.from_numpy(shown).to(self.device).permute(0, 1, 4, 2, 3).float() / 255
             predicted, state = self.model(frames, state)
             depth = predicted.float().cpu().numpy()
@@ -193,18 +201,29 @@ def state_kind(state: State | None) -> tuple[tuple[str, tuple[int, ...], torch.d
     return None if state is None else tuple((name, tuple(each.shape), each.dtype) for name, each in state.items())
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module trains, or not, as before."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        if training:
-            model.eval()
-        with torch.inference_mode():
-            yield
-    finally:
-        for module in training:
-            module.training = True
+class _Evaluation:
+    """Evaluation mode without gradients, of all threads inside; afterwards every module trains, or not, as before."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model, self._lock, self._n_inside = model, Lock(), 0
+        self._training: list[nn.Module] = []
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        with self._lock:
+            if self._n_inside == 0:
+                self._training = [module for module in self._model.modules() if module.training]
+                if self._training:
+                    self._model.eval()
+            self._n_inside += 1
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            with self._lock:
+                self._n_inside -= 1
+                for module in self._training if self._n_inside == 0 else ():
+                    module.training = True
 
 
 class Session:
@@ -239,7 +258,7 @@ class Session:
         self._filter = None if self._offline else open_filter(self.filter, network.claims)
         self._shots = Shots()
         self._gap_s = 0.0  # between the last two frames of `step`
-        # Whether what was before has any effect; not known before the network has been asked.
+        # Whether what was before has any effect on depth; not known before the network has been asked.
         self._remembers: bool | None = True if self._offline or self._filter else None
         self.reset()
 
@@ -265,8 +284,7 @@ class Session:
         if self._offline:
             open_filter(self.filter, self.network.claims)  # InputError: it is not causal
         image = check_image(image)
-        is_cut = self._remembers is not False and self._shots.begins_with(image)
-        if is_cut or self._is_late(time_s) or image.shape != self._shape:
+        if self._shots.begins_with(image) or self._is_late(time_s) or image.shape != self._shape:
             self.reset()
         result, _ = next(self._advance([image]))
         self._time_s = time_s

@@ -54,7 +54,7 @@ def accuracy_scores(depth: Images, truth: Truth, valid: Mask) -> Scores:
     total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ACCURACY}
     for t in range(stack.n_frames):
         true, kept = pixels_of(truth, valid, t)
-        layers = stack.frame(t)
+        layers = np.where(kept, stack.frame(t), 1.0)
         total = merge(total, accuracy_parts(layers, log_depth(layers), true, np.log(true), {"": kept}))
     return stack.scores(total)
 

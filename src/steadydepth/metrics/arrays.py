@@ -31,8 +31,11 @@ LEAST_DEPTH_M = 1e-3
 
 
 def as_array(values: Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]) -> np.ndarray:
-    """The same numbers as an array; memory is shared where it can be."""
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    """The same numbers as an array; memory is shared where it can be. Of bfloat16, which NumPy lacks, float32."""
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    held = values.detach().cpu()
+    return (held.float() if held.dtype == torch.bfloat16 else held).numpy()
 
 
 def as_mask(values: Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:

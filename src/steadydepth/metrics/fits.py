@@ -22,10 +22,15 @@ Chosen = Bool[Tensor, "..."] | Bool[np.ndarray, "..."] | Real[Tensor, "..."] | R
 def _of_arrays(fit: Callable[[Tensor, Tensor, Tensor], Alignment]) -> Callable[[Values, Values, Chosen], Alignment]:
     @wraps(fit)
     def fit_arrays(predicted: Values, target: Values, valid: Chosen) -> Alignment:
-        values = torch.as_tensor(predicted)
-        return fit(values, torch.as_tensor(target), torch.from_numpy(as_mask(valid)).to(values.device))
+        values, mask = _as_tensor(predicted), torch.from_numpy(np.ascontiguousarray(as_mask(valid)))
+        return fit(values, _as_tensor(target), mask.to(values.device))
 
     return fit_arrays
+
+
+def _as_tensor(values: Values) -> Tensor:
+    # A tensor has no negative strides, which flipped arrays have.
+    return torch.from_numpy(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else values
 
 
 fit_scale = _of_arrays(alignment.fit_scale)

@@ -236,8 +236,10 @@ def tae(depth: Images, kept: Mask, *, K: Matrix, cam_to_world: Poses) -> Float64
     for t in range(stack.n_frames - 1):
         for source, target in ((t, t + 1), (t + 1, t)):
             move = camera.move(poses[source], poses[target])
-            moved = splat(stack.frame(source), used[source].astype(np.int64) - 1, move, stack.height, stack.width)
-            total = merge(total, {"tae": tae_part(stack.frame(target), moved, used[target])})
+            # What does not count may be no number.
+            here, there = (np.where(used[t], stack.frame(t), 1.0) for t in (source, target))
+            moved = splat(here, used[source].astype(np.int64) - 1, move, stack.height, stack.width)
+            total = merge(total, {"tae": tae_part(there, moved, used[target])})
     return stack.scores(total)["tae"]
 
 

@@ -42,6 +42,7 @@ class DepthNet(nn.Module, PyTorchModelHubMixin):
 
     mean: Tensor
     std: Tensor
+    least_side = SMALLEST
 
     def __init__(
         self,

@@ -49,7 +49,8 @@ def depth_range(
     values = _spread_out(depths, claims)
     low, high = (1.0, 2.0) if not len(values) else _ends(values, percentiles, _is_inverse(claims, is_linear))
     if high - low <= 1e-6 * max(abs(low), abs(high)):
-        low, high = low - 0.01 * abs(low) - 1e-6, high + 0.01 * abs(high) + 1e-6
+        slack = 0.01 * max(abs(low), abs(high)) or 1e-6
+        low, high = low - slack, high + slack
     return (high, low) if claims == "disparity" else (low, high)
 
 

@@ -340,7 +340,7 @@ def _features(
 def find_unit(depth: np.ndarray, claims: str) -> np.ndarray:
     """Offset and scale of one frame (h, w), float32 (2,): what a session takes for 0 and for 1."""
     values = depth.ravel()[:: max(1, depth.size // 50_000)]  # every so many pixels are enough
-    values = values[np.isfinite(values)]
+    values = values[np.isfinite(values)].astype(np.float32)  # half a float has nothing as small as LEAST
     if claims in ("metric", "scale"):
         values = values[values > 0]
         return np.array([0.0, np.exp(np.log(values).mean()) if len(values) else 1.0], np.float32)

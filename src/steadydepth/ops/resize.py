@@ -11,9 +11,10 @@ def check_image(image: object) -> NDArray[np.uint8]:
     """The image itself, where it is one.
 
     Raises:
-        InputError: it is no uint8 RGB (h, w, 3) array.
+        InputError: it is no uint8 RGB (h, w, 3) array, or an empty one.
     """
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    is_wrong = not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3
+    if not isinstance(image, np.ndarray) or is_wrong or image.size == 0:
         kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise InputError(f"an image is {kind}; it is a numpy array of uint8 (h, w, 3) in RGB: convert it")
     return image
