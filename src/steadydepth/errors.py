@@ -1,7 +1,9 @@
 """The mistakes that the user can put right. Apart from the other nouns, so that `--help` needs no torch."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 _MOST_LINES = 50
 
@@ -41,3 +43,23 @@ def failure(failed: Mapping[str, str], n_fine: int, written: list[Path]) -> Inpu
 def missing_package(package: str, extra: str) -> InputError:
     """The error for an optional `package` that is not there, with the `extra` that installs it."""
     return InputError(f"{package} is not installed: pip install 'steadydepth[{extra}]'")
+
+
+def import_extra(module: str, extra: str, why: str | None = None, otherwise: str = "") -> Any:
+    """An optional module, imported where it is needed.
+
+    Args:
+        module: its name.
+        extra: of this package, that installs it.
+        why: begins the error, in place of: it is not installed.
+        otherwise: ends the error, with what can be done without it.
+
+    Raises:
+        InputError: it is not there.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"{why or f'{module} is not installed'}: pip install 'steadydepth[{extra}]'{otherwise}"
+        ) from error

@@ -2,12 +2,11 @@
 
 import tempfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from steadydepth.errors import InputError
+from steadydepth.errors import InputError, import_extra
 from steadydepth.files.prefetch import read_ahead
 from steadydepth.files.video_write import write_video
 from steadydepth.inference.depth_cache import cache_depth
@@ -78,7 +77,7 @@ def make_app(model: AnyModel = DEFAULT, *, colours: str = "turbo") -> Any:
     Raises:
         InputError: the extra `app` is not installed, or there is no such model.
     """
-    gradio, predictor = _load_gradio(), as_predictor(model)
+    gradio, predictor = import_extra("gradio", "app", "the app needs Gradio"), as_predictor(model)
     folder = tempfile.TemporaryDirectory()  # as long as the page; Gradio serves a copy
 
     def run(video: str | None, filter: str, colours: str, look_ahead: float) -> str:
@@ -124,11 +123,3 @@ def app(model: AnyModel = DEFAULT, *, host: str = "127.0.0.1", port: int = 7860)
         page.launch(server_name=host, server_port=port, quiet=True, footer_links=[])
     except OSError as error:
         raise InputError(f"{host}:{port}: cannot be listened on ({error}): choose another --port") from error
-
-
-def _load_gradio() -> ModuleType:
-    try:
-        import gradio
-    except ImportError as error:
-        raise InputError("the app needs Gradio: pip install 'steadydepth[app]'") from error
-    return gradio

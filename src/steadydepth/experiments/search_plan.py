@@ -8,7 +8,7 @@ from typing import Any
 
 from steadydepth.config import Config, SearchConfig
 from steadydepth.config_files import list_mistakes, load_config, mistakes_of
-from steadydepth.errors import InputError
+from steadydepth.errors import import_extra
 from steadydepth.experiments.planned_runs import PlannedRun, scoring_mistakes, values_of
 from steadydepth.training.validation import check_metric, distance_from_best
 
@@ -115,10 +115,7 @@ def propose(trials: Sequence[Trial], count: int, *, base: Config, config: Search
 
 
 def _import_optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise InputError("search needs Optuna: pip install 'steadydepth[search]'") from error
+    optuna = import_extra("optuna", "search", "search needs Optuna")
     # Our own log has a line for each trial.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

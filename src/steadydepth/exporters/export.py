@@ -22,7 +22,7 @@ from jaxtyping import Float32, Num, UInt8
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from steadydepth.errors import missing_package
+from steadydepth.errors import import_extra
 from steadydepth.exporters.graph_rewrites import move_taps
 from steadydepth.exporters.targets import WRITERS
 from steadydepth.inference.exported import ExportedNet
@@ -166,10 +166,7 @@ def check_target(out: Path, to: str) -> None:
     if out.suffix != SUFFIXES[to]:
         raise InputError(f"{out}: a file for {to} ends in {SUFFIXES[to]}: name it {out.with_suffix(SUFFIXES[to])}")
     for package in _PACKAGES[to]:
-        try:
-            __import__(package)
-        except ImportError as error:
-            raise missing_package(package, to) from error
+        import_extra(package, to)
 
 
 def describe(model: nn.Module, height: int, width: int, licence: str) -> dict[str, Any]:

@@ -11,13 +11,12 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from steadydepth.errors import InputError
+from steadydepth.errors import InputError, import_extra
 from steadydepth.files.exr import read_exr
 from steadydepth.files.image_formats import size_fault
 from steadydepth.files.images import read_depth_codes, read_pnm
@@ -90,18 +89,9 @@ def open_h5(path: Path) -> Any:
         raise InputError(f"{path}: cannot be read as HDF5 ({error}): check the path, or copy the file again") from error
 
 
-def load_extra(name: str) -> ModuleType:
-    """The module `name` of the extra `layouts`.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(f"{name} is missing; .h5 and .mat need it: pip install 'steadydepth[layouts]'") from error
+def load_extra(name: str) -> Any:
+    """The module `name` of the extra `layouts`; InputError where it is not installed."""
+    return import_extra(name, "layouts", f"{name} is missing; .h5 and .mat need it")
 
 
 def _check_plain(path: Path, dtype: np.dtype[Any]) -> None:

@@ -2,26 +2,18 @@
 
 import io
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from steadydepth.errors import InputError
+from steadydepth.errors import InputError, import_extra
 from steadydepth.files.image_formats import size_fault
 
 
-def load_openexr() -> ModuleType:
-    """The module OpenEXR (Academy Software Foundation; OpenCV's wheels write none).
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        import OpenEXR
-    except ImportError as error:
-        raise InputError("exr needs the package OpenEXR: pip install 'steadydepth[exr]', or choose npz") from error
-    return OpenEXR
+def load_openexr() -> Any:
+    """The module OpenEXR (Academy Software Foundation; OpenCV's wheels write none); InputError where it is missing."""
+    return import_extra("OpenEXR", "exr", "exr needs the package OpenEXR", ", or choose npz")
 
 
 def write_exr(path: Path, depth: Float[np.ndarray, "h w"], *, is_half: bool = False) -> None:
@@ -91,7 +83,7 @@ def decode_light(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     return np.rint(255 * encoded).astype(np.uint8)
 
 
-def _channels(exr: ModuleType, data: bytes) -> dict[str, np.ndarray]:
+def _channels(exr: Any, data: bytes) -> dict[str, np.ndarray]:
     """The channels of the first part; ValueError or RuntimeError when they cannot be read."""
     with exr.File(io.BytesIO(data), header_only=True) as file:
         first, last = file.header()["dataWindow"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from steadydepth.errors import InputError
+from steadydepth.errors import import_extra
 
 # What files of these kinds begin with; those of AVIF and HEIC say it from their fifth byte on.
 _WEBP, _BMP, _TIFF = b"RIFF", b"BM", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -72,7 +72,8 @@ def decode(data: bytes, kind: str, *, name: str) -> tuple[UInt8[np.ndarray, "h w
     from PIL import Image, UnidentifiedImageError
 
     if kind == "HEIC":
-        _register_heif()
+        why, otherwise = "HEIC images need the package pillow-heif", ", or convert them to JPEG"
+        import_extra("pillow_heif", "heif", why, otherwise).register_heif_opener()
     try:
         with warnings.catch_warnings():
             # Its own limit on pixels is a warning; ours comes next.
@@ -126,16 +127,6 @@ def say_first_of(name: str, number: int) -> None:
         number: how many it holds.
     """
     LOG.warning("%s: holds %d images, of which the first is taken: make a video of an animation", name, number)
-
-
-def _register_heif() -> None:
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError as error:
-        raise InputError(
-            "HEIC images need the package pillow-heif: pip install 'steadydepth[heif]', or convert them to JPEG"
-        ) from error
-    register_heif_opener()
 
 
 def orientation(data: bytes) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from steadydepth.types import InputError
+from steadydepth.errors import import_extra
 
 _SIGNATURE = b"\x89SDR"
 # Of Zstandard; 3 packs video frames no smaller, and unpacks them a third slower.
@@ -109,8 +109,4 @@ def _decompress(data: memoryview, itemsize: int, shape: tuple[int, int, int]) ->
 
 
 def _zstandard() -> Any:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise InputError("images packed as zst need Zstandard: pip install 'steadydepth[shards]'") from error
-    return zstandard
+    return import_extra("zstandard", "shards", "images packed as zst need Zstandard")

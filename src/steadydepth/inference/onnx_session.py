@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from steadydepth.errors import InputError, missing_package
+from steadydepth.errors import InputError, import_extra
 
 
 def open_onnx_session(path: Path, threads: int | None = None) -> Any:
@@ -16,10 +16,7 @@ def open_onnx_session(path: Path, threads: int | None = None) -> Any:
     Raises:
         InputError: ONNX Runtime is not installed, or cannot read the file.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise missing_package("onnxruntime", "onnx") from error
+    onnxruntime = import_extra("onnxruntime", "onnx")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3

@@ -4,12 +4,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, UInt8
 
+from steadydepth.errors import import_extra
 from steadydepth.ops.camera import unproject
 from steadydepth.ops.colours import is_measured
 from steadydepth.types import InputError
@@ -82,19 +83,9 @@ def write_ply(path: Path, points: Float32[np.ndarray, "n 3"], colours: UInt8[np.
     path.write_bytes(_HEADER.format(n=len(points)).encode() + vertices.tobytes())
 
 
-def load_rerun() -> ModuleType:
-    """The module rerun.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        import rerun
-    except ImportError as error:
-        raise InputError(
-            "rerun needs the package rerun-sdk: pip install 'steadydepth[rerun]', or choose ply"
-        ) from error
-    return rerun
+def load_rerun() -> Any:
+    """The module rerun; InputError where it is not installed."""
+    return import_extra("rerun", "rerun", "rerun needs the package rerun-sdk", ", or choose ply")
 
 
 def write_rerun(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steadydepth.errors import InputError, missing_package
+from steadydepth.errors import InputError, import_extra, missing_package
 from steadydepth.inference.filter_runtime import ExportedFilter as ExportedFilter
 from steadydepth.inference.onnx_session import open_onnx_session
 from steadydepth.ops.resize import check_image, enlarge_measured, fit_image
@@ -160,10 +160,7 @@ def _open_onnx(path: Path, threads: int | None) -> tuple[Network, str]:
 
 
 def _open_openvino(path: Path, threads: int | None) -> tuple[Network, str]:
-    try:
-        import openvino
-    except ImportError as error:
-        raise missing_package("openvino", "openvino") from error
+    openvino = import_extra("openvino", "openvino")
     # Where a processor has bfloat16, OpenVINO would take it for float32: steps of 0.4 %, as large as flicker.
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads:

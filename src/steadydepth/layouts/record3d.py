@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
-from steadydepth.errors import missing_package
+from steadydepth.errors import import_extra
 from steadydepth.files.depth_formats import UNREADABLE, short
 from steadydepth.files.image_formats import size_fault
 from steadydepth.files.images import HeldImage, read_colour
@@ -111,10 +111,7 @@ def _unpacked(data: bytes, dtype: np.dtype, size: tuple[int, int]) -> np.ndarray
     """An image (h, w) of LZFSE, or of plain numbers as other apps write it; ValueError when it is of another size."""
     n_bytes = size[0] * size[1] * dtype.itemsize
     if len(data) != n_bytes:
-        try:
-            import lzfse
-        except ImportError as error:
-            raise missing_package("lzfse", "record3d") from error
+        lzfse = import_extra("lzfse", "record3d")
         try:
             data = lzfse.decompress(data)
         except lzfse.error as error:

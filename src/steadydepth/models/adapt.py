@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from steadydepth.errors import import_extra
 from steadydepth.types import InputError
 
 
@@ -20,17 +21,14 @@ def add_lora(model: nn.Module, rank: int, belongs: Callable[[str], bool]) -> Non
     Raises:
         InputError: peft is not installed, or no linear layer belongs.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise InputError("model.lora: needs the extra: pip install 'steadydepth[lora]'") from error
+    peft = import_extra("peft", "lora", "model.lora: needs the extra")
     targets = [
         name for name, module in model.named_modules() if isinstance(module, nn.Linear) and belongs(f"{name}.weight")
     ]
     if not targets:
         raise InputError("model.lora: the encoder has no linear layers to adapt: leave it 0 and train the weights")
     learned = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), model)
+    peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), model)
     # peft freezes all of the model; outside the adapted part all is trained as before.
     for name, parameter in model.named_parameters():
         if not belongs(name):

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from steadydepth.errors import InputError
+from steadydepth.errors import InputError, import_extra
 
 PROTOCOL = "steadydepth.v1"
 FORMATS = ("float16", "png16", "zstd", "float32")
@@ -79,10 +79,7 @@ def decode_depth(header: dict[str, Any], payload: memoryview) -> NDArray[np.floa
 
 
 def _unzstd(payload: memoryview, n_bytes: int) -> bytes:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise InputError("zstd needs zstandard: pip install 'steadydepth[serve]', or take float16") from error
+    zstandard = import_extra("zstandard", "serve", "zstd needs zstandard", ", or take float16")
     try:
         plain = zstandard.ZstdDecompressor().decompress(payload, max_output_size=n_bytes)
     except zstandard.ZstdError as error:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float16, Float32, Int64, UInt8, UInt16
 from PIL import Image
 
-from steadydepth.errors import InputError
+from steadydepth.errors import InputError, import_extra
 from steadydepth.files.atomic_writes import new_file
 
 TEXELS = 64  # texture side
@@ -211,10 +211,7 @@ def _read_catalogue(
     file: Path, entries: dict[str, str], numbers: list[int]
 ) -> Iterator[tuple[str, str, str, np.ndarray, Any, np.ndarray]]:
     """Name, category, credit, size in metres, trimesh scene and rotation of each model that can be read."""
-    try:
-        import trimesh
-    except ImportError as error:
-        raise InputError("models need trimesh: pip install 'steadydepth[meshes]'") from error
+    trimesh = import_extra("trimesh", "meshes", "models need trimesh")
     with zipfile.ZipFile(file) as archive:
         for number in numbers:
             path = entries[f"model#{number}"].lstrip("/")

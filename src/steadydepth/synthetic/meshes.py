@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float64, Int32, Int64
 
+from steadydepth.errors import import_extra
 from steadydepth.types import InputError
 
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
@@ -17,10 +18,7 @@ def read_mesh(path: Path) -> Float64[np.ndarray, "face 3 3"]:
     Raises:
         InputError: the file is damaged or has no triangle, or trimesh is not installed.
     """
-    try:
-        import trimesh
-    except ImportError as error:
-        raise InputError("meshes need trimesh: pip install 'steadydepth[meshes]'") from error
+    trimesh = import_extra("trimesh", "meshes", "meshes need trimesh")
     try:
         mesh = trimesh.load_mesh(path)
         triangles = np.array(mesh.triangles, np.float64)
