@@ -52,7 +52,7 @@ def evaluate(
         raise InputError("give either --model or --predictions")
     from steadydepth.evaluation.bootstrap import add_intervals, read_report
     from steadydepth.evaluation.evaluate import evaluate as evaluate_all
-    from steadydepth.evaluation.evaluate import write_report as write_metrics
+    from steadydepth.files.atomic_writes import write_json
     from steadydepth.inference.predictor import load
 
     other = read_report(versus) if versus is not None else None
@@ -79,7 +79,7 @@ def evaluate(
         )
     if bootstrap:
         scores = add_intervals(scores, n_resamples=bootstrap)
-        write_metrics(scores, out / "metrics.json")
+        write_json(out / "metrics.json", scores)
     _print_table(scores)
     _print_lengths(scores)
     print(f"{out / 'metrics.json'} written")

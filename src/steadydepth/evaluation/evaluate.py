@@ -1,6 +1,5 @@
 """A model, or a folder of predictions, and videos in; metrics.json out."""
 
-import json
 import logging
 import math
 import tempfile
@@ -32,7 +31,7 @@ from steadydepth.evaluation.sources import (
 from steadydepth.evaluation.sources import predict_sequence as predict_sequence
 from steadydepth.evaluation.summary import ScoredClip, build_report, mean_over_clips
 from steadydepth.evaluation.windows import Values
-from steadydepth.files.atomic_writes import check_folder, new_file
+from steadydepth.files.atomic_writes import check_folder, write_json
 from steadydepth.files.stored_depth import open_array
 from steadydepth.inference.filters import choose_filter
 from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor
@@ -344,11 +343,5 @@ def evaluate(
         **applied.noted(),
     }
     if out is not None:
-        write_report(report, Path(out) / "metrics.json")
+        write_json(Path(out) / "metrics.json", report)
     return report
-
-
-def write_report(report: Mapping[str, Any], path: Path) -> None:
-    """JSON of `report` at `path`, complete or not at all; NaN and infinity are refused, None becomes null."""
-    with new_file(path) as part:
-        part.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")

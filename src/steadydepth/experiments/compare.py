@@ -1,6 +1,5 @@
 """Several methods from one start, on one data order, for one budget: their runs, one table, one page."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from steadydepth.experiments.compare_plan import Row, frames_trained_on, plan_ru
 from steadydepth.experiments.compare_table import build_comparison
 from steadydepth.experiments.planned_runs import Series, check_data, read_scores
 from steadydepth.experiments.runner import at_work_in, carry_out
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.atomic_writes import new_file, write_json
 
 
 def compare(config: CompareConfig | str | Path) -> dict[str, Any]:
@@ -44,8 +43,7 @@ def compare(config: CompareConfig | str | Path) -> dict[str, Any]:
             frames={name: frames_trained_on(row) for name, row in (plan.methods | plan.curve).items()},
         )
         result["failed"] = failed
-        with new_file(config.out / "compare.json") as part:
-            part.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+        write_json(config.out / "compare.json", result)
         with new_file(config.out / "compare.html") as part:
             part.write_text(render_comparison(result))
     return result

@@ -14,7 +14,7 @@ from steadydepth.experiments.compare_table import heading
 from steadydepth.experiments.planned_runs import PlannedRun, Series, check_data, read_scores
 from steadydepth.experiments.runner import at_work_in, carry_out
 from steadydepth.experiments.search_plan import PLAIN, Trial, Values, check_search, plan_runs, plan_trial, propose
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.atomic_writes import new_file, write_json
 from steadydepth.training.validation import distance_from_best
 
 FILE = "search.json"
@@ -117,8 +117,7 @@ def _write(
         "best": best,
         "failed": dict(failed),
     }
-    with new_file(config.out / FILE) as part:
-        part.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write_json(config.out / FILE, result)
     if best is not None:
         with new_file(config.out / BEST) as part:
             part.write_text(dump_config(plan_trial("best", trials[best].values, config).config))

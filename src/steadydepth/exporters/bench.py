@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.atomic_writes import write_json
 from steadydepth.inference.runtime import ExportedModel, is_exported
 from steadydepth.types import InputError
 
@@ -149,8 +149,7 @@ def bench(
             "models": {name: _report(each, rates) for name, each in calls.items()},
         }
     if out is not None:
-        with new_file(Path(out)) as part:
-            part.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(Path(out), found)
     return found
 
 

@@ -19,7 +19,7 @@ from steadydepth.errors import missing_package
 from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.exporters.export import check_target, export_model, staging
 from steadydepth.exporters.targets import quiet
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.atomic_writes import write_json
 from steadydepth.inference.predictor import load
 from steadydepth.inference.runtime import METADATA, ExportedModel
 from steadydepth.ops.resize import fit_image
@@ -69,8 +69,7 @@ def export_int8(
             "before": evaluate(exact_model := load(exact), data, controls=False)["mean"],
             "after": evaluate(load(part), data, controls=False, reference=exact_model)["mean"],
         }
-    with new_file(report_path(out)) as unfinished:
-        unfinished.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(report_path(out), report)
     return report
 
 

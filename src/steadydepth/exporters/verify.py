@@ -1,7 +1,6 @@
 """The proof of zero added cost: the model after training is the model before it but for the numbers in its weights."""
 
 import copy
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +14,7 @@ from torch.utils import _pytree
 
 from steadydepth.exporters.bench import time_in_turn
 from steadydepth.exporters.targets import trace
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.atomic_writes import write_json
 from steadydepth.models.load import load_model
 
 LEAST_NOISE = 0.05  # a clock on a shared machine is no better, however alike two rounds happen to be
@@ -72,8 +71,7 @@ def verify(
         "weights_bytes": {name: _weights_bytes(name) for name in (before, after)},
     }
     if out is not None:
-        with new_file(Path(out)) as part:
-            part.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(Path(out), found)
     return found
 
 

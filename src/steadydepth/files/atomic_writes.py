@@ -1,5 +1,6 @@
 """Names that stay inside their folder, and files and folders that appear complete or not at all."""
 
+import json
 import os
 import re
 import shutil
@@ -90,6 +91,12 @@ def new_file(final: Path) -> Iterator[Path]:
         part.replace(final)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write `content` as JSON, complete or not at all; NaN and infinity are refused, None becomes null."""
+    with new_file(path) as part:
+        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _refuse_existing(final: Path) -> None:

@@ -1,7 +1,6 @@
 """Tune the learned filter to one model and to videos like those it will filter, with labels or without."""
 
 import copy
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -15,9 +14,9 @@ from safetensors.torch import save_file
 from steadydepth.config import FilterConfig
 from steadydepth.data.cuts import mark_cuts
 from steadydepth.data.sequence_folder import Sequence as SequenceFolder
-from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.data.sequence_folder import find_sequences, open_sequence
 from steadydepth.data.sequence_listing import find_sequences, is_sequence
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.atomic_writes import new_file, write_json
 from steadydepth.filter_training.clips import Lesson, mirrored
 from steadydepth.filter_training.learner import Learner
 from steadydepth.filter_training.train import learn, measure
@@ -221,5 +220,4 @@ def _write(
         "videos": [path.name for path in videos],
     }
     # Last: with it the folder is complete.
-    with new_file(out / NOTE) as part:
-        part.write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
+    write_json(out / NOTE, noted)
