@@ -24,22 +24,12 @@ TOKEN_VARIABLE = "STEADYDEPTH_TOKEN"
 class ServedPredictor(Predictor):
     """The model that a server has in service, as a predictor; cuts are known by the frames before them alone."""
 
-    def __init__(self, url: str, *, filter: str | None = None, token: str | None = None) -> None:
-        """Find the server.
-
-        Args:
-            url: http://host:port.
-            filter: of videos; None takes the one that the server was started with.
-            token: None takes that of the environment variable STEADYDEPTH_TOKEN.
-
-        Raises:
-            InputError: it does not answer, or refuses.
-        """
-        self.client = Client(url, token=token or os.environ.get(TOKEN_VARIABLE))
+    def __init__(self, url: str) -> None:
+        """Find the server at http://host:port, with the token of STEADYDEPTH_TOKEN; InputError where it refuses."""
+        self.client = Client(url, token=os.environ.get(TOKEN_VARIABLE))
         known = self.client.models()
         self._claims, self._filters = cast(Claims, known["claims"]), known["filters"]
         self.filter = ChosenFilter()
-        self.filter = self.choose_filter(filter)
 
     @property
     def claims(self) -> Claims:
@@ -116,7 +106,6 @@ def stream_served(
     *,
     seconds: float | None = None,
     filter: str | None = None,
-    token: str | None = None,
 ) -> Iterator[LiveResult]:
     """Depth of the newest frame of a live source, by a server; as `inference.live.stream_newest`.
 
@@ -127,12 +116,11 @@ def stream_served(
         source: a camera's index, a URL, a path or an iterator of uint8 RGB images.
         seconds: end after so long; None goes on until the source ends.
         filter: one of the server's filters; None takes the one that it was started with.
-        token: None takes that of the environment variable STEADYDEPTH_TOKEN.
 
     Raises:
         InputError: the source cannot be opened, or the server refuses, or does not answer for a minute.
     """
-    client = Client(url, token=token or os.environ.get(TOKEN_VARIABLE))
+    client = Client(url, token=os.environ.get(TOKEN_VARIABLE))
     begun = time.perf_counter()
     for answer in client.stream(open_source(source).frames(), is_live=True, filter=filter):
         yield LiveResult(_result(answer), answer.number, answer.n_skipped, answer.latency_s)
