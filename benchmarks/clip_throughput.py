@@ -26,7 +26,7 @@ from steadydepth.data.loader_workers import load_items
 from steadydepth.data.sequence_folder import Sequence, open_sequence
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.shards.read import INDEX, MEMBERS
-from steadydepth.data.shards.write import pack_sequences
+from steadydepth.data.shards.write import pack
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_read import read_video
 from steadydepth.ops.photometric import Photometric
@@ -105,7 +105,7 @@ def main() -> None:
             (f"shards, zstd, {options.size}", {"codec": "zstd", "size": (height, width)}),
         ):
             roots[name] = Path(folder) / name.replace(", ", "_")
-            pack_sequences(loose, roots[name], **settings)
+            pack(loose, roots[name], **settings)
         report(roots, (height, width), options)
 
 

@@ -112,7 +112,7 @@ def _texts(folder: Path) -> None:
 
 def _shards(folder: Path) -> None:
     """index.json, members.npy and a tar file of one small sequence, in one tar of their own to be damaged together."""
-    from steadydepth.data.shards.write import pack_sequences
+    from steadydepth.data.shards.write import pack
     from steadydepth.files.sequence_writer import write_sequence
     from steadydepth.types import Clip
 
@@ -120,7 +120,7 @@ def _shards(folder: Path) -> None:
         frames = np.random.default_rng(0).integers(0, 256, (3, 24, 32, 3), dtype=np.uint8)
         clip = Clip("a", frames, 10.0, depth=np.full((3, 24, 32), 2, np.float32))
         write_sequence(Path(place) / "data", clip, depth_scale_m=0.001, source=None, licence=None)
-        pack_sequences(Path(place) / "data", Path(place) / "shards")
+        pack(Path(place) / "data", Path(place) / "shards")
         with tarfile.open(folder / "shards.pack", "w") as tar:
             for path in sorted((Path(place) / "shards").iterdir()):
                 tar.add(path, path.name)

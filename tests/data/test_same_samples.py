@@ -9,7 +9,7 @@ import pytest
 
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import load_items
-from steadydepth.data.shards.write import pack_sequences
+from steadydepth.data.shards.write import pack
 from steadydepth.ops.photometric import Photometric
 from steadydepth.training.samples import sample_numbers
 
@@ -19,7 +19,7 @@ def root(request, world, tmp_path_factory):
     if request.param == "folder":
         return world
     shards = tmp_path_factory.mktemp("same") / "shards"
-    pack_sequences(world, shards, shard_size=30_000)
+    pack(world, shards, shard_size=30_000)
     return shards
 
 

@@ -18,7 +18,7 @@ from steadydepth.data.loader_workers import load_items
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.shards.read import INDEX, MEMBERS, ROW
-from steadydepth.data.shards.write import pack_sequences
+from steadydepth.data.shards.write import pack
 from steadydepth.errors import InputError, SomeFailedError
 from steadydepth.ops.optical_flow import consistent, dis_flow
 from steadydepth.ops.photometric import Photometric
@@ -30,7 +30,7 @@ ARRAYS = ("frames", "depth", "valid", "objects", "flow", "flow_valid", "K", "cam
 def packed(world, tmp_path_factory):
     """The world in shards of about two frames each, with DIS flow."""
     out = tmp_path_factory.mktemp("packed") / "shards"
-    assert pack_sequences(world, out, shard_size=30_000, flow=True) == 2
+    assert pack(world, out, shard_size=30_000, flow=True) == 2
     return out
 
 
@@ -52,7 +52,7 @@ def test_a_pack_gives_the_clips_of_its_folder_bit_for_bit(world, tmp_path, codec
     (bare / "depth" / "0002.png").unlink()
     (bare / "valid").mkdir()
     cv2.imwrite(str(bare / "valid" / "0001.png"), np.tri(48, 64, dtype=np.uint8))
-    pack_sequences(source, tmp_path / "shards", shard_size=30_000, codec=codec)
+    pack(source, tmp_path / "shards", shard_size=30_000, codec=codec)
     assert len(list((tmp_path / "shards").glob("*.tar"))) > 2
     assert [path.name for path in find_sequences(tmp_path / "shards")] == ["fixed_000003", "moving_000004"]
     for path in find_sequences(source):
@@ -83,7 +83,7 @@ def test_a_pack_is_plain_tar_with_the_names_of_webdataset(packed):
 
 
 def test_packed_at_the_training_size_samples_are_the_same(world, tmp_path):
-    pack_sequences(world, tmp_path / "shards", size=(40, 56))
+    pack(world, tmp_path / "shards", size=(40, 56))
     for path in find_sequences(world):
         whole = fit_clip(open_sequence(path).read(), 40, 56)
         small = open_sequence(tmp_path / "shards" / path.name).read()
@@ -213,16 +213,16 @@ def test_bombs_and_impostors_are_refused_before_they_unpack(copied):
 
 def test_an_existing_folder_is_refused_and_a_failed_packing_leaves_nothing(world, packed, tmp_path):
     with pytest.raises(InputError, match="never overwritten"):
-        pack_sequences(world, packed)
+        pack(world, packed)
     broken = shutil.copytree(world, tmp_path / "broken")
     for name in ("moving_000004", "fixed_000003"):
         frame = broken / name / "rgb" / "0003.png"
         frame.write_bytes(frame.read_bytes()[:300])
     with pytest.raises(InputError, match=r"moving_000004/rgb/0003\.png: truncated"):
-        pack_sequences(broken, tmp_path / "shards")
+        pack(broken, tmp_path / "shards")
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
     with pytest.raises(InputError, match="unknown codec; there are zstd, png"):
-        pack_sequences(world, tmp_path / "shards", codec="gif")
+        pack(world, tmp_path / "shards", codec="gif")
 
 
 class _Ranges(http.server.SimpleHTTPRequestHandler):
@@ -281,7 +281,7 @@ def test_a_sequence_that_breaks_off_leaves_nothing_in_the_shards_of_the_others(w
         last = sorted((data / bad / "rgb").iterdir())[-1]
         last.write_bytes(last.read_bytes()[:-20])
         with pytest.raises(SomeFailedError, match=f"1 input.s. failed, 1 written:.*\n.*{bad}.*truncated PNG"):
-            pack_sequences(data, tmp_path / bad / "shards", shard_size=30_000)
+            pack(data, tmp_path / bad / "shards", shard_size=30_000)
         (path,) = find_sequences(tmp_path / bad / "shards")
         good = next(name for name in names if name != bad)
         assert path.name == good

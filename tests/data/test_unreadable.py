@@ -14,7 +14,7 @@ from steadydepth.data.checks import check_data
 from steadydepth.data.cuts import shots_of
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.sequence_folder import open_sequence
-from steadydepth.data.shards.write import pack_sequences
+from steadydepth.data.shards.write import pack
 from steadydepth.errors import InputError
 from steadydepth.files.video_write import write_video
 from steadydepth.ops.photometric import Photometric
@@ -138,7 +138,7 @@ def test_labels_packed_in_shards_are_looked_at_too(tmp_path, caplog):
     fine = np.full((20, 30), 2000, np.uint16)
     write_sequence(tmp_path / "data", "empty", [np.zeros_like(fine)] * 3)
     write_sequence(tmp_path / "data", "fine", [fine] * 3)
-    pack_sequences(tmp_path / "data", tmp_path / "shards")
+    pack(tmp_path / "data", tmp_path / "shards")
     samples = ClipSamples(tmp_path / "shards", **{**SETTINGS, "labels": "depth"})
     assert {sequence.name for sequence, _ in samples.clips} == {"fine"}
     assert "no pixel is measured in 3 of 3 images" in caplog.text

@@ -7,7 +7,7 @@ from typing import Any
 from steadydepth.data.checks import check_data
 from steadydepth.data.conversion import convert_layout, convert_shots, convert_video, convert_videos
 from steadydepth.data.rendered import make_rendered
-from steadydepth.data.shards.write import pack_sequences
+from steadydepth.data.shards.write import pack as pack
 from steadydepth.synthetic.assets import SWEETHOME3D, Assets, pack_assets
 from steadydepth.synthetic.world import make_world
 from steadydepth.types import InputError
@@ -111,37 +111,3 @@ def convert(
         yield from convert_videos(source, root, split_shots=split_shots, **part)
     else:
         yield from convert_layout(layout, source, root, split=split, **part)
-
-
-def pack(
-    root: str | Path,
-    out: str | Path,
-    *,
-    shard_size: int = 10**9,
-    codec: str = "zstd",
-    size: tuple[int, int] | None = None,
-    max_side: int | None = None,
-    flow: bool = False,
-    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
-) -> int:
-    """Write sequences into few tar files that are faster to read, here or behind a URL.
-
-    Args:
-        root: folder of sequence folders or videos.
-        out: new folder that gets the shards and their index, complete or not at all.
-        shard_size: bytes after which a shard ends.
-        codec: `zstd` (lossless, fast to read) or `png`.
-        size: rows and columns to scale and cut to, as training does.
-        max_side: shrink to this longer side in pixels; not with `size`.
-        flow: keep DIS flow, which `data.motion=dis` then takes.
-        progress: is called with (sequence, frames done, frames in all).
-
-    Returns: how many sequences were packed.
-
-    Raises:
-        InputError: naming the file that cannot be read, or when `out` exists.
-    """
-    if size and max_side:
-        raise InputError(f"--size {size} and --max-side {max_side}: give one of them")
-    options: dict[str, Any] = {"shard_size": shard_size, "codec": codec, "size": size, "max_side": max_side}
-    return pack_sequences(Path(root), Path(out), flow=flow, on_frame=progress, **options)

@@ -84,38 +84,40 @@ class _Shards:
             self._tar = None
 
 
-def pack_sequences(
-    root: Path,
-    out: Path,
+def pack(
+    root: str | Path,
+    out: str | Path,
     *,
     shard_size: int = 10**9,
     codec: str = "zstd",
     size: tuple[int, int] | None = None,
     max_side: int | None = None,
     flow: bool = False,
-    on_frame: Callable[[str, int, int], None] = lambda name, done, total: None,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> int:
-    """Write sequences as shards, complete or not at all.
+    """Write sequences into few tar files that are faster to read, here or behind a URL.
 
     Args:
-        root: of the sequences.
-        out: a new folder.
+        root: folder of sequence folders or videos.
+        out: new folder that gets the shards and their index, complete or not at all.
         shard_size: bytes; a shard ends with the first frame that reaches it.
-        codec: a key of `ENCODERS`.
-        size: rows and columns that frames and labels are scaled and cut to, as for training.
-        max_side: pixels; longer sides are shrunk to it.
-        flow: whether the DIS motion to the frame before is kept.
-        on_frame: called with sequence, frames done, and frames in all.
+        codec: `zstd` (lossless, fast to read) or `png`.
+        size: rows and columns to scale and cut to, as training does.
+        max_side: shrink to this longer side in pixels; not with `size`.
+        flow: keep DIS flow, which data.motion=dis then takes.
+        progress: called with sequence, frames done, and frames in all.
 
     Returns: number of sequences.
 
     Raises:
-        InputError: `out` exists, no such codec, or no sequence can be read.
+        InputError: `out` exists, no such codec, both of the sizes, or no sequence can be read.
         SomeFailedError: some cannot be read; the shards of the others are written.
     """
+    if size and max_side:
+        raise InputError(f"--size {size} and --max-side {max_side}: give one of them")
     if codec not in ENCODERS:
         raise InputError(f"{codec}: unknown codec; there are {', '.join(ENCODERS)}")
-    paths = find_sequences(root)
+    paths, out = find_sequences(Path(root)), Path(out)
     entries: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     with new_folder(out) as part, closing(_Shards(part, shard_size)) as shards:
@@ -127,7 +129,7 @@ def pack_sequences(
                 for frame, images in enumerate(_stored(sequence, height, width, flow=flow)):
                     coded = {kind: ENCODERS[codec](image) for kind, image in images.items()}
                     shards.add(sequence.name, frame, coded, codec)
-                    on_frame(sequence.name, frame + 1, sequence.n_frames)
+                    progress(sequence.name, frame + 1, sequence.n_frames)
             except InputError as error:
                 shards.back_to(mark)
                 failed[str(path)] = str(error)
