@@ -67,8 +67,8 @@ def doctor() -> None:
 
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, check, convert and pack video data.")
-for _command in (data.make, data.assets, data.check, data.convert, data.pack):
-    data_app.command()(_command)
+for _data_command in (data.make, data.assets, data.check, data.convert, data.pack):
+    data_app.command()(_data_command)
 app.add_typer(data_app, name="data")
 
 
