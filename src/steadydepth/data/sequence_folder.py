@@ -1,7 +1,7 @@
 """The native layout of a video with or without depth: one folder a sequence, one image a frame."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -69,21 +69,19 @@ class Sequence:
         stop = self.n_frames if stop is None else stop
         frames = self.read_frames(start, stop)
         numbers = range(start, stop)
-        depth = (
-            self._read_all("depth", numbers, _read_depth(self.depth_scale_m or math.nan)) if self.has_depth else None
-        )
+        depth = self._read_all("depth", numbers) if self.has_depth else None
         measured = None if depth is None else depth > 0
         if measured is not None and self.labels.get("valid"):
-            measured &= self._read_all("valid", numbers, read_labels, 1) != 0
-        flow = self._read_all("flow", numbers[:-1], _read_flow) if self.has_flow else None
-        motion = self._read_all("motion", numbers[1:], _read_flow) if self.labels.get("motion") else None
+            measured &= self._read_all("valid", numbers) != 0
+        flow = self._read_all("flow", numbers[:-1]) if self.has_flow else None
+        motion = self._read_all("motion", numbers[1:]) if self.labels.get("motion") else None
         return Clip(
             name=self.name,
             frames=frames,
             fps=self.fps,
             depth=depth,
             valid=measured,
-            objects=self._read_all("objects", numbers, read_labels) if self.has_objects else None,
+            objects=self._read_all("objects", numbers) if self.has_objects else None,
             flow=None if flow is None else np.ascontiguousarray(flow[..., :2]),
             flow_valid=None if flow is None else flow[..., 2] != 0,
             motion=None if motion is None else np.ascontiguousarray(motion[..., :2]),
@@ -137,21 +135,22 @@ class Sequence:
         depth: metres; objects: numbers; valid: not 0 where a pixel counts, everywhere when there is no file; flow: x, y
         in pixels and, as a third channel, whether it is valid.
         """
-        depth = _read_depth(self.depth_scale_m or math.nan)
-        read = {"depth": depth, "flow": _read_flow, "motion": _read_flow}.get(kind, read_labels)
-        return self._read_all(kind, range(number, number + 1), read, 1 if kind == "valid" else 0)[0]
+        return self._read_all(kind, range(number, number + 1))[0]
 
-    def _read_all(
-        self, kind: str, numbers: range, read: Callable[[ImageFile], np.ndarray], missing: int = 0
-    ) -> np.ndarray:
-        """Files of `kind` one after another; a frame without a file is filled with `missing`."""
+    def _read_all(self, kind: str, numbers: range) -> np.ndarray:
+        """Files of `kind` one after another; without a file a frame is 0 everywhere, of `valid` 1."""
         files = self.labels.get(kind, {})
         channels, dtype = _STORED[kind]
-        images = np.full((len(numbers), self.height, self.width, *channels), missing, dtype)
+        images = np.full((len(numbers), self.height, self.width, *channels), 1 if kind == "valid" else 0, dtype)
         for slot, number in zip(images, numbers, strict=True):
             if number in files:
-                slot[:] = check_size(files[number], read(files[number]), self.height, self.width)
+                slot[:] = check_size(files[number], self._decode(kind, files[number]), self.height, self.width)
         return images
+
+    def _decode(self, kind: str, file: ImageFile) -> np.ndarray:
+        if kind == "depth":
+            return (read_depth_codes(file) * np.float64(self.depth_scale_m or math.nan)).astype(np.float32)
+        return np.dstack(read_flow(file)) if kind in ("flow", "motion") else read_labels(file)
 
 
 _STORED: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
@@ -161,14 +160,6 @@ _STORED: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
     "valid": ((), np.uint8),
     "motion": ((3,), np.float32),
 }
-
-
-def _read_depth(scale_m: float) -> Callable[[ImageFile], np.ndarray]:
-    return lambda path: (read_depth_codes(path) * np.float64(scale_m)).astype(np.float32)
-
-
-def _read_flow(path: ImageFile) -> np.ndarray:
-    return np.dstack(read_flow(path))
 
 
 def open_sequence(path: str | Path) -> Sequence:
