@@ -47,9 +47,8 @@ def write_onnx(
     """
     inputs = ["image", *(beside or {}), *map(state_input, metadata["state"])]
     outputs = ["depth", *map(state_output, metadata["state"] if kept is None else kept)]
-    with warnings.catch_warnings(), quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
-        # The exporter's own use of what it has deprecated; nothing a user could fix.
-        warnings.simplefilter("ignore")
+    # Of the exporter's own use of what it has deprecated; nothing a user could fix.
+    with warnings.catch_warnings(action="ignore"), quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
         exported = trace(graph, _inputs(metadata, beside))
         if decompositions:
             exported = exported.run_decompositions(decompositions)
@@ -75,16 +74,14 @@ def _write_litert(graph: nn.Module, metadata: dict[str, Any], path: Path) -> Non
     import litert_torch
 
     # It takes minutes, and prints its progress on standard output.
-    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), redirect_stdout(sys.stderr):
         litert_torch.convert(graph, _inputs(metadata)).export(str(path))
     _append(path, metadata)
 
 
 def _write_executorch(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
     """What XNNPACK computes is handed to it; the rest, such as bytes to floats, runs in ExecuTorch's own kernels."""
-    with warnings.catch_warnings(), quiet("", "torch", "executorch"), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), quiet("", "torch", "executorch"), torch.no_grad():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
@@ -97,8 +94,8 @@ def _write_executorch(graph: nn.Module, metadata: dict[str, Any], path: Path) ->
 def _write_coreml(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
     """A package that takes an RGB image, as an app has it: Core ML has no arrays of bytes."""
     height, width = metadata["height"], metadata["width"]
-    with warnings.catch_warnings(), quiet("coremltools"), redirect_stdout(sys.stderr), torch.no_grad():
-        warnings.simplefilter("ignore")
+    silent = warnings.catch_warnings(action="ignore")
+    with silent, quiet("coremltools"), redirect_stdout(sys.stderr), torch.no_grad():
         import coremltools
 
         exported = trace(_OfImage(graph), (torch.zeros(1, 3, height, width),))

@@ -129,8 +129,7 @@ def _read_pgm(path: Path) -> np.ndarray:
 def _read_tiff(path: Path) -> np.ndarray:
     from PIL import Image
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damage, which is an error as well
+    with warnings.catch_warnings(action="ignore"):  # of damage, which is an error as well
         image = Image.open(io.BytesIO(path.read_bytes()), formats=["TIFF"])
         sides = _allowed(path, (image.height, image.width))
         if not image.mode.startswith(("I", "F")):

@@ -75,9 +75,8 @@ def decode(data: bytes, kind: str, *, name: str) -> tuple[UInt8[np.ndarray, "h w
         why, otherwise = "HEIC images need the package pillow-heif", ", or convert them to JPEG"
         import_extra("pillow_heif", "heif", why, otherwise).register_heif_opener()
     try:
-        with warnings.catch_warnings():
-            # Its own limit on pixels is a warning; ours comes next.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # Its own limit on pixels is a warning; ours comes next.
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             image = Image.open(io.BytesIO(data), formats=["HEIF" if kind == "HEIC" else kind.upper()])
         if fault := size_fault(image.height, image.width):
             raise ValueError(fault)

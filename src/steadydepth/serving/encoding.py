@@ -31,11 +31,9 @@ def decode_image(data: bytes, most_pixels: int) -> Image:
         InputError: it is of another kind, damaged, or has too many pixels.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Reads the header alone.
-            with PIL.open(io.BytesIO(data), formats=list(KINDS.values())) as image:
-                width, height = image.size
+        silent = warnings.catch_warnings(action="ignore")
+        with silent, PIL.open(io.BytesIO(data), formats=list(KINDS.values())) as image:  # reads the header alone
+            width, height = image.size
     except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, PIL.DecompressionBombError):
         raise InputError(f"the image is none of {', '.join(KINDS.values())}, or damaged: send one of them") from None
     _check_pixels(height, width, most_pixels)
