@@ -309,39 +309,25 @@ def evaluate(
     applied = choose_filter(filter or own, strength)
     if out is not None:
         check_folder(Path(out))
-    paths, chosen, tell = (
-        find_sequences(Path(data)),
-        choose_protocol(protocol, max_depth=max_depth),
-        progress or _silent,
-    )
+    paths, chosen = find_sequences(Path(data)), choose_protocol(protocol, max_depth=max_depth)
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk {chunk}: give 1 or more frames")
-    settings: dict[str, Any] = {"align": align, "max_depth": max_depth, "protocol": protocol, "controls": controls}
-    settings |= {
-        "lengths": lengths,
-        "strict": strict,
-        "opw": opw,
-        "jobs": jobs,
-        "data": str(data),
-        "progress": progress,
-    }
     with tempfile.TemporaryDirectory(prefix="steadydepth-") as keep:
         sources: Iterable[Source]
         if is_model(model_or_predictions):
             sources = sources_of_model(
-                model_or_predictions, paths, Path(keep), chosen, filter=applied, chunk=chunk, tell=tell
+                model_or_predictions, paths, Path(keep), chosen, filter=applied, chunk=chunk, tell=progress or _silent
             )
         else:
             sources = sources_of_folder(Path(model_or_predictions), paths, filter=applied)
         if reference is not None:
             sources = with_reference(sources, paths, as_predictor(reference), Path(keep), chosen, chunk)
-        report = evaluate_predictions(sources, **settings)
+        report = evaluate_predictions(
+            sources, align=align, max_depth=max_depth, protocol=protocol, controls=controls, lengths=lengths,
+            strict=strict, opw=opw, jobs=jobs, data=str(data), progress=progress,
+        )  # fmt: skip
     predictions = None if is_model(model_or_predictions) else str(model_or_predictions)
-    report["header"] |= {
-        "model": model_name,
-        "predictions": predictions,
-        **applied.noted(),
-    }
+    report["header"] |= {"model": model_name, "predictions": predictions, **applied.noted()}
     if out is not None:
         write_json(Path(out) / "metrics.json", report)
     return report

@@ -55,7 +55,7 @@ def verify(
     models = [load_model(name) for name in (before, after)]
     frames = torch.rand((1, 1, 3, height, width), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        shapes = [_shapes(model) for model in models]
+        shapes = [{name: tuple(value.shape) for name, value in model.state_dict().items()} for model in models]
         inputs = [_inputs(model, frames) for model in models]
         graphs = [_operators(model, given) for model, given in zip(models, inputs, strict=True)]
         latency = compare_latency((_copies(models, inputs) for _ in range(COPIES)), rounds=rounds)
@@ -73,10 +73,6 @@ def verify(
     if out is not None:
         write_json(Path(out), found)
     return found
-
-
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
 def _compare_shapes(before: dict[str, tuple[int, ...]], after: dict[str, tuple[int, ...]]) -> list[str]:
@@ -140,7 +136,7 @@ def compare_latency(
         for name, spent in time_in_turn(calls._asdict(), rounds=rounds, clock=clock).items():
             times[name] += spent
     first, second, third = times.values()
-    ratio = _median_ratio(second, first)
+    ratio = statistics.median(after / before for after, before in zip(second, first, strict=True))
     apart = sorted(abs(again / one - 1) for again, one in zip(third, first, strict=True))
     noise = max(apart[min(round(0.95 * len(apart)), len(apart) - 1)], LEAST_NOISE)
     return {
@@ -151,10 +147,6 @@ def compare_latency(
         "seconds_before": statistics.median(first),
         "seconds_after": statistics.median(second),
     }
-
-
-def _median_ratio(after: Sequence[float], before: Sequence[float]) -> float:
-    return statistics.median(one / other for one, other in zip(after, before, strict=True))
 
 
 def _weights_bytes(name: str) -> int | None:

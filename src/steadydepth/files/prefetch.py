@@ -49,12 +49,8 @@ def for_each_in_threads(function: Callable[[T], None], items: Iterable[T]) -> No
             while running:
                 running.popleft().result()
         finally:
-            _cancel(running)
-
-
-def _cancel(coming: Iterable[Future[Any]]) -> None:
-    for future in coming:
-        future.cancel()
+            for future in running:
+                future.cancel()
 
 
 class Feed(Generic[T]):

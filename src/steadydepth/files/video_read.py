@@ -88,17 +88,14 @@ def read_video(
         InputError: the source is missing, no video or damaged; or, at its end, it ends before its header declared.
     """
     reported: set[str] = set()
+    report = report or (lambda fault: _warn_once(f"{path}: {fault}"))
     base = base_layer(path) if isinstance(path, Path) else None
     for frame, stream in _frames_from(path, start, stop):
         for fault in frame_faults(frame, stream, base=base):
             if fault not in reported:
                 reported.add(fault)
-                (report or _warn_of(path))(fault)
+                report(fault)
         yield _as_shown(frame, stream)
-
-
-def _warn_of(path: Path | str) -> Callable[[str], None]:
-    return lambda fault: _warn_once(f"{path}: {fault}")
 
 
 @lru_cache(maxsize=1024)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from steadydepth.config import FilterConfig
 from steadydepth.data.cuts import mark_cuts
 from steadydepth.data.sequence_folder import Sequence as SequenceFolder
-from steadydepth.data.sequence_folder import find_sequences, open_sequence
+from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences, is_sequence
 from steadydepth.files.atomic_writes import new_file, write_json
 from steadydepth.filter_training.clips import Lesson, mirrored

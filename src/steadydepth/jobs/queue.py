@@ -323,8 +323,8 @@ class Jobs:
             self._hurry(job)
             return
         self._asked.pop(job.id, None)
-        found = _read_outcome(self.of(job) / OUTCOME)
-        now = time.time()
+        outcome, now = self.of(job) / OUTCOME, time.time()
+        found = json.loads(outcome.read_text()) if outcome.is_file() else None
         if found is not None and found["state"] in OVER:
             self.store.change(job, state=found["state"], message=found["message"], ended=now)
             logger.info("job %s: %s %s", job.id, found["state"], found["message"])
@@ -375,10 +375,6 @@ def _lock(path: Path) -> int | None:
         os.close(file)
         return None
     return file
-
-
-def _read_outcome(path: Path) -> dict[str, str] | None:
-    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _link_sequences(data: Path, into: Path, upload: Upload) -> None:

@@ -19,9 +19,9 @@ from steadydepth.layouts.recording import (
     Recording,
     Unreadable,
     each,
-    files_reader,
     inverted,
     numbered,
+    numbered_reader,
     part_name,
     read_table,
     rigid,
@@ -66,14 +66,12 @@ def _parts(drive: Path, images: Path, labels: dict[int, Path]) -> Iterator[Found
     origin = next(iter(measured.values()), None)
     poses = [camera_pose(one, origin) @ camera_to_imu for one in measured.values()] if origin is not None else None
     for stretch in unbroken(np.diff(numbers) == 1, len(numbers)):
-        here = numbers[stretch.start : stretch.stop]
+        here = {number: files[number] for number in numbers[stretch.start : stretch.stop]}
         yield Recording(
             name=part_name(drive.name, stretch, len(files)),
             fps=10.0,
             n_frames=len(here),
-            read=files_reader(
-                [files[number] for number in here], [labels.get(number) for number in here], scaled(1 / 256)
-            ),
+            read=numbered_reader(here, labels, scaled(1 / 256)),
             depth_scale_m=1 / 256,
             source="KITTI raw and annotated depth",
             licence="CC-BY-NC-SA-3.0",

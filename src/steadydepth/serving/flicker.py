@@ -47,11 +47,9 @@ class LiveFlicker:
             return
         if self._budget.take("pairs", now):
             self._due = now + _EVERY_S
-            self._add(_flicker(before, self._before))
-
-    def _add(self, flicker: float) -> None:
-        if np.isfinite(flicker):
-            self.value = flicker if self.value is None else self.value + _FOLLOW * (flicker - self.value)
+            flicker = _flicker(before, self._before)
+            if np.isfinite(flicker):
+                self.value = flicker if self.value is None else self.value + _FOLLOW * (flicker - self.value)
 
 
 def flicker_budget() -> Rates:
