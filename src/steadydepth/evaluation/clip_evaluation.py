@@ -77,7 +77,7 @@ def score_clip(
     )
     values = {name: read_values(one, footage, clip.n_frames, protocol) for name, one in predictions.items()}
     for frame in scene_frames(footage, protocol, has_label=has_label):
-        raw = {name: _next(values[name], footage, protocol) for name in predictions}
+        raw = {name: resize(_next(values[name], footage), footage, protocol) for name in predictions}
         found = {name: fits[name].depth(one) for name, one in raw.items()}
         depths, logs = _methods(found, frame, controls)
         scorer.add(frame, depths, logs, None if beside is None else beside.next(raw, found["reference"], frame))
@@ -99,11 +99,11 @@ def score_clip(
     )
 
 
-def _next(values: Iterator[Float32[np.ndarray, "i j"]], footage: Footage, protocol: Protocol) -> Pixels:
+def _next(values: Iterator[Float32[np.ndarray, "i j"]], footage: Footage) -> Float32[np.ndarray, "i j"]:
     frame = next(values, None)
     if frame is None:
         raise InputError(f"{footage.name}: the prediction ends before the clip does: write it again")
-    return resize(frame, footage, protocol)
+    return frame
 
 
 def _constant(value: float, footage: Footage, depth: DepthFrames) -> DepthFrames:
@@ -130,9 +130,7 @@ def _survey(
                 if search is not None:
                     search.add(label.log, label.valid, label.objects_moving)
             for name, fitter in fitters.items():
-                raw = next(values[name], None)
-                if raw is None:
-                    raise InputError(f"{footage.name}: the prediction ends before the clip does: write it again")
+                raw = _next(values[name], footage)
                 if number_of_round == 0 and fitter.count(raw) and settings.is_strict:
                     raise InputError(
                         f"{footage.name}, frame {number}: predicted values that are not finite (strict); fix the "
