@@ -105,7 +105,7 @@ class TemporalFilter(nn.Module):
             state = begin(depth[:, 0], guides[:, 0], torch.stack(units).to(depth))
         strengths = torch.as_tensor(strength, dtype=depth.dtype, device=depth.device).expand(len(depth))[:, None, None]
         filtered = []
-        backend = TorchBackend(self.gates)
+        backend = _TorchBackend(self.gates)
         for guide, raw, moved in zip(guides.unbind(1), depth.unbind(1), motion.unbind(1), strict=True):
             out, state = filter_step(backend, guide, raw, moved, state, claims=self.claims, strength=strengths)
             filtered.append(out)
@@ -120,44 +120,32 @@ class TemporalFilter(nn.Module):
         return from_log(log_depth, unit[:, None], self.claims)
 
 
-class TorchBackend:
-    """A step of the filter on tensors."""
+class _TorchBackend:
+    """`ops.filter_step.Backend` on tensors, batched along their first axis."""
 
     def __init__(self, gates: FilterGates) -> None:
         self._network = gates
 
     def sample(self, maps: list[Map], x: Map, y: Map, *, is_cubic: bool = False) -> list[Map]:
-        """`Backend.sample`.
-
-        Args:
-            maps: as there, batched along the first axis.
-            x: as there.
-            y: as there.
-            is_cubic: as there.
-        """
         images, at = torch.stack(maps, 1), torch.stack((x, y), -1)
         grid = as_grid(at, *images.shape[-2:])
         mode = "bicubic" if is_cubic else "bilinear"
         return list(F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False).unbind(1))
 
     def shrink(self, map: Map, factor: int) -> Float[Tensor, "b y x"]:
-        """`Backend.shrink`."""
         return map if factor == 1 else F.avg_pool2d(map, factor)
 
     def enlarge(self, map: Map, factor: int) -> Float[Tensor, "b y x"]:
-        """`Backend.enlarge`."""
         if factor == 1:
             return map
         return F.interpolate(map[:, None], scale_factor=factor, mode="bilinear", align_corners=False)[:, 0]
 
     def blur(self, map: Map, size: int) -> Map:
-        """`Backend.blur`."""
         reach = size // 2
         padded = F.pad(map[:, None], (reach, reach, reach, reach), mode="replicate")
         return F.avg_pool2d(F.avg_pool2d(padded, (1, size), 1), (size, 1), 1)[:, 0]
 
     def gates(self, features: list[Map]) -> list[Map]:
-        """`Backend.gates`."""
         return list(self._network(torch.stack(features, 1)).unbind(1))
 
 
