@@ -40,11 +40,6 @@ def failure(failed: Mapping[str, str], n_fine: int, written: list[Path]) -> Inpu
     return SomeFailedError(message, written) if n_fine else InputError(message)
 
 
-def missing_package(package: str, extra: str) -> InputError:
-    """The error for an optional `package` that is not there, with the `extra` that installs it."""
-    return InputError(f"{package} is not installed: pip install 'steadydepth[{extra}]'")
-
-
 def import_extra(module: str, extra: str, why: str | None = None, otherwise: str = "") -> Any:
     """An optional module, imported where it is needed.
 

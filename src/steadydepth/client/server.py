@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from steadydepth.client.images import Encoding, ServedDepth, StreamedDepth, encode_image
 from steadydepth.client.stream import Stream
-from steadydepth.errors import InputError
+from steadydepth.errors import InputError, import_extra
 from steadydepth.serving.messages import FORMATS, PROTOCOL
 
 _MOST_ANSWER_BYTES = 256 << 20
@@ -112,18 +112,16 @@ class Client:
             InputError: the server refuses it for good, or websockets is not installed.
             OSError: another try may help.
         """
-        try:
-            from websockets.exceptions import InvalidStatus, WebSocketException
-            from websockets.sync.client import connect
-        except ImportError as error:
-            raise InputError("websockets is not installed: pip install 'steadydepth[serve]'") from error
+        websockets = import_extra("websockets.sync.client", "serve", "websockets is not installed")
+        from websockets.exceptions import InvalidStatus, WebSocketException
+
         try:
             # Entered here and closed by `close`: a connection lasts longer than a block. What `connect` returns is a
             # connection or, in later versions, what makes one when it is entered.
-            return connect(
+            return websockets.connect(
                 f"{'wss' if self._is_tls else 'ws'}://{self._place}{self._path}{path}",
                 additional_headers=self._headers,
-                subprotocols=[PROTOCOL],  # type: ignore[list-item]
+                subprotocols=[PROTOCOL],
                 compression=None,
                 open_timeout=self.timeout_s,
                 close_timeout=1.0,

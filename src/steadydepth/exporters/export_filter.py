@@ -3,13 +3,12 @@
 import json
 import warnings
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from steadydepth.errors import missing_package
+from steadydepth.errors import import_extra
 from steadydepth.exporters.targets import quiet
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.inference.filter_runtime import open_gates
@@ -44,8 +43,7 @@ def export_filter(out: str | Path, *, filter: str = LEARNED) -> Path:
             f"filter {chosen}: has no network; only {LEARNED}, or a folder that tune-filter wrote, has one"
         )
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        if find_spec(package) is None:
-            raise missing_package(package, "onnx")
+        import_extra(package, "onnx")
     gates = load_gates(chosen.weights or WEIGHTS)
     sides = {2: torch.export.Dim("rows", max=4096), 3: torch.export.Dim("columns", max=4096)}
     features = torch.randn(1, N_FEATURES, 40, 56, generator=torch.Generator().manual_seed(0))

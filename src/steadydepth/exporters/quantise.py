@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from torch import nn
 
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
-from steadydepth.errors import missing_package
+from steadydepth.errors import import_extra
 from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.exporters.export import check_target, export_model, staging
 from steadydepth.exporters.targets import quiet
@@ -53,7 +53,9 @@ def export_int8(
     if to not in _QUANTISERS:
         raise InputError(f"{to}: int8 is for {' and '.join(_QUANTISERS)}; choose one of them, or leave --int8 out")
     check_target(out, to)
-    _check_package(to)
+    if to == "openvino":
+        with quiet("torch.utils.cpp_extension"):  # nncf looks for a compiler that it does not need here
+            import_extra("nncf", "nncf")
     images = [fit_image(frame, height, width) for frame in calibration_frames(data)]
     with staging(out) as part:
         exact = part.with_name(f"float32{part.suffix}")
@@ -84,15 +86,6 @@ def calibration_frames(data: Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     places = [(sequence, number) for sequence in sequences for number in range(sequence.n_frames)]
     for sequence, number in places[:: -(-len(places) // N_CALIBRATION)]:
         yield sequence.read_frames(number, number + 1)[0]
-
-
-def _check_package(to: str) -> None:
-    if to == "openvino":
-        try:
-            with quiet("torch.utils.cpp_extension"):  # nncf looks for a compiler that it does not need here
-                import nncf  # noqa: F401
-        except ImportError as error:
-            raise missing_package("nncf", "nncf") from error
 
 
 def _median_difference(one: ExportedModel, other: ExportedModel, images: list[np.ndarray]) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steadydepth.data.sequence_listing import name_of
-from steadydepth.errors import InputError
+from steadydepth.errors import InputError, import_extra
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import load
 from steadydepth.inference.writers import Output, check_output
@@ -34,11 +34,7 @@ def predict_on_ray(paths: "Dataset", model: str | Path, out: Path, *, workers: i
     Raises:
         InputError: Ray is missing, the model or the format is none, or two rows have the same name.
     """
-    try:
-        from ray.data import ActorPoolStrategy
-    except ImportError as error:
-        raise InputError("predict_on_ray needs Ray: pip install 'steadydepth[ray]'") from error
-
+    ray_data = import_extra("ray.data", "ray", "predict_on_ray needs Ray")
     # A mistake is reported here, once, and not by every worker.
     check_output(
         Output(settings.get("format", "npz"), settings.get("view") or DepthView()), load(model, device="cpu").claims
@@ -47,7 +43,7 @@ def predict_on_ray(paths: "Dataset", model: str | Path, out: Path, *, workers: i
     reserved = {name: settings.pop(name) for name in ("num_cpus", "num_gpus", "memory") if name in settings}
     return paths.map(
         _Worker,
-        compute=ActorPoolStrategy(size=workers),
+        compute=ray_data.ActorPoolStrategy(size=workers),
         fn_constructor_args=(model, out, Path.cwd(), settings),
         **reserved,
     )

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steadydepth.errors import InputError, import_extra, missing_package
+from steadydepth.errors import InputError, import_extra
 from steadydepth.inference.filter_runtime import ExportedFilter as ExportedFilter
 from steadydepth.inference.onnx_session import open_onnx_session
 from steadydepth.ops.resize import check_image, enlarge_measured, fit_image
@@ -213,13 +213,10 @@ def _by_name(image: NDArray[np.uint8], state: ArrayState) -> dict[str, NDArray[A
 
 
 def _open_litert(path: Path, threads: int | None) -> tuple[Network, str]:
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise missing_package("ai_edge_litert", "litert") from error
+    litert = import_extra("ai_edge_litert.interpreter", "litert", "ai_edge_litert is not installed")
     try:
         metadata = _read_appended(path)
-        interpreter = Interpreter(model_path=str(path), num_threads=threads)
+        interpreter = litert.Interpreter(model_path=str(path), num_threads=threads)
         interpreter.allocate_tensors()
     except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: LiteRT cannot read it ({error}): write or copy it again") from error
@@ -237,17 +234,15 @@ def _open_litert(path: Path, threads: int | None) -> tuple[Network, str]:
 
 
 def _open_executorch(path: Path, threads: int | None) -> tuple[Network, str]:
-    try:
-        import torch
-        from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
-        from executorch.runtime import Runtime
-    except ImportError as error:
-        raise missing_package("executorch", "executorch") from error
+    executorch = import_extra("executorch.runtime", "executorch", "executorch is not installed")
+    import torch
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+
     if threads:
         _unsafe_reset_threadpool(threads)
     try:
         metadata = _read_appended(path)
-        method = Runtime.get().load_program(path).load_method("forward")
+        method = executorch.Runtime.get().load_program(path).load_method("forward")
     except (zipfile.BadZipFile, KeyError, RuntimeError) as error:
         raise InputError(f"{path}: ExecuTorch cannot read it ({error}): write or copy it again") from error
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
-from steadydepth.errors import missing_package
+from steadydepth.errors import import_extra
 from steadydepth.files.depth_formats import UNREADABLE, short
 from steadydepth.files.images import HeldImage, read_colour, read_depth_codes
 from steadydepth.files.listing import unbroken, visible
@@ -49,10 +49,9 @@ def _is_bag(path: Path) -> bool:
 @contextmanager
 def _opened(place: Path) -> Iterator[Any]:
     """The reader of a bag."""
-    try:
-        from rosbags import highlevel, typesys
-    except ImportError as error:
-        raise missing_package("rosbags", "rosbag") from error
+    import_extra("rosbags", "rosbag")
+    from rosbags import highlevel, typesys
+
     with _named(place):
         typestore = typesys.get_typestore(typesys.Stores.LATEST)  # for ROS 2 bags that do not say what they hold
         with highlevel.AnyReader([place], default_typestore=typestore) as reader:

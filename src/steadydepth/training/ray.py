@@ -7,7 +7,7 @@ from typing import Any
 
 from steadydepth.config import Config
 from steadydepth.config_files import load_config
-from steadydepth.errors import InputError
+from steadydepth.errors import InputError, import_extra
 from steadydepth.training.loop import train
 
 
@@ -27,12 +27,9 @@ def train_on_ray(config: Config | str | Path, scaling: Any, *, max_failures: int
     Raises:
         InputError: as `train` does, or Ray is not installed.
     """
-    try:
-        from ray.train import FailureConfig, RunConfig
-        from ray.train.torch import TorchTrainer
-        from ray.train.v2.api.exceptions import WorkerGroupError
-    except ImportError as error:
-        raise InputError("train_on_ray needs Ray: pip install 'steadydepth[ray]'") from error
+    faults = import_extra("ray.train.v2.api.exceptions", "ray", "train_on_ray needs Ray")
+    from ray.train import FailureConfig, RunConfig
+    from ray.train.torch import TorchTrainer
 
     config = config if isinstance(config, Config) else load_config(config)
     trainer = TorchTrainer(
@@ -47,7 +44,7 @@ def train_on_ray(config: Config | str | Path, scaling: Any, *, max_failures: int
     )
     try:
         trainer.fit()
-    except WorkerGroupError as error:
+    except faults.WorkerGroupError as error:
         for failure in error.worker_failures.values():
             if isinstance(failure, InputError):
                 raise InputError(str(failure)) from error
