@@ -78,42 +78,10 @@ def evaluate_clip(
     return dict(score_clip(footage_of(clip), open_array(array, claims), settings).methods["model"])
 
 
-def evaluate_predictions(
-    sources: Iterable[Source],
-    *,
-    align: str = "auto",
-    max_depth: float | None = None,
-    protocol: str = "plain",
-    controls: bool = True,
-    lengths: Iterable[int | None] = (),
-    strict: bool = False,
-    opw: str = "khan",
-    jobs: int | None = 1,
-    data: str = "",
-    progress: Progress | None = None,
+def _evaluate_sources(
+    sources: Iterable[Source], settings: Settings, jobs: int | None, tell: Progress, *, controls: bool, data: str
 ) -> dict[str, Any]:
-    """The report of `evaluate` over clips that are read frame by frame.
-
-    A clip that raises InputError is named under `failed` and the others still count, unless `strict`.
-
-    Args:
-        sources: the clips, each with its prediction.
-        align: fitted once for each clip; `auto` does what the claims call for.
-        max_depth: metres, in place of the protocol's.
-        protocol: a key of PROTOCOLS.
-        controls: whether what anyone has without training is scored beside it.
-        lengths: windows of so many frames for the temporal metrics; None is the complete clip.
-        strict: whether the first clip that fails ends it.
-        opw: `khan`, or `nvds` to have the OPW of its script as well.
-        jobs: processes; with None as many as pay for their start, one for each thread of torch at the most.
-        data: name of the data, for the header.
-        progress: called with what is done, clips done, and clips in all.
-
-    Raises:
-        InputError: an option does not fit, or all clips fail.
-    """
-    settings = _settings(align, choose_protocol(protocol, max_depth=max_depth), lengths, strict=strict, opw=opw)
-    tell = progress or _silent
+    """The report over clips that are read frame by frame; one that fails is named in it, unless it is strict."""
     if controls or jobs is None:
         sources = list(sources)
     n_jobs = _enough_jobs(sources) if jobs is None else jobs
@@ -310,22 +278,20 @@ def evaluate(
     if out is not None:
         check_folder(Path(out))
     paths, chosen = find_sequences(Path(data)), choose_protocol(protocol, max_depth=max_depth)
+    settings, tell = _settings(align, chosen, lengths, strict=strict, opw=opw), progress or _silent
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk {chunk}: give 1 or more frames")
     with tempfile.TemporaryDirectory(prefix="steadydepth-") as keep:
         sources: Iterable[Source]
         if is_model(model_or_predictions):
             sources = sources_of_model(
-                model_or_predictions, paths, Path(keep), chosen, filter=applied, chunk=chunk, tell=progress or _silent
+                model_or_predictions, paths, Path(keep), chosen, filter=applied, chunk=chunk, tell=tell
             )
         else:
             sources = sources_of_folder(Path(model_or_predictions), paths, filter=applied)
         if reference is not None:
             sources = with_reference(sources, paths, as_predictor(reference), Path(keep), chosen, chunk)
-        report = evaluate_predictions(
-            sources, align=align, max_depth=max_depth, protocol=protocol, controls=controls, lengths=lengths,
-            strict=strict, opw=opw, jobs=jobs, data=str(data), progress=progress,
-        )  # fmt: skip
+        report = _evaluate_sources(sources, settings, jobs, tell, controls=controls, data=str(data))
     predictions = None if is_model(model_or_predictions) else str(model_or_predictions)
     report["header"] |= {"model": model_name, "predictions": predictions, **applied.noted()}
     if out is not None:
