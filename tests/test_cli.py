@@ -4,8 +4,10 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import yaml
 from steadydepth import cli, commands
 from steadydepth.files.images import write_png
 from steadydepth.files.video_write import write_video
+from steadydepth.synthetic.world import make_clip
 from steadydepth.training.checkpoint import save_model
 from steadydepth.training.label_free.stabilise import Stabilised
 
@@ -451,3 +454,21 @@ def test_a_full_disk_is_one_line_in_every_command_that_writes(world, tmp_path):
         assert "larger than the file system or a limit allows" in said, (words, said)
     left = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} - before
     assert not [path for path in left if (tmp_path / path).is_file()], left
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_polite_kill_leaves_nothing_behind(world, tmp_path, number):
+    clip = make_clip(0, fixed_camera=True, n_frames=60, height=96, width=128)
+    write_video(tmp_path / "long.mp4", np.concatenate([clip.frames] * 10), 25.0)
+    command = [sys.executable, "-m", "steadydepth", "predict", tmp_path / "long.mp4", "--out", tmp_path / "out"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not list(tmp_path.glob("out/.long.*.part/depth.raw")):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert list((tmp_path / "out").iterdir()) == []

@@ -69,6 +69,8 @@ def _override(text: str, where: str, root: type[Section], name: str) -> Any:
     field = section.model_fields.get(key) if section is not None else None
     is_quoted = text[:1] in ("'", '"') and text[:1] == text[-1:] and len(text) > 1
     if field is not None and text != "null" and not is_quoted and _holds_text(field.annotation):
+        if not text and _holds_path(field.annotation):
+            raise InputError(f"{name}=: no path; is a variable of the shell not set? {name}=null is for none")
         return text
     return _read(text, where)
 
@@ -77,6 +79,11 @@ def _holds_text(annotation: Any) -> bool:
     """Whether a field is text or a path, or may be left out and is one otherwise."""
     kinds = [kind for kind in get_args(annotation) if kind is not type(None)] or [annotation]
     return all(isinstance(kind, type) and issubclass(kind, str | Path) for kind in kinds)
+
+
+def _holds_path(annotation: Any) -> bool:
+    kinds = get_args(annotation) or (annotation,)
+    return any(isinstance(kind, type) and issubclass(kind, Path) for kind in kinds)
 
 
 def _section(annotation: Any) -> type[Section] | None:
@@ -97,7 +104,7 @@ def _describe_mistake(error: dict[str, Any], root: type[Section]) -> str:
             section = _section(section.model_fields[part].annotation) or section
         return f"{'.'.join(path)}: unknown; {'.'.join(path[:-1]) or 'a config'} has {', '.join(section.model_fields)}"
     if error["type"] == "missing":
-        also = f" or as {'.'.join(path)}=VALUE" if root is Config and len(path) < 3 else ""
+        also = f" or as {'.'.join(path)}=VALUE" if root is Config and len(path) == 2 else ""
         return f"{'.'.join(path)}: missing; give it in the file{also}"
     return f"{'.'.join(path)}: {error['input']!r}: {error['msg']}"
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from steadydepth.data.commands import pack
+from steadydepth.data.shards.write import pack
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_write import write_video
 from steadydepth.filter_training.learner import Learner

@@ -13,11 +13,13 @@ from PIL import Image as PIL
 from torch import Tensor, nn
 
 from steadydepth.errors import SomeFailedError
+from steadydepth.files.atomic_writes import hidden_folder
 from steadydepth.files.predictions import decode_range, find_predictions
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.stored_depth import read_predictions
 from steadydepth.files.video_read import probe_video, read_depth_video, read_video
 from steadydepth.files.video_write import write_video
+from steadydepth.inference import predict_files as predict_module
 from steadydepth.inference.filters import choose_filter, filter_depth
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.point_clouds import Lens
@@ -495,6 +497,59 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(frames, tmp_path):
     assert (out / "a.npz").stat().st_mtime_ns == before
     np.testing.assert_allclose(read_predictions(out, "b")[0][0], frames[0, ..., 0] + 3.0, rtol=1e-6)
     assert predict_files(Predictor(Brightness()), inputs, out, resume=True) == []
+
+
+def test_a_run_that_goes_on_replaces_nothing_that_is_not_its_own(frames, tmp_path):
+    path, out = save(tmp_path / "a.png", frames[0]), tmp_path / "out"
+    out.mkdir()
+    for name, format in (("a.mkv", "mkv"), ("a.npz", "npz"), ("a_preview.png", "npz"), ("a.json", "mkv")):
+        (out / name).write_text("precious")
+        with pytest.raises(InputError, match=f"{name} is there, and not by predict: move it away"):
+            predict_files(Predictor(Brightness()), [path], out, format=format, resume=True)
+        assert (out / name).read_text() == "precious"
+        (out / name).unlink()
+    predict_files(Predictor(Brightness()), [path], out, format="mkv")
+    (out / "a_preview.png").unlink()
+    (out / "a.json").unlink()
+    assert len(predict_files(Predictor(Brightness()), [path], out, format="mkv", resume=True)) == 3
+
+
+def test_what_is_there_already_is_named_and_what_a_killed_run_left_is_removed(frames, tmp_path, caplog):
+    path, out = save(tmp_path / "a.png", frames[0]), tmp_path / "out"
+    (out / ".a.deadbeef.part" / "ready").mkdir(parents=True)
+    (out / ".b.deadbeef.part").mkdir()
+    with hidden_folder(out, "a") as at_work:
+        predict_files(Predictor(Brightness()), [path], out)
+        assert at_work.is_dir()  # that of a run that goes on
+    assert [each.name for each in out.iterdir() if each.name.startswith(".")] == [".b.deadbeef.part"]
+    with caplog.at_level("INFO"):
+        assert predict_files(Predictor(Brightness()), [path], out, resume=True) == []
+    assert "a: there already in" in caplog.text
+
+
+def test_a_folder_that_may_not_be_read_costs_the_others_nothing(frames, tmp_path, monkeypatch):
+    inputs = [save(tmp_path / f"{name}.png", frames[0]) for name in "ab"]
+
+    def refuse(given, lens=None, *, opened=predict_module._open):
+        if given == inputs[0]:
+            raise PermissionError(13, "no", str(inputs[0]))
+        return opened(given, lens)
+
+    monkeypatch.setattr(predict_module, "_open", refuse)
+    with pytest.raises(SomeFailedError, match=r"a\.png: permission denied: ask its owner"):
+        predict_files(Predictor(Brightness()), inputs, tmp_path / "out")
+    assert (tmp_path / "out" / "b.npz").is_file()
+
+
+def test_outputs_of_one_name_and_an_empty_name_are_refused(frames, tmp_path):
+    write_video(tmp_path / "a.mp4", iter(frames), 25.0)
+    (tmp_path / "a_preview.mp4").mkdir()
+    save(tmp_path / "a_preview.mp4" / "0.png", frames[0])
+    inputs = [tmp_path / "a.mp4", tmp_path / "a_preview.mp4"]
+    with pytest.raises(InputError, match=r"would both write a_preview\.mp4"):
+        predict_files(Predictor(Brightness()), inputs, tmp_path / "out", format="png16")
+    with pytest.raises(InputError, match="an empty name"):
+        predict_files(Predictor(Brightness()), [""], tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", ["I;16", "I", "F"])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from steadydepth.data.checks import check_data
+from steadydepth.data.commands import convert
 from steadydepth.data.conversion import convert_layout, convert_videos
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.errors import InputError, SomeFailedError
@@ -93,6 +94,9 @@ def test_a_folder_of_videos_becomes_sequences(tmp_path):
     made = list(convert_videos(tmp_path, tmp_path / "out", stop=3))
     assert [(path.name, open_sequence(path).n_frames) for path in made] == [("a", 3), ("b", 3)]
     assert list(convert_videos(tmp_path, tmp_path / "out")) == []
+    one = next(path for path in tmp_path.iterdir() if path.suffix == ".mp4")
+    assert len(list(convert("video", one, tmp_path / "single"))) == 1
+    assert list(convert("video", one, tmp_path / "single")) == []
     with pytest.raises(InputError, match="holds no video"):
         list(convert_videos(tmp_path / "out", tmp_path / "more"))
 

@@ -3,7 +3,9 @@
 import errno
 import io
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from importlib import metadata
 from typing import Annotated
@@ -16,8 +18,8 @@ from steadydepth.ops.buffers import keep_buffers
 
 # What a file system refuses, and what to do.
 _NO_ROOM = {
-    errno.ENOSPC: "no space left on the disk: make room, and the same command goes on",
-    errno.EDQUOT: "the quota of the disk is used up: make room, and the same command goes on",
+    errno.ENOSPC: "no space left on the disk: make room, and the same command goes on (predict with --resume)",
+    errno.EDQUOT: "the quota of the disk is used up: make room, and the same command goes on (predict with --resume)",
     errno.EFBIG: "a file would be larger than the file system or a limit allows (ulimit -f): choose another folder",
     errno.EROFS: "the file system is read-only: choose another folder for what is written",
     errno.ENAMETOOLONG: "the name is too long for the file system: rename it",
@@ -72,12 +74,23 @@ for _data_command in (data.make, data.assets, data.check, data.convert, data.pac
 app.add_typer(data_app, name="data")
 
 
+def _end_as_by_the_keyboard() -> None:
+    """A polite kill, or a terminal that is closed, ends a command as Ctrl-C does, so that nothing is left half-made."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # signals are for that alone
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # ignored under nohup
+            signal.signal(number, signal.default_int_handler)
+
+
 def main() -> None:
     """The `steadydepth` command: 0 done, 2 the user's mistake (one message), 1 anything else."""
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal cannot show, not in its letters or not in UTF-8, is shown by its numbers.
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
+    _end_as_by_the_keyboard()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         app()
@@ -98,7 +111,8 @@ def main() -> None:
         print(f"steadydepth: {error.filename}: permission denied: ask its owner for the right to it", file=sys.stderr)
         sys.exit(2)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        print(f"steadydepth: {error.filename}: {error.strerror}: choose another name, or move it away", file=sys.stderr)
+        where = error.filename2 or error.filename
+        print(f"steadydepth: {where}: {error.strerror}: choose another name, or move it away", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno not in _NO_ROOM:

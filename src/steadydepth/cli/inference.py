@@ -110,7 +110,7 @@ def stream(
     source: Annotated[str, typer.Argument(help="A camera's index, a URL, a video or a folder of images.")],
     model: ModelOrServer = None,
     server: ServerUrl = None,
-    seconds: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Stop after so long.")] = None,
     filter: Annotated[
         str | None, typer.Option(help="none, learned, ema, ema_0.8, median, flow_ema, or a folder.")
     ] = None,

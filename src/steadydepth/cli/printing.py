@@ -33,12 +33,13 @@ ServerUrl = Annotated[
 def progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar on a terminal; the function that moves it takes (what, done, total)."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
-        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
+        yield lambda what, done, total: progress.update(task, description=escape(what), completed=done, total=total)
 
 
 def pair(words: str, between: str, option: str, example: str) -> tuple[int, int]:

@@ -51,7 +51,10 @@ def check_data(root: Path) -> list[str]:
         headless = [path for path in sorted(visible(root)) if (path / "meta.json").is_file() and path not in paths]
         faults += [f"{path}: meta.json without rgb/; a sequence has its frames there: add them" for path in headless]
     for path in paths:
-        faults += _check_folder(path) if path.is_dir() else _check_video(path)
+        try:
+            faults += _check_folder(path) if path.is_dir() else _check_video(path)
+        except PermissionError as error:
+            faults.append(f"{error.filename}: permission denied: ask its owner for the right to it")
     return faults
 
 

@@ -1,5 +1,6 @@
 """What the `data` commands do, as functions: make, assets, check, convert and pack; paths as text or `Path`."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,13 @@ from typing import Any
 from steadydepth.data.checks import check_data
 from steadydepth.data.conversion import convert_layout, convert_shots, convert_video, convert_videos
 from steadydepth.data.rendered import make_rendered
+from steadydepth.data.sequence_listing import is_sequence
 from steadydepth.data.shards.write import pack as pack
 from steadydepth.synthetic.assets import SWEETHOME3D, Assets, pack_assets
 from steadydepth.synthetic.world import make_world
 from steadydepth.types import InputError
+
+LOG = logging.getLogger(__name__)
 
 
 def make(
@@ -105,6 +109,8 @@ def convert(
         raise InputError("--split-shots is of videos; data sets are in shots: leave it out")
     if layout == "video" and split_shots:
         yield from convert_shots(source, root, name=name or source.stem, **part)
+    elif layout == "video" and is_sequence(root / (name or source.stem)):
+        LOG.info("%s: there already, left as it is", root / (name or source.stem))
     elif layout == "video":
         yield convert_video(source, root, name=name or source.stem, **part)
     elif layout == "videos":

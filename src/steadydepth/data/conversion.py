@@ -271,7 +271,8 @@ def convert_video(
                 write_png(part / "rgb" / f"{n_written:04d}.png", _shrink(frame, max_side))
                 n_written += 1
         if n_written == 0:
-            raise InputError(f"{video}: no frame from {start} to {stop}; it has {info.n_frames}: choose others")
+            end = stop or "its end"
+            raise InputError(f"{video}: no frame from {start} to {end}; it has {info.n_frames}: choose others")
         meta = {"fps": info.fps / stride, "source": video.name}
         (part / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
     return target
@@ -297,7 +298,7 @@ def convert_shots(
     """
     found = find_shots(read_video(video, start, stop))
     if not found:
-        raise InputError(f"{video}: no frame from {start} to {stop}: choose others")
+        raise InputError(f"{video}: no frame from {start} to {stop or 'its end'}: choose others")
     for shot in found:
         first = start + shot.start
         shot_name = name if len(found) == 1 else f"{name}_{first:05d}"

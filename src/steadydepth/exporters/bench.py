@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from steadydepth.files.atomic_writes import write_json
+from steadydepth.files.atomic_writes import check_file, write_json
 from steadydepth.inference.runtime import ExportedModel, is_exported
 from steadydepth.types import InputError
 
@@ -124,9 +124,11 @@ def bench(
         ONNX Runtime). None where there is no number.
 
     Raises:
-        InputError: a model does not load, or its process ended.
+        InputError: a model does not load, or its process ended, or `out` cannot be a file.
     """
     _check_sizes(models, height, width)
+    if out is not None:
+        check_file(Path(out))
     with ExitStack() as stack:
 
         def start(what: str, name: str, place: str | None) -> TimedProcess:

@@ -162,7 +162,7 @@ def check_target(out: Path, to: str) -> None:
         InputError: the format is unknown, its package is missing, or the name of the file is one of another format.
     """
     if to not in SUFFIXES:
-        raise InputError(f"{to}: unknown format; there are {', '.join(SUFFIXES)}")
+        raise InputError(f"{to}: unknown format; there are {', '.join(SUFFIXES)}, and web, a folder")
     if out.suffix != SUFFIXES[to]:
         raise InputError(f"{out}: a file for {to} ends in {SUFFIXES[to]}: name it {out.with_suffix(SUFFIXES[to])}")
     for package in _PACKAGES[to]:

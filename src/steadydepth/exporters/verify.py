@@ -14,7 +14,7 @@ from torch.utils import _pytree
 
 from steadydepth.exporters.bench import time_in_turn
 from steadydepth.exporters.targets import trace
-from steadydepth.files.atomic_writes import write_json
+from steadydepth.files.atomic_writes import check_file, write_json
 from steadydepth.models.load import load_model
 
 LEAST_NOISE = 0.05  # a clock on a shared machine is no better, however alike two rounds happen to be
@@ -50,8 +50,10 @@ def verify(
         the rounds.
 
     Raises:
-        InputError: a model does not load, or cannot be traced.
+        InputError: a model does not load, or cannot be traced, or `out` cannot be a file.
     """
+    if out is not None:
+        check_file(Path(out))
     models = [load_model(name) for name in (before, after)]
     frames = torch.rand((1, 1, 3, height, width), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

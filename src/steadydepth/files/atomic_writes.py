@@ -1,16 +1,20 @@
 """Names that stay inside their folder, and files and folders that appear complete or not at all."""
 
+import glob
 import json
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from steadydepth.types import InputError
 
+_LOCK = "lock"
 _MOST_BYTES = 255  # of the name of a file, on every common file system
 
 
@@ -42,6 +46,17 @@ def check_folder(path: Path) -> None:
         raise InputError(f"{there} is a file, and {path} is to be a folder: choose another name, or move it away")
 
 
+def check_file(path: Path) -> None:
+    """See that a file can be written at `path`.
+
+    Raises:
+        InputError: it is a folder, or what it is to be in is a file.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, and a file is to be written: give the name of a file in it")
+    check_folder(path.parent)
+
+
 def _temporary(final: Path) -> Path:
     # A sibling, so that the rename stays on one disk; hidden, so that a listing in the meantime does not find it;
     # the suffix is kept because encoders choose the container by it.
@@ -53,9 +68,23 @@ def _shortened(name: str) -> str:
     return os.fsdecode(os.fsencode(name)[:100])
 
 
-def hidden_folder(root: Path, name: str) -> Path:
-    """Where files of the output `name` are made before they are moved into `root`."""
-    return root / f".{_shortened(name)}.{uuid.uuid4().hex[:8]}.part"
+@contextmanager
+def hidden_folder(root: Path, name: str) -> Iterator[Path]:
+    """Where files of the output `name` are made before they are moved into `root`; it is removed at the end.
+
+    Those that a process which was killed has left there are removed at the beginning.
+    """
+    folder = root / f".{_shortened(name)}.{uuid.uuid4().hex[:8]}.part"
+    for other in root.glob(f".{glob.escape(_shortened(name))}.{'[0-9a-f]' * 8}.part"):
+        # Who made it holds its lock as long as they live.
+        with suppress(Timeout, OSError), FileLock(other / _LOCK, timeout=0):
+            shutil.rmtree(other, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        with FileLock(folder / _LOCK):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

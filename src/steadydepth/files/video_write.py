@@ -120,7 +120,9 @@ def _encode(
         _sound_of(like) as (template, sound),
         open_container(str(part.absolute()), "w", options=_container_options(path)) as container,
     ):
-        stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        # As a broadcaster writes it, 30000/1001; a frame in an hour as it is.
+        rate = Fraction(fps).limit_denominator(1001) or Fraction(fps).limit_denominator(10**6)
+        stream: Any = container.add_stream(codec, rate=rate, options=options)
         stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
         if times is not None:
             stream.codec_context.time_base = time_base

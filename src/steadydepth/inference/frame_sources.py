@@ -84,6 +84,8 @@ def expand_input(given: Path | str) -> list[Input]:
     """
     if isinstance(given, str) and "://" in given:
         return [given]
+    if given == "":
+        raise InputError("an empty name: give an image, a folder or a video; is a variable of the shell not set?")
     text, path = str(given), Path(given)
     if path.exists():
         is_collection = path.is_dir() and not is_sequence(path) and not _images(path)

@@ -13,6 +13,7 @@ from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.session import Result
+from steadydepth.types import InputError
 
 _BEGIN_S = 10.0
 
@@ -48,6 +49,8 @@ def stream_newest(
     Raises:
         InputError: the source cannot be opened, or breaks off.
     """
+    if seconds is not None and not seconds >= 0:
+        raise InputError(f"seconds is {seconds}; give a number from 0 on")
     session = predictor.session(filter=filter, strength=strength)
     changed, before, begun = threading.Condition(), -1, time.monotonic()
     newest = Feed(open_source(source).frames(), is_live=True, changed=changed)

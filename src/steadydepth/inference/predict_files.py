@@ -1,7 +1,9 @@
 """Anything with frames in; files of depth out, each complete or not there, in constant memory."""
 
-import shutil
+import logging
+import os
 import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,7 +11,7 @@ from pathlib import Path
 
 from steadydepth.errors import InputError, failure
 from steadydepth.files.atomic_writes import check_folder, check_name, hidden_folder
-from steadydepth.files.video_read import probe_video
+from steadydepth.files.video_read import probe_video, read_depth_video
 from steadydepth.inference.depth_cache import Progress, cache_depth
 from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.frame_sources import Input, Source, expand_input, may_open, open_source, source_name
@@ -27,6 +29,8 @@ from steadydepth.inference.writers import (
     write_outputs,
 )
 from steadydepth.ops.depth_view import DepthView
+
+LOG = logging.getLogger(__name__)
 
 
 def predict_files(
@@ -93,9 +97,12 @@ def predict_files(
         except InputError as error:
             failed[given] = str(error)
             del sources[given]
-    _check_names(sources, keep_names=keep_names)
+    _check_names(sources, format, keep_names=keep_names)
     _refuse_inputs(sources, out, format)
-    missing = {given: source for given, source in sources.items() if not (resume and _is_done(source, out, format))}
+    done = [source.name for source in sources.values() if resume and _is_done(source, out, format)]
+    missing = {given: source for given, source in sources.items() if source.name not in done}
+    if done:
+        LOG.info("%s: there already in %s, and left as written, with whatever input and options", ", ".join(done), out)
     _refuse_outputs(missing, out, format, overwrite=overwrite, resume=resume)
     written: list[Path] = []
     with _reporting(progress) as report:
@@ -130,14 +137,14 @@ def _open_all(
     for given in inputs:
         try:
             expanded += expand_input(given)
-        except InputError as error:
-            failed[given] = str(error)
+        except (InputError, PermissionError) as error:
+            failed[given] = _why(error)
     sources: dict[Input, Source] = {}
     for each in expanded[index - 1 :: n_shards]:
         try:
             sources[each] = _open(each, lens)
-        except InputError as error:
-            failed[each] = str(error)
+        except (InputError, PermissionError) as error:
+            failed[each] = _why(error)
     first: dict[str, Input] = {}
     # What other shards open is known by its ending alone; they write into the same folder.
     for each in (each for each in expanded if each in sources or (n_shards > 1 and may_open(each))):
@@ -145,6 +152,12 @@ def _open_all(
         if (other := first.setdefault(name, each)) != each:
             raise InputError(f"{other} and {each} would both be written as {name}: rename one, or run twice")
     return sources, failed
+
+
+def _why(error: InputError | PermissionError) -> str:
+    if isinstance(error, PermissionError):
+        return f"{error.filename}: permission denied: ask its owner for the right to it"
+    return str(error)
 
 
 def _open(given: Input, lens: Lens | None) -> Source:
@@ -164,7 +177,12 @@ def _check_cameras(sources: dict[Input, Source], format: str) -> None:
         )
 
 
-def _check_names(sources: dict[Input, Source], *, keep_names: bool) -> None:
+def _check_names(sources: dict[Input, Source], format: str, *, keep_names: bool) -> None:
+    first: dict[str, Source] = {}
+    for source in sources.values():
+        for name in outputs(source, format):
+            if (other := first.setdefault(name, source)) is not source:
+                raise InputError(f"{other.name} and {source.name} would both write {name}: rename one, or run twice")
     for source in sources.values() if keep_names else ():
         names = source.names
         if names is None:
@@ -186,16 +204,37 @@ def _is_of_another_format(folder: Path, format: str) -> bool:
     return bool(endings) and endings != {".exr" if format.startswith("exr") else ".png"}
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether predict wrote that depth; folders are looked at elsewhere."""
+    try:
+        if path.suffix == ".npz":
+            return {"depth.npy", "claims.npy"} <= set(zipfile.ZipFile(path).namelist())
+        return path.suffix != ".mkv" or next(read_depth_video(path), None) is not None
+    except (InputError, zipfile.BadZipFile):
+        return False
+
+
 def _refuse_inputs(sources: dict[Input, Source], out: Path, format: str) -> None:
-    inputs = {given.resolve() for given in sources if isinstance(given, Path)}
+    inputs = {os.path.realpath(given) for given in sources if isinstance(given, Path)}
     for source in sources.values():
         for path in (out / name for name in outputs(source, format)):
-            if path.resolve() in inputs:
+            if os.path.realpath(path) in inputs:
                 raise InputError(f"{path} is an input and would be overwritten: choose another folder for the output")
 
 
 def _refuse_outputs(sources: dict[Input, Source], out: Path, format: str, *, overwrite: bool, resume: bool) -> None:
     for source in sources.values():
+        there = [name for name in outputs(source, format) if (out / name).exists()]
+        # A run that was killed between two renames leaves the first of them; other files are somebody's own.
+        if (
+            resume
+            and not overwrite
+            and there
+            and not (there == outputs(source, format)[: len(there)] and _is_ours(out / there[0]))
+        ):
+            raise InputError(
+                f"{out / there[-1]} is there, and not by predict: move it away, or say overwrite=True (--overwrite)"
+            )
         for path in (out / name for name in outputs(source, format)):
             if path.exists() and not (overwrite or resume):
                 raise InputError(f"{path} exists: choose another folder, or say overwrite=True (--overwrite)")
@@ -209,13 +248,10 @@ def _refuse_outputs(sources: dict[Input, Source], out: Path, format: str, *, ove
 @contextmanager
 def _staging(out: Path, name: str) -> Iterator[Path]:
     """A hidden folder beside the outputs, so that they are renamed and not copied; it is removed at the end."""
-    staging = hidden_folder(out, name)
-    for folder in ("ready", "old"):
-        (staging / folder).mkdir(parents=True)
-    try:
+    with hidden_folder(out, name) as staging:
+        for folder in ("ready", "old"):
+            (staging / folder).mkdir()
         yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _publish(staging: Path, out: Path, names: list[str]) -> list[Path]:
@@ -233,8 +269,9 @@ def _reporting(progress: Progress | None) -> Iterator[Progress]:
         yield progress or (lambda what, done, total: None)
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress as Bar
 
     with Bar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("")
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None)
+        yield lambda what, done, total: bar.update(task, description=escape(what), completed=done, total=total or None)

@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 
@@ -180,9 +181,9 @@ def _write_mkv(folder: Path, cached: CachedDepth, output: Output) -> None:
     (folder / f"{cached.source.name}.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
-def _write_preview(folder: Path, cached: CachedDepth, output: Output) -> None:
+def _write_preview(folder: Path, cached: CachedDepth, output: Output, is_given_up: Event) -> None:
     """The video, or the image, of frames and depth side by side."""
-    images = cached.images(PREVIEW_SIDE, output.view)
+    images = takewhile(lambda _: not is_given_up.is_set(), cached.images(PREVIEW_SIDE, output.view))
     _write_moving(folder / outputs(cached.source, "npz")[-1], images, cached, preset="ultrafast")
 
 
@@ -229,9 +230,13 @@ def write_outputs(folder: Path, cached: CachedDepth, output: Output) -> None:
         cached: what was predicted, and of what.
         output: format, view and stereo.
     """
+    has_preview, is_given_up = output.format not in WITHOUT_PREVIEW, Event()
     with ThreadPoolExecutor(1) as thread:
-        has_preview = output.format not in WITHOUT_PREVIEW
-        preview = thread.submit(_write_preview, folder, cached, output) if has_preview else None
-        FORMATS[output.format](folder, cached, output)
+        preview = thread.submit(_write_preview, folder, cached, output, is_given_up) if has_preview else None
+        try:
+            FORMATS[output.format](folder, cached, output)
+        except BaseException:
+            is_given_up.set()  # or the end of a long video would be waited for
+            raise
         if preview is not None:
             preview.result()

@@ -84,6 +84,13 @@ class _Shards:
             self._tar = None
 
 
+def _check_text(name: str, path: Path) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: its name is no UTF-8, as the index of shards is: rename it") from error
+
+
 def pack(
     root: str | Path,
     out: str | Path,
@@ -125,6 +132,7 @@ def pack(
             mark = shards.mark()
             try:
                 sequence = open_sequence(path)
+                _check_text(sequence.name, path)
                 height, width = size or shrunk_size(sequence.height, sequence.width, max_side)
                 for frame, images in enumerate(_stored(sequence, height, width, flow=flow)):
                     coded = {kind: ENCODERS[codec](image) for kind, image in images.items()}

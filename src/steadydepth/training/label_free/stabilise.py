@@ -4,6 +4,7 @@ The model behind the learned filter teaches a copy of the model, which then runs
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -111,14 +112,15 @@ def stabilise(
         InputError: a video, the model or a number does not fit, or another run lives in the folder.
     """
     started, out = time.monotonic(), Path(out)
-    if minutes is not None and minutes <= 0:
+    if minutes is not None and not 0 < minutes < math.inf:
         raise InputError(f"minutes is {minutes:g}; give a number above 0")
     if layers not in LAYERS:
         raise InputError(f"layers {layers!r}: train {' or '.join(LAYERS)}")
     if (out / "config.yaml").is_file():
         config = load_config(out / "config.yaml")
         if config.model.init != str(model):
-            raise InputError(f"{out}: {config.model.init} was stabilised here: choose another folder for {model}")
+            other = f"{config.model.init} was stabilised" if config.model.init else "another run was trained"
+            raise InputError(f"{out}: {other} here: choose another folder for {model}")
     else:
         given = [videos] if isinstance(videos, str | Path) else list(videos)
         n_frames = MOST_FRAMES if minutes is None else int(min(max(150 * minutes, PIECE), MOST_FRAMES))
