@@ -456,8 +456,11 @@ def test_a_full_disk_is_one_line_in_every_command_that_writes(world, tmp_path):
     assert not [path for path in left if (tmp_path / path).is_file()], left
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_polite_kill_leaves_nothing_behind(world, tmp_path, number):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_polite_kill_leaves_nothing_behind(tmp_path, name):
+    number = getattr(signal, name, None)
+    if number is None or signal.getsignal(number) == signal.SIG_IGN:
+        pytest.skip(f"{name} is ignored here")
     clip = make_clip(0, fixed_camera=True, n_frames=60, height=96, width=128)
     write_video(tmp_path / "long.mp4", np.concatenate([clip.frames] * 10), 25.0)
     command = [sys.executable, "-m", "steadydepth", "predict", tmp_path / "long.mp4", "--out", tmp_path / "out"]

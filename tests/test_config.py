@@ -168,3 +168,17 @@ def test_a_config_of_the_package_is_found_by_its_name_and_a_file_comes_first(tmp
     assert load_config("demo").data.labels == "teacher"
     with pytest.raises(InputError, match=r"demmo: no such config file; demo is one that comes with .* stabilise"):
         load_config("demmo")
+
+
+def test_a_path_that_is_empty_is_no_path(tmp_path):
+    (tmp_path / "run.yaml").write_text("data: {root: here}\nrun: {folder: there}\n")
+    with pytest.raises(InputError, match=r"data.root=: no path; is a variable of the shell not set\?"):
+        load_config(tmp_path / "run.yaml", ["data.root="])
+
+
+def test_adapters_and_chosen_parts_are_not_trained_together(tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        "data: {root: here}\nmodel: {lora: 4, train: [decoder]}\noptim: {steps: 2}\nrun: {folder: there}\n"
+    )
+    with pytest.raises(InputError, match=r"model\.lora: trains adapters and the decoder, .*leave one of them out"):
+        load_config(tmp_path / "run.yaml")

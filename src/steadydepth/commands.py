@@ -188,7 +188,7 @@ def export(
     if predictor.filter.name != NONE:
         raise InputError(
             f"the filter {predictor.filter} does not go into the model's file: load the model without it; the learned "
-            "filter has a file of its own (export-filter)"
+            "filter has a file of its own (export-filter), and to web it comes along"
         )
     network = predictor.model
     if int8 and to == "web":

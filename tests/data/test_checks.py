@@ -5,9 +5,11 @@ import cv2
 import numpy as np
 import pytest
 
+from steadydepth.data import checks
 from steadydepth.data.checks import check_data
 from steadydepth.data.conversion import convert_shots, convert_videos
 from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.errors import SomeFailedError
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_write import write_video
@@ -82,7 +84,7 @@ def test_each_shot_of_a_video_becomes_a_sequence(tmp_path):
     ]
     assert check_data(tmp_path / "out") == []
     assert list(convert_videos(tmp_path, tmp_path / "whole", stop=5, split_shots=True)) == [tmp_path / "whole" / "film"]
-    with pytest.raises(InputError, match="no frame from 99 to None"):
+    with pytest.raises(InputError, match="no frame from 99 to its end"):
         next(convert_shots(tmp_path / "film.mp4", tmp_path / "none", name="film", start=99))
 
 
@@ -92,3 +94,15 @@ def test_videos_of_one_name_are_not_written_over_nor_passed_over(tmp_path):
     with pytest.raises(SomeFailedError, match=r"walk\.mp4: would be .*walk, as walk\.mkv is: rename one"):
         list(convert_videos(tmp_path, tmp_path / "out"))
     assert json.loads((tmp_path / "out/walk/meta.json").read_text())["source"] == "walk.mkv"
+
+
+def test_a_sequence_that_may_not_be_read_costs_the_others_nothing(world, monkeypatch):
+    locked, checked = find_sequences(world)[0], checks._check_folder
+
+    def refuse(path):
+        if path == locked:
+            raise PermissionError(13, "no", str(path))
+        return checked(path)
+
+    monkeypatch.setattr(checks, "_check_folder", refuse)
+    assert check_data(world) == [f"{locked}: permission denied: ask its owner for the right to it"]

@@ -298,7 +298,10 @@ def test_a_sequence_that_breaks_off_leaves_nothing_in_the_shards_of_the_others(w
 def test_a_name_that_is_no_utf_8_costs_the_others_nothing(world, tmp_path):
     names = [path.name for path in find_sequences(world)]
     shutil.copytree(world, tmp_path / "data")
-    (tmp_path / "data" / names[0]).rename(tmp_path / "data" / os.fsdecode(b"latin\xe9"))
+    try:
+        (tmp_path / "data" / names[0]).rename(tmp_path / "data" / os.fsdecode(b"latin\xe9"))
+    except OSError:
+        pytest.skip("the file system takes no such names")
     with pytest.raises(SomeFailedError, match="its name is no UTF-8"):
         pack(tmp_path / "data", tmp_path / "packed", codec="png")
     assert [path.name for path in find_sequences(tmp_path / "packed")] == names[1:]

@@ -89,6 +89,9 @@ def test_a_finished_model_of_any_kind_is_scored_next(world, tmp_path):
     report = report_of({"a": (1, 1, 1)}, data=str(series.data))
     (run.folder / "metrics.json").write_text(json.dumps(report))
     assert next_stage(replace(run, controls=()), series) is None
+    report["header"]["filter"] = "ema"
+    (run.folder / "metrics.json").write_text(json.dumps(report))
+    assert next_stage(replace(run, controls=()), series) == "evaluate"
 
 
 def test_how_far_a_run_is_is_read_from_lines_of_any_length(world, tmp_path):

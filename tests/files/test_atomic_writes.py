@@ -1,6 +1,6 @@
 import pytest
 
-from steadydepth.files.atomic_writes import check_folder, check_name, new_file, new_folder
+from steadydepth.files.atomic_writes import check_file, check_folder, check_name, new_file, new_folder
 from steadydepth.types import InputError
 
 
@@ -74,3 +74,12 @@ def test_a_file_where_a_folder_is_needed_is_named(tmp_path):
     for wanted in ("taken", "taken/below/it"):
         with pytest.raises(InputError, match=r"taken is a file, and .* is to be a folder"):
             check_folder(tmp_path / wanted)
+
+
+def test_a_folder_where_a_file_is_to_be_is_named(tmp_path):
+    check_file(tmp_path / "new" / "found.json")
+    with pytest.raises(InputError, match="is a folder, and a file is to be written"):
+        check_file(tmp_path)
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(InputError, match="taken is a file"):
+        check_file(tmp_path / "taken" / "found.json")

@@ -1,9 +1,12 @@
 import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, wait
+from multiprocessing import get_context
 from threading import Event
 
 import pytest
 
-from steadydepth.files.prefetch import for_each_in_threads, read_ahead
+from steadydepth.files.prefetch import ended_at_once, for_each_in_threads, read_ahead
 
 PATIENCE = 20
 
@@ -131,3 +134,13 @@ def test_what_is_forgotten_may_be_collected_in_its_own_thread():
     go.set()
     assert ended.wait(10)
     assert found == []
+
+
+def test_an_interrupt_ends_a_pool_without_waiting_for_what_is_under_way():
+    pool = ProcessPoolExecutor(1, get_context("spawn"))
+    with pytest.raises(KeyboardInterrupt), ended_at_once(pool):  # noqa: PT012
+        tasks = [pool.submit(time.sleep, 3600) for _ in range(3)]
+        while not tasks[0].running():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+    assert not wait(tasks, 60).not_done

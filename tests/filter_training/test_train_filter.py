@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from steadydepth.filter_training.imagined import imagine
 from steadydepth.filter_training.train import train_filter
 from steadydepth.models.temporal_filter import FilterGates
 from steadydepth.ops.fast_flow import fast_flow
-from steadydepth.synthetic.world import make_world
+from steadydepth.synthetic.world import make_clip, make_world
 from steadydepth.types import Clip, InputError
 
 
@@ -173,3 +174,11 @@ def test_the_shipped_recipe_is_read(tmp_path):
     path.write_text("out: weights.safetensors\nwidht: 3\n")
     with pytest.raises(InputError, match="widht: unknown"):
         load_filter_config(path)
+
+
+def test_a_clip_with_pixels_without_depth_is_refused_before_anything_is_learnt():
+    clip = make_clip(0, fixed_camera=True, n_frames=3, height=48, width=64)
+    valid = clip.valid.copy()
+    valid[1, 4, 5] = False
+    with pytest.raises(InputError, match="has pixels without depth"):
+        label_clip(replace(clip, valid=valid))

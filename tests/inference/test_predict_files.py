@@ -504,7 +504,7 @@ def test_a_run_that_goes_on_replaces_nothing_that_is_not_its_own(frames, tmp_pat
     out.mkdir()
     for name, format in (("a.mkv", "mkv"), ("a.npz", "npz"), ("a_preview.png", "npz"), ("a.json", "mkv")):
         (out / name).write_text("precious")
-        with pytest.raises(InputError, match=f"{name} is there, and not by predict: move it away"):
+        with pytest.raises(InputError, match=f"{name} is there without the rest of what predict writes"):
             predict_files(Predictor(Brightness()), [path], out, format=format, resume=True)
         assert (out / name).read_text() == "precious"
         (out / name).unlink()
@@ -516,12 +516,15 @@ def test_a_run_that_goes_on_replaces_nothing_that_is_not_its_own(frames, tmp_pat
 
 def test_what_is_there_already_is_named_and_what_a_killed_run_left_is_removed(frames, tmp_path, caplog):
     path, out = save(tmp_path / "a.png", frames[0]), tmp_path / "out"
-    (out / ".a.deadbeef.part" / "ready").mkdir(parents=True)
-    (out / ".b.deadbeef.part").mkdir()
+    for name in ("a", "b"):
+        (out / f".{name}.deadbeef.part" / "ready").mkdir(parents=True)
+        (out / f".{name}.deadbeef.part.lock").touch()
+    (out / ".a.abcdef01.part").mkdir()  # of a writer without a lock
     with hidden_folder(out, "a") as at_work:
         predict_files(Predictor(Brightness()), [path], out)
         assert at_work.is_dir()  # that of a run that goes on
-    assert [each.name for each in out.iterdir() if each.name.startswith(".")] == [".b.deadbeef.part"]
+    left = sorted(each.name for each in out.iterdir() if each.name.startswith("."))
+    assert left == [".a.abcdef01.part", ".b.deadbeef.part", ".b.deadbeef.part.lock"]
     with caplog.at_level("INFO"):
         assert predict_files(Predictor(Brightness()), [path], out, resume=True) == []
     assert "a: there already in" in caplog.text

@@ -196,12 +196,6 @@ def test_one_image_is_never_filtered_and_nothing_is_kept_for_the_next():
         np.testing.assert_allclose(predictor.predict(frame).depth, 1 + frame[..., 0], rtol=1e-6)
 
 
-def test_live_a_cut_is_known_of_a_network_without_memory_as_well():
-    shots = np.random.default_rng(0).integers(0, 256, (2, H, W, 3), dtype=np.uint8)
-    session = Predictor(Red()).session()
-    assert [session.step(shots[number]).is_start for number in (0, 0, 0, 0, 1, 1)] == [True, *[False] * 3, True, False]
-
-
 def test_a_panorama_is_shrunk_no_further_than_the_network_can_see():
     network = Network(DepthNet(decoder_width=8, max_side=256))
     assert network.fit(np.zeros((1000, 9000, 3), np.uint8)).shape == (32, 288, 3)

@@ -15,14 +15,16 @@ from steadydepth.types import InputError
 H, W = 24, 40
 
 
-def results(n: int) -> list[LiveResult]:
+def results(n: int, *, is_cut: bool = False) -> list[LiveResult]:
+    """The third begins anew: by what the session says, or, of a network without memory, by a cut alone."""
     rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 256, (2, H, W, 3), dtype=np.uint8)
     live = []
     for number in range(n):
         depth = rng.uniform(2, 9, (H, W)).astype(np.float32)
         depth[depth <= 2.5] = np.nan
-        image = rng.integers(0, 256, (H, W, 3), dtype=np.uint8)
-        result = Result(depth, "metric", image, is_start=number in (0, 2))
+        image = second if is_cut and number >= 2 else first
+        result = Result(depth, "metric", image, is_start=number == 0 or (number == 2 and not is_cut))
         live.append(LiveResult(result, number, 0, 0.01))
     return live
 
@@ -38,8 +40,9 @@ def shown(monkeypatch):
     return images
 
 
-def test_frame_and_depth_are_shown_until_q(shown):
-    live = results(9)
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_frame_and_depth_are_shown_until_q(shown, is_cut):
+    live = results(9, is_cut=is_cut)
     assert list(show_live(live, "camera")) == live[:2]
     assert shown.pop() == "closed"
     (title, image), (_, second), (_, after_cut) = shown

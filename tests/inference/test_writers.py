@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_read import read_depth_video
+from steadydepth.inference import writers
 from steadydepth.inference.depth_cache import cache_depth
 from steadydepth.inference.frame_sources import Source
 from steadydepth.inference.point_clouds import Lens, coloured_points, write_ply
@@ -110,7 +111,7 @@ def test_ranges_that_follow_do_not_cross_a_cut_of_a_network_without_memory(tmp_p
     shots = np.random.default_rng(0).integers(0, 256, (2, H, W, 3), dtype=np.uint8)
     images = np.stack([shots[0] // 8 + 1] * 8 + [shots[1] // 8 + 200] * 8)
     source = Source("film", lambda: iter(images), len(images), 10.0)
-    cached = cache_depth(Predictor(Red()), source, tmp_path, report=lambda *_: None)
+    cached = cache_depth(Predictor(Red()), source, tmp_path, find_cuts=True, report=lambda *_: None)
     assert cached.starts == (0, 8)
     ranges = list(cached.ranges(DepthView(look_ahead=5)))
     assert ranges[7][1] < 50
@@ -121,3 +122,22 @@ def test_a_picture_of_one_row_is_written_as_mkv(tmp_path):
     cv2.imwrite(str(tmp_path / "row.png"), np.full((1, 40, 3), 9, np.uint8))
     predict_files(Predictor(Red()), [tmp_path / "row.png"], tmp_path / "out", format="mkv")
     assert next(read_depth_video(tmp_path / "out" / "row.mkv")).shape == (1, 40)
+
+
+def test_what_fails_while_it_is_written_gives_its_preview_up(tmp_path, monkeypatch):
+    given_up = []
+
+    def preview(folder, cached, output, is_given_up):
+        given_up.append(is_given_up.wait(60))
+
+    def fail(*_):
+        raise InputError("the disk is full")
+
+    images = np.zeros((2, H, W, 3), np.uint8)
+    source = Source("film", lambda: iter(images), len(images), 10.0)
+    cached = cache_depth(Predictor(Red()), source, tmp_path, report=lambda *_: None)
+    monkeypatch.setattr(writers, "_write_preview", preview)
+    monkeypatch.setitem(writers.FORMATS, "npz", fail)
+    with pytest.raises(InputError, match="the disk is full"):
+        writers.write_outputs(tmp_path, cached, writers.Output("npz"))
+    assert given_up == [True]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -133,6 +134,24 @@ def test_runs_of_one_name_are_told_apart_by_the_folder_above(runs, tmp_path):
     page = write_report([runs, tmp_path / "more"]).read_text()
     assert "<th>runs/steady</th>" in page
     assert "<th>more/steady</th>" in page
+
+
+def test_runs_of_two_folders_of_one_name_are_all_shown(runs, tmp_path):
+    shutil.copytree(runs, tmp_path / "tuesday" / "runs")
+    page = write_report([runs, tmp_path / "tuesday" / "runs"]).read_text()
+    assert "<th>tuesday/runs/steady</th>" in page
+    assert f"<th>{tmp_path.name}/runs/steady</th>" in page
+
+
+def test_what_differs_between_evaluations_is_said_with_whose_it_is(runs):
+    file = runs / "steady" / "metrics.json"
+    report = json.loads(file.read_text())
+    report["header"] |= {"align": "disparity", "filter": "ema"}
+    file.write_text(json.dumps(report))
+    page = write_report([runs]).read_text()
+    assert "align none (plain), disparity (steady)" in page
+    assert "filter ema (steady)" in page
+    assert "protocol plain" in page
 
 
 def test_a_broken_metrics_json_is_named(runs):

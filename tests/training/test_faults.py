@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -345,3 +346,8 @@ def test_a_loader_process_that_is_killed_stops_the_run_with_what_to_do(world, tm
     with pytest.raises(InputError, match=r"a loader process was lost.*lower data\.workers"):
         train(config)
     assert load_checkpoint(config.run.folder)["step"] >= 1
+
+
+def test_a_lost_process_that_renders_is_named():
+    with pytest.raises(InputError, match=r"a process that renders was lost.*lower data\.workers"), explained():
+        raise BrokenProcessPool("it was terminated")

@@ -53,6 +53,9 @@ def test_the_card_has_the_scores_of_this_model_and_of_no_other(run, world):
     other = report | {"header": report["header"] | {"model": "runs/other"}}
     (run / "metrics.json").write_text(json.dumps(other))
     assert "| abs_rel |" not in write_card(run).read_text()
+    filtered = report | {"header": report["header"] | {"filter": "ema"}}
+    (run / "metrics.json").write_text(json.dumps(filtered))
+    assert "| abs_rel |" not in write_card(run).read_text()
     (run / "metrics.json").unlink()
 
 
@@ -60,9 +63,14 @@ def test_the_hub_gets_the_model_and_its_card_but_not_the_state(run, monkeypatch)
     calls = {}
     monkeypatch.setattr(HfApi, "create_repo", lambda self, name, **more: calls.update(more) or f"https://hub/{name}")
     monkeypatch.setattr(HfApi, "upload_folder", lambda self, **more: calls.update(more))
+    for shown in ("videos/holiday/rgb/0000.png", "before/metrics.json", "report.html", "flicker.webp"):
+        (run / shown).parent.mkdir(parents=True, exist_ok=True)
+        (run / shown).write_bytes(b"mine")
     assert push(run, "me/mine", private=True) == "https://hub/me/mine"
     assert (calls["repo_id"], calls["folder_path"], calls["private"]) == ("me/mine", run, True)
-    assert "checkpoint.pt" in calls["ignore_patterns"]
+    assert {"README.md", "config.json", "config.yaml", "model.safetensors"} <= set(calls["allow_patterns"])
+    assert all((run / name).is_file() for name in calls["allow_patterns"])
+    assert not {"checkpoint.pt", "report.html", "flicker.webp"} & set(calls["allow_patterns"])
     assert (run / "checkpoint.pt").is_file()
 
 

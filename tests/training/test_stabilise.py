@@ -1,6 +1,7 @@
 """Stabilising with nothing to choose: what is trained on, the learning rate, what is said of what was reached."""
 
 import json
+import math
 from dataclasses import replace
 
 import cv2
@@ -65,6 +66,8 @@ def test_one_call_leaves_the_model_its_scores_and_a_page_and_goes_on_where_it_wa
     assert (out / "model.safetensors").read_bytes() == saved
     with pytest.raises(InputError, match="was stabilised here: choose another folder for other"):
         stabilise_and_report(world, **options | {"model": "other"})
+    with pytest.raises(InputError, match="a run of 2 steps and seed 0 lives here"):
+        stabilise_and_report(world, **options | {"seed": 1})
 
 
 def test_coarse_layers_alone_are_trained_where_they_are_asked_for(world, tmp_path, start):
@@ -102,8 +105,9 @@ def test_two_videos_of_one_name_and_times_that_are_none_are_refused(tmp_path, vi
     (tmp_path / "other" / "walk.mp4").write_bytes(video.read_bytes())
     with pytest.raises(InputError, match="two sequences of one name"):
         room.stabilise([video, tmp_path / "other"], model=start, out=tmp_path / "out")
-    with pytest.raises(InputError, match="minutes is 0; give a number above 0"):
-        room.stabilise(video, model=start, out=tmp_path / "out", minutes=0.0)
+    for minutes in (0.0, math.nan, math.inf):
+        with pytest.raises(InputError, match=f"minutes is {minutes:g}; give a finite number above 0"):
+            room.stabilise(video, model=start, out=tmp_path / "out", minutes=minutes)
 
 
 @pytest.mark.parametrize(

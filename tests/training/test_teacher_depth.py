@@ -1,5 +1,7 @@
 """The filtered teacher: what is written for each video, and that a sample is labelled with it."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,12 @@ from steadydepth.data.clips import fit_clip
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
 from steadydepth.inference.session import Network, Session
 from steadydepth.metrics import edges_kept
+from steadydepth.models.depth_net import DepthNet
+from steadydepth.models.load import load_model
+from steadydepth.training.checkpoint import save_model
 from steadydepth.training.label_free.teacher_depth import contrast_lost, remove_teacher_depth, write_teacher_depth
 from steadydepth.training.samples import open_samples
+from steadydepth.training.setup import set_up
 from steadydepth.types import InputError
 
 CPU = torch.device("cpu")
@@ -84,15 +90,41 @@ def test_samples_have_the_depth_of_their_own_frames_mirrored_with_them(world, tm
     assert name in files
 
 
-def test_a_video_that_cannot_be_read_is_left_out_or_refused(world, tmp_path, model):
-    import shutil
+def test_a_video_that_is_added_meanwhile_takes_no_other_ones_file(world, tmp_path, model):
+    shutil.copytree(world, tmp_path / "videos")
+    first = find_sequences(tmp_path / "videos")[0]
+    first.rename(tmp_path / "later")
+    config = config_of(tmp_path / "videos", tmp_path / "run")
+    (before,) = write_teacher_depth(model, config, CPU)
+    (tmp_path / "later").rename(first)
+    (after,) = write_teacher_depth(model, config, CPU)
+    assert after.items() > before.items()
+    assert len(set(after.values())) == len(after)
 
+
+def test_the_teacher_is_the_starting_model_whatever_its_upsampling_becomes(tmp_path):
+    save_model(DepthNet(decoder_width=8), tmp_path / "start")
+    content = {
+        "data": {"root": "x", "labels": "teacher", "motion": "none", "height": 64, "width": 64},
+        "model": {"init": str(tmp_path / "start"), "upsampling": "guided"},
+        "optim": {"steps": 2},
+        "run": {"folder": str(tmp_path / "run"), "device": "cpu"},
+    }
+    setup, _ = set_up(resolve(content, {}))
+    frames = torch.rand(1, 1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(setup.teacher(frames)[0], load_model(tmp_path / "start").eval()(frames)[0])
+
+
+def test_a_video_that_cannot_be_read_is_left_out_or_refused(world, tmp_path, model, caplog):
     videos = tmp_path / "videos"
     shutil.copytree(world, videos)
     broken = videos / "fixed_000003" / "rgb" / "0002.png"
     broken.write_bytes(broken.read_bytes()[:100])
     config = config_of(videos, tmp_path / "run")
     (files,) = write_teacher_depth(model, config, CPU)
+    assert "left out: " in caplog.text
+    assert "0002.png" in caplog.text
     assert "fixed_000003" not in files
     assert len(files) == 1
     assert {clip[0].name for clip in open_samples(config, 0, 0, 1, teacher_depth=[files]).clips} == set(files)

@@ -3,9 +3,7 @@
 import errno
 import io
 import logging
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from importlib import metadata
 from typing import Annotated
@@ -13,6 +11,7 @@ from typing import Annotated
 import typer
 
 from steadydepth.cli import data, evaluate, inference, serving, training
+from steadydepth.cli.ending import end_as_by_the_keyboard
 from steadydepth.errors import InputError, SomeFailedError
 from steadydepth.ops.buffers import keep_buffers
 
@@ -48,6 +47,7 @@ def _before_any(
     ] = False,
 ) -> None:
     keep_buffers()
+    end_as_by_the_keyboard()
 
 
 _command: Callable[..., None]
@@ -74,23 +74,12 @@ for _data_command in (data.make, data.assets, data.check, data.convert, data.pac
 app.add_typer(data_app, name="data")
 
 
-def _end_as_by_the_keyboard() -> None:
-    """A polite kill, or a terminal that is closed, ends a command as Ctrl-C does, so that nothing is left half-made."""
-    if threading.current_thread() is not threading.main_thread():
-        return  # signals are for that alone
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # ignored under nohup
-            signal.signal(number, signal.default_int_handler)
-
-
 def main() -> None:
     """The `steadydepth` command: 0 done, 2 the user's mistake (one message), 1 anything else."""
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal cannot show, not in its letters or not in UTF-8, is shown by its numbers.
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
-    _end_as_by_the_keyboard()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         app()
@@ -112,7 +101,9 @@ def main() -> None:
         sys.exit(2)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         where = error.filename2 or error.filename
-        print(f"steadydepth: {where}: {error.strerror}: choose another name, or move it away", file=sys.stderr)
+        print(
+            f"steadydepth: {where or 'a path'}: {error.strerror}: choose another name, or move it away", file=sys.stderr
+        )
         sys.exit(2)
     except OSError as error:
         if error.errno not in _NO_ROOM:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from steadydepth.cli.ending import end_as_usual
 from steadydepth.cli.printing import ModelName
 from steadydepth.errors import InputError
 
@@ -49,6 +50,8 @@ def serve(
         print(make_token(tokens, new_token, tuple(scopes.split(","))))
         return
     from steadydepth.commands import serve as serve_model
+
+    end_as_usual()
 
     serve_model(
         model,

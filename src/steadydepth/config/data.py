@@ -50,7 +50,7 @@ class SourceConfig(Section):
     )
     labels: Literal["depth", "teacher", "none"] = Field("depth", description=f"{LABELS}; none: relative loss alone.")
     share: float = Field(
-        1.0, ge=0.001, description="Its share of the samples, relative to the other shares, to a thousandth."
+        1.0, ge=0.001, le=1000, description="Its share of the samples, relative to the other shares, to a thousandth."
     )
     single: bool = Field(False, description="Frames are single images, drawn one by one: absolute loss alone.")
     motion: Literal["none", "flow", "dis"] | None = Field(None, description="In place of `data.motion`.")

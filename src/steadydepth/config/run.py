@@ -232,6 +232,10 @@ class Config(Section):
                 "data: labels teacher is the depth of the starting model, and this run starts from none: give "
                 "model.init, or take labels none"
             )
+        if self.model.lora and self.model.train:
+            wrong.append(
+                "model.lora: trains adapters and the decoder, and model.train other parts: leave one of them out"
+            )
         if wrong:
             raise ValueError("\n".join(wrong))
         return self

@@ -122,9 +122,10 @@ def _end_workers(workers: set[Any]) -> None:
 def _begin_worker(worker: int) -> None:
     """Loader processes share the cores with the network: none of them takes more than one.
 
-    Ctrl-C and SIGTERM reach all of the group; how the run ends is for the process of the network to say.
+    Ctrl-C, SIGTERM and SIGHUP reach all of the group; how the run ends is for the process of the network to say.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from steadydepth.evaluation.sources import predict_sequence as predict_sequence
 from steadydepth.evaluation.summary import ScoredClip, build_report, mean_over_clips
 from steadydepth.evaluation.windows import Values
 from steadydepth.files.atomic_writes import check_folder, write_json
+from steadydepth.files.prefetch import ended_at_once
 from steadydepth.files.stored_depth import open_array
 from steadydepth.inference.filters import choose_filter
 from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor
@@ -100,7 +102,7 @@ def _evaluate_sources(
 def _settings(align: str, protocol: Protocol, lengths: Iterable[int | None], *, strict: bool, opw: str) -> Settings:
     choose_alignment(align, "metric")
     lengths = tuple(lengths)
-    if wrong := [one for one in lengths if one is not None and not (isinstance(one, int) and one >= 2)]:
+    if wrong := [one for one in lengths if one is not None and not (isinstance(one, Integral) and one >= 2)]:
         raise InputError(f"lengths {wrong}: a window has 2 frames or more, or all of them")
     if opw not in ("khan", "nvds"):
         raise InputError(f"opw {opw!r}: choose khan, or nvds to have that script's number as well")
@@ -152,15 +154,12 @@ def _score_all(
         return
     # spawn, not fork: the caller may have started threads (torch, OpenCV) that a forked child would wait for.
     threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=_begin_worker, initargs=(threads,)
-    ) as pool:
+    spawn = get_context("spawn")
+    with ended_at_once(ProcessPoolExecutor(jobs, spawn, initializer=_begin_worker, initargs=(threads,))) as pool:
         tasks = {pool.submit(_score_source, source, settings): source.name for source in sources}
         for done, task in enumerate(as_completed(tasks), start=1):
             tell(f"scored {tasks[task]}", done, len(tasks))
-            if task.exception() is not None:
-                pool.shutdown(cancel_futures=True)
-                task.result()
+            task.result()
         yield from ((name, task.result()) for task, name in tasks.items())
 
 
@@ -273,8 +272,8 @@ def evaluate(
     Raises:
         InputError: an option is wrong, or no clip can be scored.
     """
-    own = model_or_predictions.filter if isinstance(model_or_predictions, Predictor) else None
-    applied = choose_filter(filter or own, strength)
+    is_own = isinstance(model_or_predictions, Predictor)
+    applied = (model_or_predictions.choose_filter if is_own else choose_filter)(filter, strength)
     if out is not None:
         check_folder(Path(out))
     paths, chosen = find_sequences(Path(data)), choose_protocol(protocol, max_depth=max_depth)

@@ -106,11 +106,12 @@ def read_scores(run: PlannedRun, series: Series) -> dict[str, Any] | None:
         run: with the controls that its scores must have.
         series: with the data and the settings of the scores.
 
-    Returns: the content of the file; None where it is missing, older than the model, or of other data.
+    Returns: the content of the file; None where it is missing, older than the model, of other data, or of a filter.
     """
     path, model = scores_of(run, series) / "metrics.json", _model_of(run)
     if not (path.is_file() and model.is_file()) or path.stat().st_mtime_ns < model.stat().st_mtime_ns:
         return None
     report = read_report(path)
     has_controls = set(run.controls) <= set(report.get("controls", {}))
-    return report if report["header"]["data"] == str(series.data) and has_controls else None
+    is_raw = report["header"].get("filter", "none") == "none"
+    return report if report["header"]["data"] == str(series.data) and has_controls and is_raw else None

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from steadydepth.types import InputError
 
-_LOCK = "lock"
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_LOCK = ".lock"
 _MOST_BYTES = 255  # of the name of a file, on every common file system
 
 
@@ -41,8 +44,8 @@ def check_folder(path: Path) -> None:
     Raises:
         InputError: it, or what it is to be in, is a file.
     """
-    there = next(each for each in (path, *path.absolute().parents) if each.exists())
-    if not there.is_dir():
+    there = next((each for each in (path, *path.absolute().parents) if each.exists()), None)
+    if there is not None and not there.is_dir():
         raise InputError(f"{there} is a file, and {path} is to be a folder: choose another name, or move it away")
 
 
@@ -74,17 +77,33 @@ def hidden_folder(root: Path, name: str) -> Iterator[Path]:
 
     Those that a process which was killed has left there are removed at the beginning.
     """
+    root.mkdir(parents=True, exist_ok=True)
+    for lock in root.glob(f".{glob.escape(_shortened(name))}.{'[0-9a-f]' * 8}.part{_LOCK}"):
+        with _locked(lock) as is_free:
+            if is_free:
+                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                lock.unlink(missing_ok=True)
     folder = root / f".{_shortened(name)}.{uuid.uuid4().hex[:8]}.part"
-    for other in root.glob(f".{glob.escape(_shortened(name))}.{'[0-9a-f]' * 8}.part"):
-        # Who made it holds its lock as long as they live.
-        with suppress(Timeout, OSError), FileLock(other / _LOCK, timeout=0):
-            shutil.rmtree(other, ignore_errors=True)
-    folder.mkdir(parents=True)
+    lock = folder.with_name(folder.name + _LOCK)
     try:
-        with FileLock(folder / _LOCK):
+        with _locked(lock):  # before the folder is there, so that nobody takes it for one that was left
+            folder.mkdir()
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Whether the lock is ours; it ends with the process. Where there are no locks it is nobody's."""
+    with path.open("a") as file:
+        is_ours = False
+        if fcntl is not None:
+            with suppress(OSError):  # somebody's, or a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_ours = True
+        yield is_ours
 
 
 @contextmanager

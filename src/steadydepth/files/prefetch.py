@@ -1,10 +1,12 @@
 """Reading ahead and writing behind: what waits for a disk, a decoder or an encoder does so in threads of its own."""
 
+import multiprocessing
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Thread, current_thread
 from typing import Any, Generic, TypeVar
 
@@ -51,6 +53,24 @@ def for_each_in_threads(function: Callable[[T], None], items: Iterable[T]) -> No
         finally:
             for future in running:
                 future.cancel()
+
+
+@contextmanager
+def ended_at_once(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+    """A pool that an error or a signal ends at once: neither what is queued nor what is under way is waited for.
+
+    Args:
+        pool: just made.
+    """
+    with pool:
+        try:
+            yield pool
+        except BaseException:
+            children = multiprocessing.active_children()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in children:
+                child.terminate()
+            raise
 
 
 class Feed(Generic[T]):

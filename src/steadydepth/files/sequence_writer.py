@@ -96,7 +96,8 @@ def _check_clip(clip: Clip, target: Path) -> None:
         if (part := getattr(clip, name)) is not None and part.shape != size:
             raise InputError(f"{target}: {name} is {part.shape}, and for frames of {shape} it is {size}")
     if clip.objects is not None and (clip.objects.min() < 0 or clip.objects.max() > 255):
-        raise InputError(f"{target}: objects go to {clip.objects.max()}; their numbers are 0 to 255: count them anew")
+        found = f"{clip.objects.min()} to {clip.objects.max()}"
+        raise InputError(f"{target}: numbers of objects are {found}; they are 0 to 255: count them anew")
 
 
 def _write_frame(

@@ -121,7 +121,7 @@ def _encode(
         open_container(str(part.absolute()), "w", options=_container_options(path)) as container,
     ):
         # As a broadcaster writes it, 30000/1001; a frame in an hour as it is.
-        rate = Fraction(fps).limit_denominator(1001) or Fraction(fps).limit_denominator(10**6)
+        rate = Fraction(fps).limit_denominator(1001 if fps >= 1 else 10**6)
         stream: Any = container.add_stream(codec, rate=rate, options=options)
         stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
         if times is not None:

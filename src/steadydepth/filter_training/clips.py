@@ -66,7 +66,9 @@ def label_clip(clip: Clip, predicted: Float32[np.ndarray, "t h w"] | None = None
     if clip.depth is None or clip.valid is None or clip.flow is None or clip.flow_valid is None:
         raise InputError(f"{clip.name}: has no depth or no flow; the filter learns from `steadydepth data make`")
     if not clip.valid.all():
-        raise InputError(f"{clip.name}: has pixels without depth; the filter learns where each has one: leave it out")
+        raise InputError(
+            f"{clip.name}: has pixels without depth; a clip that teaches has one at each: leave this one out"
+        )
     flow = two_way_from_labels(clip.flow, clip.flow_valid, clip.depth, clip.valid)
     return LabelledClip(
         clip.frames,

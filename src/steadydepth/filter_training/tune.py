@@ -1,6 +1,7 @@
 """Tune the learned filter to one model and to videos like those it will filter, with labels or without."""
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -209,6 +210,10 @@ def _draw_batches(shots: Sequence[Lesson], config: FilterConfig) -> Iterator[lis
         yield [lesson if draws.random() < 0.5 else mirrored(lesson) for lesson in lessons]
 
 
+def _known(score: float) -> float | None:
+    return score if math.isfinite(score) else None
+
+
 def _write(
     gates: FilterGates, out: Path, scores: dict[str, tuple[float, float]], *, is_better: bool, videos: list[Path]
 ) -> None:
@@ -216,7 +221,7 @@ def _write(
         save_file({name: tensor.contiguous() for name, tensor in gates.state_dict().items()}, part)
     noted = {
         "is_better": is_better,
-        "scores": {name: {"before": before, "after": after} for name, (before, after) in scores.items()},
+        "scores": {name: {"before": _known(was), "after": _known(is_now)} for name, (was, is_now) in scores.items()},
         "videos": [path.name for path in videos],
     }
     # Last: with it the folder is complete.

@@ -91,6 +91,7 @@ def cache_depth(
     filter: ChosenFilter | None = None,
     seconds: float | None = None,
     keep_side: int | None = None,
+    find_cuts: bool = False,
     report: Progress,
 ) -> CachedDepth:
     """Predict every frame of a source into files.
@@ -103,6 +104,7 @@ def cache_depth(
         filter: in place of the predictor's own.
         seconds: end of a live source.
         keep_side: longer side in pixels of the frames that are kept for a preview; None keeps none.
+        find_cuts: look for them also where no depth hangs on them, for ranges of each shot.
         report: called with the name, the frames done and the frames in all, 0 where that is not known.
 
     Raises:
@@ -116,8 +118,8 @@ def cache_depth(
         if source.is_live or keep_side is not None:
             frames = _kept(frames, image_file, None if source.is_live else keep_side)
         session = predictor.session(filter=filter)
-        # A session looks for cuts ahead only where depth hangs on them; ranges of colours do in any case.
-        results = map(session.step, frames) if source.is_live else session.run(shots.watch(frames))
+        watched = shots.watch(frames) if find_cuts else frames
+        results = map(session.step, watched) if source.is_live else session.run(watched)
         try:
             for result in results:
                 size, depth = result.image.shape[:2], result.network_depth

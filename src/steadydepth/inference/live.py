@@ -71,5 +71,8 @@ def stream_newest(
                 return
         if newest.error is not None:
             raise newest.error
+        if before < 0 and not newest.is_over:
+            waited_s = time.monotonic() - begun
+            raise InputError(f"{source}: no frame came in {waited_s:.0f} s: check the camera, or the address")
     finally:
         newest.stop()

@@ -67,7 +67,7 @@ def predict_files(
         keep_names: whether files of frames are named as the images of the input, and not by numbers from 0000.
         max_side: shrink frames to this longer side in pixels for the network.
         overwrite: replace outputs that exist.
-        resume: leave out inputs whose outputs are all there.
+        resume: leave out inputs whose outputs are all there; what a run that was killed left of them is made again.
         shard: (i, n), i from 1: of all inputs the i-th, the (i + n)-th, ...
         filter: what `filters.choose_filter` takes, in place of the predictor's own.
         strength: of the learned filter, from 0 to 1.
@@ -111,8 +111,9 @@ def predict_files(
                 with _staging(out, source.name) as staging:
                     side = None if format in WITHOUT_PREVIEW else PREVIEW_SIDE
                     cached = cache_depth(
-                        predictor, source, staging, filter=chosen, seconds=seconds, keep_side=side, report=report
-                    )
+                        predictor, source, staging, filter=chosen, seconds=seconds, keep_side=side,
+                        find_cuts=output.view.look_ahead is not None, report=report,
+                    )  # fmt: skip
                     write_outputs(staging / "ready", cached, output)
                     written += _publish(staging, out, outputs(source, format))
             except InputError as error:
@@ -208,9 +209,10 @@ def _is_ours(path: Path) -> bool:
     """Whether predict wrote that depth; folders are looked at elsewhere."""
     try:
         if path.suffix == ".npz":
-            return {"depth.npy", "claims.npy"} <= set(zipfile.ZipFile(path).namelist())
+            with zipfile.ZipFile(path) as archive:
+                return {"depth.npy", "claims.npy"} <= set(archive.namelist())
         return path.suffix != ".mkv" or next(read_depth_video(path), None) is not None
-    except (InputError, zipfile.BadZipFile):
+    except (InputError, OSError, zipfile.BadZipFile):
         return False
 
 
@@ -233,7 +235,8 @@ def _refuse_outputs(sources: dict[Input, Source], out: Path, format: str, *, ove
             and not (there == outputs(source, format)[: len(there)] and _is_ours(out / there[0]))
         ):
             raise InputError(
-                f"{out / there[-1]} is there, and not by predict: move it away, or say overwrite=True (--overwrite)"
+                f"{out / there[-1]} is there without the rest of what predict writes: move it away, or say "
+                "overwrite=True (--overwrite)"
             )
         for path in (out / name for name in outputs(source, format)):
             if path.exists() and not (overwrite or resume):

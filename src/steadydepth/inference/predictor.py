@@ -21,6 +21,8 @@ from steadydepth.types import Claims, InputError
 # An image in any of the forms that `Predictor.predict` takes; a PIL image counts as Any.
 AnyImage = np.ndarray | Float[Tensor, "3 h w"] | Path | str | Any
 
+_ROUNDING = 1e-3  # by which resizing and normalising miss 0 and 1; a quarter of a step of 8 bits
+
 
 class Predictor:
     """A video depth model on a device, ready to predict.
@@ -158,9 +160,6 @@ def load(
     return Predictor(
         load_model(name), device=device or found or "cpu", max_side=max_side, filter=filter, strength=strength
     )
-
-
-_ROUNDING = 1e-3  # by which resizing and normalising miss 0 and 1; a quarter of a step of 8 bits
 
 
 def as_predictor(model: AnyModel, *, device: str | None = None) -> Predictor:

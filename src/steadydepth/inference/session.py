@@ -13,6 +13,7 @@ from functools import cached_property
 from itertools import chain
 from threading import Lock
 from typing import Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -131,7 +132,6 @@ class Network:
         own_side = model.max_side if isinstance(model, _HasSize) else None
         self.model, self.max_side = model.to(self.device), max_side or own_side
         self._least_side = int(getattr(model, "least_side", 1))
-        self._evaluation = _Evaluation(self.model)
 
     def fit(self, image: Image) -> Fitted:
         """A frame at the size at which the network sees it; one that has that size is returned as it is."""
@@ -179,7 +179,7 @@ class Network:
         """Depth of consecutive frames of several videos, all of one size."""
         shown = np.stack([np.stack(images) for images in videos])
         # Only around the model: a mode left on while a generator rests would leak into the caller's code.
-        with self._evaluation.on():
+        with _evaluating(self.model):
             frames = torch.from_numpy(shown).to(self.device).permute(0, 1, 4, 2, 3).float() / 255
             predicted, state = self.model(frames, state)
             depth = predicted.float().cpu().numpy()
@@ -201,29 +201,30 @@ def state_kind(state: State | None) -> tuple[tuple[str, tuple[int, ...], torch.d
     return None if state is None else tuple((name, tuple(each.shape), each.dtype) for name, each in state.items())
 
 
-class _Evaluation:
-    """Evaluation mode without gradients, of all threads inside; afterwards every module trains, or not, as before."""
+# Of each module that somebody runs: how many are inside, and which of its parts train outside.
+_inside: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = WeakKeyDictionary()
+_inside_lock = Lock()
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model, self._lock, self._n_inside = model, Lock(), 0
-        self._training: list[nn.Module] = []
 
-    @contextmanager
-    def on(self) -> Iterator[None]:
-        with self._lock:
-            if self._n_inside == 0:
-                self._training = [module for module in self._model.modules() if module.training]
-                if self._training:
-                    self._model.eval()
-            self._n_inside += 1
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            with self._lock:
-                self._n_inside -= 1
-                for module in self._training if self._n_inside == 0 else ():
-                    module.training = True
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, until the last thread leaves; then every module trains, or not, as before."""
+    with _inside_lock:
+        count, training = _inside.get(model, (0, []))
+        if count == 0:
+            training = [module for module in model.modules() if module.training]
+            if training:
+                model.eval()
+        _inside[model] = count + 1, training
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        with _inside_lock:
+            count = _inside[model][0] - 1
+            _inside[model] = count, training
+            for module in training if count == 0 else ():
+                module.training = True
 
 
 class Session:
@@ -284,7 +285,8 @@ class Session:
         if self._offline:
             open_filter(self.filter, self.network.claims)  # InputError: it is not causal
         image = check_image(image)
-        if self._shots.begins_with(image) or self._is_late(time_s) or image.shape != self._shape:
+        is_cut = self._remembers is not False and self._shots.begins_with(image)
+        if is_cut or self._is_late(time_s) or image.shape != self._shape:
             self.reset()
         result, _ = next(self._advance([image]))
         self._time_s = time_s

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from steadydepth.data.cuts import Shots
 from steadydepth.inference.live import LiveResult
 from steadydepth.inference.session import Result
 from steadydepth.ops.colours import colour_depth, follow_range
@@ -30,10 +31,12 @@ def show_live(results: Iterable[LiveResult], title: str) -> Iterator[LiveResult]
     # Without a screen Qt, which OpenCV opens its windows with, would end the process.
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise InputError("no window can be shown: there is no screen (DISPLAY is not set): leave --show out")
-    shown = None
+    shown, shots = None, Shots()
     for live in results:
         predicted = live.result
-        shown = follow_range(None if predicted.is_start else shown, predicted.depth, claims=predicted.claims)
+        is_cut = shots.begins_with(predicted.image)  # of which a network without memory does not know
+        before = None if predicted.is_start or is_cut else shown
+        shown = follow_range(before, predicted.depth, claims=predicted.claims)
         image = np.hstack(
             (predicted.image, colour_depth(predicted.depth, *shown, predicted.valid, claims=predicted.claims))
         )
@@ -57,15 +60,16 @@ def pipe_live(results: Iterable[LiveResult], pipe: BinaryIO | BufferedIOBase, ki
     """
     if kind not in PIPES:
         raise InputError(f"pipe {kind!r}: unknown; there are {', '.join(PIPES)}")
-    shape, shown = None, None
+    shape, shown, shots = None, None, Shots()
     for live in results:
         one = live.result
+        is_cut = kind == "rgb24" and shots.begins_with(one.image)
         shape = shape or one.depth.shape
         if one.depth.shape != shape:
             raise InputError(
                 f"frame {live.number}: {one.depth.shape}, those before {shape}; a pipe has one size: stop it"
             )
-        shown = follow_range(None if one.is_start else shown, one.depth, claims=one.claims)
+        shown = follow_range(None if one.is_start or is_cut else shown, one.depth, claims=one.claims)
         try:
             pipe.write(PIPES[kind](one, shown))
             pipe.flush()

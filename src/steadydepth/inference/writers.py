@@ -235,8 +235,8 @@ def write_outputs(folder: Path, cached: CachedDepth, output: Output) -> None:
         preview = thread.submit(_write_preview, folder, cached, output, is_given_up) if has_preview else None
         try:
             FORMATS[output.format](folder, cached, output)
+            if preview is not None:
+                preview.result()
         except BaseException:
             is_given_up.set()  # or the end of a long video would be waited for
             raise
-        if preview is not None:
-            preview.result()

@@ -124,8 +124,13 @@ class Jobs:
                 self._start(running)
 
     def _check(self, upload: Upload) -> None:
-        self.uploads.check(upload)
-        del self._checks[upload.id]
+        try:
+            self.uploads.check(upload)
+        except OSError as error:  # a full disk, for one
+            logger.exception("upload %s cannot be checked", upload.id)
+            self.store.change(upload, state="refused", message=f"it could not be checked: {error.strerror}")
+        finally:
+            del self._checks[upload.id]
 
     # -- one job
 

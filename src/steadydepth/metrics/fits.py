@@ -30,7 +30,7 @@ def _of_arrays(fit: Callable[[Tensor, Tensor, Tensor], Alignment]) -> Callable[[
 
 def _as_tensor(values: Values) -> Tensor:
     # A tensor has no negative strides, which flipped arrays have.
-    return torch.from_numpy(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else values
+    return torch.from_numpy(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else torch.as_tensor(values)
 
 
 fit_scale = _of_arrays(alignment.fit_scale)

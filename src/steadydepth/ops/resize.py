@@ -13,10 +13,11 @@ def check_image(image: object) -> NDArray[np.uint8]:
     Raises:
         InputError: it is no uint8 RGB (h, w, 3) array, or an empty one.
     """
-    is_wrong = not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3
-    if not isinstance(image, np.ndarray) or is_wrong or image.size == 0:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise InputError(f"an image is {kind}; it is a numpy array of uint8 (h, w, 3) in RGB: convert it")
+    if image.size == 0:
+        raise InputError(f"an image is {image.shape[0]} x {image.shape[1]}: it has no pixel")
     return image
 
 

@@ -131,7 +131,8 @@ def _depth_in_units_of_claims(
     source, header = shown.source, shown.report["header"]
     filter = choose_filter(header.get("filter"), header.get("strength"))
     if not isinstance(source, Path):
-        return predict_sequence(source, sequence, filter=filter, stop=n_frames), claims_of(source)
+        stop = None if filter.is_offline else n_frames  # there and back is from the end
+        return predict_sequence(source, sequence, filter=filter, stop=stop)[:n_frames], claims_of(source)
     stored = open_stored(source, sequence.path, filter=filter)
     if stored.n_frames != sequence.n_frames:
         raise InputError(f"{source}: {stored.n_frames} predicted frames for {sequence.n_frames}: predict every frame")

@@ -1,7 +1,6 @@
 """What a person wants to see of runs, finished or under way, collected into one page."""
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,17 @@ PARTS = {"All clips": "mean", "Fixed camera": "mean_fixed", "Moving camera": "me
 def _find(folders: list[Path], file: str) -> dict[str, Path]:
     """The file in each folder, or in the folders directly inside it, oldest first, by the name of its folder.
 
-    Folders of one name in different places are distinguished by the folder above them.
+    Folders of one name in different places are distinguished by the folders above them.
     """
-    found = {path for folder in folders for path in (*folder.glob(file), *folder.glob(f"*/{file}"))}
+    found = {path.resolve() for folder in folders for path in (*folder.glob(file), *folder.glob(f"*/{file}"))}
     paths = sorted(found, key=lambda path: (path.stat().st_mtime, path))
-    count = Counter(path.parent.name for path in paths)
-    return {
-        path.parent.name if count[path.parent.name] == 1 else f"{path.parent.parent.name}/{path.parent.name}": path
-        for path in paths
-    }
+
+    def named(path: Path) -> str:
+        longer = ("/".join(path.parent.parts[-n:]) for n in range(1, len(path.parts)))
+        others = [other.parent for other in paths if other != path]
+        return next(name for name in longer if not any(f"/{other}".endswith(f"/{name}") for other in others))
+
+    return {named(path): path for path in paths}
 
 
 def write_report(runs: list[Path], out: Path | None = None) -> Path:
@@ -129,12 +130,24 @@ def _load_if_there(model: str) -> nn.Module | None:
 
 
 def _facts(group: Reports) -> str:
-    header = next(iter(group.values()))["header"]
-    names = ("n_clips", "n_frames", "fps", "align", "dmax", "split_source", "flow_source", "n_skipped")
-    facts = [f"{name} {_short(header[name])}" for name in names if header.get(name) is not None]
+    names = (
+        "n_clips", "n_frames", "fps", "protocol", "align", "dmax", "split_source", "flow_source", "n_skipped", "filter",
+        "strength",
+    )  # fmt: skip
+    facts = [fact for name in names if (fact := _fact(name, {who: one["header"] for who, one in group.items()}))]
     if any(report.get("interval") for report in group.values()):
         facts.append("in brackets: 95 % interval of the mean over clips")
     return ", ".join(facts)
+
+
+def _fact(name: str, headers: dict[str, dict[str, Any]]) -> str:
+    """What the headers say under a name: once where all say the same, else with whose it is."""
+    said = {who: _short(header[name]) for who, header in headers.items() if header.get(name) is not None}
+    if not said or (name == "filter" and set(said.values()) == {"none"}):
+        return ""
+    if len(said) == len(headers) and len(set(said.values())) == 1:
+        return f"{name} {next(iter(said.values()))}"
+    return f"{name} " + ", ".join(f"{value} ({who})" for who, value in said.items())
 
 
 def _short(value: Any) -> str:

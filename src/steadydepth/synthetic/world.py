@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from steadydepth.files.prefetch import ended_at_once
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_write import recode
 from steadydepth.ops.photometric import Photometric, augment_photometric
@@ -204,7 +205,7 @@ def make_world(
             on_clip(work(job))
         return [root / name for name in names]
     # spawn, not fork: the caller may have started threads (torch, OpenCV) that a forked child would wait for.
-    with _one_thread_each(), ProcessPoolExecutor(n_workers, mp_context=get_context("spawn")) as pool:
+    with _one_thread_each(), ended_at_once(ProcessPoolExecutor(n_workers, get_context("spawn"))) as pool:
         for path in pool.map(work, missing):
             on_clip(path)
     return [root / name for name in names]

@@ -1,6 +1,7 @@
 """Failures of a run that are not in its files, reported with what to do."""
 
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 import torch
@@ -29,6 +30,11 @@ def explained() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise InputError(f"out of memory on the GPU: {LESS}; run.precision: bf16 takes less too") from error
     except Exception as error:
+        if isinstance(error, BrokenProcessPool):
+            raise InputError(
+                "a process that renders was lost, most likely for want of memory: lower data.workers, and the same "
+                "command goes on from the last checkpoint"
+            ) from error
         if "DefaultCPUAllocator" in str(error):
             raise InputError(f"out of memory: {LESS}") from error
         if type(error).__module__.startswith("torch._"):

@@ -1,5 +1,6 @@
 """The model card of a run, filled in from what lies in its folder, and the upload to the hub."""
 
+import glob
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -13,13 +14,14 @@ from steadydepth.config_files import load_config
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.sequence_meta import read_meta
 from steadydepth.data.shards.read import find_pack
+from steadydepth.data.shards.store import url_of
 from steadydepth.errors import InputError
 from steadydepth.evaluation.bootstrap import read_report
 from steadydepth.evaluation.summary import table_rows
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.models.declare import SIDECAR
 from steadydepth.synthetic.assets import load_assets
-from steadydepth.training.checkpoint import CARD, CHECKPOINT, PREVIOUS
+from steadydepth.training.checkpoint import CARD
 
 _MEANINGS = {
     "metric": "metres along the optical axis",
@@ -89,7 +91,9 @@ def write_card(folder: str | Path, *, licence: str | None = None) -> Path:
 
 
 def push(run: str | Path, name: str, *, licence: str | None = None, private: bool = False) -> str:
-    """Put a finished run on the hub, with its card filled in anew; its checkpoints stay here.
+    """Put the model of a finished run on the hub, with its card filled in anew.
+
+    Checkpoints, pages with images of the data, and folders, such as the videos of `stabilise`, stay here.
 
     Args:
         run: its folder.
@@ -108,7 +112,10 @@ def push(run: str | Path, name: str, *, licence: str | None = None, private: boo
     folder = write_card(run, licence=licence).parent
     try:
         address = HfApi().create_repo(name, private=private, exist_ok=True)
-        HfApi().upload_folder(repo_id=name, folder_path=folder, ignore_patterns=[CHECKPOINT, PREVIOUS, "best/*", ".*"])
+        # In the hub's patterns a star crosses slashes, so each file is named.
+        HfApi().upload_folder(
+            repo_id=name, folder_path=folder, allow_patterns=[*map(glob.escape, _model_files(folder))]
+        )
     # Its bases: the hub's versions use one HTTP library or another, and no connection is an error of that library.
     except (OSError, HFValidationError, *HfHubHTTPError.__bases__) as error:  # type: ignore[misc]
         raise InputError(
@@ -116,6 +123,12 @@ def push(run: str | Path, name: str, *, licence: str | None = None, private: boo
             f"and the network; {folder} is complete"
         ) from error
     return str(address)
+
+
+def _model_files(folder: Path) -> list[str]:
+    """Names of the files of a run that describe its model; none shows what it was trained or measured on."""
+    files = (path for path in folder.iterdir() if path.is_file() and path.suffix not in (".pt", ".html", ".webp"))
+    return sorted(path.name for path in files if not path.name.startswith("."))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -147,7 +160,7 @@ def _rendered_lines(synthetic: SyntheticConfig) -> Iterator[str]:
 
 
 def _origins(root: Path) -> list[str]:
-    if not root.exists():
+    if url_of(root) is None and not root.exists():
         return []
     pack, paths = find_pack(root), find_sequences(root)
     metas = [pack.sequences[path.name].meta if pack else read_meta(path / "meta.json")[0] for path in paths]
@@ -163,6 +176,8 @@ def _score_lines(folder: Path) -> Iterator[str]:
         return
     report = read_report(folder)
     header = report["header"]
+    if header.get("filter", "none") != "none":
+        return  # of the model behind a filter, which is not what the card is of
     if header.get("model") is None or Path(header["model"]).resolve() != folder.resolve():
         return
     rows = table_rows({"this model": report})

@@ -70,7 +70,11 @@ def set_up(config: Config) -> tuple[Setup, TrainingState]:
         # Dropout of its own; the first process goes on as one that is alone.
         torch.manual_seed(config.run.seed + accelerator.process_index)
     by_teacher = any(one.labels == "teacher" for one in config.data.all_sources())
-    teacher = frozen_copy(model).to(accelerator.device) if by_teacher else None
+    # With another upsampling the model does not begin as the one that teaches.
+    first = model
+    if by_teacher and config.model.init is not None and config.model.upsampling is not None:
+        first = load_model(config.model.init, config.model.claims)
+    teacher = frozen_copy(first).to(accelerator.device) if by_teacher else None
     claims = claims_of(model)
     prepare_parts(model.to(accelerator.device), config)
     compared = last_layer(model, config.data.height, config.data.width) if config.loss.relative_features else None

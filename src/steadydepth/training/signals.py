@@ -13,12 +13,14 @@ AGAIN = 1.0  # seconds; an earlier signal is the same request, passed on by a la
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Yield a function: has SIGTERM or Ctrl-C come since? False in other threads, which get no signals."""
+    """Yield a function: has SIGTERM, SIGHUP or Ctrl-C come since? False in other threads, which get no signals."""
     asked: list[float] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+    # What is ignored, as a closed terminal under nohup, goes on being ignored.
+    before = {number: before for number in numbers if (before := signal.getsignal(number)) != signal.SIG_IGN}
 
     def restore() -> None:
         for number, handler in before.items():

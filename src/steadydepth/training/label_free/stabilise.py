@@ -113,7 +113,7 @@ def stabilise(
     """
     started, out = time.monotonic(), Path(out)
     if minutes is not None and not 0 < minutes < math.inf:
-        raise InputError(f"minutes is {minutes:g}; give a number above 0")
+        raise InputError(f"minutes is {minutes:g}; give a finite number above 0")
     if layers not in LAYERS:
         raise InputError(f"layers {layers!r}: train {' or '.join(LAYERS)}")
     if (out / "config.yaml").is_file():
@@ -121,6 +121,9 @@ def stabilise(
         if config.model.init != str(model):
             other = f"{config.model.init} was stabilised" if config.model.init else "another run was trained"
             raise InputError(f"{out}: {other} here: choose another folder for {model}")
+        if config.run.seed != seed or (steps is not None and config.optim.steps != steps):
+            lives = f"a run of {config.optim.steps} steps and seed {config.run.seed}"
+            raise InputError(f"{out}: {lives} lives here: choose another folder")
     else:
         given = [videos] if isinstance(videos, str | Path) else list(videos)
         n_frames = MOST_FRAMES if minutes is None else int(min(max(150 * minutes, PIECE), MOST_FRAMES))

@@ -22,7 +22,7 @@ from steadydepth.data.clips import fit_clip
 from steadydepth.data.sequence_folder import Sequence as VideoSequence
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
-from steadydepth.errors import InputError
+from steadydepth.errors import InputError, failure
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.inference.filters import NONE, OFFLINE
 from steadydepth.inference.session import Network, Session
@@ -54,24 +54,29 @@ def write_teacher_depth(teacher: nn.Module, config: Config, device: torch.device
         size in the units that the teacher claims, NaN where it has no depth. A video that cannot be read has none.
 
     Raises:
-        InputError: a video cannot be read and `data.strict` is set, or the disk is full.
+        InputError: a video cannot be read and `data.strict` is set, none of a source can, or the disk is full.
     """
     folder, found = config.run.folder / FOLDER, list[TeacherFiles]()
     for number, source in enumerate(config.data.all_sources()):
         paths = find_sequences(source.folder) if source.labels == "teacher" else []
-        files = {}
+        files, failed = {}, dict[str, str]()
         for index, path in enumerate(paths):
-            target = folder / str(number) / f"{index:04d}.npy"
             try:
                 sequence = open_sequence(path)
+                # Named, not counted: a video that is added meanwhile does not move those of the others.
+                target = folder / str(number) / f"{sequence.name}.npy"
                 if not target.is_file():
                     logger.info("%s: the teacher's depth of video %d of %d", config.run.folder, index + 1, len(paths))
                     _write(Network(teacher, device=device), sequence, target, config)
-            except InputError:
+            except InputError as error:
                 if config.data.strict:
                     raise
-                continue  # the loader names it and leaves it out
+                logger.warning("left out: %s", error)
+                failed[str(path)] = str(error)
+                continue
             files[sequence.name] = target
+        if failed and not files:
+            raise failure(failed, 0, [])
         found.append(files)
     return found
 
