@@ -16,7 +16,7 @@ from steadydepth.inference.filters import choose_filter, filter_depth
 from steadydepth.inference.live import stream_newest
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor
-from steadydepth.inference.session import Network, Session
+from steadydepth.inference.session import Network, Session, _inside
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.ops.resize import resize_depth
 from steadydepth.types import Clip, InputError, State
@@ -225,6 +225,7 @@ def test_threads_share_a_module_that_trains_and_its_statistics_stay():
         list(pool.map(lambda n: predictor.predict(np.full((H, W, 3), n, np.uint8)), range(40)))
     assert model.training
     assert model.norm.running_mean.abs().max() == 0
+    assert _inside == {}  # or the module would be kept for good
 
 
 def test_the_strength_of_a_predictor_is_that_of_the_filters_it_is_given_by_name():

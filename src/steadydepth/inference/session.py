@@ -13,7 +13,6 @@ from functools import cached_property
 from itertools import chain
 from threading import Lock
 from typing import Protocol, runtime_checkable
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -202,7 +201,7 @@ def state_kind(state: State | None) -> tuple[tuple[str, tuple[int, ...], torch.d
 
 
 # Of each module that somebody runs: how many are inside, and which of its parts train outside.
-_inside: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = WeakKeyDictionary()
+_inside: dict[nn.Module, tuple[int, list[nn.Module]]] = {}
 _inside_lock = Lock()
 
 
@@ -221,9 +220,10 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         with _inside_lock:
-            count = _inside[model][0] - 1
-            _inside[model] = count, training
-            for module in training if count == 0 else ():
+            count, training = _inside.pop(model)
+            if count > 1:
+                _inside[model] = count - 1, training
+            for module in training if count == 1 else ():
                 module.training = True
 
 
