@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -109,6 +110,9 @@ def test_a_job_that_is_killed_and_cancelled_ends_as_one_that_never_was(jobs, fil
         assert jobs.resume(job).state == "queued"
         job = run_until(jobs, job, "finished")
 
+    gone = replace(job, state="cancelled", uploads=(upload.id, "gone"))
+    with pytest.raises(InputError, match="an upload that it works on was deleted: begin another job"):
+        jobs.resume(gone)
     assert same(weights(jobs, plain), weights(jobs, job))
     assert not same(weights(jobs, plain), load_file(files[0] / "model.safetensors"))
     steps = [line["step"] for line in jobs.curves(job)]

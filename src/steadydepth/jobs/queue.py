@@ -200,9 +200,15 @@ class Jobs:
         return self.store.change(job, state="cancelling") if job.state == "running" else None
 
     def resume(self, job: Job) -> Job | None:
-        """Put a cancelled or failed job into the queue again: it goes on from its checkpoint. None otherwise."""
+        """Put a cancelled or failed job into the queue again: it goes on from its checkpoint. None otherwise.
+
+        Raises:
+            InputError: an upload that it works on was deleted meanwhile.
+        """
         if job.state not in ("cancelled", "failed"):
             return None
+        if any(self.store.get(Upload, id) is None for id in job.uploads):
+            raise InputError(f"{job.name}: an upload that it works on was deleted: begin another job")
         return self.store.change(job, state="queued", ended=None, losses=0, message="")
 
     def delete(self, job: Job) -> None:
