@@ -18,9 +18,11 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
-    # What is ignored, as a closed terminal under nohup, goes on being ignored.
-    before = {number: before for number in numbers if (before := signal.getsignal(number)) != signal.SIG_IGN}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    hung_up = getattr(signal, "SIGHUP", None)  # not on Windows
+    if hung_up is not None and signal.getsignal(hung_up) != signal.SIG_IGN:  # under nohup it goes on being ignored
+        numbers.append(hung_up)
+    before = {number: signal.getsignal(number) for number in numbers}
 
     def restore() -> None:
         for number, handler in before.items():
