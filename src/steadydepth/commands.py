@@ -187,8 +187,8 @@ def export(
     predictor, path = as_predictor(model, device="cpu"), Path(out)
     if predictor.filter.name != NONE:
         raise InputError(
-            f"the filter {predictor.filter} does not go into the model's file: load the model without it; the learned "
-            "filter has a file of its own (export-filter), and to web it comes along"
+            f"the filter {predictor.filter} does not go into the model's file: load the model without it; "
+            "export-filter writes the learned filter, and a page (to web) brings it in any case"
         )
     network = predictor.model
     if int8 and to == "web":

@@ -40,6 +40,13 @@ def failure(failed: Mapping[str, str], n_fine: int, written: list[Path]) -> Inpu
     return SomeFailedError(message, written) if n_fine else InputError(message)
 
 
+def why_refused(error: InputError | PermissionError) -> str:
+    """What to tell of a mistake, or of a file that may not be read or written."""
+    if isinstance(error, PermissionError):
+        return f"{error.filename}: permission denied: ask its owner for the right to it"
+    return str(error)
+
+
 def import_extra(module: str, extra: str, why: str | None = None, otherwise: str = "") -> Any:
     """An optional module, imported where it is needed.
 

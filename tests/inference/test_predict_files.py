@@ -527,7 +527,7 @@ def test_what_is_there_already_is_named_and_what_a_killed_run_left_is_removed(fr
     assert left == [".a.abcdef01.part", ".b.deadbeef.part", ".b.deadbeef.part.lock"]
     with caplog.at_level("INFO"):
         assert predict_files(Predictor(Brightness()), [path], out, resume=True) == []
-    assert "a: there already in" in caplog.text
+    assert "out: has the outputs of 1 inputs, which are left as they are" in caplog.text
 
 
 def test_a_folder_that_may_not_be_read_costs_the_others_nothing(frames, tmp_path, monkeypatch):

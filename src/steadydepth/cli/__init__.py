@@ -12,7 +12,7 @@ import typer
 
 from steadydepth.cli import data, evaluate, inference, serving, training
 from steadydepth.cli.ending import end_as_by_the_keyboard
-from steadydepth.errors import InputError, SomeFailedError
+from steadydepth.errors import InputError, SomeFailedError, why_refused
 from steadydepth.ops.buffers import keep_buffers
 
 # What a file system refuses, and what to do.
@@ -97,7 +97,7 @@ def main() -> None:
         print(f"steadydepth: {words}", file=sys.stderr)
         sys.exit(2)
     except PermissionError as error:
-        print(f"steadydepth: {error.filename}: permission denied: ask its owner for the right to it", file=sys.stderr)
+        print(f"steadydepth: {why_refused(error)}", file=sys.stderr)
         sys.exit(2)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         where = error.filename2 or error.filename

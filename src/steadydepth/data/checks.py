@@ -20,6 +20,7 @@ from steadydepth.data.sequence_listing import (
 )
 from steadydepth.data.sequence_meta import SequenceMeta, against_files, bent_poses, misspelt_keys, read_meta
 from steadydepth.data.shards.read import find_pack
+from steadydepth.errors import why_refused
 from steadydepth.files.images import (
     read_colour,
     read_depth_codes,
@@ -54,7 +55,7 @@ def check_data(root: Path) -> list[str]:
         try:
             faults += _check_folder(path) if path.is_dir() else _check_video(path)
         except PermissionError as error:
-            faults.append(f"{error.filename}: permission denied: ask its owner for the right to it")
+            faults.append(why_refused(error))
     return faults
 
 

@@ -1,6 +1,5 @@
 """Reading ahead and writing behind: what waits for a disk, a decoder or an encoder does so in threads of its own."""
 
-import multiprocessing
 import threading
 import time
 from collections import deque
@@ -66,10 +65,11 @@ def ended_at_once(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
         try:
             yield pool
         except BaseException:
-            children = multiprocessing.active_children()
+            # Those of this pool alone; Python 3.14 has terminate_workers for it.
+            workers = list((pool._processes or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
-            for child in children:
-                child.terminate()
+            for worker in workers:
+                worker.terminate()
             raise
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from steadydepth.errors import InputError, failure
+from steadydepth.errors import InputError, failure, why_refused
 from steadydepth.files.atomic_writes import check_folder, check_name, hidden_folder
 from steadydepth.files.video_read import probe_video, read_depth_video
 from steadydepth.inference.depth_cache import Progress, cache_depth
@@ -99,10 +99,9 @@ def predict_files(
             del sources[given]
     _check_names(sources, format, keep_names=keep_names)
     _refuse_inputs(sources, out, format)
-    done = [source.name for source in sources.values() if resume and _is_done(source, out, format)]
-    missing = {given: source for given, source in sources.items() if source.name not in done}
-    if done:
-        LOG.info("%s: there already in %s, and left as written, with whatever input and options", ", ".join(done), out)
+    missing = {given: source for given, source in sources.items() if not (resume and _is_done(source, out, format))}
+    if n_done := len(sources) - len(missing):
+        LOG.info("%s: has the outputs of %d inputs, which are left as they are, whatever made them", out, n_done)
     _refuse_outputs(missing, out, format, overwrite=overwrite, resume=resume)
     written: list[Path] = []
     with _reporting(progress) as report:
@@ -139,13 +138,13 @@ def _open_all(
         try:
             expanded += expand_input(given)
         except (InputError, PermissionError) as error:
-            failed[given] = _why(error)
+            failed[given] = why_refused(error)
     sources: dict[Input, Source] = {}
     for each in expanded[index - 1 :: n_shards]:
         try:
             sources[each] = _open(each, lens)
         except (InputError, PermissionError) as error:
-            failed[each] = _why(error)
+            failed[each] = why_refused(error)
     first: dict[str, Input] = {}
     # What other shards open is known by its ending alone; they write into the same folder.
     for each in (each for each in expanded if each in sources or (n_shards > 1 and may_open(each))):
@@ -153,12 +152,6 @@ def _open_all(
         if (other := first.setdefault(name, each)) != each:
             raise InputError(f"{other} and {each} would both be written as {name}: rename one, or run twice")
     return sources, failed
-
-
-def _why(error: InputError | PermissionError) -> str:
-    if isinstance(error, PermissionError):
-        return f"{error.filename}: permission denied: ask its owner for the right to it"
-    return str(error)
 
 
 def _open(given: Input, lens: Lens | None) -> Source:
@@ -205,6 +198,11 @@ def _is_of_another_format(folder: Path, format: str) -> bool:
     return bool(endings) and endings != {".exr" if format.startswith("exr") else ".png"}
 
 
+def _was_cut(out: Path, names: list[str], there: list[str]) -> bool:
+    """Whether a run that was killed between two renames left what is there; other files are somebody's own."""
+    return there == names[: len(there)] and _is_ours(out / there[0])
+
+
 def _is_ours(path: Path) -> bool:
     """Whether predict wrote that depth; folders are looked at elsewhere."""
     try:
@@ -226,14 +224,9 @@ def _refuse_inputs(sources: dict[Input, Source], out: Path, format: str) -> None
 
 def _refuse_outputs(sources: dict[Input, Source], out: Path, format: str, *, overwrite: bool, resume: bool) -> None:
     for source in sources.values():
-        there = [name for name in outputs(source, format) if (out / name).exists()]
-        # A run that was killed between two renames leaves the first of them; other files are somebody's own.
-        if (
-            resume
-            and not overwrite
-            and there
-            and not (there == outputs(source, format)[: len(there)] and _is_ours(out / there[0]))
-        ):
+        names = outputs(source, format)
+        there = [name for name in names if (out / name).exists()]
+        if resume and there and not overwrite and not _was_cut(out, names, there):
             raise InputError(
                 f"{out / there[-1]} is there without the rest of what predict writes: move it away, or say "
                 "overwrite=True (--overwrite)"

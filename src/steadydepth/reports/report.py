@@ -27,8 +27,9 @@ def _find(folders: list[Path], file: str) -> dict[str, Path]:
 
     Folders of one name in different places are distinguished by the folders above them.
     """
-    found = {path.resolve() for folder in folders for path in (*folder.glob(file), *folder.glob(f"*/{file}"))}
-    paths = sorted(found, key=lambda path: (path.stat().st_mtime, path))
+    found = {path for folder in folders for path in (*folder.glob(file), *folder.glob(f"*/{file}"))}
+    # Absolute, as `.` has no name; links keep theirs.
+    paths = sorted({path.absolute() for path in found}, key=lambda path: (path.stat().st_mtime, path))
 
     def named(path: Path) -> str:
         longer = ("/".join(path.parent.parts[-n:]) for n in range(1, len(path.parts)))
