@@ -207,12 +207,12 @@ def test_relative_difference_by_hand():
     eager = np.full((1, 4), 2.0, np.float32)
     eager[0, 3] = 0.0
     depth = eager + np.array([[0.002, -0.004, 0, 0]], np.float32)
-    assert export._relative(depth, eager) == pytest.approx(0.002, rel=1e-3)
+    assert export.relative_difference(depth, eager).max() == pytest.approx(0.002, rel=1e-3)
     # Where eager is 0 the difference is taken to a hundredth of its mean, 1.5.
     depth = eager + np.array([[0, 0, 0, 0.003]], np.float32)
-    assert export._relative(depth, eager) == pytest.approx(0.2, rel=1e-3)
+    assert export.relative_difference(depth, eager).max() == pytest.approx(0.2, rel=1e-3)
     depth[0, 0] = np.nan
-    assert not export._relative(depth, eager) <= 1e9
+    assert not export.relative_difference(depth, eager).max() <= 1e9
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
@@ -230,6 +230,15 @@ def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"onnxscript is not installed: pip install 'steadydepth\[onnx\]'"):
         export_model(Tilted(), tmp_path / "a.onnx", to="onnx", **size)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("to", "name", "folder"), [("onnx", "a.onnx", "a.onnx"), ("openvino", "a.xml", "a.bin")])
+def test_a_folder_in_the_place_of_a_file_is_left_as_it_is(tmp_path, to, name, folder):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "notes.txt").write_text("of somebody")
+    with pytest.raises(InputError, match=f"{folder} is a folder, and a file is to be written"):
+        export_model(Tilted(), tmp_path / name, to=to, height=H, width=W)
+    assert (tmp_path / folder / "notes.txt").read_text() == "of somebody"
 
 
 def test_what_is_no_exported_file_is_refused(files, tmp_path, monkeypatch):

@@ -83,6 +83,21 @@ def test_int8_is_near_and_measured_before_and_after(world, tmp_path, to, last):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_zeros_of_disparity_and_any_name_of_the_file_are_measured_like_others(world, tmp_path):
+    class Sky(Small):
+        claims = "disparity"
+
+        def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+            depth, state = super().forward(frames)
+            return (depth.log() - 0.3).relu(), state
+
+    out = tmp_path / "float32.onnx"  # not the name of what it is measured beside
+    report = export_int8(Sky(), out, to="onnx", height=H, width=W, data=world)
+    assert (ExportedModel(out).run(cv2.resize(next(calibration_frames(world)), (W, H)))[0] == 0).any()
+    assert 0 < report["median_difference"] < 0.1
+    assert report["after"]["flicker"] != report["before"]["flicker"]
+
+
 @pytest.mark.parametrize(
     ("attributes", "shape", "bias"),
     [

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from steadydepth.errors import import_extra
 from steadydepth.exporters.graph_rewrites import move_taps
 from steadydepth.exporters.targets import WRITERS
+from steadydepth.files.atomic_writes import check_file
 from steadydepth.inference.exported import ExportedNet
 from steadydepth.inference.runtime import FORMAT_VERSION, SUFFIXES
 from steadydepth.inference.session import Network, Session
@@ -159,12 +160,17 @@ def check_target(out: Path, to: str) -> None:
     """Check what can be checked before anything is computed.
 
     Raises:
-        InputError: the format is unknown, its package is missing, or the name of the file is one of another format.
+        InputError: the format is unknown, its package is missing, or the name of the file is one of another format, or
+            of a folder.
     """
     if to not in SUFFIXES:
         raise InputError(f"{to}: unknown format; there are {', '.join(SUFFIXES)}, and web, a folder")
     if out.suffix != SUFFIXES[to]:
         raise InputError(f"{out}: a file for {to} ends in {SUFFIXES[to]}: name it {out.with_suffix(SUFFIXES[to])}")
+    if to != "coreml":  # whose files are folders
+        check_file(out)
+    if to == "openvino":
+        check_file(out.with_suffix(".bin"))
     for package in _PACKAGES[to]:
         import_extra(package, to)
 
@@ -262,8 +268,7 @@ def greatest_difference(file: ExportedNet, model: nn.Module, images: list[Image]
     """The greatest difference of a file from eager at any pixel of any image, both run by sessions.
 
     A file with a state runs two streams in turns, one of the images as they are and one backwards, each of which
-    begins anew and keeps its own state. Differences are relative to the eager depth at the pixel, or to a hundredth of
-    its mean where the depth is less than that.
+    begins anew and keeps its own state. Differences are those of `relative_difference`.
 
     Args:
         file: what was written.
@@ -273,7 +278,7 @@ def greatest_difference(file: ExportedNet, model: nn.Module, images: list[Image]
     streams = [images, images[::-1]] if file.file.state_names else [images]
     pairs = zip(_run_in_turns(Network(file), streams), _run_in_turns(Network(model), streams), strict=True)
     # A NaN on either side is no small difference.
-    return float(np.max([_relative(depth, eager) for depth, eager in pairs]))
+    return float(np.max([relative_difference(depth, eager).max() for depth, eager in pairs]))
 
 
 def _run_in_turns(network: Network, streams: list[list[Image]]) -> Iterator[Float32[np.ndarray, "h w"]]:
@@ -284,10 +289,12 @@ def _run_in_turns(network: Network, streams: list[list[Image]]) -> Iterator[Floa
             yield session.step(image).depth
 
 
-def _relative(depth: Float32[np.ndarray, "h w"], eager: Float32[np.ndarray, "h w"]) -> float:
+def relative_difference(
+    depth: Float32[np.ndarray, "h w"], eager: Float32[np.ndarray, "h w"]
+) -> Float32[np.ndarray, "h w"]:
+    """|depth - eager| at each pixel over |eager|, or over a hundredth of its mean where it is less than that."""
     size = np.maximum(np.abs(eager), np.abs(eager).mean() / 100)
-    # A NaN on either side comes through the maximum, and is no small difference.
-    return float((np.abs(depth - eager) / np.maximum(size, np.finfo(np.float32).tiny)).max())
+    return np.abs(depth - eager) / np.maximum(size, np.finfo(np.float32).tiny)
 
 
 def _synthetic() -> list[Image]:

@@ -17,7 +17,7 @@ from torch import nn
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
 from steadydepth.errors import import_extra
 from steadydepth.evaluation.evaluate import evaluate
-from steadydepth.exporters.export import check_target, export_model, staging
+from steadydepth.exporters.export import check_target, export_model, relative_difference, staging
 from steadydepth.exporters.targets import quiet
 from steadydepth.files.atomic_writes import write_json
 from steadydepth.inference.predictor import load
@@ -58,7 +58,7 @@ def export_int8(
             import_extra("nncf", "nncf")
     images = [fit_image(frame, height, width) for frame in calibration_frames(data)]
     with staging(out) as part:
-        exact = part.with_name(f"float32{part.suffix}")
+        exact = part.with_name(f"{part.stem}.float32{part.suffix}")
         export_model(model, exact, to=to, height=height, width=width, frames=images[:3], licence=licence)
         metadata = ExportedModel(exact).metadata | {"precision": "int8"}
         if metadata["state"]:
@@ -89,8 +89,8 @@ def calibration_frames(data: Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
 
 
 def _median_difference(one: ExportedModel, other: ExportedModel, images: list[np.ndarray]) -> float:
-    """Median over all pixels of |one - other| / |other|."""
-    differences = [np.abs(one.run(image)[0] / other.run(image)[0] - 1) for image in images]
+    """Median over all pixels of `relative_difference`."""
+    differences = [relative_difference(one.run(image)[0], other.run(image)[0]) for image in images]
     return float(np.median(np.stack(differences)))
 
 
