@@ -89,11 +89,12 @@ def test_zeros_of_disparity_and_any_name_of_the_file_are_measured_like_others(wo
 
         def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
             depth, state = super().forward(frames)
-            return (depth.log() - 0.3).relu(), state
+            return (depth.log() - 0.2).relu(), state
 
     out = tmp_path / "float32.onnx"  # not the name of what it is measured beside
     report = export_int8(Sky(), out, to="onnx", height=H, width=W, data=world)
-    assert (ExportedModel(out).run(cv2.resize(next(calibration_frames(world)), (W, H)))[0] == 0).any()
+    images = [cv2.resize(frame, (W, H)) for frame in calibration_frames(world)]
+    assert 0 < np.mean([ExportedModel(out).run(image)[0] == 0 for image in images]) < 0.5
     assert 0 < report["median_difference"] < 0.1
     assert report["after"]["flicker"] != report["before"]["flicker"]
 

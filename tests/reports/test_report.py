@@ -16,7 +16,7 @@ from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.exporters.verify import verify
 from steadydepth.files.predictions import write_predictions
 from steadydepth.inference.predictor import Predictor
-from steadydepth.reports.clips import Shown, scored_depth, view_sequence
+from steadydepth.reports.clips import Shown, _enlarge, scored_depth, view_sequence
 from steadydepth.reports.report import write_report
 from steadydepth.reports.run_charts import draw_clip, draw_planes
 from steadydepth.training.checkpoint import save_model
@@ -212,6 +212,43 @@ def test_stored_predictions_are_shown_as_they_were_scored(world, tmp_path):
     np.testing.assert_allclose(scored_depth(shown, sequence, sequence.read()), truth[CLIPS[0]], rtol=1e-5)
 
 
+def test_predictions_of_different_claims_are_each_shown_as_they_were_aligned(world, tmp_path):
+    truth = {name: open_sequence(world / name).read().depth for name in CLIPS}
+    write_predictions(tmp_path / "a", CLIPS[0], 1 / (2 * truth[CLIPS[0]]), "disparity")
+    write_predictions(tmp_path / "a", CLIPS[1], truth[CLIPS[1]], "metric")
+    report = evaluate(tmp_path / "a", world, controls=False)
+    assert report["header"]["align"] == ["disparity", "none"]
+    for name in CLIPS:
+        sequence = open_sequence(world / name)
+        found = scored_depth(Shown(tmp_path / "a", report), sequence, sequence.read())
+        np.testing.assert_allclose(found, truth[name], rtol=1e-5)
+
+
+def test_a_damaged_clip_costs_the_page_its_images_alone(world, tmp_path, caplog):
+    data, out = shutil.copytree(world, tmp_path / "data"), tmp_path / "theirs"
+    for name in CLIPS:
+        write_predictions(tmp_path / "stored", name, open_sequence(data / name).read().depth, "metric")
+    (data / CLIPS[0] / "meta.json").write_text("{")
+    assert list(evaluate(tmp_path / "stored", data, out=out, controls=False)["failed"]) == [CLIPS[0]]
+    page = write_report([out]).read_text()
+    assert f"<h3>{CLIPS[1]}</h3>" in page
+    assert not caplog.text.count("no images")
+    (data / CLIPS[1] / "meta.json").write_text("{")  # since it was scored
+    page = write_report([out]).read_text()
+    assert "<td>abs_rel</td>" in page
+    assert f"<h3>{CLIPS[1]}</h3>" not in page
+    assert f"no images of {data}: " in caplog.text
+
+
+def test_more_depths_than_are_as_wide_as_a_video_can_be_are_shown_smaller(tmp_path, monkeypatch):
+    monkeypatch.setattr("steadydepth.reports.clips.H264_SIDE", 400)
+    wide = np.random.default_rng(0).integers(0, 255, (2, 40, 300, 3), dtype=np.uint8)
+    found = _enlarge({"input": wide, "a": wide})
+    assert found["a"].shape == (2, 26, 196, 3)
+    assert abs(found["a"].mean() - wide.mean()) < 1
+    assert _enlarge({"input": wide[:, :, :30]})["input"].shape == (2, 240, 180, 3)
+
+
 def test_depth_is_shown_behind_the_filter_that_it_was_scored_behind(world, tmp_path):
     sequence = open_sequence(world / CLIPS[0])
     raw = np.ones((5, 48, 64), np.float32)
@@ -225,7 +262,7 @@ def test_depth_is_shown_behind_the_filter_that_it_was_scored_behind(world, tmp_p
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_the_page_of_stored_predictions_has_images_of_the_clips_they_are_for(world, tmp_path, caplog):
+def test_the_page_of_stored_predictions_has_images_of_the_clips_they_are_for(world, tmp_path):
     evaluated = tmp_path / "theirs"
     write_predictions(tmp_path / "stored", CLIPS[1], 1.1 * open_sequence(world / CLIPS[1]).read().depth, "metric")
     evaluate(tmp_path / "stored", world, out=evaluated, controls=False)
@@ -233,7 +270,6 @@ def test_the_page_of_stored_predictions_has_images_of_the_clips_they_are_for(wor
     page = write_report([evaluated]).read_text()
     assert f"<h3>{CLIPS[1]}</h3>" in page
     assert f"<h3>{CLIPS[0]}</h3>" not in page
-    assert f"no images of theirs on {CLIPS[0]}" in caplog.text
     assert page.count("Error |ln d - ln g|") == page.count("flicker shows as stripes") == 1
     assert "input | label | theirs" in page
     write_predictions(tmp_path / "stored", CLIPS[0], np.ones((4, 48, 64), np.float32), "metric")

@@ -56,6 +56,9 @@ def test_the_card_has_the_scores_of_this_model_and_of_no_other(run, world):
     filtered = report | {"header": report["header"] | {"filter": "ema"}}
     (run / "metrics.json").write_text(json.dumps(filtered))
     assert "| abs_rel |" not in write_card(run).read_text()
+    nothing = report | {"mean": dict.fromkeys(report["mean"])}  # of single frames without a label
+    (run / "metrics.json").write_text(json.dumps(nothing))
+    assert "Accuracy and temporal consistency" not in write_card(run).read_text()
     (run / "metrics.json").unlink()
 
 
@@ -83,4 +86,7 @@ def test_a_hub_that_cannot_be_reached_is_named_with_the_way_out(run, monkeypatch
 
 def test_what_is_no_finished_run_has_no_card(tmp_path):
     with pytest.raises(InputError, match="finished run"):
+        write_card(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "dpt"}')  # a folder of transformers
+    with pytest.raises(InputError, match="does not say what the model claims; give the folder of a finished run"):
         write_card(tmp_path)

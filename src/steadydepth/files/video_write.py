@@ -20,7 +20,7 @@ from steadydepth.files.video_read import open_container, opened_video, scan_vide
 from steadydepth.types import InputError
 
 LOG = logging.getLogger(__name__)
-_H264_SIDE = 16384
+H264_SIDE = 16384
 _MP4_SOUND = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")
 
 
@@ -108,10 +108,10 @@ def _encode(
     first = next(images, None)
     if first is None:
         raise InputError(f"{path}: no frame to write; a video has at least one")
-    if codec == "libx264" and max(first.shape) > _H264_SIDE:
+    if codec == "libx264" and max(first.shape) > H264_SIDE:
         height, width = first.shape[:2]
         raise InputError(
-            f"{path}: {width} x {height} is more than H.264 takes, {_H264_SIDE} a side: shrink the input, or write "
+            f"{path}: {width} x {height} is more than H.264 takes, {H264_SIDE} a side: shrink the input, or write "
             "npz, png16, exr or mkv"
         )
     times, time_base = (None, Fraction(1)) if like is None else _times(like)

@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,17 +15,18 @@ from PIL import Image
 from torch import nn
 
 from steadydepth.data.sequence_folder import Sequence, open_sequence
-from steadydepth.data.sequence_listing import find_sequences
-from steadydepth.evaluation.alignment import Fitter
+from steadydepth.data.sequence_listing import find_sequences, name_of
+from steadydepth.evaluation.alignment import Fitter, choose_alignment
 from steadydepth.evaluation.sources import open_stored, predict_sequence
 from steadydepth.files.atomic_writes import new_file
-from steadydepth.files.video_write import write_video
+from steadydepth.files.video_write import H264_SIDE, write_video
 from steadydepth.inference.filters import choose_filter
 from steadydepth.metrics.protocols import choose_protocol, valid_labels
 from steadydepth.models.declare import claims_of
 from steadydepth.ops.alignment import Alignment
 from steadydepth.ops.resize import resize_depth
 from steadydepth.reports.page import (
+    GAP,
     ClipView,
     EdgeView,
     ErrorView,
@@ -54,9 +55,13 @@ class Shown:
     report: Mapping[str, Any]
 
 
-def choose_clips(data: Path) -> list[Sequence]:
-    """The first clip of a fixed camera and the first of a moving one; else the first two."""
-    sequences = [open_sequence(path) for path in find_sequences(data)]
+def choose_clips(data: Path, scored: Container[str]) -> list[Sequence]:
+    """Of the scored clips the first of a fixed camera and the first of a moving one; else the first two.
+
+    Raises:
+        InputError: one of them is damaged, or there is none.
+    """
+    sequences = [open_sequence(path) for path in find_sequences(data) if name_of(path) in scored]
     first: dict[bool | None, Sequence] = {}
     for sequence in sequences:
         first.setdefault(sequence.fixed_camera, sequence)
@@ -85,7 +90,7 @@ def view_sequence(sequence: Sequence, shown: Mapping[str, Shown], moving_image: 
     label = {} if clip.depth is None else {"label": clip.depth}
     coloured = colour_alike(label | {name: depth.astype(np.float32) for name, depth in depths.items()})
     videos = {"input": clip.frames} | coloured
-    larger = {name: _enlarge(images) for name, images in videos.items()}
+    larger = _enlarge(videos)
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "clip.mp4"
         write_video(path, side_by_side(list(larger.values())), clip.fps)
@@ -115,7 +120,10 @@ def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.nda
     (raw, claims), header = _depth_in_units_of_claims(shown, sequence, len(clip.frames)), shown.report["header"]
     fitted = shown.report["clips"].get(clip.name, {})
     scale, shift = fitted.get("scale"), fitted.get("shift") or 0.0
-    fitter = Fitter(header["align"], claims, choose_protocol(header["protocol"], max_depth=header["max_depth"]))
+    protocol, align = choose_protocol(header["protocol"], max_depth=header["max_depth"]), header["align"]
+    if not isinstance(align, str):  # of predictions that claim different things, each was aligned by its own
+        align = choose_alignment("auto", claims, protocol)
+    fitter = Fitter(align, claims, protocol)
     for one in raw:
         fitter.count(one)
     fit = fitter.result(has_label=False)
@@ -157,11 +165,16 @@ def _view_against_label(
     return view_errors(errors, valid), view_edges(logs, log_truth, valid)
 
 
-def _enlarge(images: Images) -> UInt8[np.ndarray, "t high wide 3"]:
-    h, w = images.shape[1:3]
-    factor = max(1, round(SHOWN_SIDE / max(h, w)))
-    size = (w * factor, h * factor)
-    return np.stack([cv2.resize(image, size, interpolation=cv2.INTER_NEAREST) for image in images])
+def _enlarge(videos: Mapping[str, Images]) -> dict[str, UInt8[np.ndarray, "t high wide 3"]]:
+    """The videos enlarged, or shrunk where side by side they would be wider than a video can be."""
+    h, w = next(iter(videos.values())).shape[1:3]
+    room = H264_SIDE // len(videos) - GAP
+    factor = min(max(1, round(SHOWN_SIDE / max(h, w))), room / w)
+    size, how = (int(w * factor), max(1, int(h * factor))), cv2.INTER_NEAREST if factor >= 1 else cv2.INTER_AREA
+    return {
+        name: np.stack([cv2.resize(image, size, interpolation=how) for image in images])
+        for name, images in videos.items()
+    }
 
 
 def _write_moving_image(path: Path, images: Images, fps: float) -> None:

@@ -1,6 +1,7 @@
 """What a person wants to see of runs, finished or under way, collected into one page."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from steadydepth.reports.clips import Shown, choose_clips, view_sequence
 from steadydepth.reports.page import Section, Table, draw_curves, render_page
 from steadydepth.reports.run_charts import draw_planes
 from steadydepth.training.log import LOG, complete_lines
+
+logger = logging.getLogger(__name__)
 
 Reports = dict[str, dict[str, Any]]
 
@@ -84,9 +87,13 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
 def _section(data: str, group: Reports, folder: Path) -> Section:
     tables = [_table(title, group, part) for title, part in PARTS.items()]
     clips = []
+    scored = {name for report in group.values() for name in report["clips"]}
     if (shown := _open_sources(group)) and Path(data).exists():
-        views = [view_sequence(sequence, shown, folder / MOVING_IMAGE) for sequence in choose_clips(Path(data))]
-        clips = [view for view in views if view is not None]
+        try:
+            views = [view_sequence(one, shown, folder / MOVING_IMAGE) for one in choose_clips(Path(data), scored)]
+            clips = [view for view in views if view is not None]
+        except InputError as error:
+            logger.warning("no images of %s: %s", data, error)
     tables = [table for table in [*tables, _table_of_lengths(group)] if table.rows]
     return Section(data, _facts(group), tables, clips, draw_planes(group))
 

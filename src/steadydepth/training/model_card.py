@@ -45,7 +45,9 @@ def write_card(folder: str | Path, *, licence: str | None = None) -> Path:
     """
     folder = Path(folder)
     is_ours = not (folder / SIDECAR).is_file()
-    claims = _read_json(folder / ("config.json" if is_ours else SIDECAR))["claims"]
+    file = folder / ("config.json" if is_ours else SIDECAR)
+    if (claims := _read_json(file).get("claims")) not in _MEANINGS:
+        raise InputError(f"{file}: does not say what the model claims; give the folder of a finished run of train")
     config = load_config(folder / "config.yaml")
     # Of the models that are not ours, those of transformers have a config.json.
     is_transformers = not is_ours and (folder / "config.json").is_file()
@@ -180,7 +182,8 @@ def _score_lines(folder: Path) -> Iterator[str]:
         return  # of the model behind a filter, which is not what the card is of
     if header.get("model") is None or Path(header["model"]).resolve() != folder.resolve():
         return
-    rows = table_rows({"this model": report})
+    if not (rows := table_rows({"this model": report})):
+        return
     columns = [name for name in rows[0] if name != "best"]
     yield from ("## Accuracy and temporal consistency", "")
     yield f"`{header['data']}`: {header['n_clips']} clips, {header['n_frames']} frames, alignment {header['align']}."
