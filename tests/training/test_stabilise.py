@@ -8,15 +8,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from small_runs import resolve
+from small_runs import Cut, resolve
 
 from steadydepth import stabilise as stabilise_and_report
 from steadydepth.config_files import load_config
+from steadydepth.data.conversion import convert_video
 from steadydepth.data.loader_workers import load_items
 from steadydepth.data.samples import make_batch
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.files.video_read import probe_video
 from steadydepth.method.parameter_groups import coarse_parameters
+from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.load import load_model
 from steadydepth.training.checkpoint import save_model
 from steadydepth.training.label_free import learning_rate
@@ -64,10 +66,50 @@ def test_one_call_leaves_the_model_its_scores_and_a_page_and_goes_on_where_it_wa
     saved = (out / "model.safetensors").read_bytes()
     assert stabilise_and_report(world, **options) == found
     assert (out / "model.safetensors").read_bytes() == saved
-    with pytest.raises(InputError, match="was stabilised here: choose another folder for other"):
-        stabilise_and_report(world, **options | {"model": "other"})
-    with pytest.raises(InputError, match="a run of 2 steps and seed 0 lives here"):
-        stabilise_and_report(world, **options | {"seed": 1})
+    for other in ({"model": "other"}, {"seed": 1}, {"strength": 0.4}, {"layers": "coarse"}, {"max_side": 96}):
+        with pytest.raises(InputError, match=f"a run with other {next(iter(other))} lives here: give what was"):
+            stabilise_and_report(world, **options | other)
+    with pytest.raises(InputError, match="a run with other videos lives here"):
+        stabilise_and_report(world / "fixed_000003", **options)
+
+
+def test_another_call_takes_nothing_of_one_that_was_cut_before_its_training(world, tmp_path, start, video, monkeypatch):
+    def cut(*_, **__):
+        raise Cut
+
+    out, options = tmp_path / "calm", {"out": tmp_path / "calm", "steps": 2, "device": "cpu", "max_side": 64}
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "_tune", cut)
+        with pytest.raises(Cut):
+            room.stabilise(video, model=start, **options)
+    assert [path.name for path in (out / "videos").iterdir()] == ["walk"]
+    torch.manual_seed(1)
+    save_model(DepthNet(decoder_width=16).eval(), tmp_path / "other")
+    room.stabilise(world, model=tmp_path / "other", **options)
+    assert sorted(path.name for path in (out / "videos").iterdir()) == ["fixed_000003", "moving_000004"]
+    before = json.loads((out / "before" / "metrics.json").read_text())
+    assert before["header"]["model"] == str(tmp_path / "other")
+    assert list(before["clips"]) == ["fixed_000003", "moving_000004"]
+
+
+def test_a_cut_between_a_video_and_its_link_costs_no_video(tmp_path, video, monkeypatch):
+    def convert_and_cut(*args, **options):
+        convert_video(*args, **options)
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "convert_video", convert_and_cut)
+        with pytest.raises(Cut):
+            room._gather([video], tmp_path / "out", n_frames=30, max_side=32)
+    room._gather([video], tmp_path / "out", n_frames=30, max_side=32)
+    assert open_sequence(tmp_path / "out" / "measured" / "walk").n_frames == 23
+
+
+def test_a_folder_with_videos_of_somebody_is_left_alone(tmp_path, start, video):
+    (tmp_path / "mine" / "videos").mkdir(parents=True)
+    with pytest.raises(InputError, match="another run, or videos, live here: choose another folder"):
+        room.stabilise(video, model=start, out=tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["videos"]
 
 
 def test_coarse_layers_alone_are_trained_where_they_are_asked_for(world, tmp_path, start):

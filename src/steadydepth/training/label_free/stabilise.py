@@ -3,8 +3,10 @@
 The model behind the learned filter teaches a copy of the model, which then runs alone, as fast as before.
 """
 
+import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from steadydepth.data.sequence_listing import find_sequences, name_clashes, name
 from steadydepth.errors import InputError
 from steadydepth.evaluation.bootstrap import read_report
 from steadydepth.evaluation.evaluate import evaluate
+from steadydepth.files.atomic_writes import write_json
 from steadydepth.inference.predictor import load
 from steadydepth.training.checkpoint import CARD
 from steadydepth.training.label_free.learning_rate import N_KEPT, N_STEPS, find_learning_rate
@@ -33,6 +36,8 @@ from steadydepth.training.setup import label_videos, set_up
 logger = logging.getLogger(__name__)
 
 VIDEOS, MEASURED, BEFORE, AFTER = "videos", "measured", "before", "after"  # folders in that of the run
+PART = f".{VIDEOS}.part"  # what becomes VIDEOS when it is complete
+NOTE = ".stabilise.json"  # what was asked for, with paths: hidden, so that `push` leaves it here
 LAYERS = ("all", "coarse")
 STEPS = 600
 PIECE = 120  # frames of a long video that stay together
@@ -116,19 +121,18 @@ def stabilise(
         raise InputError(f"minutes is {minutes:g}; give a finite number above 0")
     if layers not in LAYERS:
         raise InputError(f"layers {layers!r}: train {' or '.join(LAYERS)}")
+    given = [Path(one) for one in ([videos] if isinstance(videos, str | Path) else videos)]
+    asked = {
+        "videos": [str(one.resolve()) for one in given], "model": str(model), "minutes": minutes, "strength": strength,
+        "steps": steps, "max_side": max_side, "layers": layers, "seed": seed,
+    }  # fmt: skip
+    _take(out, asked)
     if (out / "config.yaml").is_file():
         config = load_config(out / "config.yaml")
-        if config.model.init != str(model):
-            other = f"{config.model.init} was stabilised" if config.model.init else "another run was trained"
-            raise InputError(f"{out}: {other} here: choose another folder for {model}")
-        if config.run.seed != seed or (steps is not None and config.optim.steps != steps):
-            lives = f"a run of {config.optim.steps} steps and seed {config.run.seed}"
-            raise InputError(f"{out}: {lives} lives here: choose another folder")
     else:
-        given = [videos] if isinstance(videos, str | Path) else list(videos)
         n_frames = MOST_FRAMES if minutes is None else int(min(max(150 * minutes, PIECE), MOST_FRAMES))
         if not (out / VIDEOS).is_dir():
-            _gather([Path(one) for one in given], out, n_frames=n_frames, max_side=max_side)
+            _gather(given, out, n_frames=n_frames, max_side=max_side)
         config = _plan(
             out, str(model),
             strength=strength, steps=steps, max_side=max_side, layers=layers, seed=seed, device=device,
@@ -141,6 +145,29 @@ def stabilise(
         return None
     after = _measure(str(out), out, AFTER, reference=str(model))
     return Stabilised(out, config.optim.steps, config.optim.learning_rate, before, after)
+
+
+def _take(out: Path, asked: dict[str, Any]) -> None:
+    """See that the folder is free, or of a call that asked for the same.
+
+    What a call that asked for something else has left before its training began is deleted.
+
+    Raises:
+        InputError: something else lives there.
+    """
+    note, has_begun = out / NOTE, (out / "config.yaml").is_file()
+    before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
+    if before is None and (has_begun or (out / VIDEOS).exists()):
+        raise InputError(f"{out}: another run, or videos, live here: choose another folder")
+    other = [] if before is None else [name for name, value in asked.items() if before.get(name) != value]
+    if has_begun and other:
+        raise InputError(
+            f"{out}: a run with other {', '.join(other)} lives here: give what was given then, or choose another folder"
+        )
+    if before is None or other:
+        for name in (PART, VIDEOS, MEASURED, BEFORE) if other else ():
+            shutil.rmtree(out / name, ignore_errors=True)
+        write_json(note, asked)
 
 
 def _gather(videos: list[Path], out: Path, *, n_frames: int, max_side: int) -> None:
@@ -156,15 +183,15 @@ def _gather(videos: list[Path], out: Path, *, n_frames: int, max_side: int) -> N
     lengths = {path: open_sequence(path).n_frames for path in found}
     share = min(1.0, n_frames / sum(lengths.values()))
     (out / MEASURED).mkdir(parents=True, exist_ok=True)
-    part = out / f".{VIDEOS}.part"
+    part = out / PART
     part.mkdir(exist_ok=True)
     measured = 0
     for path, length in lengths.items():
         for start, stop in _pieces(length, share) if path.is_file() else [(0, length)]:
             name = name_of(path) if stop - start == length else f"{name_of(path)}_{start:06d}"
             if (part / name).exists():
-                continue
-            if path.is_file():
+                pass  # of a call that was cut
+            elif path.is_file():
                 convert_video(path, part, name=name, start=start, stop=stop, max_side=max_side)
             else:
                 (part / name).symlink_to(path.resolve(), target_is_directory=True)
