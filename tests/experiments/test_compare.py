@@ -149,6 +149,13 @@ def test_a_value_of_the_curve_that_a_method_has_anyway_is_not_trained_twice(tmp_
     }  # fmt: skip
 
 
+def test_the_values_of_a_curve_are_those_that_were_written(tmp_path, world):
+    values = [1234567, 2000000, 3]
+    found = plan(tmp_path, world, curve={"method": "steady", "key": "optim.steps", "values": values, "seeds": [0]})
+    assert list(found.curve) == [f"steady@{value}" for value in values]
+    assert [row[0].config.optim.steps for row in found.curve.values()] == values
+
+
 def test_all_mistakes_of_a_comparison_are_listed_at_once(tmp_path, world):
     methods = {
         "plain": [],

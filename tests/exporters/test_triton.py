@@ -15,19 +15,20 @@ from steadydepth.types import State
 
 
 class Counting(nn.Module):
-    """Depth is the mean red of all frames so far; remembers it and their number."""
+    """Depth is the mean red of all frames so far; remembers it, their number and, as an exact sum, their red."""
 
     claims = "metric"
 
     def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         if state is None:
             state = {"mean": frames.new_zeros(frames[:, 0, 0].shape), "count": torch.zeros(len(frames)).long()}
-        mean, count, depths = state["mean"], state["count"], []
+            state["sum"] = torch.zeros(len(frames), dtype=torch.float64)
+        mean, count, total, depths = state["mean"], state["count"], state["sum"], []
         for frame in frames.unbind(1):
-            count = count + 1
+            count, total = count + 1, total + frame[:, 0].double().sum((1, 2))
             mean = mean + (1 + frame[:, 0] - mean) / count[:, None, None]
             depths.append(mean)
-        return torch.stack(depths, dim=1), {"mean": mean, "count": count}
+        return torch.stack(depths, dim=1), {"mean": mean, "count": count, "sum": total}
 
 
 class Red(nn.Module):
@@ -43,7 +44,7 @@ def test_the_config_names_the_tensors_of_the_file(tmp_path, model):
     folder = write_triton(tmp_path / "net.onnx", tmp_path / "models", "depth")
     text = (folder / "config.pbtxt").read_text()
     session = onnxruntime.InferenceSession(str(folder / "1" / "model.onnx"))
-    kinds = {"tensor(float)": "FP32", "tensor(int64)": "INT64", "tensor(uint8)": "UINT8"}
+    kinds = {"tensor(float)": "FP32", "tensor(int64)": "INT64", "tensor(uint8)": "UINT8", "tensor(double)": "FP64"}
     for tensor in (*session.get_inputs(), *session.get_outputs()):
         name = re.escape(tensor.name)
         dims = re.escape(", ".join(map(str, tensor.shape)))
@@ -54,9 +55,8 @@ def test_the_config_names_the_tensors_of_the_file(tmp_path, model):
     assert ("sequence_batching" in text) == (n_states > 0)
     assert text.count("{") == text.count("}")
     # Zeros begin a stream, which is what Triton gives as the first state.
-    feed = {
-        each.name: np.zeros(each.shape, "f4" if each.type == "tensor(float)" else "i8") for each in session.get_inputs()
-    }
+    types = {"tensor(float)": "f4", "tensor(double)": "f8", "tensor(int64)": "i8", "tensor(uint8)": "u1"}
+    feed = {each.name: np.zeros(each.shape, types[each.type]) for each in session.get_inputs()}
     image = np.random.default_rng(0).integers(0, 256, (1, 18, 22, 3), np.uint8)
     depth = session.run(["depth"], feed | {"image": image})[0]
     np.testing.assert_allclose(depth, 1 + image[..., 0] / np.float32(255), rtol=1e-6)

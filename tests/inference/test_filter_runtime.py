@@ -143,6 +143,9 @@ def test_what_is_no_filter_is_refused(tmp_path):
         ExportedFilter(tmp_path / "broken.onnx", "metric")
     with pytest.raises(InputError, match=r"name it .*filter\.onnx"):
         export_filter(tmp_path / "filter.xml")
+    (tmp_path / "taken.onnx").mkdir()
+    with pytest.raises(InputError, match=r"taken\.onnx is a folder, and a file is to be written"):
+        export_filter(tmp_path / "taken.onnx")
     with pytest.raises(InputError, match="filter ema: has no network"):
         export_filter(tmp_path / "filter.onnx", filter="ema")
 

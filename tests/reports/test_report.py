@@ -160,6 +160,11 @@ def test_a_broken_metrics_json_is_named(runs):
         write_report([runs])
 
 
+def test_a_page_that_would_be_a_folder_is_refused(runs):
+    with pytest.raises(InputError, match="plain is a folder, and a file is to be written"):
+        write_report([runs], runs / "plain")
+
+
 @pytest.mark.parametrize(
     ("claims", "align", "expected"),
     [

@@ -106,6 +106,8 @@ def test_a_cut_between_a_video_and_its_link_costs_no_video(tmp_path, video, monk
 
 
 def test_a_folder_with_videos_of_somebody_is_left_alone(tmp_path, start, video):
+    with pytest.raises(InputError, match=r"walk\.mp4 is a file, and .*walk\.mp4 is to be a folder"):
+        room.stabilise(video, model=start, out=video)
     (tmp_path / "mine" / "videos").mkdir(parents=True)
     with pytest.raises(InputError, match="another run, or videos, live here: choose another folder"):
         room.stabilise(video, model=start, out=tmp_path / "mine")

@@ -77,7 +77,11 @@ def plan_runs(config: CompareConfig) -> Plan:
 
 def row_of_value(method: str, value: float) -> str:
     """Name of the row of one value of the curve; no method has a name with @."""
-    return f"{method}@{value:g}"
+    return f"{method}@{_number(value)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.12g}"  # all that somebody writes, and no .0
 
 
 def filters_of(method: str, config: CompareConfig) -> tuple[str, ...]:
@@ -100,7 +104,9 @@ def _changes(config: CompareConfig) -> dict[str, list[str]]:
     if curve is None or curve.method not in changes:
         return changes
     varied = changes[curve.method]
-    return changes | {row_of_value(curve.method, value): [*varied, f"{curve.key}={value:g}"] for value in curve.values}
+    return changes | {
+        row_of_value(curve.method, value): [*varied, f"{curve.key}={_number(value)}"] for value in curve.values
+    }
 
 
 def _resolve_all(changes: Mapping[str, list[str]], config: CompareConfig) -> tuple[dict[str, Config], list[str]]:

@@ -122,10 +122,9 @@ def export_model(
     metadata = describe(model, height, width, licence) | {"checked": is_checked}
     if metadata["state"] and to not in WITH_STATE:
         raise InputError(f"{to}: the model has a state, which only files for {', '.join(WITH_STATE)} can pass on")
-    shown = [] if frames is None else list(frames)
-    if not shown or metadata["state"]:  # what is given may be cuts alone, at which every session begins anew
-        shown += _synthetic()
-    images = [fit_image(frame, height, width) for frame in shown]
+    images = [fit_image(frame, height, width) for frame in (() if frames is None else frames)]
+    if not images or metadata["state"]:  # what is given may be cuts alone, at which every session begins anew
+        images += [fit_image(frame, height, width) for frame in _synthetic()]
     graph = _Step(move_taps(copy.deepcopy(model)), tuple(metadata["state"]))
     with staging(out) as part:
         WRITERS[to](graph, metadata, part)

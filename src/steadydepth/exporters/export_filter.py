@@ -10,7 +10,7 @@ import torch
 
 from steadydepth.errors import import_extra
 from steadydepth.exporters.targets import quiet
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.atomic_writes import check_file, new_file
 from steadydepth.inference.filter_runtime import open_gates
 from steadydepth.inference.filters import LEARNED, choose_filter
 from steadydepth.inference.runtime import METADATA
@@ -33,11 +33,13 @@ def export_filter(out: str | Path, *, filter: str = LEARNED) -> Path:
     Returns: the file.
 
     Raises:
-        InputError: the name ends otherwise, a package is missing, there is no such filter, or the file differs from it.
+        InputError: the name ends otherwise or is that of a folder, a package is missing, there is no such filter, or
+            the file differs from it.
     """
     path, chosen = Path(out), choose_filter(filter)
     if path.suffix != ".onnx":
         raise InputError(f"{path}: a filter is written as ONNX: name it {path.with_suffix('.onnx')}")
+    check_file(path)
     if chosen.name != LEARNED:
         raise InputError(
             f"filter {chosen}: has no network; only {LEARNED}, or a folder that tune-filter wrote, has one"

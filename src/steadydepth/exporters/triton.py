@@ -7,7 +7,6 @@ from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import check_name, new_folder
 from steadydepth.inference.runtime import ExportedModel, state_input, state_output
 
-_TYPES = {"float32": "FP32", "float16": "FP16", "int64": "INT64", "int32": "INT32", "uint8": "UINT8", "bool": "BOOL"}
 IDLE_S = 120  # a stream that sends nothing for so long is forgotten
 
 
@@ -48,7 +47,7 @@ def config_text(model: ExportedModel, name: str) -> str:
         f"input [ {{ {_tensor('image', 'UINT8', [*size, 3])} }} ]",
         f"output [ {{ {_tensor('depth', 'FP32', size)} }} ]",
     ]
-    states = [_state(name, entry["shape"], _TYPES[entry["dtype"]]) for name, entry in model.metadata["state"].items()]
+    states = [_state(name, entry["shape"], _kind(entry["dtype"])) for name, entry in model.metadata["state"].items()]
     if states:
         lines += [
             "sequence_batching {",
@@ -58,6 +57,11 @@ def config_text(model: ExportedModel, name: str) -> str:
             "}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _kind(dtype: str) -> str:
+    """Triton's word for a type of NumPy: float32 is FP32, uint8 is UINT8."""
+    return dtype.upper().replace("FLOAT", "FP")
 
 
 def _tensor(name: str, kind: str, shape: list[int]) -> str:

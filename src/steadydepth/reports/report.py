@@ -10,7 +10,7 @@ from torch import nn
 from steadydepth.errors import InputError
 from steadydepth.evaluation.bootstrap import read_report
 from steadydepth.evaluation.summary import table_rows
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.atomic_writes import check_file, new_file
 from steadydepth.models.load import load_model
 from steadydepth.reports.clips import Shown, choose_clips, view_sequence
 from steadydepth.reports.page import Section, Table, draw_curves, render_page
@@ -55,7 +55,7 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
     Returns: the path of the page.
 
     Raises:
-        InputError: a folder is missing, or holds neither a run nor an evaluation.
+        InputError: a folder is missing, or holds neither a run nor an evaluation, or `out` cannot be a file.
     """
     missing = [str(folder) for folder in runs if not folder.is_dir()]
     if missing:
@@ -67,6 +67,7 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
     if not reports and not logs:
         raise InputError(f"{runs[0]}: holds no metrics.json and no metrics.jsonl; train or evaluate into it first")
     page = out or runs[0] / "report.html"
+    check_file(page)
     page.parent.mkdir(parents=True, exist_ok=True)
     (page.parent / MOVING_IMAGE).unlink(missing_ok=True)
     groups: dict[str, Reports] = {}

@@ -24,7 +24,7 @@ from steadydepth.data.sequence_listing import find_sequences, name_clashes, name
 from steadydepth.errors import InputError
 from steadydepth.evaluation.bootstrap import read_report
 from steadydepth.evaluation.evaluate import evaluate
-from steadydepth.files.atomic_writes import write_json
+from steadydepth.files.atomic_writes import check_folder, write_json
 from steadydepth.inference.predictor import load
 from steadydepth.training.checkpoint import CARD
 from steadydepth.training.label_free.learning_rate import N_KEPT, N_STEPS, find_learning_rate
@@ -153,8 +153,9 @@ def _take(out: Path, asked: dict[str, Any]) -> None:
     What a call that asked for something else has left before its training began is deleted.
 
     Raises:
-        InputError: something else lives there.
+        InputError: something else lives there, or it is a file.
     """
+    check_folder(out)
     note, has_begun = out / NOTE, (out / "config.yaml").is_file()
     before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
     if before is None and (has_begun or (out / VIDEOS).exists()):
