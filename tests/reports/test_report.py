@@ -160,6 +160,34 @@ def test_a_broken_metrics_json_is_named(runs):
         write_report([runs])
 
 
+def test_the_hub_is_not_asked_for_the_model_of_a_run_that_has_moved(runs, monkeypatch, tmp_path):
+    def ask(name, **_):
+        raise AssertionError(name)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", ask)
+    monkeypatch.chdir(tmp_path)
+    for name in ("plain", "steady"):
+        report = json.loads((runs / name / "metrics.json").read_text())
+        report["header"]["model"] = f"elsewhere/{name}"
+        (runs / name / "metrics.json").write_text(json.dumps(report))
+    page = write_report([runs]).read_text()
+    assert "<td>abs_rel</td>" in page
+    assert "flicker shows as stripes" not in page
+
+
+def test_of_large_frames_fewer_are_shown(world, tmp_path, monkeypatch):
+    sequence, read = open_sequence(world / CLIPS[0]), []
+    monkeypatch.setattr("steadydepth.reports.clips.MOST_PIXELS", 4 * 48 * 64 + 1)
+    monkeypatch.setattr("steadydepth.reports.clips.draw_clip", lambda *_: [])
+    raw = Stored(np.ones((5, 48, 64), np.float32))
+    forward, raw.forward = (
+        raw.forward,
+        lambda frames, state=None: read.append(frames.shape[1]) or forward(frames, state),
+    )
+    assert view_sequence(sequence, {"a": Shown(raw, {"header": HEADER, "clips": {}})}, tmp_path / "m.webp") is not None
+    assert sum(read) == 4
+
+
 def test_a_page_that_would_be_a_folder_is_refused(runs):
     with pytest.raises(InputError, match="plain is a folder, and a file is to be written"):
         write_report([runs], runs / "plain")

@@ -40,10 +40,28 @@ def load_model(name: str | Path, claims: str | None = None) -> nn.Module:
     folder = Path(plain)
     if not folder.exists() and re.fullmatch(r"\w+(\.\w+)*:\w+", plain):
         return load_per_frame(plain, declared)
-    # A hub name has exactly one slash; what else is not there is a path.
-    if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", plain):
+    if _is_of_hub(plain):
         folder = _download(plain)
     return _load_folder(folder, plain, declared)
+
+
+def is_at_hand(name: str) -> bool:
+    """False for a name of the hub whose files are not here, so that `load_model` would ask the hub for them.
+
+    Raises:
+        InputError: what is declared behind the name is malformed.
+    """
+    plain = source_of(split_name(name)[0])
+    if not _is_of_hub(plain):
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(plain, FILES[0]), str)
+
+
+def _is_of_hub(plain: str) -> bool:
+    """Whether a name is one of the hub: it has exactly one slash; what else is not there is a path."""
+    return not Path(plain).exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", plain) is not None
 
 
 def _load_folder(folder: Path, name: str, declared: Declared) -> nn.Module:

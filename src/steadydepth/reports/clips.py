@@ -26,6 +26,7 @@ from steadydepth.models.declare import claims_of
 from steadydepth.ops.alignment import Alignment
 from steadydepth.ops.resize import resize_depth
 from steadydepth.reports.page import (
+    COLUMN_FRAMES,
     GAP,
     ClipView,
     EdgeView,
@@ -45,6 +46,7 @@ from steadydepth.types import Claims, Clip, InputError
 LOG = logging.getLogger(__name__)
 SHOWN_SIDE = 256  # pixels: the frames of videos are enlarged to about this, or they could not be watched
 LONGEST = 150  # frames of a clip that the page shows
+MOST_PIXELS = 50_000_000  # of those frames together, 24 of 1920 x 1080: all are in memory, for each depth in float64
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,12 @@ def view_sequence(sequence: Sequence, shown: Mapping[str, Shown], moving_image: 
     Depth is shown as it was scored: with the clip's one alignment from the report, where there is one.
 
     Args:
-        sequence: at most LONGEST of its frames are shown.
+        sequence: at most LONGEST of its frames are shown, and fewer of large ones.
         shown: evaluations by name.
         moving_image: gets input and depths of a labelled sequence, if it is not there.
     """
-    clip = sequence.read(0, min(sequence.n_frames, LONGEST))
+    most = max(MOST_PIXELS // (sequence.height * sequence.width), COLUMN_FRAMES)
+    clip = sequence.read(0, min(sequence.n_frames, LONGEST, most))
     depths = {}
     for name, one in shown.items():
         try:

@@ -11,7 +11,7 @@ from steadydepth.errors import InputError
 from steadydepth.evaluation.bootstrap import read_report
 from steadydepth.evaluation.summary import table_rows
 from steadydepth.files.atomic_writes import check_file, new_file
-from steadydepth.models.load import load_model
+from steadydepth.models.load import is_at_hand, load_model
 from steadydepth.reports.clips import Shown, choose_clips, view_sequence
 from steadydepth.reports.page import Section, Table, draw_curves, render_page
 from steadydepth.reports.run_charts import draw_planes
@@ -131,9 +131,12 @@ def _open_sources(group: Reports) -> dict[str, Shown]:
 
 
 def _load_if_there(model: str) -> nn.Module | None:
-    """The model of that name; None where it is an exported file, or is no more."""
+    """The model of that name; None where it is an exported file, or is no more.
+
+    The folder runs/mine of somewhere else reads like a name of the hub, which is not asked for what is not here.
+    """
     try:
-        return None if Path(model).is_file() else load_model(model)
+        return None if Path(model).is_file() or not is_at_hand(model) else load_model(model)
     except InputError:
         return None
 
