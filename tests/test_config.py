@@ -7,16 +7,19 @@ from steadydepth.config import Config
 from steadydepth.config_files import (
     describe_config,
     dump_config,
+    load_compare_config,
     load_config,
     load_filter_config,
+    load_search_config,
     presets,
     resolve_config,
 )
 from steadydepth.errors import InputError
 
 FILES = sorted(Path(__file__).parent.parent.joinpath("configs").glob("*.yaml"))
-# Comparisons and the learned filter have keys of their own.
-CONFIGS = [path for path in FILES if "\nbase: " not in path.read_text() and path.stem != "temporal_filter"]
+# Comparisons, searches and the learned filter have keys of their own.
+SERIES = [path for path in FILES if "\nbase: " in path.read_text()]
+CONFIGS = [path for path in FILES if path not in SERIES and path.stem != "temporal_filter"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -168,6 +171,13 @@ def test_a_config_of_the_package_is_found_by_its_name_and_a_file_comes_first(tmp
     assert load_config("demo").data.labels == "teacher"
     with pytest.raises(InputError, match=r"demmo: no such config file; demo is one that comes with .* stabilise"):
         load_config("demmo")
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
+def test_a_series_of_the_package_finds_its_base_from_any_folder(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    load = load_search_config if "ranges" in yaml.safe_load(path.read_text()) else load_compare_config
+    assert load_config(load(path.stem).base) == load_config("demo")
 
 
 def test_a_path_that_is_empty_is_no_path(tmp_path):

@@ -1,6 +1,7 @@
 """The ROS 2 node beside the message definitions of ROS 2 Humble, and a stand-in for rclpy that hands messages over."""
 
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
@@ -128,3 +129,10 @@ def test_the_node_publishes_filtered_depth_with_the_header_of_the_image(ros, mod
     take(image_of(moving_clip.frames[0][..., 0].copy(), "bayer_rggb8"))
     assert len(node.published) == 5
     assert "encoding" in node.said[0]
+
+
+def test_programs_are_installed_where_ros2_run_looks_for_them():
+    settings = ConfigParser()
+    settings.read(HOME / "setup.cfg")
+    assert settings["develop"]["script_dir"] == "$base/lib/steadydepth_ros2"
+    assert settings["install"]["install_scripts"] == "$base/lib/steadydepth_ros2"

@@ -1,4 +1,4 @@
-"""The network of the learned filter as a file that `steadydepth.runtime` runs without torch."""
+"""The network of the learned filter as a file that `steadydepth.inference.runtime` runs without torch."""
 
 import json
 import warnings
