@@ -4,6 +4,7 @@ iw3 sends frames in order, in batches of one video, and calls `reset` at scene b
 that are not metric, and metric depth is negative: both as iw3's own models give it.
 """
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -72,10 +73,13 @@ class SteadydepthModel(BaseDepthModel):
 
 
 def register() -> None:
-    """Let iw3 make these models; call it before iw3 begins."""
+    """Let iw3 make these models; call it before iw3 begins, whichever of its modules are imported."""
     others = depth_model_factory.create_depth_model
 
     def create_depth_model(model_type: str) -> BaseDepthModel:
         return SteadydepthModel(model_type) if SteadydepthModel.supported(model_type) else others(model_type)
 
-    depth_model_factory.create_depth_model = create_depth_model
+    # Modules such as iw3.utils have taken the function by its name when they were imported.
+    for name, module in list(sys.modules.items()):
+        if name.startswith("iw3.") and getattr(module, "create_depth_model", None) is others:
+            module.create_depth_model = create_depth_model

@@ -68,15 +68,17 @@ class BaseDepthModel(metaclass=ABCMeta):
 
 @pytest.fixture
 def iw3(monkeypatch):
-    package, base, factory = (ModuleType(f"iw3{rest}") for rest in ("", ".base_depth_model", ".depth_model_factory"))
+    names = ("iw3", "iw3.base_depth_model", "iw3.depth_model_factory", "iw3.utils")
+    package, base, factory, utils = map(ModuleType, names)
     base.BaseDepthModel = BaseDepthModel
 
     def create_depth_model(model_type):
         raise ValueError(f"{model_type} is not supported")
 
-    factory.create_depth_model = create_depth_model
+    # As iw3's code has it: utils takes the function by name, and iw3's command imports utils first.
+    factory.create_depth_model = utils.create_depth_model = create_depth_model
     package.depth_model_factory = factory
-    for module in (package, base, factory):
+    for module in (package, base, factory, utils):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     spec = importlib.util.spec_from_file_location("steadydepth_model", HOME)
     module = importlib.util.module_from_spec(spec)
@@ -91,6 +93,10 @@ def test_iw3_makes_it_by_its_name_and_nothing_abstract_is_left(iw3):
     assert model.get_model_path("steadydepth:runs/mine") == "runs/mine"
     with pytest.raises(ValueError, match="ZoeD_N is not supported"):
         iw3.create_depth_model("ZoeD_N")
+
+
+def test_modules_that_were_imported_before_make_it_as_well(iw3):
+    assert sys.modules["iw3.utils"].create_depth_model("steadydepth:runs/mine").get_name() == "steadydepth"
 
 
 def test_frames_one_by_one_and_in_batches_are_one_video_behind_the_filter(iw3, model, moving_clip, tmp_path):
