@@ -59,9 +59,27 @@ def import_extra(module: str, extra: str, why: str | None = None, otherwise: str
     Raises:
         InputError: it is not there.
     """
+    return _import(module, why, f"'steadydepth[{extra}]'{otherwise}")
+
+
+def import_package(module: str, packages: str, why: str | None = None) -> Any:
+    """An optional module of what does without torch: an exported file's runtime, a terminal.
+
+    Its own package is enough; an extra would bring torch, and what exports or serves.
+
+    Args:
+        module: its name.
+        packages: what to install for it.
+        why: begins the error, in place of: it is not installed.
+
+    Raises:
+        InputError: it is not there.
+    """
+    return _import(module, why, packages)
+
+
+def _import(module: str, why: str | None, packages: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise InputError(
-            f"{why or f'{module} is not installed'}: pip install 'steadydepth[{extra}]'{otherwise}"
-        ) from error
+        raise InputError(f"{why or f'{module} is not installed'}: pip install {packages}") from error

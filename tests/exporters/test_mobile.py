@@ -156,5 +156,5 @@ def test_what_is_missing_or_not_for_it_is_named(tmp_path, monkeypatch):
         ExportedModel(tmp_path / "a.mlpackage")
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     (tmp_path / "a.tflite").touch()
-    with pytest.raises(InputError, match="ai_edge_litert is not installed"):
+    with pytest.raises(InputError, match=r"ai_edge_litert is not installed: pip install ai-edge-litert$"):
         ExportedModel(tmp_path / "a.tflite")

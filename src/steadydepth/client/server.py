@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from steadydepth.client.images import Encoding, ServedDepth, StreamedDepth, encode_image
 from steadydepth.client.stream import Stream
-from steadydepth.errors import InputError, import_extra
+from steadydepth.errors import InputError, import_package
 from steadydepth.serving.messages import FORMATS, PROTOCOL
 
 _MOST_ANSWER_BYTES = 256 << 20
@@ -112,7 +112,7 @@ class Client:
             InputError: the server refuses it for good, or websockets is not installed.
             OSError: another try may help.
         """
-        websockets = import_extra("websockets.sync.client", "serve", "websockets is not installed")
+        websockets = import_package("websockets.sync.client", "websockets", "websockets is not installed")
         from websockets.exceptions import InvalidStatus, WebSocketException
 
         try:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from steadydepth.errors import InputError, import_extra
+from steadydepth.errors import InputError, import_package
 
 
 def open_onnx_session(path: Path, threads: int | None = None) -> Any:
@@ -16,7 +16,7 @@ def open_onnx_session(path: Path, threads: int | None = None) -> Any:
     Raises:
         InputError: ONNX Runtime is not installed, or cannot read the file.
     """
-    onnxruntime = import_extra("onnxruntime", "onnx")
+    onnxruntime = import_package("onnxruntime", "onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steadydepth.errors import InputError, import_extra
+from steadydepth.errors import InputError, import_package
 from steadydepth.inference.filter_runtime import ExportedFilter as ExportedFilter
 from steadydepth.inference.onnx_session import open_onnx_session
 from steadydepth.ops.resize import check_image, enlarge_measured, fit_image
@@ -160,7 +160,7 @@ def _open_onnx(path: Path, threads: int | None) -> tuple[Network, str]:
 
 
 def _open_openvino(path: Path, threads: int | None) -> tuple[Network, str]:
-    openvino = import_extra("openvino", "openvino")
+    openvino = import_package("openvino", "openvino")
     # Where a processor has bfloat16, OpenVINO would take it for float32: steps of 0.4 %, as large as flicker.
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads:
@@ -213,7 +213,7 @@ def _by_name(image: NDArray[np.uint8], state: ArrayState) -> dict[str, NDArray[A
 
 
 def _open_litert(path: Path, threads: int | None) -> tuple[Network, str]:
-    litert = import_extra("ai_edge_litert.interpreter", "litert", "ai_edge_litert is not installed")
+    litert = import_package("ai_edge_litert.interpreter", "ai-edge-litert", "ai_edge_litert is not installed")
     try:
         metadata = _read_appended(path)
         interpreter = litert.Interpreter(model_path=str(path), num_threads=threads)
@@ -234,7 +234,7 @@ def _open_litert(path: Path, threads: int | None) -> tuple[Network, str]:
 
 
 def _open_executorch(path: Path, threads: int | None) -> tuple[Network, str]:
-    executorch = import_extra("executorch.runtime", "executorch", "executorch is not installed")
+    executorch = import_package("executorch.runtime", "executorch torch", "executorch is not installed")
     import torch
     from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
 
