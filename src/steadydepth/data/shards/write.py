@@ -16,7 +16,7 @@ import numpy as np
 from steadydepth.data.clips import fit_clip, shrunk_size
 from steadydepth.data.sequence_folder import Sequence, find_sequences, open_sequence
 from steadydepth.data.shards.read import INDEX, KINDS, MEMBERS, ROW
-from steadydepth.errors import InputError, failure
+from steadydepth.errors import InputError, failure, import_extra
 from steadydepth.files.atomic_writes import new_folder
 from steadydepth.files.images import encode_flow, encode_png, read_depth_codes, read_flow, read_labels
 from steadydepth.files.packed_images import encode_image
@@ -117,13 +117,15 @@ def pack(
     Returns: number of sequences.
 
     Raises:
-        InputError: `out` exists, no such codec, both of the sizes, or no sequence can be read.
+        InputError: `out` exists, no such codec, its package is missing, both of the sizes, or no sequence can be read.
         SomeFailedError: some cannot be read; the shards of the others are written.
     """
     if size and max_side:
         raise InputError(f"--size {size} and --max-side {max_side}: give one of them")
     if codec not in ENCODERS:
         raise InputError(f"{codec}: unknown codec; there are {', '.join(ENCODERS)}")
+    if codec == "zstd":  # said once, before the first sequence, and not of each
+        import_extra("zstandard", "shards", "--codec zstd needs Zstandard", ", or take --codec png")
     paths, out = find_sequences(Path(root)), Path(out)
     entries: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
