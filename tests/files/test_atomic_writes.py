@@ -1,6 +1,9 @@
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from steadydepth.files.atomic_writes import check_file, check_folder, check_name, new_file, new_folder
+from steadydepth.files.tensors import write_tensors
 from steadydepth.types import InputError
 
 
@@ -46,6 +49,16 @@ def test_an_interrupted_file_leaves_the_old_one_and_no_rest(tmp_path):
         write_and_stop(new_file(final))
     assert final.read_text() == "old"
     assert list(tmp_path.iterdir()) == [final]
+
+
+def test_tensors_can_be_read_by_whoever_may_read_new_files(tmp_path):
+    write_tensors(tmp_path / "some.safetensors", {"turned": torch.arange(6.0).reshape(2, 3).T})
+    torch.testing.assert_close(
+        load_file(tmp_path / "some.safetensors")["turned"], torch.tensor([[0, 3], [1, 4], [2, 5.0]])
+    )
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "some.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):

@@ -1,4 +1,5 @@
 import logging
+import os
 import resource
 import signal
 
@@ -60,6 +61,19 @@ def small_disk():
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
     signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_model_can_be_read_by_whoever_may_read_new_files(tmp_path, model):
+    """By another user of the machine and by the server in its container; safetensors lets its owner alone."""
+    before = os.umask(0o027)
+    try:
+        save_model(model, tmp_path / "model")
+    finally:
+        os.umask(before)
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "model").iterdir()} == {
+        "config.json": "0o640",
+        "model.safetensors": "0o640",
+    }
 
 
 def test_a_disk_that_fills_up_stops_with_what_to_do_and_both_checkpoints(tmp_path, model, small_disk):

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.tensors import write_tensors
 from steadydepth.synthetic.batched import Rendered
 
 _AHEAD = 4  # files that each process is asked for before they are wanted
@@ -29,8 +29,7 @@ def write_render(path: Path, rendered: Rendered) -> None:
         "motion": rendered.motion,
         "visible": rendered.visible,
     }
-    with new_file(path) as part:
-        save_file({name: one.contiguous().cpu() for name, one in parts.items()}, part)
+    write_tensors(path, parts)
 
 
 def read_render(path: Path, device: torch.device) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -139,6 +140,19 @@ def new_file(final: Path) -> Iterator[Path]:
         part.replace(final)
     finally:
         part.unlink(missing_ok=True)
+
+
+def let_others_read(path: Path) -> None:
+    """Give a file the rights of any new one in its folder.
+
+    What a library writes through a temporary file of its own, as safetensors 0.8 does, is its owner's alone.
+    """
+    plain = _temporary(path)
+    plain.touch()
+    try:
+        path.chmod(stat.S_IMODE(plain.stat().st_mode))
+    finally:
+        plain.unlink()
 
 
 def write_json(path: Path, content: object) -> None:

@@ -17,13 +17,12 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from steadydepth.config import FilterConfig
 from steadydepth.config_files import load_filter_config
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.tensors import write_tensors
 from steadydepth.filter_training.clips import LabelledClip, Lesson, draw_lesson, label_clip
 from steadydepth.filter_training.learner import Learner
 from steadydepth.models.load import load_model
@@ -64,8 +63,7 @@ def train_filter(config: FilterConfig | Path | str) -> Path | None:
     with _lessons(_read_clips(config), config, first=learner.number) as lessons:
         if not learn(learner, lessons):
             return None
-    with new_file(config.out) as part:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in gates.state_dict().items()}, part)
+    write_tensors(config.out, gates.state_dict())
     learner.remove()
     return config.out
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
-from safetensors.torch import save_file
 
 from steadydepth.config import FilterConfig
 from steadydepth.data.cuts import mark_cuts
 from steadydepth.data.sequence_folder import Sequence as SequenceFolder
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences, is_sequence
-from steadydepth.files.atomic_writes import new_file, write_json
+from steadydepth.files.atomic_writes import write_json
+from steadydepth.files.tensors import write_tensors
 from steadydepth.filter_training.clips import Lesson, mirrored
 from steadydepth.filter_training.learner import Learner
 from steadydepth.filter_training.train import learn, measure
@@ -217,8 +217,7 @@ def _known(score: float) -> float | None:
 def _write(
     gates: FilterGates, out: Path, scores: dict[str, tuple[float, float]], *, is_better: bool, videos: list[Path]
 ) -> None:
-    with new_file(out / WEIGHTS.name) as part:
-        save_file({name: tensor.contiguous() for name, tensor in gates.state_dict().items()}, part)
+    write_tensors(out / WEIGHTS.name, gates.state_dict())
     noted = {
         "is_better": is_better,
         "scores": {name: {"before": _known(was), "after": _known(is_now)} for name, (was, is_now) in scores.items()},

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from steadydepth.errors import InputError
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.atomic_writes import let_others_read, new_file
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ def save_model(model: nn.Module, folder: Path) -> None:
             written = [path for path in Path(temporary).iterdir() if path.name != CARD]
             # The weights first: whoever finds a config finds its weights beside it.
             for path in sorted(written, key=lambda path: (path.suffix != ".safetensors", path.name)):
+                let_others_read(path)
                 path.replace(folder / path.name)
 
 
