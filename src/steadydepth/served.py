@@ -1,7 +1,6 @@
 """A server wherever a predictor is asked for: predict and stream on a machine that has no model."""
 
 import os
-import time
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import cast
 import numpy as np
 
 from steadydepth.client import Client, StreamedDepth
-from steadydepth.inference.filters import NONE, ChosenFilter
+from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.frame_sources import open_source
-from steadydepth.inference.live import LiveResult
+from steadydepth.inference.live import LiveResult, check_seconds
 from steadydepth.inference.predictor import AnyImage, Predictor, as_image
 from steadydepth.inference.session import Result, VideoSession
 from steadydepth.types import Claims, InputError
@@ -26,10 +25,10 @@ class ServedPredictor(Predictor):
 
     def __init__(self, url: str) -> None:
         """Find the server at http://host:port, with the token of STEADYDEPTH_TOKEN; InputError where it refuses."""
-        self.client = Client(url, token=os.environ.get(TOKEN_VARIABLE))
+        self.client = _client(url)
         known = self.client.models()
         self._claims, self._filters = cast(Claims, known["claims"]), known["filters"]
-        self.filter = ChosenFilter()
+        self.filter = ChosenFilter(known["filter"])
 
     @property
     def claims(self) -> Claims:
@@ -42,15 +41,16 @@ class ServedPredictor(Predictor):
         return Result(self.client.predict(given).depth, self._claims, given)
 
     def choose_filter(self, filter: str | ChosenFilter | None, strength: float | None = None) -> ChosenFilter:
-        """One of the server's filters by name, which have weights and strengths of their own.
+        """One of the server's filters by name, which have weights and strengths of their own; its default for None.
 
         Raises:
             InputError: the server has none of that name, or a strength is asked for.
         """
-        name = str(filter or self.filter)
         if strength is not None:
             raise InputError(f"strength {strength}: a server's filters have their own: leave it out")
-        if name not in self._filters:
+        if filter is None or filter is self.filter:
+            return self.filter
+        if (name := str(filter)) not in self._filters:
             raise InputError(f"filter {name!r}: {self.client.url} has none; choose one of {', '.join(self._filters)}")
         return ChosenFilter(name)
 
@@ -67,20 +67,20 @@ class ServedPredictor(Predictor):
         Raises:
             InputError: a strength or a folder is asked for.
         """
-        return _ServedSession(self.client, self.choose_filter(filter, strength), self._claims)
+        chosen = self.choose_filter(filter, strength)
+        return _ServedSession(self.client, chosen, self._claims, asked=None if chosen is self.filter else chosen.name)
 
 
 class _ServedSession:
     """One video through a server, without loss there and back."""
 
-    def __init__(self, client: Client, filter: ChosenFilter, claims: Claims) -> None:
-        self._client, self.filter, self.claims = client, filter, claims
+    def __init__(self, client: Client, filter: ChosenFilter, claims: Claims, *, asked: str | None) -> None:
+        self._client, self.filter, self.claims, self._asked = client, filter, claims, asked
         self._given: SimpleQueue[np.ndarray] = SimpleQueue()
         self._steps: Iterator[Result] | None = None
 
     def run(self, images: Iterable[np.ndarray]) -> Iterator[Result]:
-        name = None if self.filter.name == NONE else self.filter.name
-        answers = self._client.stream(images, filter=name, format="zstd", encoding="png")
+        answers = self._client.stream(images, filter=self._asked, format="zstd", encoding="png")
         return (self._result(answer) for answer in answers)
 
     def step(self, image: np.ndarray, *, time_s: float | None = None) -> Result:
@@ -114,18 +114,20 @@ def stream_served(
     Args:
         url: http://host:port.
         source: a camera's index, a URL, a path or an iterator of uint8 RGB images.
-        seconds: end after so long; None goes on until the source ends.
+        seconds: end after so long, also where no frame comes (for the first one 10 are waited at least); None goes on
+            until the source ends.
         filter: one of the server's filters; None takes the one that it was started with.
 
     Raises:
-        InputError: the source cannot be opened, or the server refuses, or does not answer for a minute.
+        InputError: the source cannot be opened or gives nothing, or the server refuses or does not answer for a minute.
     """
-    client = Client(url, token=os.environ.get(TOKEN_VARIABLE))
-    begun = time.perf_counter()
-    for answer in client.stream(open_source(source).frames(), is_live=True, filter=filter):
+    check_seconds(seconds)
+    for answer in _client(url).stream(open_source(source).frames(), is_live=True, filter=filter, seconds=seconds):
         yield LiveResult(_result(answer), answer.number, answer.n_skipped, answer.latency_s)
-        if seconds is not None and time.perf_counter() - begun >= seconds:
-            return
+
+
+def _client(url: str) -> Client:
+    return Client(url, token=os.environ.get(TOKEN_VARIABLE) or None)
 
 
 def _result(answer: StreamedDepth) -> Result:

@@ -206,7 +206,15 @@ def test_what_the_client_is_told_it_says(served, tmp_path):
         Client(nobody).models()
     with pytest.raises(InputError, match="does not answer"):
         next(Client(nobody).stream(frames, patience_s=0.2))
-    for url in ("127.0.0.1:8000", "ftp://x", "http://"):
+    for url in (
+        "127.0.0.1:8000",
+        "ftp://x",
+        "http://",
+        "http://x:80o0",
+        "http://x:99999",
+        "http://[::1",
+        "http://u:p@x",
+    ):
         with pytest.raises(InputError, match="it is http://host:port"):
             Client(url)
     with pytest.raises(InputError, match="format 'h264': unknown"):
@@ -228,7 +236,10 @@ def test_what_the_client_is_told_it_says(served, tmp_path):
                 Client(guarded.url, token=wrong).models()
             with pytest.raises(InputError, match=r"refuses it \(401\): a token is needed"):
                 next(Client(guarded.url, token=wrong).stream(frames))
-        assert len(list(Client(guarded.url, token=token).stream(frames))) == 3
+        assert len(list(Client(guarded.url, token=f"{token}\n").stream(frames))) == 3
+    for wrong in ("", "a b", "a\nb", "schl\u00fcssel"):
+        with pytest.raises(InputError, match="the token is empty, or has letters that no token has"):
+            Client(served.url, token=wrong)
 
 
 @pytest.mark.parametrize("how", ["reset", "closed", "no HTTP"])
@@ -264,7 +275,7 @@ def test_a_handshake_that_breaks_off_is_tried_again(how):
 
 def test_a_client_that_sends_too_much_is_told_why(served):
     with serving(Average(), limits=Limits(frame_bytes=1000)) as server:  # noqa: SIM117
-        with pytest.raises(InputError, match="ends every connection without an answer"):
+        with pytest.raises(InputError, match=r"frame 0 is 6768 bytes as rgb; .* takes 1000: shrink it"):
             list(Client(server.url).stream(film(1), encoding="rgb"))
 
 
@@ -355,6 +366,39 @@ def test_predict_and_stream_through_a_server_are_those_of_the_model(tmp_path, se
     steps = ServedPredictor(served.url).session()
     for frame, depth in zip(frames, averages(frames), strict=True):
         np.testing.assert_allclose(steps.step(frame).depth, depth, rtol=1e-6)
+
+
+def test_a_stream_through_a_server_ends_in_time_while_its_source_is_silent(served):
+    over = threading.Event()
+
+    def frames():
+        yield film()[0]
+        over.wait(60)
+
+    begun = time.monotonic()
+    try:
+        assert [each.number for each in sd.stream(frames(), server=served.url, seconds=0.5)] == [0]
+        assert time.monotonic() - begun < 30
+    finally:
+        over.set()
+    for seconds in (-1.0, float("nan")):
+        with pytest.raises(InputError, match=f"seconds is {seconds}"):
+            list(sd.stream(frames(), server=served.url, seconds=seconds))
+
+
+def test_the_filter_of_a_server_is_left_out_on_request_and_noted(tmp_path):
+    frames = film(2, 6, height=48, width=64)
+    write_video(tmp_path / "clip.mp4", list(frames), 10.0)
+    with serving(Average(), filter="ema") as server:
+        for name, asked in (("own", None), ("none", "none"), ("ema", "ema")):
+            sd.predict(tmp_path / "clip.mp4", server=server.url, out=tmp_path / name, filter=asked)
+        sd.predict(tmp_path / "clip.mp4", model=Average(), out=tmp_path / "here", filter="none")
+    depth = {name: read_predictions(tmp_path / name, "clip")[0] for name in ("own", "none", "ema", "here")}
+    np.testing.assert_array_equal(depth["none"], depth["here"])
+    np.testing.assert_array_equal(depth["own"], depth["ema"])
+    assert np.abs(depth["own"] - depth["none"]).max() > 0.1
+    noted = [str(np.load(tmp_path / name / "clip.npz")["filter"]) for name in ("own", "none", "ema")]
+    assert noted == ["ema", "none", "ema"]
 
 
 def test_a_server_in_place_of_a_model_is_one_of_both(tmp_path, served):

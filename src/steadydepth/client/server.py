@@ -3,10 +3,12 @@
 import http.client
 import io
 import json
+import re
 import ssl
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +31,17 @@ class Client:
         context: of TLS, for a certificate that the system does not know.
 
     Raises:
-        InputError: the address is none.
+        InputError: the address, or the token, is none.
     """
 
     def __init__(
         self, url: str, *, token: str | None = None, timeout_s: float = 30.0, context: ssl.SSLContext | None = None
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"server {url}: it is http://host:port or https://host:port")
+        parts = _parts(url)
+        # What a file or a secret has behind it is no part of it.
+        token = None if token is None else token.strip()
+        if token is not None and not re.fullmatch(r"[!-~]+", token):
+            raise InputError("the token is empty, or has letters that no token has: give what --new-token printed")
         self.url = f"{parts.scheme}://{parts.netloc}"
         self._place, self._is_tls, self._path = parts.netloc, parts.scheme == "https", parts.path.rstrip("/")
         self._headers: dict[str, str] = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -70,6 +74,7 @@ class Client:
         format: str = "float16",
         encoding: Encoding = "jpeg",
         patience_s: float = 60.0,
+        seconds: float | None = None,
     ) -> Iterator[StreamedDepth]:
         """Depth of frames, in order, over connections that may be cut.
 
@@ -84,6 +89,7 @@ class Client:
             format: of the answers: float16, png16 (16 bits), zstd (float32, without loss) or float32.
             encoding: of the frames: jpeg, or without loss png or rgb.
             patience_s: give up after so long without a connection.
+            seconds: end after so long, also where no frame comes; None goes on until the source ends.
 
         Raises:
             InputError: the server refuses the stream or a frame, or there was no connection for so long.
@@ -97,6 +103,7 @@ class Client:
             url=self.url,
             timeout_s=self.timeout_s,
             patience_s=patience_s,
+            seconds=seconds,
             is_live=is_live,
             encoding=encoding,
         )
@@ -158,6 +165,14 @@ class Client:
         if answer.status != 200:
             raise InputError(_refusal(self.url, answer.status, content))
         return content, answer.headers
+
+
+def _parts(url: str) -> SplitResult:
+    with suppress(ValueError):  # its brackets, or its port
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and parts.port != 0:
+            return parts
+    raise InputError(f"server {url}: it is http://host:port or https://host:port")
 
 
 def _refusal(url: str, status: int, content: bytes | bytearray) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import random
 import threading
 import time
@@ -23,6 +24,7 @@ LOG = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0  # between two attempts to connect, doubled from one to the next
 _MOST_IN_VAIN = 6  # connections, one after another, that end without an answer
 _LOOK_EVERY_S = 1.0  # whether an answer is overdue
+_BEGIN_S = 10.0  # for the first answer
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Stream:
         url: of the server, for messages.
         timeout_s: without an answer for so long the connection counts as dead.
         patience_s: give up after so long without a connection.
+        seconds: end after so long; None goes on until the frames end.
         is_live: the newest frame wins.
         encoding: of the frames.
     """
@@ -56,11 +59,13 @@ class Stream:
         url: str,
         timeout_s: float,
         patience_s: float,
+        seconds: float | None,
         is_live: bool,
         encoding: Encoding,
     ) -> None:
         self._open, self._frames, self.url = connect, frames, url
         self.timeout_s, self.patience_s = timeout_s, patience_s
+        self._begun, self._seconds = time.monotonic(), math.inf if seconds is None else seconds
         self.is_live, self.encoding = is_live, encoding
         # One that the same thread may take twice.
         self._changed = threading.Condition(threading.RLock())
@@ -79,12 +84,20 @@ class Stream:
                 yield from self._over_one_connection()
             if self._feed.error is not None:
                 raise self._feed.error
+            if self._last < 0 and not self._feed.is_over:
+                raise InputError(f"no frame came in {time.monotonic() - self._begun:.0f} s: check the source")
         finally:
             self._feed.stop()
 
     def _is_done(self) -> bool:
         with self._changed:
-            return self._feed.is_over and not (self._feed.kept or self._again or self._waiting)
+            is_over = self._feed.is_over and not (self._feed.kept or self._again or self._waiting)
+            return is_over or self._left_s() <= 0
+
+    def _left_s(self) -> float:
+        """Seconds until the end that was asked for; a camera may take a while to begin."""
+        most = self._seconds if self._last >= 0 else max(self._seconds, _BEGIN_S)
+        return self._begun + most - time.monotonic()
 
     def _over_one_connection(self) -> Iterator[StreamedDepth]:
         from websockets.exceptions import ConnectionClosed
@@ -95,6 +108,7 @@ class Stream:
         try:
             hello = json.loads(connection.recv(self.timeout_s))
             self._window = min(int(hello["window"]), WINDOW)
+            self._most_bytes = int(hello.get("frame_bytes", 0))
             sender.start()
             yield from self._receive_all(connection)
         except (OSError, EOFError, ConnectionClosed) as error:
@@ -151,7 +165,11 @@ class Stream:
                     frame = _Sent(*self._feed.take(), sent=time.monotonic())
                 self._waiting.append(frame)
             try:
-                connection.send(self._message(frame))
+                message = self._message(frame)
+                if 0 < self._most_bytes < len(message):  # the server would end the connection, and say nothing
+                    kind, most = self.encoding, f"{self.url} takes {self._most_bytes}: shrink it"
+                    raise InputError(f"frame {frame.number} is {len(message)} bytes as {kind}; {most}")
+                connection.send(message)
             except InputError as error:
                 self._fault = error
                 break
@@ -171,9 +189,9 @@ class Stream:
 
     def _receive_all(self, connection: Any) -> Iterator[StreamedDepth]:
         """Answers until the connection is closed, which is raised."""
-        while True:
+        while (left_s := self._left_s()) > 0:
             try:
-                message = connection.recv(_LOOK_EVERY_S)
+                message = connection.recv(min(_LOOK_EVERY_S, left_s))
             except TimeoutError:
                 if self._waiting and time.monotonic() - self._waiting[0].sent > self.timeout_s:
                     raise EOFError(f"no answer in {self.timeout_s:g} s") from None

@@ -49,8 +49,7 @@ def stream_newest(
     Raises:
         InputError: the source cannot be opened, or breaks off.
     """
-    if seconds is not None and not seconds >= 0:
-        raise InputError(f"seconds is {seconds}; give a number from 0 on")
+    check_seconds(seconds)
     session = predictor.session(filter=filter, strength=strength)
     changed, before, begun = threading.Condition(), -1, time.monotonic()
     newest = Feed(open_source(source).frames(), is_live=True, changed=changed)
@@ -76,3 +75,9 @@ def stream_newest(
             raise InputError(f"{source}: no frame came in {waited_s:.0f} s: check the camera, or the address")
     finally:
         newest.stop()
+
+
+def check_seconds(seconds: float | None) -> None:
+    """See that a stream can end after so long; InputError where it is no number from 0 on."""
+    if seconds is not None and not seconds >= 0:
+        raise InputError(f"seconds is {seconds}; give a number from 0 on")

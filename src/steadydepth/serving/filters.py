@@ -30,6 +30,12 @@ class Filters:
         self.default, self._tuned = choose_filter(default), tuned
         open_filter(self.default, "metric")  # refused here, and not to every stream
 
+    @property
+    def default_name(self) -> str:
+        """What clients call the server's own; of a tuned one no path."""
+        weights = self.default.weights
+        return self.default.name if weights is None else f"{self.default.name}:{weights.parent.name}"
+
     def names(self, who: Identity) -> list[str]:
         """All that a stream of theirs can name."""
         return [NONE, *CAUSAL, *self._tuned(who)]

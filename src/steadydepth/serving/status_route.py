@@ -27,6 +27,7 @@ class ModelList(BaseModel):
                 "version": 1,
                 "claims": "metric",
                 "models": ["steady", "stabilised"],
+                "filter": "learned",
                 "filters": ["none", "learned"],
             }
         }
@@ -35,6 +36,7 @@ class ModelList(BaseModel):
     version: int = Field(description="Counts the changes of the one in service, from 1")
     claims: Claims = Field(description="What its numbers mean")
     models: list[str] = Field(description="All that can be put into service")
+    filter: str = Field(description="That of streams that name none")
     filters: list[str] = Field(description="All that a stream can name")
 
 
@@ -79,8 +81,8 @@ async def put_into_service(request: Request, choice: Choice) -> dict[str, Any]:
 
 def _listed(request: Request) -> dict[str, Any]:
     state = request.app.state
-    filters = state.filters.names(request.state.identity)
-    return {**describe(state.models.current), "models": state.models.names(), "filters": filters}
+    filters = {"filter": state.filters.default_name, "filters": state.filters.names(request.state.identity)}
+    return {**describe(state.models.current), "models": state.models.names(), **filters}
 
 
 @router.get("/healthz", summary="Whether the process lives")

@@ -105,7 +105,8 @@ class _Stream:
 
     async def run(self) -> None:
         """Until the client goes, or a limit is reached."""
-        await self._say(type="hello", session=self.name, window=WINDOW, **describe(self.models.current))
+        facts = {"session": self.name, "window": WINDOW, "frame_bytes": self.limits.frame_bytes}
+        await self._say(type="hello", **facts, **describe(self.models.current))
         tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._answer_all())]
         try:
             first = asyncio.FIRST_COMPLETED
