@@ -83,6 +83,63 @@ def test_what_is_drawn_is_the_depth_of_the_image_in_the_package_s_colours(page, 
     assert np.mean(difference.max(axis=2) > 12) < 1e-3  # a step of the colours, where rounding differs
 
 
+def write_images(folder, n_images):
+    folder.mkdir()
+    for number, image in enumerate(film(3, n_images)):
+        cv2.imwrite(str(folder / f"{number}.png"), image[..., ::-1])
+    return sorted(folder.iterdir())
+
+
+def test_an_image_that_is_none_is_named_and_the_others_are_shown(page, red, tmp_path):
+    images = write_images(tmp_path / "images", 4)
+    for damaged in (images[0], images[2]):
+        damaged.write_bytes(b"no image")
+    page.set_input_files("#files", images)
+    until(lambda: number(page, "shown") == 2)
+    assert page.inner_text("#message") == "2.png: no image that this browser reads"
+    until(lambda: not red.app.state.figures.streams)  # nothing is to come: the places are free
+    assert pixels(page, "raw").any()
+
+
+def test_images_go_on_where_a_connection_was_lost(browser, tmp_path):
+    limits = Limits(session_s=0.7, requests_s=1e4, messages_s=1e5)
+    with serving(Red(), limits=limits) as server, opened_page(browser, server.url) as page:
+        page.set_input_files("#files", write_images(tmp_path / "images", 9))
+        # Until every frame was shown; each connection is cut after some of them.
+        until(lambda: number(page, "shown") == 9)
+        assert number(page, "dropped") == 0
+        page.faults.clear()
+
+
+def test_what_was_begun_last_is_what_is_shown(page, red, tmp_path):
+    """A camera whose permission is given after a file was chosen is closed again."""
+    page.evaluate(
+        """() => {
+          const own = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          window.cameras = [];
+          navigator.mediaDevices.getUserMedia = async (wanted) => {
+            await new Promise((resolve) => (window.allow = resolve));
+            window.cameras.push(await own(wanted));
+            return window.cameras[0];
+          };
+        }"""
+    )
+    page.click("#camera")
+    page.set_input_files("#files", write_images(tmp_path / "images", 2))
+    until(lambda: number(page, "shown") == 2)
+    page.evaluate("window.allow()")
+    until(lambda: page.evaluate("window.cameras.length && window.cameras[0].getTracks()[0].readyState") == "ended")
+    page.wait_for_timeout(300)
+    assert number(page, "shown") == 2
+    until(lambda: not red.app.state.figures.streams)
+
+
+def test_a_page_that_may_have_no_camera_says_what_it_needs(page):
+    page.evaluate("Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
+    page.click("#camera")
+    until(lambda: page.inner_text("#message") == "a camera needs a page over TLS, or a server on this machine")
+
+
 def test_the_keyboard_alone_is_enough(page):
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
@@ -159,11 +216,15 @@ def test_nothing_comes_from_elsewhere_and_the_policy_is_kept(browser, red):
 
 def test_a_server_that_asks_for_a_token_gets_it(browser, tmp_path):
     token = new_token(tmp_path / "tokens.json", "ann", ("predict",))
+    trains = new_token(tmp_path / "tokens.json", "ben", ("train",))
     with serving(Red(), tokens=tmp_path / "tokens.json") as server, opened_page(browser, server.url) as page:
         assert "asks for a token" in page.inner_text("#message")
         page.fill("#token", "wrong")
         page.press("#token", "Enter")
         until(lambda: "not known" in page.inner_text("#message"))
+        page.fill("#token", trains)
+        page.press("#token", "Enter")
+        until(lambda: "needs the scope predict" in page.inner_text("#message"))
         page.fill("#token", token)
         page.press("#token", "Enter")
         until(lambda: "metric" in page.inner_text("#model"))
@@ -171,7 +232,7 @@ def test_a_server_that_asks_for_a_token_gets_it(browser, tmp_path):
         page.click("#camera")
         until(lambda: number(page, "shown") >= 1)
         # What the server refuses the browser notes as well.
-        assert all("401" in fault for fault in page.faults)
+        assert all("401" in fault or "403" in fault for fault in page.faults)
         page.faults.clear()
 
 

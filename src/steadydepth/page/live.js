@@ -24,18 +24,31 @@ export class LiveView {
 
   openFiles(files) {
     const images = [...files].filter((file) => file.type.startsWith("image/"));
-    if (images.length) this.begin(async () => new ImageSource(images, (image, at) => this.takeEach(image, at)));
+    if (images.length) this.begin(async () => this.imagesOf(images));
     else if (files.length) this.begin(async (onFrame) => new VideoSource(files[0], onFrame));
+  }
+
+  imagesOf(files) {
+    return new ImageSource(files, {
+      onFrame: (image, at) => this.takeEach(image, at),
+      onFault: (text) => this.say(text, true),
+      onEnd: () => this.depth?.close(), // what was shown stays
+    });
   }
 
   async begin(makeSource) {
     this.stop();
+    this.say("");
+    const turn = this.turn; // another one, once something else was begun meanwhile
     try {
       this.makeSource = makeSource;
-      this.source = await makeSource((element, at) => this.takeNewest(element, at));
+      const source = await makeSource((element, at) => this.takeNewest(element, at));
+      if (turn !== this.turn) return source.close();
+      this.source = source;
       this.prepare();
       await this.source.start();
     } catch (error) {
+      if (turn !== this.turn) return;
       this.stop();
       const reasons = { NotAllowedError: "the camera may not be used", NotFoundError: "there is no camera" };
       this.say(reasons[error.name] ?? error.message, true);
@@ -48,7 +61,7 @@ export class LiveView {
 
   prepare() {
     const withFilter = find("with-filter").checked;
-    Object.assign(this, { dropped: 0, shown: 0, range: null, latencies: [], times: [], isStart: true, drawn: null });
+    Object.assign(this, { dropped: 0, shown: 0, range: null, latencies: [], times: [], isStart: true, drawn: null, whenShown: null });
     this.depth = this.open({
       withFilter,
       filter: find("filter").value,
@@ -63,6 +76,7 @@ export class LiveView {
   }
 
   stop() {
+    this.turn = (this.turn ?? 0) + 1;
     this.source?.close();
     this.depth?.close();
     this.source = this.depth = null;
@@ -80,13 +94,16 @@ export class LiveView {
     this.take(element, element.videoWidth, element.videoHeight, at);
   }
 
-  // Of image files: each, one after another.
+  // Of image files: each, one after another, once more where the connection was lost before its depth came.
   async takeEach(image, at) {
-    while (this.depth && !this.depth.isFree) await new Promise((resolve) => setTimeout(resolve, 5));
-    if (!this.depth) return;
-    const done = new Promise((resolve) => (this.whenShown = resolve));
-    this.take(image, image.width, image.height, at);
-    await done;
+    let isLost = true;
+    while (isLost) {
+      while (this.depth && !this.depth.isFree) await new Promise((resolve) => setTimeout(resolve, 5));
+      if (!this.depth) return;
+      const done = new Promise((resolve) => (this.whenShown = resolve));
+      this.take(image, image.width, image.height, at);
+      isLost = await done;
+    }
   }
 
   take(image, width, height, at) {
@@ -100,10 +117,10 @@ export class LiveView {
   }
 
   show(result, facts) {
-    this.whenShown?.();
+    this.whenShown?.(facts.isLost);
     if (!this.depth) return;
     if (!result) {
-      this.dropped++;
+      if (!this.whenShown || !facts.isLost) this.dropped++;
       return this.showFigures();
     }
     const now = performance.now();

@@ -45,8 +45,8 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
 }
 
 async function greet() {
-  find("sign-in").hidden = true;
   const known = await server.askJson("v1/models");
+  find("sign-in").hidden = true;
   find("model").textContent = `${known.model}, ${known.claims}`;
   showFilters(known.filters);
   say("");
@@ -61,9 +61,10 @@ async function begin() {
   try {
     await greet();
   } catch (error) {
-    if (error.status === 401) {
+    if (error.status === 401 || error.status === 403) {
       find("sign-in").hidden = false;
-      say(server.token.get() ? "That token is not known." : "This server asks for a token.");
+      const unknown = server.token.get() ? "That token is not known." : "This server asks for a token.";
+      say(error.status === 403 ? error.message : unknown);
       server.token.set("");
     } else say(error.message, true);
   }

@@ -46,7 +46,7 @@ class Stream {
     this.onDepth = onDepth;
     this.onState = onState;
     this.waiting = new Set(); // frames that are not answered yet
-    this.window = 0; // frames that may be; none before the server notice so
+    this.window = 0; // frames that may be; none before the server says so
     this.wait = 250; // ms until the next attempt
     this.isOver = false;
     this.open();
@@ -64,8 +64,11 @@ class Stream {
 
   lost(reason) {
     this.window = 0;
+    const lost = [...this.waiting];
     this.waiting.clear();
     if (this.isOver) return;
+    this.wasLost = true;
+    for (const id of lost) this.onDepth(id, null, true);
     this.onState(reason || "no connection to the server; trying again");
     this.retry = setTimeout(() => this.open(), this.wait);
     this.wait = Math.min(2 * this.wait, 5000);
@@ -75,7 +78,7 @@ class Stream {
     if (notice.type === "hello") {
       this.window = notice.window;
       this.wait = 250;
-      this.onState("");
+      if (this.wasLost) this.onState("");
     }
     if (notice.type === "refused") this.onState(notice.reason);
     this.waiting.delete(notice.id);
@@ -118,7 +121,7 @@ export class ServerDepth {
     this.lastId = 0;
     const names = withFilter ? { raw: "none", filtered: filter } : { raw: "none" };
     this.streams = Object.entries(names).map(
-      ([kind, filter]) => new Stream(filter, (id, answer) => this.collect(id, kind, answer), onState),
+      ([kind, filter]) => new Stream(filter, (id, answer, isLost) => this.collect(id, kind, answer, isLost), onState),
     );
   }
 
@@ -126,20 +129,22 @@ export class ServerDepth {
     return this.streams.every((stream) => stream.isFree);
   }
 
-  // A frame as a canvas; its depth comes to onResult, or null when a newer one displaced it.
+  // A frame as a canvas; its depth comes to onResult, or null when a newer one displaced it; with `isLost` among its
+  // facts when the connection was lost.
   async send(canvas, facts) {
     const id = ++this.lastId;
     const jpeg = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.92 });
-    if (!this.isFree) return this.onResult(null, facts);
+    if (!this.isFree) return this.onResult(null, Object.assign(facts, { isLost: true }));
     this.pending.set(id, { facts, missing: this.streams.length });
     for (const old of this.pending.keys()) if (old < id - 8) this.pending.delete(old);
     for (const stream of this.streams) stream.send(id, jpeg);
   }
 
-  collect(id, kind, answer) {
+  collect(id, kind, answer, isLost) {
     const held = this.pending.get(id);
     if (!held) return;
     held[kind] = answer;
+    if (isLost) held.facts.isLost = true;
     if (--held.missing) return;
     this.pending.delete(id);
     const { raw, filtered, facts } = held;

@@ -5,6 +5,7 @@ const NEXT_FRAME = "requestVideoFrameCallback";
 // A camera, or a video file that plays in a loop. Calls onFrame(video element, time) for each new frame.
 export class VideoSource {
   static async ofCamera(onFrame) {
+    if (!navigator.mediaDevices) throw new Error("a camera needs a page over TLS, or a server on this machine");
     const video = { width: { ideal: 640 }, height: { ideal: 480 }, facingMode: { ideal: "environment" } };
     return new VideoSource(await navigator.mediaDevices.getUserMedia({ video, audio: false }), onFrame);
   }
@@ -43,30 +44,33 @@ export class VideoSource {
   }
 }
 
-// Image files in the order of their names, none left out: onFrame is waited for.
+// Image files in the order of their names, none left out: onFrame is waited for. Those that cannot be read go to onFault.
 export class ImageSource {
-  constructor(files, onFrame) {
+  constructor(files, { onFrame, onFault, onEnd }) {
     const order = new Intl.Collator("en", { numeric: true });
     this.files = [...files].sort((one, other) => order.compare(one.name, other.name));
-    this.onFrame = onFrame;
-    this.isOver = false;
+    Object.assign(this, { onFrame, onFault, onEnd, isOver: false });
   }
 
+  // Returns at once; the images follow.
   async start() {
-    const images = this.files.map((file) => async () =>
-      createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none" }));
-    const first = await images[0]();
-    first.close();
-    this.run(images);
+    this.run();
   }
 
-  async run(images) {
-    for (const open of images) {
+  async run() {
+    for (const file of this.files) {
       if (this.isOver) return;
-      const image = await open();
+      let image;
+      try {
+        image = await createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+      } catch {
+        this.onFault(`${file.name}: no image that this browser reads`);
+        continue;
+      }
       await this.onFrame(image, performance.now());
       image.close();
     }
+    if (!this.isOver) this.onEnd();
   }
 
   close() {
