@@ -20,8 +20,9 @@ from training_server import QUICK, SMALL, make_archive, make_model
 from steadydepth.errors import InputError
 from steadydepth.filter_training.tune import tune_filter
 from steadydepth.jobs.limits import JobLimits
+from steadydepth.jobs.lock import LOCK, lock_file
 from steadydepth.jobs.plans import check_settings, config_of, describe, kinds
-from steadydepth.jobs.queue import LOCK, Jobs, _lock, served_name
+from steadydepth.jobs.queue import Jobs, served_name
 from steadydepth.jobs.receive import receive as unpack_and_check
 from steadydepth.jobs.store import OVER, Job, Store, Upload
 from steadydepth.jobs.unpack import unpack
@@ -54,14 +55,30 @@ def jobs(tmp_path, files):
     made.stop()
 
 
-def receive(jobs, name, data, **more):
-    """An upload that has arrived, and was checked."""
+def arrived(jobs, name, data, **more):
+    """An upload that is to be checked."""
     upload = jobs.uploads.create(name, len(data), owner="ann", **more)
     file = jobs.uploads.begin_piece(upload)
     file.write(data)
     upload = jobs.uploads.end_piece(upload, file, keep=True)
     assert upload.state == "checking"
-    return jobs.uploads.check(upload)
+    return upload
+
+
+def receive(jobs, name, data, **more):
+    """An upload that has arrived, and was checked."""
+    return jobs.uploads.check(arrived(jobs, name, data, **more))
+
+
+def states(jobs):
+    return [upload.state for upload in jobs.store.all(Upload)]
+
+
+def wait_until(look, seconds=120):
+    until = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < until
+        time.sleep(0.03)
 
 
 def ready(jobs, files, archive=None):
@@ -230,6 +247,22 @@ def test_a_server_that_stops_has_its_jobs_write_their_checkpoints(tmp_path, file
     after.stop()
 
 
+def test_a_job_that_has_just_begun_stops_with_the_server_and_is_not_lost_by_it(tmp_path, files):
+    jobs = Jobs(tmp_path, models=lambda: {"small": str(files[0])}, limits=QUICK)
+    upload = ready(jobs, files)
+    settings = {**SMALL, "optim.steps": 3000}
+    job = jobs.submit("train", owner="ann", model="small", uploads=(upload.id,), settings=settings)
+    for _ in range(2):
+        jobs.tick()
+        process = jobs._processes[job.id]
+        jobs.stop()
+        assert process.poll() == 0
+        assert json.loads((jobs.of(job) / "outcome.json").read_text())["state"] == "stopped"
+        jobs = Jobs(tmp_path, models=lambda: {"small": str(files[0])}, limits=QUICK)
+    assert jobs.store.get(Job, job.id).losses == 0
+    jobs.stop()
+
+
 def test_a_process_that_is_always_lost_fails_the_job(jobs, files, monkeypatch):
     upload = ready(jobs, files)
     job = jobs.submit("train", owner="ann", model="small", uploads=(upload.id,), settings=SMALL)
@@ -262,6 +295,59 @@ def test_a_session_of_its_own_gives_way_as_a_whole():
     assert niceness(start_new_session=True) == ["0", "7"]
     before, after = niceness()
     assert before == after  # that of this process, and of whoever started it, is not touched
+
+
+def test_checks_that_a_server_has_begun_are_begun_anew_by_the_next_one(tmp_path, files):
+    jobs = Jobs(tmp_path, models=lambda: {"small": str(files[0])}, limits=QUICK)
+    for name in "abc":
+        arrived(jobs, f"{name}.zip", files[1])
+    jobs.tick()
+    wait_until(lambda: len(jobs.uploads._checks) == 2)
+    jobs.tick()
+    assert len(jobs._checks) == 2  # at a time, however many arrive
+    processes = list(jobs.uploads._checks.values())
+    assert {os.getsid(each.pid) for each in processes} == {each.pid for each in processes}  # Ctrl-C is none for them
+    jobs.stop()
+    assert all(each.poll() == -signal.SIGKILL for each in processes)
+
+    after = Jobs(tmp_path, models=lambda: {"small": str(files[0])}, limits=QUICK)
+    assert states(after) == ["checking"] * 3
+    first = after.store.all(Upload)[0]
+    orphan = lock_file(after.uploads.of(first) / LOCK)  # what a server that was killed has left at work
+    assert after.uploads.check(first) is None
+    assert states(after) == ["checking"] * 3
+    os.close(orphan)
+    wait_until(lambda: after.tick() or states(after) == ["ready"] * 3)
+    after.stop()
+
+
+def test_what_uploads_take_is_counted_while_others_are_deleted(jobs, monkeypatch):
+    for number in range(2):
+        folder = jobs.uploads.folder / str(number) / "data"
+        folder.mkdir(parents=True)
+        (folder / "film.mp4").write_bytes(bytes(10))
+    walk = os.walk
+
+    def deleting(top):
+        for folder, names, files in walk(top):
+            if files and (gone := jobs.uploads.folder / "1").exists():
+                shutil.rmtree(gone)
+            yield folder, names, files
+
+    monkeypatch.setattr(os, "walk", deleting)
+    assert jobs.uploads.used_bytes() in (0, 10)
+
+
+def test_an_upload_that_is_deleted_is_checked_no_further(jobs, files):
+    upload = arrived(jobs, "world.zip", files[1])
+    jobs.tick()
+    wait_until(lambda: upload.id in jobs.uploads._checks)
+    process = jobs.uploads._checks[upload.id]
+    jobs.uploads.delete(upload)
+    assert process.poll() == -signal.SIGKILL
+    wait_until(lambda: not jobs._checks)
+    assert states(jobs) == []
+    assert list(jobs.uploads.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -415,11 +501,11 @@ def test_the_check_of_an_upload_keeps_a_limit_that_is_lower_already():
 
 
 def test_a_lock_is_of_one_at_a_time(tmp_path):
-    first = _lock(tmp_path / LOCK)
+    first = lock_file(tmp_path / LOCK)
     assert first is not None
-    assert _lock(tmp_path / LOCK) is None
+    assert lock_file(tmp_path / LOCK) is None
     os.close(first)
-    second = _lock(tmp_path / LOCK)
+    second = lock_file(tmp_path / LOCK)
     assert second is not None
     os.close(second)
 

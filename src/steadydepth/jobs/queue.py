@@ -4,7 +4,6 @@ The processes outlive a server that is killed: the next one finds them by the lo
 again that were lost, from the checkpoint of their run.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from typing import Any
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.jobs.limits import JobLimits
+from steadydepth.jobs.lock import LOCK, lock_file
 from steadydepth.jobs.plans import RUN, VIDEOS, check_settings
 from steadydepth.jobs.store import OVER, Job, Store, Upload
 from steadydepth.jobs.unpack import remove
@@ -31,10 +31,10 @@ from steadydepth.jobs.worker import LOG_FILE, ORDER, OUTCOME, PID, REPORT
 from steadydepth.training.log import LOG, complete_lines
 
 logger = logging.getLogger(__name__)
-LOCK = "process.lock"
 SERVED = "in_service.json"
 CURVES = f"{RUN}/{LOG}"
 _TICK_S = 0.3
+_MOST_CHECKS = 2  # of uploads at a time: each is a process with torch in it
 _PATIENCE_S = 60.0  # from the request to stop to SIGKILL: a step may take as long
 _MOST_LOSSES = 3  # of a process in a row, without a line of its log between them
 _SERVED_AS = "job-"
@@ -59,7 +59,7 @@ class Jobs:
     ) -> None:
         self.folder, self.models, self.limits = folder.resolve(), models, limits or JobLimits()
         (self.folder / "jobs").mkdir(parents=True, exist_ok=True)
-        self._own = _lock(self.folder / "server.lock")
+        self._own = lock_file(self.folder / "server.lock")
         if self._own is None:
             raise InputError(f"{folder}: another server works in this folder: stop it, or give another one")
         self.store = Store(self.folder / "server.sqlite")
@@ -78,17 +78,21 @@ class Jobs:
         self._thread.start()
 
     def stop(self) -> None:
-        """Have the jobs write their checkpoints and end, once; the next server goes on with them."""
+        """Have the jobs write their checkpoints and end, once; the next server goes on with them, and with checks."""
         if self._is_over:
             return
         self._is_over = True
         self._ends.set()
         if self._thread is not None:
             self._thread.join()
-        alive = [job for job in self.store.all(Job) if self._signal(job, signal.SIGTERM)]
+        self.uploads.stop_checks()
+        working = [job for job in self.store.all(Job) if job.state in ("running", "cancelling")]
+        alive = [job for job in working if self.of(job).is_dir()]
+        asked: set[str] = set()
         deadline = time.monotonic() + _PATIENCE_S
-        while alive and time.monotonic() < deadline:
-            alive = [job for job in alive if self._is_alive(job)]
+        while (alive := [job for job in alive if self._is_alive(job)]) and time.monotonic() < deadline:
+            # One that has just begun can be asked a moment later.
+            asked |= {job.id for job in alive if job.id not in asked and self._signal(job, signal.SIGTERM)}
             time.sleep(0.05)
         for thread in list(self._checks.values()):  # each leaves when it ends
             thread.join()
@@ -110,7 +114,7 @@ class Jobs:
     def tick(self) -> None:
         """One look at everything: what has ended, what is to be stopped, what comes next."""
         for upload in self.store.all(Upload):
-            if upload.state == "checking" and upload.id not in self._checks:
+            if upload.state == "checking" and upload.id not in self._checks and len(self._checks) < _MOST_CHECKS:
                 thread = threading.Thread(target=self._check, args=(upload,), name=f"check {upload.id}")
                 self._checks[upload.id] = thread
                 thread.start()
@@ -292,7 +296,7 @@ class Jobs:
             return
         order = {"kind": job.kind, "settings": job.settings, "model": model, "limits": vars(self.limits)}
         (folder / ORDER).write_text(json.dumps(order))
-        lock = _lock(folder / LOCK)
+        lock = lock_file(folder / LOCK)
         if lock is None:  # the process that a killed server had just started
             return
         environment = os.environ | {"OMP_NUM_THREADS": str(self.limits.threads), "PYTHONUNBUFFERED": "1"}
@@ -307,7 +311,7 @@ class Jobs:
         logger.info("job %s (%s): started", job.id, job.kind)
 
     def _is_alive(self, job: Job) -> bool:
-        lock, process = _lock(self.of(job) / LOCK), self._processes.get(job.id)
+        lock, process = lock_file(self.of(job) / LOCK), self._processes.get(job.id)
         if lock is not None:
             os.close(lock)
             # A process lets go of its lock a moment before it can be waited for.
@@ -375,17 +379,6 @@ class Jobs:
 def served_name(job: Job) -> str:
     """The name under which what a job made is served."""
     return f"{_SERVED_AS}{job.id}"
-
-
-def _lock(path: Path) -> int | None:
-    """An open file with its lock, for as long as it is open anywhere; None where another process has it."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        return None
-    return file
 
 
 def _link_sequences(data: Path, into: Path, upload: Upload) -> None:

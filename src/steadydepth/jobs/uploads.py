@@ -10,17 +10,18 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from steadydepth.errors import InputError
 from steadydepth.files.video_read import VIDEO_SUFFIXES
 from steadydepth.jobs.limits import JobLimits
+from steadydepth.jobs.lock import LOCK, lock_file
 from steadydepth.jobs.store import Job, Store, Upload
 from steadydepth.jobs.unpack import ARCHIVES, remove
 
@@ -42,6 +43,8 @@ class Uploads:
     def __init__(self, folder: Path, store: Store, limits: JobLimits) -> None:
         self.folder, self.store, self.limits = folder, store, limits
         self._busy: set[str] = set()
+        self._checks: dict[str, subprocess.Popen[bytes]] = {}
+        self._is_over = False
         self._of_busy = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -89,7 +92,12 @@ class Uploads:
 
     def used_bytes(self) -> int:
         """What all uploads take on the disk."""
-        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        taken = 0
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    taken += (Path(folder) / name).lstat().st_size
+        return taken
 
     def claim(self, upload: Upload) -> bool:
         """Whether the caller alone may send a piece of it from now on, until `release`; False while another one is."""
@@ -137,6 +145,11 @@ class Uploads:
         if using:
             raise InputError(f"{upload.name}: job {using[0].name!r} needs it: cancel and delete that first")
         self.store.remove(upload)
+        with self._of_busy:
+            check = self._checks.get(upload.id)
+            if check is not None:
+                check.kill()
+                check.wait()
         remove(self.of(upload))
 
     def delete_stale(self) -> None:
@@ -156,32 +169,64 @@ class Uploads:
     def check(self, upload: Upload) -> Upload | None:
         """Unpack and check an upload that is complete, in a process of its own: decoders meet strangers' bytes there.
 
-        Returns: the upload, ready or refused; None where it has gone meanwhile.
+        Returns: the upload, ready or refused; None where it has gone meanwhile, or is to be checked by the next server.
         """
         folder = self.of(upload)
+        lock = lock_file(folder / LOCK)
+        if lock is None:  # a server that was killed left its check behind, which is at work here
+            return None
+        try:
+            return self._check(upload, folder, lock)
+        finally:
+            os.close(lock)
+
+    def stop_checks(self) -> None:
+        """End the checks under way, and begin no other: the next server begins with them anew."""
+        with self._of_busy:
+            self._is_over = True
+            for process in self._checks.values():
+                process.kill()
+
+    def _check(self, upload: Upload, folder: Path, lock: int) -> Upload | None:
         (folder / FOUND).unlink(missing_ok=True)
         remove(folder / DATA)
         room = self.limits.stored_bytes - self.used_bytes() + upload.size  # the packed file goes when it is unpacked
         limits = vars(self.limits) | {"stored_bytes": room}
         order = {"name": upload.name, "size": upload.size, "sha256": upload.sha256, "limits": limits}
         (folder / "order.json").write_text(json.dumps(order))
-        with (folder / "log.txt").open("ab") as log:
-            command = [sys.executable, "-m", "steadydepth.jobs.receive", str(folder)]
-            try:
-                status = subprocess.call(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=self.limits.check_s
-                )
-            except subprocess.TimeoutExpired:  # it has been killed
-                status = -signal.SIGKILL
+        with (folder / "log.txt").open("ab") as log, self._of_busy:
+            if self._is_over:
+                return None
+            # A session of its own: Ctrl-C on the server is none for it. The lock lives in it, however the server ends.
+            process = subprocess.Popen(
+                [sys.executable, "-m", "steadydepth.jobs.receive", str(folder)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock], start_new_session=True,
+            )  # fmt: skip
+            self._checks[upload.id] = process
+        try:
+            status = process.wait(self.limits.check_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = process.wait()
+        with self._of_busy:
+            del self._checks[upload.id]
+            if self._is_over and status != 0:
+                return None
         found = json.loads((folder / FOUND).read_text()) if (folder / FOUND).is_file() else {}
         if status != 0 or not found:
             found = {"message": f"{upload.name}: could not be checked: too large for the server, or damaged"}
             logger.warning("upload %s: its check ended with %d", upload.id, status)
-        (folder / PART).unlink(missing_ok=True)
-        if found.get("message"):
-            remove(folder / DATA)
-            return self.store.change(upload, state="refused", message=found["message"])
-        return self.store.change(upload, state="ready", sequences=tuple(found["sequences"]))
+        is_ready = not found.get("message")
+        after = (
+            {"state": "ready", "sequences": tuple(found["sequences"])} if is_ready else {"state": "refused", **found}
+        )
+        checked = self.store.change(upload, **after)
+        # Not before: a server that is killed in between checks it again.
+        if checked is not None:
+            (folder / PART).unlink(missing_ok=True)
+            if not is_ready:
+                remove(folder / DATA)
+        return checked
 
 
 def _as_title(name: str) -> str:

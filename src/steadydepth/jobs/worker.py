@@ -7,6 +7,7 @@ checkpoint of its run.
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 def main(folder: Path) -> None:
     """Do what order.json asks for."""
+    # A training asks itself, between its steps; before and after it there is nothing to keep.
+    signal.signal(signal.SIGTERM, _stop)
     (folder / PID).write_text(str(os.getpid()))
     order = json.loads((folder / ORDER).read_text())
     limits = JobLimits(**order["limits"])
@@ -32,6 +35,8 @@ def main(folder: Path) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         found = work(order, folder, limits)
+    except _Stopped:
+        found = {"state": "stopped", "message": ""}
     except InputError as error:
         found = {"state": "failed", "message": without_paths(str(error), folder)}
     except Exception:  # whatever it is, it must not be started again
@@ -39,6 +44,14 @@ def main(folder: Path) -> None:
         found = {"state": "failed", "message": "an error inside; the log of the job has it"}
     with new_file(folder / OUTCOME) as part:
         part.write_text(json.dumps(found))
+
+
+class _Stopped(BaseException):
+    """SIGTERM came."""
+
+
+def _stop(number: int, _: Any) -> None:
+    raise _Stopped
 
 
 def without_paths(text: str, folder: Path) -> str:
