@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 import httpx
 import pytest
 from served import Average, depth_of, film, png, rgb, serving
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from steadydepth.errors import InputError
@@ -116,6 +116,27 @@ def test_a_stream_takes_its_token_from_a_header_or_as_browsers_can(guarded):
         with pytest.raises(InvalidStatus) as caught:
             opened(**options)
         assert caught.value.response.status_code == status, options
+
+
+def test_a_stream_ends_with_its_token_and_those_of_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("steadydepth.serving.access._LOOK_EVERY_S", 0.1)
+    path = tmp_path / "tokens.json"
+    mine, other = new_token(path, "me"), new_token(path, "you")
+    with serving(Average(), tokens=path) as server:
+        streams = [server.open(additional_headers=bearer(token)) for token in (mine, other)]
+        new_token(path, "me")  # in place of the one before
+        with pytest.raises(ConnectionClosed) as caught:
+            streams[0].recv(20)
+        assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1008, "the token of this stream is no longer one")
+        streams[1].send(rgb(0, film(1)[0]))
+        assert depth_of(streams[1].recv(20))[0]["id"] == 0
+        streams[1].close()
+
+
+def test_a_name_of_the_server_is_one_in_any_letters():
+    with serving(Average(), names=("Depth.Example.org",)) as server:
+        for host in ("depth.example.org", "Depth.Example.org", "DEPTH.EXAMPLE.ORG:443", "LocalHost"):
+            assert ask(server, "GET", "/v1/models", {"Host": host}).status_code == 200
 
 
 def test_who_guesses_tokens_is_slowed_down_even_when_right(tmp_path):

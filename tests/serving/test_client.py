@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from served import Average, averages, film, serving
+from training_server import make_model
 from typer.testing import CliRunner
 
 import steadydepth as sd
@@ -423,7 +424,15 @@ def test_the_command_makes_tokens_and_says_what_is_missing(tmp_path, monkeypatch
     assert len(token) == 43
     assert token not in Path("tokens.json").read_text()
     assert Tokens(Path("tokens.json")).find(token).scopes == {"predict", "train"}
+    Path("no.pem").write_text("nothing")
+    taken = socket.create_server(("127.0.0.1", 0))
+    make_model(Path("small"))
     for words, message in (
+        (("--model", "small", "--port", str(taken.getsockname()[1])), "cannot be listened on"),
+        (
+            ("--model", "small", "--certificate", "no.pem", "--key", "no.pem"),
+            "no.pem, no.pem: no certificate with its key",
+        ),
         (("--new-token", "x"), "--new-token needs --tokens FILE"),
         (("--new-token", "x", "--tokens", "t", "--scopes", "root"), "scopes root: give some of predict, train, admin"),
         (("--model", "missing", "--host", "0.0.0.0"), "nobody would be asked who they are"),
@@ -433,3 +442,4 @@ def test_the_command_makes_tokens_and_says_what_is_missing(tmp_path, monkeypatch
         error = run(*words).exception
         assert isinstance(error, InputError)
         assert message in str(error)
+    taken.close()

@@ -14,6 +14,7 @@ from served import Average, depth_of, film, png, rgb, serving
 from steadydepth.files.exr import read_exr
 from steadydepth.inference.predictor import Predictor
 from steadydepth.metrics.along_flow import flow_flicker, image_flow
+from steadydepth.serving.audit import Audit
 from steadydepth.serving.encoding import encode_depth
 from steadydepth.serving.flicker import LiveFlicker, flicker_budget
 from steadydepth.serving.messages import decode_depth, float16_scale
@@ -226,3 +227,14 @@ def test_the_audit_log_has_a_line_for_each_request(http, served):
     assert (last["event"], last["status"], last["method"], last["who"]) == ("request", 404, "GET", None)
     assert last["path"] == "/nowhere\n{}"
     assert all("secret" not in json.dumps(line) for line in lines)
+
+
+def test_files_of_the_audit_log_are_its_owner_s_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("steadydepth.serving.audit._MOST_BYTES", 300)
+    audit = Audit(tmp_path / "audit.jsonl")
+    for _ in range(9):
+        audit.note("request", path="/" + "x" * 90)
+    audit.close()
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert len(modes) > 2
+    assert set(modes.values()) == {0o600}

@@ -1,5 +1,6 @@
 """Uploads and jobs over HTTP: pieces, checksums, who may do what, and what comes of a job."""
 
+import errno
 import hashlib
 import io
 import json
@@ -8,6 +9,7 @@ import re
 import shutil
 import zipfile
 from base64 import b64encode
+from functools import partial
 
 import pytest
 from safetensors.numpy import load
@@ -29,6 +31,7 @@ from training_server import (
 
 from steadydepth.jobs.limits import JobLimits
 from steadydepth.jobs.store import Job
+from steadydepth.jobs.uploads import Uploads
 from steadydepth.serving.app import create_app
 from steadydepth.serving.settings import Limits, Settings
 from steadydepth.serving.tokens import new_token
@@ -226,6 +229,13 @@ def test_orders_that_do_not_fit_are_refused_with_every_mistake(http):
     assert "data.root: may not be set" in answer.json()["detail"]
     assert http.post("/v1/jobs", json={"kind": "train", "more": 1}).status_code == 422
     assert http.post("/v1/jobs", json={"kind": "train", "model": "job:0", "uploads": []}).status_code == 404
+    for half in (
+        '"kind": "train", "uploads": ["\\udfff"]',
+        '"kind": "train", "settings": {"\\udfff": 1}',
+        '"kind": "\\udfff"',
+    ):
+        broken = http.post("/v1/jobs", content=f"{{{half}}}", headers={"Content-Type": "application/json"})
+        assert broken.status_code == 422, half
     kinds = http.get("/v1/jobs/kinds").json()
     assert set(kinds) == {"stabilise", "train", "filter"}
 
@@ -308,3 +318,55 @@ def test_a_restart_shows_the_models_of_jobs_to_their_owners_alone(files, tmp_pat
 def test_a_server_without_a_folder_has_no_training(files):
     with TestClient(create_app(Settings(model=str(files[0]))), base_url="http://127.0.0.1:8000") as http:
         assert http.get("/v1/jobs").status_code == 404
+
+
+def test_a_model_whose_job_was_deleted_is_known_no_more(files, tmp_path):
+    model, _ = files
+    with client_of(model, tmp_path / "data") as http:
+        jobs = http.app.state.jobs
+        job = Job("0123456789abcdef", "train", "kitchen", "local", 1.0, "model", state="finished")
+        jobs.store.add(job)
+        shutil.copytree(model, jobs.of(job) / "run")
+        assert http.post(f"/v1/jobs/{job.id}/serve").json()["model"] == f"job-{job.id}"
+        assert http.put("/v1/models/current", json={"model": "model"}).status_code == 200
+        assert http.delete(f"/v1/jobs/{job.id}").status_code == 204
+        assert http.get("/v1/models").json()["models"] == ["model"]
+        assert http.put("/v1/models/current", json={"model": f"job-{job.id}"}).status_code == 404
+
+
+def test_a_full_disk_is_said_and_the_upload_goes_on_later(http, monkeypatch):
+    data = bytes(3000)
+    place = begin_upload(http, "clip.mp4", data)
+    uploads, begin = http.app.state.jobs.uploads, Uploads.begin_piece
+
+    def full(upload):
+        file = begin(uploads, upload)
+        monkeypatch.setattr(uploads, "begin_piece", partial(begin, uploads))
+        return _Full(file)
+
+    monkeypatch.setattr(uploads, "begin_piece", full)
+    answer = send(http, place, data, 0)
+    assert answer.status_code == 507
+    assert answer.json()["detail"] == "the server cannot write the piece: No space left on device"
+    assert offset_of(http, place) == 0
+    assert send(http, place, data[:2000], 0).status_code == 204
+    assert http.delete(place, headers=TUS).status_code == 204
+
+
+class _Full:
+    """A file on a disk that is full."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def write(self, block):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def __enter__(self):
+        return self._file.__enter__()
+
+    def __exit__(self, *error):
+        return self._file.__exit__(*error)

@@ -1,5 +1,6 @@
 """Who asks, and how often: tokens, scopes and rates at the door of every route."""
 
+import asyncio
 import time
 from collections import OrderedDict
 from typing import Any
@@ -13,6 +14,7 @@ from steadydepth.serving.tokens import LOCAL, Identity, Scope, Tokens
 # Browsers cannot set a header when they open a WebSocket: there the token comes as one of the offered subprotocols.
 _BEARER = "bearer."
 _MOST_CLIENTS = 10_000
+_LOOK_EVERY_S = 2.0  # whether a token is still there
 
 
 class Rates:
@@ -54,6 +56,15 @@ class Access:
         if not self._requests.take(client_of(identity, connection)):
             raise HTTPException(429, "too many requests", {"Retry-After": "1"})
         return identity
+
+    async def revoked(self, connection: HTTPConnection, scope: Scope) -> None:
+        """Return when the token of an open connection may no longer do `scope`; never where there are no tokens."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            token = token_of(connection)
+            identity = LOCAL if self._tokens is None else self._tokens.find(token or "")
+            if identity is None or not identity.may(scope):
+                return
 
     def _by_token(self, tokens: Tokens, connection: HTTPConnection, address: str) -> Identity:
         # Asked before the token is looked at: who guesses learns nothing more, right or wrong.

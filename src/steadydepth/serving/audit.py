@@ -11,6 +11,14 @@ LOG = logging.getLogger("steadydepth.audit")
 _MOST_BYTES, _KEPT = 16 << 20, 4
 
 
+class _OwnersFile(RotatingFileHandler):
+    """A file that only its owner reads, and each that follows it."""
+
+    def _open(self) -> Any:
+        Path(self.baseFilename).touch(mode=0o600)
+        return super()._open()
+
+
 class Audit:
     """Notes events in a file that is turned over at 16 MiB, four old ones kept, or in the log `steadydepth.audit`."""
 
@@ -18,8 +26,7 @@ class Audit:
         self._handler: RotatingFileHandler | None = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            self._handler = RotatingFileHandler(path, maxBytes=_MOST_BYTES, backupCount=_KEPT, encoding="utf-8")
+            self._handler = _OwnersFile(path, maxBytes=_MOST_BYTES, backupCount=_KEPT, encoding="utf-8")
 
     def note(self, event: str, **facts: Any) -> None:
         """One line; text of a client is cut at 200 letters, and no token is ever among the facts."""

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 _REPORT_POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; sandbox"
 _TICKET_S = 300.0
 
+# With a limit it is looked at: JSON can say letters that are none, which neither the store nor an answer holds.
+Text = Annotated[str, Field(max_length=200)]
 Admin = Annotated[Identity, requires("admin")]
 
 
@@ -43,11 +45,11 @@ class Order(BaseModel):
         },
     )  # fmt: skip
 
-    kind: str = Field(description="one of GET /v1/jobs/kinds")
+    kind: Text = Field(description="one of GET /v1/jobs/kinds")
     name: str = Field("", max_length=100, description="a title")
     model: str | None = Field(None, max_length=200, description="a served model, or job:ID of a finished job")
-    uploads: list[str] = Field([], max_length=100, description="numbers of uploads that are ready")
-    settings: dict[str, int | float | str] = Field({}, max_length=50, description="keys of the kind")
+    uploads: list[Text] = Field([], max_length=100, description="numbers of uploads that are ready")
+    settings: dict[Text, int | float | Text] = Field({}, max_length=50, description="keys of the kind")
 
 
 def jobs_router(jobs: Jobs, models: Models) -> APIRouter:
@@ -58,7 +60,7 @@ def jobs_router(jobs: Jobs, models: Models) -> APIRouter:
         models: a job's model is put into service there.
     """
     router = APIRouter(prefix="/v1", tags=["training"])
-    _add_jobs(router, jobs)
+    _add_jobs(router, jobs, models)
     _add_results(router, jobs, models)
     return router
 
@@ -86,7 +88,7 @@ def tuned_filters(jobs: Jobs, who: Identity) -> dict[str, Path]:
     }
 
 
-def _add_jobs(router: APIRouter, jobs: Jobs) -> None:
+def _add_jobs(router: APIRouter, jobs: Jobs, models: Models) -> None:
     @router.get("/jobs/kinds")
     def list_kinds(who: Who) -> dict[str, Any]:
         """What jobs there are, and which keys each lets a client set, within which bounds."""
@@ -140,8 +142,10 @@ def _add_jobs(router: APIRouter, jobs: Jobs) -> None:
     @router.delete("/jobs/{id}", status_code=204)
     def delete_job(id: Id, who: Who) -> Response:
         """Delete a job that is over, with its model."""
+        job = find(jobs, Job, id, who)
         with refusals():
-            jobs.delete(find(jobs, Job, id, who))
+            jobs.delete(job)
+        models.forget(served_name(job))
         return Response(status_code=204)
 
 

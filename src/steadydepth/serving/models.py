@@ -71,6 +71,10 @@ class Models:
             raise InputError(f"{name!r} is no name of a model; it is 1 to 64 letters, digits, dots and dashes: rename")
         self._known[name] = model
 
+    def forget(self, name: str) -> None:
+        """A model that is no more there; streams on it go on."""
+        self._known.pop(name, None)
+
     def put_into_service(self, name: str) -> InService:
         """Load a known model, try it on one image, and put it in the place of the one in service.
 

@@ -102,7 +102,7 @@ class Guard:
             return 400, "one Host header is needed"
         # A name that an attacker's DNS points at this machine is not one of ours. Where tokens are asked for, such a
         # page has none.
-        names = (*_LOCAL_NAMES, self.settings.host, *self.settings.names)
+        names = [name.lower() for name in (*_LOCAL_NAMES, self.settings.host, *self.settings.names)]
         is_checked = self.settings.tokens is None or self.settings.names
         if is_checked and _host_name(hosts[0]) not in names:
             return 421, "this server has another name"

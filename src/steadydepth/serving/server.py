@@ -9,6 +9,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from steadydepth.errors import InputError
 from steadydepth.ops.buffers import keep_buffers
 from steadydepth.serving.app import create_app
 from steadydepth.serving.settings import Limits, Settings
@@ -22,7 +23,7 @@ def run_server(settings: Settings) -> None:
     """Serve until interrupted (SIGINT, SIGTERM).
 
     Raises:
-        InputError: the settings are unsafe or do not fit together, or the model cannot be read.
+        InputError: the settings are unsafe or do not fit together, the model cannot be read, or the address is taken.
     """
     server = make_server(settings)
     # The network's thread asks for the interpreter after each of its hundreds of kernels; waiting 5 ms, as is usual,
@@ -33,7 +34,7 @@ def run_server(settings: Settings) -> None:
 
 
 async def _run(server: uvicorn.Server, settings: Settings) -> None:
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(_listen(server, settings))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
     if server.started:
@@ -42,6 +43,14 @@ async def _run(server: uvicorn.Server, settings: Settings) -> None:
         scheme = "http" if settings.certificate is None else "https"
         LOG.info("serving at %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
     await serving
+
+
+async def _listen(server: uvicorn.Server, settings: Settings) -> None:
+    try:
+        await server.serve()
+    except SystemExit as error:  # uvicorn's word for an address that it cannot listen on
+        place = f"{settings.host}:{settings.port}"
+        raise InputError(f"{place}: cannot be listened on ({error.__context__}): choose another --port") from error
 
 
 def make_server(settings: Settings) -> uvicorn.Server:
@@ -67,6 +76,11 @@ def make_server(settings: Settings) -> uvicorn.Server:
         ssl_certfile=settings.certificate,
         ssl_keyfile=settings.key,
     )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        files = f"{settings.certificate}, {settings.key}"
+        raise InputError(f"{files}: no certificate with its key, for TLS ({error}): give PEM files") from error
     return uvicorn.Server(config)
 
 

@@ -107,7 +107,7 @@ class _Stream:
         """Until the client goes, or a limit is reached."""
         facts = {"session": self.name, "window": WINDOW, "frame_bytes": self.limits.frame_bytes}
         await self._say(type="hello", **facts, **describe(self.models.current))
-        tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._answer_all())]
+        tasks = [asyncio.create_task(work) for work in (self._read(), self._answer_all(), self._watch_token())]
         try:
             first = asyncio.FIRST_COMPLETED
             done, _ = await asyncio.wait(tasks, timeout=self.limits.session_s, return_when=first)
@@ -125,6 +125,10 @@ class _Stream:
             error = _Over(1011, f"internal error {number}")
         with suppress(_Over, RuntimeError, WebSocketDisconnect):  # it has gone, or takes nothing
             await self._in_time(self.socket.close(error.code, error.reason))
+
+    async def _watch_token(self) -> None:
+        await self.socket.app.state.access.revoked(self.socket, "predict")
+        raise _Over(1008, "the token of this stream is no longer one")
 
     def _leave(self) -> None:
         if self._step is None or self._step.done():

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import logging
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from steadydepth.jobs.store import Upload
 from steadydepth.jobs.uploads import checksum
 from steadydepth.serving.owned import Id, Who, find, is_of, refusals
 
+logger = logging.getLogger(__name__)
 TUS = "1.0.0"
 _TUS_HEADERS = {"Tus-Resumable": TUS}
 _BLOCK = 1 << 20
@@ -94,6 +96,9 @@ def uploads_router(jobs: Jobs) -> APIRouter:
             if upload.state != "receiving" or offset != upload.received:
                 raise HTTPException(409, f"the upload is {upload.state}, with {upload.received} bytes")
             upload = await _receive(jobs, upload, request, _digest_of(digest))
+        except OSError as error:  # a full disk, for one
+            logger.exception("a piece of upload %s cannot be written", id)
+            raise HTTPException(507, f"the server cannot write the piece: {error.strerror}") from None
         finally:
             uploads.release(upload)
         return Response(status_code=204, headers=_TUS_HEADERS | {"Upload-Offset": str(upload.received)})

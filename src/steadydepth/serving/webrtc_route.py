@@ -55,7 +55,7 @@ async def offer(
     chosen = await asyncio.to_thread(state.filters.choose, filter, identity)
     place = ExitStack()
     name = place.enter_context(reserved(state, identity, request))
-    peer = _Peer(state, name, Terminal(state.models, filter=chosen), format)
+    peer = _Peer(request, name, Terminal(state.models, filter=chosen), format)
     try:
         answer = await asyncio.wait_for(peer.answer(body.decode()), settings.limits.header_s)
     except Exception as error:  # of a parser that says what is wrong with text in many ways
@@ -90,7 +90,8 @@ async def end(request: Request, name: str, identity: Annotated[Identity, require
 class _Peer:
     """One camera: its newest frame waits, and is answered over the data channel."""
 
-    def __init__(self, state: Any, name: str, terminal: Terminal, format: Format) -> None:
+    def __init__(self, request: Request, name: str, terminal: Terminal, format: Format) -> None:
+        state, self._request = request.app.state, request
         # No server of others is asked for our address.
         self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self.terminal, self.limits, self._pool = terminal, state.settings.limits, state.pool
@@ -116,7 +117,8 @@ class _Peer:
     async def run(self, place: ExitStack) -> None:
         """Until the client goes, a limit is reached or it is cancelled; then `place` is given back."""
         limits: Limits = self.limits
-        tasks = [asyncio.create_task(work) for work in (self._read(), self._answer_all(), self.is_over.wait())]
+        revoked = self._request.app.state.access.revoked(self._request, "predict")
+        tasks = [asyncio.create_task(work) for work in (self._read(), self._answer_all(), self.is_over.wait(), revoked)]
         try:
             await asyncio.wait(tasks, timeout=limits.session_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
