@@ -263,6 +263,16 @@ def test_a_job_that_has_just_begun_stops_with_the_server_and_is_not_lost_by_it(t
     jobs.stop()
 
 
+def test_a_job_whose_folder_is_gone_fails_and_the_next_one_begins(jobs, files):
+    upload = ready(jobs, files)
+    jobs.store.add(Job("aa", "train", "kitchen", "ann", 1.0, "small", state="running"))
+    job = jobs.submit("train", owner="ann", model="small", uploads=(upload.id,), settings=SMALL)
+    jobs.tick()
+    gone = jobs.store.get(Job, "aa")
+    assert (gone.state, gone.message) == ("failed", "its folder on the server is gone")
+    assert jobs.store.get(Job, job.id).state == "running"
+
+
 def test_a_process_that_is_always_lost_fails_the_job(jobs, files, monkeypatch):
     upload = ready(jobs, files)
     job = jobs.submit("train", owner="ann", model="small", uploads=(upload.id,), settings=SMALL)

@@ -77,7 +77,11 @@ class Stream:
         self._fault: InputError | None = None  # a frame that is no image
 
     def run(self) -> Iterator[StreamedDepth]:
-        """The answers, in order; what they raise is that of `Client.stream`."""
+        """The answers, in order.
+
+        Raises:
+            InputError: as `Client.stream`; no frame came in the time that was asked for.
+        """
         self._feed = Feed(self._frames, is_live=self.is_live, changed=self._changed)
         try:
             while not self._is_done():

@@ -78,6 +78,10 @@ def stream_newest(
 
 
 def check_seconds(seconds: float | None) -> None:
-    """See that a stream can end after so long; InputError where it is no number from 0 on."""
+    """See that a stream can end after so long.
+
+    Raises:
+        InputError: it is no number from 0 on.
+    """
     if seconds is not None and not seconds >= 0:
         raise InputError(f"seconds is {seconds}; give a number from 0 on")

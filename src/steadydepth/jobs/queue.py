@@ -105,8 +105,8 @@ class Jobs:
         while not self._ends.wait(_TICK_S):
             try:
                 if time.monotonic() - last_cleaning > 600:
-                    self.uploads.delete_stale()
                     last_cleaning = time.monotonic()
+                    self.uploads.delete_stale()
                 self.tick()
             except Exception:  # of one job; the others go on, and so does the server
                 logger.exception("jobs")
@@ -334,6 +334,9 @@ class Jobs:
         return True
 
     def _look_at(self, job: Job) -> None:
+        if not self.of(job).is_dir():  # somebody made room by hand; the others go on
+            self.store.change(job, state="failed", ended=time.time(), message="its folder on the server is gone")
+            return
         if self._is_alive(job):
             self._hurry(job)
             return

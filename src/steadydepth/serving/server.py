@@ -54,7 +54,11 @@ async def _listen(server: uvicorn.Server, settings: Settings) -> None:
 
 
 def make_server(settings: Settings) -> uvicorn.Server:
-    """The server, not running yet; InputError as `run_server`."""
+    """The server, not running yet.
+
+    Raises:
+        InputError: the settings are unsafe or do not fit together, or the model or the certificate cannot be read.
+    """
     app = create_app(settings)
     limits = settings.limits
     config = uvicorn.Config(
