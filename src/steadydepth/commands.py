@@ -18,7 +18,7 @@ from steadydepth.inference.point_clouds import Lens
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor
 from steadydepth.inference.stereo import Stereo
-from steadydepth.models.zoo import DEFAULT
+from steadydepth.models.zoo import DEFAULT, licence_of
 from steadydepth.ops.depth_view import DepthView
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def export(
     out: str | Path,
     data: str | Path | None = None,
     int8: bool = False,
-    licence: str = "not stated",
+    licence: str | None = None,
     ort: str | Path | None = None,
     webgpu: bool = False,
 ) -> Exported:
@@ -170,7 +170,7 @@ def export(
         out: the file, with the suffix of its kind; of web a folder that does not exist.
         data: sequence folders or videos to check with, and to calibrate int8 on; None takes the synthetic world.
         int8: 8-bit integers, measured before and after on `data`.
-        licence: of the weights, noted in the file.
+        licence: of the weights, noted in the file; None notes a ready model's own, of others that it is not stated.
         ort: of web, where ONNX Runtime Web is; None looks in ./node_modules.
         webgpu: of web, with the library that can use a GPU.
 
@@ -182,6 +182,8 @@ def export(
     from steadydepth.exporters.quantise import calibration_frames, export_int8
 
     height, width = size
+    known = licence_of(str(model)) if isinstance(model, str | Path) else None
+    licence = licence or known or "not stated"
     if int8 and data is None:
         raise InputError("--int8 needs --data: clips like those it will see, to calibrate on and to measure")
     predictor, path = as_predictor(model, device="cpu"), Path(out)

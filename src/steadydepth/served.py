@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 
 from steadydepth.client import Client, StreamedDepth
-from steadydepth.inference.filters import ChosenFilter
+from steadydepth.inference.filters import NONE, ChosenFilter
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.live import LiveResult, check_seconds
 from steadydepth.inference.predictor import AnyImage, Predictor, as_image
@@ -28,7 +28,7 @@ class ServedPredictor(Predictor):
         self.client = _client(url)
         known = self.client.models()
         self._claims, self._filters = cast(Claims, known["claims"]), known["filters"]
-        self.filter = ChosenFilter(known["filter"])
+        self.filter = ChosenFilter(known.get("filter", NONE))  # servers of 0.2.0 do not say
 
     @property
     def claims(self) -> Claims:

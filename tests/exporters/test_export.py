@@ -241,6 +241,11 @@ def test_a_folder_in_the_place_of_a_file_is_left_as_it_is(tmp_path, to, name, fo
     assert (tmp_path / folder / "notes.txt").read_text() == "of somebody"
 
 
+def test_a_ready_model_is_exported_with_its_licence(tmp_path):
+    exported = sd.export("steadydepth-small", to="onnx", size=(32, 32), out=tmp_path / "small.onnx")
+    assert ExportedModel(exported.path).metadata["licence"] == "Apache-2.0"
+
+
 def test_what_is_no_exported_file_is_refused(files, tmp_path, monkeypatch):
     (tmp_path / "broken.onnx").write_bytes(files["onnx"].read_bytes()[:5000])
     (tmp_path / "empty.onnx").touch()

@@ -177,7 +177,9 @@ def export(
         Path | None, typer.Option(help="Sequence folders or videos to check with, and to calibrate int8 on.")
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit integers; measured before and after on --data.")] = False,
-    licence: Annotated[str, typer.Option(help="Licence of the weights, noted in the file.")] = "not stated",
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the weights, noted in the file; of a ready model it is known.")
+    ] = None,
     ort: Annotated[
         Path | None,
         typer.Option(help="Of web: where npm put onnxruntime-web, or its .tgz; ./node_modules without it."),

@@ -56,3 +56,8 @@ def list_models() -> list[ReadyModel]:
 def source_of(name: str) -> str:
     """What a short name stands for; every other name stands for itself."""
     return next((model.source for model in _MODELS if model.name == name), name)
+
+
+def licence_of(name: str) -> str | None:
+    """The licence of a ready model's weights, by its short name or by what that stands for; None of any other."""
+    return next((model.licence for model in _MODELS if name in (model.name, model.source)), None)
