@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 from torch import Tensor
 
@@ -71,6 +70,7 @@ class Batch:
     visible: Bool[Tensor, "b p h w"] | None = None  # True where the previous frame saw it too
     labels: tuple[Labels, ...] = ()
     source: tuple[int, ...] = ()  # number of the folder that it is from, of those that a run mixes
+    is_still: Bool[Tensor, "b"] | None = None  # which clips are one frame in several draws of light; None: no one said
 
     def split(self, parts: int) -> "list[Batch]":
         """The batch in `parts` of equally many clips, in order; their number is a multiple of `parts`."""
@@ -84,12 +84,6 @@ class Batch:
             return {sources[0]: (slice(None), self)}  # a view, not a copy
         places = {one: [i for i, source in enumerate(self.source) if source == one] for one in sources}
         return {one: (own, self._take(own)) for one, own in places.items()}
-
-    def stills(self) -> Bool[Tensor, "b"]:
-        """Which clips are one frame in several draws of light: nothing of them moves, or is hidden."""
-        if self.motion is None or self.visible is None:
-            return torch.zeros(len(self.frames), dtype=torch.bool, device=self.frames.device)
-        return (self.motion == 0).flatten(1).all(dim=1) & self.visible.flatten(1).all(dim=1)
 
     def _take(self, places: Sequence[int]) -> "Batch":
         places = list(places)

@@ -104,6 +104,20 @@ def test_a_held_frame_has_no_motion_and_another_light_each_time(world):
             assert item["visible"].all()
 
 
+def test_a_still_says_that_it_is_one_however_it_was_turned(world):
+    still = open_samples(world, (), strides=(0,), max_rotation_deg=30.0, max_zoom=1.5)
+    moving = open_samples(world, (), motion="none", source=1)
+    images = open_samples(world, (), labels="single", source=2)
+    (items,) = load_items(
+        MixedSamples([still, moving, images], shares=[1.0, 1.0, 1.0], seed=7, numbers=range(9)), batch=9, workers=0
+    )
+    batch = make_batch(items)
+    assert batch.is_still.tolist() == [source == 0 for source in batch.source]
+    assert sorted(batch.source) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    unmoved = open_samples(world, (), strides=(0,), motion="none")
+    assert unmoved.sample(0)["is_still"]
+
+
 def open_mix(root, numbers, shares=(0.5, 0.2, 0.3), seed=7):
     """Clips with depth, their frames as images, and the same clips as if they had no depth."""
     kinds = ({"labels": "depth"}, {"labels": "single"}, {"labels": "none", "motion": "none"})

@@ -150,6 +150,8 @@ def test_a_share_of_the_clips_is_one_frame_in_different_light(few):
         if torch.equal(one["depth"], before["depth"]) and torch.equal(one["motion"], before["motion"]):
             continue
         stills += 1
+        assert one["is_still"]
+        assert not before["is_still"]
         assert torch.equal(one["depth"], one["depth"][:1].expand_as(one["depth"]))
         assert not one["motion"].any()
         assert one["visible"].all()

@@ -497,15 +497,13 @@ def test_features_of_stills_are_to_be_alike():
     assert feature_difference(features[:, :1].expand(-1, 2, -1, -1, -1), stills) == 0
 
 
-def test_stills_are_found_by_their_motion_and_counted_by_source():
+def test_stills_are_those_that_say_so_and_are_counted_by_source():
     depth, motion = random_depth(1, (4, 2, 3, 5)), torch.zeros(4, 1, 3, 5, 2)
-    motion[1, 0, 2, 4, 1] = 1e-3
     visible = torch.ones(4, 1, 3, 5, dtype=torch.bool)
-    visible[2, 0, 0, 0] = False
+    visible[0, 0, 0, 0] = False  # a still that was turned: its corners were not seen
     valid, frames = torch.ones(4, 2, 3, 5, dtype=torch.bool), torch.zeros(4, 2, 3, 3, 5)
-    batch = Batch(frames, depth, valid, motion, visible, ("depth",) * 4, (0, 0, 0, 1))
-    assert batch.stills().tolist() == [True, False, False, True]
-    assert not Batch(frames, depth, valid).stills().any()
+    is_still = torch.tensor([True, False, False, True])
+    batch = Batch(frames, depth, valid, motion, visible, ("depth",) * 4, (0, 0, 0, 1), is_still)
     features = torch.rand(8, 4, 2, 3, generator=torch.Generator().manual_seed(2))
     paired = pair_clips(depth, batch, features=features)
     assert paired[1].stills.tolist() == [True]

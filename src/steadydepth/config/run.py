@@ -217,11 +217,11 @@ class Config(Section):
             )
         if self.loss.motion_gain_weight > 0 and all(one.labels == "none" or one.single for one in sources):
             wrong.append("loss.motion_gain_weight: looks at how the label changes, and no clip has one: set it to 0")
-        has_stills = 0 in self.data.strides and any(one.motion != "none" and not one.single for one in sources)
+        has_stills = 0 in self.data.strides and not all(one.single for one in sources)
         if self.loss.relative_features > 0 and not has_stills:
             wrong.append(
                 "loss.relative_features: compares the frames of stills, and no clip is one: add 0 to data.strides, "
-                "with data.motion flow or dis"
+                "and a source that is not single"
             )
         if all(one.labels == "none" for one in sources):
             wrong.append(

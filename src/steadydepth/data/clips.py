@@ -23,6 +23,7 @@ class Sample:
     clip: Clip
     motion: Float32[np.ndarray, "p h w 2"] | None  # pixels, from the later frame to the earlier
     visible: Bool[np.ndarray, "p h w"] | None  # True where the earlier frame saw it
+    is_still: bool = False  # one frame throughout, which only the light that it is drawn in changes
 
 
 def clip_starts(n_frames: int, length: int) -> range:
@@ -180,9 +181,9 @@ def hold_frame(clip: Clip, length: int, *, moves: bool) -> Sample:
     kept = {name: None if array is None else np.repeat(array, length, axis=0) for name, array in kept.items()}
     held = replace(clip, flow=None, flow_valid=None, motion=None, visible=None, **kept)
     if not moves:
-        return Sample(held, None, None)
+        return Sample(held, None, None, is_still=True)
     shape = (length - 1, *clip.frames.shape[1:3])
-    return Sample(held, np.zeros((*shape, 2), np.float32), np.ones(shape, bool))
+    return Sample(held, np.zeros((*shape, 2), np.float32), np.ones(shape, bool), is_still=True)
 
 
 def skip_frames(sample: Sample, stride: int) -> Sample:

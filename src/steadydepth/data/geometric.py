@@ -96,7 +96,7 @@ def view_sample(sample: Sample, view: View) -> Sample:
         K=None if clip.K is None else after,
         cam_to_world=None if poses is None else poses @ _homogeneous(turn.T),
     )
-    return Sample(viewed, motion, visible)
+    return replace(sample, clip=viewed, motion=motion, visible=visible)
 
 
 def _zoomed(K: Float64[np.ndarray, "3 3"], view: View, height: int, width: int) -> Float64[np.ndarray, "3 3"]:

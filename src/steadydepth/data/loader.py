@@ -165,6 +165,7 @@ class ClipSamples(Dataset[Item]):
         if self.labels == "single":
             images = [self._image(number * self.length + i) for i in range(self.length)]
             item = {name: torch.cat([one[name] for one in images]) for name in images[0]}
+            item["is_still"] = torch.tensor(False)
         else:
             item = self._clip(number)
         return item | {"labels": self.labels, "source": self.source}
@@ -187,7 +188,8 @@ class ClipSamples(Dataset[Item]):
 
     def _clip(self, number: int) -> Item:
         index, stride, generator = self._drawn(number)
-        return self._augment(self._read_or_next(index, stride), generator)
+        sample = self._read_or_next(index, stride)
+        return self._augment(sample, generator) | {"is_still": torch.tensor(sample.is_still)}
 
     def _image(self, number: int) -> Item:
         index, generator = self.place(number)

@@ -223,8 +223,10 @@ class RenderedSamples(Dataset[Item]):
         """Clips in the light of their cameras."""
         rendered = self._parts(self._shown(chunk))
         generator = torch.Generator().manual_seed(self._seed(chunk, 1))
+        is_still = torch.zeros(CLIPS_AT_ONCE, dtype=torch.bool)
         if self.stills:
-            rendered = _hold(rendered, torch.rand(CLIPS_AT_ONCE, generator=generator) < self.stills)
+            is_still = torch.rand(CLIPS_AT_ONCE, generator=generator) < self.stills
+            rendered = _hold(rendered, is_still)
         frames = augment_clips(_photograph(rendered["light"], generator), self.photometric, generator)
         parts = {
             "frames": frames.movedim(2, -1),
@@ -238,7 +240,7 @@ class RenderedSamples(Dataset[Item]):
             for name, part in parts.items():
                 chosen = is_mirrored.view(-1, *(1,) * (part.ndim - 1))
                 parts[name] = torch.where(chosen, mirror(name, part, columns=3), part)
-        return parts
+        return parts | {"is_still": is_still.to(frames.device)}
 
 
 def _hold(rendered: dict[str, Tensor], chosen: Bool[Tensor, "b"]) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ def kinds(limits: JobLimits) -> dict[str, Kind]:
             ),
             {},
         ),
-        # Those of configs/demo.yaml, for a model that is there already; without its stills, which need motion.
+        # Those of configs/demo.yaml, for a model that is there already; without its stills.
         "train": Kind(
             "Train a model further on sequences with depth",
             (

@@ -65,7 +65,7 @@ def pair_clips(
         found[source] = PairedClips(clips.frames, depth, clips.valid, truth, pairs)
         if features is not None and pairs is not None:
             of_clips = features.unflatten(0, batch.frames.shape[:2])[places]
-            found[source] = replace(found[source], features=of_clips, stills=clips.stills())
+            found[source] = replace(found[source], features=of_clips, stills=clips.is_still)
     return found
 
 
