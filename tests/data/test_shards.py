@@ -22,6 +22,7 @@ from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.shards.read import INDEX, MEMBERS, ROW
 from steadydepth.data.shards.write import pack
 from steadydepth.errors import InputError, SomeFailedError
+from steadydepth.files.video_write import write_video
 from steadydepth.ops.optical_flow import consistent, dis_flow
 from steadydepth.ops.photometric import Photometric
 
@@ -161,7 +162,9 @@ def _edit_index(root, change):
         (lambda index: index["shards"][0].update(size=100), "beyond the end of a shard"),
         (lambda index: index.update(members_crc32=1), "cut short, altered or of another packing"),
         (lambda index: index.pop("shards"), "no index of shards (shards: Field required)"),
-        (lambda index: index.update(version=2), "no index of shards (version"),
+        (lambda index: index["sequences"][0].update(cuts=[3, 3]), "cuts that are no frames"),
+        (lambda index: index["sequences"][0].update(cuts=[5]), "cuts that are no frames"),
+        (lambda index: index.update(version=3), "no index of shards (version"),
     ],
 )
 def test_an_index_that_does_not_hold_together_is_refused(copied, change, message):
@@ -311,3 +314,22 @@ def test_a_name_that_is_no_utf_8_costs_the_others_nothing(world, tmp_path):
     with pytest.raises(SomeFailedError, match="its name is no UTF-8"):
         pack(tmp_path / "data", tmp_path / "packed", codec="png")
     assert [path.name for path in find_sequences(tmp_path / "packed")] == names[1:]
+
+
+def test_no_clip_of_a_packed_video_crosses_one_of_its_cuts(world, tmp_path):
+    frames = [open_sequence(world / name).read().frames for name in ("fixed_000003", "moving_000004")]
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "two.mp4", np.concatenate(frames), 15.0)
+    pack(tmp_path / "videos", tmp_path / "shards", codec="png")
+    pack(tmp_path / "shards", tmp_path / "again", codec="png")
+    for shards in (tmp_path / "videos", tmp_path / "shards", tmp_path / "again"):
+        starts = {
+            find_cuts: [
+                start for _, start in open_samples(shards, (), labels="none", motion="none", find_cuts=find_cuts).clips
+            ]
+            for find_cuts in (True, False)
+        }
+        assert starts == {True: [0, 1, 2, 5, 6, 7], False: list(range(8))}
+    index = json.loads((tmp_path / "shards" / INDEX).read_text())
+    assert index["version"] == 2
+    assert index["sequences"][0]["cuts"] == [5]

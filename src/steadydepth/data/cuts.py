@@ -131,20 +131,16 @@ def find_shots(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[range]:
     """
     visible = Shots()
     deque(visible.watch(frames), maxlen=0)
-    return (
-        [range(start, stop) for start, stop in pairwise([0, *visible.cuts(), len(visible.changes)])]
-        if visible.changes
-        else []
-    )
+    return _between([0, *visible.cuts(), len(visible.changes)]) if visible.changes else []
 
 
 def shots_of(sequence: Sequence) -> list[range]:
-    """The shots of a video file; every other sequence is one shot.
+    """The shots of a video file, or of one that was packed; every other sequence is one shot.
 
     A file is decoded for it once, and never again while it stays as it is: its cuts are kept among the user's caches.
     """
     if not sequence.path.is_file():
-        return [range(sequence.n_frames)]
+        return _between([0, *sequence.cuts, sequence.n_frames])
     kept = _kept_at(sequence.path)
     try:
         borders = _read_borders(kept)
@@ -159,6 +155,10 @@ def shots_of(sequence: Sequence) -> list[range]:
                 )
         except OSError as error:
             logger.info("%s: cuts are not kept for the next time: %s", sequence.path, error)
+    return _between(borders)
+
+
+def _between(borders: Iterable[int]) -> list[range]:
     return [range(start, stop) for start, stop in pairwise(borders)]
 
 

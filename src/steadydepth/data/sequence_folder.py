@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -45,6 +45,7 @@ class Sequence:
     licence: str | None = None
     rgb: Mapping[int, ImageFile] = field(default_factory=dict)  # empty for a video file
     labels: Mapping[str, Mapping[int, ImageFile]] = field(default_factory=dict)  # depth, objects, ...: frame to file
+    cuts: tuple[int, ...] = ()  # frames that begin a new shot; of a video file they are not known before it is decoded
 
     @property
     def has_depth(self) -> bool:
@@ -172,7 +173,8 @@ def open_sequence(path: str | Path) -> Sequence:
     if packed := find_packed(path):
         pack, entry = packed
         images = {kind: Members(pack, entry, kind) for kind in KINDS}
-        return _sequence(path, entry.meta, images.pop("rgb"), images, entry.height, entry.width)
+        packed_frames = _sequence(path, entry.meta, images.pop("rgb"), images, entry.height, entry.width)
+        return replace(packed_frames, cuts=entry.cuts)
     if not is_sequence(path):
         raise InputError(
             f"{path} {'holds' if path.is_dir() else 'is'} no sequence; a sequence is a folder with rgb/ inside or a "

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +46,14 @@ class SequenceEntry(_Part):
     width: int = Field(ge=1)
     first_row: int = Field(ge=0, description="Of members.npy.")
     n_rows: int = Field(ge=1)
+    cuts: tuple[int, ...] = Field((), description="Frames that begin a new shot of it, in ascending order.")
     meta: SequenceMeta
 
 
 class Index(_Part):
     """What index.json of a pack says."""
 
-    version: int = Field(1, ge=1, le=1)
+    version: int = Field(1, ge=1, le=2, description="2 where a sequence has cuts, which readers of 1 do not know.")
     members_crc32: int
     shards: tuple[ShardEntry, ...]
     sequences: tuple[SequenceEntry, ...]
@@ -188,6 +190,9 @@ def _fault(root: Path, index: Index, rows: np.ndarray) -> str | None:
         return "two sequences of one name"
     if any(entry.first_row + entry.n_rows > len(rows) for entry in index.sequences):
         return f"asks for more rows than {MEMBERS} has"
+    borders = (pairwise((0, *entry.cuts, entry.n_frames)) for entry in index.sequences)
+    if any(start >= stop for of_sequence in borders for start, stop in of_sequence):
+        return "cuts that are no frames of their sequence in ascending order"
     if rows["kind"].max(initial=0) >= len(KINDS) or rows["shard"].max(initial=0) >= len(index.shards):
         return f"{MEMBERS} names a kind or a shard that does not exist"
     sizes = np.array([shard.size for shard in index.shards], np.uint64)

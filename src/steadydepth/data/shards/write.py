@@ -5,7 +5,7 @@ import json
 import math
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from steadydepth.data.clips import fit_clip, shrunk_size
+from steadydepth.data.cuts import Shots
 from steadydepth.data.sequence_folder import Sequence, find_sequences, open_sequence
 from steadydepth.data.shards.read import INDEX, KINDS, MEMBERS, ROW
 from steadydepth.errors import InputError, failure, import_extra
@@ -105,7 +106,7 @@ def pack(
     """Write sequences into few tar files that are faster to read, here or behind a URL.
 
     Args:
-        root: folder of sequence folders or videos.
+        root: folder of sequence folders or videos; the cuts of a video file are noted, so that no clip crosses one.
         out: new folder that gets the shards and their index, complete or not at all.
         shard_size: bytes; a shard ends with the first frame that reaches it.
         codec: `zstd` (lossless, fast to read) or `png`.
@@ -136,7 +137,9 @@ def pack(
                 sequence = open_sequence(path)
                 _check_text(sequence.name, path)
                 height, width = size or shrunk_size(sequence.height, sequence.width, max_side)
-                for frame, images in enumerate(_stored(sequence, height, width, flow=flow)):
+                shots = Shots() if path.is_file() else None
+                frames = sequence.images() if shots is None else shots.watch(sequence.images())
+                for frame, images in enumerate(_stored(sequence, frames, height, width, flow=flow)):
                     coded = {kind: ENCODERS[codec](image) for kind, image in images.items()}
                     shards.add(sequence.name, frame, coded, codec)
                     progress(sequence.name, frame + 1, sequence.n_frames)
@@ -147,6 +150,8 @@ def pack(
             first_row = mark[2]
             entry: dict[str, Any] = {"name": sequence.name, "n_frames": sequence.n_frames}
             entry |= {"height": height, "width": width, "first_row": first_row}
+            if cuts := sequence.cuts if shots is None else shots.cuts():
+                entry["cuts"] = cuts
             entries.append(entry | {"n_rows": len(shards.rows) - first_row, "meta": _meta(sequence, height, width)})
         if not entries:
             raise failure(failed, 0, [])
@@ -157,10 +162,12 @@ def pack(
     return len(entries)
 
 
-def _stored(sequence: Sequence, height: int, width: int, *, flow: bool) -> Iterator[Images]:
+def _stored(
+    sequence: Sequence, frames: Iterable[np.ndarray], height: int, width: int, *, flow: bool
+) -> Iterator[Images]:
     """The images of each frame at that size."""
     before: np.ndarray | None = None
-    for frame, image in enumerate(sequence.images()):
+    for frame, image in enumerate(frames):
         clip = _fitted(sequence, frame, image, height, width)
         images = {"rgb": clip.frames[0]} | _label_codes(sequence, clip, frame)
         if flow and before is not None:
@@ -218,7 +225,7 @@ def _meta(sequence: Sequence, height: int, width: int) -> dict[str, Any]:
 def _write_index(folder: Path, shards: _Shards, entries: list[dict[str, Any]]) -> None:
     np.save(folder / MEMBERS, np.array(shards.rows, ROW), allow_pickle=False)
     index = {
-        "version": 1,
+        "version": 2 if any("cuts" in entry for entry in entries) else 1,
         "members_crc32": zlib.crc32((folder / MEMBERS).read_bytes()),
         "shards": [{"name": f"{number:05d}.tar", "size": size} for number, size in enumerate(shards.sizes)],
         "sequences": entries,
