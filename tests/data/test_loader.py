@@ -146,6 +146,20 @@ def test_shares_are_kept_exactly_and_evenly_and_each_row_goes_on(world, shares, 
         assert len({tuple(one for one, _ in places[i : i + mix.block]) for i in range(0, len(places), mix.block)}) > 1
 
 
+def test_uneven_shares_have_the_order_that_sorting_a_block_gives(world):
+    """A block of 19,135 samples: what sorting it costs for one sample is paid here once for each block."""
+    mix = open_mix(world, (), (12.345, 6.789, 0.001))
+    assert mix.counts == [12345, 6789, 1]
+    for block in (0, 3):
+        first = np.random.default_rng((7, block, 3)).random(3)
+        spread = sorted(((k + first[one]) / count, one) for one, count in enumerate(mix.counts) for k in range(count))
+        order = [source for _, source in spread]
+        for index in (*range(0, mix.block, 97), *range(9), mix.block - 2, mix.block - 1):
+            source = order[index]
+            own = block * mix.counts[source] + order[:index].count(source)
+            assert mix.place(block * mix.block + index) == (source, own)
+
+
 def test_a_mixed_sample_follows_from_seed_and_number_alone(world):
     whole = open_mix(world, range(12))
     row = [whole[i] for i in range(12)]

@@ -65,13 +65,20 @@ class MixedSamples(Dataset[Item]):
     def place(self, number: int) -> tuple[int, int]:
         """The source of sample `number`, and which sample of that source it is."""
         block, index = divmod(number, self.block)
-        first = np.random.default_rng((self.seed, block, len(self.sources))).random(len(self.sources))
-        spread = sorted(
-            ((k + first[source]) / count, source) for source, count in enumerate(self.counts) for k in range(count)
-        )
-        source = spread[index][1]
-        before = sum(other == source for _, other in spread[:index])
-        return source, block * self.counts[source] + before
+        n_sources = len(self.sources)
+        first = np.random.default_rng((self.seed, block, n_sources)).random(n_sources)
+        # Sample k of a source stands at (k + first) / count of the block. So many of each are surely before this one;
+        # at most three and a bit for each source are not among them, and are counted one by one.
+        begun = max(index - n_sources - 1, 0) / self.block
+        taken = [max(int(begun * count - start), 0) for count, start in zip(self.counts, first, strict=True)]
+
+        def next_source() -> int:
+            return min(range(n_sources), key=lambda source: (taken[source] + first[source]) / self.counts[source])
+
+        for _ in range(index - sum(taken)):
+            taken[next_source()] += 1
+        source = next_source()
+        return source, block * self.counts[source] + taken[source]
 
     def describe(self, number: int) -> dict[str, Any]:
         """The sequences and frames of sample `number`, for people who look for it on the disk."""
