@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from steadydepth.config import Config
+from steadydepth.config import Config, SourceConfig
 from steadydepth.data import rendered
 from steadydepth.data.checks import check_data
 from steadydepth.data.commands import make
+from steadydepth.data.geometric import View
 from steadydepth.data.rendered import CLIPS_AT_ONCE, RenderedSamples
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.errors import InputError
@@ -276,6 +277,42 @@ def test_a_config_shows_as_many_rendered_stills_as_its_strides_say(packed, tmp_p
     assert open_samples(asked, 0, 0, 1).stills == 0
     with_stills = asked.model_copy(update={"data": asked.data.model_copy(update={"strides": (0, 0, 1)})})
     assert open_samples(with_stills, 0, 0, 1).stills == pytest.approx(2 / 3)
+
+
+def test_a_rendered_clip_is_turned_with_all_that_is_known_of_it(few):
+    whole = samples(flip=False)._render(0)
+    turned = rendered._seen(vars(whole), lambda: View(turn_rad=np.pi))
+    torch.testing.assert_close(turned["light"], whole.light.flip(-2, -1), atol=0.02, rtol=0)
+    torch.testing.assert_close(turned["depth"], whole.depth.flip(-2, -1))
+    torch.testing.assert_close(turned["motion"], -whole.motion.flip(-3, -2), atol=1e-4, rtol=1e-5)
+    height, width = whole.depth.shape[-2:]
+    column, row = (
+        np.arange(width) + whole.motion[..., 0].numpy(),
+        np.arange(height)[:, None] + whole.motion[..., 1].numpy(),
+    )
+    stays = (column >= 0) & (column <= width - 1) & (row >= 0) & (row <= height - 1)
+    seen, was_seen = turned["visible"].numpy()[..., ::-1, ::-1], whole.visible.numpy() & stays
+    assert np.array_equal(seen[..., 1:-1, 1:-1], was_seen[..., 1:-1, 1:-1])  # at the edge the last digit decides
+    zoomed = rendered._seen(vars(whole), lambda: View(turn_rad=np.pi / 4))
+    assert torch.isnan(zoomed["depth"][..., 0, 0]).all()
+    assert not zoomed["visible"][..., 0, 0].any()
+
+
+def test_rendered_clips_are_zoomed_turned_coded_and_paired_as_the_config_says(packed, tmp_path, few):
+    asked = config(tmp_path / "run", packed)
+    keys = {"max_zoom": 2.0, "max_rotation_deg": 20.0, "max_crf": 51, "motion": "none", "flip": False}
+    plain, changed = (
+        open_samples(asked.model_copy(update={"data": asked.data.model_copy(update=keys)}), 0, 0, 1).sample(1)
+        for keys in ({"flip": False}, keys)
+    )
+    assert not torch.equal(plain["depth"].nan_to_num(), changed["depth"].nan_to_num())
+    assert torch.equal(changed["frames"] * 255, (changed["frames"] * 255).round())
+    assert torch.equal(changed["valid"], changed["depth"].isfinite())
+    assert {"motion", "visible"} == plain.keys() - changed.keys()
+    with pytest.raises(
+        ValueError, match="synthetic: rendered clips have their exact flow: motion must be flow or none"
+    ):
+        SourceConfig.model_validate({"synthetic": {}, "motion": "dis"})
 
 
 def test_the_camera_of_a_batch_changes_light_as_asked():

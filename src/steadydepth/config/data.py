@@ -72,6 +72,8 @@ class SourceConfig(Section):
             raise ValueError("give either root, a folder, or synthetic, what is rendered")
         if self.synthetic is not None and (self.labels != "depth" or self.single):
             raise ValueError("synthetic: rendered clips have depth: labels must be depth, and single false")
+        if self.synthetic is not None and self.motion == "dis":
+            raise ValueError("synthetic: rendered clips have their exact flow: motion must be flow or none")
         return self
 
     @model_validator(mode="after")
@@ -97,7 +99,9 @@ class DataConfig(Section):
     )
     validation: Path | None = Field(None, description="Folder of clips with depth that `run.validate_every` scores.")
     motion: Literal["none", "flow", "dis"] = Field(
-        "flow", description="Pairs at the same pixel, along the flow files, or along DIS flow of the frames."
+        "flow",
+        description="Pairs at the same pixel (none), along the flow files, or along DIS flow of the frames; what is "
+        "rendered has its exact flow for either.",
     )
     clip_length: int = Field(3, ge=2, description="Frames in a clip.")
     strides: tuple[Annotated[int, Field(ge=0)], ...] = Field(

@@ -1,11 +1,13 @@
 """One draw of geometry for a clip: the camera zooms, turns about its axis, and a part of its image is kept."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float64, Shaped
+from jaxtyping import Bool, Float32, Float64, Shaped
 from torch import Tensor
 
 from steadydepth.data.clips import Sample
@@ -46,6 +48,60 @@ def mirror(name: str, part: Shaped[Tensor, "..."], columns: int) -> Shaped[Tenso
     return turned * torch.tensor([-1.0, 1.0], device=part.device) if name.endswith("motion") else turned
 
 
+@dataclass(frozen=True)
+class Lookup:
+    """What the camera of a view shows of frames that another one took, all of one size."""
+
+    there: Float64[np.ndarray, "3 3"]  # from the pixels of a frame to those of the view
+    at: Float32[np.ndarray, "h w 2"]  # where each pixel of the view lies in a frame, pixels (x, y)
+    inside: Bool[np.ndarray, "h w"]  # True where that is within the frame
+
+    def frames(self, images: Shaped[np.ndarray, "t h w 3"]) -> Shaped[np.ndarray, "t h w 3"]:
+        """Images, interpolated; what the camera did not see is mirrored."""
+        border = cv2.BORDER_REFLECT_101
+        return np.stack([cv2.remap(image, self.at, None, cv2.INTER_LINEAR, borderMode=border) for image in images])
+
+    def nearest(self, images: Shaped[np.ndarray, "t h w *c"]) -> Shaped[np.ndarray, "t h w *c"]:
+        """The nearest pixel of each image; what the camera did not see is that of its edge."""
+        sides = self.inside.shape[::-1]
+        column, row = (np.clip(np.rint(self.at[..., i]).astype(int), 0, side - 1) for i, side in enumerate(sides))
+        return images[:, row, column]
+
+    def known(self, mask: Bool[np.ndarray, "t h w"]) -> Bool[np.ndarray, "t h w"]:
+        """The nearest pixel of a mask; False where the camera did not see it."""
+        return self.nearest(mask) & self.inside
+
+    def moved(self, flow: Float32[np.ndarray, "p h w 2"]) -> Float32[np.ndarray, "p h w 2"]:
+        """Flow or motion, in pixels (x, y) of the view."""
+        return (self.nearest(flow) @ self.there[:2, :2].T).astype(np.float32)
+
+    def motion(
+        self, motion: Float32[np.ndarray, "p h w 2"], visible: Bool[np.ndarray, "p h w"]
+    ) -> tuple[Float32[np.ndarray, "p h w 2"], Bool[np.ndarray, "p h w"]]:
+        """Motion to the frame before in pixels of the view, and where that frame saw the pixel inside the view."""
+        moved = self.moved(motion)
+        return moved, self.known(visible) & _stays(moved, *self.inside.shape)
+
+
+def look(view: View, height: int, width: int, K: Float64[np.ndarray, "3 3"] | None = None) -> Lookup:
+    """Where the camera of `view` finds each of its pixels.
+
+    Args:
+        view: what it does.
+        height: rows of the frames, and of the view.
+        width: columns.
+        K: of the camera that took the frames; without it the view turns about the middle of the image.
+    """
+    before = np.array([[width, 0, (width - 1) / 2], [0, width, (height - 1) / 2], [0, 0, 1]]) if K is None else K
+    there = _zoomed(before, view, height, width) @ _turn(view.turn_rad) @ np.linalg.inv(before)
+    y, x = np.mgrid[:height, :width]
+    source = np.stack((x, y, np.ones_like(x)), axis=-1) @ np.linalg.inv(there).T
+    at = source[..., :2].astype(np.float32)
+    # To the outer edges of the pixels.
+    inside = ((at >= -0.5) & (at <= [width - 0.5, height - 0.5])).all(axis=-1)
+    return Lookup(there, at, inside)
+
+
 def view_sample(sample: Sample, view: View) -> Sample:
     """The sample as the camera of `view` would have shown it; size, depth and time stay.
 
@@ -55,47 +111,27 @@ def view_sample(sample: Sample, view: View) -> Sample:
     """
     clip = sample.clip
     height, width = clip.frames.shape[1:3]
-    centred = np.array([[width, 0, (width - 1) / 2], [0, width, (height - 1) / 2], [0, 0, 1]], np.float64)
-    before = centred if clip.K is None else clip.K
-    after, turn = _zoomed(before, view, height, width), _turn(view.turn_rad)
-    there = after @ turn @ np.linalg.inv(before)
-    y, x = np.mgrid[:height, :width]
-    source = np.stack((x, y, np.ones_like(x)), axis=-1) @ np.linalg.inv(there).T
-    at = source[..., :2].astype(np.float32)
-    # To the outer edges of the pixels.
-    inside = ((at >= -0.5) & (at <= [width - 0.5, height - 0.5])).all(axis=-1)
+    seen, poses = look(view, height, width, clip.K), clip.cam_to_world
 
-    def nearest(images: np.ndarray | None) -> np.ndarray | None:
-        if images is None:
-            return None
-        column, row = (np.clip(np.rint(at[..., i]).astype(int), 0, side - 1) for i, side in ((0, width), (1, height)))
-        return images[:, row, column]
+    def shown(take: Callable[[Any], np.ndarray], images: np.ndarray | None) -> np.ndarray | None:
+        return None if images is None else take(images)
 
-    def moved(flow: np.ndarray | None) -> np.ndarray | None:
-        taken = nearest(flow)
-        return None if taken is None else (taken @ there[:2, :2].T).astype(np.float32)
-
-    def known(mask: np.ndarray | None) -> np.ndarray | None:
-        taken = nearest(mask)
-        return None if taken is None else taken & inside
-
-    frames = [cv2.remap(frame, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101) for frame in clip.frames]
-    depth, poses, motion, visible = nearest(clip.depth), clip.cam_to_world, moved(sample.motion), known(sample.visible)
-    if motion is not None and visible is not None:
-        visible = visible & _stays(motion, height, width)
     viewed = replace(
         clip,
-        frames=np.stack(frames),
-        depth=None if depth is None else depth * inside,
-        valid=known(clip.valid),
-        objects=nearest(clip.objects),
-        flow=moved(clip.flow),
-        flow_valid=known(clip.flow_valid),
+        frames=seen.frames(clip.frames),
+        depth=None if clip.depth is None else seen.nearest(clip.depth) * seen.inside,
+        valid=shown(seen.known, clip.valid),
+        objects=shown(seen.nearest, clip.objects),
+        flow=shown(seen.moved, clip.flow),
+        flow_valid=shown(seen.known, clip.flow_valid),
         motion=None,
         visible=None,
-        K=None if clip.K is None else after,
-        cam_to_world=None if poses is None else poses @ _homogeneous(turn.T),
+        K=None if clip.K is None else _zoomed(clip.K, view, height, width),
+        cam_to_world=None if poses is None else poses @ _homogeneous(_turn(view.turn_rad).T),
     )
+    if sample.motion is None or sample.visible is None:
+        return replace(sample, clip=viewed)
+    motion, visible = seen.motion(sample.motion, sample.visible)
     return replace(sample, clip=viewed, motion=motion, visible=visible)
 
 

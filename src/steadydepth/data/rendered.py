@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from steadydepth.data.call_cache import CallCache
-from steadydepth.data.geometric import mirror
+from steadydepth.data.geometric import View, draw_view, look, mirror
 from steadydepth.data.kept_renders import Render, read_render, render_ahead, write_render
 from steadydepth.data.samples import Item
 from steadydepth.errors import InputError
 from steadydepth.files.sequence_writer import write_sequence
+from steadydepth.files.video_write import recode
 from steadydepth.ops.photometric import Photometric, augment_clips, blur
 from steadydepth.synthetic.assets import SWEETHOME3D, load_assets, pack_assets, read_textures
 from steadydepth.synthetic.batched import Rendered, World
@@ -45,6 +46,10 @@ class RenderedSamples(Dataset[Item]):
             clips from the first on again, where without it they are of the latest.
         workers: processes that render ahead into `keep`, on the CPU.
         stills: share of clips that are their first frame throughout, in another light each time.
+        motion: `flow`, which is exact; `none` leaves it out, and pairs are at the same pixel.
+        max_crf: of the H.264 that clips are coded with, drawn from 0, which is none, to this.
+        max_zoom: 1 or more, of the view of each clip.
+        max_rotation_deg: the largest angle of that view, to either side.
         length: frames of a clip.
         height: rows of a frame.
         width: columns.
@@ -59,7 +64,6 @@ class RenderedSamples(Dataset[Item]):
     """
 
     labels = "depth"
-    motion = "flow"
 
     def __init__(
         self,
@@ -71,6 +75,10 @@ class RenderedSamples(Dataset[Item]):
         keep: Path | None = None,
         workers: int = 0,
         stills: float = 0.0,
+        motion: str = "flow",
+        max_crf: int = 0,
+        max_zoom: float = 1.0,
+        max_rotation_deg: float = 0.0,
         length: int,
         height: int,
         width: int,
@@ -89,6 +97,7 @@ class RenderedSamples(Dataset[Item]):
         self.length, self.height, self.width, self.flip = length, height, width, flip
         self.photometric, self.seed, self.numbers, self.source = photometric, seed, numbers, source
         self.repeats, self.keep, self.workers, self.stills = repeats, keep, workers, stills
+        self.motion, self.max_crf, self.max_zoom, self.max_rotation_deg = motion, max_crf, max_zoom, max_rotation_deg
         # What a process that renders ahead needs to make the same clips.
         self._same = {
             "assets": assets, "textures": textures, "length": length, "height": height, "width": width,
@@ -227,14 +236,18 @@ class RenderedSamples(Dataset[Item]):
         if self.stills:
             is_still = torch.rand(CLIPS_AT_ONCE, generator=generator) < self.stills
             rendered = _hold(rendered, is_still)
-        frames = augment_clips(_photograph(rendered["light"], generator), self.photometric, generator)
-        parts = {
-            "frames": frames.movedim(2, -1),
-            "depth": rendered["depth"],
-            "valid": torch.isfinite(rendered["depth"]),
-            "motion": rendered["motion"],
-            "visible": rendered["visible"],
-        }
+        draws = np.random.default_rng(self._seed(chunk, 3))
+        if self.max_zoom > 1 or self.max_rotation_deg > 0:
+            rendered = _seen(
+                rendered,
+                lambda: draw_view(draws, max_zoom=self.max_zoom, max_rotation_deg=self.max_rotation_deg),
+            )
+        frames = augment_clips(_photograph(rendered["light"], generator), self.photometric, generator).movedim(2, -1)
+        if self.max_crf:
+            frames = _coded(frames, [int(draws.integers(self.max_crf + 1)) for _ in frames])
+        parts = {"frames": frames, "depth": rendered["depth"], "valid": torch.isfinite(rendered["depth"])}
+        if self.motion != "none":
+            parts |= {"motion": rendered["motion"], "visible": rendered["visible"]}
         if self.flip:
             is_mirrored = (torch.rand(CLIPS_AT_ONCE, generator=generator) < 0.5).to(frames.device)
             for name, part in parts.items():
@@ -252,6 +265,27 @@ def _hold(rendered: dict[str, Tensor], chosen: Bool[Tensor, "b"]) -> dict[str, T
     return {
         name: torch.where(chosen.view(-1, *(1,) * (one.ndim - 1)), one, rendered[name]) for name, one in held.items()
     }
+
+
+def _seen(rendered: dict[str, Tensor], draw: Callable[[], View]) -> dict[str, Tensor]:
+    """The clips as the cameras of views would have taken them, one drawn for each clip."""
+    seen: dict[str, list[np.ndarray]] = {name: [] for name in ("light", "depth", "motion", "visible")}
+    height, width = rendered["depth"].shape[-2:]
+    for light, depth, motion, visible in zip(*(rendered[name].cpu() for name in seen), strict=True):
+        lookup = look(draw(), height, width)
+        seen["light"].append(np.moveaxis(lookup.frames(np.ascontiguousarray(light.movedim(1, -1).numpy())), -1, 1))
+        seen["depth"].append(np.where(lookup.inside, lookup.nearest(depth.numpy()), np.float32(np.nan)))
+        for name, part in zip(("motion", "visible"), lookup.motion(motion.numpy(), visible.numpy()), strict=True):
+            seen[name].append(part)
+    device = rendered["depth"].device
+    return {name: torch.from_numpy(np.stack(parts)).to(device) for name, parts in seen.items()}
+
+
+def _coded(frames: Float[Tensor, "b t h w 3"], crfs: Sequence[int]) -> Float[Tensor, "b t h w 3"]:
+    """Each clip after H.264 of that quality."""
+    in_bytes = (frames * 255).round().byte().cpu().numpy()
+    coded = np.stack([recode(clip, crf=crf) for clip, crf in zip(in_bytes, crfs, strict=True)])
+    return torch.from_numpy(coded).to(frames.device).float() / 255
 
 
 def _begin_rendering(same: dict[str, Any]) -> Render:

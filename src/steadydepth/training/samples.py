@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from steadydepth.config import Config, SyntheticConfig
+from steadydepth.config import Config, DataConfig, SourceConfig
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.mixed_samples import MixedSamples
 from steadydepth.data.rendered import RenderedSamples
@@ -66,23 +66,21 @@ def open_samples(
     )
     common: dict[str, Any] = {
         "length": data.clip_length, "height": data.height, "width": data.width, "flip": data.flip,
-        "photometric": photometric, "seed": seed, "numbers": numbers,
+        "photometric": photometric, "max_crf": data.max_crf, "max_zoom": data.max_zoom,
+        "max_rotation_deg": data.max_rotation_deg, "seed": seed, "numbers": numbers,
     }  # fmt: skip
     configs = data.all_sources()
     if len(configs) == 1 and configs[0].synthetic is not None:
         place = device or torch.device("cpu")
-        return _rendered(configs[0].synthetic, data.strides, place, common | {"workers": data.workers})
+        return _rendered(configs[0], data, place, common | {"workers": data.workers})
     sources = [
-        _rendered(source.synthetic, data.strides, torch.device("cpu"), common | {"source": number})
+        _rendered(source, data, torch.device("cpu"), common | {"source": number})
         if source.synthetic is not None
         else ClipSamples(
             source.folder,
             strides=data.strides,
             motion=source.motion or data.motion,
             labels="single" if source.single else source.labels,
-            max_crf=data.max_crf,
-            max_zoom=data.max_zoom,
-            max_rotation_deg=data.max_rotation_deg,
             cached_clips=data.cached_clips,
             find_cuts=data.find_cuts,
             strict=data.strict,
@@ -98,10 +96,12 @@ def open_samples(
     return MixedSamples(sources, shares=[one.share for one in data.sources], seed=seed, numbers=numbers)
 
 
-def _rendered(
-    synthetic: SyntheticConfig, strides: Sequence[int], device: torch.device, common: dict[str, Any]
-) -> RenderedSamples:
+def _rendered(source: SourceConfig, data: DataConfig, device: torch.device, common: dict[str, Any]) -> RenderedSamples:
+    synthetic = source.synthetic
+    assert synthetic is not None
+    # Nothing has to be estimated where the motion is known: flow in place of dis.
+    motion = "none" if (source.motion or data.motion) == "none" else "flow"
     return RenderedSamples(
         device, assets=synthetic.assets, textures=synthetic.textures, repeats=synthetic.repeats, keep=synthetic.keep,
-        stills=strides.count(0) / len(strides), **common,
+        stills=data.strides.count(0) / len(data.strides), motion=motion, **common,
     )  # fmt: skip
