@@ -190,6 +190,17 @@ def test_a_model_that_was_loaded_with_a_filter_is_served_with_it():
             np.testing.assert_allclose(ask(stream, rgb(number, frames[number]))[1], expected.depth, rtol=1e-5)
 
 
+def test_a_learned_filter_that_a_stream_names_has_the_strength_of_the_model_that_is_served():
+    frames = film(1, 3)
+    model = Predictor(Average(), filter="learned", strength=0.5)
+    expected = [result.depth for result in model.stream(list(frames))]
+    assert not np.allclose(expected[2], [r.depth for r in model.stream(list(frames), strength=1.0)][2], rtol=1e-4)
+    for default in (None, "ema"):
+        with serving(model, filter=default) as server, server.open("format=float32&filter=learned") as stream:
+            for number in range(3):
+                np.testing.assert_allclose(ask(stream, rgb(number, frames[number]))[1], expected[number], rtol=1e-5)
+
+
 def test_a_filter_that_needs_later_frames_is_no_server_s_own():
     with pytest.raises(sd.InputError, match="learned_offline: looks at later frames"):
         create_app(Settings(model=Predictor(Average()), filter="learned_offline"))

@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 
 from steadydepth.errors import InputError
+from steadydepth.inference.filters import ChosenFilter
 from steadydepth.jobs.queue import Jobs
 from steadydepth.serving import depth_route, page_route, status_route, stream_route
 from steadydepth.serving.access import Access
@@ -40,8 +41,9 @@ def create_app(settings: Settings) -> FastAPI:
         InputError: the settings are unsafe or do not fit together, or the model cannot be read.
     """
     settings.check()
-    default = settings.filter or getattr(settings.model, "filter", None)
-    filters = Filters(default)
+    own = getattr(settings.model, "filter", ChosenFilter())
+    default = settings.filter or own
+    filters = Filters(default, strength=own.strength)
     app = FastAPI(
         title="steadydepth",
         summary="Depth of images and of live video",
@@ -64,7 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.data is not None:
         state.jobs = Jobs(settings.data, models=state.models.sources, limits=settings.job_limits)
         put_back(state.jobs, state.models)
-        state.filters = Filters(default, partial(tuned_filters, state.jobs))
+        state.filters = Filters(default, partial(tuned_filters, state.jobs), strength=own.strength)
         app.include_router(uploads_router(state.jobs))
         app.include_router(jobs_router(state.jobs, state.models))
     app.add_middleware(Guard, settings=settings, audit=state.audit)

@@ -19,15 +19,22 @@ class Filters:
     Args:
         default: of streams that name none: what `choose_filter` takes.
         tuned: the folders that `tune_filter` wrote and somebody may use, by name, whenever it is asked.
+        strength: of the learned filters that are given by name, as the `Predictor` that is served has it; None is their
+            own.
 
     Raises:
         InputError: there is no such default, or it needs later frames.
     """
 
     def __init__(
-        self, default: str | ChosenFilter | None, tuned: Callable[[Identity], Mapping[str, Path]] = _none
+        self,
+        default: str | ChosenFilter | None,
+        tuned: Callable[[Identity], Mapping[str, Path]] = _none,
+        *,
+        strength: float | None = None,
     ) -> None:
-        self.default, self._tuned = choose_filter(default), tuned
+        self._tuned, self._strength = tuned, strength
+        self.default = self._named(default) if isinstance(default, str) else choose_filter(default)
         open_filter(self.default, "metric")  # refused here, and not to every stream
 
     @property
@@ -45,7 +52,11 @@ class Filters:
         if name is None:
             return self.default
         if name in (NONE, *CAUSAL):
-            return choose_filter(name)
+            return self._named(name)
         if (folder := self._tuned(who).get(name)) is None:
             raise HTTPException(422, f"no filter has that name; there are {', '.join(self.names(who))}")
-        return choose_filter(str(folder))
+        return self._named(str(folder))
+
+    def _named(self, name: str) -> ChosenFilter:
+        chosen = choose_filter(name)
+        return chosen if chosen.strength is None else choose_filter(chosen, self._strength)
