@@ -206,6 +206,20 @@ def test_a_camera_ends_after_its_time_or_when_interrupted(tmp_path, monkeypatch)
     assert list((tmp_path / "film").iterdir()) == []
 
 
+def test_a_camera_that_falls_silent_is_recorded_to_the_end_of_its_time(tmp_path, monkeypatch):
+    silent = threading.Event()
+
+    class Silent(Camera):
+        def read(self) -> tuple[bool, np.ndarray | None]:
+            is_there, image = super().read()
+            return (is_there, image) if is_there else (silent.wait(), None)
+
+    monkeypatch.setattr(frame_sources.cv2, "VideoCapture", lambda index: Silent(2))
+    predict_files(Predictor(Red()), ["0"], tmp_path / "out", seconds=0.3)
+    silent.set()
+    np.testing.assert_allclose(read_predictions(tmp_path / "out", "camera_0")[0], images(2)[..., 0] + 1.0, rtol=1e-5)
+
+
 @pytest.fixture
 def address(tmp_path):
     """Where the files of tmp_path / "www" are served."""

@@ -15,6 +15,7 @@ from steadydepth.data.cuts import Shots
 from steadydepth.files.stored_depth import open_raw
 from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.frame_sources import DEFAULT_FPS, Image, Source
+from steadydepth.inference.live import read_until
 from steadydepth.inference.predictor import Predictor
 from steadydepth.ops.colours import is_measured
 from steadydepth.ops.depth_view import DepthView, Range
@@ -102,19 +103,19 @@ def cache_depth(
             well.
         folder: of the files, which stay as long as what is returned is used.
         filter: in place of the predictor's own.
-        seconds: end of a live source.
+        seconds: end of a live source, also where it is silent; for its first frame 10 are waited at least.
         keep_side: longer side in pixels of the frames that are kept for a preview; None keeps none.
         find_cuts: look for them also where no depth hangs on them, for ranges of each shot.
         report: called with the name, the frames done and the frames in all, 0 where that is not known.
 
     Raises:
-        InputError: there is no frame, or the size of the depth changes.
+        InputError: there is no frame, or none came in that time, or the size of the depth changes.
     """
     shape, kept_shape, n_done, begun, passed = (0, 0), (0, 0), 0, 0.0, 0.0
     starts, shots = [], Shots()
     depth_path, image_path = folder / "depth.raw", folder / "images.raw"
     with depth_path.open("wb") as depth_file, image_path.open("wb") as image_file:
-        frames = source.frames()
+        frames = read_until(source.frames(), seconds) if source.is_live else source.frames()
         if source.is_live or keep_side is not None:
             frames = _kept(frames, image_file, None if source.is_live else keep_side)
         session = predictor.session(filter=filter)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.session import Result
 from steadydepth.types import InputError
 
+T = TypeVar("T")
 _BEGIN_S = 10.0
 
 
@@ -85,3 +87,36 @@ def check_seconds(seconds: float | None) -> None:
     """
     if seconds is not None and not seconds >= 0:
         raise InputError(f"seconds is {seconds}; give a number from 0 on")
+
+
+def read_until(items: Iterable[T], seconds: float | None) -> Iterator[T]:
+    """The items of a live source in order, until it has been silent to the end of its time.
+
+    Args:
+        items: the source, read by a thread.
+        seconds: how long they are waited for (for the first one 10 at least); None has no end.
+
+    Raises:
+        InputError: none came in that time.
+    """
+    check_seconds(seconds)
+    changed, has_begun, begun = threading.Condition(), False, time.monotonic()
+    feed = Feed(items, is_live=False, changed=changed)
+    try:
+        while True:
+            with changed:
+                most = seconds if seconds is None or has_begun else max(seconds, _BEGIN_S)
+                left = None if most is None else max(0.0, begun + most - time.monotonic())
+                changed.wait_for(lambda: feed.kept is not None or feed.is_over, left)
+                if feed.kept is None:
+                    break
+                _, item, _ = feed.take()
+            has_begun = True
+            yield item
+        if feed.error is not None:
+            raise feed.error
+        if not (has_begun or feed.is_over):
+            waited_s = time.monotonic() - begun
+            raise InputError(f"no frame came in {waited_s:.0f} s: check the camera, or the address")
+    finally:
+        feed.stop()
