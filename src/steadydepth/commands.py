@@ -69,7 +69,7 @@ def predict(
         stereo: how deep stereo pairs are.
         keep_names: whether files of frames are named as the images of the input, and not by numbers from 0000.
         max_side: shrink frames to this longer side in pixels for the network.
-        overwrite: replace outputs that exist.
+        overwrite: replace outputs that exist; with `resume` those alone that note another model, filter or option.
         resume: leave out inputs whose outputs are all there.
         shard: (i, n), i from 1: of all inputs the i-th, the (i + n)-th, ...
         filter: none, learned, a simple filter's name or a tuned filter's folder; None takes the model's own.

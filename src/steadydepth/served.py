@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -28,12 +28,17 @@ class ServedPredictor(Predictor):
         self.client = _client(url)
         known = self.client.models()
         self._claims, self._filters = cast(Claims, known["claims"]), known["filters"]
+        self._model = f"{known['model']} {known['version']}"
         self.filter = ChosenFilter(known.get("filter", NONE))  # servers of 0.2.0 do not say
 
     @property
     def claims(self) -> Claims:
         """What the numbers of its model mean."""
         return self._claims
+
+    def noted(self) -> dict[str, Any]:
+        """What outputs note of the model: the name and the version that the server gives it."""
+        return {"model": self._model}
 
     def predict(self, image: AnyImage) -> Result:
         """Depth of one image by itself, (h, w) of its size; a filter has no part in it."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from steadydepth.errors import SomeFailedError
 from steadydepth.files.atomic_writes import hidden_folder
-from steadydepth.files.predictions import decode_range, find_predictions
+from steadydepth.files.predictions import decode_range, find_predictions, write_predictions
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.stored_depth import read_predictions
 from steadydepth.files.video_read import probe_video, read_depth_video, read_video
@@ -274,7 +274,9 @@ def test_prediction_folder_holds_what_the_stream_gives(frames, ramp, tmp_path, f
     assert told[-1] == ("film", T, T)
     if format == "png16":
         meta = json.loads((out / "room" / "meta.json").read_text())
-        assert meta == {"fps": 12.5, "depth_scale_m": 0.001, "claims": "metric", "filter": "none"}
+        noted = {"filter": "none", "format": "png16", "keep_names": False, "max_side": 0}
+        assert meta.pop("model")
+        assert meta == {"fps": 12.5, "depth_scale_m": 0.001, "claims": "metric", **noted}
 
 
 def test_mp4_shows_frame_and_depth_with_one_range(ramp, tmp_path):
@@ -497,6 +499,45 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(frames, tmp_path):
     assert (out / "a.npz").stat().st_mtime_ns == before
     np.testing.assert_allclose(read_predictions(out, "b")[0][0], frames[0, ..., 0] + 3.0, rtol=1e-6)
     assert predict_files(Predictor(Brightness()), inputs, out, resume=True) == []
+
+
+@pytest.mark.parametrize("format", ["npz", "png16", "mkv"])
+def test_a_run_that_goes_on_names_what_was_made_otherwise_and_makes_it_anew_when_asked(frames, tmp_path, format):
+    inputs = [save(tmp_path / name / "0.png", frames[0]).parent for name in "ab"]
+    out, model, other = tmp_path / "out", Trailing(), Trailing()
+    (path, *_) = predict_files(Predictor(model), inputs[:1], out, format=format)
+    options = {"format": format, "resume": True}
+    with torch.no_grad():
+        other.conv.bias.fill_(0.8)
+    before = path.read_bytes() if path.is_file() else (path / "meta.json").read_bytes()
+    for predictor, changes, message in (
+        (Predictor(model, filter="ema"), {}, "was made with filter none and not ema"),
+        (Predictor(model), {"filter": "learned"}, "was made with filter none and not learned"),
+        (Predictor(model), {"max_side": 16}, "was made with max_side 0 and not 16"),
+        (Predictor(Trailing("scale")), {}, "was made with claims metric and not scale"),
+        (Predictor(other), {}, "was made with another model"),
+    ):
+        with pytest.raises(InputError, match=f"{path.name}: {message}.*\n.*--resume --overwrite"):
+            predict_files(predictor, inputs, out, **options, **changes)
+    assert before == (path.read_bytes() if path.is_file() else (path / "meta.json").read_bytes())
+    assert not list(out.glob("b*"))
+    anew = predict_files(Predictor(model), inputs, out, filter="learned", strength=0.5, **options, overwrite=True)
+    assert {each.name[0] for each in anew} == {"a", "b"}
+    with pytest.raises(InputError, match=r"strength 0.5 and not 1.0.*\n.*strength 0.5 and not 1.0"):
+        predict_files(Predictor(model), inputs, out, filter="learned", **options)
+    predict_files(Predictor(model), inputs[:1], out, format=format, overwrite=True)
+    again = predict_files(Predictor(model), inputs, out, **options, overwrite=True)
+    assert {each.name[0] for each in again} == {"b"}
+    assert predict_files(Predictor(model), inputs, out, **options) == []
+
+
+def test_what_an_older_version_did_not_note_is_not_compared(frames, tmp_path):
+    path, out = save(tmp_path / "a.png", frames[0]), tmp_path / "out"
+    predict_files(Predictor(Trailing()), [path], out)
+    write_predictions(out, "a", read_predictions(out, "a")[0], "metric")
+    assert predict_files(Predictor(Trailing(), max_side=16), [path], out, resume=True) == []
+    with pytest.raises(InputError, match=r"a\.npz: was made with filter none and not ema"):
+        predict_files(Predictor(Trailing()), [path], out, resume=True, filter="ema")
 
 
 def test_a_run_that_goes_on_replaces_nothing_that_is_not_its_own(frames, tmp_path):

@@ -50,7 +50,9 @@ def predict(
         bool, typer.Option("--keep-names", help="Files of frames have the names, and numbers, of the input's images.")
     ] = False,
     max_side: Annotated[int | None, typer.Option(help="Shrink inputs to this side for the network.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace outputs that exist.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace outputs that exist; with --resume those alone that were made otherwise.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out inputs whose outputs are all there.")] = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Every N-th input from the I-th on, for N machines.")

@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -12,11 +12,13 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt16
 
 from steadydepth.files.atomic_writes import check_name, new_file, new_folder
-from steadydepth.files.depth_formats import short
+from steadydepth.files.depth_formats import UNREADABLE, short
 from steadydepth.files.exr import write_exr
 from steadydepth.files.images import write_png
 from steadydepth.files.prefetch import for_each_in_threads
 from steadydepth.types import Claims, DepthFrames, InputError
+
+NO_FILTER: Mapping[str, Any] = {"filter": "none"}
 
 
 def write_predictions(folder: Path, name: str, depth: Float[np.ndarray, "t h w"], claims: Claims) -> Path:
@@ -36,7 +38,7 @@ def write_predictions(folder: Path, name: str, depth: Float[np.ndarray, "t h w"]
 
 
 def write_prediction_frames(
-    folder: Path, name: str, depths: DepthFrames, *, filter: str = "none", strength: float | None = None
+    folder: Path, name: str, depths: DepthFrames, *, noted: Mapping[str, Any] = NO_FILTER
 ) -> Path:
     """`write_predictions` of a video of any length; one frame is held at a time.
 
@@ -44,8 +46,7 @@ def write_prediction_frames(
         folder: made where it is missing.
         name: of the sequence; an older file of that name is replaced.
         depths: what was predicted.
-        filter: noted as what was applied.
-        strength: noted as how strongly, of a filter that has a strength.
+        noted: what made it, texts and numbers by name.
 
     Returns: the path of the file.
     """
@@ -58,14 +59,29 @@ def write_prediction_frames(
             np.lib.format.write_array_header_1_0(member, header)
             for depth in depths.read():
                 member.write(depth.astype("<f4", copy=False).tobytes())
-        for key, value in {"claims": claims, **_noted(filter, strength)}.items():
+        for key, value in {"claims": claims, **noted}.items():
             with archive.open(f"{key}.npy", "w") as member:
                 np.lib.format.write_array(member, np.array(value))
     return target
 
 
-def _noted(filter: str, strength: float | None) -> dict[str, Any]:
-    return {"filter": filter} | ({} if strength is None else {"strength": strength})
+def read_noted(path: Path) -> dict[str, Any]:
+    """What is noted in a prediction beside its depth: its claims, and what made it.
+
+    Args:
+        path: an npz, the folder of images, or an mkv with its json.
+
+    Returns: texts and numbers by name; nothing where none are noted, or where the file cannot be read.
+    """
+    try:
+        if path.suffix == ".npz":
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return {key: arrays[key].item() for key in arrays if key != "depth"}
+        notes = path / "meta.json" if path.is_dir() else path.with_suffix(".json")
+        found = json.loads(notes.read_text(encoding="utf-8"))
+    except UNREADABLE:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def image_scale(smallest: float, largest: float, claims: Claims) -> tuple[float, float]:
@@ -96,8 +112,7 @@ def write_prediction_images(
     depth_scale_m: float,
     depth_offset: float = 0.0,
     fps: float,
-    filter: str = "none",
-    strength: float | None = None,
+    noted: Mapping[str, Any] = NO_FILTER,
     names: Sequence[str] | None = None,
 ) -> Path:
     """Write FOLDER/<name>/depth/%04d.png, 16 bits, and meta.json with the scale.
@@ -113,8 +128,7 @@ def write_prediction_images(
         depth_scale_m: one step; metres where the claims are metric.
         depth_offset: for affine depth and disparity; noted in meta.json where it is not 0.
         fps: noted in meta.json.
-        filter: noted as what was applied.
-        strength: noted as how strongly, of a filter that has a strength.
+        noted: what made it, texts and numbers by name.
         names: of the files, in place of numbers; read_predictions wants numbers.
 
     Returns: FOLDER/<name>.
@@ -128,7 +142,7 @@ def write_prediction_images(
         write_png(path, image_codes(depth - depth_offset, depth_scale_m, f"{target}, frame {path.stem}"))
 
     meta: dict[str, Any] = {"fps": fps, "depth_scale_m": depth_scale_m, "claims": known_claims(claims, target)}
-    meta |= _noted(filter, strength) | ({"depth_offset": depth_offset} if depth_offset else {})
+    meta |= {**noted} | ({"depth_offset": depth_offset} if depth_offset else {})
     return _write_frames(target, ".png", depths, write, meta, names)
 
 
@@ -139,8 +153,7 @@ def write_prediction_exr(
     claims: Claims,
     *,
     fps: float,
-    filter: str = "none",
-    strength: float | None = None,
+    noted: Mapping[str, Any] = NO_FILTER,
     is_half: bool = False,
     names: Sequence[str] | None = None,
 ) -> Path:
@@ -152,8 +165,7 @@ def write_prediction_exr(
         depths: in the units of `claims`, frame by frame.
         claims: what the numbers mean.
         fps: noted in meta.json.
-        filter: noted as what was applied.
-        strength: noted as how strongly, of a filter that has a strength.
+        noted: what made it, texts and numbers by name.
         is_half: floats of 16 bits in place of 32.
         names: of the files, in place of numbers; read_predictions wants numbers.
 
@@ -163,7 +175,7 @@ def write_prediction_exr(
         InputError: the folder exists or the package OpenEXR is missing.
     """
     target = folder / check_name(name, folder)
-    meta = {"fps": fps, "claims": known_claims(claims, target), **_noted(filter, strength)}
+    meta = {"fps": fps, "claims": known_claims(claims, target), **noted}
     return _write_frames(target, ".exr", depths, partial(write_exr, is_half=is_half), meta, names)
 
 

@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from steadydepth.errors import InputError, failure, why_refused
 from steadydepth.files.atomic_writes import check_folder, check_name, hidden_folder
+from steadydepth.files.predictions import read_noted
 from steadydepth.files.video_read import probe_video, read_depth_video
 from steadydepth.inference.depth_cache import Progress, cache_depth
 from steadydepth.inference.filters import ChosenFilter
@@ -20,6 +22,7 @@ from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.stereo import Stereo
 from steadydepth.inference.writers import (
     NEED_CAMERA,
+    NOTING,
     PREVIEW_SIDE,
     WITHOUT_PREVIEW,
     Output,
@@ -31,6 +34,7 @@ from steadydepth.inference.writers import (
 from steadydepth.ops.depth_view import DepthView
 
 LOG = logging.getLogger(__name__)
+_MOST_NAMED = 10
 
 
 def predict_files(
@@ -66,7 +70,7 @@ def predict_files(
         stereo: how deep stereo pairs are.
         keep_names: whether files of frames are named as the images of the input, and not by numbers from 0000.
         max_side: shrink frames to this longer side in pixels for the network.
-        overwrite: replace outputs that exist.
+        overwrite: replace outputs that exist; with `resume` those alone that note another model, filter or option.
         resume: leave out inputs whose outputs are all there; what a run that was killed left of them is made again.
         shard: (i, n), i from 1: of all inputs the i-th, the (i + n)-th, ...
         filter: what `filters.choose_filter` takes, in place of the predictor's own.
@@ -78,8 +82,9 @@ def predict_files(
     Returns: the paths of all files and folders written.
 
     Raises:
-        InputError: before anything is done, when an output exists and is not to be replaced, two inputs share one name,
-            or the format does not fit; at the end, naming each, when no input could be read.
+        InputError: before anything is done, when an output exists and is not to be replaced, or was made otherwise than
+            it would be now, two inputs share one name, or the format does not fit; at the end, naming each, when no
+            input could be read.
         SomeFailedError: the same at the end when others are written.
     """
     output = Output(format, view or DepthView(), stereo or Stereo(), keep_names)
@@ -88,6 +93,7 @@ def predict_files(
     chosen = predictor.choose_filter(filter, strength)
     if max_side is not None:
         predictor = Predictor(predictor.model, device=predictor.device, max_side=max_side, filter=predictor.filter)
+    output = replace(output, made_by=predictor.noted() if format in NOTING else {})
     sources, failed = _open_all(inputs, shard or (1, 1), lens)
     _check_cameras(sources, format)
     for given, source in list(sources.items()):
@@ -99,9 +105,14 @@ def predict_files(
             del sources[given]
     _check_names(sources, format, keep_names=keep_names)
     _refuse_inputs(sources, out, format)
-    missing = {given: source for given, source in sources.items() if not (resume and _is_done(source, out, format))}
-    if n_done := len(sources) - len(missing):
-        LOG.info("%s: has the outputs of %d inputs, which are left as they are, whatever made them", out, n_done)
+    done = {given for given, source in sources.items() if resume and _is_done(source, out, format)}
+    if format in NOTING:
+        noted = {"claims": predictor.claims, **output.noted(chosen)}
+        done -= _made_otherwise({given: sources[given] for given in done}, out, format, noted, overwrite=overwrite)
+    missing = {given: source for given, source in sources.items() if given not in done}
+    if done:
+        whatever = "" if format in NOTING else f", whatever made them, which {format} does not note"
+        LOG.info("%s: has the outputs of %d inputs, which are left as they are%s", out, len(done), whatever)
     _refuse_outputs(missing, out, format, overwrite=overwrite, resume=resume)
     written: list[Path] = []
     with _reporting(progress) as report:
@@ -188,6 +199,27 @@ def _check_names(sources: dict[Input, Source], format: str, *, keep_names: bool)
 def _is_done(source: Source, out: Path, format: str) -> bool:
     paths = [out / name for name in outputs(source, format)]
     return all(path.exists() and not (path.is_dir() and _is_of_another_format(path, format)) for path in paths)
+
+
+def _made_otherwise(
+    sources: dict[Input, Source], out: Path, format: str, noted: dict[str, Any], *, overwrite: bool
+) -> set[Input]:
+    """The inputs whose outputs note another model, filter or option than `noted`; InputError unless `overwrite`."""
+    found = {}
+    for given, source in sources.items():
+        path = out / outputs(source, format)[0]
+        there = read_noted(path)  # what an older version did not note is not compared
+        differ = [key for key in noted if key in there and there[key] != noted[key]]
+        words = ["another model" if key == "model" else f"{key} {there[key]} and not {noted[key]}" for key in differ]
+        if words:
+            found[given] = f"{path}: was made with {', '.join(words)}"
+    if found and not overwrite:
+        more = f"\n... and {len(found) - _MOST_NAMED} more" * (len(found) > _MOST_NAMED)
+        raise InputError(
+            "\n".join([*found.values()][:_MOST_NAMED]) + more + "\nsay overwrite=True as well (--resume --overwrite), "
+            "which makes these anew and leaves the others; repeat what they were made with; or choose another folder"
+        )
+    return set(found)
 
 
 def _is_of_another_format(folder: Path, format: str) -> bool:

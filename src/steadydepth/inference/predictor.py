@@ -1,6 +1,8 @@
 """A model put to use: images and videos in, depth of their size out."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,28 @@ class Predictor:
     def claims(self) -> Claims:
         """What its numbers mean."""
         return self.network.claims
+
+    def noted(self) -> dict[str, Any]:
+        """What outputs note of the model: a checksum of its weights or its file, and the longer side that it sees.
+
+        The side is in pixels, 0 where frames are not shrunk.
+        """
+        return {"model": self._checksum, "max_side": self.network.max_side or 0}
+
+    @cached_property
+    def _checksum(self) -> str:
+        digest = hashlib.blake2b(digest_size=8)
+        for module in self.model.modules():
+            digest.update(type(module).__qualname__.encode())
+        for name, value in self.model.state_dict().items():
+            if isinstance(value, Tensor):
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        if isinstance(self.model, ExportedNet):
+            path = Path(self.model.file.path)
+            for file in (path, path.with_suffix(".bin")):  # OpenVINO has its weights beside it
+                digest.update(file.read_bytes() if file.is_file() else b"")
+        return digest.hexdigest()
 
     def predict(self, image: AnyImage) -> Result:
         """Depth of one image by itself.

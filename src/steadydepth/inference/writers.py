@@ -1,12 +1,13 @@
 """What predict writes of one source, by format: the depth, and a preview in colours."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count, takewhile
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from steadydepth.files.predictions import (
 from steadydepth.files.prefetch import for_each_in_threads, read_ahead
 from steadydepth.files.video_write import write_depth_video, write_video
 from steadydepth.inference.depth_cache import CachedDepth
+from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.frame_sources import Source
 from steadydepth.inference.point_clouds import coloured_points, load_rerun, write_ply, write_rerun
 from steadydepth.inference.stereo import Stereo, anaglyph, side_by_side
@@ -40,12 +42,23 @@ class Output:
         view: range and colours of what shows depth, and the range of a stereo pair.
         stereo: how deep a stereo pair is.
         keep_names: whether files of frames are named as the images of the input, and not by numbers from 0000.
+        made_by: what is noted of the model, beside the filter.
     """
 
     format: str = "npz"
     view: DepthView = field(default_factory=DepthView)
     stereo: Stereo = field(default_factory=Stereo)
     keep_names: bool = False
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+
+    def noted(self, filter: ChosenFilter) -> dict[str, Any]:
+        """What each output of a format of `NOTING` notes of how it was made.
+
+        Args:
+            filter: that is applied.
+        """
+        names = {"keep_names": self.keep_names} if self.format in _NAMED else {}
+        return {**filter.noted(), "format": self.format, **names, **self.made_by}
 
 
 def outputs(source: Source, format: str) -> list[str]:
@@ -81,12 +94,16 @@ def check_output(output: Output, claims: Claims) -> None:
         load_rerun()
 
 
+def _noted(cached: CachedDepth, output: Output) -> dict[str, Any]:
+    return output.noted(cached.filter)
+
+
 def _names(cached: CachedDepth, output: Output) -> tuple[str, ...] | None:
     return cached.source.names if output.keep_names else None
 
 
 def _write_npz(folder: Path, cached: CachedDepth, output: Output) -> None:
-    write_prediction_frames(folder, cached.source.name, cached.depth, **cached.filter.noted())
+    write_prediction_frames(folder, cached.source.name, cached.depth, noted=_noted(cached, output))
 
 
 def _write_png16(folder: Path, cached: CachedDepth, output: Output) -> None:
@@ -100,7 +117,7 @@ def _write_png16(folder: Path, cached: CachedDepth, output: Output) -> None:
         depth_scale_m=step,
         depth_offset=offset,
         fps=cached.fps,
-        **cached.filter.noted(),
+        noted=_noted(cached, output),
         names=_names(cached, output),
     )
 
@@ -112,7 +129,7 @@ def _write_exr(folder: Path, cached: CachedDepth, output: Output) -> None:
         cached.depth.read(),
         cached.claims,
         fps=cached.fps,
-        **cached.filter.noted(),
+        noted=_noted(cached, output),
         is_half=output.format == "exr16",
         names=_names(cached, output),
     )
@@ -169,7 +186,7 @@ def _write_mkv(folder: Path, cached: CachedDepth, output: Output) -> None:
     share = "((code - 1) / 65534)"
     description = {
         "claims": cached.claims,
-        **cached.filter.noted(),
+        **_noted(cached, output),
         "low": low,
         "high": high,
         "value": f"low * (high / low) ** {share}" if is_log else f"low + (high - low) * {share}",
@@ -219,6 +236,8 @@ FORMATS: dict[str, Callable[[Path, CachedDepth, Output], None]] = {
     "rerun": _write_rerun,
 }
 NEED_CAMERA = ("ply", "rerun")
+_NAMED = ("png16", "exr", "exr16")
+NOTING = ("npz", "mkv", *_NAMED)  # what made them; the others have no place for it
 WITHOUT_PREVIEW = ("mp4", "png", "sbs", "anaglyph", "rerun")
 
 
