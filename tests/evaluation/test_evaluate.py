@@ -13,6 +13,8 @@ from steadydepth.evaluation.evaluate import CONTROLS, evaluate, evaluate_clip, p
 from steadydepth.evaluation.summary import is_better, mean_over_clips, table_rows
 from steadydepth.files.predictions import write_predictions
 from steadydepth.inference.filters import FILTERS, filter_depth
+from steadydepth.inference.predict_files import predict_files
+from steadydepth.inference.predictor import Predictor
 from steadydepth.metrics.protocols import METRICS
 
 LABEL_FREE = {"flicker_flow", "rough_flow", "n_frames", "n_skipped", "n_nonfinite", "n_static", "n_moving"}
@@ -322,6 +324,25 @@ def test_a_model_and_its_stored_predictions_score_the_same(world, report, tmp_pa
         assert found == pytest.approx(known, rel=1e-6)
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == stored
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["metrics.json"]
+
+
+class Holes(nn.Module):
+    """Metres, 0 where the image is dark and infinite where it is bright."""
+
+    claims = "metric"
+
+    def forward(self, frames, state=None):
+        grey = frames.mean(dim=2)
+        depth = torch.where(grey < 0.3, 0.0, 1 + 4 * grey)
+        return torch.where(grey > 0.8, torch.inf, depth), {}
+
+
+@pytest.mark.parametrize("align", ["none", "scale"])
+def test_what_is_no_depth_scores_the_same_from_the_model_and_from_its_file(world, tmp_path, align):
+    predict_files(Predictor(Holes()), sorted(world.iterdir()), tmp_path)
+    own, stored = (evaluate(one, world, align=align, controls=False) for one in (Holes(), tmp_path))
+    assert own["mean"]["n_nonfinite"] > 0
+    assert own["clips"] == stored["clips"]
 
 
 def test_the_model_is_run_in_chunks_and_left_as_it_was(world):

@@ -22,7 +22,8 @@ LEAST_EDGES = 0.9
 def mean_over_clips(clips: Iterable[Values]) -> dict[str, float | None]:
     """Unweighted mean of each metric over the clips that have it, and at least 100 samples of its set of pixels.
 
-    None where no clip has.
+    A metric of all valid pixels, such as `abs_rel`, has no such set: each clip counts, however few they are. None where
+    no clip has it.
     """
     clips = list(clips)
     return {name: _mean([clip.get(name) for clip in clips if is_counted(name, clip)]) for name in METRICS}

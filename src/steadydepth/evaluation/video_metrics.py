@@ -50,7 +50,8 @@ class VideoMetrics:
     def compute(self) -> dict[str, float | None]:
         """Unweighted mean over the clips so far, by name of `metrics.METRICS`; None where no clip has a value.
 
-        As in metrics.json a clip with fewer than 100 samples of a set of pixels stays out of the mean.
+        As in metrics.json a clip with fewer than 100 samples of the set of pixels of a metric, such as the moving ones,
+        stays out of its mean.
         """
         return mean_over_clips(self.clips)
 

@@ -59,6 +59,11 @@ class Result:
         """True where depth is finite, and above 0 where it claims to be a depth."""
         return is_measured(self.depth, self.claims)
 
+    @cached_property
+    def measured(self) -> Float32[np.ndarray, "h w"]:
+        """Depth, NaN where it is not valid: what predict writes is what is scored, and what filters learn from."""
+        return np.where(self.valid, self.depth, np.float32(np.nan))
+
 
 _Predicted = tuple[Result, Fitted]
 
