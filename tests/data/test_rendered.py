@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from steadydepth.config import Config, SourceConfig
 from steadydepth.data import rendered
@@ -18,6 +19,7 @@ from steadydepth.data.geometric import View
 from steadydepth.data.rendered import CLIPS_AT_ONCE, RenderedSamples
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.errors import InputError
+from steadydepth.files import tensors
 from steadydepth.ops.photometric import Photometric, augment_clips, blur
 from steadydepth.synthetic.assets import load_assets, pack_assets, simplify
 from steadydepth.training.loop import train
@@ -270,6 +272,22 @@ def test_a_run_on_rendered_clips_goes_on_where_it_was_cut(packed, tmp_path, monk
     first, second = ((folder / "model.safetensors").read_bytes() for folder in (complete, tmp_path / "cut"))
     assert first == second
     assert "CC0 1.0" in (complete / "README.md").read_text()
+
+
+def test_a_full_disk_and_a_damaged_file_of_what_is_kept_are_named(tmp_path, monkeypatch, few):
+    def fail(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as full:
+        full.setattr(tensors, "save_file", fail)
+        with pytest.raises(InputError, match=f"{tmp_path}.*cannot be written: .*No space left.*make room"):
+            samples(keep=tmp_path).sample(0)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    samples(keep=tmp_path).sample(0)
+    (kept,) = tmp_path.rglob("*.safetensors")
+    kept.write_bytes(kept.read_bytes()[:100])
+    with pytest.raises(InputError, match=f"{kept}: cannot be read .*remove it"):
+        samples(keep=tmp_path).sample(0)
 
 
 def test_a_config_shows_as_many_rendered_stills_as_its_strides_say(packed, tmp_path):

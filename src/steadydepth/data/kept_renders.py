@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from steadydepth.errors import InputError
 from steadydepth.files.tensors import write_tensors
 from steadydepth.synthetic.batched import Rendered
 
@@ -33,8 +35,15 @@ def write_render(path: Path, rendered: Rendered) -> None:
 
 
 def read_render(path: Path, device: torch.device) -> dict[str, Tensor]:
-    """The parts that `write_render` wrote, on `device`."""
-    parts = load_file(path, device=str(device))
+    """The parts that `write_render` wrote, on `device`.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        parts = load_file(path, device=str(device))
+    except SafetensorError as error:
+        raise InputError(f"{path}: cannot be read ({error}): remove it, and it is rendered again") from error
     return parts | {"light": parts["light"].float()}
 
 

@@ -131,7 +131,7 @@ def _read_shots(path: Path, predictor: Predictor) -> Iterator[Lesson]:
             yield from _as_lesson(held, predictor.claims)
             held = []
         truth = _measured(sequence, number) if sequence.has_depth else None
-        held.append(_shrunk(result.image, np.where(result.valid, result.depth, np.nan), truth))
+        held.append(_shrunk(result.image, result.measured, truth))
     yield from _as_lesson(held, predictor.claims)
 
 

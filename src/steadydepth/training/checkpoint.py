@@ -6,17 +6,15 @@ import pickle
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import let_others_read, new_file
+from steadydepth.files.writing import writing_in
 
 logger = logging.getLogger(__name__)
 
@@ -24,26 +22,6 @@ CHECKPOINT = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 CARD = "README.md"
 MODEL_PART = ".model-"  # a model that is being written
-
-
-@contextmanager
-def writing_in(folder: Path) -> Iterator[None]:
-    """Explain the error of a disk that is full or that we may not write to; others pass.
-
-    Raises:
-        InputError: the disk is full, or writing is not allowed.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        # torch.save raises an error of its own over the one of the disk.
-        cause = error if isinstance(error, (OSError, SafetensorError)) else error.__context__
-        if not isinstance(cause, (OSError, SafetensorError)):
-            raise
-        raise InputError(
-            f"{folder}: cannot be written: {cause}. What was written before is complete: make room, or get the "
-            "right to write there, and the same command goes on from the last checkpoint"
-        ) from error
 
 
 def save_model(model: nn.Module, folder: Path) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from steadydepth.errors import InputError
-from steadydepth.training.checkpoint import writing_in
+from steadydepth.files.writing import writing_in
 
 logger = logging.getLogger(__name__)
 LOCK = ".lock"

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from steadydepth.config import SourceConfig
 from steadydepth.files.atomic_writes import new_file
-from steadydepth.training.checkpoint import writing_in
+from steadydepth.files.writing import writing_in
 from steadydepth.types import LossTerms
 
 if TYPE_CHECKING:

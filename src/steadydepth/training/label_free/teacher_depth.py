@@ -24,13 +24,13 @@ from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.errors import InputError, failure
 from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.writing import writing_in
 from steadydepth.inference.filters import NONE, OFFLINE
 from steadydepth.inference.session import Network, Session
 from steadydepth.method.alignment import as_depth
 from steadydepth.metrics.arrays import log_depth
 from steadydepth.metrics.edges import edge_gain_part
 from steadydepth.models.declare import claims_of
-from steadydepth.training.checkpoint import writing_in
 from steadydepth.types import Claims, Clip
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def _write(network: Network, sequence: VideoSequence, target: Path, config: Conf
     with writing_in(config.run.folder), new_file(target) as part:
         stored = np.lib.format.open_memmap(part, "w+", np.float32, (sequence.n_frames, height, width))
         for slot, result in zip(stored, session.run(_fitted(sequence, height, width)), strict=True):
-            slot[:] = np.where(result.valid, result.depth, np.float32(np.nan))
+            slot[:] = result.measured
         stored.flush()
 
 
