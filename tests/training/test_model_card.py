@@ -62,6 +62,20 @@ def test_the_card_has_the_scores_of_this_model_and_of_no_other(run, world):
     (run / "metrics.json").unlink()
 
 
+def test_a_finished_run_that_is_started_again_keeps_its_card_and_a_new_card_its_licence(run):
+    card = write_card(run, licence="mit")
+    card.write_text(f"{card.read_text()}\nOf my own.\n")
+    before = card.read_text()
+    train(load_config(run / "config.yaml"))
+    assert card.read_text() == before
+    anew = write_card(run).read_text()
+    assert "license: mit" in anew
+    assert "Licence of these weights: mit." in anew
+    card.unlink()
+    train(load_config(run / "config.yaml"))
+    assert "license" not in yaml.safe_load(card.read_text().split("---\n")[1])
+
+
 def test_the_hub_gets_the_model_and_its_card_but_not_the_state(run, monkeypatch):
     calls = {}
     monkeypatch.setattr(HfApi, "create_repo", lambda self, name, **more: calls.update(more) or f"https://hub/{name}")

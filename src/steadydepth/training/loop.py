@@ -13,8 +13,15 @@ from steadydepth.data.loader_workers import load_items
 from steadydepth.data.rendered import RenderedSamples
 from steadydepth.data.samples import Item, make_batch
 from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.writing import writing_in
 from steadydepth.models.adapt import without_lora
-from steadydepth.training.checkpoint import load_checkpoint, remove_remains, save_checkpoint, save_model, writing_in
+from steadydepth.training.checkpoint import (
+    CARD,
+    load_checkpoint,
+    remove_remains,
+    save_checkpoint,
+    save_model,
+)
 from steadydepth.training.failures import explained
 from steadydepth.training.guard import MOST_BACK, N_CLIPS
 from steadydepth.training.label_free.teacher_depth import remove_teacher_depth
@@ -157,6 +164,7 @@ def _go_on(
         if isinstance(samples, RenderedSamples)
         else load_items(samples, batch=share, workers=config.data.workers)
     )
+    is_finished = watchers.stopped or state.step >= config.optim.steps  # before this start
     if not watchers.stopped:
         if clock:
             setup, batches = clock.watch(setup, state.model, batches)
@@ -167,7 +175,8 @@ def _go_on(
     model = averaged_model(setup, state)
     if accelerator.is_main_process:
         save_model(without_lora(model), folder)
-        write_card(folder)
+        if not (is_finished and (folder / CARD).is_file()):  # people write in the card of a finished run
+            write_card(folder)
         remove_teacher_depth(folder)
 
 

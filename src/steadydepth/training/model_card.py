@@ -36,7 +36,8 @@ def write_card(folder: str | Path, *, licence: str | None = None) -> Path:
 
     Args:
         folder: of the run. The scores are those that `evaluate --out FOLDER` left there for this model.
-        licence: of the weights, as the hub names it. The licences of the data are in the card in any case.
+        licence: of the weights, as the hub names it; None keeps that of the card that is there. The licences of the
+            data are in the card in any case.
 
     Returns: the path of the card.
 
@@ -56,6 +57,7 @@ def write_card(folder: str | Path, *, licence: str | None = None) -> Path:
         "pipeline_tag": "depth-estimation",
         "tags": ["depth-estimation", "video", "steadydepth"],
     }
+    licence = licence or _licence_in(folder / CARD)
     head |= {"license": licence} if licence else {}
     if config.model.init is not None and not Path(config.model.init).exists():
         head["base_model"] = config.model.init.partition(",")[0]
@@ -100,7 +102,7 @@ def push(run: str | Path, name: str, *, licence: str | None = None, private: boo
     Args:
         run: its folder.
         name: owner/name.
-        licence: of the weights, as the hub names it.
+        licence: as of `write_card`.
         private: create a private repository.
 
     Returns: the address.
@@ -131,6 +133,15 @@ def _model_files(folder: Path) -> list[str]:
     """Names of the files of a run that describe its model; none shows what it was trained or measured on."""
     files = (path for path in folder.iterdir() if path.is_file() and path.suffix not in (".pt", ".html", ".webp"))
     return sorted(path.name for path in files if not path.name.startswith("."))
+
+
+def _licence_in(card: Path) -> str | None:
+    """What the head of a card says, where there is one that can be read."""
+    try:
+        licence = yaml.safe_load(card.read_text(encoding="utf-8").split("---\n")[1]).get("license")
+    except (OSError, ValueError, IndexError, AttributeError, yaml.YAMLError):
+        return None
+    return licence if isinstance(licence, str) else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
