@@ -53,7 +53,9 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option(help="Replace outputs that exist; with --resume those alone that were made otherwise.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Leave out inputs whose outputs are all there.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out inputs whose outputs are all there; name those made otherwise.")
+    ] = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Every N-th input from the I-th on, for N machines.")
     ] = None,
