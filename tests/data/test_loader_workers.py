@@ -1,4 +1,6 @@
+import gc
 import multiprocessing
+import os
 import subprocess
 import sys
 
@@ -42,6 +44,32 @@ def test_loader_processes_change_nothing(world, workers):
     alone = load_items(open_samples(world, range(24)), batch=2, workers=0)
     helped = load_items(open_samples(world, range(24)), batch=2, workers=workers)
     assert sum(same(one, other) for one, other in zip(alone, helped, strict=True)) == 12
+
+
+def test_loader_processes_free_nothing_of_the_process_that_they_are_forked_from(world, tmp_path, monkeypatch):
+    """What PyAV's frames wait for when they are freed are threads, of which a forked process has none."""
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.own = self
+
+        def __del__(self) -> None:
+            (tmp_path / str(os.getpid())).touch()
+
+    class Collecting(ClipSamples):
+        def __getitem__(self, item):
+            gc.collect()
+            return super().__getitem__(item)
+
+    monkeypatch.setitem(globals(), "ClipSamples", Collecting)
+    kept = [Garbage(), Garbage()]
+    gc.collect()  # among what is old, and is looked at seldom
+    kept.pop()
+    items = load_items(open_samples(world, range(4)), batch=2, workers=1)
+    kept.clear()
+    assert len(list(items)) == 2
+    gc.collect()
+    assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Loader processes: batches made ahead of the training process, in memory that both of them see."""
 
 import atexit
+import gc
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,20 +49,27 @@ def load_items(samples: ClipSamples | MixedSamples, *, batch: int, workers: int)
     if not workers:
         return iter(loader)
     before = set(active_children())
-    with _one_opencv_thread():
+    with _ready_to_fork():
         items = iter(loader)
     atexit.register(_end_workers, set(active_children()) - before)
     return _unpack(items)
 
 
 @contextmanager
-def _one_opencv_thread() -> Iterator[None]:
-    """A process that is forked while OpenCV has threads has none of them, and waits for them for ever."""
+def _ready_to_fork() -> Iterator[None]:
+    """A process that is forked has none of the threads of this one, and must wait for none of them.
+
+    OpenCV would use its own. The garbage collector would free what waits for threads to end, such as PyAV's frames that
+    were converted here: what is garbage is freed before, and what is not the new process leaves alone.
+    """
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    gc.collect()
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         cv2.setNumThreads(threads)
 
 

@@ -94,16 +94,12 @@ def check_output(output: Output, claims: Claims) -> None:
         load_rerun()
 
 
-def _noted(cached: CachedDepth, output: Output) -> dict[str, Any]:
-    return output.noted(cached.filter)
-
-
 def _names(cached: CachedDepth, output: Output) -> tuple[str, ...] | None:
     return cached.source.names if output.keep_names else None
 
 
 def _write_npz(folder: Path, cached: CachedDepth, output: Output) -> None:
-    write_prediction_frames(folder, cached.source.name, cached.depth, noted=_noted(cached, output))
+    write_prediction_frames(folder, cached.source.name, cached.depth, noted=output.noted(cached.filter))
 
 
 def _write_png16(folder: Path, cached: CachedDepth, output: Output) -> None:
@@ -117,7 +113,7 @@ def _write_png16(folder: Path, cached: CachedDepth, output: Output) -> None:
         depth_scale_m=step,
         depth_offset=offset,
         fps=cached.fps,
-        noted=_noted(cached, output),
+        noted=output.noted(cached.filter),
         names=_names(cached, output),
     )
 
@@ -129,7 +125,7 @@ def _write_exr(folder: Path, cached: CachedDepth, output: Output) -> None:
         cached.depth.read(),
         cached.claims,
         fps=cached.fps,
-        noted=_noted(cached, output),
+        noted=output.noted(cached.filter),
         is_half=output.format == "exr16",
         names=_names(cached, output),
     )
@@ -186,7 +182,7 @@ def _write_mkv(folder: Path, cached: CachedDepth, output: Output) -> None:
     share = "((code - 1) / 65534)"
     description = {
         "claims": cached.claims,
-        **_noted(cached, output),
+        **output.noted(cached.filter),
         "low": low,
         "high": high,
         "value": f"low * (high / low) ** {share}" if is_log else f"low + (high - low) * {share}",

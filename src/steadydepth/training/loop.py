@@ -15,13 +15,7 @@ from steadydepth.data.samples import Item, make_batch
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.writing import writing_in
 from steadydepth.models.adapt import without_lora
-from steadydepth.training.checkpoint import (
-    CARD,
-    load_checkpoint,
-    remove_remains,
-    save_checkpoint,
-    save_model,
-)
+from steadydepth.training.checkpoint import CARD, load_checkpoint, remove_remains, save_checkpoint, save_model
 from steadydepth.training.failures import explained
 from steadydepth.training.guard import MOST_BACK, N_CLIPS
 from steadydepth.training.label_free.teacher_depth import remove_teacher_depth
