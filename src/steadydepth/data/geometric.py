@@ -98,7 +98,7 @@ def look(view: View, height: int, width: int, K: Float64[np.ndarray, "3 3"] | No
     source = np.stack((x, y, np.ones_like(x)), axis=-1) @ np.linalg.inv(there).T
     at = source[..., :2].astype(np.float32)
     # To the outer edges of the pixels.
-    inside = ((at >= -0.5) & (at <= [width - 0.5, height - 0.5])).all(axis=-1)
+    inside = np.asarray(((at >= -0.5) & (at <= [width - 0.5, height - 0.5])).all(axis=-1))
     return Lookup(there, at, inside)
 
 
