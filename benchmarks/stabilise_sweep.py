@@ -113,6 +113,7 @@ FEATURES = both(DEMO_02, {"loss": {"relative_features": 0.14}})
 NEXT = both(GUIDED, UNEVEN, STILLS)
 DEMO = both(NEXT, ramped(3.5, 2.2, relative_gradient=0.35, relative_features=0.1))
 WEIGHT_4 = both(NEXT, ramped(4.0, 2.5, relative_gradient=0.4, relative_features=0.1))
+GRADIENT_05 = both(NEXT, ramped(4.0, 2.2, relative_gradient=0.5, relative_features=0.15))
 # Recipes without a weight are those of the demo before it had an edge term.
 WITH_LABELS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
@@ -124,10 +125,15 @@ WITH_LABELS: dict[str, dict[str, Any]] = {
     "next-weight-3.5-edges-2": both(NEXT, ramped(3.5, 2.0, relative_features=0.1)),
     "next-weight-5-edges-2.5": both(NEXT, ramped(5.0, 2.5, relative_features=0.1)),
     "next-weight-4-edges-2-features-0.3": both(NEXT, ramped(4.0, 2.0, relative_features=0.3)),
-    "next-weight-4-edges-2.2-gradient-0.5": both(NEXT, ramped(4.0, 2.2, relative_gradient=0.5, relative_features=0.15)),
+    "next-weight-4-edges-2.2-gradient-0.5": GRADIENT_05,
     "next-plain-long": both(PLAIN, NEXT, LONG),
     "demo-long": both(DEMO, LONG),
     "next-weight-4-edges-2.5-gradient-0.4-long": both(WEIGHT_4, LONG),
+    "next-weight-4-edges-2.2-gradient-0.5-long": both(GRADIENT_05, LONG),
+    "guided-plain-long": both(PLAIN, GUIDED, LONG),
+    "guided-features-long": both(FEATURES, GUIDED, LONG),
+    "guided-gradient-0.5-long": both(GUIDED, ramped(2.2, 1.5, relative_gradient=0.5, relative_features=0.2), LONG),
+    "guided-weight-3.2-long": both(GUIDED, ramped(3.2, 2.0, relative_gradient=0.45, relative_features=0.2), LONG),
     "plain-long": both(PLAIN, LONG),
     "demo-0.2-long": both(DEMO_02, LONG),
     "weight-5-edges-2-long": both(ramped(5.0, 2.0), LONG),
@@ -229,7 +235,7 @@ def run_one(options: argparse.Namespace, name: str) -> dict[str, Any]:
         reference=load(options.model) if is_free else None,
         jobs=1,
     )
-    if is_free and content["optim"]["steps"]:
+    if content["optim"]["steps"]:
         for file in ("model.safetensors", "steadydepth.json", "config.json"):
             if (folder / file).is_file():
                 (options.out / "models" / name).mkdir(parents=True, exist_ok=True)
