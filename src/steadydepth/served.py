@@ -12,7 +12,7 @@ import numpy as np
 from steadydepth.client import Client, StreamedDepth
 from steadydepth.inference.filters import NONE, ChosenFilter
 from steadydepth.inference.frame_sources import open_source
-from steadydepth.inference.live import LiveResult, check_seconds
+from steadydepth.inference.live import LiveResult
 from steadydepth.inference.predictor import AnyImage, Predictor, as_image
 from steadydepth.inference.session import Result, VideoSession
 from steadydepth.types import Claims, InputError
@@ -126,7 +126,6 @@ def stream_served(
     Raises:
         InputError: the source cannot be opened or gives nothing, or the server refuses or does not answer for a minute.
     """
-    check_seconds(seconds)
     for answer in _client(url).stream(open_source(source).frames(), is_live=True, filter=filter, seconds=seconds):
         yield LiveResult(_result(answer), answer.number, answer.n_skipped, answer.latency_s)
 

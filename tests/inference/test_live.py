@@ -1,4 +1,6 @@
 import threading
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from steadydepth.inference import live
-from steadydepth.inference.live import stream_newest
+from steadydepth.inference.live import read_until, stream_newest
 from steadydepth.inference.predictor import Predictor
 from steadydepth.types import InputError, State
 
@@ -99,7 +101,7 @@ def test_a_source_that_falls_silent_does_not_make_the_time_longer():
 
 
 def test_a_source_that_never_begins_is_named(monkeypatch):
-    monkeypatch.setattr(live, "_BEGIN_S", 0.1)
+    monkeypatch.setattr(live, "BEGIN_S", 0.1)
     silent = threading.Event()
 
     def camera():
@@ -111,6 +113,19 @@ def test_a_source_that_never_begins_is_named(monkeypatch):
     silent.set()
     with pytest.raises(InputError, match="seconds is -1"):
         list(stream_newest(Predictor(Red()), camera(), seconds=-1.0))
+
+
+def test_what_a_camera_takes_to_begin_is_no_part_of_the_time_that_is_recorded(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def camera():
+        clock.now = 8.0
+        yield 0
+        time.sleep(0.1)  # until the next one is waited for
+        yield 1
+
+    assert list(read_until(camera(), 5.0)) == [0, 1]
 
 
 def test_it_stops_after_its_time_and_leaves_the_source():

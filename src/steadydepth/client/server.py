@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from steadydepth.client.images import Encoding, ServedDepth, StreamedDepth, encode_image
 from steadydepth.client.stream import Stream
 from steadydepth.errors import InputError, import_package
+from steadydepth.files.prefetch import check_seconds
 from steadydepth.serving.messages import FORMATS, PROTOCOL
 
 _MOST_ANSWER_BYTES = 256 << 20
@@ -92,10 +93,12 @@ class Client:
             seconds: end after so long, also where no frame comes; None goes on until the source ends.
 
         Raises:
-            InputError: the server refuses the stream or a frame, or there was no connection for so long.
+            InputError: the server refuses the stream or a frame, there was no connection for so long, or nothing came
+                in the time that was asked for.
         """
         if format not in FORMATS:
             raise InputError(f"format {format!r}: unknown; choose one of {', '.join(FORMATS)}")
+        check_seconds(seconds)
         query = urlencode({"format": format, **({} if filter is None else {"filter": filter})})
         stream = Stream(
             lambda: self.connect(f"/v1/stream?{query}"),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from steadydepth.client.images import Encoding, StreamedDepth, encode_image
 from steadydepth.errors import InputError
-from steadydepth.files.prefetch import Feed
+from steadydepth.files.prefetch import BEGIN_S, Feed
 from steadydepth.ops.resize import check_image
 from steadydepth.serving.messages import WINDOW, decode_depth, pack, unpack
 
@@ -24,7 +24,6 @@ LOG = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0  # between two attempts to connect, doubled from one to the next
 _MOST_IN_VAIN = 6  # connections, one after another, that end without an answer
 _LOOK_EVERY_S = 1.0  # whether an answer is overdue
-_BEGIN_S = 10.0  # for the first answer
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Stream:
         """The answers, in order.
 
         Raises:
-            InputError: as `Client.stream`; no frame came in the time that was asked for.
+            InputError: as `Client.stream`; no frame, or no answer, came in the time that was asked for.
         """
         self._feed = Feed(self._frames, is_live=self.is_live, changed=self._changed)
         try:
@@ -89,7 +88,9 @@ class Stream:
             if self._feed.error is not None:
                 raise self._feed.error
             if self._last < 0 and not self._feed.is_over:
-                raise InputError(f"no frame came in {time.monotonic() - self._begun:.0f} s: check the source")
+                # What was sent without an answer waits to be sent again.
+                came, place = ("answer", self.url) if self._again or self._feed.kept else ("frame", "the source")
+                raise InputError(f"no {came} came in {time.monotonic() - self._begun:.0f} s: check {place}")
         finally:
             self._feed.stop()
 
@@ -100,7 +101,7 @@ class Stream:
 
     def _left_s(self) -> float:
         """Seconds until the end that was asked for; a camera may take a while to begin."""
-        most = self._seconds if self._last >= 0 else max(self._seconds, _BEGIN_S)
+        most = self._seconds if self._last >= 0 else max(self._seconds, BEGIN_S)
         return self._begun + most - time.monotonic()
 
     def _over_one_connection(self) -> Iterator[StreamedDepth]:

@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from threading import Thread, current_thread
 from typing import Any, Generic, TypeVar
 
+from steadydepth.errors import InputError
+
 T = TypeVar("T")
+BEGIN_S = 10.0  # for the first item of a live source at the least: a camera may take a while to begin
 
 # Of decoded frames; one is enough to keep both sides busy, the other evens out frames that take longer.
 _AHEAD = 2
@@ -102,6 +105,18 @@ class Feed(Generic[T]):
         self._changed.notify_all()
         return kept
 
+    def next(self, wait_s: float | None) -> tuple[int, T, float] | None:
+        """What is kept, taken as soon as it is there.
+
+        Args:
+            wait_s: how long it is waited for; None waits until the source ends.
+
+        Returns: its number, the item and when it came; None where there is none by then.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self.kept is not None or self.is_over, wait_s)
+            return None if self.kept is None else self.take()
+
     def _read(self, items: Iterable[T]) -> None:
         try:
             for number, item in enumerate(items):
@@ -118,3 +133,13 @@ class Feed(Generic[T]):
             with self._changed:
                 self.is_over = True
                 self._changed.notify_all()
+
+
+def check_seconds(seconds: float | None) -> None:
+    """See that a live source can end after so long.
+
+    Raises:
+        InputError: it is no number from 0 on.
+    """
+    if seconds is not None and not seconds >= 0:
+        raise InputError(f"seconds is {seconds}; give a number from 0 on")

@@ -103,7 +103,8 @@ def cache_depth(
             well.
         folder: of the files, which stay as long as what is returned is used.
         filter: in place of the predictor's own.
-        seconds: end of a live source, also where it is silent; for its first frame 10 are waited at least.
+        seconds: end of a live source, from its first frame on, also where it is silent; for that frame 10 are waited at
+            least.
         keep_side: longer side in pixels of the frames that are kept for a preview; None keeps none.
         find_cuts: look for them also where no depth hangs on them, for ranges of each shot.
         report: called with the name, the frames done and the frames in all, 0 where that is not known.

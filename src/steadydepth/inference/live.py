@@ -5,11 +5,11 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from steadydepth.files.prefetch import Feed
+from steadydepth.files.prefetch import BEGIN_S, Feed, check_seconds
 from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.predictor import Predictor
@@ -17,7 +17,6 @@ from steadydepth.inference.session import Result
 from steadydepth.types import InputError
 
 T = TypeVar("T")
-_BEGIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -53,40 +52,24 @@ def stream_newest(
     """
     check_seconds(seconds)
     session = predictor.session(filter=filter, strength=strength)
-    changed, before, begun = threading.Condition(), -1, time.monotonic()
-    newest = Feed(open_source(source).frames(), is_live=True, changed=changed)
+    before, begun = -1, time.monotonic()
+    newest = Feed(open_source(source).frames(), is_live=True, changed=threading.Condition())
     try:
         while True:
-            with changed:
-                # A camera may take a while to begin; later its silence does not make the time longer.
-                most = seconds if seconds is None or before >= 0 else max(seconds, _BEGIN_S)
-                left = None if most is None else max(0.0, begun + most - time.monotonic())
-                changed.wait_for(lambda: newest.kept is not None or newest.is_over, left)
-                if newest.kept is None:
-                    break
-                number, image, arrived = newest.take()
+            # A camera may take a while to begin; later its silence does not make the time longer.
+            most = seconds if seconds is None or before >= 0 else max(seconds, BEGIN_S)
+            taken = newest.next(None if most is None else max(0.0, begun + most - time.monotonic()))
+            if taken is None:
+                break
+            number, image, arrived = taken
             result = session.step(image, time_s=arrived)
             yield LiveResult(result, number, number - before - 1, time.monotonic() - arrived)
             before = number
             if seconds is not None and time.monotonic() - begun >= seconds:
                 return
-        if newest.error is not None:
-            raise newest.error
-        if before < 0 and not newest.is_over:
-            waited_s = time.monotonic() - begun
-            raise InputError(f"{source}: no frame came in {waited_s:.0f} s: check the camera, or the address")
+        _check_end(newest, f"{source}: ", has_begun=before >= 0, begun=begun)
     finally:
         newest.stop()
-
-
-def check_seconds(seconds: float | None) -> None:
-    """See that a stream can end after so long.
-
-    Raises:
-        InputError: it is no number from 0 on.
-    """
-    if seconds is not None and not seconds >= 0:
-        raise InputError(f"seconds is {seconds}; give a number from 0 on")
 
 
 def read_until(items: Iterable[T], seconds: float | None) -> Iterator[T]:
@@ -94,29 +77,35 @@ def read_until(items: Iterable[T], seconds: float | None) -> Iterator[T]:
 
     Args:
         items: the source, read by a thread.
-        seconds: how long they are waited for (for the first one 10 at least); None has no end.
+        seconds: how long they are waited for after the caller is done with the first one (for that one 10 at least);
+            None has no end.
 
     Raises:
         InputError: none came in that time.
     """
     check_seconds(seconds)
-    changed, has_begun, begun = threading.Condition(), False, time.monotonic()
-    feed = Feed(items, is_live=False, changed=changed)
+    started, begun = time.monotonic(), None
+    feed = Feed(items, is_live=False, changed=threading.Condition())
     try:
         while True:
-            with changed:
-                most = seconds if seconds is None or has_begun else max(seconds, _BEGIN_S)
-                left = None if most is None else max(0.0, begun + most - time.monotonic())
-                changed.wait_for(lambda: feed.kept is not None or feed.is_over, left)
-                if feed.kept is None:
-                    break
-                _, item, _ = feed.take()
-            has_begun = True
-            yield item
-        if feed.error is not None:
-            raise feed.error
-        if not (has_begun or feed.is_over):
-            waited_s = time.monotonic() - begun
-            raise InputError(f"no frame came in {waited_s:.0f} s: check the camera, or the address")
+            if begun is None:
+                left = None if seconds is None else max(seconds, BEGIN_S)
+            else:
+                left = None if seconds is None else max(0.0, begun + seconds - time.monotonic())
+            taken = feed.next(left)
+            if taken is None:
+                break
+            yield taken[1]
+            # Neither the start of a camera nor that of a network is part of what is recorded.
+            begun = begun or time.monotonic()
+        _check_end(feed, "", has_begun=begun is not None, begun=started)
     finally:
         feed.stop()
+
+
+def _check_end(feed: Feed[Any], place: str, *, has_begun: bool, begun: float) -> None:
+    if feed.error is not None:
+        raise feed.error
+    if not (has_begun or feed.is_over):
+        waited_s = time.monotonic() - begun
+        raise InputError(f"{place}no frame came in {waited_s:.0f} s: check the camera, or the address")
