@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import cv2
@@ -25,6 +27,7 @@ from steadydepth.training.label_free import learning_rate
 from steadydepth.training.label_free import stabilise as room
 from steadydepth.training.label_free.learning_rate import find_learning_rate, largest_rate, times_longer
 from steadydepth.training.label_free.stabilise import Stabilised
+from steadydepth.training.lock import LOCK
 from steadydepth.training.samples import open_samples
 from steadydepth.training.setup import label_videos, set_up
 from steadydepth.types import InputError
@@ -71,6 +74,11 @@ def test_one_call_leaves_the_model_its_scores_and_a_page_and_goes_on_where_it_wa
             stabilise_and_report(world, **options | other)
     with pytest.raises(InputError, match="a run with other videos lives here"):
         stabilise_and_report(world / "fixed_000003", **options)
+    (out / room.NOTE).unlink()  # as version 0.2.0 left it
+    assert stabilise_and_report(world, **options) == found
+    for other in ({"model": "other"}, {"seed": 1}, {"steps": 3}):
+        with pytest.raises(InputError, match=f"a run with other {next(iter(other))} lives here: give what was"):
+            stabilise_and_report(world, **options | other)
 
 
 def test_another_call_takes_nothing_of_one_that_was_cut_before_its_training(world, tmp_path, start, video, monkeypatch):
@@ -108,10 +116,26 @@ def test_a_cut_between_a_video_and_its_link_costs_no_video(tmp_path, video, monk
 def test_a_folder_with_videos_of_somebody_is_left_alone(tmp_path, start, video):
     with pytest.raises(InputError, match=r"walk\.mp4 is a file, and .*walk\.mp4 is to be a folder"):
         room.stabilise(video, model=start, out=video)
-    (tmp_path / "mine" / "videos").mkdir(parents=True)
-    with pytest.raises(InputError, match="another run, or videos, live here: choose another folder"):
-        room.stabilise(video, model=start, out=tmp_path / "mine")
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["videos"]
+    for name in ("videos", "before"):
+        (tmp_path / name / name).mkdir(parents=True)
+        with pytest.raises(InputError, match="another run, or videos, live here: choose another folder"):
+            room.stabilise(video, model=start, out=tmp_path / name)
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == [LOCK, name]
+
+
+def test_what_another_call_prepares_is_not_deleted(tmp_path, start, video):
+    out = tmp_path / "calm"
+    (out / "videos" / "walk").mkdir(parents=True)
+    (out / room.NOTE).write_text('{"videos": ["of the call that is at work"]}')
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, out / LOCK], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        with pytest.raises(InputError, match="another process trains here"):
+            room.stabilise(video, model=start, out=out)
+        other.communicate(b"\n")
+    assert (out / "videos" / "walk").is_dir()
 
 
 def test_coarse_layers_alone_are_trained_where_they_are_asked_for(world, tmp_path, start):

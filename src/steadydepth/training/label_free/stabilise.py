@@ -29,6 +29,7 @@ from steadydepth.inference.predictor import load
 from steadydepth.training.checkpoint import CARD
 from steadydepth.training.label_free.learning_rate import N_KEPT, N_STEPS, find_learning_rate
 from steadydepth.training.label_free.teacher_depth import remove_teacher_depth
+from steadydepth.training.lock import alone_in
 from steadydepth.training.loop import train
 from steadydepth.training.samples import open_samples
 from steadydepth.training.setup import label_videos, set_up
@@ -126,20 +127,22 @@ def stabilise(
         "videos": [str(one.resolve()) for one in given], "model": str(model), "minutes": minutes, "strength": strength,
         "steps": steps, "max_side": max_side, "layers": layers, "seed": seed,
     }  # fmt: skip
-    _take(out, asked)
-    if (out / "config.yaml").is_file():
-        config = load_config(out / "config.yaml")
-    else:
-        n_frames = MOST_FRAMES if minutes is None else int(min(max(150 * minutes, PIECE), MOST_FRAMES))
-        if not (out / VIDEOS).is_dir():
-            _gather(given, out, n_frames=n_frames, max_side=max_side)
-        config = _plan(
-            out, str(model),
-            strength=strength, steps=steps, max_side=max_side, layers=layers, seed=seed, device=device,
-        )  # fmt: skip
-    before = _measure(str(model), out, BEFORE)
-    if not (out / "config.yaml").is_file():
-        config = _tune(config, has_steps=steps is not None, minutes=minutes, started=started)
+    check_folder(out)
+    with alone_in(out):  # as the run itself is: another call deletes nothing of what this one prepares
+        _take(out, asked)
+        if (out / "config.yaml").is_file():
+            config = load_config(out / "config.yaml")
+        else:
+            n_frames = MOST_FRAMES if minutes is None else int(min(max(150 * minutes, PIECE), MOST_FRAMES))
+            if not (out / VIDEOS).is_dir():
+                _gather(given, out, n_frames=n_frames, max_side=max_side)
+            config = _plan(
+                out, str(model),
+                strength=strength, steps=steps, max_side=max_side, layers=layers, seed=seed, device=device,
+            )  # fmt: skip
+        before = _measure(str(model), out, BEFORE)
+        if not (out / "config.yaml").is_file():
+            config = _tune(config, has_steps=steps is not None, minutes=minutes, started=started)
     train(config)
     if not (out / CARD).is_file():
         return None
@@ -153,22 +156,35 @@ def _take(out: Path, asked: dict[str, Any]) -> None:
     What a call that asked for something else has left before its training began is deleted.
 
     Raises:
-        InputError: something else lives there, or it is a file.
+        InputError: something else lives there.
     """
-    check_folder(out)
     note, has_begun = out / NOTE, (out / "config.yaml").is_file()
-    before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
-    if before is None and (has_begun or (out / VIDEOS).exists()):
+    left = [out / name for name in (PART, VIDEOS, MEASURED, BEFORE) if (out / name).exists()]
+    if note.is_file():
+        before = json.loads(note.read_text(encoding="utf-8"))
+    elif has_begun and (out / VIDEOS).is_dir():
+        before = _asked_without_note(out, asked)
+    elif has_begun or left:
         raise InputError(f"{out}: another run, or videos, live here: choose another folder")
+    else:
+        before = None
     other = [] if before is None else [name for name, value in asked.items() if before.get(name) != value]
     if has_begun and other:
         raise InputError(
             f"{out}: a run with other {', '.join(other)} lives here: give what was given then, or choose another folder"
         )
+    if other:
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
     if before is None or other:
-        for name in (PART, VIDEOS, MEASURED, BEFORE) if other else ():
-            shutil.rmtree(out / name, ignore_errors=True)
         write_json(note, asked)
+
+
+def _asked_without_note(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a run of version 0.2.0, which left no note; what is not known counts as asked for again."""
+    config = load_config(out / "config.yaml")
+    steps = None if asked["steps"] is None else config.optim.steps
+    return asked | {"model": config.model.init, "seed": config.run.seed, "steps": steps}
 
 
 def _gather(videos: list[Path], out: Path, *, n_frames: int, max_side: int) -> None:
