@@ -271,6 +271,8 @@ def test_a_job_whose_folder_is_gone_fails_and_the_next_one_begins(jobs, files):
     gone = jobs.store.get(Job, "aa")
     assert (gone.state, gone.message) == ("failed", "its folder on the server is gone")
     assert jobs.store.get(Job, job.id).state == "running"
+    jobs.store.add(Job("bb", "filter", "kitchen", "ann", 1.0, "small", state="finished"))
+    assert tuned_filters(jobs, Identity("ann", frozenset({"train"}))) == {}
 
 
 def test_a_process_that_is_always_lost_fails_the_job(jobs, files, monkeypatch):

@@ -247,7 +247,8 @@ class Jobs:
         """The files of the model that a finished job made, by name; none of one that is not finished."""
         if job.state != "finished":
             return {}
-        files = sorted(path for path in (self.of(job) / RUN).iterdir() if path.is_file())
+        # Of one whose folder was removed by hand there are none: a glob finds nothing there.
+        files = sorted(path for path in (self.of(job) / RUN).glob("*") if path.is_file())
         return {
             path.name: path
             for path in files
