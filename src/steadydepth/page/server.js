@@ -160,6 +160,7 @@ export class ServerDepth {
   }
 
   close() {
+    this.onResult = () => {}; // what comes late is of no one who looks now
     for (const stream of this.streams) stream.close();
   }
 }
