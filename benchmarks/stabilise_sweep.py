@@ -133,6 +133,7 @@ WITH_LABELS: dict[str, dict[str, Any]] = {
     "guided-plain-long": both(PLAIN, GUIDED, LONG),
     "guided-features-long": both(FEATURES, GUIDED, LONG),
     "guided-gradient-0.5-long": both(GUIDED, ramped(2.2, 1.5, relative_gradient=0.5, relative_features=0.2), LONG),
+    "guided-gradient-0.8-long": both(GUIDED, ramped(2.2, 1.8, relative_gradient=0.8, relative_features=0.2), LONG),
     "guided-weight-3.2-long": both(GUIDED, ramped(3.2, 2.0, relative_gradient=0.45, relative_features=0.2), LONG),
     "plain-long": both(PLAIN, LONG),
     "demo-0.2-long": both(DEMO_02, LONG),

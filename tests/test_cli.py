@@ -297,7 +297,9 @@ def test_predict_filters_shards_and_goes_on(run, tmp_path, copy, model):
     status, printed, _ = run(*words, "--shard", "2/2", "--filter", "ema")
     assert status == 0
     assert [Path(line).name for line in printed.split()] == ["moving_000004.npz", "moving_000004_preview.mp4"]
-    status, printed, _ = run(*words, "--resume")
+    status, _, complaint = run(*words, "--resume")
+    assert (status, "moving_000004" in complaint, "ema" in complaint) == (2, True, True)
+    status, printed, _ = run(*words, "--resume", "--filter", "ema")
     assert status == 0
     assert [Path(line).name for line in printed.split()] == ["fixed_000003.npz", "fixed_000003_preview.mp4"]
     status, _, complaint = run(*words, "--shard", "3/2", "--resume")

@@ -196,7 +196,7 @@ def test_processes_that_render_ahead_give_the_same_batches(tmp_path):
 def test_a_process_that_cannot_render_says_why(tmp_path):
     (tmp_path / "kept").write_text("a file where the folder should be")
     row = samples(numbers=range(CLIPS_AT_ONCE), keep=tmp_path / "kept", workers=1)
-    with pytest.raises(OSError, match="kept"):
+    with pytest.raises(InputError, match="kept"):
         list(row.batches(CLIPS_AT_ONCE))
 
 

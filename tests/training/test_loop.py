@@ -70,7 +70,7 @@ def test_a_run_starts_from_another_end_of_its_model(model, world, tmp_path):
 
 
 def test_features_reach_the_gradient_where_there_is_a_still(model, clip):
-    still = replace(clip, motion=torch.zeros_like(clip.motion), visible=torch.ones_like(clip.visible))
+    still = replace(clip, is_still=torch.ones(len(clip.frames), dtype=torch.bool))
     moved = {}
     for weight in (0.0, 3.0):
         for name, batch in (("clip", clip), ("still", still)):

@@ -68,10 +68,10 @@ def predict_sequence(
         chunk: frames at a time; None takes as many as fill the device.
         stop: the frame after the last; None goes to the end.
 
-    Returns: in the units of the model's claims, NaN where there is no depth.
+    Returns: in the units of the model's claims.
     """
     images = islice(sequence.images(), stop)
-    return np.stack([result.measured for result in session_of(model, filter=filter, chunk=chunk).run(images)])
+    return np.stack([result.depth for result in session_of(model, filter=filter, chunk=chunk).run(images)])
 
 
 def open_footage(path: Path) -> Footage:
@@ -138,7 +138,7 @@ def _spool(session: VideoSession, path: Path, stored: Path, protocol: Protocol) 
         n_frames, shape = 0, (0, 0)
         with stored.open("wb") as file:
             for result in session.run(images):
-                file.write(np.ascontiguousarray(result.measured, np.float32).data)
+                file.write(np.ascontiguousarray(result.depth, np.float32).data)
                 n_frames, shape = n_frames + 1, result.depth.shape
     except InputError as error:
         return partial(_fail, str(error))
