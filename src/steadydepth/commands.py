@@ -18,6 +18,7 @@ from steadydepth.inference.point_clouds import Lens
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor
 from steadydepth.inference.stereo import Stereo
+from steadydepth.models.declare import split_name
 from steadydepth.models.zoo import DEFAULT, licence_of
 from steadydepth.ops.depth_view import DepthView
 
@@ -182,7 +183,7 @@ def export(
     from steadydepth.exporters.quantise import calibration_frames, export_int8
 
     height, width = size
-    known = licence_of(str(model)) if isinstance(model, str | Path) else None
+    known = licence_of(split_name(str(model))[0]) if isinstance(model, str | Path) else None
     licence = licence or known or "not stated"
     if int8 and data is None:
         raise InputError("--int8 needs --data: clips like those it will see, to calibrate on and to measure")

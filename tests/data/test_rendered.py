@@ -17,6 +17,7 @@ from steadydepth.data.checks import check_data
 from steadydepth.data.commands import make
 from steadydepth.data.geometric import View
 from steadydepth.data.rendered import CLIPS_AT_ONCE, RenderedSamples
+from steadydepth.data.rendered_cameras import view_clips
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.errors import InputError
 from steadydepth.files import tensors
@@ -299,7 +300,7 @@ def test_a_config_shows_as_many_rendered_stills_as_its_strides_say(packed, tmp_p
 
 def test_a_rendered_clip_is_turned_with_all_that_is_known_of_it(few):
     whole = samples(flip=False)._render(0)
-    turned = rendered._seen(vars(whole), lambda: View(turn_rad=np.pi))
+    turned = view_clips(vars(whole), lambda: View(turn_rad=np.pi))
     torch.testing.assert_close(turned["light"], whole.light.flip(-2, -1), atol=0.02, rtol=0)
     torch.testing.assert_close(turned["depth"], whole.depth.flip(-2, -1))
     torch.testing.assert_close(turned["motion"], -whole.motion.flip(-3, -2), atol=1e-4, rtol=1e-5)
@@ -311,7 +312,7 @@ def test_a_rendered_clip_is_turned_with_all_that_is_known_of_it(few):
     stays = (column >= 0) & (column <= width - 1) & (row >= 0) & (row <= height - 1)
     seen, was_seen = turned["visible"].numpy()[..., ::-1, ::-1], whole.visible.numpy() & stays
     assert np.array_equal(seen[..., 1:-1, 1:-1], was_seen[..., 1:-1, 1:-1])  # at the edge the last digit decides
-    zoomed = rendered._seen(vars(whole), lambda: View(turn_rad=np.pi / 4))
+    zoomed = view_clips(vars(whole), lambda: View(turn_rad=np.pi / 4))
     assert torch.isnan(zoomed["depth"][..., 0, 0]).all()
     assert not zoomed["visible"][..., 0, 0].any()
 

@@ -137,7 +137,8 @@ def test_what_was_begun_last_is_what_is_shown(page, red, tmp_path):
 def test_a_page_that_may_have_no_camera_says_what_it_needs(page):
     page.evaluate("Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
     page.click("#camera")
-    until(lambda: page.inner_text("#message") == "a camera needs a page over TLS, or a server on this machine")
+    said = until(lambda: page.inner_text("#message"))
+    assert said == "a camera needs a page over TLS, or a server on this machine"
 
 
 def test_the_keyboard_alone_is_enough(page):

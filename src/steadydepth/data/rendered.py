@@ -9,24 +9,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from steadydepth.data.call_cache import CallCache
-from steadydepth.data.geometric import View, draw_view, look, mirror
+from steadydepth.data.geometric import draw_view, mirror
 from steadydepth.data.kept_renders import Render, read_render, render_ahead, write_render
+from steadydepth.data.rendered_cameras import code_clips, hold, photograph, view_clips
 from steadydepth.data.samples import Item
 from steadydepth.errors import InputError
 from steadydepth.files.sequence_writer import write_sequence
-from steadydepth.files.video_write import recode
-from steadydepth.ops.photometric import Photometric, augment_clips, blur
+from steadydepth.ops.photometric import Photometric, augment_clips
 from steadydepth.synthetic.assets import SWEETHOME3D, load_assets, pack_assets, read_textures
 from steadydepth.synthetic.batched import Rendered, World
 from steadydepth.synthetic.device import check_device
 from steadydepth.synthetic.places import FPS, Scenes, draw_scenes
 from steadydepth.synthetic.world import FRAME_AUGMENTATION
-from steadydepth.types import Clip, Frames
+from steadydepth.types import Clip
 
 DEPTH_SCALE_M = 0.001  # 16 bits reach 65 m; where a street is longer its clips have coarser steps
 WORLD = 4  # counted up when the same numbers give other clips, so that kept ones are of one world
@@ -235,16 +235,16 @@ class RenderedSamples(Dataset[Item]):
         is_still = torch.zeros(CLIPS_AT_ONCE, dtype=torch.bool)
         if self.stills:
             is_still = torch.rand(CLIPS_AT_ONCE, generator=generator) < self.stills
-            rendered = _hold(rendered, is_still)
+            rendered = hold(rendered, is_still)
         draws = np.random.default_rng(self._seed(chunk, 3))
         if self.max_zoom > 1 or self.max_rotation_deg > 0:
-            rendered = _seen(
+            rendered = view_clips(
                 rendered,
                 lambda: draw_view(draws, max_zoom=self.max_zoom, max_rotation_deg=self.max_rotation_deg),
             )
-        frames = augment_clips(_photograph(rendered["light"], generator), self.photometric, generator).movedim(2, -1)
+        frames = augment_clips(photograph(rendered["light"], generator), self.photometric, generator).movedim(2, -1)
         if self.max_crf:
-            frames = _coded(frames, [int(draws.integers(self.max_crf + 1)) for _ in frames])
+            frames = code_clips(frames, [int(draws.integers(self.max_crf + 1)) for _ in frames])
         parts = {"frames": frames, "depth": rendered["depth"], "valid": torch.isfinite(rendered["depth"])}
         if self.motion != "none":
             parts |= {"motion": rendered["motion"], "visible": rendered["visible"]}
@@ -254,38 +254,6 @@ class RenderedSamples(Dataset[Item]):
                 chosen = is_mirrored.view(-1, *(1,) * (part.ndim - 1))
                 parts[name] = torch.where(chosen, mirror(name, part, columns=3), part)
         return parts | {"is_still": is_still.to(frames.device)}
-
-
-def _hold(rendered: dict[str, Tensor], chosen: Bool[Tensor, "b"]) -> dict[str, Tensor]:
-    """Of the chosen clips the first frame throughout: nothing moves, and nothing is hidden."""
-    held = {name: rendered[name][:, :1].expand_as(rendered[name]) for name in ("light", "depth")}
-    held["motion"] = torch.zeros_like(rendered["motion"])
-    held["visible"] = torch.ones_like(rendered["visible"])
-    chosen = chosen.to(rendered["light"].device)
-    return {
-        name: torch.where(chosen.view(-1, *(1,) * (one.ndim - 1)), one, rendered[name]) for name, one in held.items()
-    }
-
-
-def _seen(rendered: dict[str, Tensor], draw: Callable[[], View]) -> dict[str, Tensor]:
-    """The clips as the cameras of views would have taken them, one drawn for each clip."""
-    seen: dict[str, list[np.ndarray]] = {name: [] for name in ("light", "depth", "motion", "visible")}
-    height, width = rendered["depth"].shape[-2:]
-    for light, depth, motion, visible in zip(*(rendered[name].cpu() for name in seen), strict=True):
-        lookup = look(draw(), height, width)
-        seen["light"].append(np.moveaxis(lookup.frames(np.ascontiguousarray(light.movedim(1, -1).numpy())), -1, 1))
-        seen["depth"].append(np.where(lookup.inside, lookup.nearest(depth.numpy()), np.float32(np.nan)))
-        for name, part in zip(("motion", "visible"), lookup.motion(motion.numpy(), visible.numpy()), strict=True):
-            seen[name].append(part)
-    device = rendered["depth"].device
-    return {name: torch.from_numpy(np.stack(parts)).to(device) for name, parts in seen.items()}
-
-
-def _coded(frames: Float[Tensor, "b t h w 3"], crfs: Sequence[int]) -> Float[Tensor, "b t h w 3"]:
-    """Each clip after H.264 of that quality."""
-    in_bytes = (frames * 255).round().byte().cpu().numpy()
-    coded = np.stack([recode(clip, crf=crf) for clip, crf in zip(in_bytes, crfs, strict=True)])
-    return torch.from_numpy(coded).to(frames.device).float() / 255
 
 
 def _begin_rendering(same: dict[str, Any]) -> Render:
@@ -353,20 +321,3 @@ def make_rendered(
 def _source(assets: str | Path) -> str:
     credits = sorted({one.split(";")[0] for one in load_assets(Path(assets)).credits})
     return f"steadydepth synthetic world, with models under {'; '.join(credits)}"
-
-
-def _photograph(light: Frames, generator: torch.Generator) -> Frames:
-    """One camera for each clip: exposure by the mean, tone curve, saturation, sometimes a negative, and sharpness."""
-    b, t = light.shape[:2]
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return (low + torch.rand(b, *shape, generator=generator) * (high - low)).view(b, *(1,) * 4).to(light.device)
-
-    bright = light.mean(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1e-4)
-    encoded = (light * uniform(0.12, 0.5) / bright).clamp(0, 1) ** (1 / uniform(1.7, 2.6))
-    grey = encoded.mean(dim=2, keepdim=True)
-    frames = (grey + (encoded - grey) * uniform(0.1, 1.2)).clamp(0, 1)
-    # Some clips are negatives: what is dark must not come to mean far.
-    frames = torch.where(uniform(0.0, 1.0) < 0.15, 1 - frames, frames)
-    sigma = uniform(-0.8, 1.0).clamp(min=0).view(b, 1).expand(b, t)
-    return blur(frames, sigma)

@@ -132,8 +132,6 @@ def cache_depth(
                 begun = begun or time.perf_counter()
                 shape, kept_shape, n_done, passed = size, depth.shape, n_done + 1, time.perf_counter() - begun
                 report(source.name, n_done, source.n_frames or 0)
-                if source.is_live and seconds is not None and passed >= seconds:
-                    break
         except (KeyboardInterrupt, InputError) as end:
             if not source.is_live or n_done == 0:
                 raise

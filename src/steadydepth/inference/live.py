@@ -1,5 +1,6 @@
 """Live frames: the newest one always wins, and what came while the model worked is left out, and counted."""
 
+import math
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -73,7 +74,7 @@ def stream_newest(
 
 
 def read_until(items: Iterable[T], seconds: float | None) -> Iterator[T]:
-    """The items of a live source in order, until it has been silent to the end of its time.
+    """The items of a live source in order, until its time is over, also where it is silent.
 
     Args:
         items: the source, read by a thread.
@@ -84,21 +85,20 @@ def read_until(items: Iterable[T], seconds: float | None) -> Iterator[T]:
         InputError: none came in that time.
     """
     check_seconds(seconds)
-    started, begun = time.monotonic(), None
+    begun, has_begun = time.monotonic(), False
+    end = math.inf if seconds is None else begun + max(seconds, BEGIN_S)
     feed = Feed(items, is_live=False, changed=threading.Condition())
     try:
-        while True:
-            if begun is None:
-                left = None if seconds is None else max(seconds, BEGIN_S)
-            else:
-                left = None if seconds is None else max(0.0, begun + seconds - time.monotonic())
-            taken = feed.next(left)
+        while not has_begun or time.monotonic() < end:
+            taken = feed.next(None if end == math.inf else end - time.monotonic())
             if taken is None:
                 break
             yield taken[1]
-            # Neither the start of a camera nor that of a network is part of what is recorded.
-            begun = begun or time.monotonic()
-        _check_end(feed, "", has_begun=begun is not None, begun=started)
+            if not has_begun and seconds is not None:
+                # Neither the start of a camera nor that of a network is part of what is recorded.
+                end = time.monotonic() + seconds
+            has_begun = True
+        _check_end(feed, "", has_begun=has_begun, begun=begun)
     finally:
         feed.stop()
 

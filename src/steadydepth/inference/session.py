@@ -61,7 +61,7 @@ class Result:
 
     @cached_property
     def measured(self) -> Float32[np.ndarray, "h w"]:
-        """Depth, NaN where it is not valid: what predict writes is what is scored, and what filters learn from."""
+        """Depth, NaN where it is not valid."""
         return np.where(self.valid, self.depth, np.float32(np.nan))
 
 

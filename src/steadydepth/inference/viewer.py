@@ -83,7 +83,7 @@ def _as_colours(result: Result, shown: tuple[float, float]) -> bytes:
 
 
 def _as_floats(result: Result, shown: tuple[float, float]) -> bytes:
-    return np.where(result.valid, result.depth, np.float32(np.nan)).astype("<f4").tobytes()
+    return result.measured.astype("<f4").tobytes()
 
 
 PIPES = {"rgb24": _as_colours, "grayf32le": _as_floats}

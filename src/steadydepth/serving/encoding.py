@@ -67,7 +67,7 @@ def _check_pixels(height: int, width: int, most_pixels: int) -> None:
 
 def encode_depth(result: Result, format: str) -> tuple[dict[str, Any], bytes]:
     """Depth as one of `messages.FORMATS`: what its header says, and its bytes; NaN where there is no value."""
-    depth = np.where(result.valid, result.depth, np.float32(np.nan))
+    depth = result.measured
     values = depth[result.valid]
     low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 2.0)
     scale, offset = 1.0, 0.0
@@ -87,8 +87,7 @@ def encode_depth(result: Result, format: str) -> tuple[dict[str, Any], bytes]:
 def encode_npz(result: Result) -> bytes:
     """The npz of a prediction folder: `depth` (1, h, w) float32 and the text `claims`."""
     file = io.BytesIO()
-    depth = np.where(result.valid, result.depth, np.float32(np.nan))[None]
-    np.savez(file, depth=depth, claims=np.array(result.claims))
+    np.savez(file, depth=result.measured[None], claims=np.array(result.claims))
     return file.getvalue()
 
 
@@ -96,5 +95,5 @@ def encode_exr(result: Result) -> bytes:
     """OpenEXR, float32 in the channel Z; InputError without the package OpenEXR."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "depth.exr"
-        write_exr(path, np.where(result.valid, result.depth, np.float32(np.nan)))
+        write_exr(path, result.measured)
         return path.read_bytes()
