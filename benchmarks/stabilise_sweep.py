@@ -6,8 +6,8 @@
 Label-free recipes train MODEL on VIDEOS and are measured on RGBD (sequence folders with depth); labelled ones train the
 demo's network on WORLD and are measured on UNSEEN (`steadydepth data make`). Leave out a pair of folders and its
 recipes are left out. One line of JSON a run is added to results.jsonl as it ends; what is there is not run again, so
-the same command goes on. Every run is a process, ended after --most seconds; `--only REGEX` chooses runs, `--steps`
-shortens all.
+the same command goes on, and its network is kept in models/. Every run is a process, ended after --most seconds;
+`--only REGEX` chooses runs, `--steps` shortens all.
 """
 
 import argparse
