@@ -102,7 +102,7 @@ def test_what_is_no_catalogue_is_refused(tmp_path):
     with pytest.raises(InputError, match="apt install"):
         pack_assets([tmp_path], tmp_path / "x.npz")
     (tmp_path / "no.sh3f").write_bytes(b"no archive")
-    with pytest.raises(InputError, match=r"no\.sh3f: no Sweet Home 3D catalogue"):
+    with pytest.raises(InputError, match=r"no\.sh3f: cannot be read as a Sweet Home 3D catalogue"):
         pack_assets([tmp_path], tmp_path / "x.npz")
     (tmp_path / "x.npz").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"x\.npz.*data assets"):

@@ -182,7 +182,7 @@ def test_a_table_of_members_that_is_none_or_promises_more_than_there_is_is_refus
         np.lib.format.write_array_header_1_0(table, header)
     (copied / MEMBERS).write_bytes(table.getvalue())
     _edit_index(copied, lambda index: index.update(members_crc32=zlib.crc32(table.getvalue())))
-    with pytest.raises(InputError, match=r"index\.json: members\.npy beside it is no table of members"):
+    with pytest.raises(InputError, match=r"index\.json: members\.npy beside it: cannot be read as a table of members"):
         find_sequences(copied)
 
 

@@ -23,12 +23,11 @@ def frames_of(stored):
     return first
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 7, 100])
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("kind", [np.float32, np.float16, ">f4", np.float64])
-def test_a_packed_prediction_is_read_in_chunks(depth, tmp_path, chunk, save, kind):
+def test_a_packed_prediction_is_read_frame_by_frame(depth, tmp_path, save, kind):
     save(tmp_path / "a.npz", depth=depth.astype(kind), claims="scale")
-    stored = open_predictions(tmp_path, "a", chunk=chunk)
+    stored = open_predictions(tmp_path, "a")
     assert stored.claims == "scale"
     np.testing.assert_array_equal(frames_of(stored), depth.astype(kind).astype(np.float32))
 
@@ -48,7 +47,7 @@ def test_images_are_read_one_by_one(depth, tmp_path):
 
 def test_raw_frames_and_arrays(depth, tmp_path):
     (tmp_path / "a.raw").write_bytes(depth.tobytes())
-    np.testing.assert_array_equal(frames_of(open_raw(tmp_path / "a.raw", depth.shape, "metric", chunk=3)), depth)
+    np.testing.assert_array_equal(frames_of(open_raw(tmp_path / "a.raw", depth.shape, "metric")), depth)
     np.testing.assert_array_equal(frames_of(open_array(depth.astype(np.float64), "metric")), depth)
     with pytest.raises(InputError, match="fewer than 8 frames"):
         list(open_raw(tmp_path / "a.raw", (8, HEIGHT, WIDTH), "metric").read())
@@ -73,4 +72,4 @@ def test_what_cannot_be_read_is_refused_as_by_the_reader_of_the_whole(depth, tmp
     damaged[300] ^= 255
     (tmp_path / "d.npz").write_bytes(bytes(damaged))
     with pytest.raises(InputError, match=r"d\.npz"):
-        list(open_predictions(tmp_path, "d", chunk=2).read())
+        list(open_predictions(tmp_path, "d").read())

@@ -179,7 +179,11 @@ def test_stray_scanner_refuses_a_video_that_is_not_of_its_odometry(tmp_path, mak
     ("file", "text", "message"),
     [
         ("odometry.csv", "timestamp, frame, x\n1, 2, 3\n", "odometry.csv: cannot be read as CSV with timestamp, x"),
-        ("odometry.csv", "{head}\n" + "a, 0, 0, 0, 0, 0, 0, 0, 1\n" * 3, "odometry.csv: no lines of numbers"),
+        (
+            "odometry.csv",
+            "{head}\n" + "a, 0, 0, 0, 0, 0, 0, 0, 1\n" * 3,
+            "odometry.csv: cannot be read as lines of numbers",
+        ),
         ("odometry.csv", "{head}\n" + "1, 0, 0, 0, 0, 0, 0, 0, 1\n" * 3, "odometry.csv: times out of order"),
         ("odometry.csv", "{head}\n" + "".join(f"{i}, 0, 0, 0, 0, 0, 0, 0, 0\n" for i in range(3)), "NaN or infinity"),
         ("camera_matrix.csv", "1, 0, 0\n", "camera_matrix.csv: 1 lines; a camera has 3"),

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from steadydepth.errors import InputError
+from steadydepth.files.damage import reading
 from steadydepth.files.tensors import write_tensors
 from steadydepth.synthetic.batched import Rendered
 
@@ -25,25 +25,14 @@ Render = Callable[[int], None]
 
 def write_render(path: Path, rendered: Rendered) -> None:
     """What training takes of rendered clips, in one file: light in 16 bits, labels as they are."""
-    parts = {
-        "light": rendered.light.half(),
-        "depth": rendered.depth,
-        "motion": rendered.motion,
-        "visible": rendered.visible,
-    }
-    write_tensors(path, parts)
+    labels = {name: getattr(rendered, name) for name in ("depth", "motion", "visible")}
+    write_tensors(path, {"light": rendered.light.half(), **labels})
 
 
 def read_render(path: Path, device: torch.device) -> dict[str, Tensor]:
-    """The parts that `write_render` wrote, on `device`.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    try:
+    """The parts that `write_render` wrote, on `device`; InputError when the file is damaged."""
+    with reading(path, "as rendered clips", "remove it, and it is rendered again", SafetensorError):
         parts = load_file(path, device=str(device))
-    except SafetensorError as error:
-        raise InputError(f"{path}: cannot be read ({error}): remove it, and it is rendered again") from error
     return parts | {"light": parts["light"].float()}
 
 

@@ -5,10 +5,8 @@ What a header promises is checked before memory is taken, and never more is unpa
 
 import io
 import struct
-import tokenize
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,17 +15,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from steadydepth.errors import InputError, import_extra
+from steadydepth.files.damage import reading, short
 from steadydepth.files.exr import read_exr
 from steadydepth.files.image_formats import size_fault
 from steadydepth.files.images import read_depth_codes, read_pnm
 
-_MOST_LETTERS = 200
 _DPT_TAG = 202021.25  # first number of a .dpt or .cam file, MPI Sintel
-# What NumPy, zipfile, zlib, h5py and SciPy raise for a damaged file, or one of another kind.
-UNREADABLE = (
-    *(OSError, TypeError, ValueError, AttributeError, RuntimeError, EOFError, LookupError),
-    *(SyntaxError, ArithmeticError, MemoryError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error),
-)
 
 
 def read_numbers(path: Path) -> Float32[np.ndarray, "h w"]:
@@ -42,22 +35,10 @@ def read_numbers(path: Path) -> Float32[np.ndarray, "h w"]:
     read = _READERS.get(path.suffix.lower())
     if read is None:
         raise InputError(f"{path}: no depth format; there is {', '.join(_READERS)}: convert it to one of them")
-    try:
+    with reading(path, f"as {path.suffix}", "check the path, or write or copy the file again"):
         image = read(path)
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise InputError(
-            f"{path}: cannot be read as {path.suffix} ({short(error)}): check the path, or write or copy the file again"
-        ) from error
     _check_plain(path, image.dtype)
     return image.astype(np.float32, copy=False)
-
-
-def short(what: object) -> str:
-    """What an error or a damaged header says, on one line, its beginning."""
-    text = " ".join(str(what).split()) or type(what).__name__
-    return text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}..."
 
 
 def read_tagged(path: Path, layout: str, n_before: int = 0) -> np.ndarray:
@@ -78,15 +59,10 @@ def read_tagged(path: Path, layout: str, n_before: int = 0) -> np.ndarray:
 
 
 def open_h5(path: Path) -> Any:
-    """The HDF5 file `path`, to be closed by the caller.
-
-    Raises:
-        InputError: h5py is missing, or the file is no HDF5.
-    """
-    try:
-        return load_extra("h5py").File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as HDF5 ({error}): check the path, or copy the file again") from error
+    """The HDF5 file `path`, to be closed by the caller; InputError when it is none, or h5py is missing."""
+    h5py = load_extra("h5py")
+    with reading(path, "as HDF5", "check the path, or copy the file again"):
+        return h5py.File(path, "r")
 
 
 def load_extra(name: str) -> Any:
@@ -195,13 +171,11 @@ def _read_mat(path: Path) -> np.ndarray:
     if load_extra("h5py").is_hdf5(path):  # version 7.3, columns first
         return _read_h5(path).T
     matlab = load_extra("scipy.io")
-    try:
+    with reading(path, "as .mat", "check the path, or write or copy the file again", matlab.matlab.MatReadError):
         shapes = {name: shape for name, shape, _ in matlab.whosmat(path)}
         name = _only(path, list(shapes))
         sides = _allowed(path, shapes[name])
         return matlab.loadmat(path, variable_names=[name])[name].reshape(sides)
-    except matlab.matlab.MatReadError as error:
-        raise ValueError(error) from error
 
 
 _READERS: dict[str, Callable[[Path], np.ndarray]] = {

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from steadydepth.errors import InputError, import_extra
+from steadydepth.files.damage import reading
 from steadydepth.files.image_formats import size_fault
 
 
@@ -48,10 +49,8 @@ def read_exr(path: Path) -> Float32[np.ndarray, "h w"]:
         InputError: the file is unreadable or of another kind.
     """
     exr = load_openexr()
-    try:
+    with reading(path, "as OpenEXR", "write the file again"):
         channels = _channels(exr, path.read_bytes())
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as OpenEXR ({error}): write the file again") from error
     names = list(channels) if len(channels) == 1 or "Z" not in channels else ["Z"]
     if len(names) > 1:  # of several layers; Blender's pass Depth has the channel Z, or V
         names = [name for name in channels if name.endswith((".Z", "Depth.V"))]

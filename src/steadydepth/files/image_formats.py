@@ -2,7 +2,6 @@
 
 import io
 import logging
-import struct
 import warnings
 from functools import lru_cache
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from steadydepth.errors import import_extra
+from steadydepth.files.damage import UNREADABLE
 
 # What files of these kinds begin with; those of AVIF and HEIC say it from their fifth byte on.
 _WEBP, _BMP, _TIFF = b"RIFF", b"BM", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -21,11 +21,6 @@ _MOST_PIXELS = 2**27
 # Tags of TIFF and EXIF.
 _KIND_OF_PAGE, _BITS, _ORIENTATION = 254, 258, 274
 LOG = logging.getLogger(__name__)
-# What Pillow raises for bytes that are damaged or none of its own.
-_UNREADABLE = (
-    *(OSError, ValueError, SyntaxError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError),
-    *(RuntimeError, MemoryError, struct.error),
-)
 
 
 def kind_of(data: bytes) -> str | None:
@@ -95,7 +90,7 @@ def decode(data: bytes, kind: str, *, name: str) -> tuple[UInt8[np.ndarray, "h w
         return pixels, orientation
     except UnidentifiedImageError as error:
         raise ValueError("damaged, or with numbers of more than 8 bits; frames are 8-bit RGB") from error
-    except (*_UNREADABLE, Image.DecompressionBombError) as error:
+    except UNREADABLE + (Image.DecompressionBombError,) as error:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
@@ -106,7 +101,7 @@ def _images_in(image: Any) -> int:
         if number > 1 and hasattr(image, "tag_v2"):
             image.seek(1)
             number = 1 if image.tag_v2.get(_KIND_OF_PAGE, 0) & 1 else number
-    except _UNREADABLE:  # damage behind the first takes nothing from it
+    except UNREADABLE:  # damage behind the first takes nothing from it
         return 1
     return number
 
@@ -138,7 +133,7 @@ def orientation(data: bytes) -> int:
     found = Image.Exif()
     try:
         found.load(exif)
-    except _UNREADABLE:  # damage there takes nothing from the image
+    except UNREADABLE:  # damage there takes nothing from the image
         return 1
     return _valid_orientation(found)
 
@@ -146,14 +141,14 @@ def orientation(data: bytes) -> int:
 def _orientation_in(image: Any) -> int:
     try:
         return _valid_orientation(image.getexif())
-    except _UNREADABLE:
+    except UNREADABLE:
         return 1
 
 
 def _valid_orientation(exif: Any) -> int:
     try:
         number = int(exif.get(_ORIENTATION, 1))
-    except _UNREADABLE:
+    except UNREADABLE:
         return 1
     return number if 1 <= number <= 8 else 1
 

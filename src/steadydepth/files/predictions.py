@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt16
 
 from steadydepth.files.atomic_writes import check_name, new_file, new_folder
-from steadydepth.files.depth_formats import UNREADABLE, short
+from steadydepth.files.damage import UNREADABLE, short
 from steadydepth.files.exr import write_exr
 from steadydepth.files.images import write_png
 from steadydepth.files.prefetch import for_each_in_threads
@@ -266,22 +266,6 @@ def encode_range(
     codes += 1
     codes *= inside
     return codes.astype(np.uint16)
-
-
-def decode_range(
-    codes: UInt16[np.ndarray, "*t h w"], low: float, high: float, *, is_log: bool
-) -> Float32[np.ndarray, "*t h w"]:
-    """The values of `encode_range`'s codes, to half a step; 0 where the code is 0, which is no value.
-
-    Args:
-        codes: of `encode_range`.
-        low: the value of the code 1.
-        high: the value of the code 65535.
-        is_log: equal factors, otherwise equal steps.
-    """
-    share = (codes.astype(np.float64) - 1) / 65534
-    values = low * (high / low) ** share if is_log else low + (high - low) * share
-    return np.where(codes > 0, values, 0).astype(np.float32)
 
 
 def known_claims(claims: Any, where: Path) -> Claims:

@@ -3,7 +3,6 @@
 import json
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,16 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from steadydepth.files.atomic_writes import check_name
-from steadydepth.files.depth_formats import UNREADABLE, read_npy_header, short
+from steadydepth.files.damage import reading, short
+from steadydepth.files.depth_formats import read_npy_header
 from steadydepth.files.exr import read_exr
 from steadydepth.files.images import read_depth_codes
 from steadydepth.files.predictions import code_reader, known_claims
 from steadydepth.types import Claims, DepthFrames, InputError
 
 
-def open_predictions(folder: Path, name: str, *, chunk: int = 16) -> DepthFrames:
-    """What was predicted for a sequence, read a few frames at a time; nothing is unpickled.
-
-    Args:
-        folder: of predictions.
-        name: of the sequence.
-        chunk: frames read at a time; an array in columns is read at once.
+def open_predictions(folder: Path, name: str) -> DepthFrames:
+    """What was predicted for a sequence, read frame by frame, but for an array in columns; nothing is unpickled.
 
     Raises:
         InputError: when opened or when read: it is missing, unreadable, of another shape than (t, h, w), or claims
@@ -34,7 +29,7 @@ def open_predictions(folder: Path, name: str, *, chunk: int = 16) -> DepthFrames
     if packed.is_file() and (images / "depth").is_dir():
         raise InputError(f"{packed} and {images} both predict {name}; one does: remove the other")
     if packed.is_file():
-        return _open_npz(packed, chunk)
+        return _open_npz(packed)
     if (images / "depth").is_dir():
         return _open_images(images)
     raise InputError(f"{folder} has no prediction for {name}; it is {name}.npz or {name}/depth/0000.png: add it")
@@ -52,20 +47,25 @@ def open_array(depth: Float[np.ndarray, "t h w"], claims: Claims) -> DepthFrames
     return DepthFrames(claims, n_frames, height, width, lambda: (frame.astype(np.float32) for frame in depth))
 
 
-def open_raw(path: Path, shape: tuple[int, int, int], claims: Claims, *, chunk: int = 16) -> DepthFrames:
+def open_raw(path: Path, shape: tuple[int, int, int], claims: Claims) -> DepthFrames:
     """Frames of float32, one after another in a file of nothing else.
 
     Args:
-        path: a file of nothing else.
+        path: of the file.
         shape: frames, rows and columns.
         claims: what the numbers mean.
-        chunk: frames read at a time.
     """
-    return DepthFrames(claims, *shape, lambda: _read_file(path, shape, chunk))
+
+    def read() -> Iterator[Float32[np.ndarray, "h w"]]:
+        with path.open("rb") as file:
+            yield from _frames(path, file, np.dtype(np.float32), shape)
+
+    return DepthFrames(claims, *shape, read)
 
 
-def _open_npz(path: Path, chunk: int) -> DepthFrames:
-    with _refusing(path):
+def _open_npz(path: Path) -> DepthFrames:
+    kind = "as an npz of plain arrays", "write it again"
+    with reading(path, *kind):
         # Opened here: NumPy leaves a file open that turns out to be no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             missing = [key for key in ("depth", "claims") if key not in arrays]
@@ -84,72 +84,43 @@ def _open_npz(path: Path, chunk: int) -> DepthFrames:
         if in_columns:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return open_array(arrays["depth"], known)
+
+    def read() -> Iterator[Float32[np.ndarray, "h w"]]:
+        with reading(path, *kind), zipfile.ZipFile(path) as archive, archive.open("depth.npy") as member:
+            read_npy_header(member)
+            yield from _frames(path, member, dtype, shape)
+
+    return DepthFrames(known, *shape, read)
+
+
+def _frames(path: Path, file: Any, dtype: np.dtype, shape: tuple[int, ...]) -> Iterator[Float32[np.ndarray, "h w"]]:
     n_frames, height, width = shape
-    return DepthFrames(known, n_frames, height, width, lambda: _read_member(path, chunk))
-
-
-@contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """What is raised for an npz that is damaged, or none, becomes an InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise InputError(
-            f"{path}: cannot be read ({short(error)}); it is an npz of plain arrays: write it again"
-        ) from error
-
-
-def _read_member(path: Path, chunk: int) -> Iterator[Float32[np.ndarray, "h w"]]:
-    with _refusing(path), zipfile.ZipFile(path) as archive, archive.open("depth.npy") as member:
-        shape, _, dtype = read_npy_header(member)
-        yield from _frames(path, member, dtype, shape, chunk)
-
-
-def _read_file(path: Path, shape: tuple[int, int, int], chunk: int) -> Iterator[Float32[np.ndarray, "h w"]]:
-    with path.open("rb") as file:
-        yield from _frames(path, file, np.dtype(np.float32), shape, chunk)
-
-
-def _frames(
-    path: Path, file: Any, dtype: np.dtype, shape: tuple[int, ...], chunk: int
-) -> Iterator[Float32[np.ndarray, "h w"]]:
-    n_frames, height, width = shape
-    for start in range(0, n_frames, chunk):
-        n = min(chunk, n_frames - start)
-        data = file.read(n * height * width * dtype.itemsize)
-        if len(data) < n * height * width * dtype.itemsize:
+    for _ in range(n_frames):
+        data = file.read(height * width * dtype.itemsize)
+        if len(data) < height * width * dtype.itemsize:
             raise InputError(f"{path}: ends after fewer than {n_frames} frames: write it again")
-        yield from np.frombuffer(data, dtype).reshape(n, height, width).astype(np.float32, copy=False)
+        yield np.frombuffer(data, dtype).reshape(height, width).astype(np.float32, copy=False)
 
 
 def _open_images(folder: Path) -> DepthFrames:
     meta_path, depth = folder / "meta.json", folder / "depth"
     is_exr = (depth / "0000.exr").exists()
-    try:
+    with reading(meta_path, "as JSON with claims and depth_scale_m", "write both"):
         meta = json.loads(meta_path.read_text(encoding="utf-8-sig"))
         claims, decode = meta["claims"], code_reader(meta, is_exr=is_exr)
-    except UNREADABLE as error:
-        raise InputError(f"{meta_path}: no claims and depth_scale_m to be read ({error!r}): write both") from error
     files = sorted(file.name for file in depth.iterdir() if not file.name.startswith("."))
     named = [f"{number:04d}{'.exr' if is_exr else '.png'}" for number in range(len(files))]
     if not files or files != sorted(named):
         raise InputError(f"{depth}: holds other files than 0000.png, 0001.png, ... (or .exr) without gaps: renumber")
     paths, known = [depth / name for name in named], known_claims(claims, meta_path)
-    read = read_exr if is_exr else read_depth_codes
-    height, width = read(paths[0]).shape
-    return DepthFrames(known, len(paths), height, width, lambda: _read_images(paths, read, (height, width), decode))
+    read_one: Callable[[Path], np.ndarray] = read_exr if is_exr else read_depth_codes
+    height, width = read_one(paths[0]).shape
 
+    def read() -> Iterator[Float32[np.ndarray, "h w"]]:
+        for path in paths:
+            values = read_one(path)
+            if values.shape != (height, width):
+                raise InputError(f"{path}: {values.shape}, the first is {(height, width)}: one size for all")
+            yield decode(values)
 
-def _read_images(
-    paths: list[Path],
-    read: Callable[[Path], np.ndarray],
-    size: tuple[int, int],
-    decode: Callable[[np.ndarray], Float32[np.ndarray, "h w"]],
-) -> Iterator[Float32[np.ndarray, "h w"]]:
-    for path in paths:
-        values = read(path)
-        if values.shape != size:
-            raise InputError(f"{path}: {values.shape}, the first is {size}: one size for all")
-        yield decode(values)
+    return DepthFrames(known, len(paths), height, width, read)

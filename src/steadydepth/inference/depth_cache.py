@@ -147,7 +147,7 @@ def cache_depth(
         size = shrink_image(np.empty((*shape, 3), np.uint8), keep_side).shape
         shrunk = np.memmap(image_path, np.uint8, "r", shape=(n_done, *size))
     # At the network's size, a fiftieth of that of a large video; it is resized whenever it is read.
-    kept = open_raw(depth_path, (n_done, *kept_shape), predictor.claims, chunk=1)
+    kept = open_raw(depth_path, (n_done, *kept_shape), predictor.claims)
     cached = DepthFrames(kept.claims, n_done, *shape, lambda: (resize_depth(one, *shape) for one in kept.read()))
     begins = tuple(sorted({*starts, *shots.cuts()}))
     return CachedDepth(source, cached, kept, session.filter, begins, shrunk)

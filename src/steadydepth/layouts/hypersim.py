@@ -12,24 +12,23 @@ Source: github.com/apple/ml-hypersim (README; contrib/mikeroberts3000; its issue
 import csv
 import logging
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from steadydepth.files.damage import reading
 from steadydepth.files.depth_formats import open_h5, read_numbers
-from steadydepth.files.listing import unbroken
 from steadydepth.layouts.recording import (
     Found,
     Recording,
     each,
-    files_reader,
     numbered,
-    part_name,
+    numbered_reader,
     pinhole,
     read_csv,
     rigid,
+    unbroken_parts,
 )
 from steadydepth.types import InputError
 
@@ -68,11 +67,8 @@ def _cameras(folder: Path) -> dict[str, Float64[np.ndarray, "3 3"]]:
     found = _beside(folder, _CAMERA_FILE)
     if found is None:
         return {}
-    try:
-        with found.open(encoding="utf-8-sig", newline="") as file:
-            return {line["scene_name"]: _camera(line) for line in csv.DictReader(file)}
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        raise InputError(f"{found}: cannot be read as a list of cameras ({error!r}): copy it again") from error
+    with reading(found, "as a list of cameras"), found.open(encoding="utf-8-sig", newline="") as file:
+        return {line["scene_name"]: _camera(line) for line in csv.DictReader(file)}
 
 
 def _camera(line: dict[str, str]) -> Float64[np.ndarray, "3 3"]:
@@ -108,23 +104,18 @@ def _parts(
     numbers = list(files)
     if numbers[-1] >= len(poses):
         raise InputError(f"{scene}: {len(poses)} key frames of {camera}, and frame {numbers[-1]}: extract it again")
-    for stretch in unbroken(np.diff(numbers) == 1, len(numbers)):
-        here = numbers[stretch.start : stretch.stop]
-        yield Recording(
-            name=part_name(f"{scene.name}_{camera}", stretch, len(numbers)),
-            fps=1.0,
-            n_frames=len(here),
-            read=files_reader([files[n] for n in here], [labels.get(n) for n in here], partial(_read_planar, K=K)),
-            depth_scale_m=0.001,
-            source="Hypersim",
-            licence="CC-BY-SA-3.0",
-            K=K,
-            cam_to_world=poses[here],
-        )
-
-
-def _read_planar(path: Path, *, K: Float64[np.ndarray, "3 3"]) -> Float32[np.ndarray, "h w"]:
-    return planar(read_numbers(path), K)
+    published = Recording(
+        name=f"{scene.name}_{camera}",
+        fps=1.0,
+        n_frames=len(numbers),
+        read=numbered_reader(files, labels, lambda path: planar(read_numbers(path), K)),
+        depth_scale_m=0.001,
+        source="Hypersim",
+        licence="CC-BY-SA-3.0",
+        K=K,
+        cam_to_world=poses[numbers],
+    )
+    yield from unbroken_parts(published, np.diff(numbers) == 1)
 
 
 def planar(distance: Float32[np.ndarray, "h w"], K: Float64[np.ndarray, "3 3"]) -> Float32[np.ndarray, "h w"]:
@@ -135,11 +126,9 @@ def planar(distance: Float32[np.ndarray, "h w"], K: Float64[np.ndarray, "3 3"]) 
 
 
 def _poses(detail: Path, camera: str) -> Float64[np.ndarray, "n 4 4"]:
-    sizes = read_csv(detail / "metadata_scene.csv", ("parameter_name", "parameter_value"))
-    try:
-        metres = next(float(value) for name, value in sizes if name == "meters_per_asset_unit")
-    except (StopIteration, ValueError) as error:
-        raise InputError(f"{detail / 'metadata_scene.csv'}: no meters_per_asset_unit: extract it again") from error
+    lines = read_csv(detail / "metadata_scene.csv", ("parameter_name", "parameter_value"))
+    with reading(detail / "metadata_scene.csv", "as a list with meters_per_asset_unit", "extract it again"):
+        metres = float({line[0]: line[1] for line in lines}["meters_per_asset_unit"])
     with (
         open_h5(detail / camera / "camera_keyframe_positions.hdf5") as positions,
         open_h5(detail / camera / "camera_keyframe_orientations.hdf5") as turns,

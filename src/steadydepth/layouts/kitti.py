@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from steadydepth.files.listing import unbroken
+from steadydepth.files.damage import reading
 from steadydepth.layouts.recording import (
     Found,
     Recording,
@@ -22,10 +22,10 @@ from steadydepth.layouts.recording import (
     inverted,
     numbered,
     numbered_reader,
-    part_name,
     read_table,
     rigid,
     scaled,
+    unbroken_parts,
 )
 from steadydepth.types import InputError
 
@@ -65,19 +65,18 @@ def _parts(drive: Path, images: Path, labels: dict[int, Path]) -> Iterator[Found
     numbers = list(measured or files)
     origin = next(iter(measured.values()), None)
     poses = [camera_pose(one, origin) @ camera_to_imu for one in measured.values()] if origin is not None else None
-    for stretch in unbroken(np.diff(numbers) == 1, len(numbers)):
-        here = {number: files[number] for number in numbers[stretch.start : stretch.stop]}
-        yield Recording(
-            name=part_name(drive.name, stretch, len(files)),
-            fps=10.0,
-            n_frames=len(here),
-            read=numbered_reader(here, labels, scaled(1 / 256)),
-            depth_scale_m=1 / 256,
-            source="KITTI raw and annotated depth",
-            licence="CC-BY-NC-SA-3.0",
-            K=K,
-            cam_to_world=None if poses is None else np.stack(poses[stretch.start : stretch.stop]),
-        )
+    kept = Recording(
+        name=drive.name,
+        fps=10.0,
+        n_frames=len(numbers),
+        read=numbered_reader({number: files[number] for number in numbers}, labels, scaled(1 / 256)),
+        depth_scale_m=1 / 256,
+        source="KITTI raw and annotated depth",
+        licence="CC-BY-NC-SA-3.0",
+        K=K,
+        cam_to_world=None if poses is None else np.stack(poses),
+    )
+    yield from unbroken_parts(kept, np.diff(numbers) == 1, len(files))
 
 
 def _camera(date: Path) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "4 4"]]:
@@ -85,11 +84,9 @@ def _camera(date: Path) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray,
     camera = _calibration(date / "calib_cam_to_cam.txt")
     to_camera = rigid(*_motion(date / "calib_velo_to_cam.txt"))
     to_velo = rigid(*_motion(date / "calib_imu_to_velo.txt"))
-    try:
+    with reading(date / "calib_cam_to_cam.txt", "as cameras with P_rect_02 and R_rect_00"):
         projection = camera["P_rect_02"].reshape(3, 4)
         rectify = rigid(camera["R_rect_00"].reshape(3, 3), np.zeros(3))
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{date / 'calib_cam_to_cam.txt'}: no P_rect_02 or R_rect_00: copy it again") from error
     K = projection[:, :3]
     from_imu = rigid(np.eye(3), inverted(K, date) @ projection[:, 3]) @ rectify @ to_camera @ to_velo
     return K, inverted(from_imu, date)
@@ -97,18 +94,14 @@ def _camera(date: Path) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray,
 
 def _motion(path: Path) -> tuple[np.ndarray, np.ndarray]:
     values = _calibration(path)
-    try:
+    with reading(path, "as a motion, R of 9 and T of 3 numbers"):
         return values["R"].reshape(3, 3), values["T"].reshape(3)
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: no R of 9 and T of 3 numbers: copy it again") from error
 
 
 def _calibration(path: Path) -> dict[str, Float64[np.ndarray, "n"]]:
     """Keys and their numbers; lines that hold text, such as the time, are left out."""
-    try:
+    with reading(path, "as text, the calibration of a date"):
         lines = [line.partition(":") for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as text ({error}); the calibration of a date is in it") from error
     values = {}
     for key, _, numbers in lines:
         try:

@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from steadydepth.files.depth_formats import UNREADABLE, load_extra, open_h5
+from steadydepth.files.damage import reading
+from steadydepth.files.depth_formats import load_extra, open_h5
 from steadydepth.files.images import read_pnm
-from steadydepth.files.listing import unbroken
-from steadydepth.layouts.recording import Found, Frame, Recording, each, part_name, pinhole
+from steadydepth.layouts.recording import Found, Frame, Recording, each, pinhole, unbroken_parts
 from steadydepth.layouts.tum import nearest
 from steadydepth.types import InputError
 
@@ -65,27 +65,23 @@ def _raw(scene: Path) -> Iterator[Recording]:
     paired = nearest(times, depth_times, _NEAR_S) if len(depths) else np.full(len(images), -1)
     kept = np.flatnonzero(paired >= 0)
     steps = np.diff(times[kept])
-    for stretch in unbroken(steps < _GAP_S, len(kept)):
-        here = [(images[number][1], depths[paired[number]][1]) for number in kept[stretch.start : stretch.stop]]
-        yield Recording(
-            name=part_name(scene.name, stretch, len(kept)),
-            fps=1 / float(np.median(steps)) if len(steps) else 1.0,
-            n_frames=len(here),
-            read=lambda number, here=here: _read_raw(*here[number]),  # type: ignore[misc]
-            depth_scale_m=0.001,
-            source="NYU Depth v2, raw",
-            licence=_LICENCE,
-            K=_COLOUR_K,
-        )
+    pairs = [(images[number][1], depths[paired[number]][1]) for number in kept]
+    recorded = Recording(
+        name=scene.name,
+        fps=1 / float(np.median(steps)) if len(steps) else 1.0,
+        n_frames=len(pairs),
+        read=lambda number: _read_raw(*pairs[number]),
+        depth_scale_m=0.001,
+        source="NYU Depth v2, raw",
+        licence=_LICENCE,
+        K=_COLOUR_K,
+    )
+    yield from unbroken_parts(recorded, steps < _GAP_S)
 
 
 def _stamped(scene: Path, pattern: str) -> list[tuple[float, Path]]:
-    try:
+    with reading(scene, f"as dumps {pattern} with the time in their names"):
         return sorted((float(path.stem.split("-")[1]), path) for path in scene.glob(pattern))
-    except (IndexError, ValueError) as error:
-        raise InputError(
-            f"{scene}: not all of {pattern} have the time in their name ({error}): copy it again"
-        ) from error
 
 
 def _read_raw(image: Path, depth: Path) -> Frame:
@@ -153,8 +149,5 @@ def _read_labelled(image: Any, depth: Any) -> Frame:
 
 def _numbers(path: Path, split: str) -> list[int]:
     io = load_extra("scipy.io")
-    try:
-        numbers = io.loadmat(path)[f"{split}Ndxs"]
-    except (*UNREADABLE, io.matlab.MatReadError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); --split needs the toolbox's splits.mat there") from error
-    return [int(number) - 1 for number in numbers.ravel()]
+    with reading(path, "as the toolbox's splits.mat, which --split needs", "put it there", io.matlab.MatReadError):
+        return [int(number) - 1 for number in io.loadmat(path)[f"{split}Ndxs"].ravel()]

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from steadydepth.files.damage import reading
 from steadydepth.layouts.recording import Found, Recording, each, files_reader, scaled
 from steadydepth.types import InputError
 
@@ -112,7 +113,7 @@ def _grouped(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
+    with reading(path, "as CSV or JSON", "give a .csv with a header, a .jsonl or a list in .json"):
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".csv":
             return _csv_lines(text)
@@ -126,10 +127,6 @@ def _lines(path: Path) -> list[dict[str, Any]]:
             {key: value if isinstance(value, str) else str(value) for key, value in line.items() if value is not None}
             for line in lines
         ]
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
-        raise InputError(
-            f"{path}: cannot be read as CSV or JSON ({error}): give a .csv with a header, a .jsonl or a list in .json"
-        ) from error
 
 
 def _csv_lines(text: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from steadydepth.files.depth_formats import UNREADABLE
+from steadydepth.files.damage import reading
 from steadydepth.layouts.recording import Found, Recording, each, inverted, numbered, numbered_reader, scaled
 from steadydepth.types import InputError
 
@@ -43,8 +43,9 @@ def _recording(images: Path) -> Recording:
 
 
 def _cameras(path: Path) -> tuple[Float64[np.ndarray, "n 3 3"], Float64[np.ndarray, "n 4 4"]]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return arrays["intrinsics"].astype(np.float64), arrays["extrinsics"].astype(np.float64)
-    except UNREADABLE as error:
-        raise InputError(f"{path}: no intrinsics and extrinsics to be read ({error}): extract it again") from error
+    with (
+        reading(path, "as arrays of intrinsics and extrinsics", "extract it again"),
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as arrays,
+    ):
+        return arrays["intrinsics"].astype(np.float64), arrays["extrinsics"].astype(np.float64)

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from steadydepth.errors import import_extra
-from steadydepth.files.depth_formats import UNREADABLE, short
+from steadydepth.files.damage import reading
 from steadydepth.files.image_formats import size_fault
 from steadydepth.files.images import HeldImage, read_colour
 from steadydepth.files.listing import visible
@@ -42,7 +42,7 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
 
 
 def _recording(path: Path) -> Recording:
-    try:
+    with reading(path, "as a Record3D file", "export it again"):
         with zipfile.ZipFile(path) as archive:
             numbers = sorted(int(PurePosixPath(name).stem) for name in archive.namelist() if _is_image(name))
             metadata = json.loads(_member(archive, "metadata"))
@@ -54,8 +54,6 @@ def _recording(path: Path) -> Recording:
         K = pinhole(*map(float, lens))
         poses = np.array(metadata["poses"], np.float64).reshape(-1, 7)
         fps = float(metadata.get("fps", 60))
-    except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read as a Record3D file ({short(error)}): export it again") from error
     sizes_fault = size_fault(*size) or size_fault(*depth_size)
     if not numbers or numbers != list(range(len(poses))) or not 0 < fps < np.inf or sizes_fault:
         raise InputError(
@@ -90,7 +88,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
 def _reader(path: Path, size: tuple[int, int]) -> Callable[[int], Frame]:
     def read(number: int) -> Frame:
         where = f"{path}, frame {number}"
-        try:
+        with reading(where, "as a frame of Record3D", "export it again"):
             with zipfile.ZipFile(path) as archive:
                 names = {f"rgbd/{number}.{kind}" for kind in ("depth", "conf")} & set(archive.namelist())
                 image = HeldImage(where, _member(archive, f"rgbd/{number}.jpg"))
@@ -98,10 +96,6 @@ def _reader(path: Path, size: tuple[int, int]) -> Callable[[int], Frame]:
             depth = None if "depth" not in held else _unpacked(held["depth"], np.dtype("<f4"), size)
             if depth is not None and "conf" in held:
                 depth = np.where(_unpacked(held["conf"], np.dtype("u1"), size) > 0, depth, np.float32(0))
-        except InputError:
-            raise
-        except UNREADABLE as error:
-            raise InputError(f"{where}: cannot be read ({short(error)}): export it again") from error
         return cv2.resize(read_colour(image), size[::-1], interpolation=cv2.INTER_AREA), depth
 
     return read

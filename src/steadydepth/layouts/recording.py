@@ -3,15 +3,17 @@
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt8
 
+from steadydepth.files.damage import reading
 from steadydepth.files.depth_formats import read_numbers
 from steadydepth.files.images import read_colour, shown_together
+from steadydepth.files.listing import unbroken
 from steadydepth.types import InputError
 
 # What Microsoft's C library prints for infinity and what is no number: -1.#INF, 1.#QNAN00.
@@ -54,6 +56,36 @@ def each(places: Iterable[Place], read: Callable[[Place], Iterable[Found]]) -> I
             yield from read(place)
         except InputError as error:
             yield Unreadable(str(place), str(error))
+
+
+def places(folder: Path, name: str) -> list[Path]:
+    """`folder` itself where `name` is in it, otherwise those of its folders that have it."""
+    return [folder] if (folder / name).exists() else sorted(path.parent for path in folder.glob(f"*/{name}"))
+
+
+def unbroken_parts(
+    recording: Recording, follows: Bool[np.ndarray, "n"], n_frames: int | None = None
+) -> Iterator[Recording]:
+    """The stretches of a recording without a gap; one that is all of the video keeps its name.
+
+    Args:
+        recording: all frames that are kept, each with its pose where there are poses.
+        follows: of each frame but the last whether the next one comes right after it.
+        n_frames: of the complete video; None: those of `recording`.
+    """
+    for stretch in unbroken(follows, recording.n_frames):
+        poses = recording.cam_to_world
+        yield replace(
+            recording,
+            name=part_name(recording.name, stretch, n_frames or recording.n_frames),
+            n_frames=len(stretch),
+            read=_from(recording.read, stretch.start),
+            cam_to_world=None if poses is None else poses[stretch.start : stretch.stop],
+        )
+
+
+def _from(read: Callable[[int], Frame], first: int) -> Callable[[int], Frame]:
+    return lambda number: read(first + number)
 
 
 def files_reader(
@@ -139,33 +171,24 @@ def read_table(path: Path, n_columns: int, *, skip: int = 0) -> Float64[np.ndarr
     Raises:
         InputError: it is not there, cannot be read, is empty, or has another number of columns.
     """
-    try:
+    if not path.exists():
+        raise InputError(f"{path}: is not there, and belongs to the recording: check the path, or copy it")
+    with reading(path, "as numbers"):
         lines = path.read_text(encoding="utf-8-sig").splitlines()[skip:]
         kept = (line for line in lines if line.strip() and not line.lstrip().startswith("#"))
         rows = [[_NO_NUMBER.sub("nan", word) for word in line.replace(",", " ").split()] for line in kept]
         if not rows:
             raise ValueError("no line in it")
         table = np.array(rows, np.float64).reshape(len(rows), -1)
-    except FileNotFoundError:
-        raise InputError(f"{path}: is not there, and belongs to the recording: check the path, or copy it") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as numbers ({error}): check the path, or copy it again") from error
     if table.shape[1] != n_columns:
         raise InputError(f"{path}: has {table.shape[1]} numbers a line; there are {n_columns}: copy it again")
     return table
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """The texts of the named columns, line by line.
-
-    Raises:
-        InputError: it is missing or has no such columns.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return [tuple(line[column] for column in columns) for line in csv.DictReader(file, skipinitialspace=True)]
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV with {', '.join(columns)} ({error}): copy it again") from error
+    """The texts of the named columns, line by line; InputError when it is missing or has no such columns."""
+    with reading(path, f"as CSV with {', '.join(columns)}"), path.open(encoding="utf-8-sig", newline="") as file:
+        return [tuple(line[column] for column in columns) for line in csv.DictReader(file, skipinitialspace=True)]
 
 
 def pinhole(fx: float, fy: float, cx: float, cy: float) -> Float64[np.ndarray, "3 3"]:

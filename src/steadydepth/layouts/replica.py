@@ -12,17 +12,18 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from steadydepth.files.listing import unbroken
+from steadydepth.files.damage import reading
 from steadydepth.layouts.recording import (
     Found,
     Recording,
     each,
     numbered,
     numbered_reader,
-    part_name,
     pinhole,
+    places,
     read_table,
     scaled,
+    unbroken_parts,
 )
 from steadydepth.types import InputError
 
@@ -32,8 +33,7 @@ _CAMERA = {"fx": 600.0, "fy": 600.0, "cx": 599.5, "cy": 339.5, "scale": 6553.5}
 
 def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
     """Scenes in `folder`, or `folder` itself."""
-    places = [folder] if (folder / "results").is_dir() else sorted(path.parent for path in folder.glob("*/results"))
-    yield from each((place for place in places if (place / "traj.txt").is_file()), _parts)
+    yield from each((one for one in places(folder, "results") if (one / "traj.txt").is_file()), _parts)
 
 
 def _parts(place: Path) -> Iterator[Recording]:
@@ -45,33 +45,29 @@ def _parts(place: Path) -> Iterator[Recording]:
     if numbers[-1] >= len(poses):
         raise InputError(f"{place / 'traj.txt'}: {len(poses)} poses for frames to {numbers[-1]}: download it again")
     K, step_m = _camera(place)
-    for stretch in unbroken(np.diff(numbers) == 1, len(numbers)):
-        here = {number: images[number] for number in numbers[stretch.start : stretch.stop]}
-        yield Recording(
-            name=part_name(place.name, stretch, len(numbers)),
-            fps=_RATE_HZ,
-            n_frames=len(here),
-            read=numbered_reader(here, labels, scaled(step_m)),
-            depth_scale_m=step_m,
-            source="Replica",
-            licence="Replica research terms",
-            K=K,
-            cam_to_world=poses[list(here)],
-        )
+    rendered = Recording(
+        name=place.name,
+        fps=_RATE_HZ,
+        n_frames=len(numbers),
+        read=numbered_reader(images, labels, scaled(step_m)),
+        depth_scale_m=step_m,
+        source="Replica",
+        licence="Replica research terms",
+        K=K,
+        cam_to_world=poses[numbers],
+    )
+    yield from unbroken_parts(rendered, np.diff(numbers) == 1)
 
 
 def _camera(place: Path) -> tuple[Float64[np.ndarray, "3 3"], float]:
     """K and the metres of one step of depth, as cam_params.json in or above the scene says."""
     paths = [base / "cam_params.json" for base in (place, place.parent)]
     path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        camera = _CAMERA
-    else:
-        try:
+    camera = _CAMERA
+    if path is not None:
+        with reading(path, f"as a camera with {', '.join(_CAMERA)}"):
             stored = json.loads(path.read_text(encoding="utf-8-sig"))["camera"]
             camera = {name: float(stored[name]) for name in _CAMERA}
-        except (OSError, ValueError, TypeError, LookupError) as error:
-            raise InputError(f"{path}: no camera with {', '.join(_CAMERA)} ({error}): copy it again") from error
     if not camera["scale"] > 0:
         raise InputError(f"{path}: scale {camera['scale']}: the steps of a metre are above 0: copy it again")
     return pinhole(camera["fx"], camera["fy"], camera["cx"], camera["cy"]), 1 / camera["scale"]

@@ -9,7 +9,7 @@ Sources: ROS' sensor_msgs (Image, CompressedImage, CameraInfo), REP 118, compres
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from steadydepth.errors import import_extra
-from steadydepth.files.depth_formats import UNREADABLE, short
+from steadydepth.files.damage import reading
 from steadydepth.files.images import HeldImage, read_colour, read_depth_codes
-from steadydepth.files.listing import unbroken, visible
-from steadydepth.layouts.recording import Found, Frame, Recording, each, part_name
+from steadydepth.files.listing import visible
+from steadydepth.layouts.recording import Found, Frame, Recording, each, unbroken_parts
 from steadydepth.layouts.tum import nearest
 from steadydepth.types import InputError
 
@@ -52,30 +52,18 @@ def _opened(place: Path) -> Iterator[Any]:
     import_extra("rosbags", "rosbag")
     from rosbags import highlevel, typesys
 
-    with _named(place):
+    with _reading_bag(place):
         typestore = typesys.get_typestore(typesys.Stores.LATEST)  # for ROS 2 bags that do not say what they hold
         with highlevel.AnyReader([place], default_typestore=typestore) as reader:
             yield reader
 
 
-@contextmanager
-def _named(place: Path) -> Iterator[None]:
-    """What rosbags raises for a bag that is damaged becomes the InputError of this file."""
+def _reading_bag(place: Path) -> AbstractContextManager[None]:
+    """`reading`, with what rosbags raises; what it reads is asserted there as well."""
     from rosbags import highlevel, rosbag1, rosbag2, serde, typesys
 
-    faults = (
-        highlevel.AnyReaderError,
-        rosbag1.ReaderError,
-        rosbag2.ReaderError,
-        serde.SerdeError,
-        typesys.TypesysError,
-    )
-    try:
-        yield
-    except InputError:
-        raise
-    except (*faults, *UNREADABLE, AssertionError) as error:  # what it reads is asserted there as well
-        raise InputError(f"{place}: cannot be read as a bag ({short(error)}): copy or record it again") from error
+    faults = highlevel.AnyReaderError, rosbag1.ReaderError, rosbag2.ReaderError, serde.SerdeError, typesys.TypesysError
+    return reading(place, "as a bag", "copy or record it again", *faults, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -99,21 +87,18 @@ def _parts(place: Path) -> Iterator[Recording]:
             depth_times, depth_recorded = _times(reader, depth)
             depth_of = nearest(times, depth_times, _NEAR_S)
         step_s = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
-        for stretch in unbroken(np.diff(times) < 1.5 * step_s, len(times)):
-            pairs = [
-                (recorded[number], depth_recorded[depth_of[number]] if depth_of[number] >= 0 else None)
-                for number in stretch
-            ]
-            yield Recording(
-                name=part_name(place.stem, stretch, len(times)),
-                fps=1 / step_s,
-                n_frames=len(stretch),
-                read=_reader(place, reader, colour, depth, pairs),
-                depth_scale_m=0.001,
-                source="ROS bag",
-                licence="",
-                K=_camera(reader, colour.name),
-            )
+        pairs = [(at, depth_recorded[n] if n >= 0 else None) for at, n in zip(recorded, depth_of, strict=True)]
+        whole = Recording(
+            name=place.stem,
+            fps=1 / step_s,
+            n_frames=len(times),
+            read=_reader(place, reader, colour, depth, pairs),
+            depth_scale_m=0.001,
+            source="ROS bag",
+            licence="",
+            K=_camera(reader, colour.name),
+        )
+        yield from unbroken_parts(whole, np.diff(times) < 1.5 * step_s)
 
 
 def _topics(place: Path, reader: Any) -> tuple[_Topic, _Topic | None]:
@@ -188,7 +173,7 @@ def _reader(
     place: Path, reader: Any, colour: _Topic, depth: _Topic | None, pairs: list[tuple[int, int | None]]
 ) -> Callable[[int], Frame]:
     def message(topic: _Topic, recorded: int) -> Any:
-        with _named(place):
+        with _reading_bag(place):
             found = next(reader.messages(connections=topic.connections, start=recorded, stop=recorded + 1), None)
             if found is None:
                 raise InputError(f"{place}: {topic.name} has no message at {recorded} ns: copy or record it again")

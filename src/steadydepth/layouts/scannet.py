@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float64
 
+from steadydepth.files.damage import reading
 from steadydepth.files.images import read_colour
-from steadydepth.files.listing import unbroken
 from steadydepth.layouts.recording import (
     Found,
     Frame,
@@ -22,9 +22,10 @@ from steadydepth.layouts.recording import (
     Unreadable,
     each,
     numbered,
-    part_name,
+    places,
     read_table,
     scaled,
+    unbroken_parts,
 )
 from steadydepth.types import InputError
 
@@ -34,9 +35,8 @@ _RATE_HZ = 30.0
 
 def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
     """Scenes in `folder`, or `folder` itself."""
-    places = [folder] if (folder / "color").is_dir() else sorted(path.parent for path in folder.glob("*/color"))
-    wanted = _scenes(folder, split) if split else {place.name for place in places}
-    yield from each((place for place in places if place.name in wanted), _parts)
+    wanted = _scenes(folder, split) if split else None
+    yield from each((one for one in places(folder, "color") if wanted is None or one.name in wanted), _parts)
 
 
 def _scenes(folder: Path, split: str) -> set[str]:
@@ -44,10 +44,8 @@ def _scenes(folder: Path, split: str) -> set[str]:
     found = next((path for path in lists if path.is_file()), None)
     if found is None:
         raise InputError(f"{lists[0]}: missing; --split {split} reads the official list: put it there")
-    try:
+    with reading(found, "as text"):
         return set(found.read_text(encoding="utf-8-sig").split())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{found}: cannot be read as text ({error}): copy it again") from error
 
 
 def _parts(place: Path) -> Iterator[Found]:
@@ -66,19 +64,18 @@ def _parts(place: Path) -> Iterator[Found]:
     sizes = [path for number, path in labels.items() if number in images] or list(labels.values())
     steps = np.diff(numbers)
     step = int(steps.min()) if len(steps) else 1  # SensReader may leave frames out
-    for stretch in unbroken(steps == step, len(numbers)):
-        here = numbers[stretch.start : stretch.stop]
-        yield Recording(
-            name=part_name(place.name, stretch, len(images)),
-            fps=_RATE_HZ / step,
-            n_frames=len(here),
-            read=_reader([images[number] for number in here], [labels.get(number) for number in here], sizes),
-            depth_scale_m=0.001,
-            source="ScanNet",
-            licence="ScanNet Terms of Use",
-            K=read_table(place / "intrinsic" / "intrinsic_depth.txt", 4)[:3, :3],
-            cam_to_world=np.stack([poses[number] for number in here]),
-        )
+    tracked = Recording(
+        name=place.name,
+        fps=_RATE_HZ / step,
+        n_frames=len(numbers),
+        read=_reader([images[number] for number in numbers], [labels.get(number) for number in numbers], sizes),
+        depth_scale_m=0.001,
+        source="ScanNet",
+        licence="ScanNet Terms of Use",
+        K=read_table(place / "intrinsic" / "intrinsic_depth.txt", 4)[:3, :3],
+        cam_to_world=np.stack([poses[number] for number in numbers]),
+    )
+    yield from unbroken_parts(tracked, steps == step, len(images))
 
 
 def _is_tracked(pose: Float64[np.ndarray, "n m"]) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
+from steadydepth.files.damage import reading
 from steadydepth.files.depth_formats import read_tagged
 from steadydepth.layouts.recording import Found, Recording, each, inverted, numbered, numbered_reader, scaled
 from steadydepth.types import InputError
@@ -43,10 +44,8 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
 
 
 def _camera(path: Path) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "4 4"]]:
-    try:
+    with reading(path, "as a camera of MPI Sintel"):
         numbers = read_tagged(path, "<f8")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a camera of MPI Sintel ({error}): copy it again") from error
     if len(numbers) != 21:
         raise InputError(f"{path}: holds {len(numbers)} numbers; a camera of MPI Sintel has 21: copy it again")
     return numbers[:9].reshape(3, 3), inverted(np.vstack((numbers[9:].reshape(3, 4), [0, 0, 0, 1])), path)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from steadydepth.files.listing import unbroken
+from steadydepth.files.damage import reading
 from steadydepth.files.video_read import probe_video, read_video
 from steadydepth.layouts.arkit import quarters_to_upright, trusted, turned, turned_camera
 from steadydepth.layouts.recording import (
@@ -22,12 +22,13 @@ from steadydepth.layouts.recording import (
     Recording,
     each,
     numbered,
-    part_name,
+    places,
     quaternion_poses,
     read_csv,
     read_table,
     resized_camera,
     scaled,
+    unbroken_parts,
 )
 from steadydepth.types import InputError
 
@@ -38,18 +39,13 @@ _MOST_APART = 2  # frames at the end, of the video and of odometry.csv
 
 def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
     """Recordings in `folder`, or `folder` itself."""
-    places = (
-        [folder] if (folder / "odometry.csv").is_file() else sorted(p.parent for p in folder.glob("*/odometry.csv"))
-    )
-    yield from each(places, _parts)
+    yield from each(places(folder, "odometry.csv"), _parts)
 
 
 def _parts(place: Path) -> Iterator[Recording]:
     video = probe_video(place / "rgb.mp4")
-    try:
+    with reading(place / "odometry.csv", "as lines of numbers"):
         table = np.array(read_csv(place / "odometry.csv", _COLUMNS), np.float64).reshape(-1, len(_COLUMNS))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{place / 'odometry.csv'}: no lines of numbers ({error}): copy it again") from error
     if len(table) == 0 or abs(len(table) - video.n_frames) > _MOST_APART:
         raise InputError(
             f"{place}: rgb.mp4 has {video.n_frames} frames, odometry.csv {len(table)} lines; they belong together one "
@@ -63,7 +59,8 @@ def _parts(place: Path) -> Iterator[Recording]:
     steps = np.diff(times)
     if not (np.isfinite(times).all() and (steps > 0).all()):
         raise InputError(f"{place / 'odometry.csv'}: times out of order, or no numbers: copy the recording again")
-    size, shown = _depth_size(depths), (video.height, video.width)
+    height, width = scaled(0.001)(next(iter(depths.values()))).shape
+    size, shown = (height, width), (video.height, video.width)
     if (size[0] > size[1]) != (shown[0] > shown[1]):
         raise InputError(f"{place}: rgb.mp4 is shown as {shown}, depth is {size}; both lie the same way: turn one")
     K = read_table(place / "camera_matrix.csv", 3)
@@ -72,37 +69,26 @@ def _parts(place: Path) -> Iterator[Recording]:
     step_s = float(np.median(steps)) if len(steps) else 1 / video.fps
     quarters = quarters_to_upright(poses, _UP)
     K, poses = turned_camera(resized_camera(K, shown, size), poses, quarters, size)
-    for stretch in unbroken(steps < 1.5 * step_s, len(times)):
-        yield Recording(
-            name=part_name(place.name, stretch, len(times)),
-            fps=1 / step_s,
-            n_frames=len(stretch),
-            read=_reader(place / "rgb.mp4", stretch.start, depths, confidences, size, quarters),
-            depth_scale_m=0.001,
-            source="Stray Scanner",
-            licence="",
-            K=K,
-            cam_to_world=poses[stretch.start : stretch.stop],
-        )
-
-
-def _depth_size(depths: dict[int, Path]) -> tuple[int, int]:
-    height, width = scaled(0.001)(next(iter(depths.values()))).shape
-    return height, width
+    recorded = Recording(
+        name=place.name,
+        fps=1 / step_s,
+        n_frames=len(times),
+        read=_reader(place / "rgb.mp4", depths, confidences, size, quarters),
+        depth_scale_m=0.001,
+        source="Stray Scanner",
+        licence="",
+        K=K,
+        cam_to_world=poses,
+    )
+    yield from unbroken_parts(recorded, steps < 1.5 * step_s)
 
 
 def _reader(
-    video: Path,
-    first: int,
-    depths: dict[int, Path],
-    confidences: dict[int, Path],
-    size: tuple[int, int],
-    quarters: int,
+    video: Path, depths: dict[int, Path], confidences: dict[int, Path], size: tuple[int, int], quarters: int
 ) -> Callable[[int], Frame]:
     frames = _Frames(video)
 
     def read(number: int) -> Frame:
-        number += first
         image = cv2.resize(frames.read(number), size[::-1], interpolation=cv2.INTER_AREA)
         if number not in depths:
             return turned(image, quarters), None

@@ -11,18 +11,19 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int
 
-from steadydepth.files.listing import unbroken
+from steadydepth.files.damage import reading
 from steadydepth.layouts.recording import (
     Found,
     Recording,
     each,
     files_reader,
     listed_path,
-    part_name,
     pinhole,
+    places,
     quaternion_poses,
     read_table,
     scaled,
+    unbroken_parts,
 )
 from steadydepth.types import InputError
 
@@ -44,7 +45,7 @@ def find_tum(folder: Path, split: str | None) -> Iterator[Found]:
         K = _TUM_K["freiburg3" if "freiburg3" in place.name else ""]
         yield from _parts(place, K, np.eye(4), np.eye(4), "TUM RGB-D", "CC-BY-4.0")
 
-    yield from each(_places(folder), read)
+    yield from each(places(folder, "rgb.txt"), read)
 
 
 def find_bonn(folder: Path, split: str | None) -> Iterator[Found]:
@@ -64,11 +65,7 @@ def find_bonn(folder: Path, split: str | None) -> Iterator[Found]:
             "see www.ipb.uni-bonn.de/data/rgbd-dynamic-dataset",
         )
 
-    yield from each(_places(folder), read)
-
-
-def _places(folder: Path) -> list[Path]:
-    return [folder] if (folder / "rgb.txt").is_file() else sorted(path.parent for path in folder.glob("*/rgb.txt"))
+    yield from each(places(folder, "rgb.txt"), read)
 
 
 def _parts(
@@ -89,32 +86,26 @@ def _parts(
     if len(kept) == 0:
         raise InputError(f"{place}: no pose of groundtruth.txt within {_NEAR_S} s of an image: copy the files again")
     step_s = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
-    cam_to_world = before @ quaternion_poses(poses[pose_of[kept], 1:]) @ after
-    for stretch in unbroken(np.diff(times[kept]) < 1.5 * step_s, len(kept)):
-        here = kept[stretch.start : stretch.stop]
-        labels = [depths[depth_of[number]] if depth_of[number] >= 0 else None for number in here]
-        yield Recording(
-            name=part_name(place.name, stretch, len(kept)),
-            fps=1 / step_s,
-            n_frames=len(here),
-            read=files_reader([images[number] for number in here], labels, scaled(1 / 5000)),
-            depth_scale_m=1 / 5000,
-            source=source,
-            licence=licence,
-            K=K,
-            cam_to_world=cam_to_world[stretch.start : stretch.stop],
-        )
+    labels = [depths[depth_of[number]] if depth_of[number] >= 0 else None for number in kept]
+    posed = Recording(
+        name=place.name,
+        fps=1 / step_s,
+        n_frames=len(kept),
+        read=files_reader([images[number] for number in kept], labels, scaled(1 / 5000)),
+        depth_scale_m=1 / 5000,
+        source=source,
+        licence=licence,
+        K=K,
+        cam_to_world=before @ quaternion_poses(poses[pose_of[kept], 1:]) @ after,
+    )
+    yield from unbroken_parts(posed, np.diff(times[kept]) < 1.5 * step_s)
 
 
 def _stamped(path: Path) -> tuple[Float64[np.ndarray, "n"], list[Path]]:
     """Times in seconds and files of a list; InputError when a line is no such pair, or the times are out of order."""
-    try:
+    with reading(path, "as lines of time and file"):
         lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if not line.startswith("#")]
         pairs = [(float(time), listed_path(path, name)) for time, name in filter(None, lines)]
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as lines of time and file ({error}): copy it again") from error
     times = np.array([time for time, _ in pairs])
     if len(times) == 0 or (np.diff(times) <= 0).any():
         raise InputError(f"{path}: times are missing or out of order; each line is later than the one before: sort it")

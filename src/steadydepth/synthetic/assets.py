@@ -15,6 +15,7 @@ from PIL import Image
 
 from steadydepth.errors import InputError, import_extra
 from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.damage import reading
 
 TEXELS = 64  # texture side
 MOST_FACES = 1500  # of a model; more are merged
@@ -86,16 +87,9 @@ def pack_assets(
 
 
 def load_assets(path: Path) -> Assets:
-    """The models that `pack_assets` wrote.
-
-    Raises:
-        InputError: there is no such file, or it holds something else.
-    """
-    try:
-        with np.load(path) as stored:
-            arrays: dict[str, Any] = {name: stored[name] for name in Assets.__dataclass_fields__}
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: no packed models ({error}); `steadydepth data assets {path}` writes them") from error
+    """The models that `pack_assets` wrote; InputError when there is no such file, or it holds something else."""
+    with reading(path, "as packed models", f"`steadydepth data assets {path}` writes them"), np.load(path) as stored:
+        arrays: dict[str, Any] = {name: stored[name] for name in Assets.__dataclass_fields__}
     return Assets(**arrays | {name: tuple(map(str, arrays[name])) for name in ("names", "categories", "credits")})
 
 
@@ -195,13 +189,9 @@ def _number(rows: Int64[np.ndarray, "n 3"]) -> Int64[np.ndarray, "n"]:
 
 def _list_models(file: Path) -> tuple[dict[str, str], list[int]]:
     """What a catalogue says of its models, and their numbers."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            lines = archive.read("PluginFurnitureCatalog.properties").decode("latin-1").splitlines()
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{file}: no Sweet Home 3D catalogue ({error}): give .sh3f files, or folders of them"
-        ) from error
+    kind, way_out = "as a Sweet Home 3D catalogue", "give .sh3f files, or folders of them"
+    with reading(file, kind, way_out), zipfile.ZipFile(file) as archive:
+        lines = archive.read("PluginFurnitureCatalog.properties").decode("latin-1").splitlines()
     pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
     entries = {key.strip(): value.strip() for key, value in pairs}
     return entries, sorted({int(key.split("#")[1]) for key in entries if key.startswith("model#")})

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from steadydepth.data.sequence_meta import SequenceMeta
 from steadydepth.data.shards.store import read_range, read_whole, url_of
 from steadydepth.files.atomic_writes import check_name
-from steadydepth.files.depth_formats import UNREADABLE
+from steadydepth.files.damage import reading
 from steadydepth.types import InputError
 
 INDEX, MEMBERS = "index.json", "members.npy"
@@ -93,10 +93,8 @@ class Member:
         """
         row = self.pack.rows[self.row]
         size, path = int(row["size"]), self.pack.root / self.pack.index.shards[int(row["shard"])].name
-        try:
+        with reading(self, "from its shard", "copy the shard again"):
             data = read_range(path, int(row["offset"]), size)
-        except OSError as error:
-            raise InputError(f"{self}: cannot be read ({error}); copy the shard again") from error
         if len(data) < size:
             raise InputError(f"{self}: the shard is cut short; copy it again, or pack again")
         if zlib.crc32(data) != int(row["crc32"]):
@@ -169,16 +167,12 @@ def _read_pack(root: Path, changed_ns: int | None) -> Pack | None:
 
 
 def _read_rows(root: Path, index: Index, where: str) -> np.ndarray:
-    try:
+    beside = f"{where}: {MEMBERS} beside it"
+    with reading(beside, "as a table of members", "copy it again, or pack again"):
         data = read_whole(root / MEMBERS)
-    except OSError as error:
-        raise InputError(f"{where}: {MEMBERS} beside it cannot be read ({error}); copy it again") from error
-    if zlib.crc32(data) != index.members_crc32:
-        raise InputError(f"{where}: {MEMBERS} beside it is cut short, altered or of another packing; copy both again")
-    try:
+        if zlib.crc32(data) != index.members_crc32:
+            raise InputError(f"{beside} is cut short, altered or of another packing; copy both again")
         rows = np.load(io.BytesIO(data), allow_pickle=False)
-    except (*UNREADABLE, MemoryError) as error:
-        raise InputError(f"{where}: {MEMBERS} beside it is no table of members ({error}); pack again") from error
     return rows if rows.dtype == ROW else np.zeros(0, ROW)
 
 

@@ -1,0 +1,45 @@
+"""What libraries raise for a file that is damaged or of another kind becomes one message about that file."""
+
+import csv
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from steadydepth.errors import InputError
+
+_MOST_LETTERS = 200
+# Of NumPy, Pillow, json, zipfile, zlib, h5py and SciPy.
+UNREADABLE: tuple[type[Exception], ...] = (
+    *(OSError, TypeError, ValueError, AttributeError, RuntimeError, EOFError, LookupError, csv.Error, zlib.error),
+    *(SyntaxError, ArithmeticError, MemoryError, tokenize.TokenError, struct.error, zipfile.BadZipFile),
+)
+
+
+def short(what: object) -> str:
+    """What an error or a damaged header says, on one line, its beginning."""
+    text = " ".join(str(what).split()) or type(what).__name__
+    return text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}..."
+
+
+@contextmanager
+def reading(where: object, kind: str, way_out: str = "copy it again", *more: type[Exception]) -> Iterator[None]:
+    """What is raised inside because a file is missing, damaged or of another kind becomes an InputError.
+
+    Args:
+        where: the file, as the error names it.
+        kind: what it cannot be read as, such as: as text.
+        way_out: what to do.
+        more: further errors of the library that reads it.
+
+    Raises:
+        InputError: the file cannot be read; one that is raised inside passes as it is.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except UNREADABLE + more as error:
+        raise InputError(f"{where}: cannot be read {kind} ({short(error)}): {way_out}") from error
