@@ -12,7 +12,7 @@ from steadydepth.errors import InputError
 
 _MOST_LETTERS = 200
 # Of NumPy, Pillow, json, zipfile, zlib, h5py and SciPy.
-UNREADABLE: tuple[type[Exception], ...] = (
+UNREADABLE = (
     *(OSError, TypeError, ValueError, AttributeError, RuntimeError, EOFError, LookupError, csv.Error, zlib.error),
     *(SyntaxError, ArithmeticError, MemoryError, tokenize.TokenError, struct.error, zipfile.BadZipFile),
 )
@@ -37,9 +37,10 @@ def reading(where: object, kind: str, way_out: str = "copy it again", *more: typ
     Raises:
         InputError: the file cannot be read; one that is raised inside passes as it is.
     """
+    faults: tuple[type[Exception], ...] = (*UNREADABLE, *more)
     try:
         yield
     except InputError:
         raise
-    except UNREADABLE + more as error:
+    except faults as error:
         raise InputError(f"{where}: cannot be read {kind} ({short(error)}): {way_out}") from error

@@ -90,7 +90,7 @@ def decode(data: bytes, kind: str, *, name: str) -> tuple[UInt8[np.ndarray, "h w
         return pixels, orientation
     except UnidentifiedImageError as error:
         raise ValueError("damaged, or with numbers of more than 8 bits; frames are 8-bit RGB") from error
-    except UNREADABLE + (Image.DecompressionBombError,) as error:
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
