@@ -16,7 +16,7 @@ def test_every_start_that_leaves_room_for_a_clip_and_no_other():
 
 def test_fitting_keeps_flow_and_cameras_true_to_the_smaller_depth(fixed_clip, moving_clip):
     """Static points of the fitted clip still land where its own depth, K and poses say."""
-    small = fit_clip(moving_clip, 24, 24, left=0.3, top=0.5)
+    small = fit_clip(moving_clip, 24, 24)
     assert small.frames.shape == (5, 24, 24, 3)
     assert small.depth.shape == (5, 24, 24)
     y, x = np.mgrid[:24, :24]

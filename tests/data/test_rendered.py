@@ -63,7 +63,7 @@ def packed(tmp_path_factory) -> Path:
         archive.writestr("models/crate.obj", f"mtllib crate.mtl\n{CUBE}\n")
         archive.writestr("models/crate.mtl", "newmtl wood\nKd 1 1 1\nmap_Kd wood.png\n")
         archive.writestr("models/wood.png", cv2.imencode(".png", wood)[1].tobytes())
-    pack_assets([folder], folder / "assets.npz")
+    pack_assets(folder / "assets.npz", folder)
     return folder / "assets.npz"
 
 
@@ -93,17 +93,17 @@ def test_models_have_their_size_their_texture_and_their_author(packed):
 
 def test_packing_tells_how_far_it_is(packed, tmp_path):
     told = []
-    pack_assets([packed.parent], tmp_path / "again.npz", on_model=lambda *one: told.append(one))
+    pack_assets(tmp_path / "again.npz", packed.parent, on_model=lambda *one: told.append(one))
     assert told == [(1, 2)]  # of two models the second has no file
     assert (tmp_path / "again.npz").read_bytes() == packed.read_bytes()
 
 
 def test_what_is_no_catalogue_is_refused(tmp_path):
     with pytest.raises(InputError, match="apt install"):
-        pack_assets([tmp_path], tmp_path / "x.npz")
+        pack_assets(tmp_path / "x.npz", tmp_path)
     (tmp_path / "no.sh3f").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"no\.sh3f: cannot be read as a Sweet Home 3D catalogue"):
-        pack_assets([tmp_path], tmp_path / "x.npz")
+        pack_assets(tmp_path / "x.npz", tmp_path)
     (tmp_path / "x.npz").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"x\.npz.*data assets"):
         load_assets(tmp_path / "x.npz")

@@ -37,13 +37,14 @@ from steadydepth.types import InputError
 _NEAREST_M, _FARTHEST_M = 0.05, 500.0
 
 
-def check_data(root: Path) -> list[str]:
-    """Every fault of the tree `root`, each naming file and rule; empty when there is none.
+def check_data(root: str | Path) -> list[str]:
+    """Every fault of a data folder, each naming file and rule; empty when there is none.
 
     Every file is read and none is written. Beyond what keeps a sequence from being read: poses that are no rigid
     motion, keys of meta.json that look misspelt, frames that repeat, cuts inside a sequence, pauses in a video's time,
     and depth in a unit that cannot be. InputError when `root` holds no sequence at all.
     """
+    root = Path(root)
     paths = list_sequences(root)
     if find_pack(root):
         return [fault for path in paths for fault in _check_packed(path)]

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int
 
 from steadydepth.ops.bidirectional_flow import backward_from_frames
 from steadydepth.ops.optical_flow import invert_flow
@@ -70,8 +71,8 @@ def fitting_strides(room: int, length: int, strides: Iterable[int]) -> list[int]
     return [stride for stride in strides if (length - 1) * stride < room] or [1]
 
 
-def fit_clip(clip: Clip, height: int, width: int, *, left: float = 0.5, top: float = 0.5) -> Clip:
-    """Scale a clip until it just covers height x width, then cut that size out of it.
+def fit_clip(clip: Clip, height: int, width: int) -> Clip:
+    """Scale a clip until it just covers height x width, then cut that size out of its middle.
 
     Frames are averaged down; depth, masks and flow take the nearest pixel, because measured depth is never blended;
     flow and K follow the scale and the cut.
@@ -80,48 +81,31 @@ def fit_clip(clip: Clip, height: int, width: int, *, left: float = 0.5, top: flo
         clip: of any size.
         height: rows of the result.
         width: columns of the result.
-        left: where the cut lies, 0 at the left edge to 1 at the right.
-        top: the same, 0 at the top to 1 at the bottom.
     """
     rows, columns = clip.frames.shape[1:3]
     if (rows, columns) == (height, width):
         return clip
     scale = max(height / rows, width / columns)
     scaled = (max(round(columns * scale), width), max(round(rows * scale), height))
-    x0, y0 = round((scaled[0] - width) * left), round((scaled[1] - height) * top)
+    x0, y0 = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
 
-    def fit(images: np.ndarray | None, how: int) -> np.ndarray | None:
-        if images is None:
-            return None
-        cut = [cv2.resize(image, scaled, interpolation=how)[y0 : y0 + height, x0 : x0 + width] for image in images]
-        return np.stack(cut) if cut else np.zeros((0, height, width, *images.shape[3:]), images.dtype)
+    def fit(images: np.ndarray, how: int) -> np.ndarray:
+        fitted = np.empty((len(images), height, width, *images.shape[3:]), images.dtype)
+        for slot, image in zip(fitted, images.view(np.uint8) if images.dtype == bool else images, strict=True):
+            slot[:] = cv2.resize(image, scaled, interpolation=how)[y0 : y0 + height, x0 : x0 + width]
+        return fitted
 
-    def nearest(images: np.ndarray | None) -> np.ndarray | None:
-        if images is not None and images.dtype == bool:
-            return fit(images.astype(np.uint8), cv2.INTER_NEAREST).astype(bool)  # type: ignore[union-attr]
-        return fit(images, cv2.INTER_NEAREST)
-
+    fitted: dict[str, Any] = {"frames": fit(clip.frames, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)}
+    for name in ("depth", "valid", "objects", "flow", "flow_valid", "motion", "visible"):
+        if (images := getattr(clip, name)) is not None:
+            fitted[name] = fit(images, cv2.INTER_NEAREST)
     ratio = np.array([scaled[0] / columns, scaled[1] / rows], np.float32)
-    K = None
+    fitted |= {name: fitted[name] * ratio for name in ("flow", "motion") if name in fitted}
     if clip.K is not None:
-        K = np.diag([*ratio.astype(np.float64), 1.0]) @ clip.K
+        fitted["K"] = np.diag([*ratio.astype(np.float64), 1.0]) @ clip.K
         # Pixel centres are integers: the scale acts around the outer edge, half a pixel before the first centre.
-        K[:2, 2] += (ratio - 1) / 2 - [x0, y0]
-    flow, motion = nearest(clip.flow), nearest(clip.motion)
-    frames = fit(clip.frames, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    assert frames is not None
-    return replace(
-        clip,
-        frames=frames,
-        depth=nearest(clip.depth),
-        valid=nearest(clip.valid),
-        objects=nearest(clip.objects),
-        flow=None if flow is None else flow * ratio,
-        flow_valid=nearest(clip.flow_valid),
-        motion=None if motion is None else motion * ratio,
-        visible=nearest(clip.visible),
-        K=K,
-    )
+        fitted["K"][:2, 2] += (ratio - 1) / 2 - [x0, y0]
+    return replace(clip, **fitted)
 
 
 def shrunk_size(height: int, width: int, max_side: int | None) -> tuple[int, int]:
@@ -170,16 +154,12 @@ def clip_motion(
 def hold_frame(clip: Clip, length: int, *, moves: bool) -> Sample:
     """The one frame of `clip`, `length` times: only the light that each is drawn in will differ.
 
-    With `moves` the motion is given, and is zero.
-
     Args:
         clip: of one frame.
         length: frames of the result.
         moves: whether the motion is given, which is zero.
     """
-    kept = {name: getattr(clip, name) for name in ("frames", "depth", "valid", "objects", "cam_to_world")}
-    kept = {name: None if array is None else np.repeat(array, length, axis=0) for name, array in kept.items()}
-    held = replace(clip, flow=None, flow_valid=None, motion=None, visible=None, **kept)
+    held = _of_frames(clip, np.zeros(length, int))
     if not moves:
         return Sample(held, None, None, is_still=True)
     shape = (length - 1, *clip.frames.shape[1:3])
@@ -193,10 +173,8 @@ def skip_frames(sample: Sample, stride: int) -> Sample:
     """
     if stride == 1:
         return sample
-    clip, motion, visible = sample.clip, sample.motion, sample.visible
-    kept = {name: getattr(clip, name) for name in ("frames", "depth", "valid", "objects", "cam_to_world")}
-    kept = {name: None if array is None else array[::stride] for name, array in kept.items()}
-    shorter = replace(clip, flow=None, flow_valid=None, motion=None, visible=None, **kept)
+    motion, visible = sample.motion, sample.visible
+    shorter = _of_frames(sample.clip, slice(None, None, stride))
     if motion is None or visible is None:
         return Sample(shorter, None, None)
     chains = [
@@ -204,6 +182,13 @@ def skip_frames(sample: Sample, stride: int) -> Sample:
         for first in range(0, len(motion) - stride + 1, stride)
     ]
     return Sample(shorter, np.stack([chain for chain, _ in chains]), np.stack([known for _, known in chains]))
+
+
+def _of_frames(clip: Clip, numbers: slice | Int[np.ndarray, "n"]) -> Clip:
+    """The clip of those frames, without what is known from each to the next."""
+    known = {name: getattr(clip, name) for name in ("frames", "depth", "valid", "objects", "cam_to_world")}
+    kept: dict[str, Any] = {name: None if array is None else array[numbers] for name, array in known.items()}
+    return replace(clip, flow=None, flow_valid=None, motion=None, visible=None, **kept)
 
 
 def chain_motion(

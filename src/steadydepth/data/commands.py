@@ -1,18 +1,20 @@
 """What the `data` commands do, as functions: make, assets, check, convert and pack; paths as text or `Path`."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from steadydepth.data.checks import check_data
+from steadydepth.data.checks import check_data as check
 from steadydepth.data.conversion import convert_layout, convert_shots, convert_video, convert_videos
 from steadydepth.data.rendered import make_rendered
 from steadydepth.data.sequence_listing import is_sequence
-from steadydepth.data.shards.write import pack as pack
-from steadydepth.synthetic.assets import SWEETHOME3D, Assets, pack_assets
+from steadydepth.data.shards.write import pack
+from steadydepth.synthetic.assets import pack_assets as assets
 from steadydepth.synthetic.world import make_world
 from steadydepth.types import InputError
+
+__all__ = ["assets", "check", "convert", "make", "pack"]
 
 LOG = logging.getLogger(__name__)
 
@@ -43,32 +45,6 @@ def make(
     if assets is not None:
         return make_rendered(Path(root), n_clips=clips, seed=seed, n_frames=frames, assets=assets, **options)
     return make_world(Path(root), n_clips=clips, seed=seed, n_frames=frames, **options)
-
-
-def assets(
-    out: str | Path, *catalogues: str | Path, on_model: Callable[[int, int], None] = lambda done, of: None
-) -> Assets:
-    """Pack models with their textures, sizes and credits into one file, for the rendered world.
-
-    Args:
-        out: an .npz file.
-        catalogues: Sweet Home 3D catalogues (.sh3f) or folders of them; without any, those of Debian's package
-            sweethome3d-furniture.
-        on_model: called after each model that was read, with their number so far and the number in the catalogues.
-
-    Raises:
-        InputError: there is none, one cannot be read, or trimesh is not installed.
-    """
-    return pack_assets([Path(one) for one in catalogues] or [SWEETHOME3D], Path(out), on_model=on_model)
-
-
-def check(root: str | Path) -> list[str]:
-    """Every fault of a data folder, each naming file and rule; empty when there is none. Nothing is changed.
-
-    Raises:
-        InputError: `root` holds no sequence at all.
-    """
-    return check_data(Path(root))
 
 
 def convert(

@@ -21,10 +21,11 @@ from steadydepth.data.samples import Item
 from steadydepth.errors import InputError
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.ops.photometric import Photometric, augment_clips
-from steadydepth.synthetic.assets import SWEETHOME3D, load_assets, pack_assets, read_textures
+from steadydepth.synthetic.assets import load_assets, pack_assets
 from steadydepth.synthetic.batched import Rendered, World
 from steadydepth.synthetic.device import check_device
 from steadydepth.synthetic.places import FPS, Scenes, draw_scenes
+from steadydepth.synthetic.textures import read_textures
 from steadydepth.synthetic.world import FRAME_AUGMENTATION
 from steadydepth.types import Clip
 
@@ -92,7 +93,7 @@ class RenderedSamples(Dataset[Item]):
         if textures is not None and not images:
             raise InputError(f"{textures}: has no PNG or JPEG images to take textures from")
         self.world = World(
-            device, None if assets is None else load_assets(assets), read_textures(images, 128) if images else None
+            device, None if assets is None else load_assets(assets), read_textures(images) if images else None
         )
         self.length, self.height, self.width, self.flip = length, height, width, flip
         self.photometric, self.seed, self.numbers, self.source = photometric, seed, numbers, source
@@ -300,7 +301,7 @@ def make_rendered(
     if str(assets) == "sweethome3d":
         packed = root / ".assets.npz"
         if not packed.is_file():
-            pack_assets([SWEETHOME3D], packed)
+            pack_assets(packed)
         assets = packed
     samples = RenderedSamples(
         place, assets=Path(assets), textures=textures, length=n_frames, height=height, width=width, flip=False,

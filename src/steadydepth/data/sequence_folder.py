@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -200,19 +201,7 @@ def _sequence(
     height: int,
     width: int,
 ) -> Sequence:
-    return Sequence(
-        path=path,
-        name=name_of(path),
-        fps=meta.fps,
-        n_frames=len(rgb),
-        height=height,
-        width=width,
-        fixed_camera=meta.fixed_camera,
-        K=None if meta.K is None else np.array(meta.K, np.float64),
-        cam_to_world=None if meta.cam_to_world is None else np.array(meta.cam_to_world, np.float64),
-        depth_scale_m=meta.depth_scale_m,
-        source=meta.source,
-        licence=meta.licence,
-        rgb=rgb,
-        labels=labels,
-    )
+    known: dict[str, Any] = dict(meta)
+    for name in ("K", "cam_to_world"):
+        known[name] = None if known[name] is None else np.array(known[name], np.float64)
+    return Sequence(path, name_of(path), n_frames=len(rgb), height=height, width=width, rgb=rgb, labels=labels, **known)

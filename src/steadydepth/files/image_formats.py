@@ -114,12 +114,7 @@ def animation_of(data: bytes) -> int:
 
 @lru_cache(maxsize=1024)
 def say_first_of(name: str, number: int) -> None:
-    """Say, once, that a file holds several images and the first is taken.
-
-    Args:
-        name: of the file.
-        number: how many it holds.
-    """
+    """Say, once, that a file holds several images and the first is taken."""
     LOG.warning("%s: holds %d images, of which the first is taken: make a video of an animation", name, number)
 
 

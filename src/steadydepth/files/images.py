@@ -5,7 +5,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -33,6 +33,24 @@ _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # KITTI's flow encoding: u = (R - 32768) / 64 pixels.
 _FLOW_ZERO, _FLOW_STEPS = 32768, 64.0
+
+
+class _Kind(NamedTuple):
+    """What is stored in an image, and what to say of another."""
+
+    dtype: type[np.generic]
+    ndim: int
+    rule: str
+
+
+_COLOUR = _Kind(np.uint8, 3, "frames are 8-bit RGB: write it as uint8 (h, w, 3)")
+_DEPTH = _Kind(np.uint16, 2, "depth is a 16-bit PNG of one channel: write it as uint16 (h, w)")
+_LABELS = _Kind(
+    np.uint8, 2, "objects and valid are 8-bit PNG of one channel: write it as uint8 (h, w), without palette"
+)
+_FLOW = _Kind(
+    np.uint16, 3, "flow is a 16-bit PNG of three channels R, G, B = u, v, valid (KITTI): write it as uint16 (h, w, 3)"
+)
 
 
 @runtime_checkable
@@ -84,8 +102,7 @@ def read_stored_colour(path: ImageFile) -> tuple[UInt8[np.ndarray, "h w 3"], int
             raise InputError(f"{path}: cannot be read as {kind} ({error}): write or copy the file again") from error
     _check_complete(path, data)
     if packed_images.is_packed(data):
-        unpacked = _unpack(path, data)
-        return _expect(path, unpacked, np.uint8, 3, "frames are 8-bit RGB", "write it as uint8 (h, w, 3)"), 1
+        return _expect(path, _unpack(path, data), _COLOUR), 1
     if data.startswith(_PNG_SIGNATURE) and data[24] == 16:
         raise InputError(f"{path}: a 16-bit image; frames are 8-bit RGB: convert it to 8 bits")
     if data.startswith(_PNG_SIGNATURE) and (number := image_formats.animation_of(data)) > 1:
@@ -129,19 +146,17 @@ def shown_together(
 
 def read_depth_codes(path: ImageFile) -> UInt16[np.ndarray, "h w"]:
     """The 16-bit values of a depth PNG; InputError when it is unreadable, truncated or of another kind."""
-    return _read_as(path, np.uint16, 2, "depth is a 16-bit PNG of one channel", "write it as uint16 (h, w)")
+    return _read_as(path, _DEPTH)
 
 
 def read_labels(path: ImageFile) -> UInt8[np.ndarray, "h w"]:
     """The 8-bit values of an objects or valid PNG; InputError when it is unreadable, truncated or of another kind."""
-    rule = "objects and valid are 8-bit PNG of one channel"
-    return _read_as(path, np.uint8, 2, rule, "write it as uint8 (h, w), without palette")
+    return _read_as(path, _LABELS)
 
 
 def read_flow(path: ImageFile) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
     """Flow in pixels (x, y), 0 where invalid, and where it is valid; from KITTI's 16-bit PNG."""
-    rule = "flow is a 16-bit PNG of three channels R, G, B = u, v, valid (KITTI)"
-    codes = _read_as(path, np.uint16, 3, rule, "write it as uint16 (h, w, 3)")
+    codes = _read_as(path, _FLOW)
     valid = codes[..., 2] != 0
     flow = (codes[..., :2].astype(np.float32) - _FLOW_ZERO) / np.float32(_FLOW_STEPS)
     return np.where(valid[..., None], flow, np.float32(0)), valid
@@ -225,23 +240,20 @@ def encode_png(image: np.ndarray) -> bytes:
     return data.tobytes()
 
 
-def _read_as(path: ImageFile, dtype: type[np.generic], ndim: int, rule: str, way_out: str) -> np.ndarray:
+def _read_as(path: ImageFile, kind: _Kind) -> np.ndarray:
     """The image as it is stored, colours as RGB."""
     data = _bytes_of(path)
     _check_complete(path, data)
     if packed_images.is_packed(data):
-        return _expect(path, _unpack(path, data), dtype, ndim, rule, way_out)
-    image = _expect(path, _decode(path, data, cv2.IMREAD_UNCHANGED), dtype, ndim, rule, way_out)
-    return image if ndim == 2 else image[..., ::-1]
+        return _expect(path, _unpack(path, data), kind)
+    image = _expect(path, _decode(path, data, cv2.IMREAD_UNCHANGED), kind)
+    return image if kind.ndim == 2 else image[..., ::-1]
 
 
-def _expect(
-    path: ImageFile, image: np.ndarray, dtype: type[np.generic], ndim: int, rule: str, way_out: str
-) -> np.ndarray:
-    if image.dtype != dtype or image.ndim != ndim or (ndim == 3 and image.shape[2] != 3):
+def _expect(path: ImageFile, image: np.ndarray, kind: _Kind) -> np.ndarray:
+    if image.dtype != kind.dtype or image.ndim != kind.ndim or (kind.ndim == 3 and image.shape[2] != 3):
         channels = 1 if image.ndim == 2 else image.shape[2]
-        bits = 8 * image.dtype.itemsize
-        raise InputError(f"{path}: {bits}-bit with {channels} channel(s); {rule}: {way_out}")
+        raise InputError(f"{path}: {8 * image.dtype.itemsize}-bit with {channels} channel(s); {kind.rule}")
     return image
 
 

@@ -59,11 +59,7 @@ def for_each_in_threads(function: Callable[[T], None], items: Iterable[T]) -> No
 
 @contextmanager
 def ended_at_once(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
-    """A pool that an error or a signal ends at once: neither what is queued nor what is under way is waited for.
-
-    Args:
-        pool: just made.
-    """
+    """A pool just made, that an error or a signal ends at once: nothing that is queued or under way is waited for."""
     with pool:
         try:
             yield pool

@@ -27,7 +27,7 @@ from steadydepth.filter_training.clips import LabelledClip, Lesson, draw_lesson,
 from steadydepth.filter_training.learner import Learner
 from steadydepth.models.load import load_model
 from steadydepth.models.temporal_filter import FilterGates, TemporalFilter, load_gates
-from steadydepth.ops.filter_step import find_unit
+from steadydepth.ops.filter_step import find_unit, to_log
 from steadydepth.ops.masked import masked_mean
 from steadydepth.ops.warp import as_grid, follow
 from steadydepth.synthetic.world import make_world
@@ -246,7 +246,7 @@ def _losses(
     state: State | None = None
     before: Tensor | None = None
     unit = torch.stack([torch.from_numpy(find_unit(one.cpu().numpy(), network.claims)) for one in raw[:, 0]]).to(raw)
-    raw_log, target_log = network.to_log(raw, unit), network.to_log(target, unit)
+    raw_log, target_log = (to_log(one, unit[:, None], network.claims) for one in (raw, target))
     raw_error = raw_log - target_log
     # Of the depth as it comes, so that a network that hardly flickers counts as much as one that does.
     of_raw = (
@@ -257,7 +257,7 @@ def _losses(
     for first in range(0, raw.shape[1], config.chunk):
         part = slice(first, first + config.chunk)
         out, state = network(frames[:, part], raw[:, part], state, motion=motion[:, part], strength=strength)
-        out_log = network.to_log(out, unit)
+        out_log = to_log(out, unit[:, None], network.claims)
         error = out_log - target_log[:, part]
         joined = error if before is None else torch.cat((before, error), 1)
         pairs = slice(first + (before is None), first + config.chunk)

@@ -227,11 +227,7 @@ def rigid(turn: Float64[np.ndarray, "3 3"], shift: Float64[np.ndarray, "3"]) -> 
 
 
 def inverted(matrices: Float64[np.ndarray, "*n k k"], path: Path) -> Float64[np.ndarray, "*n k k"]:
-    """The inverses of camera matrices.
-
-    Args:
-        matrices: any number.
-        path: where they are from, for the error.
+    """The inverses of camera matrices; `path` is where they are from, for the error.
 
     Raises:
         InputError: one has no inverse.

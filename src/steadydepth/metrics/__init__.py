@@ -2,7 +2,8 @@
 
 The names of `__all__` are loaded when first used. Functions of complete clips take NumPy arrays or tensors, depth
 (*methods, t, h, w) in metres after one alignment for the complete clip, and give float64 tensors, NaN where there is no
-sample; `VideoMetrics` goes from raw predictions to the numbers of metrics.json, with `update` and `compute`.
+sample; a mask of other numbers than 0 and 1 is an InputError. `VideoMetrics` goes from raw predictions to the numbers
+of metrics.json, with `update` and `compute`.
 """
 
 from importlib import import_module

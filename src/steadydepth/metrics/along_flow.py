@@ -1,7 +1,6 @@
 """How much a depth video flickers along flow: that of the label, or of the frames alone.
 
-As in `metrics.temporal`, `depth` (*m, t, h, w) is in metres after one alignment for the complete clip, and a constant
-wins all of these.
+Depth, masks and results are those of `metrics.temporal`. A constant wins all of these.
 """
 
 from itertools import pairwise
@@ -37,7 +36,7 @@ from steadydepth.metrics.correspondences import (
     triple,
     trust,
 )
-from steadydepth.ops.bidirectional_flow import PairFlow, TwoWayFlow, pair_from_frames, stack_pairs, two_way_from_labels
+from steadydepth.ops.bidirectional_flow import TwoWayFlow, pair_from_frames, stack_pairs, two_way_from_labels
 from steadydepth.ops.sampling import places_at, sample
 
 # Optical-flow warping error as NVDS computes it: infer_NVDS_dpt_bi.py and smooth_loss.py.
@@ -70,14 +69,8 @@ def warping_scores(
         flow_valid: where the forward flow has a value.
         kept: pixels that count.
         landing: pixels of the next frame that may be read; None: all.
-
-    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
-
-    Raises:
-        InputError: a mask holds a number other than 0 and 1.
     """
     stack, start, known = Stack(depth), as_mask(kept), as_mask(flow_valid)
-    ends = None if landing is None else as_mask(landing)
     total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ("opw", "rtc_1.01", "rtc_1.25")}
     for t in range(stack.n_frames - 1):
         match = photometric_match(
@@ -85,7 +78,7 @@ def warping_scores(
             (start[t] & known[t]).ravel(),
             colours_of(frames[t]),
             colours_of(frames[t + 1]),
-            None if ends is None else ends[t + 1].ravel(),
+            _frame_of(landing, t + 1),
         )
         total = merge(total, warping_parts(stack.frame(t), stack.frame(t + 1), match))
     return stack.scores(total)
@@ -119,27 +112,20 @@ def flow_flicker(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) -> S
         depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
         flow: flow between neighbouring frames, pixels, of `image_flow`.
         kept: pixels that may be read, for depth with holes; None: all.
-
-    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
-
-    Raises:
-        InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
     total: dict[str, Part] = {"flicker_flow": Mean(np.zeros(1), 0.0), "n_followed": Count(0)}
     for t in range(1, stack.n_frames):
         correspondence = correspondences_of(flow.pair(t - 1)).backward
-        match = correspondence.match(_among(correspondence.visible, kept, t), _frame_of(kept, t - 1))
+        now = _frame_of(kept, t)
+        start = correspondence.visible if now is None else correspondence.visible & now
+        match = correspondence.match(start, _frame_of(kept, t - 1))
         total = merge(total, flow_flicker_parts(stack.log(t - 1), stack.log(t), match))
     return stack.scores(total)
 
 
 def _frame_of(kept: Mask | None, t: int) -> Chosen | None:
     return None if kept is None else as_mask(kept[t]).ravel()
-
-
-def _among(visible: Chosen, kept: Mask | None, t: int) -> Chosen:
-    return visible if kept is None else visible & as_mask(kept[t]).ravel()
 
 
 def flow_flicker_parts(before: Layers, now: Layers, match: Match) -> dict[str, Part]:
@@ -164,11 +150,6 @@ def flow_roughness(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) ->
         depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
         flow: flow between neighbouring frames, pixels, of `image_flow`.
         kept: pixels that may be read, for depth with holes; None: all.
-
-    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
-
-    Raises:
-        InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
     total: dict[str, Part] = {"rough_flow": Mean(np.zeros(1), 0.0), "n_followed_twice": Count(0)}
@@ -267,21 +248,12 @@ def label_flow(flow: Float32[np.ndarray, "p h w 2"], flow_valid: PairMask, depth
         valid: where the label counts.
 
     Returns: flow both ways, and where it is visible.
-
-    Raises:
-        InputError: a mask holds a number other than 0 and 1.
     """
     return two_way_from_labels(flow, as_mask(flow_valid), as_array(depth).astype(np.float32), as_mask(valid))
 
 
 def image_flow(frames: UInt8[np.ndarray, "t h w 3"]) -> TwoWayFlow:
-    """DIS flow of a clip, there and back, visible where the two agree, and colours too (`correspondences.trust`).
-
-    Args:
-        frames: RGB.
-
-    Returns: flow both ways in pixels, and where it is visible.
-    """
+    """DIS flow of a clip, there and back, visible where the two agree, and colours too (`correspondences.trust`)."""
     pairs = []
     for before, after in pairwise(frames):
         pair = pair_from_frames(before, after)
@@ -290,5 +262,5 @@ def image_flow(frames: UInt8[np.ndarray, "t h w 3"]) -> TwoWayFlow:
             correspondence.visible.reshape(before.shape[:2])
             for correspondence in (correspondences.forward, correspondences.backward)
         )
-        pairs.append(PairFlow(pair.forward, pair.backward, *visible))
+        pairs.append(TwoWayFlow(pair.forward, pair.backward, *visible))
     return stack_pairs(pairs, *frames.shape[1:3])

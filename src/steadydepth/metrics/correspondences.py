@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from steadydepth.metrics.arrays import Chosen, Colours, Layers, Pixels, pick
-from steadydepth.ops.bidirectional_flow import PairFlow
+from steadydepth.ops.bidirectional_flow import TwoWayFlow
 from steadydepth.ops.sampling import Places, places_at, sample, sees_only
 
 # The gap at which exp(-50 gap) is 0.01.
@@ -98,8 +98,8 @@ class Correspondences:
     backward: Correspondence
 
 
-def correspondences_of(pair: PairFlow) -> Correspondences:
-    """Flow and where it is visible, there and back."""
+def correspondences_of(pair: TwoWayFlow) -> Correspondences:
+    """Flow between two frames and where it is visible, there and back."""
     return Correspondences(
         Correspondence(Landings(pair.forward), pair.forward_visible.ravel()),
         Correspondence(Landings(pair.backward), pair.backward_visible.ravel()),

@@ -106,8 +106,6 @@ class Protocol:
     align: str | None = None  # what `auto` means here, whatever the model claims
     clips_disparity: bool = False  # disparity is raised to 1e-3 before it is fitted, whatever its unit and offset
     pastes_kb: bool = False  # predictions of 352 x 1216 stand in the lower middle of a larger label
-    nan_becomes: Literal["dmin", "dmax"] = "dmin"  # a hole counts as very wrong (BTS, ZoeDepth)
-    infinity_becomes: Literal["dmin", "dmax"] = "dmax"
 
 
 CROPS = {
@@ -225,8 +223,5 @@ def valid_labels(
 
 
 def clean(depth: Float[np.ndarray, "*any"], protocol: Protocol) -> Float64[np.ndarray, "*any"]:
-    """Predicted depth as it is scored: clipped to [dmin, dmax], then +inf to dmax and NaN to dmin (BTS, ZoeDepth)."""
-    ends = {"dmin": protocol.dmin, "dmax": protocol.dmax}
-    infinite, hole = ends[protocol.infinity_becomes], ends[protocol.nan_becomes]
-    finite = np.nan_to_num(depth.astype(np.float64), nan=hole, posinf=infinite, neginf=protocol.dmin)
-    return np.clip(finite, protocol.dmin, protocol.dmax)
+    """Predicted depth as it is scored: clipped to [dmin, dmax], NaN to dmin: a hole is very wrong (BTS, ZoeDepth)."""
+    return np.nan_to_num(np.clip(depth.astype(np.float64), protocol.dmin, protocol.dmax), nan=protocol.dmin)

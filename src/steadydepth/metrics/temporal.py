@@ -1,9 +1,10 @@
 """How much a depth video flickers: at fixed pixels, along poses, along flow, and beside the label's own change.
 
 Every function scores one or several methods on one clip, `depth` (*m, t, h, w) in metres after ONE alignment for the
-complete clip, and gives float64 (*m), NaN where there is no sample. In log units times 100 a value reads as per cent of
-depth. A constant wins all of these but `tcc`: read them beside the accuracy and the gain. Beside each stands what one
-frame, pair or triple of frames adds to it (`*_parts`), for clips that are read frame by frame.
+complete clip, and gives float64 (*m), NaN where there is no sample. A mask is bool or all 0 and 1, else an InputError.
+In log units times 100 a value reads as per cent of depth. A constant wins all of these but `tcc`: read them beside the
+accuracy and the gain. Beside each stands what one frame, pair or triple of frames adds to it (`*_parts`), for clips
+that are read frame by frame.
 """
 
 import math
@@ -97,9 +98,6 @@ def fixed_static_set(truth: Truth, valid: Mask, objects_moving: Mask | None = No
         objects_moving: where objects move; None: nowhere.
 
     Returns: True at the pixels of the set.
-
-    Raises:
-        InputError: a mask holds a number other than 0 and 1.
     """
     search = StaticSearch()
     for t in range(len(truth)):
@@ -122,11 +120,6 @@ def fixed_camera_scores(depth: Images, valid: Mask, static_set: PixelSet) -> Sco
         depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
         valid: where the label counts.
         static_set: pixels of `fixed_static_set`.
-
-    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
-
-    Raises:
-        InputError: a mask holds a number other than 0 and 1.
     """
     stack, chosen = Stack(depth), np.flatnonzero(as_mask(static_set))
     measured = as_mask(valid).reshape(stack.n_frames, -1)[:, chosen]
@@ -175,9 +168,6 @@ def rigid_error(depth: Images, truth: Truth, valid: Mask, static: Mask, *, K: Ma
         cam_to_world: pose of each frame, OpenCV axes, metres.
 
     Returns: `sre`, one float64 a method (*m), NaN where there is no sample, and `n_rigid`.
-
-    Raises:
-        InputError: a mask holds a number other than 0 and 1.
     """
     stack, poses = Stack(depth), as_array(cam_to_world).astype(np.float64)
     camera = _camera(stack, K)
@@ -223,11 +213,6 @@ def tae(depth: Images, kept: Mask, *, K: Matrix, cam_to_world: Poses) -> Float64
         kept: pixels that count, in both frames.
         K: camera matrix, pixels; pixel centres are integers.
         cam_to_world: pose of each frame, OpenCV axes, metres.
-
-    Returns: one float64 a method (*m); NaN where there is no sample.
-
-    Raises:
-        InputError: a mask holds a number other than 0 and 1.
     """
     stack, poses = Stack(depth), as_array(cam_to_world).astype(np.float64)
     camera = _camera(stack, K)
@@ -307,11 +292,6 @@ def tcc(depth: Images, truth: Truth, valid: Mask) -> Float64[Tensor, "*m"]:
         depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
         truth: depth of the label, metres.
         valid: where the label counts.
-
-    Returns: one float64 a method (*m); NaN where there is no sample.
-
-    Raises:
-        InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
     total: dict[str, Part] = {"tcc": Mean(np.zeros(1), 0.0)}

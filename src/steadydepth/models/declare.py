@@ -36,10 +36,6 @@ class Declared:
     def only(self, name: str, *known: str) -> None:
         """See that nothing is declared that this kind of model has no use for.
 
-        Args:
-            name: of the model, for the error.
-            known: what it takes.
-
         Raises:
             InputError: something else is declared.
         """

@@ -13,16 +13,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from steadydepth.ops.filter_step import (
-    N_FEATURES,
-    begin,
-    filter_step,
-    find_unit,
-    from_log,
-    guide_factor,
-    padding,
-    to_log,
-)
+from steadydepth.ops.filter_step import N_FEATURES, begin, filter_step, find_unit, guide_factor, padding
 from steadydepth.ops.warp import as_grid
 from steadydepth.types import Claims, Depth, Frames, InputError, State
 
@@ -110,14 +101,6 @@ class TemporalFilter(nn.Module):
             out, state = filter_step(backend, guide, raw, moved, state, claims=self.claims, strength=strengths)
             filtered.append(out)
         return torch.stack(filtered, dim=1)[..., :height, :width], state
-
-    def to_log(self, depth: Float[Tensor, "b t h w"], unit: Float[Tensor, "b 2"]) -> Float[Tensor, "b t h w"]:
-        """Log depth in a session's unit, `ops.filter_step.to_log`."""
-        return to_log(depth, unit[:, None], self.claims)
-
-    def from_log(self, log_depth: Float[Tensor, "b t h w"], unit: Float[Tensor, "b 2"]) -> Float[Tensor, "b t h w"]:
-        """The inverse of `to_log`."""
-        return from_log(log_depth, unit[:, None], self.claims)
 
 
 class _TorchBackend:

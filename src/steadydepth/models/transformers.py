@@ -138,11 +138,7 @@ def load_transformers(folder: Path, name: str, declared: Declared) -> Transforme
 
 
 def table_claims(config: Any) -> Claims | None:
-    """What a model of this config claims, from the table; None where the table has no entry.
-
-    Args:
-        config: a transformers config.
-    """
+    """What a model of this config of transformers claims, from the table; None where the table has no entry."""
     kind = _kind(config)
     return CLAIMS.get(kind) or CLAIMS.get((kind[0], None))
 

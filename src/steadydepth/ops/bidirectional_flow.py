@@ -10,39 +10,26 @@ from steadydepth.ops.optical_flow import consistent, dis_flow, invert_flow
 
 
 @dataclass(frozen=True)
-class PairFlow:
-    """Flow between two frames in pixels (x, y); `visible` is True where the other frame shows the same point."""
-
-    forward: Float32[np.ndarray, "h w 2"]  # on the first, into the second
-    backward: Float32[np.ndarray, "h w 2"]  # on the second, into the first
-    forward_visible: Bool[np.ndarray, "h w"]
-    backward_visible: Bool[np.ndarray, "h w"]
-
-
-@dataclass(frozen=True)
 class TwoWayFlow:
-    """Flow between neighbouring frames in pixels (x, y); visible where the other frame shows the same point."""
+    """Flow between two frames, or between neighbours of a clip (p), in pixels (x, y).
 
-    forward: Float32[np.ndarray, "p h w 2"]  # on frame i, into i + 1
-    backward: Float32[np.ndarray, "p h w 2"]  # on frame i + 1, into i
-    forward_visible: Bool[np.ndarray, "p h w"]
-    backward_visible: Bool[np.ndarray, "p h w"]
+    Visible where the other frame shows the same point.
+    """
 
-    def pair(self, number: int) -> PairFlow:
-        """The flow between frame `number` and the next."""
-        return PairFlow(
-            self.forward[number], self.backward[number], self.forward_visible[number], self.backward_visible[number]
-        )
+    forward: Float32[np.ndarray, "*p h w 2"]  # on frame i, into i + 1
+    backward: Float32[np.ndarray, "*p h w 2"]  # on frame i + 1, into i
+    forward_visible: Bool[np.ndarray, "*p h w"]
+    backward_visible: Bool[np.ndarray, "*p h w"]
+
+    def pair(self, number: int) -> "TwoWayFlow":
+        """The flow between frame `number` of a clip and the next."""
+        return TwoWayFlow(*(part[number] for part in vars(self).values()))
 
 
 def backward_from_frames(
     before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]
 ) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
     """DIS flow from `after` back into `before` in pixels (x, y), and where it agrees with the flow there.
-
-    Args:
-        before: RGB.
-        after: RGB, of the same size.
 
     Returns: the flow on `after`; True where it is forward-backward consistent, nowhere below 12 x 12 px.
     """
@@ -59,14 +46,14 @@ def _dis_both_ways(
     return dis_flow(before, after), dis_flow(after, before)
 
 
-def pair_from_frames(before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]) -> PairFlow:
+def pair_from_frames(before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]) -> TwoWayFlow:
     """DIS flow both ways between two frames; visible where the two agree (`ops.optical_flow.consistent`).
 
     Images smaller than 12 x 12 px have no DIS flow: nothing is visible.
     """
     there, back = _dis_both_ways(before, after)
     is_known = min(before.shape[:2]) >= LEAST_SIDE_PX
-    return PairFlow(there, back, consistent(there, back) & is_known, consistent(back, there) & is_known)
+    return TwoWayFlow(there, back, consistent(there, back) & is_known, consistent(back, there) & is_known)
 
 
 def pair_from_labels(
@@ -74,7 +61,7 @@ def pair_from_labels(
     flow_valid: Bool[np.ndarray, "h w"],
     depth: Float32[np.ndarray, "h w"],
     valid: Bool[np.ndarray, "h w"],
-) -> PairFlow:
+) -> TwoWayFlow:
     """Label flow and its inverse; visible where both exist and agree, so an occluded pixel is not.
 
     Where several pixels land on one, the nearest in label depth wins; a pixel without label depth never hides another.
@@ -86,7 +73,7 @@ def pair_from_labels(
         valid: where it was measured.
     """
     back, shown = invert_flow(flow, flow_valid, np.where(valid, depth, np.float32(np.inf)))
-    return PairFlow(flow, back, consistent(flow, back) & flow_valid, consistent(back, flow) & shown)
+    return TwoWayFlow(flow, back, consistent(flow, back) & flow_valid, consistent(back, flow) & shown)
 
 
 def two_way_from_labels(
@@ -107,7 +94,7 @@ def two_way_from_labels(
     return stack_pairs([pair_from_labels(*labels) for labels in each], *flow.shape[1:3])
 
 
-def stack_pairs(pairs: list[PairFlow], height: int, width: int) -> TwoWayFlow:
+def stack_pairs(pairs: list[TwoWayFlow], height: int, width: int) -> TwoWayFlow:
     """The pairs of a clip as one, of height x width even when there is none.
 
     Args:
@@ -115,13 +102,9 @@ def stack_pairs(pairs: list[PairFlow], height: int, width: int) -> TwoWayFlow:
         height: rows of the image.
         width: columns of the image.
     """
-
-    def stack(name: str, kind: type, *channels: int) -> np.ndarray:
-        return np.array([getattr(pair, name) for pair in pairs], kind).reshape(-1, height, width, *channels)
-
-    return TwoWayFlow(
-        forward=stack("forward", np.float32, 2),
-        backward=stack("backward", np.float32, 2),
-        forward_visible=stack("forward_visible", bool),
-        backward_visible=stack("backward_visible", bool),
-    )
+    flow = np.empty((2, len(pairs), height, width, 2), np.float32)
+    visible = np.empty((2, len(pairs), height, width), bool)
+    for number, pair in enumerate(pairs):
+        flow[:, number] = pair.forward, pair.backward
+        visible[:, number] = pair.forward_visible, pair.backward_visible
+    return TwoWayFlow(*flow, *visible)

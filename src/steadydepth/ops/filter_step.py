@@ -143,23 +143,10 @@ def filter_step(
     flow = [xp.where(is_known, one, xp.zeros_like(one)) for one in (flow_x, flow_y)]
     now = [frame[..., i, :, :] for i in range(3)]
     residual = _residual(now, before, inside_small)
-    low, middle, common = _bands(on, step_small, residual, inside_small)
-    features = _features(
-        on,
-        now,
-        small,
-        small_before,
-        step_small,
-        spread,
-        age,
-        inside_small,
-        flow,
-        residual,
-        low,
-        middle,
-        common,
-        strength,
-    )
+    change, edges, texture = small_before - small * inside_small, _gradient([small]), _gradient(now)
+    looked_at = [step_small, abs(step_small), change, abs(change), residual, edges, texture, age, spread, inside_small]
+    low, middle, _ = bands = _bands(on, step_small, residual, inside_small)
+    features = _features([on.shrink(one, 2) for one in (*looked_at, *flow)], bands, strength)
     keep, keep_middle, keep_low, tight = on.gates(features)
     most = MOST_KEPT * strength
     smooth, kept_smooth, keep, tight = (
@@ -281,41 +268,11 @@ def _squash(change: Array) -> Array:
     return xp.sign(change) * xp.log1p(abs(change) * 50) * 0.5
 
 
-def _features(
-    on: Backend,
-    now: list[Array],
-    small: Array,
-    small_before: Array,
-    step: Array,
-    spread: Array,
-    age: Array,
-    inside: Array,
-    flow: list[Array],
-    residual: Array,
-    low: Array,
-    middle: Array,
-    common: Array,
-    strength: Array,
-) -> list[Array]:
-    """What the network looks at, at half the guide's size."""
+def _features(maps: list[Array], bands: tuple[Array, Array, Array], strength: Array) -> list[Array]:
+    """What the network looks at, from maps and bands at half the guide's size."""
+    step, step_size, change, change_size, residual, edges, texture, age, spread, inside, x, y = maps
+    low, middle, common = bands
     xp = _library(step)
-    change = small_before - small * inside
-    maps = (
-        step,
-        abs(step),
-        change,
-        abs(change),
-        residual,
-        _gradient([small]),
-        _gradient(now),
-        age,
-        spread,
-        inside,
-        *flow,
-    )
-    step, step_size, change, change_size, residual, edges, texture, age, spread, inside, x, y = (
-        on.shrink(one, 2) for one in maps
-    )
     everywhere = xp.ones_like(low)
     x, y = x / 2, y / 2
     changes = (

@@ -1,7 +1,7 @@
 """Furniture, people and vehicles of model catalogues, with their own textures, packed for the batched renderer."""
 
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import chain
@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 from jaxtyping import Float16, Float32, Int64, UInt8, UInt16
-from PIL import Image
 
 from steadydepth.errors import InputError, import_extra
 from steadydepth.files.atomic_writes import new_file
@@ -53,13 +52,14 @@ class Assets:
 
 
 def pack_assets(
-    catalogues: Sequence[Path], out: Path, *, on_model: Callable[[int, int], None] = lambda done, of: None
+    out: str | Path, *catalogues: str | Path, on_model: Callable[[int, int], None] = lambda done, of: None
 ) -> Assets:
-    """Read the models of Sweet Home 3D catalogues (.sh3f), make them small, and write them into one file.
+    """Pack models with their textures, sizes and credits into one file, for the rendered world.
 
     Args:
-        catalogues: .sh3f files, or folders of them; Debian's package `sweethome3d-furniture` has 820 models.
         out: an .npz file.
+        catalogues: Sweet Home 3D catalogues (.sh3f) or folders of them; without any, those of Debian's package
+            `sweethome3d-furniture`, which has 820 models.
         on_model: called after each model that was read, with their number so far and the number in the catalogues.
 
     Returns: the models, as `load_assets(out)` reads them.
@@ -67,11 +67,11 @@ def pack_assets(
     Raises:
         InputError: there is no catalogue, one cannot be read, or trimesh is not installed.
     """
-    files = [one for path in catalogues for one in (sorted(path.glob("*.sh3f")) if path.is_dir() else [path])]
+    paths = [Path(one) for one in catalogues] or [SWEETHOME3D]
+    files = [one for path in paths for one in (sorted(path.glob("*.sh3f")) if path.is_dir() else [path])]
     if not files:
         raise InputError(
-            f"{', '.join(map(str, catalogues))}: no .sh3f catalogue; on Debian and Ubuntu: "
-            "apt install sweethome3d-furniture"
+            f"{', '.join(map(str, paths))}: no .sh3f catalogue; on Debian and Ubuntu: apt install sweethome3d-furniture"
         )
     packer = _Packer()
     listed = {file: _list_models(file) for file in files}
@@ -81,7 +81,7 @@ def pack_assets(
         packer.add(*model)
         on_model(done, count)
     assets = packer.finish()
-    with new_file(out) as part, part.open("wb") as stream:
+    with new_file(Path(out)) as part, part.open("wb") as stream:
         np.savez_compressed(stream, **vars(assets))
     return assets
 
@@ -229,14 +229,3 @@ def _read_catalogue(
 
 def _folder(path: str) -> str:
     return str(PurePosixPath(path).parent)
-
-
-def read_textures(paths: Sequence[Path], texels: int) -> UInt8[np.ndarray, "texture texel texel 3"]:
-    """Square crops of images, mirrored so that they repeat without a seam."""
-    found = []
-    for path in paths:
-        image = np.asarray(Image.open(path).convert("RGB"))
-        side = min(image.shape[:2])
-        half = cv2.resize(image[:side, :side], (texels // 2, texels // 2), interpolation=cv2.INTER_AREA)
-        found.append(np.pad(half, ((0, texels // 2), (0, texels // 2), (0, 0)), mode="symmetric"))
-    return np.stack(found)

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from steadydepth.synthetic.assets import Assets
+from steadydepth.synthetic.assets import TEXELS, Assets
 from steadydepth.synthetic.bodies import basic_bodies
 from steadydepth.synthetic.placement import Pool
 from steadydepth.synthetic.places import SKY_M, Scenes, draw_scenes
 from steadydepth.synthetic.rasterizer import Faces, prepare, rasterize, weights_at
 from steadydepth.synthetic.shadow import Shadow
-from steadydepth.synthetic.textures import Textures, own_patterns, resized
+from steadydepth.synthetic.textures import Textures, own_patterns
 
 SUPERSAMPLING = 2  # colour rays a pixel side
 _NEAREST_M = 0.03  # faces with a corner nearer than this are left out
@@ -27,25 +27,16 @@ OUTDOOR = ("Exterior", "Vehicles", "Characters")
 
 @dataclass(frozen=True)
 class Rendered:
-    """Clips of b scenes: frames in linear light, and their labels.
+    """Clips of b scenes: frames in linear light, and their labels."""
 
-    Attributes:
-        light: RGB, linear, at least 0.
-        depth: planar depth in metres.
-        motion: where each pixel was in the frame before, pixels (x, y) from here.
-        visible: True where the frame before sees the same point.
-        flow: where each pixel of all frames but the last is in the next frame, pixels (x, y) from here.
-        flow_valid: True where that is in front of the next camera.
-        objects: 0 of the static world; otherwise the number of the thing that moves, from 1 on.
-    """
-
-    light: Float[Tensor, "b t 3 h w"]
-    depth: Float[Tensor, "b t h w"]
-    motion: Float[Tensor, "b p h w 2"]
-    visible: Bool[Tensor, "b p h w"]
+    light: Float[Tensor, "b t 3 h w"]  # RGB, linear, at least 0
+    depth: Float[Tensor, "b t h w"]  # planar depth in metres
+    motion: Float[Tensor, "b p h w 2"]  # where each pixel was in the frame before, pixels (x, y) from here
+    visible: Bool[Tensor, "b p h w"]  # True where the frame before sees the same point
+    # Where each pixel of all frames but the last is in the next frame, pixels (x, y) from here.
     flow: Float[Tensor, "b p h w 2"]
-    flow_valid: Bool[Tensor, "b p h w"]
-    objects: Int64[Tensor, "b t h w"]
+    flow_valid: Bool[Tensor, "b p h w"]  # True where that is in front of the next camera
+    objects: Int64[Tensor, "b t h w"]  # 0 of the static world; otherwise the number of the thing that moves, from 1 on
 
 
 class World:
@@ -54,14 +45,14 @@ class World:
     Args:
         device: of torch.
         assets: models with their own textures; None leaves boxes, balls, cylinders and cones.
-        images: square images that repeat without a seam, as further textures.
+        images: of `read_textures`, as further textures.
     """
 
     def __init__(
         self,
         device: torch.device,
         assets: Assets | None = None,
-        images: UInt8[np.ndarray, "n texel texel 3"] | None = None,
+        images: UInt8[np.ndarray, "n 128 128 3"] | None = None,
     ) -> None:
         self.device = device
         parts = basic_bodies()
@@ -70,10 +61,8 @@ class World:
         counts = [len(one) for one in corners]
         colour, texture, material = torch.ones(1, 3), torch.zeros(1, dtype=torch.int64), torch.zeros(sum(counts))
         size, outdoor = [one.amax(dim=(0, 1)) - one.amin(dim=(0, 1)) for one in corners], [False] * len(parts)
-        patterns = own_patterns()
-        pools = [patterns] + ([images] if images is not None else [])
-        free = np.concatenate([resized(one, 128) for one in pools])
-        atlas = [np.full((1, 64, 64, 3), 255, np.uint8)]
+        free = own_patterns() if images is None else np.concatenate((own_patterns(), images))
+        own = np.full((1, TEXELS, TEXELS, 3), 255, np.uint8)
         if assets is not None:
             corners.append(torch.from_numpy(assets.corners).float())
             uv.append(torch.from_numpy(assets.uv).float())
@@ -83,7 +72,7 @@ class World:
             texture = torch.cat((texture, torch.from_numpy(assets.texture)))
             size += list(torch.from_numpy(assets.size_m))
             outdoor += [one in OUTDOOR for one in assets.categories]
-            atlas = [assets.textures]
+            own = assets.textures
         self.pool = Pool(
             size_m=torch.stack(size).float(),
             is_part=torch.arange(len(size)) < len(parts),
@@ -96,7 +85,7 @@ class World:
         self.material = material.long().to(device)
         self.colour, self.texture = colour.float().to(device), texture.to(device)
         self.first_face = torch.tensor([0, *np.cumsum(counts).tolist()], device=device)
-        self.own = Textures(np.concatenate(atlas), device)
+        self.own = Textures(own, device)
         self.free = Textures(free, device)
 
     def render(self, scenes: Scenes, *, height: int, width: int) -> Rendered:
@@ -195,9 +184,9 @@ class _View:
             look = self._look(t, faces, corners, number, pixels, depth.flatten()[pixels])
             albedo = albedo.flatten(0, 2).index_copy(0, pixels, look[0]).view_as(albedo)
             normal = normal.flatten(0, 2).index_copy(0, pixels, look[1]).view_as(normal)
-            light = torch.where(
-                (shell.is_sky & ~is_thing)[..., None], self._of_sky(t), self._on(t, point, normal, shadow)
-            )
+            # The sky is given in units of the light that the ground gets.
+            of_ground = scenes.light[:, t].sum(dim=1)[:, None, None]
+            light = torch.where((shell.is_sky & ~is_thing)[..., None], of_ground, self._on(t, point, normal, shadow))
             lights.append(F.avg_pool2d((albedo * light).movedim(-1, 1), SUPERSAMPLING))
             coarse = (slice(None), slice(None, None, ss), slice(None, None, ss))
             depths.append(depth[coarse])
@@ -300,10 +289,6 @@ class _View:
         eye = self.scenes.cam_to_world[self.scene[number], t, :3, 3]
         away = ((first - eye) * normal).sum(dim=-1, keepdim=True) > 0
         return albedo * self.scenes.tint.flatten(0, 1)[thing], torch.where(away, -normal, normal)
-
-    def _of_sky(self, t: int) -> Tensor:
-        """The light (s, 1, 1, 3) in whose units the sky is given: what the ground gets."""
-        return self.scenes.light[:, t].sum(dim=1)[:, None, None]
 
     def _on(self, t: int, point: Tensor, normal: Tensor, shadow: Shadow) -> Tensor:
         """The light (s, h, w, 3), linear, that falls on what is seen."""

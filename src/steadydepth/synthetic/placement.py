@@ -15,17 +15,11 @@ _OUT_OF_SIGHT_M = 100
 
 @dataclass(frozen=True)
 class Pool:
-    """What scenes are drawn from: how large each model is, and which kinds of scene it belongs to.
+    """What scenes are drawn from: how large each model is, and which kinds of scene it belongs to."""
 
-    Attributes:
-        size_m: width, height and depth of each model.
-        is_part: simple bodies that take any size.
-        is_outdoor: vehicles, trees, people: they stand in streets.
-    """
-
-    size_m: Float[Tensor, "model 3"]
-    is_part: Bool[Tensor, "model"]
-    is_outdoor: Bool[Tensor, "model"]
+    size_m: Float[Tensor, "model 3"]  # width, height and depth of each model
+    is_part: Bool[Tensor, "model"]  # simple bodies that take any size
+    is_outdoor: Bool[Tensor, "model"]  # vehicles, trees, people: they stand in streets
     n_textures: int
 
 
@@ -57,30 +51,15 @@ class Draw:
         return torch.randn(self.n, *shape, generator=self.generator)
 
     def happens(self, chance: float | Tensor, *shape: int) -> Tensor:
-        """True in a share of all.
-
-        Args:
-            chance: the share, 0 to 1.
-            shape: further axes.
-        """
+        """True in that share of all."""
         return torch.rand(self.n, *shape, generator=self.generator) < chance
 
     def whole(self, stop: int, *shape: int) -> Tensor:
-        """Whole numbers from 0 on.
-
-        Args:
-            stop: above the largest.
-            shape: further axes.
-        """
+        """Whole numbers from 0 on, below `stop`."""
         return torch.randint(stop, (self.n, *shape), generator=self.generator)
 
     def pick(self, weights: Tensor, *shape: int) -> Tensor:
-        """Numbers of columns, drawn in proportion to their weights.
-
-        Args:
-            weights: (s, k), at least 0.
-            shape: further axes.
-        """
+        """Numbers of columns, drawn in proportion to their weights (s, k)."""
         count = math.prod(shape) or 1
         return torch.multinomial(weights, count, replacement=True, generator=self.generator).view(self.n, *shape)
 
@@ -114,49 +93,28 @@ def rigid(turn: Float[Tensor, "*n 3 3"], position: Float[Tensor, "*n 3"]) -> Flo
 
 @dataclass(frozen=True)
 class Placed:
-    """Things where they stand.
+    """Things where they stand."""
 
-    Attributes:
-        model: number of the model of each.
-        turn: rotation from its axes to the world's.
-        scale: of its width, height and depth.
-        position: of the middle of its underside, metres; y points down.
-        like: number of the thing whose colour and texture it has.
-        is_built_in: part of a counter or a case, which never moves.
-    """
-
-    model: Int64[Tensor, "s n"]
-    turn: Float[Tensor, "s n 3 3"]
-    scale: Float[Tensor, "s n 3"]
-    position: Float[Tensor, "s n 3"]
-    like: Int64[Tensor, "s n"]
-    is_built_in: Bool[Tensor, "s n"]
+    model: Int64[Tensor, "s n"]  # number of the model of each
+    turn: Float[Tensor, "s n 3 3"]  # rotation from its axes to the world's
+    scale: Float[Tensor, "s n 3"]  # of its width, height and depth
+    position: Float[Tensor, "s n 3"]  # of the middle of its underside, metres; y points down
+    like: Int64[Tensor, "s n"]  # number of the thing whose colour and texture it has
+    is_built_in: Bool[Tensor, "s n"]  # part of a counter or a case, which never moves
 
 
 @dataclass(frozen=True)
 class View:
-    """What the camera of each scene looks at.
+    """What the camera of each scene looks at."""
 
-    Attributes:
-        kind: place in `KINDS`.
-        half_m: of the room, as in `Scenes`.
-        eye: where the camera is, metres.
-        yaw: of the camera, radians.
-        table: middle of the table top, where there is a table.
-    """
-
-    kind: Int64[Tensor, "s"]
-    half_m: Float[Tensor, "s 3"]
-    eye: Float[Tensor, "s 3"]
-    yaw: Float[Tensor, "s"]
-    table: Float[Tensor, "s 3"]
+    kind: Int64[Tensor, "s"]  # place in `KINDS`
+    half_m: Float[Tensor, "s 3"]  # of the room, as in `Scenes`
+    eye: Float[Tensor, "s 3"]  # where the camera is, metres
+    yaw: Float[Tensor, "s"]  # of the camera, radians
+    table: Float[Tensor, "s 3"]  # middle of the table top, where there is a table
 
     def is_kind(self, name: str) -> Bool[Tensor, "s"]:
-        """Which scenes are of a kind.
-
-        Args:
-            name: one of `KINDS`.
-        """
+        """Which scenes are of a kind of `KINDS`."""
         return self.kind == KINDS.index(name)
 
     @property

@@ -21,65 +21,43 @@ from steadydepth.synthetic.placement import (
 # How often each is drawn. Diversity teaches more than realism does (WMGStereo, arXiv 2504.16930).
 SHARES = (0.37, 0.25, 0.13, 0.25)
 FPS = 15.0
+N_THINGS = 40  # of a scene, at most
 SKY_M = 100.0  # the depth of the sky: what has no end is as far as the world goes
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """Scenes of t frames each. World axes: y down, the ground at y = 0; metres.
+    """Scenes of t frames each. World axes: y down, the ground at y = 0; metres."""
 
-    Attributes:
-        focal_px: of the camera, in widths of the image.
-        cam_to_world: OpenCV axes.
-        model: number of the model of each thing.
-        pose: from the model's axes to the world, scale and tilt in it.
-        tint: multiplied with the colour of each thing.
-        contrast: power of the texture of each thing; near 0 it is plain.
-        texture: number of the texture that stands in place of its own; -1 for its own.
-        is_moving: things that move.
-        half_m: of the box that is seen from inside: x and z from -half to half, y from -2 half to 0.
-        outer_m: the same of what is behind its openings.
-        wall_texture: of the six sides (x, y, z; low, high) of the room, and of the outer box.
-        wall_tint: multiplied with it.
-        wall_contrast: power of it; near 0 it is plain.
-        tile_m: side of one repeat of the texture on each of them.
-        openings: low and high corner of windows and doors on the walls z and x, metres; empty ones have no extent.
-        sun: direction to it.
-        light: of the sun, and of the sky.
-        lamps: where they are.
-        lamp_light: their colour and power.
-        is_open: scenes without walls and ceiling: the ground goes on, and above it is the sky.
-        sky: its colour above and at the horizon, in units of the light that falls on the ground.
-    """
-
-    focal_px: Float[Tensor, "s"]
-    cam_to_world: Float[Tensor, "s t 4 4"]
-    model: Int64[Tensor, "s n"]
-    pose: Float[Tensor, "s t n 4 4"]
-    tint: Float[Tensor, "s n 3"]
-    contrast: Float[Tensor, "s n"]
-    texture: Int64[Tensor, "s n"]
-    is_moving: Bool[Tensor, "s n"]
-    half_m: Float[Tensor, "s 3"]
-    outer_m: Float[Tensor, "s 3"]
-    wall_texture: Int64[Tensor, "s 2 6"]
-    wall_tint: Float[Tensor, "s 2 6 3"]
-    wall_contrast: Float[Tensor, "s 2 6"]
-    tile_m: Float[Tensor, "s 2 6"]
+    focal_px: Float[Tensor, "s"]  # of the camera, in widths of the image
+    cam_to_world: Float[Tensor, "s t 4 4"]  # OpenCV axes
+    model: Int64[Tensor, "s n"]  # number of the model of each thing
+    pose: Float[Tensor, "s t n 4 4"]  # from the model's axes to the world, scale and tilt in it
+    tint: Float[Tensor, "s n 3"]  # multiplied with the colour of each thing
+    contrast: Float[Tensor, "s n"]  # power of the texture of each thing; near 0 it is plain
+    texture: Int64[Tensor, "s n"]  # number of the texture that stands in place of its own; -1 for its own
+    is_moving: Bool[Tensor, "s n"]  # things that move
+    half_m: Float[Tensor, "s 3"]  # of the box that is seen from inside: x and z from -half to half, y from -2 half to 0
+    outer_m: Float[Tensor, "s 3"]  # the same of what is behind its openings
+    wall_texture: Int64[Tensor, "s 2 6"]  # of the six sides (x, y, z; low, high) of the room, and of the outer box
+    wall_tint: Float[Tensor, "s 2 6 3"]  # multiplied with it
+    wall_contrast: Float[Tensor, "s 2 6"]  # power of it; near 0 it is plain
+    tile_m: Float[Tensor, "s 2 6"]  # side of one repeat of the texture on each of them
+    # Low and high corner of windows and doors on the walls z and x, metres; empty ones have no extent.
     openings: Float[Tensor, "s 4 o 2 2"]
-    sun: Float[Tensor, "s 3"]
-    light: Float[Tensor, "s t 2 3"]
-    lamps: Float[Tensor, "s l 3"]
-    lamp_light: Float[Tensor, "s t l 3"]
-    is_open: Bool[Tensor, "s"]
-    sky: Float[Tensor, "s 2 3"]
+    sun: Float[Tensor, "s 3"]  # direction to it
+    light: Float[Tensor, "s t 2 3"]  # of the sun, and of the sky
+    lamps: Float[Tensor, "s l 3"]  # where they are
+    lamp_light: Float[Tensor, "s t l 3"]  # their colour and power
+    is_open: Bool[Tensor, "s"]  # scenes without walls and ceiling: the ground goes on, and above it is the sky
+    sky: Float[Tensor, "s 2 3"]  # its colour above and at the horizon, in units of the light that falls on the ground
 
     def to(self, device: torch.device) -> "Scenes":
         """The same scenes on `device`."""
         return Scenes(**{name: part.to(device, non_blocking=True) for name, part in vars(self).items()})
 
 
-def draw_scenes(seed: int, pool: Pool, *, n_scenes: int, n_frames: int, n_things: int = 40) -> Scenes:
+def draw_scenes(seed: int, pool: Pool, *, n_scenes: int, n_frames: int) -> Scenes:
     """Scenes that belong to `seed`: the same seed and sizes, the same scenes.
 
     Args:
@@ -87,18 +65,17 @@ def draw_scenes(seed: int, pool: Pool, *, n_scenes: int, n_frames: int, n_things
         pool: what they are drawn from.
         n_scenes: number of scenes.
         n_frames: frames of each.
-        n_things: of each, at most.
     """
     draw = Draw(seed, n_scenes)
     view, pitch = _draw_views(draw)
     half, street = view.half_m, view.is_kind("street")
-    place = place_things(draw, pool, view, n_things)
+    place = place_things(draw, pool, view, N_THINGS)
     cameras = _move_camera(draw, n_frames, view, pitch)
     chance = torch.where(place.is_built_in, 0.0, torch.where(street, 0.35, 0.2)[:, None])
     pose, is_moving = _move_things(draw, n_frames, place, chance=chance)
-    own = draw.happens(torch.where(pool.is_part[place.model], 0.0, 0.85), n_things)
-    texture = torch.where(own, -1, draw.whole(pool.n_textures, n_things).gather(1, place.like))
-    tint = _draw_tint(draw, n_things).gather(1, place.like[..., None].expand(-1, -1, 3))
+    own = draw.happens(torch.where(pool.is_part[place.model], 0.0, 0.85), N_THINGS)
+    texture = torch.where(own, -1, draw.whole(pool.n_textures, N_THINGS).gather(1, place.like))
+    tint = _draw_tint(draw, N_THINGS).gather(1, place.like[..., None].expand(-1, -1, 3))
     lamps = draw.uniform(-0.9, 0.9, 3, 3) * half[:, None]
     lamps[..., 1] = -half[:, None, 1] * draw.uniform(1.2, 1.9, 3)
     flicker = (0.06 * draw.normal(n_frames, 1)).exp()
@@ -110,7 +87,7 @@ def draw_scenes(seed: int, pool: Pool, *, n_scenes: int, n_frames: int, n_things
         model=place.model,
         pose=pose,
         tint=torch.where(own[..., None], 0.5 + 0.5 * tint, tint),
-        contrast=torch.where(own, 1.0, draw.uniform(0.05, 1.2, n_things).gather(1, place.like)),
+        contrast=torch.where(own, 1.0, draw.uniform(0.05, 1.2, N_THINGS).gather(1, place.like)),
         texture=texture,
         is_moving=is_moving,
         half_m=half,

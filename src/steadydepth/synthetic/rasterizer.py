@@ -14,17 +14,12 @@ _EMPTY = torch.iinfo(torch.int64).max
 
 @dataclass(frozen=True)
 class Faces:
-    """Projected triangles and the sums that every pixel of them needs.
+    """Projected triangles and the sums that every pixel of them needs."""
 
-    Attributes:
-        first: column and row, in pixels, of the first corner.
-        planes: how the weights of the second and the third corner, and inverse depth, change by column and by row.
-        inverse: inverse depth of the three corners, 1 / metres.
-    """
-
-    first: Float[Tensor, "f 2"]
+    first: Float[Tensor, "f 2"]  # column and row, in pixels, of the first corner
+    # How the weights of the second and the third corner, and inverse depth, change by column and by row.
     planes: Float[Tensor, "f 3 2"]
-    inverse: Float[Tensor, "f 3"]
+    inverse: Float[Tensor, "f 3"]  # inverse depth of the three corners, 1 / metres
 
 
 def prepare(points: Float[Tensor, "f 3 2"], depth: Float[Tensor, "f 3"]) -> Faces:

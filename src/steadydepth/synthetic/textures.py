@@ -1,14 +1,18 @@
 """Textures in many sizes at once, read wherever a ray meets one."""
 
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
+from PIL import Image
 from torch import Tensor
 
-from steadydepth.synthetic.scene import draw_texture
+from steadydepth.synthetic.scene import TEXELS, draw_texture
 
 PATTERNS = 192  # textures of the world's own
 LEVELS = 5  # of a texture, each half the size of the one before
@@ -64,14 +68,12 @@ def own_patterns() -> UInt8[np.ndarray, "n texel texel 3"]:
     return np.round(np.stack(linear) ** (1 / 2.2) * 255).astype(np.uint8)
 
 
-def resized(images: UInt8[np.ndarray, "n texel texel 3"], side: int) -> UInt8[np.ndarray, "n side side 3"]:
-    """Square images of another size, by the means of areas.
-
-    Args:
-        images: of one size.
-        side: pixels.
-    """
-    if images.shape[1] == side:
-        return images
-    moved = torch.from_numpy(images).movedim(-1, 1).float()
-    return F.interpolate(moved, (side, side), mode="area").movedim(1, -1).round().byte().numpy()
+def read_textures(paths: Sequence[Path]) -> UInt8[np.ndarray, "n texel texel 3"]:
+    """Square crops of images, mirrored so that they repeat without a seam, of the size of the world's own."""
+    found = []
+    for path in paths:
+        image = np.asarray(Image.open(path).convert("RGB"))
+        side = min(image.shape[:2])
+        half = cv2.resize(image[:side, :side], (TEXELS // 2, TEXELS // 2), interpolation=cv2.INTER_AREA)
+        found.append(np.pad(half, ((0, TEXELS // 2), (0, TEXELS // 2), (0, 0)), mode="symmetric"))
+    return np.stack(found)
