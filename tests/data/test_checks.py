@@ -7,7 +7,7 @@ import pytest
 
 from steadydepth.data import checks
 from steadydepth.data.checks import check_data
-from steadydepth.data.conversion import convert_shots, convert_videos
+from steadydepth.data.conversion import convert_parts, convert_videos
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.errors import SomeFailedError
@@ -76,7 +76,7 @@ def test_a_pause_in_the_time_of_a_video_is_named(tmp_path):
 
 def test_each_shot_of_a_video_becomes_a_sequence(tmp_path):
     write_video(tmp_path / "film.mp4", np.concatenate([pan(1, 5), pan(2, 4), pan(3, 6)]), 25.0)
-    made = convert_shots(tmp_path / "film.mp4", tmp_path / "out", name="film", start=2)
+    made = convert_parts(tmp_path / "film.mp4", tmp_path / "out", name="film", start=2, split_shots=True)
     assert [(path.name, open_sequence(path).n_frames) for path in made] == [
         ("film_00002", 3),
         ("film_00005", 4),
@@ -85,7 +85,7 @@ def test_each_shot_of_a_video_becomes_a_sequence(tmp_path):
     assert check_data(tmp_path / "out") == []
     assert list(convert_videos(tmp_path, tmp_path / "whole", stop=5, split_shots=True)) == [tmp_path / "whole" / "film"]
     with pytest.raises(InputError, match="no frame from 99 to its end"):
-        next(convert_shots(tmp_path / "film.mp4", tmp_path / "none", name="film", start=99))
+        next(convert_parts(tmp_path / "film.mp4", tmp_path / "none", name="film", start=99, split_shots=True))
 
 
 def test_videos_of_one_name_are_not_written_over_nor_passed_over(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from steadydepth.data.checks import check_data
-from steadydepth.data.conversion import convert_shots, convert_video
+from steadydepth.data.conversion import convert_parts, convert_video
 from steadydepth.data.cuts import shots_of
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.sequence_folder import open_sequence
@@ -215,7 +215,7 @@ def test_a_size_that_changes_on_the_way_is_named_and_begins_a_shot(tmp_path, tur
     with pytest.raises(InputError, match=r"frame 6 is 64 x 48, those before it 48 x 64; .*--split-shots"):
         convert_video(turned, tmp_path / "out", name="a")
     assert list((tmp_path / "out").iterdir()) == []
-    made = list(convert_shots(turned, tmp_path / "out", name="a"))
+    made = list(convert_parts(turned, tmp_path / "out", name="a", split_shots=True))
     assert [open_sequence(path).read().frames.shape for path in made] == [(6, 48, 64, 3), (6, 64, 48, 3)]
     assert check_data(tmp_path / "out") == []
 

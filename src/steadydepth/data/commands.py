@@ -1,22 +1,18 @@
 """What the `data` commands do, as functions: make, assets, check, convert and pack; paths as text or `Path`."""
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from steadydepth.data.checks import check_data as check
-from steadydepth.data.conversion import convert_layout, convert_shots, convert_video, convert_videos
+from steadydepth.data.conversion import convert_layout, convert_parts, convert_videos
 from steadydepth.data.rendered import make_rendered
-from steadydepth.data.sequence_listing import is_sequence
 from steadydepth.data.shards.write import pack
 from steadydepth.synthetic.assets import pack_assets as assets
 from steadydepth.synthetic.world import make_world
 from steadydepth.types import InputError
 
 __all__ = ["assets", "check", "convert", "make", "pack"]
-
-LOG = logging.getLogger(__name__)
 
 
 def make(
@@ -83,12 +79,8 @@ def convert(
         raise InputError("--name is of one video; other layouts name their sequences themselves: leave it out")
     if split_shots and layout not in ("video", "videos"):
         raise InputError("--split-shots is of videos; data sets are in shots: leave it out")
-    if layout == "video" and split_shots:
-        yield from convert_shots(source, root, name=name or source.stem, **part)
-    elif layout == "video" and is_sequence(root / (name or source.stem)):
-        LOG.info("%s: there already, left as it is", root / (name or source.stem))
-    elif layout == "video":
-        yield convert_video(source, root, name=name or source.stem, **part)
+    if layout == "video":
+        yield from convert_parts(source, root, name=name or source.stem, split_shots=split_shots, **part)
     elif layout == "videos":
         yield from convert_videos(source, root, split_shots=split_shots, **part)
     else:

@@ -162,12 +162,46 @@ class _UntilUnreadable:
         for number in self.numbers:
             self.number = number
             try:
-                clip, n_measured, n_lost = _clip(self.recording, number, self.max_side)
+                clip = self._clip()
             except InputError as error:
                 self.fault = str(error)
                 return
-            self.n_measured, self.n_lost = self.n_measured + n_measured, self.n_lost + n_lost
             yield clip
+
+    def _clip(self) -> Clip:
+        """The frame whose turn it is, no side of it above `max_side`."""
+        recording, number = self.recording, self.number
+        frame, depth = recording.read(number)
+        if depth is not None and depth.shape != frame.shape[:2]:
+            raise InputError(
+                f"{recording.name}, frame {number}: the image is {frame.shape[:2]}, its depth {depth.shape}; both have "
+                "one size: check that they belong together"
+            )
+        poses = None if recording.cam_to_world is None else recording.cam_to_world[number : number + 1]
+        if not all(np.isfinite(numbers).all() for numbers in (recording.K, poses) if numbers is not None):
+            raise InputError(
+                f"{recording.name}, frame {number}: NaN or infinity in its camera or pose; copy the files they are in "
+                "again"
+            )
+        clip = Clip(
+            recording.name,
+            frame[None],
+            recording.fps,
+            depth=None if depth is None else self._fitting(depth)[None],
+            K=recording.K,
+            cam_to_world=poses,
+            fixed_camera=recording.fixed_camera,
+        )
+        return fit_clip(clip, *shrunk_size(frame.shape[0], frame.shape[1], self.max_side))
+
+    def _fitting(self, depth: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+        """The depth that 16 bits hold, 0 elsewhere."""
+        measured = np.isfinite(depth) & (depth > 0)
+        steps = np.where(measured, depth, 0).astype(np.float64) / self.recording.depth_scale_m
+        fits = (steps >= 0.5) & (steps < 65535.5)
+        self.n_measured += int(measured.sum())
+        self.n_lost += int((measured & ~fits).sum())
+        return np.where(fits, depth, np.float32(0))
 
     def report(self) -> None:
         """Say how much of the measured depth the 16 bits could not hold, where that is more than a little."""
@@ -197,7 +231,7 @@ def convert_videos(
         start: first frame of each video.
         stop: the frame after the last; None goes to the end.
         max_side: pixels; longer sides are shrunk to it by area.
-        split_shots: as `convert_shots`, otherwise as `convert_video`.
+        split_shots: a sequence for each shot.
 
     Raises:
         InputError: there is no video, or none could be read.
@@ -212,16 +246,16 @@ def convert_videos(
         if (other := first.setdefault(video.stem, video)) != video:
             outcome.failed[str(video)] = f"{video}: would be {root / video.stem}, as {other.name} is: rename one"
             continue
-        part: dict[str, Any] = {"name": video.stem, "start": start, "stop": stop, "max_side": max_side}
-        if not split_shots and is_sequence(root / video.stem):
-            outcome.keep(root / video.stem)
-            continue
+        part: dict[str, Any] = {"start": start, "stop": stop, "max_side": max_side, "split_shots": split_shots}
+        n_before = len(outcome.written)
         try:
-            for path in convert_shots(video, root, **part) if split_shots else [convert_video(video, root, **part)]:
+            for path in convert_parts(video, root, name=video.stem, **part):
                 outcome.written.append(path)
                 yield path
         except InputError as error:
             outcome.failed[str(video)] = str(error)
+        else:
+            outcome.n_kept += len(outcome.written) == n_before
     outcome.close()
 
 
@@ -278,72 +312,40 @@ def convert_video(
     return target
 
 
-def convert_shots(
-    video: Path, root: Path, *, name: str, start: int = 0, stop: int | None = None, max_side: int | None = None
+def convert_parts(
+    video: Path,
+    root: Path,
+    *,
+    name: str,
+    start: int = 0,
+    stop: int | None = None,
+    max_side: int | None = None,
+    split_shots: bool = False,
 ) -> Iterator[Path]:
-    """Write each shot of a video as ROOT/<name>_<its first frame>, or ROOT/<name> when there is one.
-
-    What is there already is left as it is. The video is decoded twice.
+    """Write a video as `convert_video` does; a sequence that is there already is left as it is.
 
     Args:
         video: the file.
         root: folder of the sequences.
-        name: of the sequences.
+        name: of the sequence.
         start: first frame.
         stop: the frame after the last; None goes to the end.
         max_side: pixels; a frame with a longer side is shrunk to it by area.
+        split_shots: of several shots each becomes ROOT/<name>_<its first frame>; the video is decoded twice.
 
     Raises:
         InputError: as of `convert_video`.
     """
-    found = find_shots(read_video(video, start, stop))
-    if not found:
-        raise InputError(f"{video}: no frame from {start} to {stop or 'its end'}: choose others")
-    for shot in found:
-        first = start + shot.start
-        shot_name = name if len(found) == 1 else f"{name}_{first:05d}"
-        if is_sequence(root / check_name(shot_name, root)):
-            LOG.info("%s: there already, left as it is", root / shot_name)
+    parts = {name: (start, stop)}
+    if split_shots and len(shots := find_shots(read_video(video, start, stop))) > 1:
+        parts = {f"{name}_{start + shot.start:05d}": (start + shot.start, start + shot.stop) for shot in shots}
+    for part, (first, after) in parts.items():
+        if is_sequence(root / check_name(part, root)):
+            LOG.info("%s: there already, left as it is", root / part)
         else:
-            yield convert_video(video, root, name=shot_name, start=first, stop=start + shot.stop, max_side=max_side)
+            yield convert_video(video, root, name=part, start=first, stop=after, max_side=max_side)
 
 
 def _shrink(frame: UInt8[np.ndarray, "h w 3"], max_side: int | None) -> UInt8[np.ndarray, "i j 3"]:
     size = shrunk_size(frame.shape[0], frame.shape[1], max_side)
     return frame if size == frame.shape[:2] else cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
-
-
-def _clip(recording: Recording, number: int, max_side: int | None) -> tuple[Clip, int, int]:
-    """One frame, no side of it above `max_side`; how many of its pixels are measured, and of how many that is lost."""
-    frame, depth = recording.read(number)
-    n_measured = n_lost = 0
-    if depth is not None:
-        if depth.shape != frame.shape[:2]:
-            raise InputError(
-                f"{recording.name}, frame {number}: the image is {frame.shape[:2]}, its depth {depth.shape}; both have "
-                "one size: check that they belong together"
-            )
-        depth, n_measured, n_lost = _fitting(depth, recording.depth_scale_m)
-    poses = None if recording.cam_to_world is None else recording.cam_to_world[number : number + 1]
-    if not all(np.isfinite(numbers).all() for numbers in (recording.K, poses) if numbers is not None):
-        raise InputError(
-            f"{recording.name}, frame {number}: NaN or infinity in its camera or pose; copy the files they are in again"
-        )
-    clip = Clip(
-        recording.name,
-        frame[None],
-        recording.fps,
-        depth=None if depth is None else depth[None],
-        K=recording.K,
-        cam_to_world=poses,
-        fixed_camera=recording.fixed_camera,
-    )
-    return fit_clip(clip, *shrunk_size(frame.shape[0], frame.shape[1], max_side)), n_measured, n_lost
-
-
-def _fitting(depth: Float32[np.ndarray, "h w"], step_m: float) -> tuple[Float32[np.ndarray, "h w"], int, int]:
-    """The depth that 16 bits of `step_m` hold, 0 elsewhere; how many pixels are measured, and how many of them lost."""
-    measured = np.isfinite(depth) & (depth > 0)
-    steps = np.where(measured, depth, 0).astype(np.float64) / step_m
-    fits = (steps >= 0.5) & (steps < 65535.5)
-    return np.where(fits, depth, np.float32(0)), int(measured.sum()), int((measured & ~fits).sum())

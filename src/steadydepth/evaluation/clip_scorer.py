@@ -205,7 +205,6 @@ class ClipScorer:
         here, there = source.frame.label, target.frame.label
         if poses is None or camera is None or here is None or there is None:
             return {}, {}
-        size = camera.height, camera.width
         move = camera.move(poses[source.frame.number], poses[target.frame.number])
         static, static_there = source.frame.static, target.frame.static
         if static is None or static_there is None:
@@ -217,20 +216,19 @@ class ClipScorer:
             own = {"tae": self._alignment_errors(source, target, move, slice(-1, None), here.valid, there.valid)["tae"]}
         if source.frame.static is None:
             return {"tae": parts["tae"]}, own
-        rigid = rigid_match(here.truth, static, there.log, static_there, move, *size)
+        rigid = rigid_match(here.truth, static, there.log, static_there, move)
         return parts | temporal.rigid_parts(source.depth, target.log, rigid), own
 
     def _alignment_errors(
         self, source: Moment, target: Moment, move: RigidMove, methods: slice, kept: Chosen, kept_there: Chosen
     ) -> dict[str, Part]:
         """`tae` over the kept pixels, and `tae_static` over the static ones, whose landings are found once."""
-        size = self._size
         own, other = source.depth[methods], target.depth[methods]
         static, static_there = source.frame.static, target.frame.static
         if static is None or static_there is None:
-            moved = temporal.splat(own, kept.astype(np.int64) - 1, move, *size)
+            moved = temporal.splat(own, kept.astype(np.int64) - 1, move)
             return {"tae": temporal.tae_part(other, moved, kept_there)}
-        moved = temporal.splat(own, np.where(static, 1, kept.astype(np.int64) - 1), move, *size, n_images=2)
+        moved = temporal.splat(own, np.where(static, 1, kept.astype(np.int64) - 1), move, n_images=2)
         return {
             "tae": temporal.tae_part(other, moved, kept_there),
             "tae_static": temporal.tae_part(other, moved[1:], static_there),

@@ -266,7 +266,7 @@ class _Splitter:
             return replace(frame, static=nothing, moving=nothing)
         move = self.camera.move(self.poses[frame.number], self.poses[other.number])
         there = other.label
-        static, moving = split_frame(label.truth, label.valid, there.log, there.valid, move, *self.size)
+        static, moving = split_frame(label.truth, label.valid, there.log, there.valid, move)
         correspondences = (
             motion.label if motion is not None else frame.before.label if frame.before is not None else None
         )

@@ -138,6 +138,7 @@ class RigidMove:
     offset: Float64[np.ndarray, "3"]
     ray_z: Pixels
     offset_z: float
+    size: tuple[int, int]  # height and width of both images
 
 
 class Camera:
@@ -157,8 +158,8 @@ class Camera:
         """From the camera of pose `source` to that of pose `target`, both camera to world."""
         transform = np.linalg.inv(target) @ source
         turned = transform[:3, :3] @ np.linalg.inv(self.K)
-        ray = np.stack([self._plane(row) for row in self.K @ turned])
-        return RigidMove(ray, self.K @ transform[:3, 3], self._plane(turned[2]), float(transform[2, 3]))
+        ray, offset = np.stack([self._plane(row) for row in self.K @ turned]), self.K @ transform[:3, 3]
+        return RigidMove(ray, offset, self._plane(turned[2]), float(transform[2, 3]), (self.height, self.width))
 
     def _plane(self, row: Float64[np.ndarray, "3"]) -> Pixels:
         """That combination of x, y and 1 at every pixel."""
@@ -174,9 +175,7 @@ class RigidMatch:
     offset_z: float
 
 
-def rigid_match(
-    truth: Pixels, kept: Chosen, target_log: Pixels, target_kept: Chosen, move: RigidMove, height: int, width: int
-) -> RigidMatch:
+def rigid_match(truth: Pixels, kept: Chosen, target_log: Pixels, target_kept: Chosen, move: RigidMove) -> RigidMatch:
     """Static pixels, and where the label's depth and the poses put them.
 
     Kept where all neighbours of the landing are static and valid, and the label there is the same surface: |ln g_target
@@ -188,32 +187,20 @@ def rigid_match(
         target_log: log of the label in the other frame, finite everywhere.
         target_kept: static pixels of the other frame that count.
         move: from the camera of the source to that of the other frame.
-        height: rows of the image.
-        width: columns of the image.
     """
-    z, places = reproject(truth, move, height, width)
+    z, places = reproject(truth, move)
     surface = sample(target_log[None], places)[0]
     same = np.abs(surface - np.log(np.where(z > 0, z, 1))) <= 0.01
     pixels = np.flatnonzero(kept & same & sees_only(target_kept, places))
     return RigidMatch(Match(pixels, places.only(pixels)), pick(move.ray_z, pixels), move.offset_z)
 
 
-def reproject(truth: Pixels, move: RigidMove, height: int, width: int) -> tuple[Pixels, Places]:
-    """Depth of every pixel in the other camera, and its place there.
-
-    Args:
-        truth: metres, of the source frame.
-        move: from its camera to the other.
-        height: rows of the image.
-        width: columns of the image.
-
-    Returns: metres along the other optical axis; and places, outside the image where the point is not before the
-        camera.
-    """
+def reproject(truth: Pixels, move: RigidMove) -> tuple[Pixels, Places]:
+    """Depth of every pixel in the other camera, and its place there: outside the image where it is not before it."""
     z = truth * move.ray_z + move.offset_z
     # Rounded, or a camera that stands still lands 1e-14 px beside each pixel and asks for one more neighbour.
     x, y = (np.where(z > 0, at[0], np.nan).round(6) for at in landing(truth[None], move, slice(None)))
-    return z, places_at(x, y, height, width)
+    return z, places_at(x, y, *move.size)
 
 
 def landing(depth: Layers, move: RigidMove, pixels: slice) -> tuple[Layers, Layers]:

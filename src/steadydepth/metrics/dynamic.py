@@ -79,14 +79,14 @@ def split_by_pose(
         other = t + 1 if t + 1 < n_frames else t - 1
         (true, here), (beside, there) = pixels_of(truth, valid, t), pixels_of(truth, valid, other)
         move = camera.move(poses[t], poses[other])
-        static[t], moving[t] = split_frame(true, here, np.log(beside), there, move, height, width)
+        static[t], moving[t] = split_frame(true, here, np.log(beside), there, move)
     if visible_next is not None:
         moving &= as_mask(visible_next).reshape(n_frames, -1)
     return Split(static.reshape(truth.shape), moving.reshape(truth.shape))
 
 
 def split_frame(
-    truth: Pixels, valid: Chosen, other_log: Pixels, other_valid: Chosen, move: RigidMove, height: int, width: int
+    truth: Pixels, valid: Chosen, other_log: Pixels, other_valid: Chosen, move: RigidMove
 ) -> tuple[Chosen, Chosen]:
     """Static and moving pixels of one frame, by the label of another one and the move between their cameras.
 
@@ -96,12 +96,10 @@ def split_frame(
         other_log: log of the label in the other frame, finite everywhere.
         other_valid: where that one counts.
         move: from the camera of the frame to that of the other.
-        height: rows of the image.
-        width: columns of the image.
 
     Returns: static pixels, whose depth agrees with the move to 1 %; and moving ones, up to the change of an edge.
     """
-    z, places = reproject(truth, move, height, width)
+    z, places = reproject(truth, move)
     known = valid & sees_only(other_valid, places)
     change = np.abs(sample(other_log[None], places)[0] - np.log(np.where(known, z, 1)))
     return known & (change <= 0.01), known & (change > 0.01) & (change <= EDGE_CHANGE)

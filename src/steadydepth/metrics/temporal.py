@@ -177,7 +177,7 @@ def rigid_error(depth: Images, truth: Truth, valid: Mask, static: Mask, *, K: Ma
         for source, target in ((t, t + 1), (t + 1, t)):
             (true, kept), (other, there) = pixels_of(truth, still, source), pixels_of(truth, still, target)
             move = camera.move(poses[source], poses[target])
-            match = rigid_match(true, kept, np.log(other), there, move, *truth.shape[1:])
+            match = rigid_match(true, kept, np.log(other), there, move)
             total = merge(total, rigid_parts(stack.frame(source), stack.log(target), match))
     return stack.scores(total)
 
@@ -223,13 +223,13 @@ def tae(depth: Images, kept: Mask, *, K: Matrix, cam_to_world: Poses) -> Float64
             move = camera.move(poses[source], poses[target])
             # What does not count may be no number.
             here, there = (np.where(used[t], stack.frame(t), 1.0) for t in (source, target))
-            moved = splat(here, used[source].astype(np.int64) - 1, move, stack.height, stack.width)
+            moved = splat(here, used[source].astype(np.int64) - 1, move)
             total = merge(total, {"tae": tae_part(there, moved, used[target])})
     return stack.scores(total)["tae"]
 
 
 def splat(
-    depth: Layers, image: Int64[np.ndarray, "n"], move: RigidMove, height: int, width: int, *, n_images: int = 1
+    depth: Layers, image: Int64[np.ndarray, "n"], move: RigidMove, *, n_images: int = 1
 ) -> Float64[np.ndarray, "i m n"]:
     """Depth of the nearest of the moved points that falls on each pixel.
 
@@ -237,13 +237,11 @@ def splat(
         depth: of each method, metres.
         image: which of the images the point at each pixel belongs to; below 0 to none.
         move: from the camera of `depth` to the other.
-        height: rows of the image.
-        width: columns of the image.
         n_images: how many images are filled.
 
     Returns: metres in the other camera, inf where no point falls.
     """
-    n_methods, n = depth.shape
+    (n_methods, n), (height, width) = depth.shape, move.size
     # One more than there are: what is not counted is written there, and cut off.
     nearest = np.full(n_images * n_methods * n + 1, np.inf)
     start = image * (n_methods * n)
