@@ -4,7 +4,6 @@ import torch
 
 from steadydepth.ops.alignment import (
     apply,
-    apply_disparity,
     count_keys,
     find_rank,
     fit_disparity,
@@ -13,6 +12,7 @@ from steadydepth.ops.alignment import (
     fit_scale,
     fit_scale_shift,
     median,
+    to_depth,
     value_of,
 )
 from steadydepth.ops.moments import Moments
@@ -66,14 +66,14 @@ def test_a_large_offset_costs_no_digits(truth, valid):
 
 def test_a_disparity_up_to_factor_and_offset_becomes_the_depth(truth, valid):
     disparity = 7 / truth.double() + 3
-    aligned = apply_disparity(disparity, fit_disparity(disparity, truth.double(), valid))
+    aligned = to_depth(disparity, "disparity", "disparity", fit_disparity(disparity, truth.double(), valid))
     torch.testing.assert_close(aligned, truth.double(), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(("factor", "offset"), [(5, -3), (1e-3, 0), (1, -100), (1e-6, -1e-6)])
 def test_factor_and_offset_of_a_disparity_do_not_matter(truth, valid, factor, offset):
     disparity = factor / truth.double() + offset
-    aligned = apply_disparity(disparity, fit_disparity(disparity, truth.double(), valid))
+    aligned = to_depth(disparity, "disparity", "disparity", fit_disparity(disparity, truth.double(), valid))
     torch.testing.assert_close(aligned, truth.double(), rtol=1e-6, atol=0)
 
 

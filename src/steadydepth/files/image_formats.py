@@ -3,6 +3,7 @@
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -150,26 +151,35 @@ def _valid_orientation(exif: Any) -> int:
 
 def _exif_of(data: bytes) -> bytes | None:
     """The EXIF part of a JPEG or PNG, which begins with the order of its bytes."""
-    at = 2
-    # A part of a JPEG before its pixels: its marker, its length with that of the length itself, its body.
-    while data.startswith(b"\xff\xd8") and data[at : at + 1] == b"\xff" and at + 4 <= len(data):
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+    if data.startswith(b"\x89PNG"):
+        return next((data[start:stop] for name, start, stop in png_parts(data) if name == b"eXIf"), None)
+    parts = jpeg_parts(data) if data.startswith(b"\xff\xd8") else iter(())
+    is_exif = ((start, stop) for marker, start, stop in parts if marker == 0xE1 and data.startswith(b"Exif\0\0", start))
+    return next((data[start + 6 : stop] for start, stop in is_exif), None)
+
+
+def png_parts(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The complete parts of a PNG: their names, and where their bodies begin and end, with the checksum behind."""
+    at = 8
+    while at + 12 <= len(data) and (stop := at + 8 + int.from_bytes(data[at : at + 4], "big")) + 4 <= len(data):
+        yield data[at + 4 : at + 8], at + 8, stop
+        at = stop + 4
+
+
+def jpeg_parts(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The parts of a JPEG up to its first scan: their markers, and where their bodies begin and end.
+
+    One may hold a thumbnail with an end marker of its own, so they are stepped over by their lengths.
+    """
+    at, marker = 2, 0
+    while at + 4 <= len(data) and data[at] == 0xFF and marker != 0xDA:
+        marker = data[at + 1]
         if marker == 0xFF:  # a fill byte
             at += 1
             continue
-        if marker == 0xDA:
-            return None
-        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            return data[at + 10 : at + 2 + length]
-        at += 2 + length
-    at = 8
-    # A part of a PNG: its length, name, body and checksum.
-    while data.startswith(b"\x89PNG") and at + 8 <= len(data):
-        length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        if name == b"eXIf":
-            return data[at + 8 : at + 8 + length]
-        at += length + 12
-    return None
+        stop = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        yield marker, at + 4, stop
+        at = stop
 
 
 def turn(image: np.ndarray, orientation: int) -> np.ndarray:

@@ -304,38 +304,24 @@ def _bytes_of(path: ImageFile) -> bytes:
 
 
 def _png_fault(data: bytes) -> str | None:
-    view, at = memoryview(data), len(_PNG_SIGNATURE)
+    view = memoryview(data)
     if fault := size_fault(int.from_bytes(view[20:24], "big"), int.from_bytes(view[16:20], "big")):
         return fault
-    while at + 12 <= len(data):
-        kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(view[at : at + 4], "big")
-        if end > len(data):
-            break
-        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            return f"damaged PNG (checksum of its {kind.decode('latin-1')} part)"
-        if kind == b"IEND":
+    for name, start, stop in image_formats.png_parts(data):
+        if zlib.crc32(view[start - 4 : stop]) != int.from_bytes(view[stop : stop + 4], "big"):
+            return f"damaged PNG (checksum of its {name.decode('latin-1')} part)"
+        if name == b"IEND":
             return None
-        at = end
     return "truncated PNG"
 
 
 def _jpeg_fault(data: bytes) -> str | None:
-    at = 2
-    # Parts before the image may hold a thumbnail with an end marker of its own: step over them by their lengths.
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] == 0xFF:  # a fill byte
-            at += 1
-            continue
-        if data[at + 1] in _JPEG_FRAMES and (
-            fault := size_fault(
-                int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-            )
-        ):
+    for marker, start, stop in image_formats.jpeg_parts(data):
+        sides = (int.from_bytes(data[at : at + 2], "big") for at in (start + 1, start + 3))
+        if marker in _JPEG_FRAMES and (fault := size_fault(*sides)):
             return fault
-        is_scan = data[at + 1] == 0xDA
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if is_scan:
-            return None if data.find(b"\xff\xd9", at) >= 0 else "truncated JPEG"
+        if marker == 0xDA and data.find(b"\xff\xd9", stop) >= 0:
+            return None
     return "truncated JPEG"
 
 

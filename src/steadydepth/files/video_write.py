@@ -48,7 +48,7 @@ def write_video(
         preset: x264's; "ultrafast" takes a third of the time for a file half as large again.
     """
     options = {"crf": "18", "preset": preset}
-    _encode(path, frames, fps, codec="libx264", options=options, to_video_frame=_to_yuv, like=like)
+    _encode(path, frames, fps, codec="libx264", options=lambda first: options, to_video_frame=_to_yuv, like=like)
 
 
 def write_depth_video(path: Path, depth_codes: Iterable[UInt16[np.ndarray, "h w"]], fps: float) -> None:
@@ -59,22 +59,13 @@ def write_depth_video(path: Path, depth_codes: Iterable[UInt16[np.ndarray, "h w"
         depth_codes: of one size.
         fps: frames a second.
     """
-    codes = iter(depth_codes)
-    first = next(codes, None)
-    n_pixels = 0 if first is None else first.size
-    # Slices are coded side by side; a frame in four of them is no larger. FFmpeg refuses large slices.
-    slices = next((number for number in _SLICES if n_pixels <= number * _SLICE_PIXELS), _SLICES[-1])
-    if first is not None and min(first.shape) < _SLICES[0]:
-        slices = 1
-    options = {"level": "3", "slicecrc": "1", "slices": str(slices)}
-    _encode(
-        path,
-        codes if first is None else chain([first], codes),
-        fps,
-        codec="ffv1",
-        options=options,
-        to_video_frame=_to_grey,
-    )
+
+    def options(first: np.ndarray) -> dict[str, str]:
+        # Slices are coded side by side; a frame in four of them is no larger. FFmpeg refuses large slices.
+        slices = next((number for number in _SLICES if first.size <= number * _SLICE_PIXELS), _SLICES[-1])
+        return {"level": "3", "slicecrc": "1", "slices": str(slices if min(first.shape) >= _SLICES[0] else 1)}
+
+    _encode(path, depth_codes, fps, codec="ffv1", options=options, to_video_frame=_to_grey)
 
 
 def recode(frames: UInt8[np.ndarray, "t h w 3"], *, crf: int) -> UInt8[np.ndarray, "t h w 3"]:
@@ -100,7 +91,7 @@ def _encode(
     fps: float,
     *,
     codec: str,
-    options: dict[str, str],
+    options: Callable[[np.ndarray], dict[str, str]],
     to_video_frame: Callable[[np.ndarray], Any],
     like: Path | None = None,
 ) -> None:
@@ -115,14 +106,16 @@ def _encode(
             "npz, png16, exr or mkv"
         )
     times, time_base = (None, Fraction(1)) if like is None else _times(like)
+    # The index first, so that a browser plays while it loads.
+    in_container = {"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".mov", ".m4v") else {}
     with (
         new_file(path) as part,
         _sound_of(like) as (template, sound),
-        open_container(str(part.absolute()), "w", options=_container_options(path)) as container,
+        open_container(str(part.absolute()), "w", options=in_container) as container,
     ):
         # As a broadcaster writes it, 30000/1001; a frame in an hour as it is.
         rate = Fraction(fps).limit_denominator(1001 if fps >= 1 else 10**6)
-        stream: Any = container.add_stream(codec, rate=rate, options=options)
+        stream: Any = container.add_stream(codec, rate=rate, options=options(first))
         stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
         if times is not None:
             stream.codec_context.time_base = time_base
@@ -213,11 +206,6 @@ def _copy_packet(container: Any, copied: Any, packet: Any, packets: Iterator[Any
     packet.stream = copied
     container.mux(packet)
     return next(packets, None)
-
-
-def _container_options(path: Path) -> dict[str, str]:
-    # The index first, so that a browser plays while it loads.
-    return {"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".mov", ".m4v") else {}
 
 
 def _to_yuv(image: UInt8[np.ndarray, "h w 3"]) -> Any:

@@ -1,17 +1,13 @@
 """Per-clip scale and shift alignment to the ground truth, as the claims of a model ask: never per frame."""
 
-from collections.abc import Callable
-
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from steadydepth.ops import alignment
 from steadydepth.types import Batch, Claims, Depth, Labels, Valid
 
 LEAST_DEPTH_M = 1e-3  # an offset may push an aligned depth below zero; a logarithm comes next
-
-ClipDepth = Float[Tensor, "t h w"]
 
 
 def align_to_labels(predicted: Depth, batch: Batch, claims: Claims) -> tuple[Depth, Depth | None]:
@@ -56,7 +52,12 @@ def align_clips(depth: Depth, truth: Depth, valid: Valid, claims: Claims, *, sin
         return align_clips(images, labels, kept, claims).unflatten(0, depth.shape[:2]).flatten(1, 2)
     if claims == "scale":
         return (depth * _scales(depth, truth, valid)).clamp(min=LEAST_DEPTH_M).to(depth.dtype)
-    aligned = [_ALIGN[claims](one, label, kept) for one, label, kept in zip(depth, truth, valid, strict=True)]
+    fit = alignment.fit_scale_shift if claims == "affine" else alignment.fit_disparity
+    as_it_is = alignment.Alignment.of(1.0, 0.0)
+    aligned = [
+        alignment.to_depth(one, claims, claims, fit(one, label, kept) if kept.any() else as_it_is)
+        for one, label, kept in zip(depth, truth, valid, strict=True)
+    ]
     return torch.stack(aligned).clamp(min=LEAST_DEPTH_M).to(depth.dtype)
 
 
@@ -71,15 +72,10 @@ def as_depth(predicted: Depth, like: Depth, claims: Claims) -> Depth:
         like: of the same shape, the prediction that says offset and unit: the teacher's, or `predicted` itself.
         claims: depth in metres or up to a factor is returned as it is.
     """
-    low, mean = _offset_and_unit(like)
-    return alignment.comparable_depth(predicted, claims, low=low, mean=mean)
-
-
-def _offset_and_unit(like: Depth) -> tuple[Tensor, Tensor]:
-    """The smallest value of each clip, or 0 where none is below 0, and the mean, which is above it."""
     low = like.detach().amin(dim=(1, 2, 3), keepdim=True).clamp(max=0)
     mean = like.detach().mean(dim=(1, 2, 3), keepdim=True)
-    return low, torch.maximum(mean, low + torch.finfo(like.dtype).tiny)
+    above = torch.maximum(mean, low + torch.finfo(like.dtype).tiny)
+    return alignment.comparable_depth(predicted, claims, low=low, mean=above)
 
 
 def _scales(depth: Depth, truth: Depth, valid: Valid) -> Float64[Tensor, "b 1 1 1"]:
@@ -95,19 +91,3 @@ def _medians(rows: Float64[Tensor, "b n"], kept: Bool[Tensor, "b n"]) -> Float64
     known = torch.where(kept, rows, torch.nan)
     middle = (known.nanmedian(dim=1).values - (-known).nanmedian(dim=1).values) / 2
     return torch.where(kept.any(dim=1), middle, 1)
-
-
-def _by_scale_and_shift(depth: ClipDepth, truth: ClipDepth, valid: Bool[Tensor, "t h w"]) -> Float[Tensor, "t h w"]:
-    return alignment.apply(depth, alignment.fit_scale_shift(depth, truth, valid)) if valid.any() else depth.double()
-
-
-def _by_disparity(disparity: ClipDepth, truth: ClipDepth, valid: Bool[Tensor, "t h w"]) -> Float[Tensor, "t h w"]:
-    if not valid.any():
-        return 1 / disparity.double().clamp(min=alignment.LEAST_DISPARITY)
-    return alignment.apply_disparity(disparity, alignment.fit_disparity(disparity, truth, valid))
-
-
-_ALIGN: dict[str, Callable[[ClipDepth, ClipDepth, Bool[Tensor, "t h w"]], Float[Tensor, "t h w"]]] = {
-    "affine": _by_scale_and_shift,
-    "disparity": _by_disparity,
-}

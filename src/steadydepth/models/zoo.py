@@ -19,32 +19,19 @@ class ReadyModel:
 
 # What predicts where no model is named.
 DEFAULT = "steadydepth-small"
-_HUB = "depth-anything/Depth-Anything-V2"
+
+
+def _depth_anything(kind: str, claims: Claims, description: str) -> ReadyModel:
+    source = f"depth-anything/Depth-Anything-V2-{kind.title()}-hf"
+    return ReadyModel(f"depth-anything-v2-{kind}", source, claims, "Apache-2.0", description)
+
+
+_OURS = str(Path(__file__).parent / "steadydepth_small")
 _MODELS = (
-    ReadyModel(
-        DEFAULT,
-        str(Path(__file__).parent / "steadydepth_small"),
-        "scale",
-        "Apache-2.0",
-        "in the package, trained on the rendered world",
-    ),
-    ReadyModel(
-        "depth-anything-v2-small", f"{_HUB}-Small-hf", "disparity", "Apache-2.0", "ViT-S, trained on many worlds"
-    ),
-    ReadyModel(
-        "depth-anything-v2-metric-indoor-small",
-        f"{_HUB}-Metric-Indoor-Small-hf",
-        "metric",
-        "Apache-2.0",
-        "the same network in metres, indoors",
-    ),
-    ReadyModel(
-        "depth-anything-v2-metric-outdoor-small",
-        f"{_HUB}-Metric-Outdoor-Small-hf",
-        "metric",
-        "Apache-2.0",
-        "the same network in metres, on streets",
-    ),
+    ReadyModel(DEFAULT, _OURS, "scale", "Apache-2.0", "in the package, trained on the rendered world"),
+    _depth_anything("small", "disparity", "ViT-S, trained on many worlds"),
+    _depth_anything("metric-indoor-small", "metric", "the same network in metres, indoors"),
+    _depth_anything("metric-outdoor-small", "metric", "the same network in metres, on streets"),
 )
 
 

@@ -144,11 +144,6 @@ def apply(predicted: Float[Tensor, "*any"], alignment: Alignment) -> Float64[Ten
     return predicted.double() * alignment.scale + alignment.shift
 
 
-def apply_disparity(disparity: Float[Tensor, "*any"], alignment: Alignment) -> Float64[Tensor, "*any"]:
-    """Depth in metres of an aligned disparity: 1 / max(scale * disparity + shift, 1e-3). NaN stays NaN."""
-    return 1 / _at_least(apply(disparity, alignment))
-
-
 def _at_least(disparity: Float64[Tensor, "*any"]) -> Float64[Tensor, "*any"]:
     return disparity.clamp(min=LEAST_DISPARITY)
 
