@@ -3,7 +3,7 @@
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -81,10 +81,10 @@ def decode(data: bytes, kind: str, *, name: str) -> tuple[UInt8[np.ndarray, "h w
             raise ValueError(
                 f"holds {image.mode}, numbers of more than 8 bits; frames are 8-bit RGB: convert it to 8 bits"
             )
-        orientation = _orientation_in(image)
+        orientation = _orientation_by(image.getexif)
         pixels = np.array(image.convert("RGB"))
         # TIFF is turned when Pillow loads it, and then says no more that it was to be.
-        if orientation != _orientation_in(image):
+        if orientation != _orientation_by(image.getexif):
             pixels = turn(pixels, {6: 8, 8: 6}.get(orientation, orientation))
         if (number := _images_in(image)) > 1:
             say_first_of(name, number)
@@ -126,25 +126,18 @@ def orientation(data: bytes) -> int:
         return 1
     from PIL import Image
 
-    found = Image.Exif()
-    try:
+    def read() -> Any:
+        found = Image.Exif()
         found.load(exif)
+        return found
+
+    return _orientation_by(read)
+
+
+def _orientation_by(read_exif: Callable[[], Any]) -> int:
+    try:
+        number = int(read_exif().get(_ORIENTATION, 1))
     except UNREADABLE:  # damage there takes nothing from the image
-        return 1
-    return _valid_orientation(found)
-
-
-def _orientation_in(image: Any) -> int:
-    try:
-        return _valid_orientation(image.getexif())
-    except UNREADABLE:
-        return 1
-
-
-def _valid_orientation(exif: Any) -> int:
-    try:
-        number = int(exif.get(_ORIENTATION, 1))
-    except UNREADABLE:
         return 1
     return number if 1 <= number <= 8 else 1
 

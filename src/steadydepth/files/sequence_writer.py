@@ -103,16 +103,27 @@ def _check_clip(clip: Clip, target: Path) -> None:
 def _write_frame(
     part: Path, clip: Clip, number: int, number_there: int, depth_scale_m: float | None, target: Path
 ) -> None:
-    for kind in ("rgb", *(kind for kind in ("depth", "objects", "flow") if getattr(clip, kind) is not None)):
-        (part / kind).mkdir(exist_ok=True)
     file, name = f"{number_there:04d}.png", f"{target}, frame {number_there}"
-    write_png(part / "rgb" / file, clip.frames[number])
+
+    def write(kind: str, image: np.ndarray) -> None:
+        (part / kind).mkdir(exist_ok=True)
+        write_png(part / kind / file, image)
+
+    write("rgb", clip.frames[number])
     if clip.objects is not None:
-        write_png(part / "objects" / file, clip.objects[number].astype(np.uint8))
+        write("objects", clip.objects[number].astype(np.uint8))
     if clip.depth is not None and depth_scale_m is not None:
-        _write_depth(part, file, clip, number, depth_scale_m, name)
+        depth = clip.depth[number]
+        # What is masked out but has a depth keeps it where it fits: the mask is its own file.
+        steps = np.where(np.isfinite(depth), depth, 0) / depth_scale_m
+        fits = (steps >= 0.5) & (steps < 65535.5)
+        valid = clip.valid[number] if clip.valid is not None else depth > 0
+        write("depth", encode_depth(depth, valid | fits, depth_scale_m, name=name))
+        if (fits & ~valid).any():
+            write("valid", valid.astype(np.uint8) * np.uint8(255))
     if clip.flow is not None and number < len(clip.flow):
-        _write_flow(part, file, clip, number, name)
+        known = clip.flow_valid[number] if clip.flow_valid is not None else np.ones(clip.flow.shape[1:3], bool)
+        write("flow", encode_flow(clip.flow[number], known, name=name))
 
 
 def _meta_of(
@@ -128,22 +139,3 @@ def _meta_of(
         "licence": licence,
     }
     return {key: value for key, value in meta.items() if value is not None}
-
-
-def _write_depth(part: Path, file: str, clip: Clip, number: int, scale_m: float, name: str) -> None:
-    assert clip.depth is not None
-    depth = clip.depth[number]
-    # What is masked out but has a depth keeps it where it fits: the mask is its own file.
-    steps = np.where(np.isfinite(depth), depth, 0) / scale_m
-    fits = (steps >= 0.5) & (steps < 65535.5)
-    valid = clip.valid[number] if clip.valid is not None else depth > 0
-    write_png(part / "depth" / file, encode_depth(depth, valid | fits, scale_m, name=name))
-    if (fits & ~valid).any():
-        (part / "valid").mkdir(exist_ok=True)
-        write_png(part / "valid" / file, valid.astype(np.uint8) * np.uint8(255))
-
-
-def _write_flow(part: Path, file: str, clip: Clip, number: int, name: str) -> None:
-    assert clip.flow is not None
-    known = clip.flow_valid[number] if clip.flow_valid is not None else np.ones(clip.flow.shape[1:3], bool)
-    write_png(part / "flow" / file, encode_flow(clip.flow[number], known, name=name))

@@ -23,6 +23,7 @@ from steadydepth.layouts.recording import (
     Found,
     Recording,
     each,
+    in_or_above,
     numbered,
     numbered_reader,
     pinhole,
@@ -58,13 +59,9 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
     yield from each(places, read)
 
 
-def _beside(folder: Path, name: str) -> Path | None:
-    return next((base / name for base in (folder, folder.parent) if (base / name).is_file()), None)
-
-
 def _cameras(folder: Path) -> dict[str, Float64[np.ndarray, "3 3"]]:
     """The camera of each scene that the authors' list names; none where there is no list."""
-    found = _beside(folder, _CAMERA_FILE)
+    found = in_or_above(folder, _CAMERA_FILE)
     if found is None:
         return {}
     with reading(found, "as a list of cameras"), found.open(encoding="utf-8-sig", newline="") as file:
@@ -83,7 +80,7 @@ def _camera(line: dict[str, str]) -> Float64[np.ndarray, "3 3"]:
 
 
 def _of_split(folder: Path, split: str) -> set[tuple[str, str, int]]:
-    found = _beside(folder, _SPLIT_FILE)
+    found = in_or_above(folder, _SPLIT_FILE)
     if found is None:
         raise InputError(f"{folder / _SPLIT_FILE}: missing; --split reads the official list: put it there")
     lines = read_csv(found, ("scene_name", "camera_name", "frame_id", "split_partition_name"))

@@ -64,7 +64,11 @@ def _parts(drive: Path, images: Path, labels: dict[int, Path]) -> Iterator[Found
     # Without any pose the images and their depth are worth keeping; with some, a frame without one is a gap.
     numbers = list(measured or files)
     origin = next(iter(measured.values()), None)
-    poses = [camera_pose(one, origin) @ camera_to_imu for one in measured.values()] if origin is not None else None
+    poses = None
+    if origin is not None:
+        # In the world of the first pose.
+        back = np.linalg.inv(_mercator(origin, origin[0]))
+        poses = np.stack([back @ _mercator(one, origin[0]) @ camera_to_imu for one in measured.values()])
     kept = Recording(
         name=drive.name,
         fps=10.0,
@@ -74,7 +78,7 @@ def _parts(drive: Path, images: Path, labels: dict[int, Path]) -> Iterator[Found
         source="KITTI raw and annotated depth",
         licence="CC-BY-NC-SA-3.0",
         K=K,
-        cam_to_world=None if poses is None else np.stack(poses),
+        cam_to_world=poses,
     )
     yield from unbroken_parts(kept, np.diff(numbers) == 1, len(files))
 
@@ -126,12 +130,8 @@ def _all_oxts(drive: Path, numbers: list[int]) -> tuple[dict[int, Float64[np.nda
     return found, faults
 
 
-def camera_pose(at: Float64[np.ndarray, "6"], origin: Float64[np.ndarray, "6"]) -> Float64[np.ndarray, "4 4"]:
-    """The IMU's pose in the world of its pose at `origin`: Mercator, scaled to the latitude there."""
-    return np.linalg.inv(_mercator(origin, origin[0])) @ _mercator(at, origin[0])
-
-
 def _mercator(at: Float64[np.ndarray, "6"], latitude: float) -> Float64[np.ndarray, "4 4"]:
+    """The IMU's pose by Mercator's projection, scaled to that latitude."""
     scale = np.cos(np.radians(latitude))
     x = scale * _EARTH_M * np.radians(at[1])
     y = scale * _EARTH_M * np.log(np.tan(np.radians(90 + at[0]) / 2))

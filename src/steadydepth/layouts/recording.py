@@ -63,6 +63,11 @@ def places(folder: Path, name: str) -> list[Path]:
     return [folder] if (folder / name).exists() else sorted(path.parent for path in folder.glob(f"*/{name}"))
 
 
+def in_or_above(folder: Path, name: str) -> Path | None:
+    """The file `name` in a folder, or in the one that it is in; None where neither has it."""
+    return next((path for path in (folder / name, folder.parent / name) if path.is_file()), None)
+
+
 def unbroken_parts(
     recording: Recording, follows: Bool[np.ndarray, "n"], n_frames: int | None = None
 ) -> Iterator[Recording]:

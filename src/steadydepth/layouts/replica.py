@@ -17,6 +17,7 @@ from steadydepth.layouts.recording import (
     Found,
     Recording,
     each,
+    in_or_above,
     numbered,
     numbered_reader,
     pinhole,
@@ -61,10 +62,8 @@ def _parts(place: Path) -> Iterator[Recording]:
 
 def _camera(place: Path) -> tuple[Float64[np.ndarray, "3 3"], float]:
     """K and the metres of one step of depth, as cam_params.json in or above the scene says."""
-    paths = [base / "cam_params.json" for base in (place, place.parent)]
-    path = next((path for path in paths if path.is_file()), None)
     camera = _CAMERA
-    if path is not None:
+    if (path := in_or_above(place, "cam_params.json")) is not None:
         with reading(path, f"as a camera with {', '.join(_CAMERA)}"):
             stored = json.loads(path.read_text(encoding="utf-8-sig"))["camera"]
             camera = {name: float(stored[name]) for name in _CAMERA}

@@ -21,6 +21,7 @@ from steadydepth.layouts.recording import (
     Recording,
     Unreadable,
     each,
+    in_or_above,
     numbered,
     places,
     read_table,
@@ -40,10 +41,10 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
 
 
 def _scenes(folder: Path, split: str) -> set[str]:
-    lists = [base / f"scannetv2_{split}.txt" for base in (folder, folder.parent)]
-    found = next((path for path in lists if path.is_file()), None)
+    name = f"scannetv2_{split}.txt"
+    found = in_or_above(folder, name)
     if found is None:
-        raise InputError(f"{lists[0]}: missing; --split {split} reads the official list: put it there")
+        raise InputError(f"{folder / name}: missing; --split {split} reads the official list: put it there")
     with reading(found, "as text"):
         return set(found.read_text(encoding="utf-8-sig").split())
 

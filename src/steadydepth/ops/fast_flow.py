@@ -11,26 +11,9 @@ LEAST_CONTRAST = 10.0  # of an image of `local_contrasts`, in the mean square, t
 LEAST_ALIKE = 0.3  # the correlation of two images of one view
 
 
-def solve_dis(source: np.ndarray, target: np.ndarray, preset: int) -> np.ndarray:
-    """DIS flow (Kroeger et al. 2016) of two grey images.
-
-    Args:
-        source: uint8 (h, w).
-        target: of the same size.
-        preset: OpenCV's number of speed and quality.
-
-    Returns: float32 (h, w, 2), pixels (x, y) from `source` into `target`.
-    """
-    # Any: the stubs of OpenCV 5 forbid the None that asks for a new image, and those of OpenCV 4 know no DIS.
-    solver: Any = cv2.DISOpticalFlow.create(preset)
-    # Small images have too few pyramid levels for the preset's 8-pixel patches at a coarse start.
-    if min(source.shape) < 128:
-        solver.setFinestScale(0)
-    return solver.calc(source, target, None)
-
-
 def _solve_fast(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The fast preset in three quarters of its time: two of its five steps of refinement."""
+    # Any: the stubs of OpenCV 5 forbid the None that asks for a new image, and those of OpenCV 4 know no DIS.
     solver: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     solver.setVariationalRefinementIterations(2)
     if min(source.shape) < 128:

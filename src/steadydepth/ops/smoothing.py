@@ -1,7 +1,7 @@
 """Causal filters of a depth video by name: what can be had without training. One home of their names and decays.
 
 A filter is a step from one frame to the next: values of a frame in float64, flattened, NaN where there is none, and
-what it remembers of the frames before. What is NaN stays NaN and is never remembered.
+what it remembers of the frames before; both are returned. What is NaN stays NaN and is never remembered.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,8 +45,6 @@ def ema(now: Values, memory: Memory, motion: Motion, *, decay: float) -> tuple[V
         memory: what the step before returned; empty at the beginning.
         motion: not asked for.
         decay: in [0, 1); 0 changes nothing.
-
-    Returns: the filtered frame, and the memory for the next.
     """
     smooth = blend(memory["past"][0], now, decay) if memory else now
     return smooth, {"past": smooth[None]}
@@ -63,8 +61,6 @@ def flow_ema(now: Values, memory: Memory, motion: Motion, *, decay: float) -> tu
         motion: gives where each pixel was in the frame before, and where that is trusted; asked only when there is a
             memory.
         decay: in [0, 1); 0 changes nothing.
-
-    Returns: the filtered frame, and the memory for the next.
     """
     if memory:
         places, trusted = motion()
@@ -82,8 +78,6 @@ def causal_median(now: Values, memory: Memory, motion: Motion, *, window: int) -
         memory: what the step before returned; empty at the beginning.
         motion: not asked for.
         window: frames, this one included.
-
-    Returns: the filtered frame, and the memory for the next.
     """
     recent = np.concatenate((memory["recent"], now[None])) if memory else now[None]
     return np.where(np.isfinite(now), middle(recent), np.nan), {"recent": recent[1 - window :]}

@@ -182,21 +182,17 @@ def _stored(
 def _fitted(sequence: Sequence, frame: int, image: np.ndarray, height: int, width: int) -> Clip:
     """One frame and its labels at that size; the depth in the codes that it is stored in."""
     files = {kind: files[frame] for kind, files in sequence.labels.items() if frame in files}
-    codes = {kind: read_labels(files[kind]) for kind in ("objects", "valid") if kind in files}
-    depth = read_depth_codes(files["depth"]).astype(np.float32)[None] if "depth" in files else None
-    flow, flow_valid = read_flow(files["flow"]) if "flow" in files else (None, None)
-    clip = Clip(
-        name=sequence.name,
-        frames=image[None],
-        fps=sequence.fps,
-        depth=depth,
-        valid=codes["valid"][None] != 0 if "valid" in codes else None,
-        objects=codes["objects"][None] if "objects" in codes else None,
-        flow=None if flow is None else flow[None],
-        flow_valid=None if flow_valid is None else flow_valid[None],
-        K=sequence.K,
-    )
-    return fit_clip(clip, height, width)
+    labels: dict[str, np.ndarray] = {}
+    if "depth" in files:
+        labels["depth"] = read_depth_codes(files["depth"]).astype(np.float32)
+    if "objects" in files:
+        labels["objects"] = read_labels(files["objects"])
+    if "valid" in files:
+        labels["valid"] = read_labels(files["valid"]) != 0
+    if "flow" in files:
+        labels["flow"], labels["flow_valid"] = read_flow(files["flow"])
+    alone: dict[str, Any] = {name: label[None] for name, label in labels.items()}
+    return fit_clip(Clip(sequence.name, image[None], sequence.fps, K=sequence.K, **alone), height, width)
 
 
 def _label_codes(sequence: Sequence, clip: Clip, frame: int) -> Images:
