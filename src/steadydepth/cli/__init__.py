@@ -83,30 +83,30 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         app()
-    except SomeFailedError as error:
-        print(f"steadydepth: {error}", file=sys.stderr)
-        sys.exit(1)
-    except InputError as error:
-        print(f"steadydepth: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:
-        from steadydepth.diagnosis import what_torchvision_lacks
-
-        if (words := what_torchvision_lacks(error)) is None:
+    except (InputError, RuntimeError, OSError) as error:
+        words, status = _explained(error)
+        if words is None:
             raise
         print(f"steadydepth: {words}", file=sys.stderr)
-        sys.exit(2)
-    except PermissionError as error:
-        print(f"steadydepth: {why_refused(error)}", file=sys.stderr)
-        sys.exit(2)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        where = error.filename2 or error.filename
-        print(
-            f"steadydepth: {where or 'a path'}: {error.strerror}: choose another name, or move it away", file=sys.stderr
-        )
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        print(f"steadydepth: {error.filename or 'writing'}: {_NO_ROOM[error.errno]}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(status)
+
+
+def _explained(error: Exception) -> tuple[str | None, int]:
+    """What to print of an error that the user can do something about, None of any other; and the exit status."""
+    match error:
+        case SomeFailedError():
+            return str(error), 1
+        case InputError():
+            return str(error), 2
+        case RuntimeError():
+            from steadydepth.diagnosis import what_torchvision_lacks
+
+            return what_torchvision_lacks(error), 2
+        case PermissionError():
+            return why_refused(error), 2
+        case FileExistsError() | NotADirectoryError() | IsADirectoryError():
+            where = error.filename2 or error.filename or "a path"
+            return f"{where}: {error.strerror}: choose another name, or move it away", 2
+        case OSError() if error.errno in _NO_ROOM:
+            return f"{error.filename or 'writing'}: {_NO_ROOM[error.errno]}", 1
+    return None, 1

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from steadydepth.cli.printing import pair, progress
+from steadydepth.cli.printing import pair
 from steadydepth.errors import InputError
+from steadydepth.files.progress import progress_bar
 
 
 def make(
@@ -58,7 +59,7 @@ def make(
         done.append(path)
         report(str(root), len(done), clips)
 
-    with progress() as report:
+    with progress_bar() as report:
         made = make_data(
             root,
             clips=clips,
@@ -86,7 +87,7 @@ def assets(
     """
     from steadydepth.data.commands import assets as pack_models
 
-    with progress() as report:
+    with progress_bar() as report:
         packed = pack_models(out, *(catalogues or []), on_model=lambda done, of: report(f"{out}: models", done, of))
     print(f"{out}: {len(packed.names)} models, {packed.first_face[-1]} faces, {len(packed.textures)} textures")
     for credit in sorted({one.split(";")[0] for one in packed.credits}):
@@ -157,7 +158,7 @@ def pack(
     """
     from steadydepth.data.commands import pack as pack_data
 
-    with progress() as report:
+    with progress_bar() as report:
         number = pack_data(
             root,
             out,

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from steadydepth.cli.printing import Strength, cell, print_columns, progress
+from steadydepth.cli.printing import Strength, cell, print_columns
 from steadydepth.errors import InputError
+from steadydepth.files.progress import progress_bar
 
 
 def evaluate(
@@ -58,7 +59,7 @@ def evaluate(
     other = read_report(versus) if versus is not None else None
 
     judged: Any = load(model) if model is not None else predictions
-    with progress() as report:
+    with progress_bar() as report:
         scores = evaluate_all(
             judged,
             data,

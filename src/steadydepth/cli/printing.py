@@ -1,7 +1,5 @@
-"""What the commands have in common: a bar, a table, a pair of numbers."""
+"""What the commands have in common: a table, a pair of numbers."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -27,19 +25,6 @@ ServerUrl = Annotated[
     str | None,
     typer.Option("--server", metavar="URL", help="In place of --model; its token is in STEADYDEPTH_TOKEN."),
 ]
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on a terminal; the function that moves it takes (what, done, total)."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda what, done, total: progress.update(task, description=escape(what), completed=done, total=total)
 
 
 def pair(words: str, between: str, option: str, example: str) -> tuple[int, int]:
