@@ -246,6 +246,9 @@ def read_values(
         footage: an excerpt of the clip.
         n_total: frames of the clip.
         protocol: says which frames the excerpt has.
+
+    Raises:
+        InputError: the prediction ends before the clip does.
     """
     numbers = chosen_frames(n_total, protocol) if prediction.n_frames == n_total else range(footage.n_frames)
     for number, values in enumerate(prediction.read()):
@@ -253,6 +256,7 @@ def read_values(
             yield values
         if number >= numbers[-1]:
             return
+    raise InputError(f"{footage.name}: the prediction ends before the clip does: write it again")
 
 
 def resize(values: Float[np.ndarray, "i j"], footage: Footage, protocol: Protocol) -> Pixels:

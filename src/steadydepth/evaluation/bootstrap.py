@@ -66,14 +66,11 @@ def bootstrap_intervals(
 
 
 def add_intervals(report: Mapping[str, Any], *, n_resamples: int = N_RESAMPLES) -> dict[str, Any]:
-    """`report` with `interval`, {metric: [low, high] or None}, for the model and each control; resamples in the header.
+    """A report of evaluate with `interval`, {metric: [low, high] or None}, for the model and each control.
 
     If there are clips of both kinds of camera, `interval_fixed` and `interval_moving` stand beside `mean_fixed` and
-    `mean_moving`. The same resamples of clips serve model and controls; the order of the clips does not matter.
-
-    Args:
-        report: what evaluate made.
-        n_resamples: draws.
+    `mean_moving`. The same `n_resamples` draws, noted in the header, serve model and controls; the order of the clips
+    does not matter.
     """
     found = dict(report) | _intervals(report["clips"], n_resamples)
     found["header"] = dict(report["header"]) | {"n_resamples": n_resamples}
@@ -89,12 +86,11 @@ def _intervals(clips: Tables, n_resamples: int) -> dict[str, dict[str, Interval]
     fixed = {name: clip for name, clip in clips.items() if clip.get("fixed_camera") is True}
     moving = {name: clip for name, clip in clips.items() if clip.get("fixed_camera") is False}
     tables = {"interval": clips} | ({"interval_fixed": fixed, "interval_moving": moving} if fixed and moving else {})
-    return {part: _intervals_of(table, n_resamples) for part, table in tables.items()}
-
-
-def _intervals_of(clips: Tables, n_resamples: int) -> dict[str, Interval]:
-    ends = bootstrap_intervals(_value_table(clips, sorted(clips)), n_resamples=n_resamples)
-    return {name: _interval(*ends[:, column]) for column, name in enumerate(METRICS)}
+    found = {}
+    for part, table in tables.items():
+        ends = bootstrap_intervals(_value_table(table, sorted(table)), n_resamples=n_resamples)
+        found[part] = {name: _interval(*ends[:, column]) for column, name in enumerate(METRICS)}
+    return found
 
 
 def _interval(low: float, high: float) -> Interval:

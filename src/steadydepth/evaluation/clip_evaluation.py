@@ -1,11 +1,10 @@
 """One clip scored from start to end in constant memory: read once to fit and survey, once more to score."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import get_args
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool
 
 from steadydepth.config import FilterName
 from steadydepth.evaluation.alignment import (
@@ -17,10 +16,10 @@ from steadydepth.evaluation.alignment import (
     resize,
 )
 from steadydepth.evaluation.clip_scorer import ClipScorer, ReferenceFrame
+from steadydepth.evaluation.clip_scorer import Settings as Settings
 from steadydepth.evaluation.footage import Footage, SceneFrame, excerpt, read_label, scene_frames, split_source
 from steadydepth.evaluation.summary import ScoredClip
 from steadydepth.metrics.arrays import Chosen, Pixels, log_depth
-from steadydepth.metrics.protocols import Protocol
 from steadydepth.metrics.temporal import StaticSearch
 from steadydepth.ops.sampling import Places
 from steadydepth.ops.smoothing import FILTERS, Memory
@@ -28,18 +27,6 @@ from steadydepth.types import DepthFrames, InputError
 
 # What anyone has without training; each is made from the aligned prediction of the model itself.
 CONTROLS = get_args(FilterName)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How every clip is scored."""
-
-    protocol: Protocol
-    align: str = "auto"
-    constant: float | None = None  # in the units of the model; None: no controls
-    lengths: tuple[int | None, ...] = ()  # windows of so many frames; None: all
-    is_strict: bool = False  # a value that is not finite is an InputError
-    with_opw_nvds: bool = False
 
 
 def score_clip(
@@ -67,17 +54,10 @@ def score_clip(
     controls = None if settings.constant is None else Controls()
     beside = None if reference is None else Comparison(fits, has_controls=controls is not None)
     methods = ("model", "constant", *CONTROLS) if controls is not None else ("model",)
-    scorer = ClipScorer(
-        footage,
-        protocol,
-        methods,
-        static_set=static_set,
-        lengths=settings.lengths,
-        with_opw_nvds=settings.with_opw_nvds,
-    )
+    scorer = ClipScorer(footage, settings, methods, static_set)
     values = {name: read_values(one, footage, clip.n_frames, protocol) for name, one in predictions.items()}
     for frame in scene_frames(footage, protocol, has_label=has_label):
-        raw = {name: resize(_next(values[name], footage), footage, protocol) for name in predictions}
+        raw = {name: resize(next(values[name]), footage, protocol) for name in predictions}
         found = {name: fits[name].depth(one) for name, one in raw.items()}
         depths, logs = _methods(found, frame, controls)
         scorer.add(frame, depths, logs, None if beside is None else beside.next(raw, found["reference"], frame))
@@ -97,13 +77,6 @@ def score_clip(
         lengths=scorer.length_values(),
         clipped=fits["model"].clipped,
     )
-
-
-def _next(values: Iterator[Float32[np.ndarray, "i j"]], footage: Footage) -> Float32[np.ndarray, "i j"]:
-    frame = next(values, None)
-    if frame is None:
-        raise InputError(f"{footage.name}: the prediction ends before the clip does: write it again")
-    return frame
 
 
 def _constant(value: float, footage: Footage, depth: DepthFrames) -> DepthFrames:
@@ -130,7 +103,7 @@ def _survey(
                 if search is not None:
                     search.add(label.log, label.valid, label.objects_moving)
             for name, fitter in fitters.items():
-                raw = _next(values[name], footage)
+                raw = next(values[name])
                 if number_of_round == 0 and fitter.count(raw) and settings.is_strict:
                     raise InputError(
                         f"{footage.name}, frame {number}: predicted values that are not finite (strict); fix the "

@@ -28,6 +28,18 @@ _OF_LABEL = ("flicker", "sre", "n_rigid", "vel", "gain", "n_tracked", "tae_stati
 
 
 @dataclass(frozen=True)
+class Settings:
+    """How every clip is scored."""
+
+    protocol: Protocol
+    align: str = "auto"
+    constant: float | None = None  # in the units of the model; None: no controls
+    lengths: tuple[int | None, ...] = ()  # temporal metrics also over windows of so many frames; None: all
+    is_strict: bool = False  # a value that is not finite is an InputError
+    with_opw_nvds: bool = False
+
+
+@dataclass(frozen=True)
 class ReferenceFrame:
     """One frame of what another model predicts, beside every method; log depth."""
 
@@ -52,35 +64,25 @@ class ClipScorer:
 
     Args:
         footage: of the clip.
-        protocol: what counts, and how.
+        settings: what counts, and how; windows are of the first method.
         methods: their names, in the order of what `add` is given.
         static_set: the pixels of `temporal.StaticSearch`, None unless the camera stands still.
-        lengths: the temporal metrics of the first method also over windows of so many frames; None is all.
-        with_opw_nvds: whether `opw_nvds` is scored as well.
     """
 
-    def __init__(
-        self,
-        footage: Footage,
-        protocol: Protocol,
-        methods: Iterable[str],
-        *,
-        static_set: Chosen | None,
-        lengths: Iterable[int | None] = (),
-        with_opw_nvds: bool = False,
-    ) -> None:
+    def __init__(self, footage: Footage, settings: Settings, methods: Iterable[str], static_set: Chosen | None) -> None:
         self.methods = tuple(methods)
-        self._footage, self._with_opw_nvds = footage, with_opw_nvds
+        self._footage, self._with_opw_nvds = footage, settings.with_opw_nvds
         self._size = footage.height, footage.width
         self._static_pixels = None if static_set is None else np.flatnonzero(static_set)
-        self._inside = crop_mask(protocol.crop, footage.height, footage.width).ravel()
+        self._n_fixed = 0 if self._static_pixels is None else len(self._static_pixels)
+        self._inside = crop_mask(settings.protocol.crop, footage.height, footage.width).ravel()
         has_poses = footage.K is not None and footage.cam_to_world is not None
         self._camera = Camera(footage.K, footage.height, footage.width) if has_poses and footage.K is not None else None
         self._recent: list[Moment] = []
         self._total: dict[str, Part] = {}
         self._label_total: dict[str, Part] = {}
         self._series: PixelSeries | None = None
-        self._windows = [Window(length) for length in lengths]
+        self._windows = [Window(length) for length in settings.lengths]
         self._counts = {"n_frames": 0, "n_skipped": 0, "n_static": 0, "n_moving": 0}
         self.curves: dict[str, list[float | None]] = {name: [] for name in (*FRAME_CURVES, *PAIR_CURVES)}
 
@@ -290,11 +292,7 @@ class ClipScorer:
 
     def values(self, fits: Mapping[str, ClipFit]) -> dict[str, Values]:
         """Every metric of METRICS, and the counts behind them, for each method; None where one does not apply."""
-        common: Values = {
-            **self._counts,
-            "n_fixed": 0 if self._static_pixels is None else len(self._static_pixels),
-            "fixed_camera": self._footage.fixed_camera,
-        }
+        common: Values = {**self._counts, "n_fixed": self._n_fixed, "fixed_camera": self._footage.fixed_camera}
         nothing: Values = dict.fromkeys(METRICS)
         found = {}
         for method, name in enumerate(self.methods):
@@ -304,20 +302,15 @@ class ClipScorer:
 
     def label_values(self) -> Values:
         """What the label itself scores in the temporal metrics: the floor that sensor noise and occlusion set."""
-        series = self._series
         own = values_of(self._label_total, None, self._counts["n_frames"], 0)
-        if series is not None:
-            own |= series_values(series, self._counts["n_frames"], -1)
+        if self._series is not None:
+            own |= series_values(self._series, self._counts["n_frames"], -1)
         return {name: value for name, value in own.items() if name in METRICS}
 
     def length_values(self) -> dict[int | None, Values]:
         """For each of the lengths the temporal metrics of the first method, windows averaged."""
-        n_fixed = 0 if self._static_pixels is None else len(self._static_pixels)
-        counts: Values = {
-            "n_fixed": n_fixed,
-            "n_static": self._counts["n_static"],
-            "n_moving": self._counts["n_moving"],
-        }
+        n_static, n_moving = self._counts["n_static"], self._counts["n_moving"]
+        counts: Values = {"n_fixed": self._n_fixed, "n_static": n_static, "n_moving": n_moving}
         return {window.length: window.values() | counts for window in self._windows}
 
 

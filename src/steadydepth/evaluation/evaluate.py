@@ -109,10 +109,6 @@ def _settings(align: str, protocol: Protocol, lengths: Iterable[int | None], *, 
     return Settings(protocol, align, lengths=lengths, is_strict=strict, with_opw_nvds=opw == "nvds")
 
 
-def _silent(what: str, done: int, total: int) -> None:
-    pass
-
-
 def _geometric_mean(sources: list[Source], tell: Progress) -> float:
     """Geometric mean of all positive finite predictions of the data set: the constant that knows nothing else."""
     total, count = 0.0, 0
@@ -197,7 +193,7 @@ def report_of(scored: Mapping[str, ScoredClip | str], settings: Settings, *, dat
     report = build_report(list(clips.values()), failed, data=data, protocol=settings.protocol)
     report["curves"] = {name: dict(clip.curves) for name, clip in clips.items()}
     if settings.lengths:
-        report["lengths"] = {_length_name(length): _of_length(clips, length) for length in settings.lengths}
+        report["lengths"] = {str(length or "all"): _of_length(clips, length) for length in settings.lengths}
     turned = [name for name, clip in clips.items() if clip.methods["model"]["negative_scale"]]
     if turned:
         LOG.warning("negative scale, so near and far are exchanged in the prediction of: %s", ", ".join(turned))
@@ -210,10 +206,6 @@ def report_of(scored: Mapping[str, ScoredClip | str], settings: Settings, *, dat
             ", ".join(f"{share:.0%} of {name}" for name, share in clipped.items()),
         )
     return report
-
-
-def _length_name(length: int | None) -> str:
-    return "all" if length is None else str(length)
 
 
 def _of_length(clips: Mapping[str, ScoredClip], length: int | None) -> dict[str, Any]:
@@ -277,7 +269,7 @@ def evaluate(
     if out is not None:
         check_folder(Path(out))
     paths, chosen = find_sequences(Path(data)), choose_protocol(protocol, max_depth=max_depth)
-    settings, tell = _settings(align, chosen, lengths, strict=strict, opw=opw), progress or _silent
+    settings, tell = _settings(align, chosen, lengths, strict=strict, opw=opw), progress or (lambda *_: None)
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk {chunk}: give 1 or more frames")
     with tempfile.TemporaryDirectory(prefix="steadydepth-") as keep:

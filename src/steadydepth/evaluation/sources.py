@@ -18,7 +18,7 @@ from steadydepth.evaluation.footage import Depth, Flow, Footage, excerpt
 from steadydepth.files.predictions import find_predictions
 from steadydepth.files.stored_depth import open_predictions, open_raw
 from steadydepth.inference.filters import NONE, ChosenFilter
-from steadydepth.inference.predictor import Predictor
+from steadydepth.inference.predictor import Predictor, as_predictor
 from steadydepth.inference.session import Fitted, Image, Session, VideoSession
 from steadydepth.metrics.protocols import Protocol
 from steadydepth.ops.resize import fit_image
@@ -36,19 +36,6 @@ class Source:
     open_clip: Callable[[], Footage]
     open_depth: Callable[[], DepthFrames]
     open_reference: Callable[[], DepthFrames] | None = None  # what another model says of it
-
-
-def session_of(
-    model: nn.Module | Predictor, *, filter: str | ChosenFilter | None = None, chunk: int | None = None
-) -> VideoSession:
-    """A session of a module, on the device where its weights are, or of a predictor as it is.
-
-    Args:
-        model: in evaluation mode.
-        filter: in place of the predictor's own.
-        chunk: frames at a time; None takes as many as fill the device.
-    """
-    return (Predictor(model) if isinstance(model, nn.Module) else model).session(filter=filter, chunk=chunk)
 
 
 def predict_sequence(
@@ -70,8 +57,8 @@ def predict_sequence(
 
     Returns: in the units of the model's claims.
     """
-    images = islice(sequence.images(), stop)
-    return np.stack([result.depth for result in session_of(model, filter=filter, chunk=chunk).run(images)])
+    session = as_predictor(model).session(filter=filter, chunk=chunk)
+    return np.stack([result.depth for result in session.run(islice(sequence.images(), stop))])
 
 
 def open_footage(path: Path) -> Footage:
@@ -125,7 +112,7 @@ def sources_of_model(
     """
     for done, path in enumerate(paths):
         tell(f"predicting {name_of(path)}", done, len(paths))
-        session = session_of(model, filter=filter, chunk=chunk)
+        session = as_predictor(model).session(filter=filter, chunk=chunk)
         open_depth = _spool(session, path, keep / f"{name_of(path)}.raw", protocol)
         yield Source(name_of(path), partial(open_footage, path), open_depth)
 
@@ -157,7 +144,7 @@ def is_model(model: Any) -> bool:
 def with_reference(
     sources: Iterable[Source],
     paths: list[Path],
-    reference: nn.Module | Predictor,
+    reference: Predictor,
     keep: Path,
     protocol: Protocol,
     chunk: int | None,
@@ -173,7 +160,7 @@ def with_reference(
         chunk: frames at a time; None takes as many as fill the device.
     """
     for source, path in zip(sources, paths, strict=True):
-        session = session_of(reference, filter="none", chunk=chunk)
+        session = reference.session(filter="none", chunk=chunk)
         opened = _spool(session, path, keep / f"{source.name}.reference.raw", protocol)
         yield replace(source, open_reference=opened)
 
