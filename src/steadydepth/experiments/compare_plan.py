@@ -41,14 +41,7 @@ class Plan:
 
 
 def plan_runs(config: CompareConfig) -> Plan:
-    """The resolved config of every run; InputError lists everything that would make it no comparison.
-
-    Args:
-        config: of the comparison.
-
-    Raises:
-        InputError: it lists every mistake, each with the method or key.
-    """
+    """The resolved config of every run; InputError lists everything that would make it no comparison."""
     mistakes = _check_parts(config)
     resolved, wrong = _resolve_all(_changes(config), config)
     mistakes += wrong

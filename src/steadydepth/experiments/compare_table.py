@@ -52,8 +52,12 @@ def build_comparison(
     _check_alike({**methods, **curve})
     first = next(iter(methods))
     plain, frames_of_plain = methods[first], frames[first]
-    tables = [(row, of_row, frames[name]) for name in methods for row, of_row in _rows_of(name, methods[name], config)]
-    tables += [(CONSTANT, _control(plain, CONSTANT), frames_of_plain)]
+    tables: list[tuple[str, Reports, int]] = []
+    for name, reports in methods.items():
+        tables.append((name, reports, frames[name]))
+        for one in filters_of(name, config):
+            tables.append((f"{name} + {one}", _control(reports, one), frames[name]))
+    tables.append((CONSTANT, _control(plain, CONSTANT), frames_of_plain))
     result: dict[str, Any] = {
         "version": 1,
         "config": config.model_dump(mode="json"),
@@ -73,11 +77,6 @@ def build_comparison(
         if curve[row]
     ]
     return result
-
-
-def _rows_of(name: str, reports: Reports, config: CompareConfig) -> list[tuple[str, Reports]]:
-    """A method and those of its filters that get a row."""
-    return [(name, reports), *((f"{name} + {one}", _control(reports, one)) for one in filters_of(name, config))]
 
 
 def _control(reports: Reports, name: str) -> Reports:

@@ -66,18 +66,18 @@ def refuse_other_runs(runs: list[PlannedRun]) -> None:
     Raises:
         InputError: one does.
     """
-    other = [run.name for run in runs if _has_other_config(run)]
+
+    def has_other_config(run: PlannedRun) -> bool:
+        path = run.folder / "config.yaml"
+        has_begun = (run.folder / CHECKPOINT).is_file() or _model_of(run).is_file()
+        return has_begun and path.is_file() and path.read_text() != dump_config(run.config)
+
+    other = [run.name for run in runs if has_other_config(run)]
     if other:
         raise InputError(
             f"{runs[0].folder.parent}: other runs live in {', '.join(other)} (see their config.yaml): "
             "choose another `out`, or delete those folders"
         )
-
-
-def _has_other_config(run: PlannedRun) -> bool:
-    path = run.folder / "config.yaml"
-    has_begun = (run.folder / CHECKPOINT).is_file() or _model_of(run).is_file()
-    return has_begun and path.is_file() and path.read_text() != dump_config(run.config)
 
 
 def _model_of(run: PlannedRun) -> Path:
@@ -100,13 +100,9 @@ def next_stage(run: PlannedRun, series: Series) -> Stage | None:
 
 
 def read_scores(run: PlannedRun, series: Series) -> dict[str, Any] | None:
-    """The metrics.json of a run if it is of the model that is there and has what the series needs.
+    """The metrics.json of a run if it is of the model that is there and has the data and controls that are asked for.
 
-    Args:
-        run: with the controls that its scores must have.
-        series: with the data and the settings of the scores.
-
-    Returns: the content of the file; None where it is missing, older than the model, of other data, or of a filter.
+    None where it is missing, older than the model, of other data, or of a filter.
     """
     path, model = scores_of(run, series) / "metrics.json", _model_of(run)
     if not (path.is_file() and model.is_file()) or path.stat().st_mtime_ns < model.stat().st_mtime_ns:

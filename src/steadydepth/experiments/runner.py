@@ -22,12 +22,12 @@ from steadydepth.config_files import dump_config
 from steadydepth.experiments.planned_runs import PlannedRun, Series, Stage, next_stage, refuse_other_runs, scores_of
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.training.lock import alone_in
+from steadydepth.training.log import LOG, complete_lines
 
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 0.2  # seconds between looks at the running processes
 REPORT_EVERY = 60  # seconds between lines about them where there is no terminal
-_LONGEST_LINES = 1 << 16  # bytes, of two lines of a log
 PATIENCE = 10  # seconds that a stopped run gets before it is killed
 
 
@@ -35,31 +35,17 @@ PATIENCE = 10  # seconds that a stopped run gets before it is killed
 def at_work_in(out: Path) -> Iterator[None]:
     """Hold `out` against others, and end the runs at a polite kill as Ctrl-C does; a run that outlives us holds it.
 
-    Args:
-        out: the folder of a comparison or search; it is created if need be.
-
-    Raises:
-        InputError: another process is at work in it.
+    It is created if need be. InputError where another process is at work in it.
     """
-    with alone_in(out, with_children=True), _stopped_like_interrupted():
-        yield
-
-
-@contextmanager
-def _stopped_like_interrupted() -> Iterator[None]:
-    """A polite kill ends the runs as Ctrl-C does; only the main thread may ask for signals."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with alone_in(out, with_children=True):
+        if threading.current_thread() is not threading.main_thread():  # signals are for that alone
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True)
@@ -154,14 +140,9 @@ def _stop(children: list[_Child]) -> None:
 
 def _steps_done(run: PlannedRun) -> int:
     """The step that a run logged last."""
-    path = run.folder / "metrics.jsonl"
-    if not path.is_file():
-        return 0
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - _LONGEST_LINES, 0))
-        lines = file.read().split(b"\n")
-    # After the last line break stands nothing, or a line that is being written.
-    return json.loads(lines[-2])["step"] if len(lines) > 1 else 0
+    path = run.folder / LOG
+    lines = complete_lines(path) if path.is_file() else []
+    return json.loads(lines[-1])["step"] if lines else 0
 
 
 Report = Callable[[list[_Child], int], None]

@@ -35,11 +35,7 @@ class Trial:
 
 
 def check_search(config: SearchConfig) -> Config:
-    """The config that all runs share; InputError lists everything that does not fit, or Optuna is missing.
-
-    Raises:
-        InputError: it lists every mistake, each with its key.
-    """
+    """The config that all runs share; InputError lists everything that does not fit, or Optuna is missing."""
     base = load_config(config.base, [*config.set, f"run.folder={json.dumps(str(config.out))}"])
     checks = [
         partial(check_metric, "metric", config.metric),
