@@ -66,9 +66,7 @@ def line_chart(
     y_label: str,
     is_log: bool = False,
 ) -> str:
-    """Lines over one x axis, with a legend; the y axis begins at 0, or is logarithmic and leaves out all but positives.
-
-    The empty text when there is no value to draw.
+    """Lines over one x axis, with a legend; the y axis begins at 0.
 
     Args:
         title: above it.
@@ -77,9 +75,13 @@ def line_chart(
         y_label: beside it.
         is_log: a logarithmic y axis, which leaves out all but positives.
 
-    Returns: SVG.
+    Returns: SVG; the empty text when there is no value to draw.
     """
-    shown = [replace(line, y=[_drawable(y, is_log=is_log) for y in line.y]) for line in lines]
+
+    def drawable(y: Number | None) -> Number | None:
+        return None if y is None or not math.isfinite(y) or (is_log and y <= 0) else float(y)
+
+    shown = [replace(line, y=[drawable(y) for y in line.y]) for line in lines]
     values = [y for line in shown for y in line.y if y is not None]
     if not values:
         return ""
@@ -134,10 +136,6 @@ def plane_chart(
     return _svg(title, width, height, [_frame(axes, x_label, y_label), *lines, *marks, *labels])
 
 
-def _drawable(y: Number | None, *, is_log: bool) -> float | None:
-    return None if y is None or not math.isfinite(y) or (is_log and y <= 0) else float(y)
-
-
 def _padded(low: Number, high: Number, share: Number) -> tuple[Number, Number]:
     """The range with a margin of that share on both sides, and never empty."""
     margin = share * (high - low) if high > low else 0.05 * abs(high) or 1.0
@@ -159,16 +157,10 @@ def _at_the_edge(point: Point, axes: _Axes) -> Point:
     return replace(point, name=f"{point.name} (off the chart: {point.x:.3g}, {point.y:.3g})", x=x, y=y)
 
 
-def ticks(low: Number, high: Number, *, most: int = 6) -> list[Number]:
-    """Round numbers from `low` to `high`, a step of 1, 2 or 5 times a power of ten apart, `most` at the most.
-
-    Args:
-        low: the least value.
-        high: the greatest value, above it.
-        most: numbers at the most.
-    """
-    power = 10.0 ** math.floor(math.log10((high - low) / most))
-    step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) < most)
+def ticks(low: Number, high: Number) -> list[Number]:
+    """Round numbers from `low` up to `high`, a step of 1, 2 or 5 times a power of ten apart, six at the most."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 6))
+    step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) < 6)
     return [step * number for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 

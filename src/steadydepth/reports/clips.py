@@ -29,9 +29,8 @@ from steadydepth.reports.page import (
     COLUMN_FRAMES,
     GAP,
     ClipView,
-    EdgeView,
-    ErrorView,
     Images,
+    MapView,
     colour_alike,
     shown_frames,
     side_by_side,
@@ -100,7 +99,9 @@ def view_sequence(sequence: Sequence, shown: Mapping[str, Shown], moving_image: 
         url = video_url(path)
     if clip.depth is not None and not moving_image.exists():
         kept = [video for name, video in larger.items() if name != "label"]
-        _write_moving_image(moving_image, side_by_side(kept), clip.fps)
+        first, *others = (Image.fromarray(image) for image in side_by_side(kept))
+        with new_file(moving_image) as part:
+            first.save(part, save_all=True, append_images=others, duration=round(1000 / clip.fps), loop=0, quality=70)
     charts = draw_clip(clip.name, {name: one.report for name, one in shown.items()})
     errors, edges = _view_against_label(depths, shown, clip)
     return view_clip(sequence.name, videos, url, errors=errors, edges=edges, charts=charts)
@@ -152,7 +153,7 @@ def _depth_in_units_of_claims(
 
 def _view_against_label(
     depths: Mapping[str, Float64[np.ndarray, "t h w"]], shown: Mapping[str, Shown], clip: Clip
-) -> tuple[ErrorView | None, EdgeView | None]:
+) -> tuple[MapView | None, MapView | None]:
     """|ln d - ln g|, and the edges lost and gained, in the frames that are shown, of each depth scored on this clip."""
     scored = {name: shown[name] for name in depths if clip.name in shown[name].report["clips"]}
     if clip.depth is None or not scored:
@@ -178,9 +179,3 @@ def _enlarge(videos: Mapping[str, Images]) -> dict[str, UInt8[np.ndarray, "t hig
         name: np.stack([cv2.resize(image, size, interpolation=how) for image in images])
         for name, images in videos.items()
     }
-
-
-def _write_moving_image(path: Path, images: Images, fps: float) -> None:
-    frames = [Image.fromarray(image) for image in images]
-    with new_file(path) as part:
-        frames[0].save(part, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0, quality=70)

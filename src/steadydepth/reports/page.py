@@ -31,21 +31,12 @@ class Table:
 
 
 @dataclass(frozen=True)
-class ErrorView:
-    """Error maps of the shown frames, a row for each method, and the colour bar from 0 to `top`; data URLs."""
-
-    rows: list[tuple[str, str]]
-    bar: str
-    top: float
-
-
-@dataclass(frozen=True)
-class EdgeView:
-    """Edges lost and gained in the shown frames, a row for each method; full colour at `top`. Data URLs."""
+class MapView:
+    """Maps of the shown frames, a row for each method, full colour at `top`, and a colour bar to it; data URLs."""
 
     rows: list[tuple[str, str]]
     top: float
-    radius: int
+    bar: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,8 +48,8 @@ class ClipView:
     video: str
     frames: list[tuple[str, str]]
     strips: list[tuple[str, str]]
-    errors: ErrorView | None = None
-    edges: EdgeView | None = None
+    errors: MapView | None = None
+    edges: MapView | None = None  # lost and gained
     charts: list[str] = field(default_factory=list)
 
 
@@ -108,16 +99,12 @@ def png_url(image: UInt8[np.ndarray, "h w 3"]) -> str:
     done, data = cv2.imencode(".png", image[..., ::-1])
     if not done:
         raise RuntimeError(f"OpenCV could not encode a PNG of {image.shape}")
-    return _data_url("image/png", data.tobytes())
+    return f"data:image/png;base64,{base64.b64encode(data.tobytes()).decode()}"
 
 
 def video_url(path: Path) -> str:
     """An MP4 file as a data URL."""
-    return _data_url("video/mp4", path.read_bytes())
-
-
-def _data_url(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def view_clip(
@@ -125,8 +112,8 @@ def view_clip(
     videos: Mapping[str, Images],
     video: str,
     *,
-    errors: ErrorView | None = None,
-    edges: EdgeView | None = None,
+    errors: MapView | None = None,
+    edges: MapView | None = None,
     charts: Sequence[str] = (),
 ) -> ClipView:
     """The view of one clip from its videos.
@@ -148,21 +135,21 @@ def view_clip(
     return ClipView(name, list(videos), video, frames, strips, errors, edges, [chart for chart in charts if chart])
 
 
-def view_errors(errors: Mapping[str, Float[np.ndarray, "t h w"]], valid: Bool[np.ndarray, "t h w"]) -> ErrorView | None:
+def view_errors(errors: Mapping[str, Float[np.ndarray, "t h w"]], valid: Bool[np.ndarray, "t h w"]) -> MapView | None:
     """Maps of the errors of several methods in one colour range, grey where not `valid`; None where nothing is."""
     if not errors or not valid.any():
         return None
     top = error_top(errors.values(), [valid] * len(errors))
     rows = [(label, png_url(in_a_row(colour_error(error, top, valid)))) for label, error in errors.items()]
     ramp = np.tile(np.linspace(0, 1, BAR[1], dtype=np.float32), (BAR[0], 1))
-    return ErrorView(rows, png_url(colour_error(ramp, 1.0, np.ones(BAR, bool))), top)
+    return MapView(rows, top, png_url(colour_error(ramp, 1.0, np.ones(BAR, bool))))
 
 
 def view_edges(
     logs: Mapping[str, Float64[np.ndarray, "t h w"]],
     true_log: Float64[np.ndarray, "t h w"],
     valid: Bool[np.ndarray, "t h w"],
-) -> EdgeView | None:
+) -> MapView | None:
     """Edges that methods lose and gain, in one range of colours; None where nothing is valid.
 
     Args:
@@ -175,7 +162,7 @@ def view_edges(
     changes = {label: contrast_change(log, true_log, valid) for label, log in logs.items()}
     top = error_top([np.abs(change) for change in changes.values()], [valid] * len(changes))
     rows = [(label, png_url(in_a_row(colour_change(change, top, valid)))) for label, change in changes.items()]
-    return EdgeView(rows, top, CONTRAST_RADIUS)
+    return MapView(rows, top)
 
 
 def draw_curves(logs: Mapping[str, Sequence[Mapping[str, float | int]]]) -> list[str]:
@@ -197,7 +184,8 @@ def render_page(title: str, sections: Sequence[Section], *, curves: Sequence[str
         sections: one for each set of data.
         curves: SVG of the training.
     """
-    return render_template(Path(__file__).with_name("page.html.j2"), title=title, sections=sections, curves=curves)
+    template = Path(__file__).with_name("page.html.j2")
+    return render_template(template, title=title, sections=sections, curves=curves, edge_radius=CONTRAST_RADIUS)
 
 
 def render_template(template: Path, **values: Any) -> str:

@@ -43,16 +43,11 @@ def _find(folders: list[Path], file: str) -> dict[str, Path]:
 
 
 def write_report(runs: list[Path], out: Path | None = None) -> Path:
-    """One page of runs and evaluations.
+    """One page of runs and evaluations at `out`, or as report.html in the first folder; returns its path.
 
-    Evaluations on the same data stand in one section; what `verify --out verify.json` found stands in the last. Beside
-    the page, flicker.webp shows the first labelled clip.
-
-    Args:
-        runs: folders, taken with the folders directly inside them; of a run under way there are the curves so far.
-        out: of the page; None is report.html in the first folder.
-
-    Returns: the path of the page.
+    Folders are taken with those directly inside them; of a run under way there are the curves so far. Evaluations on
+    the same data stand in one section; what `verify --out verify.json` found stands in the last. Beside the page,
+    flicker.webp shows the first labelled clip.
 
     Raises:
         InputError: a folder is missing, or holds neither a run nor an evaluation, or `out` cannot be a file.
@@ -154,16 +149,13 @@ def _facts(group: Reports) -> str:
 
 def _fact(name: str, headers: dict[str, dict[str, Any]]) -> str:
     """What the headers say under a name: once where all say the same, else with whose it is."""
-    said = {who: _short(header[name]) for who, header in headers.items() if header.get(name) is not None}
+    known = {who: header[name] for who, header in headers.items() if header.get(name) is not None}
+    said = {who: f"{value:.4g}" if isinstance(value, float) else str(value) for who, value in known.items()}
     if not said or (name == "filter" and set(said.values()) == {"none"}):
         return ""
     if len(said) == len(headers) and len(set(said.values())) == 1:
         return f"{name} {next(iter(said.values()))}"
     return f"{name} " + ", ".join(f"{value} ({who})" for who, value in said.items())
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _table(title: str, group: Reports, part: str) -> Table:
@@ -182,15 +174,11 @@ def _table(title: str, group: Reports, part: str) -> Table:
 def _table_of_lengths(group: Reports) -> Table:
     """The temporal metrics over windows of so many frames, a column for each report and length."""
     lengths = {
-        f"{name}, {_frames(length)}": {"mean": table["mean"]}
+        f"{name}, {'complete clips' if length == 'all' else f'{length} frames'}": {"mean": table["mean"]}
         for name, report in group.items()
         for length, table in (report.get("lengths") or {}).items()
     }
     return _as_table("By length of video", [row | {"best": ""} for row in table_rows(lengths)])
-
-
-def _frames(length: str) -> str:
-    return "complete clips" if length == "all" else f"{length} frames"
 
 
 def _as_table(title: str, rows: list[dict[str, str]]) -> Table:
