@@ -67,23 +67,15 @@ def _override(text: str, where: str, root: type[Section], name: str) -> Any:
         field = section.model_fields.get(part) if section is not None else None
         section = None if field is None else _section(field.annotation)
     field = section.model_fields.get(key) if section is not None else None
+    held = () if field is None else get_args(field.annotation) or (field.annotation,)
+    kinds = [kind for kind in held if kind is not type(None)]
+    holds_text = bool(kinds) and all(isinstance(kind, type) and issubclass(kind, str | Path) for kind in kinds)
     is_quoted = text[:1] in ("'", '"') and text[:1] == text[-1:] and len(text) > 1
-    if field is not None and text != "null" and not is_quoted and _holds_text(field.annotation):
-        if not text and _holds_path(field.annotation):
+    if holds_text and text != "null" and not is_quoted:
+        if not text and Path in kinds:
             raise InputError(f"{name}=: no path; is a variable of the shell not set? {name}=null is for none")
         return text
     return _read(text, where)
-
-
-def _holds_text(annotation: Any) -> bool:
-    """Whether a field is text or a path, or may be left out and is one otherwise."""
-    kinds = [kind for kind in get_args(annotation) if kind is not type(None)] or [annotation]
-    return all(isinstance(kind, type) and issubclass(kind, str | Path) for kind in kinds)
-
-
-def _holds_path(annotation: Any) -> bool:
-    kinds = get_args(annotation) or (annotation,)
-    return any(isinstance(kind, type) and issubclass(kind, Path) for kind in kinds)
 
 
 def _section(annotation: Any) -> type[Section] | None:
@@ -151,29 +143,21 @@ def load_compare_config(path: str | Path, overrides: list[str] | None = None) ->
     Raises:
         InputError: it lists every mistake of the file, each with its path and value.
     """
-    return _load_series(Path(path), overrides or [], CompareConfig, "compare")
+    return _load(Path(path), overrides or [], CompareConfig, "compare")
 
 
 def load_search_config(path: str | Path, overrides: list[str] | None = None) -> SearchConfig:
     """The search that a YAML file describes; arguments and errors are those of `load_compare_config`."""
-    return _load_series(Path(path), overrides or [], SearchConfig, "search")
+    return _load(Path(path), overrides or [], SearchConfig, "search")
 
 
 def load_filter_config(path: Path, overrides: list[str] | None = None) -> FilterConfig:
     """The training of the learned filter that a YAML file describes; an override is `sequences=100`."""
-    return _load_series(path, overrides or [], FilterConfig, "temporal_filter")
+    return _load(path, overrides or [], FilterConfig, "temporal_filter")
 
 
-def find_config(name: str | Path, example: str) -> Path:
-    """The file `name`, or where that is a plain word the config of the package that is called so.
-
-    Args:
-        name: a path, or one of `presets`.
-        example: the preset that an error names.
-
-    Raises:
-        InputError: there is neither.
-    """
+def _find_config(name: str | Path, example: str) -> Path:
+    """The file `name`, or where that is a plain word the config of the package that is called so."""
     path = Path(name)
     if path.is_file():
         return path
@@ -191,16 +175,17 @@ def presets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def _load_series(path: Path, overrides: list[str], root: type[AnySection], command: str) -> AnySection:
-    """A file of several runs; what is no key of its own goes to the training config that they share."""
-    path = find_config(path, command)
+def _load(path: Path, overrides: list[str], root: type[AnySection], command: str) -> AnySection:
+    """A config file; of one of several runs, what is no key of its own goes to the training config that they share."""
+    path = _find_config(path, command)
     content = _read(_text_of(path), str(path)) or {}
     for override in overrides if isinstance(content, dict) else []:
         name, equals, value = override.partition("=")
         key, dot, inner = name.partition(".")
-        if not (equals and key) or (dot and not inner):
-            raise InputError(f"{override}: write key=value or section.key=value, for instance optim.steps=100")
-        if dot and key in root.model_fields:
+        if not (equals and key) or (dot and not inner) or (root is Config and not dot):
+            form = "section.key=value" if root is Config else "key=value or section.key=value"
+            raise InputError(f"{override}: write {form}, for instance optim.steps=100")
+        if dot and (key in root.model_fields or root is Config):
             if isinstance(content.setdefault(key, {}), dict):
                 content[key][inner] = _override(value, override, root, name)
         elif dot:
@@ -220,16 +205,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     Raises:
         InputError: it lists every mistake of the file, each with its path and value.
     """
-    path = find_config(path, "demo")
-    content = _read(_text_of(path), str(path)) or {}
-    for override in overrides or []:
-        name, equals, value = override.partition("=")
-        section, dot, key = name.partition(".")
-        if not (equals and dot and key):
-            raise InputError(f"{override}: write section.key=value, for instance optim.steps=100")
-        if isinstance(content, dict) and isinstance(content.setdefault(section, {}), dict):
-            content[section][key] = _override(value, override, Config, name)
-    return resolve_config(content, str(path))
+    return _load(Path(path), overrides or [], Config, "demo")
 
 
 def dump_config(config: Config) -> str:
