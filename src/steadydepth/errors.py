@@ -59,7 +59,7 @@ def import_extra(module: str, extra: str, why: str | None = None, otherwise: str
     Raises:
         InputError: it is not there.
     """
-    return _import(module, why, f"'steadydepth[{extra}]'{otherwise}")
+    return import_package(module, f"'steadydepth[{extra}]'{otherwise}", why)
 
 
 def import_package(module: str, packages: str, why: str | None = None) -> Any:
@@ -75,10 +75,6 @@ def import_package(module: str, packages: str, why: str | None = None) -> Any:
     Raises:
         InputError: it is not there.
     """
-    return _import(module, why, packages)
-
-
-def _import(module: str, why: str | None, packages: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:

@@ -52,7 +52,10 @@ class Settings:
     @property
     def is_local(self) -> bool:
         """Whether only programs of this machine reach the server."""
-        return self.host == "localhost" or (_is_address(self.host) and ip_address(self.host).is_loopback)
+        try:
+            return self.host == "localhost" or ip_address(self.host).is_loopback
+        except ValueError:  # a name
+            return False
 
     def check(self) -> None:
         """See that the settings are safe, and can work.
@@ -73,11 +76,3 @@ class Settings:
                 raise InputError(f"{path} does not exist; it is a PEM file for TLS: check the path")
         if not 0 <= self.port <= 65535:
             raise InputError(f"port {self.port}: it is 0, any free one, to 65535")
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

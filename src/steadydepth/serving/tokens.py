@@ -8,7 +8,9 @@ import os
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
@@ -37,8 +39,11 @@ LOCAL = Identity("local", frozenset(SCOPES))
 @dataclass(frozen=True)
 class _Entry:
     name: str
-    scopes: tuple[str, ...]
-    sha256: str
+    scopes: tuple[Scope, ...]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+_FILE = TypeAdapter(list[_Entry])
 
 
 def new_token(path: Path, name: str, scopes: tuple[str, ...] = ("predict",)) -> str:
@@ -60,7 +65,7 @@ def new_token(path: Path, name: str, scopes: tuple[str, ...] = ("predict",)) -> 
         raise InputError(f"token name {name!r}: give 1 to 64 letters")
     others = [entry for entry in _read(path) if entry.name != name] if path.exists() else []
     token = secrets.token_urlsafe(32)
-    entries = [*others, _Entry(name, tuple(scopes), _hash(token))]
+    entries = [*others, _Entry(name, tuple(one for one in SCOPES if one in scopes), _hash(token))]
     with new_file(path) as part:
         part.touch(mode=0o600)
         part.chmod(0o600)
@@ -110,21 +115,17 @@ def _hash(token: str) -> str:
 
 def _read(path: Path) -> list[_Entry]:
     try:
-        entries = [_Entry(str(one["name"]), tuple(one["scopes"]), str(one["sha256"])) for one in _load(path)]
+        return _FILE.validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise InputError(
             f"{path} does not exist; make it with steadydepth serve --new-token NAME --tokens {path}"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: no file of tokens, or damaged ({error!r}): make it anew") from error
-    wrong = [entry.name for entry in entries if not set(entry.scopes) <= set(SCOPES) or len(entry.sha256) != 64]
-    if wrong:
-        raise InputError(f"{path}: {', '.join(wrong)}: scopes are of {', '.join(SCOPES)}, hashes are SHA-256 in hex")
-    return entries
-
-
-def _load(path: Path) -> list[dict[str, str]]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, list):
-        raise ValueError("not a list")
-    return content
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}): give us the right to read it") from error
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        where = ", ".join(map(str, first["loc"])) or "its beginning"
+        raise InputError(
+            f"{path}: no file of tokens, or damaged ({where}: {first['msg']}): scopes are of {', '.join(SCOPES)}, "
+            "hashes are SHA-256 in hex: make it anew"
+        ) from error
