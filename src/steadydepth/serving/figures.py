@@ -49,12 +49,12 @@ class Figures:
         latencies = [latency for _, latency in list(self._recent)]
         return dict(zip(_QUANTILES, np.quantile(latencies, _QUANTILES).tolist(), strict=True)) if latencies else {}
 
-    def frames_per_second(self, over_s: float = 10.0) -> float:
-        """Answers a second, of streams and single images, over the last seconds."""
+    def frames_per_second(self) -> float:
+        """Answers a second, of streams and single images, over the last ten."""
         now = time.monotonic()
-        times = [at for at, _ in list(self._recent) if now - at <= over_s]
+        times = [at for at, _ in list(self._recent) if now - at <= 10]
         # Where more came than are kept, the oldest one kept says how long it took.
-        return len(times) / (max(now - times[0], 1e-3) if len(times) == _RECENT else over_s)
+        return len(times) / (max(now - times[0], 1e-3) if len(times) == _RECENT else 10)
 
     def n_of(self, client: str) -> int:
         """How many streams a client has open."""

@@ -53,12 +53,7 @@ class Order(BaseModel):
 
 
 def jobs_router(jobs: Jobs, models: Models) -> APIRouter:
-    """The routes of jobs.
-
-    Args:
-        jobs: does the work.
-        models: a job's model is put into service there.
-    """
+    """The routes of jobs, whose models are put into service in `models`."""
     router = APIRouter(prefix="/v1", tags=["training"])
     _add_jobs(router, jobs, models)
     _add_results(router, jobs, models)

@@ -30,9 +30,6 @@ def pack(header: dict[str, Any], payload: bytes | memoryview = b"") -> bytes:
 def unpack(message: bytes) -> tuple[dict[str, Any], memoryview]:
     """Header and payload of a binary message.
 
-    Args:
-        message: as it came.
-
     Raises:
         InputError: it is none.
     """

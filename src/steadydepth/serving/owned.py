@@ -42,14 +42,7 @@ def find(jobs: Jobs, kind: type[Row], id: str, who: Identity) -> Row:
 
 @contextmanager
 def refusals(status: int = 422) -> Iterator[None]:
-    """Answer a mistake of who asks with `status` and its message.
-
-    Args:
-        status: of HTTP.
-
-    Raises:
-        HTTPException: an InputError came from within.
-    """
+    """Answer a mistake of who asks, an InputError from within, with `status` and its message."""
     try:
         yield
     except InputError as error:

@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from fastapi import HTTPException
 from starlette.requests import HTTPConnection
@@ -104,11 +104,11 @@ class Guard:
         # page has none.
         names = [name.lower() for name in (*_LOCAL_NAMES, self.settings.host, *self.settings.names)]
         is_checked = self.settings.tokens is None or self.settings.names
-        if is_checked and _host_name(hosts[0]) not in names:
+        if is_checked and _parts(f"//{hosts[0]}").hostname not in names:
             return 421, "this server has another name"
         origin = connection.headers.get("origin")
         is_reading = connection.scope["type"] == "http" and connection.scope["method"] in ("GET", "HEAD", "OPTIONS")
-        if origin is not None and not is_reading and _place(origin) != hosts[0].lower():
+        if origin is not None and not is_reading and (_parts(origin).netloc.lower() or None) != hosts[0].lower():
             return 403, "pages of other sites are refused"
         lengths = connection.headers.getlist("content-length")
         if lengths and "transfer-encoding" in connection.headers:
@@ -142,19 +142,12 @@ class _Body:
         return message
 
 
-def _place(origin: str) -> str | None:
-    """Host and port of an origin; None for `null` and for what is none."""
+def _parts(address: str) -> SplitResult:
+    """The parts of an address; empty ones of what is none."""
     try:
-        return urlsplit(origin).netloc.lower() or None
+        return urlsplit(address)
     except ValueError:
-        return None
-
-
-def _host_name(host: str) -> str:
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+        return urlsplit("")
 
 
 async def _answer(is_http: bool, send: Send, status: int, detail: str) -> None:

@@ -23,11 +23,7 @@ Tus = Annotated[str, Header(alias="Tus-Resumable", description=f"the version of 
 
 
 def uploads_router(jobs: Jobs) -> APIRouter:
-    """The routes of uploads.
-
-    Args:
-        jobs: keeps them.
-    """
+    """The routes of uploads."""
     router, uploads = APIRouter(prefix="/v1", tags=["training"]), jobs.uploads
 
     @router.options("/uploads", status_code=204)
