@@ -35,9 +35,6 @@ def give_way(niceness: int) -> None:
 
     Linux shares it out among sessions first (`sched_autogroup_enabled`), each with a niceness of its own, and a job is
     a session: that of the process alone changes nothing there.
-
-    Args:
-        niceness: 0 to 19, added to that of the process.
     """
     os.nice(niceness)
     if niceness and os.getsid(0) == os.getpid():

@@ -46,12 +46,7 @@ class Kind:
     fixed: Mapping[str, Any]
 
 
-_SIZE = (
-    Setting("data.height", "rows of a training frame", 144, 32, 1024),
-    Setting("data.width", "columns of a training frame", 176, 32, 1024),
-)
 _STRENGTH = DataConfig.model_fields["teacher_strength"].default
-_SEED = Setting("run.seed", "seed", 0, 0, 2**31 - 1)
 
 
 def kinds(limits: JobLimits) -> dict[str, Kind]:
@@ -75,15 +70,14 @@ def kinds(limits: JobLimits) -> dict[str, Kind]:
                 Setting("optim.batch", "clips in a step", 4, 1, 16),
                 Setting("optim.learning_rate", "learning rate", 3e-4, 1e-7, 0.1),
                 Setting("data.clip_length", "frames in a clip", 3, 2, 16),
-                Setting(
-                    "data.motion", "motion between frames", "none", choices=("none", "flow", "dis")
-                ),
+                Setting("data.motion", "motion between frames", "none", choices=("none", "flow", "dis")),
                 Setting("loss.absolute", "loss of each frame", "silog", choices=("silog", "log_l1")),
                 Setting("loss.relative_weight", "weight of temporal consistency", 3.5, 0, 100),
                 Setting("loss.relative_gradient", "weight of its gradient", 0.35, 0, 100),
                 Setting("loss.edges", "weight of the contrast of edges", 2.2, 0, 100),
-                *_SIZE,
-                _SEED,
+                Setting("data.height", "rows of a training frame", 144, 32, 1024),
+                Setting("data.width", "columns of a training frame", 176, 32, 1024),
+                Setting("run.seed", "seed", 0, 0, 2**31 - 1),
             ),
             {"data": {"exposure": 0.15, "white_balance": 0.04, "gamma": 0.08, "noise": 0.02, "vignetting": 0.08},
              "loss": {"relative_ramp": 1},

@@ -34,7 +34,8 @@ def main(folder: Path) -> None:
     keep_buffers()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        found = work(order, folder, limits)
+        done = _work(order, folder, limits)
+        found = {"state": "stopped", "message": ""} if done is None else {"state": "finished", "message": done}
     except _Stopped:
         found = {"state": "stopped", "message": ""}
     except InputError as error:
@@ -61,16 +62,8 @@ def without_paths(text: str, folder: Path) -> str:
     return text
 
 
-def work(order: dict[str, Any], folder: Path, limits: JobLimits) -> dict[str, str]:
-    """Train, measure, and write the report.
-
-    Args:
-        order: kind, settings and model, as `jobs.Jobs` writes it.
-        folder: of the job.
-        limits: of its steps and threads.
-
-    Returns: the state that the job ends in, `stopped` where it was asked to stop before its end.
-    """
+def _work(order: dict[str, Any], folder: Path, limits: JobLimits) -> str | None:
+    """Train, measure and write the report; what came of it, None where it was asked to stop before its end."""
     import torch
 
     from steadydepth.jobs.plans import RUN, config_of
@@ -85,12 +78,10 @@ def work(order: dict[str, Any], folder: Path, limits: JobLimits) -> dict[str, st
     from steadydepth.training.loop import train
 
     train(config_of(order["settings"], order["model"], folder, limits))
-    if not (folder / RUN / CARD).is_file():
-        return {"state": "stopped", "message": ""}
-    return {"state": "finished", "message": _report(order["model"], folder)}
+    return _report(order["model"], folder) if (folder / RUN / CARD).is_file() else None
 
 
-def _tune_filter(order: dict[str, Any], folder: Path) -> dict[str, str]:
+def _tune_filter(order: dict[str, Any], folder: Path) -> str | None:
     from steadydepth.filter_training.tune import NOTE, tune_filter
     from steadydepth.jobs.plans import RUN, VIDEOS
 
@@ -98,29 +89,26 @@ def _tune_filter(order: dict[str, Any], folder: Path) -> dict[str, str]:
         remove(folder / RUN)
     found = tune_filter(folder / VIDEOS, model=order["model"], out=folder / RUN, **order["settings"])
     if found is None:
-        return {"state": "stopped", "message": ""}
+        return None
     scores = ", ".join(f"{name} {before:.3f} to {after:.3f}" for name, (before, after) in found.scores.items())
     verdict = "better" if found.is_better else "no better, so it is the filter as it came"
-    return {"state": "finished", "message": f"{verdict}: {scores}"}
+    return f"{verdict}: {scores}"
 
 
-def _stabilise(order: dict[str, Any], folder: Path) -> dict[str, str]:
+def _stabilise(order: dict[str, Any], folder: Path) -> str | None:
     from steadydepth.jobs.plans import RUN, VIDEOS
     from steadydepth.reports.report import write_report
     from steadydepth.training.label_free.stabilise import stabilise
 
     found = stabilise(folder / VIDEOS, model=order["model"], out=folder / RUN, **order["settings"])
     if found is None:
-        return {"state": "stopped", "message": ""}
+        return None
     _keep_page(write_report([folder / RUN], folder / f".{REPORT}"), folder)
-    return {"state": "finished", "message": found.verdict}
+    return found.verdict
 
 
 def _report(model: str, folder: Path) -> str:
-    """Measure the model before and after on the sequences of the job, and write the page of both.
-
-    Returns: what came of it, in a line.
-    """
+    """Measure the model before and after on the sequences of the job, and write the page of both; a line of that."""
     from steadydepth.evaluation.evaluate import evaluate
     from steadydepth.inference.predictor import load
     from steadydepth.jobs.plans import RUN, VIDEOS
