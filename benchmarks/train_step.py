@@ -54,7 +54,7 @@ from steadydepth.training.checkpoint import save_checkpoint
 from steadydepth.training.loop import take_steps
 from steadydepth.training.profile import StepClock
 from steadydepth.training.setup import averaged_model, choose_losses, set_up, set_watchers
-from steadydepth.training.state import pack_state, pack_watchers
+from steadydepth.training.state import pack
 from steadydepth.types import Batch
 
 
@@ -69,7 +69,7 @@ def loop(bench: Bench) -> Found:
         state = take_steps(setup, state, watchers, bench.samples, repeat(bench.items, steps))
 
     def checkpoint() -> None:
-        save_checkpoint(pack_state(state, setup.accelerator) | pack_watchers(watchers, setup.accelerator), folder)
+        save_checkpoint(pack(state, watchers, setup.accelerator), folder)
 
     arms = {"ours": ours, "bare": lambda: [bare() for _ in range(steps)], "checkpoint": checkpoint}
     spent = bench.time(arms)

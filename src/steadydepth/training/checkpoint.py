@@ -29,10 +29,6 @@ def save_model(model: nn.Module, folder: Path) -> None:
 
     Ours: config.json and model.safetensors; the others as they came, with steadydepth.json beside them.
 
-    Args:
-        model: with `save_pretrained`.
-        folder: created if need be.
-
     Raises:
         InputError: the disk is full, or the folder may not be written to.
     """
@@ -50,9 +46,7 @@ def save_model(model: nn.Module, folder: Path) -> None:
 def save_checkpoint(content: dict[str, Any], folder: Path) -> None:
     """Write what a run needs to go on; the checkpoint before it is kept beside this one.
 
-    Args:
-        content: tensors, plain values, and lists and dicts of them.
-        folder: of the run; the file is complete or absent however the process ends.
+    The file is complete or absent however the process ends.
 
     Raises:
         InputError: the disk is full, or the folder may not be written to.
@@ -66,7 +60,12 @@ def save_checkpoint(content: dict[str, Any], folder: Path) -> None:
         # Only now: until the new one is on the disk, both of the others stay.
         if path.is_file():
             path.replace(folder / PREVIOUS)
-    _settle(folder)
+    # The names in the folder have to be on the disk too, not only what they name.
+    names = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(names)
+    finally:
+        os.close(names)
 
 
 def remove_remains(folder: Path) -> None:
@@ -75,15 +74,6 @@ def remove_remains(folder: Path) -> None:
         part.unlink()
     for part in folder.rglob(f"{MODEL_PART}*"):
         shutil.rmtree(part)
-
-
-def _settle(folder: Path) -> None:
-    """Have the names in a folder on the disk, not only what they name."""
-    names = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(names)
-    finally:
-        os.close(names)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import UInt8
 from torch import nn
 
 from steadydepth.method.alignment import as_depth
@@ -18,7 +18,6 @@ from steadydepth.metrics.arrays import log_depth
 from steadydepth.metrics.edges import edge_gain_part
 from steadydepth.models.declare import claims_of
 from steadydepth.training.processes import spread
-from steadydepth.types import Depth
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -61,13 +60,9 @@ class Guard:
         return self.backed_off > MOST_BACK
 
     def check(self, model: nn.Module, accelerator: "Accelerator") -> dict[str, float]:
-        """Keep the weights of `model` if they are good enough; else put back those that were.
+        """Keep the weights of `model`, the running average, if they are good enough; else put back those that were.
 
-        Args:
-            model: the running average of the weights.
-            accelerator: all processes call this together, and decide by the mean of what they find.
-
-        Returns: what `compare` gives.
+        All processes call this together, and decide by the mean of what `compare` finds in each, which is returned.
         """
         own = self.compare(model, accelerator.device)
         values = torch.tensor(list(own.values()), device=accelerator.device)
@@ -105,7 +100,7 @@ class Guard:
                 scores = flow_flicker(torch.cat(both).cpu(), flow)
                 n_pixels += float(scores["n_followed"][0])
                 flicker += (scores["flicker_flow"].nan_to_num() * scores["n_followed"]).numpy()
-                ours, theirs = (self._log(one) for one in both)
+                ours, theirs = (log_depth(one[0].flatten(1).cpu().numpy().astype(np.float64)) for one in both)
                 for own, other in zip(ours, theirs, strict=True):
                     correlation.append(Correlation.of(own[None], other))
                     edges.append(edge_gain_part(own[None], other, np.isfinite(other), *clip.shape[1:3]))
@@ -118,9 +113,6 @@ class Guard:
             "flicker_flow": now,
             "flicker_flow_before": before,
         }
-
-    def _log(self, depth: Depth) -> Float64[np.ndarray, "t n"]:
-        return log_depth(depth[0].flatten(1).cpu().numpy().astype(np.float64))
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of it; tensors may be sharded."""

@@ -24,9 +24,7 @@ def alone_in(folder: Path, *, with_children: bool = False) -> Iterator[None]:
     A launcher that is killed leaves its processes behind: they train on, and would overwrite the files of the next run.
     The lock ends with this process, however that ends.
 
-    Args:
-        folder: of the run, or of the comparison.
-        with_children: the lock stays until the last child process that inherits it has ended as well.
+    With `with_children` it stays until the last child process that inherits it has ended as well.
 
     Raises:
         InputError: another process holds the lock, or the folder cannot be written.

@@ -1,7 +1,6 @@
 """What a run writes while it goes: lines of JSON, one file of losses and one of skipped steps."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from steadydepth.config import SourceConfig
+from steadydepth.config import DataConfig
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.writing import writing_in
 from steadydepth.types import LossTerms
@@ -44,9 +43,10 @@ def add_line(path: Path, line: dict[str, Any]) -> None:
 class LossMeter:
     """Sums of the losses since the last line of the log, on the device: no step waits for them."""
 
-    def __init__(self, n_sources: int, device: torch.device) -> None:
+    def __init__(self, data: DataConfig, device: torch.device) -> None:
+        self.sources = data.sources  # those of a mixed run; else empty
         self.sums = torch.zeros(4, device=device)  # absolute, relative, target, steps
-        self.of_sources = torch.zeros(n_sources, 3, device=device)  # clips, absolute, relative
+        self.of_sources = torch.zeros(len(data.all_sources()), 3, device=device)  # clips, absolute, relative
 
     def add(self, terms: LossTerms) -> None:
         """Count a step whose gradient was finite."""
@@ -54,12 +54,27 @@ class LossMeter:
         for source, sums in terms.of_sources.items():
             self.of_sources[source] += sums
 
-    def take(self, accelerator: "Accelerator") -> tuple[torch.Tensor, torch.Tensor]:
-        """`sums` and `of_sources` over all processes; they begin anew."""
-        found = [accelerator.reduce(sums.clone(), reduction="sum") for sums in (self.sums, self.of_sources)]
+    def take(self, steps: int, accelerator: "Accelerator") -> dict[str, Any]:
+        """Mean losses of the last `steps` over all processes, None where all were skipped; the sums begin anew."""
+        sums, of_sources = (accelerator.reduce(one.clone(), reduction="sum") for one in (self.sums, self.of_sources))
         self.sums.zero_()
         self.of_sources.zero_()
-        return found[0], found[1]
+        taken = round(float(sums[3])) // accelerator.num_processes
+        absolute, relative, target = (sums[:3] / sums[3]).tolist() if taken else (None, None, None)
+        found = {"absolute": absolute, "relative": relative, "target": target, "skipped": steps - taken}
+        return found | ({"sources": self._means(of_sources.tolist())} if self.sources else {})
+
+    def _means(self, sums: list[list[float]]) -> list[dict[str, Any]]:
+        """The clips of each source since the last line, and the mean losses over them."""
+        return [
+            {
+                "root": source.name,
+                "clips": round(clips),
+                "absolute": absolute / clips if clips and source.labels != "none" else None,
+                "relative": relative / clips if clips and not source.single else None,
+            }
+            for source, (clips, absolute, relative) in zip(self.sources, sums, strict=True)
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of this process's sums."""
@@ -71,61 +86,10 @@ class LossMeter:
         self.of_sources += state["of_sources"].to(self.sums.device)
 
 
-def line_of_losses(
-    meter: LossMeter,
-    *,
-    step: int,
-    steps: int,
-    learning_rate: float,
-    seconds: float,
-    sources: Sequence[SourceConfig],
-    accelerator: "Accelerator",
-) -> dict[str, Any]:
-    """A line of the log; called in all processes together.
-
-    Args:
-        meter: its sums begin anew.
-        step: steps taken so far.
-        steps: taken since the line before, skipped ones included.
-        learning_rate: of the decoder.
-        seconds: since this process began.
-        sources: those of a mixed run, which get their own losses; else empty.
-        accelerator: of the run.
-
-    Returns: mean losses of the steps; None where all were skipped.
-    """
-    sums, of_sources = meter.take(accelerator)
-    taken = round(float(sums[3])) // accelerator.num_processes
-    absolute, relative, target = (sums[:3] / sums[3]).tolist() if taken else (None, None, None)
-    line = {
-        "step": step,
-        "absolute": absolute,
-        "relative": relative,
-        "target": target,
-        "skipped": steps - taken,
-        "learning_rate": learning_rate,
-        "seconds": round(seconds, 3),
-    }
-    return line | ({"sources": _of_sources(sources, of_sources.tolist())} if sources else {})
-
-
 def numbers_of(line: dict[str, Any]) -> dict[str, float | int]:
     """What of a line a tracker can draw."""
     flat = line | {f"validation/{name}": value for name, value in line.get("validation", {}).items()}
     return {name: value for name, value in flat.items() if isinstance(value, (int, float))}
-
-
-def _of_sources(sources: Sequence[SourceConfig], sums: list[list[float]]) -> list[dict[str, Any]]:
-    """The clips of each source since the last line, and the mean losses over them."""
-    return [
-        {
-            "root": source.name,
-            "clips": round(clips),
-            "absolute": absolute / clips if clips and source.labels != "none" else None,
-            "relative": relative / clips if clips and not source.single else None,
-        }
-        for source, (clips, absolute, relative) in zip(sources, sums, strict=True)
-    ]
 
 
 def progress_bar(show: bool) -> Progress:

@@ -20,22 +20,14 @@ from steadydepth.training.failures import explained
 from steadydepth.training.guard import MOST_BACK, N_CLIPS
 from steadydepth.training.label_free.teacher_depth import remove_teacher_depth
 from steadydepth.training.lock import alone_in
-from steadydepth.training.log import LOG, SKIPPED, add_line, keep_lines_until, line_of_losses, numbers_of, progress_bar
+from steadydepth.training.log import LOG, SKIPPED, add_line, keep_lines_until, numbers_of, progress_bar
 from steadydepth.training.model_card import write_card
 from steadydepth.training.processes import any_process
 from steadydepth.training.profile import StepClock
 from steadydepth.training.samples import Samples, open_samples, sample_numbers
 from steadydepth.training.setup import Setup, averaged_model, is_guarded, label_videos, set_up, set_watchers
 from steadydepth.training.signals import asked_to_stop
-from steadydepth.training.state import (
-    TrainingState,
-    Watchers,
-    back_off,
-    pack_state,
-    pack_watchers,
-    unpack_state,
-    unpack_watchers,
-)
+from steadydepth.training.state import TrainingState, Watchers, back_off, pack, unpack
 from steadydepth.training.step import take_step
 from steadydepth.training.validation import check_validation, validate
 from steadydepth.types import InputError
@@ -117,11 +109,7 @@ def train(config: Config | str | Path, *, profile: bool = False) -> Path:
 
 
 def outcome(folder: Path) -> tuple[int, bool]:
-    """The steps that the run in `folder` took, and whether its guard let it end: False where it stopped the run.
-
-    Args:
-        folder: of a run that has ended.
-    """
+    """The steps that the ended run in `folder` took, and whether its guard let it end: False where it stopped it."""
     checkpoint = load_checkpoint(folder)
     if checkpoint is None:
         return 0, True
@@ -145,8 +133,7 @@ def _go_on(
         _claim_folder(config, has_begun=checkpoint is not None)
         remove_remains(folder)
     if checkpoint is not None:
-        state = unpack_state(checkpoint, state, accelerator)
-        unpack_watchers(checkpoint, watchers, state.average.module, accelerator)
+        state = unpack(checkpoint, state, watchers, accelerator)
         logger.info("%s: going on after step %d of %d", folder, state.step, config.optim.steps)
     if accelerator.is_main_process:
         for name in (LOG, SKIPPED):
@@ -219,7 +206,7 @@ def take_steps(
                     logger.info("%s: %s", folder, clock.take())
             ends = watchers.stopped or state.step == steps or any_process(is_asked(), accelerator)
             if ends or state.step % config.run.checkpoint_every == 0:
-                content = pack_state(state, accelerator) | pack_watchers(watchers, accelerator)
+                content = pack(state, watchers, accelerator)
                 if is_main:
                     save_checkpoint(content, folder)
             _refuse_only_skipping(config, state)
@@ -231,15 +218,12 @@ def take_steps(
 def _log(setup: Setup, state: TrainingState, watchers: Watchers, *, seconds: float) -> str:
     """Write a line of losses with what the watchers find; returns the losses as text."""
     run, guard, accelerator = setup.config.run, watchers.guard, setup.accelerator
-    line = line_of_losses(
-        watchers.meter,
-        step=state.step,
-        steps=run.log_every,
-        learning_rate=state.optimizer.param_groups[-1]["lr"],
-        seconds=seconds,
-        sources=setup.config.data.sources,
-        accelerator=accelerator,
-    )
+    line = {
+        "step": state.step,
+        **watchers.meter.take(run.log_every, accelerator),
+        "learning_rate": state.optimizer.param_groups[-1]["lr"],
+        "seconds": round(seconds, 3),
+    }
     if guard is not None:
         line |= guard.check(state.average.module, accelerator)
         line["backed_off"] = guard.backed_off

@@ -23,10 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def open_accelerator(config: Config) -> "Accelerator":
-    """Accelerate for the processes that the launcher has started; InputError where it would become something else.
-
-    Args:
-        config: of the run; device, precision, tracker and sharding are used.
+    """Accelerate for the processes that the launcher has started.
 
     Raises:
         InputError: the device has no such precision, the tracker is not installed, or one process is to be sharded.
@@ -104,16 +101,11 @@ def gather(state: Any) -> Any:
 
 
 def spread(state: Mapping[str, Any], like: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Complete tensors sharded as those of the same names in `like` are; numbers stay as they are.
+    """Complete tensors sharded as those of the same names in `like` are; numbers stay as they are."""
 
-    Args:
-        state: complete tensors and numbers by name.
-        like: tensors of the same names, sharded or not.
-    """
-    return {name: _spread(value, like[name]) for name, value in state.items()}
+    def one(value: Any, like: Tensor) -> Any:
+        if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.ndim == 0:
+            return value
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
-
-def _spread(value: Any, like: Tensor) -> Any:
-    if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.ndim == 0:
-        return value
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return {name: one(value, like[name]) for name, value in state.items()}

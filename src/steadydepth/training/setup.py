@@ -76,7 +76,7 @@ def set_up(config: Config) -> tuple[Setup, TrainingState]:
         first = load_model(config.model.init, config.model.claims)
     teacher = frozen_copy(first).to(accelerator.device) if by_teacher else None
     claims = claims_of(model)
-    prepare_parts(model.to(accelerator.device), config)
+    _prepare_parts(model.to(accelerator.device), config)
     compared = last_layer(model, config.data.height, config.data.width) if config.loss.relative_features else None
     # FSDP2 takes no other order than the usual one.
     model = model.to(memory_format=torch.contiguous_format if config.run.shard else torch.channels_last)
@@ -128,12 +128,7 @@ def label_videos(setup: Setup) -> Setup:
 
 
 def set_watchers(setup: Setup, watched: Sequence[UInt8[np.ndarray, "t h w 3"]] = ()) -> Watchers:
-    """The sums of losses, early stopping and the guard of a run, before its first step.
-
-    Args:
-        setup: of the run.
-        watched: clips that a guard looks at; one at the least where `is_guarded`.
-    """
+    """The sums of losses, early stopping and the guard, of the clips `watched`, of a run before its first step."""
     config, guard = setup.config, None
     if is_guarded(config) and setup.teacher is not None:
         guard = Guard(
@@ -142,7 +137,7 @@ def set_watchers(setup: Setup, watched: Sequence[UInt8[np.ndarray, "t h w 3"]] =
             min_correlation=config.loss.min_log_depth_correlation,
             min_edges_kept=config.loss.min_edges_kept,
         )
-    meter = LossMeter(len(config.data.all_sources()), setup.accelerator.device)
+    meter = LossMeter(config.data, setup.accelerator.device)
     return Watchers(meter, EarlyStopping(config.run.patience), guard)
 
 
@@ -180,11 +175,7 @@ def choose_losses(config: Config) -> tuple[AbsoluteLoss, RelativeLoss]:
 def averaged_model(setup: Setup, state: TrainingState) -> nn.Module:
     """The model that is saved: the running average, none of it sharded; called in all processes together.
 
-    Args:
-        setup: of the run.
-        state: after any step.
-
-    Returns: a model that the next step changes again, or the next call.
+    The next step changes it again, or the next call.
     """
     if setup.unsharded is None:
         return state.average.module
@@ -231,12 +222,8 @@ def _with_upsampling(model: nn.Module, asked: ModelConfig) -> nn.Module:
     raise InputError(f"model.upsampling: {asked.upsampling}: {asked.init} {why}: leave it out")
 
 
-def prepare_parts(model: nn.Module, config: Config) -> None:
-    """Choose in place what of `model` is trained, and how; parameters without effect on the depth are frozen.
-
-    Raises:
-        InputError: the model has no weights, or none that are to be trained have an effect on the depth.
-    """
+def _prepare_parts(model: nn.Module, config: Config) -> None:
+    """Choose in place what of `model` is trained, and how; parameters without effect on the depth are frozen."""
     if not any(True for _ in model.parameters()):
         raise InputError(f"model.init: {config.model.init}: has no weights, and cannot be trained")
     if config.model.lora:
@@ -256,10 +243,6 @@ def average_weights(model: nn.Module, decay: float) -> AveragedModel:
     """A running average of weights and norm statistics: average <- d average + (1 - d) weights.
 
     d = min(decay, (1 + n) / (10 + n)) at update n, so that a short run is not an average of its start.
-
-    Args:
-        model: copied as it is now.
-        decay: in [0, 1).
     """
 
     def blend(average: torch.Tensor, weights: torch.Tensor, n: torch.Tensor | int) -> torch.Tensor:

@@ -46,13 +46,20 @@ class Watchers:
         return self.early_stopping.stopped or (self.guard is not None and self.guard.stopped)
 
 
-def pack_state(state: TrainingState, accelerator: "Accelerator") -> dict[str, Any]:
-    """What a checkpoint holds of `state`, with complete tensors; called in all processes together."""
-    from accelerate.utils import broadcast
+def pack(state: TrainingState, watchers: Watchers, accelerator: "Accelerator") -> dict[str, Any]:
+    """What a checkpoint holds, with complete tensors; called in all processes together.
+
+    Args:
+        state: of the run.
+        watchers: of the run.
+        accelerator: of the run.
+    """
+    from accelerate.utils import broadcast, gather_object
 
     model = accelerator.unwrap_model(state.model)
     # Each process has norm statistics of its own clips; a run that is resumed has those of the first.
     broadcast([*model.buffers(), *state.average.buffers()])
+    own = {"meter": watchers.meter.state_dict(), "random": random_state(accelerator.device)}
     return {
         "step": state.step,
         "rate_share": state.rate_share,
@@ -61,15 +68,23 @@ def pack_state(state: TrainingState, accelerator: "Accelerator") -> dict[str, An
         "average": gather(state.average.state_dict()),
         "optimizer": gather(state.optimizer.state_dict()),
         "scaler": accelerator.scaler and accelerator.scaler.state_dict(),
+        "processes": gather_object([own]),
+        "early_stopping": watchers.early_stopping.state_dict(),
+        "guard": watchers.guard and gather(watchers.guard.state_dict()),
     }
 
 
-def unpack_state(packed: dict[str, Any], state: TrainingState, accelerator: "Accelerator") -> TrainingState:
-    """The state that was packed, in the modules and the optimizer of `state`, sharded as they are.
+def unpack(
+    packed: dict[str, Any], state: TrainingState, watchers: Watchers, accelerator: "Accelerator"
+) -> TrainingState:
+    """The state that was packed, sharded as `state` is; watchers and random numbers go on from there as well.
+
+    With another number of processes than before, the first takes all sums of losses and dropout begins anew.
 
     Args:
-        packed: from `pack_state`, or read from a checkpoint.
+        packed: from `pack`, or read from a checkpoint.
         state: as `set_up` returned it; its modules and optimizer are changed in place.
+        watchers: as `set_watchers` returned them; they are changed in place.
         accelerator: of the run.
     """
     model = accelerator.unwrap_model(state.model)
@@ -84,45 +99,6 @@ def unpack_state(packed: dict[str, Any], state: TrainingState, accelerator: "Acc
     state.optimizer.load_state_dict(packed["optimizer"] | {"state": moments})
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(packed["scaler"])
-    plain = {name: packed[name] for name in ("step", "rate_share", "skipped_in_a_row")}
-    return replace(state, **plain)
-
-
-def back_off(state: TrainingState, accelerator: "Accelerator") -> TrainingState:
-    """The state that goes on from the weights of the average, with half of the learning rate and no momentum.
-
-    Args:
-        state: its average has the weights to go back to; it is not used again.
-        accelerator: of the run.
-    """
-    accelerator.unwrap_model(state.model).load_state_dict(state.average.module.state_dict())
-    state.optimizer.state.clear()
-    return replace(state, rate_share=state.rate_share / 2)
-
-
-def pack_watchers(watchers: Watchers, accelerator: "Accelerator") -> dict[str, Any]:
-    """What a checkpoint holds of the watchers and of each process; called in all processes together."""
-    from accelerate.utils import gather_object
-
-    own = {"meter": watchers.meter.state_dict(), "random": random_state(accelerator.device)}
-    return {
-        "processes": gather_object([own]),
-        "early_stopping": watchers.early_stopping.state_dict(),
-        "guard": watchers.guard and gather(watchers.guard.state_dict()),
-    }
-
-
-def unpack_watchers(packed: dict[str, Any], watchers: Watchers, average: nn.Module, accelerator: "Accelerator") -> None:
-    """Have the watchers, and this process's random numbers, go on from what was packed.
-
-    With another number of processes than before, the first takes all sums of losses and dropout begins anew.
-
-    Args:
-        packed: from `pack_watchers`, or read from a checkpoint.
-        watchers: as `set_watchers` returned them; they are changed in place.
-        average: the running average of the weights, as which the guard's weights are sharded.
-        accelerator: of the run.
-    """
     processes = packed["processes"]
     if len(processes) == accelerator.num_processes:
         own = processes[accelerator.process_index]
@@ -134,4 +110,12 @@ def unpack_watchers(packed: dict[str, Any], watchers: Watchers, average: nn.Modu
         watchers.meter.add_state_dict(own["meter"])
     watchers.early_stopping.load_state_dict(packed["early_stopping"])
     if watchers.guard is not None:
-        watchers.guard.load_state_dict(packed["guard"], average)
+        watchers.guard.load_state_dict(packed["guard"], state.average.module)
+    return replace(state, **{name: packed[name] for name in ("step", "rate_share", "skipped_in_a_row")})
+
+
+def back_off(state: TrainingState, accelerator: "Accelerator") -> TrainingState:
+    """The state that goes on from the weights of the average, with half of the learning rate and no momentum."""
+    accelerator.unwrap_model(state.model).load_state_dict(state.average.module.state_dict())
+    state.optimizer.state.clear()
+    return replace(state, rate_share=state.rate_share / 2)

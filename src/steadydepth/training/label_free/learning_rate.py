@@ -67,11 +67,7 @@ def find_learning_rate(setup: Setup, model: nn.Module, batches: Sequence[Batch],
 
 
 def largest_rate(losses: dict[float, float]) -> float:
-    """The rate at which the loss begins to become worse, between those that were tried by their logarithms.
-
-    Args:
-        losses: after the steps at each rate, from the lowest up; at 0 before any.
-    """
+    """The rate at which the loss, as in `FoundRate`, begins to become worse, by the logarithms of those tried."""
     most, before = WORSE * losses[0.0], 0.0
     for rate, loss in list(losses.items())[1:]:
         if not loss <= most:
@@ -84,11 +80,7 @@ def largest_rate(losses: dict[float, float]) -> float:
 
 
 def times_longer(n_scenes: int) -> float:
-    """How many times the largest rate for eight steps is taken for hundreds of them.
-
-    Args:
-        n_scenes: that the run learns from.
-    """
+    """How many times the largest rate for eight steps is taken for hundreds of them, by the scenes there are."""
     return float(np.interp(n_scenes, SCENES, LONGER))
 
 

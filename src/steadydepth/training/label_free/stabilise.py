@@ -136,13 +136,10 @@ def stabilise(
             n_frames = MOST_FRAMES if minutes is None else int(min(max(150 * minutes, PIECE), MOST_FRAMES))
             if not (out / VIDEOS).is_dir():
                 _gather(given, out, n_frames=n_frames, max_side=max_side)
-            config = _plan(
-                out, str(model),
-                strength=strength, steps=steps, max_side=max_side, layers=layers, seed=seed, device=device,
-            )  # fmt: skip
+            config = _plan(out, asked, device)
         before = _measure(str(model), out, BEFORE)
         if not (out / "config.yaml").is_file():
-            config = _tune(config, has_steps=steps is not None, minutes=minutes, started=started)
+            config = _tune(config, minutes=minutes if steps is None else None, started=started)
     train(config)
     if not (out / CARD).is_file():
         return None
@@ -227,35 +224,25 @@ def _pieces(n_frames: int, share: float) -> list[tuple[int, int]]:
     return [(first, first + PIECE) for first in ((n_frames - PIECE) * i // max(count - 1, 1) for i in range(count))]
 
 
-def _plan(
-    out: Path,
-    model: str,
-    *,
-    strength: float | None,
-    steps: int | None,
-    max_side: int,
-    layers: str,
-    seed: int,
-    device: str,
-) -> Config:
+def _plan(out: Path, asked: dict[str, Any], device: str) -> Config:
     """The preset for these videos, at a size like theirs; of the learning rate nothing is known yet."""
-    height, width = _training_size(out / VIDEOS, max_side)
-    steps = steps or STEPS
+    height, width = _training_size(out / VIDEOS, asked["max_side"])
+    steps = asked["steps"] or STEPS
     changes = {
         "data.root": out / VIDEOS,
         "data.height": height,
         "data.width": width,
-        "model.init": model,
+        "model.init": asked["model"],
         "optim.steps": steps,
         "run.folder": out,
-        "run.seed": seed,
+        "run.seed": asked["seed"],
         "run.device": device,
         "run.log_every": max(5, steps // 20),
     }
-    if strength is not None:
-        changes["data.teacher_strength"] = strength
-    if layers != "all":
-        changes["model.train"] = f"[{layers}]"
+    if asked["strength"] is not None:
+        changes["data.teacher_strength"] = asked["strength"]
+    if asked["layers"] != "all":
+        changes["model.train"] = f"[{asked['layers']}]"
     return load_config("stabilise", [f"{key}={value}" for key, value in changes.items()])
 
 
@@ -270,8 +257,8 @@ def _training_size(videos: Path, max_side: int) -> tuple[int, int]:
     return height, width
 
 
-def _tune(config: Config, *, has_steps: bool, minutes: float | None, started: float) -> Config:
-    """The config with the learning rate that suits the model, and as many steps as there is time for."""
+def _tune(config: Config, *, minutes: float | None, started: float) -> Config:
+    """The config with the learning rate that suits the model, and as many steps as there are minutes for, if any."""
     # What an earlier call left may be of another strength.
     remove_teacher_depth(config.run.folder)
     setup, state = set_up(config)
@@ -285,7 +272,7 @@ def _tune(config: Config, *, has_steps: bool, minutes: float | None, started: fl
     found = find_learning_rate(setup, state.model, batches, n_scenes=len(find_sequences(config.run.folder / VIDEOS)))
     changes: dict[str, Any] = {"learning_rate": found.learning_rate}
     run = config.run
-    if minutes is not None and not has_steps:
+    if minutes is not None:
         # What is measured before takes about as long as what is measured after.
         left = 60 * minutes - (time.monotonic() - started)
         steps = max(LEAST_STEPS, int(0.8 * left / found.step_s))
