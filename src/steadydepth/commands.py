@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steadydepth.errors import InputError
-from steadydepth.inference.depth_cache import Progress
+from steadydepth.files.progress import Progress
 from steadydepth.inference.filters import NONE
 from steadydepth.inference.live import LiveResult, stream_newest
 from steadydepth.inference.point_clouds import Lens
@@ -259,11 +259,9 @@ def stabilise(
 
 
 def report(runs: str | Path | Iterable[str | Path], out: str | Path | None = None) -> Path:
-    """Write one self-contained page of runs, or of a folder of them, at `out`; returns its path.
+    """Write one self-contained page of runs, or of a folder of them; returns its path.
 
-    Args:
-        runs: folders of runs.
-        out: the page; None takes report.html in the first folder.
+    It is `out`, or report.html in the first folder.
 
     Raises:
         InputError: there is no folder, or one that holds neither a run nor an evaluation.

@@ -22,7 +22,6 @@ from steadydepth.evaluation.clip_evaluation import CONTROLS as CONTROLS
 from steadydepth.evaluation.clip_evaluation import Settings, score_clip
 from steadydepth.evaluation.footage import footage_of
 from steadydepth.evaluation.sources import (
-    Progress,
     Source,
     is_model,
     sources_of_folder,
@@ -34,6 +33,7 @@ from steadydepth.evaluation.summary import ScoredClip, build_report, mean_over_c
 from steadydepth.evaluation.windows import Values
 from steadydepth.files.atomic_writes import check_folder, write_json
 from steadydepth.files.prefetch import ended_at_once
+from steadydepth.files.progress import Progress
 from steadydepth.files.stored_depth import open_array
 from steadydepth.inference.filters import choose_filter
 from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor

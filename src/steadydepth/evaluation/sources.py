@@ -16,6 +16,7 @@ from steadydepth.data.sequence_folder import Sequence, open_sequence
 from steadydepth.data.sequence_listing import name_of
 from steadydepth.evaluation.footage import Depth, Flow, Footage, excerpt
 from steadydepth.files.predictions import find_predictions
+from steadydepth.files.progress import Progress
 from steadydepth.files.stored_depth import open_predictions, open_raw
 from steadydepth.inference.filters import NONE, ChosenFilter
 from steadydepth.inference.predictor import Predictor, as_predictor
@@ -25,7 +26,6 @@ from steadydepth.ops.resize import fit_image
 from steadydepth.types import DepthFrames, InputError, State
 
 LOG = logging.getLogger(__name__)
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

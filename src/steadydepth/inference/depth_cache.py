@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 from steadydepth.data.cuts import Shots
+from steadydepth.files.progress import Progress
 from steadydepth.files.stored_depth import open_raw
 from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.frame_sources import DEFAULT_FPS, Image, Source
@@ -23,9 +24,6 @@ from steadydepth.ops.resize import resize_depth, shrink_image
 from steadydepth.types import Claims, DepthFrames, InputError
 
 LOG = logging.getLogger(__name__)
-
-# Called with what is done, how many frames of it, and how many there are (0: not known).
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,12 @@ def cache_depth(
         try:
             for result in results:
                 size, depth = result.image.shape[:2], result.network_depth
-                _check_shape(size, shape if n_done else size, f"{source.name}, frame {n_done}")
+                if n_done and size != shape:
+                    raise InputError(
+                        f"{source.name}, frame {n_done}: {size[0]} x {size[1]}, and those before it {shape[0]} x "
+                        f"{shape[1]}; what is written has one size: split the video there, or resize it; photos that "
+                        "are no video are given one by one (FOLDER/*.jpg)"
+                    )
                 depth = np.where(is_measured(depth, result.claims), depth, np.float32(np.nan))
                 depth_file.write(np.ascontiguousarray(depth).data)
                 starts += [n_done] * result.is_start
@@ -157,11 +160,3 @@ def _kept(frames: Iterable[Image], file: IO[bytes], max_side: int | None) -> Ite
     for frame in frames:
         file.write(np.ascontiguousarray(shrink_image(frame, max_side)).data)
         yield frame
-
-
-def _check_shape(shape: tuple[int, ...], first: tuple[int, ...], where: str) -> None:
-    if shape != first:
-        raise InputError(
-            f"{where}: {shape[0]} x {shape[1]}, and those before it {first[0]} x {first[1]}; what is written has one "
-            "size: split the video there, or resize it; photos that are no video are given one by one (FOLDER/*.jpg)"
-        )

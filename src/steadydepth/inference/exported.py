@@ -17,15 +17,7 @@ class ExportedNet(nn.Module):
     """The network of an exported file, on the CPU, for frames of any size; it has no weights that torch could see."""
 
     def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
-        """Open the file.
-
-        Args:
-            path: the file, as for `ExportedModel`.
-            threads: how many the runtime may use; None leaves the choice to it.
-
-        Raises:
-            InputError: as `ExportedModel` does.
-        """
+        """Open the file as `ExportedModel` does."""
         super().__init__()
         self.file = ExportedModel(path, threads=threads)
         self.claims = cast(Claims, self.file.claims)

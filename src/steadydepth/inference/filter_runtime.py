@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from steadydepth.errors import InputError
-from steadydepth.inference.onnx_session import open_onnx_session
+from steadydepth.errors import InputError, import_package
 from steadydepth.ops.fast_flow import flow_of_contrasts, local_contrasts
 from steadydepth.ops.filter_step import begin, filter_step, find_unit, from_log, guide_factor, padding
 
@@ -82,27 +81,13 @@ class VideoFilter:
         height, width = depth.shape
         return out[:height, :width].astype(depth.dtype), {**after, "contrasts": contrasts}
 
-    def begin(self, depth: Array, image: Array, unit: Array) -> FilterState:
-        """The state before a first frame, in a unit that is known already.
-
-        Args:
-            depth: (h, w), in the units of the claims.
-            image: RGB of the frame.
-            unit: offset and scale that logarithms are counted from.
-        """
+    def _begin(self, depth: Array, image: Array, unit: Array) -> FilterState:
+        """The state before a first frame, in a unit that is known already."""
         contrasts, frame = _guide(image)
         return {**begin(_pad(depth.astype(np.float32, copy=False)), frame, unit), "contrasts": contrasts}
 
-    def mean(self, depth: Array, one: FilterState, other: FilterState) -> Array:
-        """What two states say of the same frame, each with the weight of what it remembers.
-
-        Args:
-            depth: (h, w), what stands where neither remembers anything.
-            one: a state after that frame.
-            other: another one, as from the frames behind it.
-
-        Returns: in the units of the claims.
-        """
+    def _mean(self, depth: Array, one: FilterState, other: FilterState) -> Array:
+        """What two states say of the same frame, each with the weight of what it remembers; `depth` where none does."""
         factor = len(one["filtered"]) // len(one["age"])
         ages = [self._backend.enlarge(state["age"], factor) * state["known"] for state in (one, other)]
         total = ages[0] + ages[1]
@@ -110,6 +95,17 @@ class VideoFilter:
         height, width = depth.shape
         out = from_log(middle, one["unit"], self.claims)[:height, :width]
         return np.where(total[:height, :width] > 0, out, depth).astype(depth.dtype)
+
+    def back(self, held: list[tuple[Array, Array, FilterState]]) -> list[Array]:
+        """Frames that were filtered, each with the state after it, filtered from the last to the first as well."""
+        returned = []
+        state: FilterState = {}
+        for depth, image, there in reversed(held):
+            if there and not state:
+                state = self._begin(depth, image, there["unit"])
+            out, state = self.step(depth, image, state)
+            returned.append(self._mean(depth, there, state) if there and state else out)
+        return returned[::-1]
 
 
 class ExportedFilter(VideoFilter):
@@ -143,6 +139,23 @@ def open_gates(path: Path, threads: int | None = None) -> Gates:
     if [each.name for each in session.get_inputs()] != ["features"]:
         raise InputError(f"{path}: no learned filter; write it with export-filter")
     return lambda features: session.run(None, {"features": features})[0]
+
+
+def open_onnx_session(path: Path, threads: int | None = None) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU; None leaves the number of its threads to it.
+
+    Raises:
+        InputError: ONNX Runtime is not installed, or cannot read the file.
+    """
+    onnxruntime = import_package("onnxruntime", "onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    # Its errors share no other base.
+    except Exception as error:
+        raise InputError(f"{path}: ONNX Runtime cannot read it ({error}): write or copy it again") from error
 
 
 def _guide(image: Array) -> tuple[Array, Array]:
@@ -207,17 +220,6 @@ def filter_offline(
         for depth, image in fresh:
             _, state = learned.step(depth, image, state)
             held.append((depth, image, state))
-        yield from _back(held, len(held) if is_over else window, learned)
-        held = held[len(held) if is_over else window :]
-
-
-def _back(held: list[tuple[Array, Array, FilterState]], n_frames: int, learned: VideoFilter) -> list[Array]:
-    """The first `n_frames` of those held, filtered from the last to the first as well."""
-    returned = []
-    state: FilterState = {}
-    for depth, image, there in reversed(held):
-        if there and not state:
-            state = learned.begin(depth, image, there["unit"])
-        out, state = learned.step(depth, image, state)
-        returned.append(learned.mean(depth, there, state) if there and state else out)
-    return returned[::-1][:n_frames]
+        n_done = len(held) if is_over else window
+        yield from learned.back(held)[:n_done]
+        held = held[n_done:]

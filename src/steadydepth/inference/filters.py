@@ -109,22 +109,18 @@ def open_filter(filter: str | ChosenFilter | None, claims: Claims) -> DepthFilte
         raise InputError(f"filter {OFFLINE}: looks at later frames, which a live source has not: take {LEARNED}")
     if chosen.name == LEARNED:
         return chosen.learned(claims).step
-    return None if chosen.name == NONE else _Smoothing(cast(FilterName, chosen.name), claims in ("metric", "scale"))
+    return None if chosen.name == NONE else _smoothing(cast(FilterName, chosen.name), claims in ("metric", "scale"))
 
 
-@dataclass(frozen=True)
-class _Smoothing:
+def _smoothing(name: FilterName, is_log: bool) -> DepthFilter:
     """A filter of `ops.smoothing` as a step on depth of one frame; a value that does not count passes as it is."""
 
-    name: FilterName
-    is_log: bool
-
-    def __call__(
-        self, depth: Float[np.ndarray, "h w"], image: UInt8[np.ndarray, "h w 3"], state: FilterState | None
+    def step(
+        depth: Float[np.ndarray, "h w"], image: UInt8[np.ndarray, "h w 3"], state: FilterState | None
     ) -> tuple[Float[np.ndarray, "h w"], FilterState]:
-        usable = is_measured(depth, "metric" if self.is_log else "affine")
+        usable = is_measured(depth, "metric" if is_log else "affine")
         safe = np.where(usable, depth, 1).astype(np.float64)
-        values = np.where(usable, np.log(safe) if self.is_log else safe, np.nan).ravel()
+        values = np.where(usable, np.log(safe) if is_log else safe, np.nan).ravel()
 
         def motion() -> tuple[Places, Bool[np.ndarray, "n"]]:
             assert state is not None
@@ -132,9 +128,11 @@ class _Smoothing:
             return backward_places(flow.backward), flow.backward_visible.ravel()
 
         memory: Memory = {} if state is None else state["memory"]
-        smooth, memory = FILTERS[self.name](values, memory, motion)
-        filtered = (np.exp(smooth) if self.is_log else smooth).reshape(depth.shape).astype(depth.dtype)
+        smooth, memory = FILTERS[name](values, memory, motion)
+        filtered = (np.exp(smooth) if is_log else smooth).reshape(depth.shape).astype(depth.dtype)
         return np.where(usable, filtered, depth), {"memory": memory, "image": image.copy()}
+
+    return step
 
 
 def filter_depth(

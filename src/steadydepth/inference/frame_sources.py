@@ -63,7 +63,9 @@ def source_name(source: Input) -> str:
     if isinstance(source, int):
         return f"camera_{source}"
     if isinstance(source, str) and "://" in source:
-        return _name_of_url(source)
+        # Not all of it: a camera's address often has its password in it.
+        parts = urlsplit(source)
+        return re.sub(r"\W+", "_", f"{parts.hostname or ''}{parts.path}").strip("_")
     return name_of(Path(source))
 
 
@@ -113,13 +115,13 @@ def _open_path(path: Path) -> Source:
         return Source(name, lambda: read_ahead(read_video(path)), video.n_frames, video.fps, path)
     if is_sequence(path):
         sequence = open_sequence(path)
-        numbers = range(sequence.n_frames)
+        numbers, K = range(sequence.n_frames), sequence.K
         return Source(
             name,
             lambda: read_ahead(sequence.read_frames(i, i + 1)[0] for i in numbers),
             sequence.n_frames,
             sequence.fps,
-            camera=None if sequence.K is None else _fixed(sequence.K),
+            camera=None if K is None else lambda height, width: K,
         )
     if path.is_file() and path.suffix.lower() in FRAME_SUFFIXES:
         return Source(name, lambda: iter((read_colour(path),)), 1, names=(path.stem,))
@@ -131,16 +133,6 @@ def _open_path(path: Path) -> Source:
         f"{path} is no image ({', '.join(FRAME_SUFFIXES)}), no video ({', '.join(VIDEO_SUFFIXES)}) and no folder of "
         "either: convert it, or check the path"
     )
-
-
-def _fixed(K: Float64[np.ndarray, "3 3"]) -> Camera:
-    return lambda height, width: K
-
-
-def _name_of_url(url: str) -> str:
-    # Not all of it: a camera's address often has its password in it.
-    parts = urlsplit(url)
-    return re.sub(r"\W+", "_", f"{parts.hostname or ''}{parts.path}").strip("_")
 
 
 def _images(folder: Path) -> list[Path]:

@@ -2,10 +2,9 @@
 
 import logging
 import os
-import sys
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from typing import Any
 from steadydepth.errors import InputError, failure, why_refused
 from steadydepth.files.atomic_writes import check_folder, check_name, hidden_folder
 from steadydepth.files.predictions import read_noted
+from steadydepth.files.progress import Progress, progress_bar
 from steadydepth.files.video_read import probe_video, read_depth_video
-from steadydepth.inference.depth_cache import Progress, cache_depth
+from steadydepth.inference.depth_cache import cache_depth
 from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.frame_sources import Input, Source, expand_input, may_open, open_source, source_name
 from steadydepth.inference.point_clouds import Lens
@@ -94,15 +94,8 @@ def predict_files(
     if max_side is not None:
         predictor = Predictor(predictor.model, device=predictor.device, max_side=max_side, filter=predictor.filter)
     output = replace(output, made_by=predictor.noted() if format in NOTING else {})
-    sources, failed = _open_all(inputs, shard or (1, 1), lens)
+    sources, failed = _open_all(inputs, shard or (1, 1), lens, out, format)
     _check_cameras(sources, format)
-    for given, source in list(sources.items()):
-        try:
-            for name in (source.name, *outputs(source, format)):
-                check_name(name, out)
-        except InputError as error:
-            failed[given] = str(error)
-            del sources[given]
     _check_names(sources, format, keep_names=keep_names)
     _refuse_inputs(sources, out, format)
     done = {given for given, source in sources.items() if resume and _is_done(source, out, format)}
@@ -115,10 +108,11 @@ def predict_files(
         LOG.info("%s: has the outputs of %d inputs, which are left as they are%s", out, len(done), whatever)
     _refuse_outputs(missing, out, format, overwrite=overwrite, resume=resume)
     written: list[Path] = []
-    with _reporting(progress) as report:
+    with nullcontext(progress) if progress is not None else progress_bar() as report:
         for given, source in missing.items():
             try:
-                with _staging(out, source.name) as staging:
+                with hidden_folder(out, source.name) as staging:
+                    (staging / "ready").mkdir()
                     side = None if format in WITHOUT_PREVIEW else PREVIEW_SIDE
                     cached = cache_depth(
                         predictor, source, staging, filter=chosen, seconds=seconds, keep_side=side,
@@ -138,7 +132,7 @@ def predict_files(
 
 
 def _open_all(
-    inputs: Sequence[Path | str], shard: tuple[int, int], lens: Lens | None
+    inputs: Sequence[Path | str], shard: tuple[int, int], lens: Lens | None, out: Path, format: str
 ) -> tuple[dict[Input, Source], dict[Input, str]]:
     index, n_shards = shard
     if not 1 <= index <= n_shards:
@@ -153,7 +147,10 @@ def _open_all(
     sources: dict[Input, Source] = {}
     for each in expanded[index - 1 :: n_shards]:
         try:
-            sources[each] = _open(each, lens)
+            source = _open(each, lens)
+            for name in (source.name, *outputs(source, format)):
+                check_name(name, out)
+            sources[each] = source
         except (InputError, PermissionError) as error:
             failed[each] = why_refused(error)
     first: dict[str, Input] = {}
@@ -232,15 +229,14 @@ def _is_of_another_format(folder: Path, format: str) -> bool:
 
 def _was_cut(out: Path, names: list[str], there: list[str]) -> bool:
     """Whether a run that was killed between two renames left what is there; other files are somebody's own."""
-    return there == names[: len(there)] and _is_ours(out / there[0])
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether predict wrote that depth; folders are looked at elsewhere."""
+    if there != names[: len(there)]:
+        return False
+    path = out / there[0]
     try:
         if path.suffix == ".npz":
             with zipfile.ZipFile(path) as archive:
                 return {"depth.npy", "claims.npy"} <= set(archive.namelist())
+        # Folders are looked at elsewhere.
         return path.suffix != ".mkv" or next(read_depth_video(path), None) is not None
     except (InputError, OSError, zipfile.BadZipFile):
         return False
@@ -263,7 +259,7 @@ def _refuse_outputs(sources: dict[Input, Source], out: Path, format: str, *, ove
                 f"{out / there[-1]} is there without the rest of what predict writes: move it away, or say "
                 "overwrite=True (--overwrite)"
             )
-        for path in (out / name for name in outputs(source, format)):
+        for path in (out / name for name in names):
             if path.exists() and not (overwrite or resume):
                 raise InputError(f"{path} exists: choose another folder, or say overwrite=True (--overwrite)")
             if path.is_dir() and not overwrite and _is_of_another_format(path, format):
@@ -273,33 +269,11 @@ def _refuse_outputs(sources: dict[Input, Source], out: Path, format: str, *, ove
                 raise InputError(f"{path} is a folder with more than a prediction in it: choose another folder")
 
 
-@contextmanager
-def _staging(out: Path, name: str) -> Iterator[Path]:
-    """A hidden folder beside the outputs, so that they are renamed and not copied; it is removed at the end."""
-    with hidden_folder(out, name) as staging:
-        for folder in ("ready", "old"):
-            (staging / folder).mkdir()
-        yield staging
-
-
 def _publish(staging: Path, out: Path, names: list[str]) -> list[Path]:
+    """Rename what is ready to where it is looked for; what was there goes with `staging`."""
+    (staging / "old").mkdir()
     for name in names:
         if (out / name).exists():
             (out / name).rename(staging / "old" / name)
         (staging / "ready" / name).rename(out / name)
     return [out / name for name in names]
-
-
-@contextmanager
-def _reporting(progress: Progress | None) -> Iterator[Progress]:
-    """`progress` itself, or a bar on the terminal, or nothing when there is no terminal."""
-    if progress is not None or not sys.stderr.isatty():
-        yield progress or (lambda what, done, total: None)
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("")
-        yield lambda what, done, total: bar.update(task, description=escape(what), completed=done, total=total or None)

@@ -10,7 +10,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from steadydepth.errors import InputError, import_package
 from steadydepth.inference.filter_runtime import ExportedFilter as ExportedFilter
-from steadydepth.inference.onnx_session import open_onnx_session
+from steadydepth.inference.filter_runtime import open_onnx_session
 from steadydepth.ops.resize import check_image, enlarge_measured, fit_image
 
 # 1 named the image otherwise and had no state.
@@ -71,6 +71,10 @@ class ExportedModel:
         if not path.is_file():
             raise InputError(f"{path} does not exist; write it with export, or check the path")
         self._network, metadata = _OPENERS[path.suffix](path, threads)
+        # Sessions of ONNX Runtime may be called side by side; a request or method of the others has one set of buffers.
+        self._alone: AbstractContextManager[Any] = (
+            nullcontext() if path.suffix == SUFFIXES["onnx"] else threading.Lock()
+        )
         self.path = path
         self.metadata = _check_metadata(metadata, path)
         self.claims: str = self.metadata["claims"]
@@ -120,7 +124,8 @@ class ExportedModel:
             InputError: the state is not one of this file.
         """
         state = self.initial_state() if state is None else self._check_state(state)
-        depth, *after = self._network(np.ascontiguousarray(image)[None], state)
+        with self._alone:
+            depth, *after = self._network(np.ascontiguousarray(image)[None], state)
         return depth[0], dict(zip(self.state_names, after, strict=True))
 
     def _check_state(self, state: ArrayState) -> ArrayState:
@@ -177,13 +182,10 @@ def _open_openvino(path: Path, threads: int | None) -> tuple[Network, str]:
         ) from error
     metadata = model.get_rt_info(METADATA).astype(str) if model.has_rt_info(METADATA) else ""
 
-    alone = threading.Lock()  # a request has one set of buffers
-
     def run(image: NDArray[np.uint8], state: ArrayState) -> list[NDArray[Any]]:
-        with alone:
-            results = request.infer(_by_name(image, state))
-            # Copies: the next call writes into the same buffers.
-            return [results[number].copy() for number in range(len(results))]
+        results = request.infer(_by_name(image, state))
+        # Copies: the next call writes into the same buffers.
+        return [results[number].copy() for number in range(len(results))]
 
     return run, metadata
 
@@ -222,13 +224,10 @@ def _open_litert(path: Path, threads: int | None) -> tuple[Network, str]:
         raise InputError(f"{path}: LiteRT cannot read it ({error}): write or copy it again") from error
     image_at, depth_at = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
 
-    alone = threading.Lock()
-
     def run(image: NDArray[np.uint8], _: ArrayState) -> list[NDArray[Any]]:
-        with alone:
-            interpreter.set_tensor(image_at, image)
-            interpreter.invoke()
-            return [interpreter.get_tensor(depth_at)]
+        interpreter.set_tensor(image_at, image)
+        interpreter.invoke()
+        return [interpreter.get_tensor(depth_at)]
 
     return run, metadata
 
@@ -246,12 +245,9 @@ def _open_executorch(path: Path, threads: int | None) -> tuple[Network, str]:
     except (zipfile.BadZipFile, KeyError, RuntimeError) as error:
         raise InputError(f"{path}: ExecuTorch cannot read it ({error}): write or copy it again") from error
 
-    alone = threading.Lock()
-
     def run(image: NDArray[np.uint8], state: ArrayState) -> list[NDArray[Any]]:
-        with alone:
-            results = method.execute([torch.from_numpy(each) for each in (image, *state.values())])
-            return [each.numpy().copy() for each in results]
+        results = method.execute([torch.from_numpy(each) for each in (image, *state.values())])
+        return [each.numpy().copy() for each in results]
 
     return run, metadata
 

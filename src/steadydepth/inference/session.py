@@ -101,13 +101,6 @@ class VideoSession(Protocol):
         """Depth of each frame, uint8 RGB (h, w, 3), in order, as soon as it can be."""
 
 
-@runtime_checkable
-class _HasSize(Protocol):
-    """A model that was made for images of some size."""
-
-    max_side: int | None
-
-
 class Network:
     """A video depth model on its device: a few frames in, depth of its own size out; nothing is remembered."""
 
@@ -133,8 +126,8 @@ class Network:
             raise InputError(f"max_side is {max_side}; an exported file has a size of its own, {size}: leave it out")
         own = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         self.device = torch.device(device) if device is not None else own
-        own_side = model.max_side if isinstance(model, _HasSize) else None
-        self.model, self.max_side = model.to(self.device), max_side or own_side
+        # Of models that were made for images of some size.
+        self.model, self.max_side = model.to(self.device), max_side or getattr(model, "max_side", None)
         self._least_side = int(getattr(model, "least_side", 1))
 
     def fit(self, image: Image) -> Fitted:
@@ -148,12 +141,7 @@ class Network:
         return shrink_image(image, max(self.max_side, math.ceil(self._least_side * longer / shorter)))
 
     def __call__(self, images: list[Fitted], state: State | None) -> tuple[Float32[np.ndarray, "t i j"], State]:
-        """Depth of consecutive frames, in the units of `claims`, and the state that the last one leaves.
-
-        Args:
-            images: all of one size, as `fit` returns them.
-            state: what the call for the frames before returned; None begins a video.
-        """
+        """Depth of consecutive frames, in the units of `claims`, and the state that they leave, as of `Predicts`."""
         if isinstance(self.model, ExportedNet):
             # It takes bytes, without floats in between.
             return self.model.predict_images(images, state)
@@ -165,9 +153,7 @@ class Network:
     ) -> list[tuple[Float32[np.ndarray, "i j"], State]]:
         """Depth of the next frame of several videos at once, each with the state that it leaves.
 
-        Args:
-            images: a frame of each video, all of one size, as `fit` returns them.
-            states: what the frame before left in each video; `state_kind` is the same for all.
+        The images are of one size, as `fit` returns them, and the states of one `state_kind`.
         """
         if isinstance(self.model, ExportedNet):
             apart = [self.model.predict_images([image], state) for image, state in zip(images, states, strict=True)]
@@ -331,13 +317,10 @@ class Session:
                 held = []
                 self.reset()
             held.append(image)
-            if len(held) >= self._at_once(image):
+            if len(held) >= (self.chunk or self.network.frames_at_once(*image.shape[:2])):
                 yield from self._advance(held)
                 held = []
         yield from self._advance(held)
-
-    def _at_once(self, image: Image) -> int:
-        return self.chunk or self.network.frames_at_once(*image.shape[:2])
 
     def _advance(self, images: list[Image]) -> Iterator[_Predicted]:
         """Consecutive frames of one size through the network and the filter."""

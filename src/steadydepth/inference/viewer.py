@@ -8,11 +8,10 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from steadydepth.data.cuts import Shots
 from steadydepth.inference.live import LiveResult
-from steadydepth.inference.session import Result
 from steadydepth.ops.colours import colour_depth, follow_range
 from steadydepth.types import InputError
 
@@ -31,19 +30,29 @@ def show_live(results: Iterable[LiveResult], title: str) -> Iterator[LiveResult]
     # Without a screen Qt, which OpenCV opens its windows with, would end the process.
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise InputError("no window can be shown: there is no screen (DISPLAY is not set): leave --show out")
-    shown, shots = None, Shots()
-    for live in results:
-        predicted = live.result
-        is_cut = shots.begins_with(predicted.image)  # of which a network without memory does not know
-        before = None if predicted.is_start or is_cut else shown
-        shown = follow_range(before, predicted.depth, claims=predicted.claims)
-        image = np.hstack(
-            (predicted.image, colour_depth(predicted.depth, *shown, predicted.valid, claims=predicted.claims))
-        )
-        if _show(title, image) in _STOP_KEYS:
+    for live, colours in _coloured(results):
+        if _show(title, np.hstack((live.result.image, colours))) in _STOP_KEYS:
             break
         yield live
     cv2.destroyAllWindows()
+
+
+def _coloured(results: Iterable[LiveResult]) -> Iterator[tuple[LiveResult, UInt8[np.ndarray, "h w 3"]]]:
+    """The results with their depth in colours."""
+    shown, shots = None, Shots()
+    for live in results:
+        one = live.result
+        is_cut = shots.begins_with(one.image)  # of which a network without memory does not know
+        shown = follow_range(None if one.is_start or is_cut else shown, one.depth, claims=one.claims)
+        yield live, colour_depth(one.depth, *shown, one.valid, claims=one.claims)
+
+
+def _measured(results: Iterable[LiveResult]) -> Iterator[tuple[LiveResult, Float32[np.ndarray, "h w"]]]:
+    return ((live, live.result.measured.astype("<f4")) for live in results)
+
+
+# What is piped of the results, by FFmpeg's names.
+PIPES = {"rgb24": _coloured, "grayf32le": _measured}
 
 
 def pipe_live(results: Iterable[LiveResult], pipe: BinaryIO | BufferedIOBase, kind: str) -> Iterator[LiveResult]:
@@ -53,40 +62,25 @@ def pipe_live(results: Iterable[LiveResult], pipe: BinaryIO | BufferedIOBase, ki
         results: of one size.
         pipe: binary.
         kind: a key of `PIPES`: "rgb24", depth in colours that follow its range slowly, 3 bytes a pixel; or "grayf32le",
-            depth itself in the units of the claims, NaN where there is none. They are FFmpeg's names.
+            depth itself in the units of the claims, NaN where there is none.
 
     Raises:
         InputError: no such kind; or a result has another size, which a reader could not tell from the frames before.
     """
     if kind not in PIPES:
         raise InputError(f"pipe {kind!r}: unknown; there are {', '.join(PIPES)}")
-    shape, shown, shots = None, None, Shots()
-    for live in results:
-        one = live.result
-        is_cut = kind == "rgb24" and shots.begins_with(one.image)
-        shape = shape or one.depth.shape
-        if one.depth.shape != shape:
-            raise InputError(
-                f"frame {live.number}: {one.depth.shape}, those before {shape}; a pipe has one size: stop it"
-            )
-        shown = follow_range(None if one.is_start or is_cut else shown, one.depth, claims=one.claims)
+    first = None
+    for live, pixels in PIPES[kind](results):
+        shape = live.result.depth.shape
+        first = first or shape
+        if shape != first:
+            raise InputError(f"frame {live.number}: {shape}, those before {first}; a pipe has one size: stop it")
         try:
-            pipe.write(PIPES[kind](one, shown))
+            pipe.write(pixels.tobytes())
             pipe.flush()
         except BrokenPipeError:
             return
         yield live
-
-
-def _as_colours(result: Result, shown: tuple[float, float]) -> bytes:
-    return colour_depth(result.depth, *shown, result.valid, claims=result.claims).tobytes()
-
-
-def _as_floats(result: Result, shown: tuple[float, float]) -> bytes:
-    return result.measured.astype("<f4").tobytes()
-
-
-PIPES = {"rgb24": _as_colours, "grayf32le": _as_floats}
 
 
 def _show(title: str, image: UInt8[np.ndarray, "h w 3"]) -> int:

@@ -52,11 +52,7 @@ class Output:
     made_by: Mapping[str, Any] = field(default_factory=dict)
 
     def noted(self, filter: ChosenFilter) -> dict[str, Any]:
-        """What each output of a format of `NOTING` notes of how it was made.
-
-        Args:
-            filter: that is applied.
-        """
+        """What each output of a format of `NOTING` notes of how it was made."""
         names = {"keep_names": self.keep_names} if self.format in _NAMED else {}
         return {**filter.noted(), "format": self.format, **names, **self.made_by}
 
