@@ -124,7 +124,8 @@ def export_model(
         raise InputError(f"{to}: the model has a state, which only files for {', '.join(WITH_STATE)} can pass on")
     images = [fit_image(frame, height, width) for frame in (() if frames is None else frames)]
     if not images or metadata["state"]:  # what is given may be cuts alone, at which every session begins anew
-        images += [fit_image(frame, height, width) for frame in _synthetic()]
+        world = make_clip(0, fixed_camera=False, n_frames=5, height=96, width=128)
+        images += [fit_image(frame, height, width) for frame in world.frames]
     graph = _Step(move_taps(copy.deepcopy(model)), tuple(metadata["state"]))
     with staging(out) as part:
         WRITERS[to](graph, metadata, part)
@@ -133,10 +134,10 @@ def export_model(
         file = ExportedNet(part)
         rounded = [module for module in model.modules() if isinstance(module, TransformersDepth)]
         if rounded:
-            _report_rounding(out, greatest_difference(file, model, images))
+            _report_rounding(out, _greatest_difference(file, model, images))
         for module in rounded:
             module.rounds_pixels = False
-        difference = greatest_difference(file, model, images)
+        difference = _greatest_difference(file, model, images)
         if not difference <= TOLERANCE:
             raise InputError(
                 f"{out}: differs from the model by {difference:.2g} of its depth, and at most {TOLERANCE:g} is let "
@@ -263,16 +264,11 @@ def staging(out: Path) -> Iterator[Path]:
                 shutil.move(part.with_suffix(suffix), out.with_suffix(suffix))
 
 
-def greatest_difference(file: ExportedNet, model: nn.Module, images: list[Image]) -> float:
+def _greatest_difference(file: ExportedNet, model: nn.Module, images: list[Image]) -> float:
     """The greatest difference of a file from eager at any pixel of any image, both run by sessions.
 
     A file with a state runs two streams in turns, one of the images as they are and one backwards, each of which
     begins anew and keeps its own state. Differences are those of `relative_difference`.
-
-    Args:
-        file: what was written.
-        model: what it was written from.
-        images: of its size.
     """
     streams = [images, images[::-1]] if file.file.state_names else [images]
     pairs = zip(_run_in_turns(Network(file), streams), _run_in_turns(Network(model), streams), strict=True)
@@ -294,7 +290,3 @@ def relative_difference(
     """|depth - eager| at each pixel over |eager|, or over a hundredth of its mean where it is less than that."""
     size = np.maximum(np.abs(eager), np.abs(eager).mean() / 100)
     return np.abs(depth - eager) / np.maximum(size, np.finfo(np.float32).tiny)
-
-
-def _synthetic() -> list[Image]:
-    return list(make_clip(0, fixed_camera=False, n_frames=5, height=96, width=128).frames)

@@ -1,6 +1,5 @@
 """The network of the learned filter as a file that `steadydepth.inference.runtime` runs without torch."""
 
-import json
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -9,11 +8,10 @@ import numpy as np
 import torch
 
 from steadydepth.errors import import_extra
-from steadydepth.exporters.targets import quiet
+from steadydepth.exporters.targets import described, quiet
 from steadydepth.files.atomic_writes import check_file, new_file
 from steadydepth.inference.filter_runtime import open_gates
 from steadydepth.inference.filters import LEARNED, choose_filter
-from steadydepth.inference.runtime import METADATA
 from steadydepth.models.temporal_filter import WEIGHTS, load_gates
 from steadydepth.ops.filter_step import N_FEATURES
 from steadydepth.types import InputError
@@ -56,11 +54,8 @@ def export_filter(out: str | Path, *, filter: str = LEARNED) -> Path:
                 gates, (features,), dynamo=True, verbose=False, dynamic_shapes=(sides,),
                 input_names=["features"], output_names=["gates"],
             )  # fmt: skip
-        assert program is not None
-        for node in program.model.graph.all_nodes():
-            node.metadata_props.clear()
-        program.model.metadata_props[METADATA] = json.dumps({"filter": str(chosen), "version": version("steadydepth")})
-        program.save(part, external_data=False)
+        metadata = {"filter": str(chosen), "version": version("steadydepth")}
+        described(program, metadata).save(part, external_data=False)
         other_size = features[..., :31, :43].contiguous()
         found, expected = open_gates(part)(other_size.numpy()), gates(other_size).detach().numpy()
         if not (difference := float((np.abs(found - expected) / np.maximum(expected, 1)).max())) <= TOLERANCE:

@@ -53,11 +53,16 @@ def write_onnx(
         if decompositions:
             exported = exported.run_decompositions(decompositions)
         program = torch.onnx.export(exported, dynamo=True, input_names=inputs, output_names=outputs, verbose=False)
+    described(program, metadata).save(path, external_data=False)
+
+
+def described(program: torch.onnx.ONNXProgram | None, metadata: dict[str, Any]) -> torch.onnx.ONNXProgram:
+    """What `torch.onnx.export` returned, changed in place: our metadata, and none of its notes on each node."""
     assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
     program.model.metadata_props[METADATA] = json.dumps(metadata)
-    program.save(path, external_data=False)
+    return program
 
 
 def _write_openvino(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
 from torch.utils import _pytree
 
 from steadydepth.exporters.bench import time_in_turn
@@ -94,13 +93,12 @@ def _operators(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     """The exported graph, an operator a line: its name, its inputs, and the shapes of its outputs."""
     graph = trace(model, inputs).graph
     numbers = {node: number for number, node in enumerate(graph.nodes)}
-    return [_line(node, numbers) for node in graph.nodes if node.op == "call_function"]
-
-
-def _line(node: Node, numbers: dict[Node, int]) -> str:
-    given = torch.fx.map_arg((node.args, node.kwargs), lambda one: f"%{numbers[one]}")
-    shapes = [list(one.shape) for one in _pytree.tree_leaves(node.meta.get("val")) if isinstance(one, Tensor)]
-    return f"{node.target}{given} -> {shapes}"
+    lines = []
+    for node in graph.find_nodes(op="call_function"):
+        given = torch.fx.map_arg((node.args, node.kwargs), lambda one: f"%{numbers[one]}")
+        shapes = [list(one.shape) for one in _pytree.tree_leaves(node.meta.get("val")) if isinstance(one, Tensor)]
+        lines.append(f"{node.target}{given} -> {shapes}")
+    return lines
 
 
 def _compare_graphs(before: list[str], after: list[str]) -> list[str]:
