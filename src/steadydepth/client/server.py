@@ -13,8 +13,7 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from steadydepth.client.images import Encoding, ServedDepth, StreamedDepth, encode_image
-from steadydepth.client.stream import Stream
+from steadydepth.client.stream import Encoding, ServedDepth, Stream, StreamedDepth, encode_image
 from steadydepth.errors import InputError, import_package
 from steadydepth.files.prefetch import check_seconds
 from steadydepth.serving.messages import FORMATS, PROTOCOL
@@ -113,10 +112,7 @@ class Client:
         return stream.run()
 
     def connect(self, path: str) -> Any:
-        """A WebSocket, open.
-
-        Args:
-            path: of the server, from its slash on.
+        """A WebSocket at that path of the server, open.
 
         Raises:
             InputError: the server refuses it for good, or websockets is not installed.

@@ -1,4 +1,4 @@
-"""Depth of frames in order over connections that may be cut."""
+"""What goes to a server and what comes back: images, encoded, and depth, in order over connections that may be cut."""
 
 import json
 import logging
@@ -9,21 +9,57 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from steadydepth.client.images import Encoding, StreamedDepth, encode_image
 from steadydepth.errors import InputError
 from steadydepth.files.prefetch import BEGIN_S, Feed
 from steadydepth.ops.resize import check_image
 from steadydepth.serving.messages import WINDOW, decode_depth, pack, unpack
 
 LOG = logging.getLogger(__name__)
+Encoding = Literal["jpeg", "png", "rgb"]
+_JPEG_QUALITY = 90
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0  # between two attempts to connect, doubled from one to the next
 _MOST_IN_VAIN = 6  # connections, one after another, that end without an answer
 _LOOK_EVERY_S = 1.0  # whether an answer is overdue
+
+
+@dataclass(frozen=True)
+class ServedDepth:
+    """Depth of one image, of its size."""
+
+    depth: NDArray[np.float32]  # (h, w) in the units of `claims`; NaN where there is no value
+    claims: str  # metric (metres), scale, affine or disparity
+    model: str  # name and version of the model that answered
+
+
+@dataclass(frozen=True)
+class StreamedDepth(ServedDepth):
+    """Depth of one frame of a stream."""
+
+    number: int  # of the frame in its source, from 0
+    image: NDArray[np.uint8]  # the frame, RGB (h, w, 3)
+    is_start: bool  # whether nothing before it was remembered: the first one, a cut, a new connection or model
+    n_skipped: int  # frames that were left out since the answer before
+    latency_s: float  # from sending to here
+    flicker: float | None  # of the stream so far, per cent of depth a frame
+
+
+def encode_image(image: NDArray[Any], encoding: Encoding) -> bytes:
+    """An image as JPEG or PNG.
+
+    Raises:
+        InputError: it is no image, or has a size that the encoding has not.
+    """
+    flags = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if encoding == "jpeg" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    is_encoded, data = cv2.imencode(f".{encoding}", np.ascontiguousarray(check_image(image)[..., ::-1]), flags)
+    if not is_encoded:
+        raise InputError(f"an image of {image.shape} cannot be encoded as {encoding}")
+    return data.tobytes()
 
 
 @dataclass(frozen=True)
