@@ -358,7 +358,8 @@ def test_predict_and_stream_through_a_server_are_those_of_the_model(tmp_path, se
 
     live = list(sd.stream(slowly(), server=served.url))
     assert live[-1].number == 7
-    near = np.abs(live[0].result.depth - averages(grey)[0])
+    # On a busy machine the first frames are left out before there is a connection.
+    near = np.abs(live[0].result.depth - averages(grey[live[0].number :])[0])
     assert live[0].result.is_start
     assert near.mean() < 3
     image = ServedPredictor(served.url).predict(frames[0])
