@@ -94,7 +94,7 @@ def _operators(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     graph = trace(model, inputs).graph
     numbers = {node: number for number, node in enumerate(graph.nodes)}
     lines = []
-    for node in graph.find_nodes(op="call_function"):
+    for node in (node for node in graph.nodes if node.op == "call_function"):
         given = torch.fx.map_arg((node.args, node.kwargs), lambda one: f"%{numbers[one]}")
         shapes = [list(one.shape) for one in _pytree.tree_leaves(node.meta.get("val")) if isinstance(one, Tensor)]
         lines.append(f"{node.target}{given} -> {shapes}")
