@@ -1,5 +1,6 @@
 """Training of the learned filter: what it learns from, and that it learns."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from safetensors.torch import load_file
 
 from steadydepth.config import FilterConfig
 from steadydepth.config_files import load_filter_config
+from steadydepth.data.sequence_folder import find_sequences, open_sequence
+from steadydepth.data.shards.write import pack
 from steadydepth.filter_training import train
 from steadydepth.filter_training.clips import MARGIN_PX, _chain, _sampled, cut_to, draw_clip, label_clip
 from steadydepth.filter_training.imagined import imagine
@@ -167,6 +170,28 @@ def test_it_goes_on_from_weights_and_learns_from_more_folders_of_the_same_size(c
     make_world(tmp_path / "more", n_clips=1, seed=4, n_frames=6, height=64, width=64, workers=1)
     with pytest.raises(InputError, match=r"64 x 64 and others of 96 x 128: render all of one size"):
         train_filter(config.model_copy(update={"out": tmp_path / "none.safetensors", **going_on}))
+
+
+def test_no_clip_of_further_folders_crosses_a_cut_that_is_noted(config, tmp_path):
+    make_world(tmp_path / "more", n_clips=1, seed=3, n_frames=7, workers=1)
+    pack(tmp_path / "more", tmp_path / "packed", codec="png")
+    config = config.model_copy(update={"more_data": [tmp_path / "packed"]})
+
+    def note(*cuts):
+        index = tmp_path / "packed" / "index.json"
+        noted = json.loads(index.read_text())
+        noted["sequences"][0]["cuts"] = cuts
+        index.write_text(json.dumps(noted | {"version": 2}))
+
+    note(3, 6)
+    read = train._read_clips(config)
+    # The one frame behind the second cut shows no motion.
+    assert [len(clip.frames) for clip in read] == [6, 6, 3, 3]
+    frames = open_sequence(find_sequences(tmp_path / "more")[0]).read().frames
+    np.testing.assert_array_equal(read[-1].frames, frames[3:6])
+    note(*range(1, 7))
+    with pytest.raises(InputError, match="no two frames of one shot"):
+        train._read_clips(config)
 
 
 def test_the_shipped_recipe_is_read(tmp_path):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from steadydepth.config import FilterConfig
 from steadydepth.config_files import load_filter_config
+from steadydepth.data.cuts import shots_of
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
 from steadydepth.files.tensors import write_tensors
 from steadydepth.filter_training.clips import LabelledClip, Lesson, draw_lesson, label_clip
@@ -135,11 +136,17 @@ def _read_clips(config: FilterConfig) -> list[LabelledClip]:
     base = None if config.base is None else load_model(config.base)
     clips: list[LabelledClip] = []
     for folder in (*folders, *(path for more in config.more_data for path in find_sequences(more))):
-        clip = open_sequence(folder).read()
-        if clips and clip.frames.shape[1:3] != clips[0].frames.shape[1:3]:
-            sizes = (f"{h} x {w}" for h, w in (clip.frames.shape[1:3], clips[0].frames.shape[1:3]))
-            raise InputError(f"{folder}: has frames of {' and others of '.join(sizes)}: render all of one size")
-        clips.append(label_clip(clip, None if base is None else _predict(base, clip)))
+        sequence = open_sequence(folder)
+        # A point before a cut is not there after it: each shot is a clip; one frame alone has no motion to learn from.
+        shots = [shot for shot in shots_of(sequence) if len(shot) > 1]
+        if not shots:
+            raise InputError(f"{folder}: has no two frames of one shot, and so no motion to learn from: leave it out")
+        for shot in shots:
+            clip = sequence.read(shot.start, shot.stop)
+            if clips and clip.frames.shape[1:3] != clips[0].frames.shape[1:3]:
+                sizes = (f"{h} x {w}" for h, w in (clip.frames.shape[1:3], clips[0].frames.shape[1:3]))
+                raise InputError(f"{folder}: has frames of {' and others of '.join(sizes)}: render all of one size")
+            clips.append(label_clip(clip, None if base is None else _predict(base, clip)))
     return clips
 
 
