@@ -168,6 +168,20 @@ def test_long_videos_are_taken_in_pieces_evenly_spread_and_short_ones_whole(tmp_
     assert open_sequence(tmp_path / "out" / "measured" / "walk_000018").n_frames == 5
 
 
+@pytest.mark.parametrize("n_frames", [1, 2])
+def test_videos_too_short_to_learn_from_are_refused_at_once_in_words_of_this_command(tmp_path, start, n_frames):
+    (tmp_path / "short" / "rgb").mkdir(parents=True)
+    for number in range(n_frames):
+        cv2.imwrite(str(tmp_path / "short" / "rgb" / f"{number:04d}.png"), np.zeros((48, 64, 3), np.uint8))
+    (tmp_path / "short" / "meta.json").write_text('{"fps": 10}')
+    with pytest.raises(
+        InputError, match=rf"short: has {n_frames} frames?, .* 3 in a row: give a longer video"
+    ) as found:
+        room.stabilise(tmp_path / "short", model=start, out=tmp_path / "calm", steps=2, device="cpu")
+    assert "clip_length" not in str(found.value)
+    assert not (tmp_path / "calm" / "videos").exists()
+
+
 def test_two_videos_of_one_name_and_times_that_are_none_are_refused(tmp_path, video, start):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "walk.mp4").write_bytes(video.read_bytes())

@@ -195,6 +195,10 @@ def _gather(videos: list[Path], out: Path, *, n_frames: int, max_side: int) -> N
     if packed := [path for path in found if not path.exists()]:
         raise InputError(f"{packed[0]}: is packed: give the folder or the videos that it was packed from")
     lengths = {path: open_sequence(path).n_frames for path in found}
+    longest, least = max(lengths, key=lengths.__getitem__), load_config("stabilise").data.clip_length
+    if lengths[longest] < least:
+        has = f"has {lengths[longest]} frame{'s' if lengths[longest] > 1 else ''}, and no other one has more"
+        raise InputError(f"{longest}: {has}; stabilise learns from at least {least} in a row: give a longer video")
     share = min(1.0, n_frames / sum(lengths.values()))
     (out / MEASURED).mkdir(parents=True, exist_ok=True)
     part = out / PART
