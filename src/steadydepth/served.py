@@ -28,7 +28,8 @@ class ServedPredictor(Predictor):
         self.client = _client(url)
         known = self.client.models()
         self._claims, self._filters = cast(Claims, known["claims"]), known["filters"]
-        self._model = f"{known['model']} {known['version']}"
+        # Servers of 0.2.0 give a number that begins from 1 with each start of theirs, and nothing better.
+        self._made_by = known.get("made_by") or {"model": f"{known['model']} {known['version']}"}
         self.filter = ChosenFilter(known.get("filter", NONE))  # servers of 0.2.0 do not say
 
     @property
@@ -37,8 +38,8 @@ class ServedPredictor(Predictor):
         return self._claims
 
     def noted(self) -> dict[str, Any]:
-        """What outputs note of the model: the name and the version that the server gives it."""
-        return {"model": self._model}
+        """What outputs note of the model, as if it were here: the server says it."""
+        return dict(self._made_by)
 
     def predict(self, image: AnyImage) -> Result:
         """Depth of one image by itself, (h, w) of its size; a filter has no part in it."""

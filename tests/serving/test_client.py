@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from served import Average, averages, film, serving
 from training_server import make_model
 from typer.testing import CliRunner
@@ -423,6 +424,34 @@ def test_the_filter_of_a_server_is_left_out_on_request_and_noted(tmp_path):
     assert np.abs(depth["own"] - depth["none"]).max() > 0.1
     noted = [str(np.load(tmp_path / name / "clip.npz")["filter"]) for name in ("own", "none", "ema")]
     assert noted == ["ema", "none", "ema"]
+
+
+def test_what_a_server_made_is_told_from_what_another_model_made_after_each_of_its_starts(tmp_path):
+    """Each start counts versions from 1 again, whatever model it is given."""
+
+    def weighted(base):
+        model = Average(base)
+        model.register_buffer("base_of_it", torch.tensor(base))
+        return model
+
+    def predict(server, **options):
+        sd.predict(tmp_path / "clip.mp4", out=tmp_path / "there", **server, **options)
+        return read_predictions(tmp_path / "there", "clip")[0]
+
+    write_video(tmp_path / "clip.mp4", list(film(2, 6, height=48, width=64)), 10.0)
+    with serving(weighted(1.0)) as server:
+        first = predict({"server": server.url})
+    with serving(weighted(5.0)) as server:
+        with pytest.raises(InputError, match=r"clip\.npz: was made with another model"):
+            predict({"server": server.url}, resume=True)
+        server.app.state.models.add("first", Predictor(weighted(1.0)))
+        server.app.state.models.put_into_service("first")
+        np.testing.assert_array_equal(predict({"server": server.url}, resume=True), first)
+        server.app.state.models.put_into_service("model")
+        other = predict({"server": server.url}, resume=True, overwrite=True)
+    np.testing.assert_allclose(other, first + 4, rtol=1e-6)
+    # What is here is the same model as well.
+    np.testing.assert_array_equal(predict({"model": weighted(5.0)}, resume=True), other)
 
 
 def test_a_server_in_place_of_a_model_is_one_of_both(tmp_path, served):

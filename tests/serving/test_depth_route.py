@@ -100,6 +100,7 @@ def test_a_server_says_what_it_has(http):
     assert http.get("/readyz").json() == {"status": "ready"}
     assert http.get("/v1/models").json() == {
         "model": "model", "version": 1, "claims": "metric", "models": ["model"],
+        "made_by": Predictor(Average()).noted(),
         "filter": "none", "filters": ["none", "learned", "ema", "ema_0.8", "median", "flow_ema"],
     }  # fmt: skip
     assert http.put("/v1/models/current", json={"model": "nobody"}).status_code == 404

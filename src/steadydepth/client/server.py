@@ -48,7 +48,7 @@ class Client:
         self.timeout_s, self._context = timeout_s, context
 
     def models(self) -> dict[str, Any]:
-        """The model in service (`model`, `version`, `claims`), and the names of all `models` and `filters`."""
+        """Of `GET /v1/models`: the `model` in service, its `claims`, names of all `models` and `filters`, and more."""
         return json.loads(self._request("GET", "/v1/models")[0])
 
     def predict(self, image: NDArray[Any]) -> ServedDepth:

@@ -17,12 +17,16 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class InService:
-    """A model that answers, and the number of the change that brought it: each answer says both."""
+    """A model that answers, and the number of the change that brought it: each answer says both.
+
+    That number is of this process alone; `made_by`, what outputs note of the model, tells models apart for good.
+    """
 
     name: str
     version: int
     predictor: Predictor
     batcher: Batcher
+    made_by: dict[str, Any]
 
 
 class Models:
@@ -38,7 +42,7 @@ class Models:
         name = "model" if isinstance(model, Predictor) else _plain(str(model))
         self._known: dict[str, str | Path | Predictor] = {name: model}
         self._lock = threading.Lock()
-        self._current = InService(name, 1, predictor, Batcher(predictor.network))
+        self._current = InService(name, 1, predictor, Batcher(predictor.network), predictor.noted())
 
     @property
     def current(self) -> InService:
@@ -90,8 +94,8 @@ class Models:
             predictor = model if isinstance(model, Predictor) else load(model)
             # The first call of a network is slow, and shows what is broken: neither is for the streams to find out.
             predictor.predict(np.zeros((192, 256, 3), np.uint8))
-            before = self._current
-            self._current = InService(name, before.version + 1, predictor, Batcher(predictor.network))
+            before, made_by = self._current, predictor.noted()
+            self._current = InService(name, before.version + 1, predictor, Batcher(predictor.network), made_by)
             before.batcher.retire()
         return self._current
 

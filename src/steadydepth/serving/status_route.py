@@ -26,6 +26,7 @@ class ModelList(BaseModel):
                 "model": "steady",
                 "version": 1,
                 "claims": "metric",
+                "made_by": {"model": "5d1c9a3e0b7f2468", "max_side": 0},
                 "models": ["steady", "stabilised"],
                 "filter": "learned",
                 "filters": ["none", "learned"],
@@ -33,8 +34,11 @@ class ModelList(BaseModel):
         }
     )
     model: str = Field(description="The one in service")
-    version: int = Field(description="Counts the changes of the one in service, from 1")
+    version: int = Field(description="Counts the changes of the one in service since the server began, from 1")
     claims: Claims = Field(description="What its numbers mean")
+    made_by: dict[str, str | int] = Field(
+        description="What outputs note of it: its checksum, whoever serves it, and the longer side that it sees"
+    )
     models: list[str] = Field(description="All that can be put into service")
     filter: str = Field(description="That of streams that name none")
     filters: list[str] = Field(description="All that a stream can name")
@@ -82,7 +86,8 @@ async def put_into_service(request: Request, choice: Choice) -> dict[str, Any]:
 def _listed(request: Request) -> dict[str, Any]:
     state = request.app.state
     filters = {"filter": state.filters.default_name, "filters": state.filters.names(request.state.identity)}
-    return {**describe(state.models.current), "models": state.models.names(), **filters}
+    current = state.models.current
+    return {**describe(current), "made_by": current.made_by, "models": state.models.names(), **filters}
 
 
 @router.get("/healthz", summary="Whether the process lives")
