@@ -6,36 +6,46 @@ const TUS = { "Tus-Resumable": "1.0.0" };
 const LEAST = 1 << 18, MOST = 1 << 23; // bytes of a piece
 const GOOD_S = 2; // that a piece takes, about
 const PATIENCE = 8; // attempts in a row without a byte
+const PASSING = [408, 409, 423, 429, 460, 500, 502, 503, 504]; // of HTTP, which may be over at the next attempt
 
 // `onProgress` is called with the bytes that are there.
 export async function sendFile(file, onProgress) {
   const key = `upload ${file.name} ${file.size} ${file.lastModified}`;
-  let place = localStorage.getItem(key), offset = place && (await offsetOf(place));
+  let place = localStorage.getItem(key), offset = place && (await insist(() => offsetOf(place))), size = 1 << 20;
   if (offset == null) {
     place = await create(file);
     offset = 0;
     localStorage.setItem(key, place);
   }
-  let size = 1 << 20, failures = 0;
-  while (offset < file.size) {
-    onProgress(offset);
-    const begun = performance.now();
-    try {
-      offset = await sendPiece(place, file.slice(offset, offset + size), offset);
-      const took = (performance.now() - begun) / 1e3;
-      size = Math.min(MOST, Math.max(LEAST, Math.round((size * GOOD_S) / Math.max(took, GOOD_S / 2))));
-      failures = 0;
-    } catch (error) {
-      // Of what the server refuses for good nothing gets better by sending it again.
-      if (error instanceof Refused && ![408, 409, 423, 429, 460, 500, 502, 503].includes(error.status)) throw error;
-      if (++failures > PATIENCE) throw error;
-      await new Promise((resolve) => setTimeout(resolve, Math.min(8000, 250 * 2 ** failures)));
+  const sendNext = async (isAgain) => {
+    if (isAgain) {
       size = Math.max(LEAST, size >> 1);
       offset = (await offsetOf(place)) ?? offset;
     }
-  }
+    onProgress(offset);
+    if (offset === file.size) return;
+    const begun = performance.now();
+    offset = await sendPiece(place, file.slice(offset, offset + size), offset);
+    const took = (performance.now() - begun) / 1e3;
+    size = Math.min(MOST, Math.max(LEAST, Math.round((size * GOOD_S) / Math.max(took, GOOD_S / 2))));
+  };
+  while (offset < file.size) await insist(sendNext);
   onProgress(offset);
   localStorage.removeItem(key);
+}
+
+// What `attempt` gives, tried again as long as it fails for a reason that may pass; it is told whether it is tried again.
+async function insist(attempt) {
+  for (let failures = 0; ; ) {
+    try {
+      return await attempt(failures > 0);
+    } catch (error) {
+      // Of what the server refuses for good nothing gets better by sending it again.
+      if (error instanceof Refused && !PASSING.includes(error.status)) throw error;
+      if (++failures > PATIENCE) throw error;
+      await new Promise((resolve) => setTimeout(resolve, Math.min(8000, 250 * 2 ** failures)));
+    }
+  }
 }
 
 async function create(file) {
@@ -44,12 +54,13 @@ async function create(file) {
   return (await ask("v1/uploads", { method: "POST", headers })).headers.get("Location");
 }
 
-// How many bytes are there; null where the upload has gone, or the server does not answer.
+// How many bytes are there; null where the upload has gone.
 async function offsetOf(place) {
   try {
     return Number((await ask(place, { method: "HEAD", headers: TUS })).headers.get("Upload-Offset"));
-  } catch {
-    return null;
+  } catch (error) {
+    if (error instanceof Refused && error.status === 404) return null;
+    throw error;
   }
 }
 
