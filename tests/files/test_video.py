@@ -7,6 +7,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 from steadydepth.data.checks import check_data
 from steadydepth.data.conversion import convert_video
@@ -169,7 +170,14 @@ def test_written_video_plays_in_browsers_and_keeps_its_colours(tmp_path, height,
     with av.open(str(tmp_path / "out.mp4")) as file:
         stream = file.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        # No player has to guess: in the stream, in each frame, and in the container.
+        for told in (stream.codec_context, next(file.decode(stream))):
+            assert (told.color_primaries, told.color_trc, told.colorspace) == (
+                ColorPrimaries.BT709, ColorTrc.BT709, Colorspace.ITU709,
+            )  # fmt: skip
+            assert told.color_range == ColorRange.MPEG
     data = (tmp_path / "out.mp4").read_bytes()
+    assert b"colrnclx" + bytes((0, 1, 0, 1, 0, 1, 0)) in data
     assert data.index(b"moov") < data.index(b"mdat")
     (last,) = read_video(tmp_path / "out.mp4", 5)
     np.testing.assert_allclose(last[4, 4], (200, 40, 90), atol=3)

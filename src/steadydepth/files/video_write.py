@@ -12,7 +12,7 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from jaxtyping import UInt8, UInt16
 
 from steadydepth.files.atomic_writes import new_file
@@ -38,6 +38,7 @@ def write_video(
 ) -> None:
     """Write RGB frames as H.264 in yuv420p, which browsers play; lossy, complete or not at all.
 
+    The file states BT.709 as its primaries, transfer and matrix, in limited range, so that no player guesses.
     H.264 takes even sizes only: the last row or column of an odd size is repeated once.
 
     Args:
@@ -142,6 +143,8 @@ def _mux(container: Any, stream: Any, frames: Iterator[Any]) -> None:
             stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, frame.format.name
             stream.codec_context.colorspace = frame.colorspace
             stream.codec_context.color_range = frame.color_range
+            stream.codec_context.color_primaries = frame.color_primaries
+            stream.codec_context.color_trc = frame.color_trc
         container.mux(stream.encode(frame))
     container.mux(stream.encode())
 
@@ -212,8 +215,12 @@ def _to_yuv(image: UInt8[np.ndarray, "h w 3"]) -> Any:
     height, width = image.shape[:2]
     even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     frame = av.VideoFrame.from_ndarray(even, format="rgb24")
-    # Written into the file as well: players guess BT.601 or BT.709 by the size of what says nothing.
-    return frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+    # Written into the file as well: players guess BT.601 or BT.709 by the size of what says nothing. RGB is taken as
+    # that of BT.709 in primaries and transfer too, as nearly all video is and `read_video` gives it without a change.
+    return frame.reformat(
+        format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG,
+        dst_color_primaries=ColorPrimaries.BT709, dst_color_trc=ColorTrc.BT709,
+    )  # fmt: skip
 
 
 def _to_grey(codes: UInt16[np.ndarray, "h w"]) -> Any:
