@@ -70,10 +70,12 @@ def page(tmp_path, model):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    (tmp_path / "own").mkdir()
+    places = {"TMPDIR": str(tmp_path / "own"), "GRADIO_TEMP_DIR": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "steadydepth", "app", "--model", str(tmp_path / "model"), "--port", str(port)]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=os.environ | {"GRADIO_ANALYTICS_ENABLED": "False"}
+            command, stdout=log, stderr=log, env=os.environ | {"GRADIO_ANALYTICS_ENABLED": "False"} | places
         )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -88,6 +90,20 @@ def page(tmp_path, model):
     finally:
         process.terminate()
         process.wait(20)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_video_that_was_made_is_kept_by_gradio_alone_which_deletes_it_in_time(page, film, tmp_path):
+    from gradio_client import Client, handle_file  # comes with Gradio
+
+    client = Client(page, verbose=False, download_files=False)
+    given = {"filter": "ema", "colours": "turbo", "look_ahead": 0, "api_name": "/predict"}
+    made = [client.predict(handle_file(str(film)), **given)["path"] for _ in range(2)]
+    assert all(probe_video(path).n_frames == 5 and path.startswith(str(tmp_path / "cache")) for path in made)
+    until = time.monotonic() + 20
+    while (left := list((tmp_path / "own").rglob("*.mp4"))) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not left
 
 
 @pytest.mark.filterwarnings("default")

@@ -113,8 +113,7 @@ class RenderedSamples(Dataset[Item]):
 
     def frames_to_watch(self, count: int) -> list[UInt8[np.ndarray, "t h w 3"]]:
         """The first clips of the row."""
-        clips = [self.sample(number)["frames"] for number in range(count)]
-        return [(one * 255).round().byte().numpy() for one in clips]
+        return [_in_bytes(self._row(number)["frames"]).numpy() for number in range(count)]
 
     def describe(self, number: int) -> dict[str, Any]:
         """What makes sample `number` again."""
@@ -124,12 +123,15 @@ class RenderedSamples(Dataset[Item]):
         return self.sample(self.numbers[item])
 
     def sample(self, number: int) -> Item:
-        """Sample `number` of the row, on the CPU."""
+        """Sample `number` of the row, on the CPU; frames are bytes where no light is drawn, as of `augment_sample`."""
+        row = self._row(number)
+        if self.photometric == Photometric():
+            row["frames"] = _in_bytes(row["frames"])
+        return row | {"labels": "depth", "source": self.source}
+
+    def _row(self, number: int) -> dict[str, Tensor]:
         chunk = self._chunk(number // CLIPS_AT_ONCE)
-        return {name: part[number % CLIPS_AT_ONCE].cpu() for name, part in chunk.items()} | {
-            "labels": "depth",
-            "source": self.source,
-        }
+        return {name: part[number % CLIPS_AT_ONCE].cpu() for name, part in chunk.items()}
 
     def clip(self, number: int, name: str) -> Clip:
         """Sample `number` as a clip with all that is known of it."""
@@ -255,6 +257,10 @@ class RenderedSamples(Dataset[Item]):
                 chosen = is_mirrored.view(-1, *(1,) * (part.ndim - 1))
                 parts[name] = torch.where(chosen, mirror(name, part, columns=3), part)
         return parts | {"is_still": is_still.to(frames.device)}
+
+
+def _in_bytes(frames: Tensor) -> Tensor:
+    return (frames * 255).round().byte()
 
 
 def _begin_rendering(same: dict[str, Any]) -> Render:
