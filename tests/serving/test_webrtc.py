@@ -11,6 +11,7 @@ from served import Average, film, serving
 
 from steadydepth.serving.messages import decode_depth, unpack
 from steadydepth.serving.settings import Limits
+from steadydepth.serving.tokens import new_token
 
 # Of the packages that it stands on.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -86,6 +87,49 @@ def test_depth_of_a_camera_comes_over_the_data_channel():
     depth = decode_depth(header, payload)
     assert depth.shape == (120, 160)
     assert np.abs(depth - 1 - image[..., 0]).mean() < 8
+
+
+def test_a_camera_ends_with_its_token_and_those_of_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("steadydepth.serving.access._LOOK_EVERY_S", 0.1)
+    path, image = tmp_path / "tokens.json", np.zeros((48, 64, 3), np.uint8)
+    tokens = {name: new_token(path, name) for name in ("me", "you")}
+
+    async def open_camera(http, token):
+        """A connection that is answered, and how many messages have come over it."""
+        connection = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+        taken, channel = [], connection.createDataChannel("depth")
+        channel.on("message", taken.append)
+        connection.addTrack(Camera(image))
+        await connection.setLocalDescription(await connection.createOffer())
+        head = {"content-type": "application/sdp", "authorization": f"Bearer {token}"}
+        made = await http.post("/v1/webrtc", content=connection.localDescription.sdp, headers=head)
+        assert made.status_code == 201, made.text
+        await connection.setRemoteDescription(aiortc.RTCSessionDescription(made.text, "answer"))
+        return connection, taken
+
+    async def until(is_so):
+        async with asyncio.timeout(30):
+            while not is_so():
+                await asyncio.sleep(0.02)
+
+    async def watch_both(server):
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+            (mine, mine_taken), (yours, yours_taken) = [await open_camera(http, token) for token in tokens.values()]
+        await until(lambda: mine_taken and yours_taken)
+        peers, figures = server.app.state.peers, server.app.state.figures
+        assert sorted(owner for owner, *_ in peers.values()) == ["me", "you"]
+        new_token(path, "me")  # in place of the one before
+        await until(lambda: mine.connectionState == "closed")
+        await until(lambda: len(figures.streams) == 1)
+        assert [owner for owner, *_ in peers.values()] == ["you"]
+        count, n_mine = len(yours_taken), len(mine_taken)
+        await until(lambda: len(yours_taken) > count + 2)
+        assert len(mine_taken) == n_mine
+        for connection in (mine, yours):
+            await connection.close()
+
+    with serving(Average(), webrtc=True, tokens=path) as server:
+        asyncio.run(watch_both(server))
 
 
 def test_tracks_that_nobody_reads_are_not_received():
