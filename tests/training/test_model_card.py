@@ -11,6 +11,7 @@ from steadydepth.config_files import load_config
 from steadydepth.errors import InputError
 from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.models.load import load_model
+from steadydepth.training.log import LOG
 from steadydepth.training.loop import train
 from steadydepth.training.model_card import push, write_card
 
@@ -80,15 +81,32 @@ def test_the_hub_gets_the_model_and_its_card_but_not_the_state(run, monkeypatch)
     calls = {}
     monkeypatch.setattr(HfApi, "create_repo", lambda self, name, **more: calls.update(more) or f"https://hub/{name}")
     monkeypatch.setattr(HfApi, "upload_folder", lambda self, **more: calls.update(more))
-    for shown in ("videos/holiday/rgb/0000.png", "before/metrics.json", "report.html", "flicker.webp"):
+    for shown in (
+        "videos/holiday/rgb/0000.png",
+        "before/metrics.json",
+        "report.html",
+        "flicker.webp",
+        "notes.txt",
+        "secret.json",
+    ):
         (run / shown).parent.mkdir(parents=True, exist_ok=True)
         (run / shown).write_bytes(b"mine")
+    (run / LOG).touch()
     assert push(run, "me/mine", private=True) == "https://hub/me/mine"
     assert (calls["repo_id"], calls["folder_path"], calls["private"]) == ("me/mine", run, True)
-    assert {"README.md", "config.json", "config.yaml", "model.safetensors"} <= set(calls["allow_patterns"])
-    assert all((run / name).is_file() for name in calls["allow_patterns"])
-    assert not {"checkpoint.pt", "report.html", "flicker.webp"} & set(calls["allow_patterns"])
+    assert calls["allow_patterns"] == ["README.md", "config.json", "config.yaml", "metrics.jsonl", "model.safetensors"]
     assert (run / "checkpoint.pt").is_file()
+    # Of a model of transformers, its weights in parts.
+    its_own = {
+        "steadydepth.json", "preprocessor_config.json", "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+    }  # fmt: skip
+    for name in its_own:
+        (run / name).write_text('{"claims": "metric"}')
+    push(run, "me/mine")
+    assert its_own < set(calls["allow_patterns"])
+    for name in its_own:
+        (run / name).unlink()
 
 
 def test_a_hub_that_cannot_be_reached_is_named_with_the_way_out(run, monkeypatch):

@@ -20,8 +20,10 @@ from steadydepth.evaluation.bootstrap import read_report
 from steadydepth.evaluation.summary import table_rows
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.models.declare import SIDECAR
+from steadydepth.models.transformers import PROCESSOR_FILES
 from steadydepth.synthetic.assets import load_assets
 from steadydepth.training.checkpoint import CARD
+from steadydepth.training.log import LOG
 
 _MEANINGS = {
     "metric": "metres along the optical axis",
@@ -29,6 +31,11 @@ _MEANINGS = {
     "affine": "depth up to one factor and one offset",
     "disparity": "inverse depth up to one factor and one offset",
 }
+# What goes to the hub; large models of transformers have their weights in several files and an index.
+_PUSHED = (
+    CARD, "config.yaml", "config.json", SIDECAR, *PROCESSOR_FILES, "model.safetensors", "model-*-of-*.safetensors",
+    "model.safetensors.index.json", "metrics.json", LOG,
+)  # fmt: skip
 
 
 def write_card(folder: str | Path, *, licence: str | None = None) -> Path:
@@ -97,7 +104,8 @@ def write_card(folder: str | Path, *, licence: str | None = None) -> Path:
 def push(run: str | Path, name: str, *, licence: str | None = None, private: bool = False) -> str:
     """Put the model of a finished run on the hub, with its card filled in anew.
 
-    Checkpoints, pages with images of the data, and folders, such as the videos of `stabilise`, stay here.
+    What goes there is the model, its config, its card, its scores and the log of its losses. All else stays here:
+    checkpoints, pages with images of the data, folders such as the videos of `stabilise`, and files of your own.
 
     Args:
         run: its folder.
@@ -130,9 +138,8 @@ def push(run: str | Path, name: str, *, licence: str | None = None, private: boo
 
 
 def _model_files(folder: Path) -> list[str]:
-    """Names of the files of a run that describe its model; none shows what it was trained or measured on."""
-    files = (path for path in folder.iterdir() if path.is_file() and path.suffix not in (".pt", ".html", ".webp"))
-    return sorted(path.name for path in files if not path.name.startswith("."))
+    """Names of the files of a run that are its model, or describe it; none shows what it was trained or measured on."""
+    return sorted(path.name for pattern in _PUSHED for path in folder.glob(pattern) if path.is_file())
 
 
 def _licence_in(card: Path) -> str | None:
