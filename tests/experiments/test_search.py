@@ -78,7 +78,7 @@ def children(monkeypatch, world):
         else:
             mean = dict.fromkeys(METRICS) | {"flicker": flicker_of(run.config), "abs_rel": abs_rel_of(run.config)}
             (run.folder / "metrics.json").write_text(
-                json.dumps({"version": 1, "header": {"data": str(world)}, "mean": mean, "clips": {}})
+                json.dumps({"version": 1, "header": {"data": str(world), "align": "scale"}, "mean": mean, "clips": {}})
             )
         return [sys.executable, "-S", "-c", ""]
 
@@ -145,6 +145,23 @@ def test_a_search_that_was_cut_ends_as_one_that_was_not(tmp_path, world, childre
         search(load_search_config(path, ["metric=tsd"]))
     with pytest.raises(InputError, match="out: other runs live in plain, trial-0"):
         search(load_search_config(path, []).model_copy(update={"base": changed_base(tmp_path)}))
+
+
+def test_a_trial_that_somebody_scored_otherwise_is_named_and_not_ranked(tmp_path, world, children):
+    """As `evaluate --align none --out` leaves it, into the folder of a trial."""
+    path = write_config(tmp_path, world, trials=2)
+    search(path)
+    scores = tmp_path / "out" / "trial-1" / "metrics.json"
+    report = json.loads(scores.read_text())
+    report["header"]["align"] = "none"
+    report["mean"]["flicker"] = 0.1
+    scores.write_text(json.dumps(report))
+    with pytest.raises(
+        InputError, match="trial-1: was scored with align none, the others with scale: delete the metri"
+    ):
+        search(path)
+    scores.unlink()
+    assert search(path)["trials"]["trial-1"]["scores"]["flicker"] > 1
 
 
 def changed_base(folder):

@@ -49,7 +49,8 @@ def build_comparison(
     Raises:
         InputError: two runs were scored on other clips or with other settings.
     """
-    _check_alike({**methods, **curve})
+    rows = {**methods, **curve}
+    check_alike({f"{row}-{seed}": report for row, reports in rows.items() for seed, report in reports.items()})
     first = next(iter(methods))
     plain, frames_of_plain = methods[first], frames[first]
     tables: list[tuple[str, Reports, int]] = []
@@ -61,7 +62,7 @@ def build_comparison(
     result: dict[str, Any] = {
         "version": 1,
         "config": config.model_dump(mode="json"),
-        "header": _header({**methods, **curve}),
+        "header": _header(rows),
         "plain": first,
     }
     for part, (means, is_fixed) in _PARTS.items():
@@ -88,18 +89,23 @@ def _header(rows: Mapping[str, Reports]) -> dict[str, Any]:
     return {name: found.get(name) for name in (*_SETTINGS, "fps", "steadydepth")}
 
 
-def _check_alike(rows: Mapping[str, Reports]) -> None:
-    """InputError when two runs were scored on other clips or with other settings."""
-    expected = _header(rows)
-    for row, reports in rows.items():
-        for seed, report in reports.items():
-            for name in _SETTINGS:
-                here = report["header"].get(name)
-                if here != expected[name]:
-                    raise InputError(
-                        f"{row}-{seed}: was scored with {name} {here}, the others with {expected[name]}: "
-                        "delete the metrics.json that is wrong, and compare again"
-                    )
+def check_alike(reports: Mapping[str, Report]) -> None:
+    """See that runs were scored on the same clips and with the same settings, whoever evaluated them.
+
+    Args:
+        reports: what evaluate wrote, by the names of the runs; the others are held to the first.
+
+    Raises:
+        InputError: one was not.
+    """
+    first: Mapping[str, Any] = next((report["header"] for report in reports.values()), {})
+    for run, report in reports.items():
+        for name in _SETTINGS:
+            if (here := report["header"].get(name)) != (expected := first.get(name)):
+                raise InputError(
+                    f"{run}: was scored with {name} {here}, the others with {expected}: delete the metrics.json that "
+                    "is wrong, and call again"
+                )
 
 
 def _budget(n_frames: int, of_plain: int) -> dict[str, Any]:

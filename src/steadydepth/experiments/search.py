@@ -10,8 +10,8 @@ from typing import Any
 from steadydepth.config import SearchConfig
 from steadydepth.config_files import dump_config, load_search_config
 from steadydepth.errors import InputError
-from steadydepth.experiments.compare_table import heading
-from steadydepth.experiments.planned_runs import PlannedRun, Series, check_data, read_scores
+from steadydepth.experiments.compare_table import check_alike, heading
+from steadydepth.experiments.planned_runs import Series, check_data, read_scores
 from steadydepth.experiments.runner import at_work_in, carry_out
 from steadydepth.experiments.search_plan import PLAIN, Trial, Values, check_search, plan_runs, plan_trial, propose
 from steadydepth.files.atomic_writes import new_file, write_json
@@ -74,8 +74,14 @@ def _tried_before(config: SearchConfig) -> list[Values]:
 def _measure(
     tried: Sequence[Values], config: SearchConfig, series: Series
 ) -> tuple[dict[str, float], dict[str, Trial]]:
-    """The scores of the plain run, and the trials by the names of their runs."""
-    scores = {run.name: _scores(run, config, series) for run in plan_runs(tried, config)}
+    """The scores of the plain run, and the trials by the names of their runs.
+
+    Raises:
+        InputError: a run was scored otherwise than the plain one, or the clips do not give a metric.
+    """
+    reports = {run.name: read_scores(run, series) for run in plan_runs(tried, config)}
+    check_alike({name: report for name, report in reports.items() if report is not None})
+    scores = {name: {} if report is None else _scores(report, config) for name, report in reports.items()}
     plain = scores.pop(PLAIN, {})
     return plain, {
         name: Trial(values, found, _excess(found, plain, config) if found else {})
@@ -83,11 +89,8 @@ def _measure(
     }
 
 
-def _scores(run: PlannedRun, config: SearchConfig, series: Series) -> dict[str, float]:
-    """Means of the metrics that a search looks at; empty where the run is not finished."""
-    report = read_scores(run, series)
-    if report is None:
-        return {}
+def _scores(report: Mapping[str, Any], config: SearchConfig) -> dict[str, float]:
+    """Means of the metrics that a search looks at."""
     for metric in (wanted := (config.metric, *config.keep)):
         if report["mean"][metric] is None:
             raise InputError(f"{config.validation}: these clips give no {metric}: choose another metric")
