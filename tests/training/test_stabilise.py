@@ -113,14 +113,27 @@ def test_a_cut_between_a_video_and_its_link_costs_no_video(tmp_path, video, monk
     assert open_sequence(tmp_path / "out" / "measured" / "walk").n_frames == 23
 
 
-def test_a_folder_with_videos_of_somebody_is_left_alone(tmp_path, start, video):
+def test_a_folder_with_videos_of_somebody_is_left_alone(tmp_path, start, video, monkeypatch):
     with pytest.raises(InputError, match=r"walk\.mp4 is a file, and .*walk\.mp4 is to be a folder"):
         room.stabilise(video, model=start, out=video)
     for name in ("videos", "before"):
         (tmp_path / name / name).mkdir(parents=True)
-        with pytest.raises(InputError, match="another run, or videos, live here: choose another folder"):
+        with pytest.raises(InputError, match=f"holds {name}, .*: choose another folder, or, .*delete {name} and call"):
             room.stabilise(video, model=start, out=tmp_path / name)
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == [LOCK, name]
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "config.yaml").touch()
+    with pytest.raises(InputError, match="another run lives here: choose another folder"):
+        room.stabilise(video, model=start, out=tmp_path / "trained")
+
+    def begin(*_, **__):
+        raise Cut
+
+    # The way on that was named.
+    (tmp_path / "videos" / "videos").rmdir()
+    monkeypatch.setattr(room, "_gather", begin)
+    with pytest.raises(Cut):
+        room.stabilise(video, model=start, out=tmp_path / "videos")
 
 
 def test_what_another_call_prepares_is_not_deleted(tmp_path, start, video):

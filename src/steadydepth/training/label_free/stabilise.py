@@ -161,8 +161,14 @@ def _take(out: Path, asked: dict[str, Any]) -> None:
         before = json.loads(note.read_text(encoding="utf-8"))
     elif has_begun and (out / VIDEOS).is_dir():
         before = _asked_without_note(out, asked)
-    elif has_begun or left:
-        raise InputError(f"{out}: another run, or videos, live here: choose another folder")
+    elif has_begun:
+        raise InputError(f"{out}: another run lives here: choose another folder")
+    elif left:
+        names = ", ".join(path.name for path in left)
+        raise InputError(
+            f"{out}: holds {names}, and no note of who made them: choose another folder, or, where version 0.2.0 was "
+            f"cut here before its training began, delete {names} and call again"
+        )
     else:
         before = None
     other = [] if before is None else [name for name, value in asked.items() if before.get(name) != value]
