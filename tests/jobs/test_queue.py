@@ -51,7 +51,7 @@ def jobs(tmp_path, files):
     made = Jobs(tmp_path / "server", models=lambda: {"small": str(files[0])}, limits=QUICK)
     yield made
     for job in made.store.all(Job):
-        made._signal(job, signal.SIGKILL)
+        made.processes.signal(made.of(job), signal.SIGKILL)
     made.stop()
 
 
@@ -117,7 +117,7 @@ def test_a_job_that_is_killed_and_cancelled_ends_as_one_that_never_was(jobs, fil
 
     job = jobs.submit("train", name="cut", **order)
     run_until(jobs, job, "running", look=lambda job: len(jobs.curves(job)) >= 2)
-    assert jobs._signal(job, signal.SIGKILL)
+    assert jobs.processes.signal(jobs.of(job), signal.SIGKILL)
     job = run_until(jobs, job, "running", look=lambda job: job.losses == 1)
     run_until(jobs, job, "running", look=lambda job: (jobs.of(job) / "pid").is_file() and len(jobs.curves(job)) >= 3)
     assert jobs.cancel(jobs.store.get(Job, job.id)).state == "cancelling"
@@ -202,9 +202,11 @@ def test_a_job_outlives_a_server_that_is_gone_and_the_next_one_finds_it(tmp_path
     first.store.close()
 
     second = Jobs(tmp_path, models=models, limits=QUICK)
-    assert second._is_alive(job)
+    assert second.processes.is_alive(second.of(job))
     job = run_until(second, job, "finished")
-    assert first._processes.pop(job.id).wait(10) == 0  # a killed server is no parent any more; this one still is
+    assert (
+        first.processes.children.pop(first.of(job)).wait(10) == 0
+    )  # a killed server is no parent any more; this one still is
     assert job.losses == 0
     assert int((second.of(job) / "pid").read_text()) == pid
     assert second.resolve(f"job:{job.id}") == str(second.of(job) / "run")
@@ -241,7 +243,7 @@ def test_a_server_that_stops_has_its_jobs_write_their_checkpoints(tmp_path, file
     after = Jobs(tmp_path, models=lambda: {"small": str(files[0])}, limits=QUICK)
     job = after.store.get(Job, job.id)
     assert job.state == "running"
-    job = run_until(after, job, "running", look=lambda job: after._is_alive(job))
+    job = run_until(after, job, "running", look=lambda job: after.processes.is_alive(after.of(job)))
     assert after.cancel(job).state == "cancelling"
     assert run_until(after, job, "cancelled").losses == 0
     after.stop()
@@ -254,7 +256,7 @@ def test_a_job_that_has_just_begun_stops_with_the_server_and_is_not_lost_by_it(t
     job = jobs.submit("train", owner="ann", model="small", uploads=(upload.id,), settings=settings)
     for _ in range(2):
         jobs.tick()
-        process = jobs._processes[job.id]
+        process = jobs.processes.children[jobs.of(job)]
         jobs.stop()
         assert process.poll() == 0
         assert json.loads((jobs.of(job) / "outcome.json").read_text())["state"] == "stopped"
@@ -396,7 +398,7 @@ def test_jobs_wait_for_their_turn_and_leave_the_queue(jobs, files, monkeypatch):
     upload = ready(jobs, files)
     started = []
     monkeypatch.setattr(jobs, "_start", started.append)
-    monkeypatch.setattr(jobs, "_is_alive", lambda job: True)
+    monkeypatch.setattr(jobs.processes, "is_alive", lambda folder: True)
     order = {"owner": "ann", "model": "small", "uploads": (upload.id,), "settings": SMALL}
     first, second, third = (jobs.submit("train", name=name, **order) for name in ("one", "two", "three"))
     jobs.tick()
@@ -529,7 +531,7 @@ def test_the_filter_is_tuned_to_a_model_and_videos(jobs, files, tmp_path):
     order = {"owner": "ann", "model": "small", "uploads": (upload.id,), "settings": {"batches": 3}}
     job = jobs.submit("filter", **order)
     run_until(jobs, job, "running", look=jobs.curves, seconds=240)
-    assert jobs._signal(job, signal.SIGKILL)
+    assert jobs.processes.signal(jobs.of(job), signal.SIGKILL)
     job = run_until(jobs, job, "finished", seconds=240)
     assert (job.losses, [line["step"] for line in jobs.curves(job)]) == (1, [1, 2, 3])
     assert "better: error" in job.message or "as it came: error" in job.message
@@ -550,7 +552,9 @@ def test_a_process_that_let_go_of_its_lock_is_waited_for(jobs):
     job = Job("cc", "train", "kitchen", "ann", 1.0, "small", state="running")
     jobs.of(job).mkdir(parents=True)
     # Its lock is free, and it ends a moment later.
-    ending = jobs._processes[job.id] = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
-    assert not jobs._is_alive(job)
+    ending = jobs.processes.children[jobs.of(job)] = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(0.5)"]
+    )
+    assert not jobs.processes.is_alive(jobs.of(job))
     assert ending.returncode == 0
-    assert job.id not in jobs._processes
+    assert jobs.of(job) not in jobs.processes.children

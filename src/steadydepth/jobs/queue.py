@@ -1,7 +1,7 @@
-"""Jobs of the server: a queue, a process for each that runs, and what they leave.
+"""Jobs of the server: a queue, when the process of each is started and stopped, and what they leave.
 
-The processes outlive a server that is killed: the next one finds them by the lock that each holds, and starts those
-again that were lost, from the checkpoint of their run.
+The processes outlive a server that is killed: the next one finds them, and starts those again that were lost, from the
+checkpoint of their run.
 """
 
 import json
@@ -9,25 +9,23 @@ import logging
 import os
 import secrets
 import signal
-import subprocess
-import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.jobs.limits import JobLimits
-from steadydepth.jobs.lock import LOCK, lock_file
+from steadydepth.jobs.lock import lock_file
 from steadydepth.jobs.plans import RUN, VIDEOS, check_settings
+from steadydepth.jobs.processes import PATIENCE_S, Processes
 from steadydepth.jobs.store import OVER, Job, Store, Upload
 from steadydepth.jobs.unpack import remove
 from steadydepth.jobs.uploads import Uploads
-from steadydepth.jobs.worker import LOG_FILE, ORDER, OUTCOME, PID, REPORT
+from steadydepth.jobs.worker import OUTCOME, REPORT
 from steadydepth.training.log import LOG, complete_lines
 
 logger = logging.getLogger(__name__)
@@ -35,7 +33,6 @@ SERVED = "in_service.json"
 CURVES = f"{RUN}/{LOG}"
 _TICK_S = 0.3
 _MOST_CHECKS = 2  # of uploads at a time: each is a process with torch in it
-_PATIENCE_S = 60.0  # from the request to stop to SIGKILL: a step may take as long
 _MOST_LOSSES = 3  # of a process in a row, without a line of its log between them
 _SERVED_AS = "job-"
 # Of a run's folder, what is no part of its model.
@@ -64,7 +61,7 @@ class Jobs:
             raise InputError(f"{folder}: another server works in this folder: stop it, or give another one")
         self.store = Store(self.folder / "server.sqlite")
         self.uploads = Uploads(self.folder / "uploads", self.store, self.limits)
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes = Processes()
         self._asked: dict[str, float] = {}  # jobs that were asked to stop, and when
         self._checks: dict[str, threading.Thread] = {}
         self._ends, self._is_over = threading.Event(), False
@@ -89,10 +86,13 @@ class Jobs:
         working = [job for job in self.store.all(Job) if job.state in ("running", "cancelling")]
         alive = [job for job in working if self.of(job).is_dir()]
         asked: set[str] = set()
-        deadline = time.monotonic() + _PATIENCE_S
-        while (alive := [job for job in alive if self._is_alive(job)]) and time.monotonic() < deadline:
+        deadline = time.monotonic() + PATIENCE_S
+        while (
+            alive := [job for job in alive if self.processes.is_alive(self.of(job))]
+        ) and time.monotonic() < deadline:
             # One that has just begun can be asked a moment later.
-            asked |= {job.id for job in alive if job.id not in asked and self._signal(job, signal.SIGTERM)}
+            new = [job for job in alive if job.id not in asked]
+            asked |= {job.id for job in new if self.processes.signal(self.of(job), signal.SIGTERM)}
             time.sleep(0.05)
         for thread in list(self._checks.values()):  # each leaves when it ends
             thread.join()
@@ -175,7 +175,7 @@ class Jobs:
         (folder / VIDEOS).mkdir(parents=True)
         for upload in held:
             assert upload is not None
-            _link_sequences(self.uploads.data(upload), folder / VIDEOS, upload)
+            self.uploads.link_sequences(upload, folder / VIDEOS)
         self.store.add(job)
         return job
 
@@ -287,58 +287,20 @@ class Jobs:
     # -- processes
 
     def _start(self, job: Job) -> None:
-        folder = self.of(job)
-        (folder / OUTCOME).unlink(missing_ok=True)
-        (folder / PID).unlink(missing_ok=True)
         try:
             model = self.resolve(job.model or "")
         except InputError as error:  # gone since the job was taken; the others go on
             self.store.change(job, state="failed", ended=time.time(), message=str(error))
             return
         order = {"kind": job.kind, "settings": job.settings, "model": model, "limits": vars(self.limits)}
-        (folder / ORDER).write_text(json.dumps(order))
-        lock = lock_file(folder / LOCK)
-        if lock is None:  # the process that a killed server had just started
-            return
-        environment = os.environ | {"OMP_NUM_THREADS": str(self.limits.threads), "PYTHONUNBUFFERED": "1"}
-        with (folder / LOG_FILE).open("ab") as log:
-            # The lock is one of the open file: it lives in the process, however the server ends.
-            self._processes[job.id] = subprocess.Popen(
-                [sys.executable, "-m", "steadydepth.jobs.worker", str(folder)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, pass_fds=[lock],
-                start_new_session=True,
-            )  # fmt: skip
-        os.close(lock)
-        logger.info("job %s (%s): started", job.id, job.kind)
-
-    def _is_alive(self, job: Job) -> bool:
-        lock, process = lock_file(self.of(job) / LOCK), self._processes.get(job.id)
-        if lock is not None:
-            os.close(lock)
-            # A process lets go of its lock a moment before it can be waited for.
-            if process is not None:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(_PATIENCE_S)
-        if process is not None and process.poll() is not None:
-            self._processes.pop(job.id, None)
-        return lock is None
-
-    def _signal(self, job: Job, number: signal.Signals) -> bool:
-        """Send a signal to the process of a job; whether there was one."""
-        pid = self.of(job) / PID
-        if not self.of(job).is_dir() or not self._is_alive(job) or not pid.is_file() or not pid.read_text():
-            return False
-        try:
-            os.kill(int(pid.read_text()), number)
-        except ProcessLookupError:
-            return False
-        return True
+        if self.processes.start(self.of(job), order, threads=self.limits.threads):
+            logger.info("job %s (%s): started", job.id, job.kind)
 
     def _look_at(self, job: Job) -> None:
         if not self.of(job).is_dir():  # somebody made room by hand; the others go on
             self.store.change(job, state="failed", ended=time.time(), message="its folder on the server is gone")
             return
-        if self._is_alive(job):
+        if self.processes.is_alive(self.of(job)):
             self._hurry(job)
             return
         self._asked.pop(job.id, None)
@@ -363,10 +325,10 @@ class Jobs:
         if job.state != "cancelling":
             return
         if job.id not in self._asked:
-            if self._signal(job, signal.SIGTERM):
+            if self.processes.signal(self.of(job), signal.SIGTERM):
                 self._asked[job.id] = time.monotonic()
-        elif time.monotonic() - self._asked[job.id] > _PATIENCE_S:
-            self._signal(job, signal.SIGKILL)
+        elif time.monotonic() - self._asked[job.id] > PATIENCE_S:
+            self.processes.signal(self.of(job), signal.SIGKILL)
 
     def _start_again(self, job: Job, now: float) -> None:
         step = max((line["step"] for line in self.curves(job)), default=0)
@@ -383,19 +345,3 @@ class Jobs:
 def served_name(job: Job) -> str:
     """The name under which what a job made is served."""
     return f"{_SERVED_AS}{job.id}"
-
-
-def _link_sequences(data: Path, into: Path, upload: Upload) -> None:
-    """Links to the sequences of an upload; names that are there already get its number behind them."""
-    for path, name in _sequences(data, upload):
-        stem, suffix = (Path(name).stem, Path(name).suffix) if path.is_file() else (name, "")
-        taken = {each.stem if each.is_file() else each.name for each in into.iterdir()}
-        (into / (f"{stem}_{upload.id}{suffix}" if stem in taken else name)).symlink_to(path)
-
-
-def _sequences(data: Path, upload: Upload) -> Iterator[tuple[Path, str]]:
-    if (data / "rgb").is_dir():
-        yield data, upload.name.partition(".")[0] or upload.id
-        return
-    for path in sorted(data.iterdir()):
-        yield path, path.name

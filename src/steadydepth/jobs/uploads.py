@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -89,6 +90,18 @@ class Uploads:
     def data(self, upload: Upload) -> Path:
         """The folder of its sequences and videos, once it is ready."""
         return self.of(upload) / DATA
+
+    def link_sequences(self, upload: Upload, into: Path) -> None:
+        """Links to the sequences of an upload; names that are there already get its number behind them.
+
+        Args:
+            upload: one that is ready.
+            into: a folder, with the links to other uploads.
+        """
+        for path, name in _sequences(self.data(upload), upload):
+            stem, suffix = (Path(name).stem, Path(name).suffix) if path.is_file() else (name, "")
+            taken = {each.stem if each.is_file() else each.name for each in into.iterdir()}
+            (into / (f"{stem}_{upload.id}{suffix}" if stem in taken else name)).symlink_to(path)
 
     def used_bytes(self) -> int:
         """What all uploads take on the disk."""
@@ -227,6 +240,14 @@ class Uploads:
             if not is_ready:
                 remove(folder / DATA)
         return checked
+
+
+def _sequences(data: Path, upload: Upload) -> Iterator[tuple[Path, str]]:
+    if (data / "rgb").is_dir():
+        yield data, upload.name.partition(".")[0] or upload.id
+        return
+    for path in sorted(data.iterdir()):
+        yield path, path.name
 
 
 def _as_title(name: str) -> str:
