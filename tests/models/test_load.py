@@ -204,3 +204,30 @@ def test_claims_that_can_be_seen_to_be_wrong_are_refused():
         check_claims(far, "metric", "m")
     with pytest.raises(InputError, match="not finite"):
         check_claims(torch.where(depth > 1, depth, torch.nan), "affine", "m")
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_weights_that_were_cut_anywhere_are_told_in_words(tmp_path, is_zip):
+    """An interrupted copy may end at any byte, even before the first."""
+    path = tmp_path / "model.pth"
+    torch.save({"state_dict": build().state_dict()}, path, _use_new_zipfile_serialization=is_zip)
+    data = path.read_bytes()
+    for size in range(0, len(data), 97):
+        path.write_bytes(data[:size])
+        with pytest.raises(InputError, match=r"model\.pth: damaged, or a pickle that would run code: .+; save its"):
+            read_weights(path)
+
+
+@pytest.mark.parametrize("config", ['{"encoder": null}', '{"decoder_width": 3}', '{"max_depth": -1}', "[" * 9999])
+def test_a_config_that_makes_no_network_is_told_with_the_name_of_its_folder(model, tmp_path, config):
+    save_model(model, tmp_path)
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(InputError, match=rf"{tmp_path}: .*damaged"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("size", ["[null, 8]", '["a", 8]', "[8]", "1e400"])
+def test_a_size_beside_a_model_that_is_none_is_refused(tmp_path, size):
+    (tmp_path / "steadydepth.json").write_text(f'{{"claims": "metric", "size": {size}}}')
+    with pytest.raises(InputError, match=r"size=.*: it is HEIGHTxWIDTH"):
+        load_model(tmp_path)

@@ -194,3 +194,11 @@ def test_it_ships_small():
 def test_a_missing_file_of_weights_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.safetensors: no such file of weights"):
         load_gates(tmp_path / "none.safetensors")
+
+
+def test_a_filter_that_was_cut_when_it_was_copied_is_named(tmp_path):
+    weights = tmp_path / WEIGHTS.name
+    for size in (0, 100, 9000):
+        weights.write_bytes(WEIGHTS.read_bytes()[:size])
+        with pytest.raises(InputError, match=rf"{weights.name}: damaged"):
+            load_gates(weights)

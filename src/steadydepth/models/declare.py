@@ -158,14 +158,15 @@ def check_claims(predicted: Tensor, claims: Claims, name: str) -> None:
 
 
 def _count(value: Any, where: str) -> int:
-    if not str(value).isdecimal() or int(value) < 1:
+    if not re.fullmatch(r"\d{1,9}", str(value)) or int(value) < 1:
         raise InputError(f"{where}: multiple={value}: it is a number of pixels, such as 14")
     return int(value)
 
 
 def _size(value: Any, where: str) -> tuple[int, int]:
-    words = re.fullmatch(r"(\d+)x(\d+)", value) if isinstance(value, str) else None
-    height, width = words.groups() if words else value if isinstance(value, list) and len(value) == 2 else (0, 0)
+    text = "x".join(map(str, value)) if isinstance(value, list) else str(value)
+    words = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
+    height, width = words.groups() if words else (0, 0)
     if int(height) < 1 or int(width) < 1:
         raise InputError(f"{where}: size={value}: it is HEIGHTxWIDTH in pixels, such as 384x512")
     return int(height), int(width)

@@ -87,7 +87,7 @@ def _load_ours(folder: Path, name: str, config: dict[str, Any], declared: Declar
     try:
         model = DepthNet(**config)
         model.load_state_dict(load_file(folder / FILES[1]))
-    except (SafetensorError, TypeError, RuntimeError) as error:
+    except (SafetensorError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # of a config or of weights
         raise InputError(f"{name}: damaged or not written by train: {error}; train or copy it again") from error
     declared.only(name, "claims")
     if declared.claims not in (None, model.claims):
@@ -98,7 +98,7 @@ def _load_ours(folder: Path, name: str, config: dict[str, Any], declared: Declar
 def _read_json(path: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text()) if path.is_file() else {}
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{name}: {path.name}: damaged: {error}; copy it again") from error
     if not isinstance(content, dict):
         raise InputError(f"{name}: {path.name}: not a JSON object; copy it again")

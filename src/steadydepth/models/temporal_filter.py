@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from steadydepth.models.weights import read_weights
 from steadydepth.ops.filter_step import N_FEATURES, begin, filter_step, find_unit, guide_factor, padding
 from steadydepth.ops.warp import as_grid
 from steadydepth.types import Claims, Depth, Frames, InputError, State
@@ -136,11 +136,11 @@ def load_gates(weights: Path = WEIGHTS) -> FilterGates:
     """The trained network of the filter, in evaluation mode.
 
     Raises:
-        InputError: there are no such weights.
+        InputError: there are no such weights, or they are damaged.
     """
     if not weights.is_file():
         raise InputError(f"{weights}: no such file of weights; train the filter with configs/temporal_filter.yaml")
-    tensors = load_file(weights)
+    tensors = read_weights(weights)
     gates = FilterGates(width=len(tensors["head.weight"][0]) if "head.weight" in tensors else WIDTH)
     if {name: each.shape for name, each in tensors.items()} != {
         n: each.shape for n, each in gates.state_dict().items()

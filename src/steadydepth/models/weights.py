@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from steadydepth.files.depth_formats import UNREADABLE, short
 from steadydepth.types import InputError
 
 NESTED = ("state_dict", "model")  # where training scripts put the weights beside other things
@@ -26,9 +27,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, EOFError, RuntimeError, KeyError, ValueError) as error:
+    except (pickle.UnpicklingError, SafetensorError, AssertionError, *UNREADABLE) as error:
         raise InputError(
-            f"{path}: damaged, or a pickle that would run code: {str(error).splitlines()[0][:200]}; save its "
+            f"{path}: damaged, or a pickle that would run code: {short(error)}; save its "
             "state_dict as .safetensors where it comes from"
         ) from error
     for key in NESTED:
