@@ -92,8 +92,9 @@ def _describe_mistake(error: dict[str, Any], root: type[Section]) -> str:
         return ": ".join((*[".".join(path)] * bool(path), str(error["msg"]).removeprefix("Value error, ")))
     if error["type"] == "extra_forbidden":
         section = root
-        for part in [part for part in path[:-1] if not part.isdigit()]:
-            section = _section(section.model_fields[part].annotation) or section
+        for part in path[:-1]:  # the place in a list, or the key of a mapping, is no field
+            field = section.model_fields.get(part)
+            section = (field and _section(field.annotation)) or section
         return f"{'.'.join(path)}: unknown; {'.'.join(path[:-1]) or 'a config'} has {', '.join(section.model_fields)}"
     if error["type"] == "missing":
         also = f" or as {'.'.join(path)}=VALUE" if root is Config and len(path) == 2 else ""

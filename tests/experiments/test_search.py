@@ -303,3 +303,9 @@ def test_a_real_trial_is_trained_and_scored(tmp_path, world, monkeypatch, capsys
     best, tried = (load_config(path) for path in (tmp_path / "out" / "best.yaml", planned.folder / "config.yaml"))
     assert best.model_copy(update={"run": tried.run}) == tried
     assert best.run.model_copy(update={"folder": planned.folder}) == tried.run
+
+
+def test_a_misspelt_key_of_a_range_is_named(tmp_path, world):
+    path = write_config(tmp_path, world, ranges={"loss.relative_weight": {"low": 0.1, "hihg": 2}})
+    with pytest.raises(InputError, match=r"ranges\.loss\.relative_weight\.hihg: unknown; .* has low, high"):
+        load_search_config(path)

@@ -170,6 +170,14 @@ def test_lines_of_steps_that_are_taken_again_are_dropped(tmp_path):
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
+@pytest.mark.parametrize("line", [b"\0\0\0", b"\xff", b"[]", b'{"step": null}', b"{}", b""])
+def test_a_line_of_a_log_that_the_power_took_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl: line 2 is damaged .*: delete that line"):
+        keep_lines_until(path, 2)
+
+
 @pytest.mark.parametrize(("optim", "rule"), [({"batch": 3, "accumulate": 2}, r"1 process\(es\) x optim\.accumulate 2")])
 def test_a_batch_that_cannot_be_shared_out_is_refused(world, tmp_path, optim, rule):
     with pytest.raises(InputError, match=rule):

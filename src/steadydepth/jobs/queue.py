@@ -26,7 +26,7 @@ from steadydepth.jobs.store import OVER, Job, Store, Upload
 from steadydepth.jobs.unpack import remove
 from steadydepth.jobs.uploads import Uploads
 from steadydepth.jobs.worker import OUTCOME, REPORT
-from steadydepth.training.log import LOG, complete_lines
+from steadydepth.training.log import LOG, read_log
 
 logger = logging.getLogger(__name__)
 SERVED = "in_service.json"
@@ -236,7 +236,7 @@ class Jobs:
         path = self.of(job) / CURVES
         if not path.is_file():
             return []
-        return [line for line in map(json.loads, complete_lines(path)) if line["step"] > after]
+        return [line for line in read_log(path) if line["step"] > after]
 
     def report(self, job: Job) -> Path | None:
         """The page of a finished job; None where there is none."""

@@ -15,7 +15,7 @@ from steadydepth.models.load import is_at_hand, load_model
 from steadydepth.reports.clips import Shown, choose_clips, view_sequence
 from steadydepth.reports.page import Section, Table, draw_curves, render_page
 from steadydepth.reports.run_charts import draw_planes
-from steadydepth.training.log import LOG, complete_lines
+from steadydepth.training.log import LOG, read_log
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
             f"{', '.join(missing)}: no such folder; give run folders, or a folder of them such as runs/demo"
         )
     reports = {name: read_report(path) for name, path in _find(runs, "metrics.json").items()}
-    logs = {name: [json.loads(line) for line in complete_lines(path)] for name, path in _find(runs, LOG).items()}
+    logs = {name: read_log(path) for name, path in _find(runs, LOG).items()}
     if not reports and not logs:
         raise InputError(f"{runs[0]}: holds no metrics.json and no metrics.jsonl; train or evaluate into it first")
     page = out or runs[0] / "report.html"

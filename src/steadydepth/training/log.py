@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from steadydepth.config import DataConfig
+from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.writing import writing_in
 from steadydepth.types import LossTerms
@@ -22,14 +23,30 @@ SKIPPED = "skipped.jsonl"
 
 def complete_lines(path: Path) -> list[str]:
     """The lines of a log, each with its end; a run that is training, or was cut, may have begun one more."""
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [line for line in path.read_text(errors="replace").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """What the complete lines of a log say.
+
+    Raises:
+        InputError: a line is damaged, as one that was being written when the power went.
+    """
+    lines = []
+    for number, line in enumerate(complete_lines(path), start=1):
+        try:
+            said = json.loads(line)
+            lines.append(said | {"step": int(said["step"])})
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
+            raise InputError(f"{path}: line {number} is damaged ({error}): delete that line") from error
+    return lines
 
 
 def keep_lines_until(path: Path, step: int) -> None:
     """Drop what a cut run wrote after its last checkpoint: those steps are taken again."""
     if not path.is_file():
         return
-    kept = [line for line in complete_lines(path) if json.loads(line)["step"] <= step]
+    kept = [line for line, said in zip(complete_lines(path), read_log(path), strict=True) if said["step"] <= step]
     with writing_in(path.parent), new_file(path) as part:
         part.write_text("".join(kept))
 

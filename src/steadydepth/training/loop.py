@@ -45,7 +45,9 @@ def _claim_folder(config: Config, *, has_begun: bool) -> None:
     """Write the resolved config into the run folder, or refuse a folder in which another run has begun."""
     path = config.run.folder / "config.yaml"
     text = dump_config(config)
-    ours, theirs = (_lines_that_matter(one) for one in (text, path.read_text() if path.is_file() else text))
+    ours, theirs = (
+        _lines_that_matter(one) for one in (text, path.read_text(errors="replace") if path.is_file() else text)
+    )
     if has_begun and ours != theirs:
         other = [
             f"{old.strip()} there, {new.strip()} here" for old, new in zip(theirs, ours, strict=False) if old != new
