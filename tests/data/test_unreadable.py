@@ -190,3 +190,14 @@ def test_sequences_without_the_flow_that_is_asked_for_are_named_once_and_left_ou
         ClipSamples(root, **asked)
     assert str(raised.value).count("\n") == 0
     assert len(ClipSamples(root, **asked, strides=(0,)).clips) > 0  # the same frame over and over moves nowhere
+
+
+@pytest.mark.parametrize("kind", ["depth", "valid"])
+def test_labels_behind_a_link_that_leads_nowhere_are_named(tmp_path, kind):
+    """A disk that is not mounted: the sequence is none without labels, nor one in which all is valid."""
+    write_sequence(tmp_path, "a", [np.full((20, 30), 2000, np.uint16)])
+    shutil.rmtree(tmp_path / "a" / kind, ignore_errors=True)
+    (tmp_path / "a" / kind).symlink_to("/nowhere/labels")
+    with pytest.raises(InputError, match=rf"a/{kind}: is no folder, or a link that leads to none"):
+        open_sequence(tmp_path / "a")
+    assert any(f"a/{kind}: is no folder" in fault for fault in check_data(tmp_path))

@@ -133,6 +133,9 @@ def join_neighbours(faults: Iterable[tuple[Path, str | None]]) -> list[str]:
 def _numbered(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[int, Path], list[str]]:
     files: dict[int, Path] = {}
     faults = []
+    # A link that leads nowhere, say to a disk that is not mounted, would be passed over as labels that are not there.
+    if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
+        faults.append(f"{folder}: is no folder, or a link that leads to none: fetch what it names, or remove it")
     for file in sorted(visible(folder)):
         if file.suffix.lower() not in suffixes or not (file.stem.isascii() and file.stem.isdigit()):
             rule = f"only numbered images stand here, 0000{suffixes[0]}, 0001{suffixes[0]}, ..."

@@ -15,6 +15,7 @@ from steadydepth.data.sequence_meta import SequenceMeta
 from steadydepth.data.shards.store import read_range, read_whole, url_of
 from steadydepth.files.atomic_writes import check_name
 from steadydepth.files.damage import reading
+from steadydepth.files.image_formats import size_fault
 from steadydepth.types import InputError
 
 INDEX, MEMBERS = "index.json", "members.npy"
@@ -34,7 +35,7 @@ class ShardEntry(_Part):
     """A tar file of a pack."""
 
     name: str
-    size: int = Field(ge=0, description="Bytes of the tar file.")
+    size: int = Field(ge=0, lt=2**63, description="Bytes of the tar file.")
 
 
 class SequenceEntry(_Part):
@@ -173,7 +174,7 @@ def _read_rows(root: Path, index: Index, where: str) -> np.ndarray:
         if zlib.crc32(data) != index.members_crc32:
             raise InputError(f"{beside} is cut short, altered or of another packing; copy both again")
         rows = np.load(io.BytesIO(data), allow_pickle=False)
-    return rows if rows.dtype == ROW else np.zeros(0, ROW)
+    return rows if rows.dtype == ROW and rows.ndim == 1 else np.zeros(0, ROW)
 
 
 def _fault(root: Path, index: Index, rows: np.ndarray) -> str | None:
@@ -184,6 +185,12 @@ def _fault(root: Path, index: Index, rows: np.ndarray) -> str | None:
         return "two sequences of one name"
     if any(entry.first_row + entry.n_rows > len(rows) for entry in index.sequences):
         return f"asks for more rows than {MEMBERS} has"
+    for entry in index.sequences:
+        if fault := size_fault(entry.height, entry.width):
+            return f"{entry.name}: {fault}"
+        own = rows[entry.first_row : entry.first_row + entry.n_rows]
+        if not np.array_equal(own["frame"][own["kind"] == KINDS.index("rgb")], np.arange(entry.n_frames)):
+            return f"{entry.name}: its rows of {MEMBERS} are not its frames in order"
     borders = (pairwise((0, *entry.cuts, entry.n_frames)) for entry in index.sequences)
     if any(start >= stop for of_sequence in borders for start, stop in of_sequence):
         return "cuts that are no frames of their sequence in ascending order"
