@@ -11,6 +11,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from steadydepth.files.depth_formats import read_numbers
 from steadydepth.files.exr import write_exr
@@ -96,3 +97,15 @@ def test_sides_below_zero_are_refused_though_their_product_is_not(tmp_path):
     (tmp_path / "a.pfm").write_bytes(b"Pf\n-5 -3\n-1.0\n" + bytes(60))
     with pytest.raises(InputError, match="-5 x -3"):
         read_numbers(tmp_path / "a.pfm")
+
+
+def test_a_tiff_of_more_pixels_than_pillow_opens_is_refused(tmp_path):
+    Image.fromarray(np.ones((3, 5), np.float32)).save(tmp_path / "a.tif")
+    data = (tmp_path / "a.tif").read_bytes()
+    sides = [struct.pack("<HHII", tag, kind, 1, side) for tag, side in ((256, 5), (257, 3)) for kind in (3, 4)]
+    for entry in (one for one in sides if one in data):
+        data = data.replace(entry, entry[:2] + struct.pack("<HII", 4, 1, SIDE))
+    (tmp_path / "a.tif").write_bytes(data)
+    for read in (read_numbers, read_colour):
+        with most_memory(200 << 20), pytest.raises(InputError, match=r"a\.tif.*3600000000 pixels"):
+            read(tmp_path / "a.tif")

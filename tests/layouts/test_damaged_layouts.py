@@ -25,6 +25,7 @@ def vkitti(tmp_path, write_png_at, write_jpg_at):
         ("extrinsic.txt", f"h\n0 0 {EYE.replace('1', '0')}\n".encode(), "extrinsic.txt: a camera there cannot be inv"),
         ("extrinsic.txt", f"h\n0 0 nan {EYE[2:]}\n".encode(), "frame 0: NaN or infinity in its camera or pose"),
         ("intrinsic.txt", b"h\n0 0 inf 725 4.5 2.5\n", "frame 0: NaN or infinity in its camera or pose"),
+        ("intrinsic.txt", b"h\nnan 0 725 725 4.5 2.5\n", "intrinsic.txt: no line of camera 0 for frame"),
         ("intrinsic.txt", NOISE, "intrinsic.txt: cannot be read as numbers"),
         ("intrinsic.txt", None, "intrinsic.txt: is not there, and belongs to the recording"),
         ("frames/rgb/Camera_0/rgb_00000.jpg", NOISE, "no image of a kind that is read"),
@@ -54,3 +55,30 @@ def test_calibration_that_is_no_text_is_named(tmp_path):
     (tmp_path / "2011_09_26/calib_cam_to_cam.txt").write_bytes(NOISE)
     with pytest.raises(InputError, match=r"calib_cam_to_cam\.txt: cannot be read as text"):
         list(convert_layout("kitti", tmp_path, tmp_path / "out"))
+
+
+def test_a_frame_that_is_missing_between_others_parts_the_video(tmp_path, vkitti):
+    """Two images that do not follow one another are no neighbours in time."""
+    for kind, suffix in (("rgb", "jpg"), ("depth", "png")):
+        place = vkitti / f"frames/{kind}/Camera_0"
+        (place / f"{kind}_00002.{suffix}").write_bytes((place / f"{kind}_00000.{suffix}").read_bytes())
+    for name, words in (("intrinsic", "725.0 725.0 4.5 2.5"), ("extrinsic", EYE)):
+        (vkitti / f"{name}.txt").write_text(f"h\n0 0 {words}\n2 0 {words}\n")
+    made = list(convert_layout("vkitti2", tmp_path / "in", tmp_path / "out"))
+    assert [len(list((path / "rgb").iterdir())) for path in made] == [1, 1]
+
+
+def test_a_name_whose_number_is_none_is_another_file(tmp_path, vkitti):
+    (vkitti / "frames/rgb/Camera_0/rgb_\u00b2.jpg").write_bytes(b"")
+    assert len(list(convert_layout("vkitti2", tmp_path / "in", tmp_path / "out"))) == 1
+
+
+def test_a_scale_of_replica_without_end_is_refused(tmp_path):
+    (tmp_path / "in/room/results").mkdir(parents=True)
+    (tmp_path / "in/room/results/frame000000.jpg").touch()
+    (tmp_path / "in/room/traj.txt").write_text(f"{EYE}\n")
+    for stored, message in (("1e400", "scale inf: "), (f"1{'0' * 400}", "cannot be read as a camera with fx, fy")):
+        camera = f'{{"camera": {{"fx": 1, "fy": 1, "cx": 0, "cy": 0, "scale": {stored}}}}}'
+        (tmp_path / "in/cam_params.json").write_text(camera)
+        with pytest.raises(InputError, match=rf"cam_params\.json: {message}"):
+            list(convert_layout("replica", tmp_path / "in", tmp_path / "out"))

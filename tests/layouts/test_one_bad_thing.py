@@ -113,7 +113,7 @@ def test_what_desktops_leave_and_a_broken_video_cost_the_others_nothing(tmp_path
     (tmp_path / "in/._b.mp4").write_bytes(b"\0\5\x16\7Mac OS X" + bytes(100))
     (tmp_path / "in/a.mp4").write_bytes((tmp_path / "in/b.mp4").read_bytes()[:900])
     for split_shots in (False, True):
-        with pytest.raises(SomeFailedError, match=r"a\.mp4: (cannot be read as video|truncated or damaged)"):
+        with pytest.raises(SomeFailedError, match=r"a\.mp4: (cannot be read as video|truncated|no frame can be decoded)"):
             list(convert_videos(tmp_path / "in", tmp_path / f"out{split_shots}", split_shots=split_shots))
         assert sorted(path.name for path in (tmp_path / f"out{split_shots}").iterdir()) == ["b", "c"]
 
@@ -163,3 +163,18 @@ def test_a_scene_of_hypersim_has_the_camera_that_its_authors_publish(tmp_path, c
 def test_a_camera_whose_axis_leaves_beside_the_middle_by_hand():
     """K = [[4, 0, 1], [0, 4, 0], [0, 0, 1]]: 3 right of x = 1 a ray is 5 / 4 of its depth."""
     np.testing.assert_allclose(planar(np.full((1, 5), 10, np.float32), pinhole(4.0, 4.0, 1.0, 0.0))[0, 4], 8, rtol=1e-6)
+
+
+def test_key_frames_of_hypersim_that_are_none_are_named(tmp_path):
+    write_hypersim(tmp_path / "in", 75.0)
+    path = tmp_path / "in/ai_001_001/_detail/cam_00/camera_keyframe_positions.hdf5"
+    for name, values, message in (
+        ("other", np.zeros((1, 3)), "cannot be read as HDF5"),
+        ("dataset", np.zeros((1, 4)), "cannot be read as HDF5"),
+        ("dataset", np.zeros((2, 3)), "1 orientations, 2 positions"),
+    ):
+        path.unlink()
+        with h5py.File(path, "w") as file:
+            file[name] = values
+        with pytest.raises(InputError, match=message):
+            list(convert_layout("hypersim", tmp_path / "in", tmp_path / "out"))

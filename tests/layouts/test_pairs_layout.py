@@ -165,3 +165,9 @@ def test_one_line_that_cannot_be_read_costs_the_others_nothing(tmp_path, files):
     assert [path.name for path in raised.value.written] == ["list_000001"]
     assert "none.png: cannot be read" in str(raised.value)
     assert "list_000003: no scale" in str(raised.value)
+
+
+def test_a_line_split_at_the_wrong_places_is_a_file_that_is_not_there(tmp_path):
+    (tmp_path / "list.csv").write_text(f"image\n{'0.png|' * 100}\n")
+    with pytest.raises(InputError, match=r"cannot be read \(File name too long\)"):
+        list(convert_layout("pairs", tmp_path / "list.csv", tmp_path / "out"))

@@ -153,3 +153,16 @@ def test_a_bag_without_images_or_cut_or_no_bag_is_named(tmp_path):
         (tmp_path / f"{number}.bag").write_bytes(content)
         with pytest.raises(InputError, match=rf"{number}\.bag: cannot be read as a bag"):
             list(convert_layout("rosbag", tmp_path / f"{number}.bag", tmp_path / "out"))
+
+
+def test_a_bag_of_ros_2_whose_data_base_is_damaged_is_named(tmp_path):
+    """As a robot leaves it whose power was cut."""
+    writer = Writer(tmp_path / "walk", 2)
+    with writer.bag:
+        for number in range(20):
+            writer.camera("/camera/rgb/camera_info", 1.0 + number)
+    path = next((tmp_path / "walk").glob("*.db3"))
+    data = path.read_bytes()
+    path.write_bytes(data[:4096] + b"\xff" * (len(data) - 4096))
+    with pytest.raises(InputError, match=r"walk: cannot be read as a bag \("):
+        list(convert_layout("rosbag", tmp_path / "walk", tmp_path / "out"))

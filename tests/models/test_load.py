@@ -214,7 +214,10 @@ def test_weights_that_were_cut_anywhere_are_told_in_words(tmp_path, is_zip):
     data = path.read_bytes()
     for size in range(0, len(data), 97):
         path.write_bytes(data[:size])
-        with pytest.raises(InputError, match=r"model\.pth: damaged, or a pickle that would run code: .+; save its"):
+        with pytest.raises(
+            InputError,
+            match=r"model\.pth: cannot be read as weights \(.+\): damaged, or a pickle that would run code; save its",
+        ):
             read_weights(path)
 
 

@@ -13,8 +13,9 @@ from steadydepth.errors import InputError
 _MOST_LETTERS = 200
 # Of NumPy, Pillow, json, zipfile, zlib, h5py and SciPy.
 UNREADABLE = (
-    *(OSError, TypeError, ValueError, AttributeError, RuntimeError, EOFError, LookupError, csv.Error, zlib.error),
+    *(OSError, TypeError, ValueError, AttributeError, RuntimeError, EOFError, LookupError, UnboundLocalError),
     *(SyntaxError, ArithmeticError, MemoryError, tokenize.TokenError, struct.error, zipfile.BadZipFile),
+    *(csv.Error, zlib.error),
 )
 
 

@@ -3,11 +3,11 @@
 What a header promises is checked before memory is taken, and never more is unpacked than it says. Nothing is unpickled.
 """
 
-import io
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from jaxtyping import Float32
 from steadydepth.errors import InputError, import_extra
 from steadydepth.files.damage import reading, short
 from steadydepth.files.exr import read_exr
-from steadydepth.files.image_formats import size_fault
+from steadydepth.files.image_formats import open_image, size_fault
 from steadydepth.files.images import read_depth_codes, read_pnm
 
 _DPT_TAG = 202021.25  # first number of a .dpt or .cam file, MPI Sintel
@@ -58,11 +58,18 @@ def read_tagged(path: Path, layout: str, n_before: int = 0) -> np.ndarray:
     return np.frombuffer(data, layout, offset=4 + n_before)
 
 
-def open_h5(path: Path) -> Any:
-    """The HDF5 file `path`, to be closed by the caller; InputError when it is none, or h5py is missing."""
-    h5py = load_extra("h5py")
-    with reading(path, "as HDF5", "check the path, or copy the file again"):
-        return h5py.File(path, "r")
+@contextmanager
+def open_h5(path: Path) -> Iterator[Any]:
+    """The HDF5 file `path` while the block lasts.
+
+    Raises:
+        InputError: h5py is missing, the file is no HDF5, or what the block asks of it is not there or damaged.
+    """
+    with (
+        reading(path, "as HDF5", "check the path, or copy the file again"),
+        load_extra("h5py").File(path, "r") as file,
+    ):
+        yield file
 
 
 def load_extra(name: str) -> Any:
@@ -103,10 +110,8 @@ def _read_pgm(path: Path) -> np.ndarray:
 
 
 def _read_tiff(path: Path) -> np.ndarray:
-    from PIL import Image
-
     with warnings.catch_warnings(action="ignore"):  # of damage, which is an error as well
-        image = Image.open(io.BytesIO(path.read_bytes()), formats=["TIFF"])
+        image = open_image(path.read_bytes(), "TIFF")
         sides = _allowed(path, (image.height, image.width))
         if not image.mode.startswith(("I", "F")):
             raise InputError(

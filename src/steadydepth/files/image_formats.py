@@ -65,17 +65,13 @@ def decode(data: bytes, kind: str, *, name: str) -> tuple[UInt8[np.ndarray, "h w
         ValueError: saying what is wrong with it.
         InputError: the kind needs a package which is not there.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     if kind == "HEIC":
         why, otherwise = "HEIC images need the package pillow-heif", ", or convert them to JPEG"
         import_extra("pillow_heif", "heif", why, otherwise).register_heif_opener()
     try:
-        # Its own limit on pixels is a warning; ours comes next.
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-            image = Image.open(io.BytesIO(data), formats=["HEIF" if kind == "HEIC" else kind.upper()])
-        if fault := size_fault(image.height, image.width):
-            raise ValueError(fault)
+        image = open_image(data, "HEIF" if kind == "HEIC" else kind.upper())
         bits = max(getattr(image, "tag_v2", {}).get(_BITS) or (8,))
         if image.mode.startswith(("I", "F")) or bits > 8:
             raise ValueError(
@@ -91,8 +87,31 @@ def decode(data: bytes, kind: str, *, name: str) -> tuple[UInt8[np.ndarray, "h w
         return pixels, orientation
     except UnidentifiedImageError as error:
         raise ValueError("damaged, or with numbers of more than 8 bits; frames are 8-bit RGB") from error
-    except (*UNREADABLE, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def open_image(data: bytes, kind: str) -> Any:
+    """The image of Pillow in the bytes of a file, its pixels not yet decoded.
+
+    Args:
+        data: of a file.
+        kind: a format of Pillow.
+
+    Raises:
+        ValueError: it claims more pixels than there is memory for; and what Pillow raises for damage.
+    """
+    from PIL import Image
+
+    # Its own limits on pixels are a warning and an error of no common kind; ours comes next.
+    with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+        try:
+            image = Image.open(io.BytesIO(data), formats=[kind])
+        except Image.DecompressionBombError as error:
+            raise ValueError(str(error)) from error
+    if fault := size_fault(image.height, image.width):
+        raise ValueError(fault)
+    return image
 
 
 def _images_in(image: Any) -> int:

@@ -126,9 +126,13 @@ def _poses(detail: Path, camera: str) -> Float64[np.ndarray, "n 4 4"]:
     lines = read_csv(detail / "metadata_scene.csv", ("parameter_name", "parameter_value"))
     with reading(detail / "metadata_scene.csv", "as a list with meters_per_asset_unit", "extract it again"):
         metres = float({line[0]: line[1] for line in lines}["meters_per_asset_unit"])
-    with (
-        open_h5(detail / camera / "camera_keyframe_positions.hdf5") as positions,
-        open_h5(detail / camera / "camera_keyframe_orientations.hdf5") as turns,
-    ):
-        pairs = zip(turns["dataset"][()], positions["dataset"][()] * metres, strict=True)
-        return np.stack([rigid(turn, position) @ _TO_OPENCV for turn, position in pairs])
+    positions = _dataset(detail / camera / "camera_keyframe_positions.hdf5", 3) * metres
+    turns = _dataset(detail / camera / "camera_keyframe_orientations.hdf5", 3, 3)
+    if not len(turns) == len(positions) > 0:
+        raise InputError(f"{detail / camera}: {len(turns)} orientations, {len(positions)} positions: extract it again")
+    return np.stack([rigid(turn, position) @ _TO_OPENCV for turn, position in zip(turns, positions, strict=True)])
+
+
+def _dataset(path: Path, *shape: int) -> Float64[np.ndarray, "n ..."]:
+    with open_h5(path) as file:
+        return file["dataset"][()].astype(np.float64).reshape(-1, *shape)

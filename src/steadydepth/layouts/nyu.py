@@ -130,12 +130,15 @@ def _labelled(path: Path, split: str | None) -> Iterator[Recording]:
         if "images" not in file or "depths" not in file:
             raise InputError(f"{path}: no images and depths; it is nyu_depth_v2_labeled.mat: give that file")
         images, depths = file["images"], file["depths"]
-        for number in _numbers(path.parent / "splits.mat", split) if split else range(len(depths)):
+        numbers = _numbers(path.parent / "splits.mat", split) if split else range(len(depths))
+        if not all(0 <= number < len(depths) for number in numbers):
+            raise InputError(f"{path.parent / 'splits.mat'}: names images that {path.name} has not: copy both again")
+        for number in numbers:
             yield Recording(
                 name=f"nyu_{number + 1:04d}",  # as MATLAB counts
                 fps=1.0,
                 n_frames=1,
-                read=lambda _, n=number: _read_labelled(images[n], depths[n]),  # type: ignore[misc]
+                read=lambda _, n=number: _read_labelled(path, images, depths, n),  # type: ignore[misc]
                 depth_scale_m=0.001,
                 source="NYU Depth v2, labelled",
                 licence=_LICENCE,
@@ -143,8 +146,10 @@ def _labelled(path: Path, split: str | None) -> Iterator[Recording]:
             )
 
 
-def _read_labelled(image: Any, depth: Any) -> Frame:
-    return np.ascontiguousarray(np.transpose(image, (2, 1, 0))), np.ascontiguousarray(depth.T.astype(np.float32))
+def _read_labelled(path: Path, images: Any, depths: Any, number: int) -> Frame:
+    with reading(f"{path}, image {number + 1}", "as arrays"):
+        image, depth = images[number].transpose(2, 1, 0), depths[number].T
+        return np.ascontiguousarray(image), np.ascontiguousarray(depth.astype(np.float32))
 
 
 def _numbers(path: Path, split: str) -> list[int]:

@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -64,7 +65,8 @@ def _recording(path: Path, name: str, lines: list[dict[str, Any]]) -> Recording:
 def _listed(path: Path, name: str) -> Path:
     """A file of the list, relative to it or not; with the backslashes of Windows as well."""
     found = path.parent / name
-    return found if found.exists() else path.parent / name.replace("\\", "/")
+    # A line that is split at the wrong places may be too long for a name.
+    return found if os.path.exists(found) else path.parent / name.replace("\\", "/")  # noqa: PTH110
 
 
 def _samples(

@@ -1,6 +1,7 @@
 """One video of a public data set as its own files have it: what each layout gives, and the conversion writes."""
 
 import csv
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -145,7 +146,7 @@ def listed_path(list_file: Path, name: str) -> Path:
         InputError: the name is absolute or climbs out.
     """
     path = list_file.parent / name
-    if not path.exists() and "\\" in name:
+    if not os.path.exists(path) and "\\" in name:  # noqa: PTH110
         name = name.replace("\\", "/")
         path = list_file.parent / name
     if Path(name).is_absolute() or ".." in Path(name).parts or re.match(r"^[A-Za-z]:", name):
@@ -162,7 +163,7 @@ def numbered(folder: Path, prefix: str, suffix: str) -> dict[int, Path]:
         suffix: of the names, with its dot.
     """
     files = [(path.name.removeprefix(prefix).removesuffix(suffix), path) for path in folder.glob(f"{prefix}*{suffix}")]
-    return dict(sorted((int(number), path) for number, path in files if number.isdigit()))
+    return dict(sorted((int(number), path) for number, path in files if number.isdecimal()))
 
 
 def read_table(path: Path, n_columns: int, *, skip: int = 0) -> Float64[np.ndarray, "n c"]:

@@ -67,6 +67,6 @@ def _camera(place: Path) -> tuple[Float64[np.ndarray, "3 3"], float]:
         with reading(path, f"as a camera with {', '.join(_CAMERA)}"):
             stored = json.loads(path.read_text(encoding="utf-8-sig"))["camera"]
             camera = {name: float(stored[name]) for name in _CAMERA}
-    if not camera["scale"] > 0:
+    if not 0 < camera["scale"] < np.inf:
         raise InputError(f"{path}: scale {camera['scale']}: the steps of a metre are above 0: copy it again")
     return pinhole(camera["fx"], camera["fy"], camera["cx"], camera["cy"]), 1 / camera["scale"]

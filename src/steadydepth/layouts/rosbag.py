@@ -8,9 +8,12 @@ Sources: ROS' sensor_msgs (Image, CompressedImage, CameraInfo), REP 118, compres
 """
 
 import logging
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +65,13 @@ def _reading_bag(place: Path) -> AbstractContextManager[None]:
     """`reading`, with what rosbags raises; what it reads is asserted there as well."""
     from rosbags import highlevel, rosbag1, rosbag2, serde, typesys
 
-    faults = highlevel.AnyReaderError, rosbag1.ReaderError, rosbag2.ReaderError, serde.SerdeError, typesys.TypesysError
-    return reading(place, "as a bag", "copy or record it again", *faults, AssertionError)
+    # What reads ROS 2's .db3: rosbags of now, and of before.
+    apsw = find_spec("apsw") and import_module("apsw")
+    faults = (
+        *(highlevel.AnyReaderError, rosbag1.ReaderError, rosbag2.ReaderError, serde.SerdeError, typesys.TypesysError),
+        *(apsw.Error if apsw else sqlite3.Error, AssertionError),
+    )
+    return reading(place, "as a bag", "copy or record it again", *faults)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,16 @@ from jaxtyping import Float64
 
 from steadydepth.files.damage import reading
 from steadydepth.files.depth_formats import read_tagged
-from steadydepth.layouts.recording import Found, Recording, each, inverted, numbered, numbered_reader, scaled
+from steadydepth.layouts.recording import (
+    Found,
+    Recording,
+    each,
+    inverted,
+    numbered,
+    numbered_reader,
+    scaled,
+    unbroken_parts,
+)
 from steadydepth.types import InputError
 
 SPLITS = ("clean", "final")  # the rendering passes of the one part that has depth
@@ -28,7 +37,7 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
         cameras = [_camera(training / "camdata_left" / images.name / f"frame_{number:04d}.cam") for number in files]
         if not cameras:
             raise InputError(f"{images}: no frame_0001.png and on: extract it again")
-        yield Recording(
+        recording = Recording(
             name=f"{images.parent.name}_{images.name}",
             fps=24.0,
             n_frames=len(files),
@@ -39,6 +48,7 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
             K=cameras[0][0],
             cam_to_world=np.stack([pose for _, pose in cameras]),
         )
+        yield from unbroken_parts(recording, np.diff(list(files)) == 1)
 
     yield from each(sorted((folder / "training" / (split or "final")).glob("*/")), read)
 

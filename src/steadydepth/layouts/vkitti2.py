@@ -20,6 +20,7 @@ from steadydepth.layouts.recording import (
     pinhole,
     read_table,
     scaled,
+    unbroken_parts,
 )
 from steadydepth.types import InputError
 
@@ -33,7 +34,7 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
         labels = numbered(variation / "frames" / "depth" / images.name, "depth_", ".png")
         intrinsics = _of_camera(variation / "intrinsic.txt", 6, camera, list(files))
         extrinsics = _of_camera(variation / "extrinsic.txt", 18, camera, list(files))
-        yield Recording(
+        recording = Recording(
             name=f"{variation.parent.name}_{variation.name}_{camera}",
             fps=10.0,
             n_frames=len(files),
@@ -44,13 +45,14 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
             K=pinhole(*intrinsics[0]),
             cam_to_world=inverted(extrinsics.reshape(-1, 4, 4), variation / "extrinsic.txt"),
         )
+        yield from unbroken_parts(recording, np.diff(list(files)) == 1)
 
     yield from each(sorted(folder.glob("Scene*/*/frames/rgb/Camera_*")), read)
 
 
 def _of_camera(path: Path, n_columns: int, camera: int, numbers: list[int]) -> Float64[np.ndarray, "n c"]:
     """What a table of `frame camera ...` says of each frame `numbers` of one camera."""
-    lines = {int(line[0]): line[2:] for line in read_table(path, n_columns, skip=1) if line[1] == camera}
+    lines = {line[0]: line[2:] for line in read_table(path, n_columns, skip=1) if line[1] == camera}
     missing = [number for number in numbers if number not in lines]
     if missing or not numbers:
         raise InputError(f"{path}: no line of camera {camera} for frame {missing[:1]}: extract it again")

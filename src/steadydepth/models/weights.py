@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from steadydepth.files.depth_formats import UNREADABLE, short
+from steadydepth.files.damage import reading
 from steadydepth.types import InputError
 
 NESTED = ("state_dict", "model")  # where training scripts put the weights beside other things
@@ -23,15 +23,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file of weights")
-    try:
+    way_out = "damaged, or a pickle that would run code; save its state_dict as .safetensors where it comes from"
+    with reading(path, "as weights", way_out, pickle.UnpicklingError, SafetensorError, AssertionError):
         if path.suffix == ".safetensors":
             return load_file(path)
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, AssertionError, *UNREADABLE) as error:
-        raise InputError(
-            f"{path}: damaged, or a pickle that would run code: {short(error)}; save its "
-            "state_dict as .safetensors where it comes from"
-        ) from error
     for key in NESTED:
         if isinstance(stored, dict) and isinstance(stored.get(key), dict):
             stored = stored[key]
