@@ -7,6 +7,8 @@ import pytest
 import torch
 from small_runs import read_log, resolve, train_until_cut
 
+from steadydepth.data.loader_workers import load_items
+from steadydepth.data.samples import make_batch
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.errors import InputError
 from steadydepth.files.video_write import write_video
@@ -258,3 +260,12 @@ def test_the_optimizer_of_a_mixed_run_sees_every_weight(model, batch):
     optimizer = build_optimizer(model, learning_rate=1e-2, encoder_learning_rate=1.0, weight_decay=0.0)
     train_step(model, optimizer, batch, relative_weight=1.0, max_grad_norm=1.0)
     assert not [name for name, weight in model.named_parameters() if torch.equal(before[name], weight)]
+
+
+@pytest.mark.parametrize("data", [{}, {"noise": 0.01}])
+def test_frames_that_are_read_and_such_as_are_rendered_have_one_range(folders, tmp_path, data):
+    sources = [{"root": str(folders / "clips")}, {"synthetic": {}}]
+    config = make_config(folders, tmp_path, sources=sources, steps=1, optim={"batch": 2}, data=data)
+    (items,) = load_items(open_samples(config, 0, 0, 1), batch=2, workers=0)
+    brightest = make_batch(items).frames.amax(dim=(1, 2, 3, 4))
+    assert ((brightest > 0.4) & (brightest <= 1)).all()
