@@ -159,6 +159,17 @@ def test_a_training_that_is_asked_to_stop_says_so_and_goes_on(config, tmp_path, 
     assert all(torch.equal(plain[name], cut[name]) for name in plain)
 
 
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+def test_what_was_found_before_a_cut_goes_on_on_the_device_of_the_training(config, tmp_path):
+    """Means are taken over both; the meta device stands for a GPU."""
+    learner = train.Learner(FilterGates(config.width), config, tmp_path / "learning")
+    learner.found = [{"target": torch.tensor(0.5)}]
+    learner.save()
+    there = config.model_copy(update={"device": "meta"})
+    again = train.Learner(FilterGates(config.width), there, tmp_path / "learning")
+    assert [one["target"].device.type for one in again.found] == ["meta"]
+
+
 def test_it_goes_on_from_weights_and_learns_from_more_folders_of_the_same_size(config, tmp_path):
     first = train_filter(config)
     make_world(tmp_path / "more", n_clips=1, seed=3, n_frames=6, workers=1)

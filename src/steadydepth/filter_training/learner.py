@@ -54,7 +54,7 @@ class Learner:
         self.optimizer.load_state_dict(cut["optimizer"])
         self.generator.set_state(cut["generator"])
         self.number, self.share, self.spent_s = cut["number"], cut["share"], cut["spent_s"]
-        self.found = cut["found"]
+        self.found = [{name: value.to(self.config.device) for name, value in one.items()} for one in cut["found"]]
 
     def log(self) -> str:
         """Write the means of what was found since the line before, and return them as text."""
