@@ -5,9 +5,10 @@ import time
 from functools import partial
 
 import pytest
+import torch
 
 from steadydepth.exporters.bench import TimedProcess, bench, summarise, take_turns, time_in_turn
-from steadydepth.exporters.bench_worker import call_for
+from steadydepth.exporters.bench_worker import _device_mib, _wait, call_for
 from steadydepth.exporters.export import export_model
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.training.checkpoint import save_model
@@ -35,6 +36,14 @@ def test_calls_are_timed_in_turn():
     assert {name: len(times) for name, times in spent.items()} == {"a": 1, "b": 1, "c": 1}
     slept = time_in_turn({"": lambda: time.sleep(0.002)}, 0.0)[""]
     assert min(slept) >= 0.002
+
+
+def test_of_several_gpus_the_one_that_is_asked_for_is_waited_for_and_measured(monkeypatch):
+    waited, memory = [], {"cuda:0": 0, "cuda:1": 3 << 20}
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device="cuda:0": waited.append(str(device)))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device="cuda:0": memory[str(device)])
+    _wait(torch.device("cuda:1"))
+    assert (waited, _device_mib("cuda:1")) == (["cuda:1"], 3.0)
 
 
 def test_models_are_measured_side_by_side(tmp_path):

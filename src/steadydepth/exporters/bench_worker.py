@@ -98,14 +98,14 @@ def _open_network(what: str, name: str, image: np.ndarray, device: str | None) -
 
     session = predictor.session(chunk=1)
     call = {"predict": lambda: session.step(image), "network": _stream(network)}[what]
-    return Opened(call, flops, "float32", predictor.device.type)
+    return Opened(call, flops, "float32", str(predictor.device))
 
 
 def _wait(device: Any) -> None:
     import torch
 
     if device.type != "cpu":
-        torch.accelerator.synchronize()
+        torch.accelerator.synchronize(device)
 
 
 def _convolution(device: str | None) -> Opened:
@@ -123,7 +123,7 @@ def _convolution(device: str | None) -> Opened:
                 torch.nn.functional.conv2d(frame, kernel, padding=1)
         _wait(place)
 
-    return Opened(convolve, lambda: _IN_A_ROW * _operations(channels, height, width), "float32", place.type)
+    return Opened(convolve, lambda: _IN_A_ROW * _operations(channels, height, width), "float32", str(place))
 
 
 def _int8_convolution(threads: int) -> Opened:
@@ -191,7 +191,7 @@ def _device_mib(device: str) -> float | None:
     import torch
 
     read = getattr(torch.get_device_module(device), "max_memory_allocated", None)  # MPS has none
-    return None if read is None else read() / 2**20
+    return None if read is None else read(device) / 2**20
 
 
 def main() -> None:
