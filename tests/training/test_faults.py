@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from small_runs import after_calling, make_config, read_log, train_until_cut
 
 from steadydepth import cli
@@ -290,16 +289,7 @@ def test_folders_of_another_user_are_refused_with_what_to_do(world, monkeypatch,
         assert not run.exists()
 
 
-@pytest.fixture
-def other_precision():
-    """Accelerate takes one precision for a process, but for its own tests."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.mark.parametrize(("has_amx", "has_avx512"), [(False, False), (True, False), (False, True)])
-@pytest.mark.usefixtures("other_precision")
 def test_bf16_is_warned_about_on_a_cpu_that_has_none(world, tmp_path, monkeypatch, caplog, has_amx, has_avx512):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_avx512)

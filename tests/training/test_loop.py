@@ -1,4 +1,5 @@
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from steadydepth.models.load import load_model
 from steadydepth.training import step
 from steadydepth.training.loop import _claim_folder, outcome, train
 from steadydepth.training.samples import open_samples, sample_numbers
-from steadydepth.training.setup import average_weights, build_model
+from steadydepth.training.setup import average_weights, build_model, set_up
 from steadydepth.training.step import relative_weight_at, set_training_mode, train_step
 from steadydepth.types import InputError
 
@@ -266,3 +267,17 @@ def test_a_run_without_labels_cut_and_resumed_equals_one_never_cut(world, tmp_pa
     assert not (resumed / "teacher").exists()
     assert read_log(uncut) == read_log(resumed)
     assert (uncut / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+
+
+def test_a_python_process_trains_with_one_precision_after_another(world, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        for precision in ("no", "bf16", "no"):
+            train(make_config(world, tmp_path / str(len(caplog.messages)), steps=1, run={"precision": precision}))
+    found = [line.rsplit("precision ", 1)[1] for line in caplog.messages if "precision " in line and "process" in line]
+    assert found == ["no", "bf16", "no"]
+
+
+def test_processes_wait_for_the_first_one_while_it_labels_and_validates(world, tmp_path):
+    """NCCL alone would end them after ten minutes."""
+    accelerator = set_up(make_config(world, tmp_path))[0].accelerator
+    assert accelerator.init_handler.timeout >= timedelta(hours=12)

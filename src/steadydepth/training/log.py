@@ -94,8 +94,8 @@ class LossMeter:
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds of this process's sums."""
-        return {"sums": self.sums, "of_sources": self.of_sources}
+        """What a checkpoint holds of this process's sums, on the CPU: the first process has no part in other GPUs."""
+        return {"sums": self.sums.cpu(), "of_sources": self.of_sources.cpu()}
 
     def add_state_dict(self, state: dict[str, Any]) -> None:
         """Add what `state_dict` of a process returned."""

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# The first process alone labels videos and validates; NCCL ends the others after ten minutes of waiting, if not told.
+WAITING = timedelta(days=1)
+
 
 def open_accelerator(config: Config) -> "Accelerator":
     """Accelerate for the processes that the launcher has started.
@@ -30,6 +34,8 @@ def open_accelerator(config: Config) -> "Accelerator":
     """
     # Importing Accelerate costs a second: not at the import of this module.
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import InitProcessGroupKwargs
 
     precision, on_cpu = config.run.precision, config.run.device == "cpu" or not torch.accelerator.is_available()
     if precision == "fp16" and on_cpu:
@@ -42,12 +48,16 @@ def open_accelerator(config: Config) -> "Accelerator":
     # Accelerate goes on without a tracker whose package is not there.
     if tracker and importlib.util.find_spec(tracker) is None:
         raise InputError(f"run.tracker: {tracker}: is not installed: pip install {tracker}")
+    if not dist.is_initialized():
+        # Accelerate keeps the device and the precision of the first run of a Python process, and refuses others.
+        AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=precision,
         step_scheduler_with_optimizer=False,
         log_with=tracker,
         project_dir=config.run.folder,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=WAITING)],
     )
     if config.run.shard and accelerator.num_processes == 1:
         raise InputError("run.shard: there is one process, and nothing to share: start several with torchrun")

@@ -21,8 +21,8 @@ class StepClock:
 
     def mark(self, part: str) -> None:
         """Count the time since the last mark to `part`."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
         now = time.perf_counter()
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
         self.last = now

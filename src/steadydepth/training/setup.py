@@ -245,11 +245,11 @@ def average_weights(model: nn.Module, decay: float) -> AveragedModel:
     d = min(decay, (1 + n) / (10 + n)) at update n, so that a short run is not an average of its start.
     """
 
-    def blend(average: torch.Tensor, weights: torch.Tensor, n: torch.Tensor | int) -> torch.Tensor:
-        if not average.is_floating_point():
-            return weights
-        # A tensor, not a number: reading `n` would wait for the device, once for each weight.
+    # All tensors of one type together: `n` is sent to the device once for them, not for each, and never read there.
+    def blend(averages: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], n: torch.Tensor | int) -> None:
         share = torch.as_tensor((1 + n) / (10 + n)).clamp(max=decay)
-        return torch.lerp(weights, average, share.to(weights.dtype))
+        for average, own in zip(averages, weights, strict=True):
+            is_blended = average.is_floating_point()
+            average.copy_(torch.lerp(own, average, share.to(own.dtype)) if is_blended else own)
 
-    return AveragedModel(model, avg_fn=blend, use_buffers=True)
+    return AveragedModel(model, multi_avg_fn=blend, use_buffers=True)  # type: ignore[arg-type]

@@ -57,8 +57,9 @@ def pack(state: TrainingState, watchers: Watchers, accelerator: "Accelerator") -
     from accelerate.utils import broadcast, gather_object
 
     model = accelerator.unwrap_model(state.model)
-    # Each process has norm statistics of its own clips; a run that is resumed has those of the first.
-    broadcast([*model.buffers(), *state.average.buffers()])
+    # Each process has norm statistics of its own clips; a run that is resumed has those of the first. The average's own
+    # count of steps is the same in all, and on the CPU, from where NCCL sends nothing.
+    broadcast([*model.buffers(), *state.average.module.buffers()])
     own = {"meter": watchers.meter.state_dict(), "random": random_state(accelerator.device)}
     return {
         "step": state.step,
