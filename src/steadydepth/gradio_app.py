@@ -1,6 +1,7 @@
 """A page to try a model on: drop a video, and see its depth as it is and as a filter leaves it, beside each other."""
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +79,17 @@ def make_app(model: AnyModel = DEFAULT, *, colours: str = "turbo") -> Any:
         InputError: the extra `app` is not installed, or there is no such model.
     """
     gradio, predictor = import_extra("gradio", "app", "the app needs Gradio"), as_predictor(model)
-    folder = tempfile.TemporaryDirectory()  # as long as the page; Gradio serves a copy
 
-    def run(video: str | None, filter: str, colours: str, look_ahead: float) -> str:
+    def run(video: str | None, filter: str, colours: str, look_ahead: float) -> Iterator[str]:
         if not video:
             raise gradio.Error("Drop a video first.")
-        try:
-            out = Path(tempfile.mkdtemp(dir=folder.name)) / "depth.mp4"
-            view = DepthView(colours, look_ahead=int(look_ahead) or None)
-            return str(compare_filter(predictor, video, out, filter=filter, view=view))
-        except InputError as error:
-            raise gradio.Error(str(error)) from error
+        # Gradio has taken its copy, which it deletes itself, when it asks for what comes after the video.
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                view = DepthView(colours, look_ahead=int(look_ahead) or None)
+                yield str(compare_filter(predictor, video, Path(folder) / "depth.mp4", filter=filter, view=view))
+            except InputError as error:
+                raise gradio.Error(str(error)) from error
 
     with gradio.Blocks(title="steadydepth", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gradio.Markdown(f"# steadydepth\nDepth of a video, raw and filtered. The model claims {predictor.claims}.")
