@@ -13,7 +13,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from steadydepth.method import alignment
 from steadydepth.method.absolute_loss import ABSOLUTE
+from steadydepth.method.alignment import align_clips
 from steadydepth.method.relative_loss import RELATIVE, ROBUST
 from steadydepth.method.update import build_optimizer
 from steadydepth.models.depth_net import DepthNet
@@ -75,6 +77,29 @@ def test_a_step_stays_on_its_device(claims, loss):
         assert {one.device.type for one in (terms.target, meter.sums, meter.of_sources)} == {"cuda"}
         # What the first process is sent of the others', and what a checkpoint has.
         assert {one.device.type for one in meter.state_dict().values()} == {"cpu"}
+
+
+class RefuseFloat64(TorchDispatchMode):
+    """As Apple's GPU does."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **kwargs or {})
+        if isinstance(out, torch.Tensor) and out.device.type == "cuda" and out.dtype == torch.float64:
+            raise TypeError("no float64 on this device")
+        return out
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_device_without_64_bits_has_its_clips_aligned_on_the_cpu(monkeypatch, single):
+    def align():
+        clips = clips_on("cuda")
+        return align_clips(clips.frames.mean(2), clips.depth, clips.valid, "scale", single=single)
+
+    with FakeTensorMode(), RefuseFloat64():
+        with pytest.raises(TypeError, match="no float64"):
+            align()
+        monkeypatch.setattr(alignment, "_WITHOUT_64_BITS", ("cuda",))
+        assert align().device.type == "cuda"
 
 
 def test_sums_of_two_devices_are_noticed():

@@ -8,6 +8,8 @@ from steadydepth.ops import alignment
 from steadydepth.types import Batch, Claims, Depth, Labels, Valid
 
 LEAST_DEPTH_M = 1e-3  # an offset may push an aligned depth below zero; a logarithm comes next
+# Devices that have no float64, in which fits are computed: they are on the CPU then.
+_WITHOUT_64_BITS = ("mps",)
 
 
 def align_to_labels(predicted: Depth, batch: Batch, claims: Claims) -> tuple[Depth, Depth | None]:
@@ -47,6 +49,9 @@ def align_clips(depth: Depth, truth: Depth, valid: Valid, claims: Claims, *, sin
     """
     if claims == "metric":
         return depth
+    if depth.device.type in _WITHOUT_64_BITS:
+        on_cpu = (one.cpu() for one in (depth, truth, valid))
+        return align_clips(*on_cpu, claims, single=single).to(depth.device)
     if single:
         images, labels, kept = (one.flatten(0, 1)[:, None] for one in (depth, truth, valid))
         return align_clips(images, labels, kept, claims).unflatten(0, depth.shape[:2]).flatten(1, 2)
