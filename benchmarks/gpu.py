@@ -69,7 +69,9 @@ def configure(path: Path, arguments: argparse.Namespace, **changes: Any) -> Conf
 def measure_speed(arguments: argparse.Namespace) -> None:
     """Rendered clips a second, and the parts of a training step, eager and compiled."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = configure(arguments.config, arguments, **{"run.folder": arguments.out / "speed", "optim.steps": 1000})
+    init = None if arguments.init == "none" else arguments.init
+    common = {"model.init": init, "optim.steps": 1000}
+    config = configure(arguments.config, arguments, **common, **{"run.folder": arguments.out / "speed"})
     world = World(device, load_assets(arguments.assets) if arguments.assets else None)
     for n_clips in (8, 32):
         for seed in range(2):  # memory is asked for once
@@ -84,7 +86,7 @@ def measure_speed(arguments: argparse.Namespace) -> None:
         print(json.dumps({"rendered frames a second": round(per_second, 1), "clips at once": n_clips}), flush=True)
     del world
     for is_compiled in (False, True):
-        changes = {"run.compile": is_compiled, "run.folder": arguments.out / f"speed{is_compiled:d}"}
+        changes = common | {"run.compile": is_compiled, "run.folder": arguments.out / f"speed{is_compiled:d}"}
         seconds = time_steps(
             configure(arguments.config, arguments, **changes), steps=25 if torch.cuda.is_available() else 2
         )

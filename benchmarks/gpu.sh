@@ -3,12 +3,12 @@
 # processors render what the rest learns from; then its steady stage, recipes of the learned filter and the sweep of
 # label-free and labelled recipes run side by side. What is worth carrying home is in OUT, in files under 16 MB.
 #
-#     ASSETS=assets.npz [TEXTURES=photos] [WEIGHTS=lite0.pth] [SECONDS_IN_ALL=590] [JOBS=7] \
+#     [ASSETS=assets.npz] [TEXTURES=photos] [WEIGHTS=lite0.pth] [SECONDS_IN_ALL=590] [JOBS=7] \
 #     [MODEL=... VIDEOS=... RGBD=...] bash benchmarks/gpu.sh OUT
 #
-# ASSETS is what `steadydepth data assets` packs. MODEL, VIDEOS and RGBD are those of stabilise_sweep.py.
+# ASSETS is what `steadydepth data assets` packs; without it the world has simple bodies. MODEL, VIDEOS and RGBD are those of stabilise_sweep.py.
 set -u
-out=$1 all=${SECONDS_IN_ALL:-590} python=${PYTHON:-python3} work=$(mktemp -d) begun=$SECONDS
+out=$1 all=${SECONDS_IN_ALL:-590} python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)} work=$(mktemp -d) begun=$SECONDS
 export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONPATH=src${PYTHONPATH:+:$PYTHONPATH}
 mkdir -p "$out" "$work/logs" "$work/filter" "$work/ready"
 workers=$(( $(nproc) > 3 ? $(nproc) - 3 : 1 ))
@@ -17,7 +17,7 @@ minutes() { "$python" -c "print(max($(left "$1"), 1) / 60)"; }
 make_world() { nice -n 5 "$python" -m steadydepth data make "$@" --workers "$workers" >> "$work/logs/world.log" 2>&1; }
 ready() {
     OMP_NUM_THREADS=2 timeout -s TERM "$2" "$python" benchmarks/gpu.py "$1" --minutes "$3" --out "$work/ready" \
-        --assets "$ASSETS" ${TEXTURES:+--textures "$TEXTURES"} --weights "${WEIGHTS:-package}" > "$work/logs/$1.log" 2>&1
+        ${ASSETS:+--assets "$ASSETS"} ${TEXTURES:+--textures "$TEXTURES"} --weights "${WEIGHTS:-package}" > "$work/logs/$1.log" 2>&1
 }
 sweep() {
     "$python" benchmarks/stabilise_sweep.py --out "$work/sweep" --train "$work/train" --test "$work/test" \
