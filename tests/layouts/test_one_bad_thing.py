@@ -113,7 +113,9 @@ def test_what_desktops_leave_and_a_broken_video_cost_the_others_nothing(tmp_path
     (tmp_path / "in/._b.mp4").write_bytes(b"\0\5\x16\7Mac OS X" + bytes(100))
     (tmp_path / "in/a.mp4").write_bytes((tmp_path / "in/b.mp4").read_bytes()[:900])
     for split_shots in (False, True):
-        with pytest.raises(SomeFailedError, match=r"a\.mp4: (cannot be read as video|truncated|no frame can be decoded)"):
+        with pytest.raises(
+            SomeFailedError, match=r"a\.mp4: (cannot be read as video|truncated|no frame can be decoded)"
+        ):
             list(convert_videos(tmp_path / "in", tmp_path / f"out{split_shots}", split_shots=split_shots))
         assert sorted(path.name for path in (tmp_path / f"out{split_shots}").iterdir()) == ["b", "c"]
 

@@ -50,8 +50,7 @@ def align_clips(depth: Depth, truth: Depth, valid: Valid, claims: Claims, *, sin
     if claims == "metric":
         return depth
     if depth.device.type in _WITHOUT_64_BITS:
-        on_cpu = (one.cpu() for one in (depth, truth, valid))
-        return align_clips(*on_cpu, claims, single=single).to(depth.device)
+        return align_clips(depth.cpu(), truth.cpu(), valid.cpu(), claims, single=single).to(depth.device)
     if single:
         images, labels, kept = (one.flatten(0, 1)[:, None] for one in (depth, truth, valid))
         return align_clips(images, labels, kept, claims).unflatten(0, depth.shape[:2]).flatten(1, 2)

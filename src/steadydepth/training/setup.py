@@ -252,4 +252,4 @@ def average_weights(model: nn.Module, decay: float) -> AveragedModel:
             is_blended = average.is_floating_point()
             average.copy_(torch.lerp(own, average, share.to(own.dtype)) if is_blended else own)
 
-    return AveragedModel(model, multi_avg_fn=blend, use_buffers=True)  # type: ignore[arg-type]
+    return AveragedModel(model, multi_avg_fn=blend, use_buffers=True)
