@@ -200,5 +200,5 @@ def test_a_filter_that_was_cut_when_it_was_copied_is_named(tmp_path):
     weights = tmp_path / WEIGHTS.name
     for size in (0, 100, 9000):
         weights.write_bytes(WEIGHTS.read_bytes()[:size])
-        with pytest.raises(InputError, match=rf"{weights.name}: damaged"):
+        with pytest.raises(InputError, match=rf"{weights.name}: cannot be read as weights"):
             load_gates(weights)

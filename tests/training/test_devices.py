@@ -13,6 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from steadydepth.config import DataConfig
 from steadydepth.method import alignment
 from steadydepth.method.absolute_loss import ABSOLUTE
 from steadydepth.method.alignment import align_clips
@@ -22,8 +23,9 @@ from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.features import last_layer
 from steadydepth.training.log import LossMeter
 from steadydepth.training.setup import average_weights, choose_losses
-from steadydepth.training.state import TrainingState, pack_state
+from steadydepth.training.state import TrainingState, Watchers, pack
 from steadydepth.training.step import train_step
+from steadydepth.training.validation import EarlyStopping
 from steadydepth.types import Batch
 
 B, T, HEIGHT, WIDTH = 3, 4, 32, 40
@@ -72,7 +74,7 @@ def learn(device, claims, **loss):
 def test_a_step_stays_on_its_device(claims, loss):
     with FakeTensorMode():
         terms = learn("cuda", claims, **loss)
-        meter = LossMeter(B, torch.device("cuda"))
+        meter = LossMeter(DataConfig(sources=[{"root": name} for name in "abc"]), torch.device("cuda"))
         meter.add(terms)
         assert {one.device.type for one in (terms.target, meter.sums, meter.of_sources)} == {"cuda"}
         # What the first process is sent of the others', and what a checkpoint has.
@@ -138,6 +140,9 @@ def test_processes_send_each_other_nothing_that_is_on_the_cpu(monkeypatch):
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     sent = []
     monkeypatch.setattr(accelerate.utils, "broadcast", sent.extend)
-    average, optimizer = average_weights(model, 0.9), torch.optim.AdamW(model.parameters())
-    pack_state(TrainingState(model, average, optimizer), SimpleNamespace(unwrap_model=lambda one: one, scaler=None))
+    monkeypatch.setattr(accelerate.utils, "gather_object", list)
+    state = TrainingState(model, average_weights(model, 0.9), torch.optim.AdamW(model.parameters()))
+    here = torch.device("cpu")
+    watchers = Watchers(LossMeter(DataConfig(root="a"), here), EarlyStopping(0), None)
+    pack(state, watchers, SimpleNamespace(unwrap_model=lambda one: one, scaler=None, device=here))
     assert [one.device.type for one in sent] == ["meta"] * 6
