@@ -78,6 +78,30 @@ def test_chunks_give_the_same_numbers(chunk):
     np.testing.assert_allclose(depths(found), averages(film()), rtol=1e-6)
 
 
+@pytest.mark.parametrize("make", [Average, Red])
+def test_frames_that_do_not_fit_into_memory_together_are_predicted_in_parts(make):
+    class Small(make):
+        def forward(self, frames, state=None):
+            if frames.shape[1] > 2:
+                raise torch.OutOfMemoryError("for 2 frames only")
+            return super().forward(frames, state)
+
+    model = Small()
+    found = [result.depth for result in Session(Network(model), chunk=8).run(film())]
+    np.testing.assert_array_equal(found, [result.depth for result in Session(Network(make()), chunk=8).run(film())])
+    assert max(model.chunks) == 2
+    assert sum(model.chunks) == T
+
+
+def test_a_frame_that_does_not_fit_into_memory_is_told():
+    class Full(Red):
+        def forward(self, frames, state=None):
+            raise torch.OutOfMemoryError("none")
+
+    with pytest.raises(InputError, match=f"cpu has no memory for a frame of {H} x {W}: give a smaller max_side"):
+        next(Session(Network(Full())).run(film()))
+
+
 def test_a_per_frame_network_is_shown_as_many_frames_as_fill_the_device():
     model = Red()
     assert len(list(Session(Network(model)).run(film()))) == T

@@ -5,6 +5,7 @@ an export. So what is evaluated is what is run.
 """
 
 import math
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -129,6 +130,7 @@ class Network:
         # Of models that were made for images of some size.
         self.model, self.max_side = model.to(self.device), max_side or getattr(model, "max_side", None)
         self._least_side = int(getattr(model, "least_side", 1))
+        self._fit_at_once = sys.maxsize  # frames; fewer where the device had no memory for so many
 
     def fit(self, image: Image) -> Fitted:
         """A frame at the size at which the network sees it; one that has that size is returned as it is."""
@@ -145,8 +147,24 @@ class Network:
         if isinstance(self.model, ExportedNet):
             # It takes bytes, without floats in between.
             return self.model.predict_images(images, state)
-        depth, state = self._predict([images], state)
-        return depth[0], state
+        if len(images) > (n := self._fit_at_once):
+            parts = list[np.ndarray]()
+            for start in range(0, len(images), n):
+                depth, after = self(images[start : start + n], state)
+                parts, state = [*parts, depth], after
+            return np.concatenate(parts), after
+        try:
+            depth, after = self._predict([images], state)
+            return depth[0], after
+        except torch.OutOfMemoryError as error:
+            if len(images) == 1:
+                height, width = images[0].shape[:2]
+                raise InputError(
+                    f"{self.device} has no memory for a frame of {height} x {width}: give a smaller max_side "
+                    "(--max-side), or another device"
+                ) from error
+            self._fit_at_once = len(images) // 2
+        return self(images, state)  # here nothing holds what the attempt took
 
     def step_together(
         self, images: list[Fitted], states: list[State | None]
@@ -183,7 +201,7 @@ class Network:
             return 1
         shrunk = 1.0 if self.max_side is None else min(1.0, self.max_side / max(height, width))
         pixels = _PIXELS_AT_ONCE.get(self.device.type, _PIXELS_ON_ACCELERATOR)
-        return max(1, min(_MOST_AT_ONCE, int(pixels / (height * width * shrunk**2))))
+        return max(1, min(_MOST_AT_ONCE, self._fit_at_once, int(pixels / (height * width * shrunk**2))))
 
 
 def state_kind(state: State | None) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...] | None:
