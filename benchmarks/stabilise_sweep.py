@@ -114,6 +114,7 @@ NEXT = both(GUIDED, UNEVEN, STILLS)
 DEMO = both(NEXT, ramped(3.5, 2.2, relative_gradient=0.35, relative_features=0.1))
 WEIGHT_4 = both(NEXT, ramped(4.0, 2.5, relative_gradient=0.4, relative_features=0.1))
 GRADIENT_05 = both(NEXT, ramped(4.0, 2.2, relative_gradient=0.5, relative_features=0.15))
+GRADIENT_LONG = both(GUIDED, ramped(2.2, 1.5, relative_gradient=0.5, relative_features=0.2), LONG)
 # Recipes without a weight are those of the demo before it had an edge term.
 WITH_LABELS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
@@ -132,7 +133,9 @@ WITH_LABELS: dict[str, dict[str, Any]] = {
     "next-weight-4-edges-2.2-gradient-0.5-long": both(GRADIENT_05, LONG),
     "guided-plain-long": both(PLAIN, GUIDED, LONG),
     "guided-features-long": both(FEATURES, GUIDED, LONG),
-    "guided-gradient-0.5-long": both(GUIDED, ramped(2.2, 1.5, relative_gradient=0.5, relative_features=0.2), LONG),
+    "guided-plain-pooled-long": both(PLAIN, GUIDED, LONG, idea("pooled_scale")),
+    "guided-gradient-0.5-pooled-long": both(GRADIENT_LONG, idea("pooled_scale")),
+    "guided-gradient-0.5-long": GRADIENT_LONG,
     "guided-gradient-0.8-long": both(GUIDED, ramped(2.2, 1.8, relative_gradient=0.8, relative_features=0.2), LONG),
     "guided-weight-3.2-long": both(GUIDED, ramped(3.2, 2.0, relative_gradient=0.45, relative_features=0.2), LONG),
     "plain-long": both(PLAIN, LONG),

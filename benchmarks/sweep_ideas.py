@@ -19,6 +19,7 @@ from steadydepth.data import loader
 from steadydepth.data.clips import Sample, hold_frame
 from steadydepth.method import absolute_loss
 from steadydepth.method.relative_loss import relative_loss
+from steadydepth.models.decoders import GuidedDecoder
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.ops.edges import EDGE_DISTANCES_PX, EDGE_LOG_STEP
 from steadydepth.training import setup, step
@@ -149,7 +150,26 @@ def weight_by_progress() -> None:
     step.calculate_losses, step.relative_weight_at = calculated, weight_at
 
 
+def pooled_scale() -> None:
+    """The mean of the coarsest features of an image decides a number that is added to all of its log depth."""
+    build, decode = GuidedDecoder.__init__, GuidedDecoder.forward
+
+    def built(self: Any, channels: list[int], width: int) -> None:
+        build(self, channels, width)
+        last = nn.Conv2d(width, 1, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.scale = nn.Sequential(nn.Conv2d(channels[-1], width, 1), nn.ReLU6(), last)
+
+    def decoded(self: Any, features: list[Tensor]) -> Tensor:
+        scale = self.scale(features[-1].mean((2, 3), keepdim=True))
+        return decode(self, features) + scale
+
+    GuidedDecoder.__init__, GuidedDecoder.forward = built, decoded  # type: ignore[method-assign]
+
+
 IDEAS: dict[str, Callable[[], None]] = {
+    "pooled_scale": pooled_scale,
     "gain_of_edges": gain_of_edges,
     "moved_stills": moved_stills,
     "blurred_strides": blurred_strides,
