@@ -17,7 +17,8 @@ import numpy as np
 
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
 from steadydepth.data.sequence_listing import name_of
-from steadydepth.evaluation.clip_evaluation import Settings, score_clip
+from steadydepth.evaluation.clip_evaluation import score_clip
+from steadydepth.evaluation.clip_scorer import Settings
 from steadydepth.evaluation.sources import open_footage, predict_sequence
 from steadydepth.files.stored_depth import open_array, open_predictions
 from steadydepth.inference.filters import choose_filter, filter_depth

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steadydepth.errors import InputError
-from steadydepth.files.progress import Progress
 from steadydepth.inference.filters import NONE
 from steadydepth.inference.live import LiveResult, stream_newest
 from steadydepth.inference.point_clouds import Lens
@@ -21,6 +20,7 @@ from steadydepth.inference.stereo import Stereo
 from steadydepth.models.declare import split_name
 from steadydepth.models.zoo import DEFAULT, licence_of
 from steadydepth.ops.depth_view import DepthView
+from steadydepth.progress import Progress
 
 if TYPE_CHECKING:
     from steadydepth.training.label_free.stabilise import Stabilised

@@ -16,7 +16,8 @@ from steadydepth import metrics
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.errors import InputError
 from steadydepth.evaluation.alignment import resize
-from steadydepth.evaluation.clip_evaluation import Settings, score_clip
+from steadydepth.evaluation.clip_evaluation import score_clip
+from steadydepth.evaluation.clip_scorer import Settings
 from steadydepth.evaluation.evaluate import _enough_jobs, evaluate, evaluate_clip, report_of
 from steadydepth.evaluation.footage import Footage, chosen_frames, excerpt, follow_flow, footage_of
 from steadydepth.evaluation.sources import Source, open_footage, predict_sequence, sources_of_folder

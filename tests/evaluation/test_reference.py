@@ -11,7 +11,8 @@ import torch
 from steadydepth import metrics
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
-from steadydepth.evaluation.clip_evaluation import Settings, score_clip
+from steadydepth.evaluation.clip_evaluation import score_clip
+from steadydepth.evaluation.clip_scorer import Settings
 from steadydepth.evaluation.evaluate import evaluate, predict_sequence
 from steadydepth.evaluation.footage import footage_of
 from steadydepth.files.predictions import write_predictions

@@ -8,7 +8,7 @@ import typer
 
 from steadydepth.cli.printing import pair
 from steadydepth.errors import InputError
-from steadydepth.files.progress import progress_bar
+from steadydepth.progress import show_progress
 
 
 def make(
@@ -59,7 +59,7 @@ def make(
         done.append(path)
         report(str(root), len(done), clips)
 
-    with progress_bar() as report:
+    with show_progress() as report:
         made = make_data(
             root,
             clips=clips,
@@ -87,7 +87,7 @@ def assets(
     """
     from steadydepth.data.commands import assets as pack_models
 
-    with progress_bar() as report:
+    with show_progress() as report:
         packed = pack_models(out, *(catalogues or []), on_model=lambda done, of: report(f"{out}: models", done, of))
     print(f"{out}: {len(packed.names)} models, {packed.first_face[-1]} faces, {len(packed.textures)} textures")
     for credit in sorted({one.split(";")[0] for one in packed.credits}):
@@ -158,7 +158,7 @@ def pack(
     """
     from steadydepth.data.commands import pack as pack_data
 
-    with progress_bar() as report:
+    with show_progress() as report:
         number = pack_data(
             root,
             out,

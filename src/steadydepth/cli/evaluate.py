@@ -7,7 +7,7 @@ import typer
 
 from steadydepth.cli.printing import Strength, cell, print_columns
 from steadydepth.errors import InputError
-from steadydepth.files.progress import progress_bar
+from steadydepth.progress import show_progress
 
 
 def evaluate(
@@ -59,7 +59,7 @@ def evaluate(
     other = read_report(versus) if versus is not None else None
 
     judged: Any = load(model) if model is not None else predictions
-    with progress_bar() as report:
+    with show_progress() as report:
         scores = evaluate_all(
             judged,
             data,

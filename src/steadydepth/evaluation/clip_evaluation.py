@@ -15,8 +15,7 @@ from steadydepth.evaluation.alignment import (
     read_values,
     resize,
 )
-from steadydepth.evaluation.clip_scorer import ClipScorer, ReferenceFrame
-from steadydepth.evaluation.clip_scorer import Settings as Settings
+from steadydepth.evaluation.clip_scorer import ClipScorer, ReferenceFrame, Settings
 from steadydepth.evaluation.footage import Footage, SceneFrame, excerpt, read_label, scene_frames, split_source
 from steadydepth.evaluation.summary import ScoredClip
 from steadydepth.metrics.arrays import Chosen, Pixels, log_depth

@@ -19,7 +19,8 @@ from jaxtyping import Float
 from steadydepth.data.sequence_folder import find_sequences
 from steadydepth.evaluation.alignment import choose_alignment
 from steadydepth.evaluation.clip_evaluation import CONTROLS as CONTROLS
-from steadydepth.evaluation.clip_evaluation import Settings, score_clip
+from steadydepth.evaluation.clip_evaluation import score_clip
+from steadydepth.evaluation.clip_scorer import Settings
 from steadydepth.evaluation.footage import footage_of
 from steadydepth.evaluation.sources import (
     Source,
@@ -33,12 +34,12 @@ from steadydepth.evaluation.summary import ScoredClip, build_report, mean_over_c
 from steadydepth.evaluation.windows import Values
 from steadydepth.files.atomic_writes import check_folder, write_json
 from steadydepth.files.prefetch import ended_at_once
-from steadydepth.files.progress import Progress
 from steadydepth.files.stored_depth import open_array
 from steadydepth.inference.filters import choose_filter
 from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor
 from steadydepth.metrics.arrays import as_array
 from steadydepth.metrics.protocols import TEMPORAL, Protocol, choose_protocol
+from steadydepth.progress import Progress
 from steadydepth.types import Claims, Clip, InputError
 
 LOG = logging.getLogger(__name__)

@@ -16,13 +16,13 @@ from steadydepth.data.sequence_folder import Sequence, open_sequence
 from steadydepth.data.sequence_listing import name_of
 from steadydepth.evaluation.footage import Depth, Flow, Footage, excerpt
 from steadydepth.files.predictions import find_predictions
-from steadydepth.files.progress import Progress
 from steadydepth.files.stored_depth import open_predictions, open_raw
 from steadydepth.inference.filters import NONE, ChosenFilter
 from steadydepth.inference.predictor import Predictor, as_predictor
 from steadydepth.inference.session import Fitted, Image, Session, VideoSession
 from steadydepth.metrics.protocols import Protocol
 from steadydepth.ops.resize import fit_image
+from steadydepth.progress import Progress
 from steadydepth.types import DepthFrames, InputError, State
 
 LOG = logging.getLogger(__name__)

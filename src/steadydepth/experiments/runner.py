@@ -1,6 +1,5 @@
 """Planned runs, each trained and scored in a process of its own, some at a time; what is finished is not repeated."""
 
-import json
 import logging
 import os
 import signal
@@ -22,7 +21,7 @@ from steadydepth.config_files import dump_config
 from steadydepth.experiments.planned_runs import PlannedRun, Series, Stage, next_stage, refuse_other_runs, scores_of
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.training.lock import alone_in
-from steadydepth.training.log import LOG, complete_lines
+from steadydepth.training.log import LOG, last_step
 
 logger = logging.getLogger(__name__)
 
@@ -141,8 +140,7 @@ def _stop(children: list[_Child]) -> None:
 def _steps_done(run: PlannedRun) -> int:
     """The step that a run logged last."""
     path = run.folder / LOG
-    lines = complete_lines(path) if path.is_file() else []
-    return json.loads(lines[-1])["step"] if lines else 0
+    return last_step(path) if path.is_file() else 0
 
 
 Report = Callable[[list[_Child], int], None]

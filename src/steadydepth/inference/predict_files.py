@@ -12,7 +12,6 @@ from typing import Any
 from steadydepth.errors import InputError, failure, why_refused
 from steadydepth.files.atomic_writes import check_folder, check_name, hidden_folder
 from steadydepth.files.predictions import read_noted
-from steadydepth.files.progress import Progress, progress_bar
 from steadydepth.files.video_read import probe_video, read_depth_video
 from steadydepth.inference.depth_cache import cache_depth
 from steadydepth.inference.filters import ChosenFilter
@@ -32,6 +31,7 @@ from steadydepth.inference.writers import (
     write_outputs,
 )
 from steadydepth.ops.depth_view import DepthView
+from steadydepth.progress import Progress, show_progress
 
 LOG = logging.getLogger(__name__)
 _MOST_NAMED = 10
@@ -108,7 +108,7 @@ def predict_files(
         LOG.info("%s: has the outputs of %d inputs, which are left as they are%s", out, len(done), whatever)
     _refuse_outputs(missing, out, format, overwrite=overwrite, resume=resume)
     written: list[Path] = []
-    with nullcontext(progress) if progress is not None else progress_bar() as report:
+    with nullcontext(progress) if progress is not None else show_progress() as report:
         for given, source in missing.items():
             try:
                 with hidden_folder(out, source.name) as staging:

@@ -88,6 +88,10 @@ def multi_scale_gradient(residual: Float[Tensor, "n h w"], valid: Bool[Tensor, "
     """Sum over four scales of |horizontal| + |vertical| differences between valid neighbours, for each valid pixel.
 
     The residual is finite where invalid.
+
+    Args:
+        residual: images (n, h, w), finite where invalid.
+        valid: True where the residual counts.
     """
     loss = residual.new_zeros(())
     for step in (1, 2, 4, 8):
@@ -146,6 +150,10 @@ def smoothness(depth: Depth, frames: Frames | None = None) -> Scalar:
 
     With `frames`, each difference is weighted by exp(-mean over colours of |the same difference of the image|): depth
     may jump where the image does (Godard et al. 2017).
+
+    Args:
+        depth: predicted, (b, t, h, w), above 0.
+        frames: RGB in [0, 1]; None weighs all pixels alike.
     """
     log_depth = depth.log()
     total = log_depth.new_zeros(())

@@ -126,7 +126,11 @@ def _mean_over_clips(losses: Mapping[int, LossTerms], n_clips: Mapping[int, int]
 
 
 def mean_over_parts(parts: Sequence[LossTerms]) -> LossTerms:
-    """The losses of a step from those of its equally large parts, detached; sums over clips are added up."""
+    """The losses of a step from those of its equally large parts, detached; sums over clips are added up.
+
+    Args:
+        parts: what `calculate_losses` returned for each part.
+    """
     absolute, relative, target = (
         torch.stack([getattr(part, name).detach() for part in parts]).mean()
         for name in ("absolute", "relative", "target")

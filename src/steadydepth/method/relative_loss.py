@@ -22,6 +22,10 @@ def without_invalid(pairs: DepthPairs, valid: PairValid) -> DepthPairs:
     """Pairs that are harmless where not `valid`, for whatever is computed from them: depth 1, if they were not.
 
     On a CPU a mask of a tensor takes as long as its logarithm: none is made twice.
+
+    Args:
+        pairs: (b, p, h, w).
+        valid: which of them are to count.
     """
     if pairs.harmless:
         return replace(pairs, valid=valid)
@@ -30,7 +34,12 @@ def without_invalid(pairs: DepthPairs, valid: PairValid) -> DepthPairs:
 
 
 def change_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
-    """Change of log predicted - change of log truth: a constant factor costs nothing."""
+    """Change of log predicted - change of log truth: a constant factor costs nothing.
+
+    Args:
+        predicted: harmless pairs (b, p, h, w).
+        truth: harmless pairs of the label.
+    """
     return predicted.log_change - truth.log_change
 
 
@@ -38,22 +47,41 @@ def warping_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
     """Change of log predicted, whatever the true change: the warping loss of NVDS and others, as a baseline.
 
     It pulls an object that comes nearer back to the depth that it had.
+
+    Args:
+        predicted: harmless pairs (b, p, h, w).
+        truth: harmless pairs of the label, which are not used.
     """
     return predicted.log_change
 
 
 def geometry_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
-    """(D - D') / (D + D'), D' the earlier depth warped (Bian et al. 2019); the truth is ignored as well."""
+    """(D - D') / (D + D'), D' the earlier depth warped (Bian et al. 2019); the truth is ignored as well.
+
+    Args:
+        predicted: harmless pairs (b, p, h, w).
+        truth: harmless pairs of the label, which are not used.
+    """
     return (predicted.current - predicted.previous) / (predicted.current + predicted.previous)
 
 
 def disparity_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
-    """Change of inverse depth - true change of inverse depth, 1 / metres: near surfaces weigh most."""
+    """Change of inverse depth - true change of inverse depth, 1 / metres: near surfaces weigh most.
+
+    Args:
+        predicted: harmless pairs (b, p, h, w).
+        truth: harmless pairs of the label.
+    """
     return _disparity_change(predicted) - _disparity_change(truth)
 
 
 def disparity_size_error(predicted: DepthPairs, truth: DepthPairs) -> Pairs:
-    """|Change of inverse depth| - |true change|, blind to its direction: the form of Video-Depth-Anything."""
+    """|Change of inverse depth| - |true change|, blind to its direction: the form of Video-Depth-Anything.
+
+    Args:
+        predicted: harmless pairs (b, p, h, w).
+        truth: harmless pairs of the label.
+    """
     return _disparity_change(predicted).abs() - _disparity_change(truth).abs()
 
 
@@ -65,6 +93,10 @@ def where_smooth(truth: DepthPairs, valid: PairValid) -> PairValid:
     """Pairs whose true change of inverse depth is below a twentieth of the range that the later frame's label spans.
 
     The mask of Video-Depth-Anything's temporal gradient matching (loss/loss.py): a larger change is an edge passing.
+
+    Args:
+        truth: pairs of the label, metres.
+        valid: which of them count.
     """
     truth = without_invalid(truth, valid)
     inverse = 1 / truth.current
@@ -84,13 +116,23 @@ RELATIVE: dict[str, Callable[[DepthPairs, DepthPairs], Pairs]] = {
 
 
 def huber(error: Pairs, *, bend: float = 0.1) -> Pairs:
-    """e^2 / (2 bend) up to |e| = bend, then |e| - bend / 2: noise pulls little, a jump pulls with its sign."""
+    """e^2 / (2 bend) up to |e| = bend, then |e| - bend / 2: noise pulls little, a jump pulls with its sign.
+
+    Args:
+        error: of log depth, (b, p, h, w).
+        bend: size of the error from which on it counts linearly.
+    """
     size = error.abs()
     return torch.where(size < bend, error**2 / (2 * bend), size - bend / 2)
 
 
 def charbonnier(error: Pairs, *, rounding: float = 0.01) -> Pairs:
-    """sqrt(e^2 + rounding^2) - rounding: |e| without its corner (Charbonnier et al. 1994)."""
+    """sqrt(e^2 + rounding^2) - rounding: |e| without its corner (Charbonnier et al. 1994).
+
+    Args:
+        error: of log depth, (b, p, h, w).
+        rounding: width of the rounded corner.
+    """
     return (error**2 + rounding**2).sqrt() - rounding
 
 
@@ -176,6 +218,10 @@ def feature_difference(features: Float[Tensor, "b t *_"], stills: Bool[Tensor, "
 
     A still is one frame in several draws of light. One depth is made of many features, so they still differ with the
     light where the depth agrees.
+
+    Args:
+        features: of the network before its last layer; t >= 2.
+        stills: which clips count; 0 where none does.
     """
     features = features.float()
     scale = features.detach().std().clamp(min=1e-3)
@@ -188,6 +234,10 @@ def motion_gain(predicted: DepthPairs, truth: DepthPairs) -> Scalar:
     The pairs are harmless; all clips are pooled. 1 is ideal, 0 frozen, and 1 where nothing changes. The mean error of
     the change is smallest when a change that is hard to predict is predicted too small; this term is about all of the
     batch, and counters that bias.
+
+    Args:
+        predicted: harmless pairs (b, p, h, w).
+        truth: harmless pairs of the label.
     """
     true_change = truth.log_change
     moved = true_change.masked_fill(~truth.valid | (true_change.abs() <= MOVING), 0)

@@ -44,6 +44,10 @@ def check_state(state: object, batch: int) -> State:
 
     Raises:
         TypeError: it does not; states of several streams could not be stacked, nor exported.
+
+    Args:
+        state: what a model returned.
+        batch: number of clips.
     """
     if not isinstance(state, dict):
         raise TypeError(f"the model returned a state of {type(state).__name__}; it is a dict of tensors, {{}} for none")

@@ -63,7 +63,12 @@ def learning_rate_at(step: int, *, steps: int, learning_rate: float, warmup: flo
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Give every group of `build_optimizer` its share of `learning_rate`, which is that of the decoder."""
+    """Give every group of `build_optimizer` its share of `learning_rate`, which is that of the decoder.
+
+    Args:
+        optimizer: from `build_optimizer`; it is changed in place.
+        learning_rate: of the decoder.
+    """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["share"]
 

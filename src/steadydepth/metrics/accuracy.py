@@ -47,6 +47,11 @@ def accuracy_scores(depth: Images, truth: Truth, valid: Mask) -> Scores:
         depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
         truth: depth of the label, metres.
         valid: where the label counts.
+
+    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
     total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ACCURACY}

@@ -69,6 +69,11 @@ def warping_scores(
         flow_valid: where the forward flow has a value.
         kept: pixels that count.
         landing: pixels of the next frame that may be read; None: all.
+
+    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack, start, known = Stack(depth), as_mask(kept), as_mask(flow_valid)
     total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ("opw", "rtc_1.01", "rtc_1.25")}
@@ -112,6 +117,11 @@ def flow_flicker(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) -> S
         depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
         flow: flow between neighbouring frames, pixels, of `image_flow`.
         kept: pixels that may be read, for depth with holes; None: all.
+
+    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
     total: dict[str, Part] = {"flicker_flow": Mean(np.zeros(1), 0.0), "n_followed": Count(0)}
@@ -150,6 +160,11 @@ def flow_roughness(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) ->
         depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
         flow: flow between neighbouring frames, pixels, of `image_flow`.
         kept: pixels that may be read, for depth with holes; None: all.
+
+    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
     total: dict[str, Part] = {"rough_flow": Mean(np.zeros(1), 0.0), "n_followed_twice": Count(0)}
@@ -248,12 +263,21 @@ def label_flow(flow: Float32[np.ndarray, "p h w 2"], flow_valid: PairMask, depth
         valid: where the label counts.
 
     Returns: flow both ways, and where it is visible.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     return two_way_from_labels(flow, as_mask(flow_valid), as_array(depth).astype(np.float32), as_mask(valid))
 
 
 def image_flow(frames: UInt8[np.ndarray, "t h w 3"]) -> TwoWayFlow:
-    """DIS flow of a clip, there and back, visible where the two agree, and colours too (`correspondences.trust`)."""
+    """DIS flow of a clip, there and back, visible where the two agree, and colours too (`correspondences.trust`).
+
+    Args:
+        frames: RGB.
+
+    Returns: flow both ways in pixels, and where it is visible.
+    """
     pairs = []
     for before, after in pairwise(frames):
         pair = pair_from_frames(before, after)

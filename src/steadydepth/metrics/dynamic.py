@@ -48,7 +48,17 @@ class Split:
 
 
 def split_by_objects(objects_moving: Mask, valid: Mask) -> Split:
-    """Moving where an object mask says so; static is the rest, less one pixel around every moving object."""
+    """Moving where an object mask says so; static is the rest, less one pixel around every moving object.
+
+    Args:
+        objects_moving: where objects move.
+        valid: where the label counts.
+
+    Returns: static and moving pixels.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
+    """
     moving, known = as_mask(objects_moving), as_mask(valid)
     near = np.stack([grow(frame) for frame in moving]) if len(moving) else moving
     return Split(static=known & ~near, moving=known & moving)
@@ -71,6 +81,9 @@ def split_by_pose(
         visible_next: what the next frame shows; None: not known.
 
     Returns: static and moving pixels.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     n_frames, height, width = truth.shape
     camera, poses = Camera(as_array(K).astype(np.float64), height, width), as_array(cam_to_world).astype(np.float64)
@@ -119,6 +132,11 @@ def change_scores(depth: Images, truth: Truth, moving: Mask, flow: TwoWayFlow) -
         truth: depth of the label, metres.
         moving: pixels that move and have a label (`split_by_objects`, `split_by_pose`).
         flow: true flow between neighbouring frames, pixels, of `label_flow`.
+
+    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
     total: dict[str, Part] = {"vel": Mean(np.zeros(1), 0.0), "gain": Gain(np.zeros(1), 0.0, 0, LEAST_CHANGE)}
@@ -167,6 +185,11 @@ def bend_scores(depth: Images, truth: Truth, moving: Mask, flow: TwoWayFlow) -> 
         truth: depth of the label, metres.
         moving: pixels that move and have a label (`split_by_objects`, `split_by_pose`).
         flow: true flow between neighbouring frames, pixels, of `label_flow`.
+
+    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
     total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ("acc", "rough")}
@@ -226,6 +249,11 @@ def label_change_scores(depth: Images, truth: Truth, valid: Mask) -> Scores:
         depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
         truth: depth of the label, metres.
         valid: where the label counts.
+
+    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
     total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ("ltg_static", "ltg_moving", "lta_moving")}

@@ -98,6 +98,9 @@ def fixed_static_set(truth: Truth, valid: Mask, objects_moving: Mask | None = No
         objects_moving: where objects move; None: nowhere.
 
     Returns: True at the pixels of the set.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     search = StaticSearch()
     for t in range(len(truth)):
@@ -120,6 +123,11 @@ def fixed_camera_scores(depth: Images, valid: Mask, static_set: PixelSet) -> Sco
         depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
         valid: where the label counts.
         static_set: pixels of `fixed_static_set`.
+
+    Returns: one float64 a method (*m) for each name; NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack, chosen = Stack(depth), np.flatnonzero(as_mask(static_set))
     measured = as_mask(valid).reshape(stack.n_frames, -1)[:, chosen]
@@ -168,6 +176,9 @@ def rigid_error(depth: Images, truth: Truth, valid: Mask, static: Mask, *, K: Ma
         cam_to_world: pose of each frame, OpenCV axes, metres.
 
     Returns: `sre`, one float64 a method (*m), NaN where there is no sample, and `n_rigid`.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack, poses = Stack(depth), as_array(cam_to_world).astype(np.float64)
     camera = _camera(stack, K)
@@ -213,6 +224,11 @@ def tae(depth: Images, kept: Mask, *, K: Matrix, cam_to_world: Poses) -> Float64
         kept: pixels that count, in both frames.
         K: camera matrix, pixels; pixel centres are integers.
         cam_to_world: pose of each frame, OpenCV axes, metres.
+
+    Returns: one float64 a method (*m); NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack, poses = Stack(depth), as_array(cam_to_world).astype(np.float64)
     camera = _camera(stack, K)
@@ -290,6 +306,11 @@ def tcc(depth: Images, truth: Truth, valid: Mask) -> Float64[Tensor, "*m"]:
         depth: predicted depth (*m, t, h, w), metres, after one alignment for the clip.
         truth: depth of the label, metres.
         valid: where the label counts.
+
+    Returns: one float64 a method (*m); NaN where there is no sample.
+
+    Raises:
+        InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
     total: dict[str, Part] = {"tcc": Mean(np.zeros(1), 0.0)}

@@ -45,6 +45,8 @@ def ema(now: Values, memory: Memory, motion: Motion, *, decay: float) -> tuple[V
         memory: what the step before returned; empty at the beginning.
         motion: not asked for.
         decay: in [0, 1); 0 changes nothing.
+
+    Returns: the filtered frame, and the memory for the next.
     """
     smooth = blend(memory["past"][0], now, decay) if memory else now
     return smooth, {"past": smooth[None]}
@@ -61,6 +63,8 @@ def flow_ema(now: Values, memory: Memory, motion: Motion, *, decay: float) -> tu
         motion: gives where each pixel was in the frame before, and where that is trusted; asked only when there is a
             memory.
         decay: in [0, 1); 0 changes nothing.
+
+    Returns: the filtered frame, and the memory for the next.
     """
     if memory:
         places, trusted = motion()
@@ -78,6 +82,8 @@ def causal_median(now: Values, memory: Memory, motion: Motion, *, window: int) -
         memory: what the step before returned; empty at the beginning.
         motion: not asked for.
         window: frames, this one included.
+
+    Returns: the filtered frame, and the memory for the next.
     """
     recent = np.concatenate((memory["recent"], now[None])) if memory else now[None]
     return np.where(np.isfinite(now), middle(recent), np.nan), {"recent": recent[1 - window :]}

@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 LOG = "metrics.jsonl"
 SKIPPED = "skipped.jsonl"
-
-
-def complete_lines(path: Path) -> list[str]:
-    """The lines of a log, each with its end; a run that is training, or was cut, may have begun one more."""
-    return [line for line in path.read_text(errors="replace").splitlines(keepends=True) if line.endswith("\n")]
+_LONGEST_LINES = 1 << 16  # bytes, of two lines
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -32,21 +28,40 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: a line is damaged, as one that was being written when the power went.
     """
-    lines = []
-    for number, line in enumerate(complete_lines(path), start=1):
+    return [said for _, said in _read(path)]
+
+
+def _read(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The lines of a log and what they say; a run that is training, or was cut, may have begun one more."""
+    found = []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            break
         try:
             said = json.loads(line)
-            lines.append(said | {"step": int(said["step"])})
+            found.append((line, said | {"step": int(said["step"])}))
         except (ValueError, TypeError, LookupError, RecursionError) as error:
             raise InputError(f"{path}: line {number} is damaged ({error}): delete that line") from error
-    return lines
+    return found
+
+
+def last_step(path: Path) -> int:
+    """The step of the last complete line, read without the lines before it; 0 where there is none, or it is damaged."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - _LONGEST_LINES, 0))
+        lines = file.read().split(b"\n")
+    # After the last line break stands nothing, or a line that is being written.
+    try:
+        return int(json.loads(lines[-2])["step"])
+    except (ValueError, TypeError, LookupError):
+        return 0
 
 
 def keep_lines_until(path: Path, step: int) -> None:
     """Drop what a cut run wrote after its last checkpoint: those steps are taken again."""
     if not path.is_file():
         return
-    kept = [line for line, said in zip(complete_lines(path), read_log(path), strict=True) if said["step"] <= step]
+    kept = [line for line, said in _read(path) if said["step"] <= step]
     with writing_in(path.parent), new_file(path) as part:
         part.write_text("".join(kept))
 

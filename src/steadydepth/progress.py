@@ -8,7 +8,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
+def show_progress() -> Iterator[Progress]:
     """A bar on a terminal, nothing elsewhere."""
     from rich.console import Console
     from rich.markup import escape
