@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def main(folder: Path) -> None:
     """Do what order.json asks for."""
     # A training asks itself, between its steps; before and after it there is nothing to keep.
     signal.signal(signal.SIGTERM, _stop)
+    sys.unraisablehook = _ask_again
     (folder / PID).write_text(str(os.getpid()))
     order = json.loads((folder / ORDER).read_text())
     limits = JobLimits(**order["limits"])
@@ -53,6 +55,14 @@ class _Stopped(BaseException):
 
 def _stop(number: int, _: Any) -> None:
     raise _Stopped
+
+
+def _ask_again(ignored: "sys.UnraisableHookArgs") -> None:
+    """A request that came inside a destructor or a callback, where Python drops exceptions, comes once more."""
+    if ignored.exc_type is _Stopped:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 def without_paths(text: str, folder: Path) -> str:
