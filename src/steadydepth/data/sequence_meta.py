@@ -9,6 +9,9 @@ import numpy as np
 from jaxtyping import Float64
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from steadydepth.errors import InputError
+from steadydepth.files.damage import refuse_pipe
+
 
 class SequenceMeta(BaseModel):
     """What meta.json says; keys unknown to us belong to other tools and are left alone."""
@@ -58,9 +61,8 @@ def _array(values: list[Any], shape: tuple[int, ...], rule: str) -> Float64[np.n
 
 def read_meta(path: Path) -> tuple[SequenceMeta | None, list[str]]:
     """What `path` says, or None and every mistake in it, each naming file, key and rule."""
-    if path.exists() and not path.is_file():  # a pipe would be waited for without end
-        return None, [f"{path}: is no file: write one"]
     try:
+        refuse_pipe(path)
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return None, [f'{path}: missing; a sequence has one with at least fps: write {{"fps": 30}}']
@@ -68,6 +70,8 @@ def read_meta(path: Path) -> tuple[SequenceMeta | None, list[str]]:
         return None, [
             f"{path}: is no UTF-8 text ({error.reason}), maybe the UTF-16 of a Windows shell: save it as UTF-8"
         ]
+    except InputError as error:
+        return None, [str(error)]
     except (OSError, ValueError, RecursionError) as error:  # JSON mistakes are ValueErrors
         return None, [f"{path}: cannot be read as JSON ({error}): write it again"]
     if not isinstance(values, dict):

@@ -4,7 +4,6 @@ import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISREG
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import cv2
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8, UInt16
 
 from steadydepth.files import exr, image_formats, packed_images
+from steadydepth.files.damage import refuse_pipe
 from steadydepth.files.image_formats import size_fault, turn
 from steadydepth.types import InputError
 
@@ -293,9 +293,7 @@ def _check_complete(path: ImageFile, data: bytes) -> None:
 
 def _bytes_of(path: ImageFile) -> bytes:
     try:
-        # A pipe would be waited for without end.
-        if isinstance(path, Path) and not (S_ISREG(path.stat().st_mode) or path.is_dir()):
-            raise InputError(f"{path}: is a pipe, a socket or a device; an image is a file: remove it from the folder")
+        refuse_pipe(path)
         return path.read_bytes()
     except OSError as error:
         raise InputError(

@@ -16,6 +16,7 @@ from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from jaxtyping import Float64, UInt8, UInt16
 
+from steadydepth.files.damage import refuse_pipe
 from steadydepth.files.dolby_vision import base_layer
 from steadydepth.types import InputError
 
@@ -172,8 +173,8 @@ def leads_nowhere(path: Path) -> bool:
 
 
 def names_a_file(path: Path) -> bool:
-    """Whether `path` is a file, or a link to something that is not there: to be read, or to be refused by its name."""
-    return path.is_file() or leads_nowhere(path)
+    """Whether `path` is a file, or a pipe, or a link to nothing: to be read, or to be refused by its name."""
+    return not path.is_dir() and (path.exists() or path.is_symlink())
 
 
 @contextmanager
@@ -183,6 +184,7 @@ def opened_video(path: Path | str) -> Iterator[tuple[Any, Any]]:
     Raises:
         InputError: what FFmpeg reports, in words about this file; there is no video stream, or no answer.
     """
+    refuse_pipe(path)
     if isinstance(path, Path) and leads_nowhere(path):
         raise InputError(f"{path}: a link to {path.readlink()}, which is not there: fetch that, or remove the link")
     try:

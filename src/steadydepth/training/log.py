@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from steadydepth.config import DataConfig
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.damage import refuse_pipe
 from steadydepth.files.writing import writing_in
 from steadydepth.types import LossTerms
 
@@ -34,6 +35,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def _read(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """The lines of a log and what they say; a run that is training, or was cut, may have begun one more."""
     found = []
+    refuse_pipe(path)
     for number, line in enumerate(path.read_text(errors="replace").splitlines(keepends=True), start=1):
         if not line.endswith("\n"):
             break

@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from steadydepth.files.damage import refuse_pipe
 from steadydepth.types import InputError
 
 # A path writes the // of a URL as one; a letter alone before the colon is a drive.
@@ -23,9 +24,10 @@ def url_of(path: Path) -> str | None:
 
 
 def read_whole(path: Path) -> bytes:
-    """All bytes of a file; FileNotFoundError when there is none."""
+    """All bytes of a file; FileNotFoundError when there is none, InputError when it is a pipe or a device."""
     url = url_of(path)
     if url is None:
+        refuse_pipe(path)
         return path.read_bytes()
     file_system, there = _file_system(url)
     return file_system.cat_file(there)
@@ -41,6 +43,7 @@ def read_range(path: Path, start: int, size: int) -> bytes:
 
     Raises:
         FileNotFoundError: there is no file.
+        InputError: it is a pipe, a socket or a device.
     """
     url, process = url_of(path), os.getpid()
     if url is None:
@@ -54,6 +57,7 @@ class _Opened:
     """A file that stays open as long as somebody holds this; reading at an offset moves nothing that others share."""
 
     def __init__(self, path: Path) -> None:
+        refuse_pipe(path)
         self.number = os.open(path, os.O_RDONLY)
 
     def __del__(self) -> None:
