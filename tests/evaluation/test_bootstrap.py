@@ -11,7 +11,6 @@ from steadydepth.evaluation.bootstrap import (
     bootstrap_intervals,
     compare_reports,
     comparison_rows,
-    read_report,
 )
 from steadydepth.evaluation.summary import mean_over_clips, table_rows
 from steadydepth.metrics.protocols import METRICS
@@ -194,18 +193,6 @@ def test_a_row_of_the_comparison_reads_like_a_sentence():
             "verdict": "better",
         }
     ]
-
-
-def test_what_is_no_metrics_json_is_named(tmp_path):
-    report = report_of(clips_of("abs_rel", [0.1, 0.2]))
-    (tmp_path / "metrics.json").write_text(json.dumps(report))
-    assert read_report(tmp_path) == read_report(tmp_path / "metrics.json") == report
-    for content, rule in (("{", "cannot be read"), ("[]", "is no metrics.json"), ('{"mean": {}}', "is no metrics")):
-        (tmp_path / "other.json").write_text(content)
-        with pytest.raises(InputError, match=rf"other\.json: {rule}"):
-            read_report(tmp_path / "other.json")
-    with pytest.raises(InputError, match=r"none\.json: cannot be read"):
-        read_report(tmp_path / "none.json")
 
 
 def test_a_comparison_says_where_edges_are_lost():

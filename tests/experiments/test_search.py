@@ -77,9 +77,9 @@ def children(monkeypatch, world):
             (run.folder / "config.json").write_text("{}")
         else:
             mean = dict.fromkeys(METRICS) | {"flicker": flicker_of(run.config), "abs_rel": abs_rel_of(run.config)}
-            (run.folder / "metrics.json").write_text(
-                json.dumps({"version": 1, "header": {"data": str(world), "align": "scale"}, "mean": mean, "clips": {}})
-            )
+            header = {"data": str(world), "align": "scale", "n_clips": 0, "n_frames": 0}
+            report = {"version": 1, "header": header, "mean": mean, "clips": {}}
+            (run.folder / "metrics.json").write_text(json.dumps(report))
         return [sys.executable, "-S", "-c", ""]
 
     monkeypatch.setattr(runner, "_command", command)

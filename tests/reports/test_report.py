@@ -21,7 +21,15 @@ from steadydepth.reports.report import write_report
 from steadydepth.reports.run_charts import draw_clip, draw_planes
 from steadydepth.training.checkpoint import save_model
 
-HEADER = {"align": "none", "protocol": "plain", "dmin": 1e-3, "dmax": 80.0, "max_depth": 80.0, "n_clips": 2}
+HEADER = {
+    "align": "none",
+    "protocol": "plain",
+    "dmin": 1e-3,
+    "dmax": 80.0,
+    "max_depth": 80.0,
+    "n_clips": 2,
+    "n_frames": 10,
+}
 CLIPS = ("fixed_000003", "moving_000004")
 
 
@@ -51,7 +59,7 @@ def report_of(data, model, *, abs_rel, flicker, **more):
 
 
 def controls_of(abs_rel, flicker):
-    return {"mean": {"abs_rel": abs_rel, "flicker": flicker, "sre": flicker}}
+    return {"mean": {"abs_rel": abs_rel, "flicker": flicker, "sre": flicker}, "clips": {}}
 
 
 @pytest.fixture
@@ -158,6 +166,13 @@ def test_a_broken_metrics_json_is_named(runs):
     (runs / "plain" / "metrics.json").write_text("{")
     with pytest.raises(InputError, match=r"plain/metrics\.json: cannot be read"):
         write_report([runs])
+
+
+def test_what_verify_did_not_write_is_named(runs):
+    for content in ("{", "[]", '{"after": "a", "before": "b", "parameters": {}}', '{"after": "a"}'):
+        (runs / "verify.json").write_text(content)
+        with pytest.raises(InputError, match=r"verify\.json: cannot be read as what steadydepth verify wrote"):
+            write_report([runs])
 
 
 def test_the_hub_is_not_asked_for_the_model_of_a_run_that_has_moved(runs, monkeypatch, tmp_path):

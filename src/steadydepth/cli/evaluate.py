@@ -51,8 +51,9 @@ def evaluate(
     """
     if (model is None) == (predictions is None):
         raise InputError("give either --model or --predictions")
-    from steadydepth.evaluation.bootstrap import add_intervals, read_report
+    from steadydepth.evaluation.bootstrap import add_intervals
     from steadydepth.evaluation.evaluate import evaluate as evaluate_all
+    from steadydepth.evaluation.stored_report import read_report
     from steadydepth.files.atomic_writes import write_json
     from steadydepth.inference.predictor import load
 

@@ -1,9 +1,7 @@
 """How far a mean over clips can be trusted, and whether two reports differ by more than the choice of clips."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -230,22 +228,3 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, str]]:
             }
         )
     return rows
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """The metrics.json at `path`, or in the folder `path`.
-
-    Raises:
-        InputError: it is missing or something else.
-    """
-    file = path / "metrics.json" if path.is_dir() else path
-    try:
-        report = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read ({error}); it is a metrics.json: evaluate writes one") from error
-    parts = {"header": dict, "mean": dict, "clips": dict}
-    if not isinstance(report, dict) or not all(isinstance(report.get(name), kind) for name, kind in parts.items()):
-        raise InputError(
-            f"{file}: is no metrics.json; one has {', '.join(parts)}: give a file that steadydepth evaluate wrote"
-        )
-    return report

@@ -113,8 +113,8 @@ def _budget(n_frames: int, of_plain: int) -> dict[str, Any]:
 
 
 def _row(reports: Reports, plain: Reports, means: str, is_fixed: bool | None) -> dict[str, Any]:
-    seeds = {str(seed): {name: report[means].get(name) for name in METRICS} for seed, report in reports.items()}
-    known = {name: [values[name] for values in seeds.values() if values[name] is not None] for name in METRICS}
+    seeds = {str(seed): {name: _mean_of(report, means, name) for name in METRICS} for seed, report in reports.items()}
+    known = {name: [value for of in seeds.values() if (value := of[name]) is not None] for name in METRICS}
     shared = [seed for seed in reports if seed in plain]
     ours, theirs = (_mean_over_seeds({seed: one[seed] for seed in shared}, is_fixed) for one in (reports, plain))
     both = ours["clips"] and theirs["clips"] and reports is not plain
@@ -128,10 +128,18 @@ def _row(reports: Reports, plain: Reports, means: str, is_fixed: bool | None) ->
     }
 
 
+def _mean_of(report: Report, means: str, name: str) -> float | None:
+    """A mean of a report; None too where another program wrote it, without means of fixed and moving cameras."""
+    value: float | None = (report.get(means) or {}).get(name)
+    return value
+
+
 def _ratio(name: str, reports: Reports, plain: Reports, means: str) -> float | None:
     """Mean over seeds divided by plain's, over the seeds in which both have a value; None where plain's is 0."""
     pairs = [
-        (report[means].get(name), plain[seed][means].get(name)) for seed, report in reports.items() if seed in plain
+        (_mean_of(report, means, name), _mean_of(plain[seed], means, name))
+        for seed, report in reports.items()
+        if seed in plain
     ]
     known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
     theirs = sum(pair[1] for pair in known)

@@ -9,7 +9,7 @@ from steadydepth.config_files import dump_config, mistakes_of
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.errors import InputError
 from steadydepth.evaluation.alignment import choose_alignment
-from steadydepth.evaluation.bootstrap import read_report
+from steadydepth.evaluation.stored_report import read_report
 from steadydepth.metrics.protocols import choose_protocol
 from steadydepth.models.declare import SIDECAR
 from steadydepth.training.checkpoint import CHECKPOINT

@@ -92,7 +92,7 @@ def _measure(
 def _scores(report: Mapping[str, Any], config: SearchConfig) -> dict[str, float]:
     """Means of the metrics that a search looks at."""
     for metric in (wanted := (config.metric, *config.keep)):
-        if report["mean"][metric] is None:
+        if report["mean"].get(metric) is None:
             raise InputError(f"{config.validation}: these clips give no {metric}: choose another metric")
     return {metric: report["mean"][metric] for metric in wanted}
 

@@ -120,6 +120,7 @@ def _stabilise(order: dict[str, Any], folder: Path) -> str | None:
 def _report(model: str, folder: Path) -> str:
     """Measure the model before and after on the sequences of the job, and write the page of both; a line of that."""
     from steadydepth.evaluation.evaluate import evaluate
+    from steadydepth.evaluation.stored_report import read_report
     from steadydepth.inference.predictor import load
     from steadydepth.jobs.plans import RUN, VIDEOS
     from steadydepth.reports.report import write_report
@@ -129,7 +130,7 @@ def _report(model: str, folder: Path) -> str:
         if not (out / "metrics.json").is_file():
             evaluate(load(name), data, out=out, controls=False, model_name=name, reference=load(model))
     _keep_page(write_report([before, folder / RUN], folder / f".{REPORT}"), folder)
-    means = [json.loads((out / "metrics.json").read_text())["mean"] for out in (before, folder / RUN)]
+    means = [read_report(out)["mean"] for out in (before, folder / RUN)]
     shown = {"flicker_flow": "flicker along the flow {:.2f} to {:.2f} %", "abs_rel": "abs_rel {:.3f} to {:.3f}"}
     found = {name: [mean.get(name) for mean in means] for name in shown}
     changes = [shown[name].format(*pair) for name, pair in found.items() if None not in pair]

@@ -124,7 +124,10 @@ def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.nda
     (raw, claims), header = _depth_in_units_of_claims(shown, sequence, len(clip.frames)), shown.report["header"]
     fitted = shown.report["clips"].get(clip.name, {})
     scale, shift = fitted.get("scale"), fitted.get("shift") or 0.0
-    protocol, align = choose_protocol(header["protocol"], max_depth=header["max_depth"]), header["align"]
+    protocol, align = (
+        choose_protocol(header.get("protocol", "plain"), max_depth=header.get("max_depth")),
+        header["align"],
+    )
     if not isinstance(align, str):  # of predictions that claim different things, each was aligned by its own
         align = choose_alignment("auto", claims, protocol)
     fitter = Fitter(align, claims, protocol)
@@ -160,7 +163,7 @@ def _view_against_label(
         return None, None
     measured = clip.depth > 0 if clip.valid is None else clip.valid
     header = next(iter(scored.values())).report["header"]
-    protocol = choose_protocol(header["protocol"], max_depth=header["max_depth"])
+    protocol = choose_protocol(header.get("protocol", "plain"), max_depth=header.get("max_depth"))
     middle = shown_frames(len(clip.frames))
     truth, valid = clip.depth[middle], valid_labels(clip.depth, measured, protocol)[middle]
     log_truth = np.log(np.where(valid, truth, 1).astype(np.float64))

@@ -8,9 +8,10 @@ from typing import Any
 from torch import nn
 
 from steadydepth.errors import InputError
-from steadydepth.evaluation.bootstrap import read_report
+from steadydepth.evaluation.stored_report import read_report
 from steadydepth.evaluation.summary import table_rows
 from steadydepth.files.atomic_writes import check_file, new_file
+from steadydepth.files.damage import reading
 from steadydepth.models.load import is_at_hand, load_model
 from steadydepth.reports.clips import Shown, choose_clips, view_sequence
 from steadydepth.reports.page import Section, Table, draw_curves, render_page
@@ -68,7 +69,7 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
     groups: dict[str, Reports] = {}
     for name, report in reports.items():
         groups.setdefault(report["header"]["data"], {})[name] = report
-    proofs = [json.loads(path.read_text()) for path in _find(runs, "verify.json").values()]
+    proofs = list(_find(runs, "verify.json").values())
     sections = [_section(data, group, page.parent) for data, group in groups.items()]
     html = render_page(
         f"steadydepth: {runs[0].resolve().name}",
@@ -94,22 +95,24 @@ def _section(data: str, group: Reports, folder: Path) -> Section:
     return Section(data, _facts(group), tables, clips, draw_planes(group))
 
 
-def _cost_section(proofs: list[dict[str, Any]]) -> Section:
+def _cost_section(proofs: list[Path]) -> Section:
     """What `verify` found of models before and after training, a column for each pair."""
 
     def count(part: dict[str, Any], counted: str) -> str:
         return f"{'different' if part['different'] else 'same'} ({part[counted]} {counted})"
 
-    columns = {f"{proof['after']} after {proof['before']}": proof for proof in proofs}
     facts = {
         "parameters": lambda proof: count(proof["parameters"], "tensors"),
         "graph": lambda proof: count(proof["graph"], "operators"),
         "latency": lambda proof: f"{proof['latency']['ratio']:.2f} x, noise {proof['latency']['noise']:.2f}",
         "same model": lambda proof: "yes" if proof["same"] else "no",
     }
-    rows = [
-        {"metric": name} | {column: state(proof) for column, proof in columns.items()} for name, state in facts.items()
-    ]
+    columns = {}
+    for path in proofs:
+        with reading(path, "as what steadydepth verify wrote", "remove it, or verify again"):
+            proof = json.loads(path.read_text())
+            columns[f"{proof['after']} after {proof['before']}"] = {name: say(proof) for name, say in facts.items()}
+    rows = [{"metric": name} | {column: said[name] for column, said in columns.items()} for name in facts]
     return Section("Cost to run", "found by steadydepth verify", [Table("Before and after", list(columns), rows)], [])
 
 

@@ -16,7 +16,7 @@ from steadydepth.data.sequence_meta import read_meta
 from steadydepth.data.shards.read import find_pack
 from steadydepth.data.shards.store import url_of
 from steadydepth.errors import InputError
-from steadydepth.evaluation.bootstrap import read_report
+from steadydepth.evaluation.stored_report import read_report
 from steadydepth.evaluation.summary import table_rows
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.models.declare import SIDECAR

@@ -22,8 +22,8 @@ from steadydepth.data.samples import make_batch
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences, name_clashes, name_of
 from steadydepth.errors import InputError
-from steadydepth.evaluation.bootstrap import read_report
 from steadydepth.evaluation.evaluate import evaluate
+from steadydepth.evaluation.stored_report import read_report
 from steadydepth.files.atomic_writes import check_folder, write_json
 from steadydepth.inference.predictor import load
 from steadydepth.training.checkpoint import CARD
