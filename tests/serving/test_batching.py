@@ -102,6 +102,37 @@ def test_a_failure_reaches_those_who_asked_and_the_next_frame_goes_on():
     port.close()
 
 
+def test_frames_of_many_that_do_not_fit_into_memory_together_are_predicted_in_parts():
+    class Small(Average):
+        most = 0
+
+        def forward(self, frames, state=None):
+            if len(frames) > 2:
+                raise torch.OutOfMemoryError("for 2 frames only")
+            self.most = max(self.most, len(frames))
+            return super().forward(frames, state)
+
+    model = Small()
+    network, films = Network(model), np.stack([film(number, 3) for number in range(5)])
+    states = [None] * 5
+    for number in range(3):
+        answers = network.step_together(list(films[:, number]), states)
+        states = [state for _, state in answers]
+        for (depth, _), one in zip(answers, films, strict=True):
+            np.testing.assert_allclose(depth, averages(one)[number], rtol=1e-6)
+    assert model.most == 2
+    assert network.frames_at_once(*films.shape[2:4]) == 2
+
+
+def test_a_frame_among_many_that_does_not_fit_into_memory_is_told_to_each():
+    class Full(Average):
+        def forward(self, frames, state=None):
+            raise torch.OutOfMemoryError("none")
+
+    with pytest.raises(InputError, match=r"cpu has no memory for a frame of 8 x 12: give a smaller max_side"):
+        Network(Full()).step_together([np.zeros((8, 12, 3), np.uint8)] * 3, [None] * 3)
+
+
 def test_a_retired_network_answers_who_is_there_and_then_ends():
     batcher = Batcher(Network(Average()))
     port = batcher.open()

@@ -153,18 +153,9 @@ class Network:
                 depth, after = self(images[start : start + n], state)
                 parts, state = [*parts, depth], after
             return np.concatenate(parts), after
-        try:
-            depth, after = self._predict([images], state)
-            return depth[0], after
-        except torch.OutOfMemoryError as error:
-            if len(images) == 1:
-                height, width = images[0].shape[:2]
-                raise InputError(
-                    f"{self.device} has no memory for a frame of {height} x {width}: give a smaller max_side "
-                    "(--max-side), or another device"
-                ) from error
-            self._fit_at_once = len(images) // 2
-        return self(images, state)  # here nothing holds what the attempt took
+        if (predicted := self._predict_if_it_fits([images], state)) is None:
+            return self(images, state)
+        return predicted[0][0], predicted[1]
 
     def step_together(
         self, images: list[Fitted], states: list[State | None]
@@ -176,12 +167,33 @@ class Network:
         if isinstance(self.model, ExportedNet):
             apart = [self.model.predict_images([image], state) for image, state in zip(images, states, strict=True)]
             return [(depth[0], state) for depth, state in apart]
-        known = [state for state in states if state is not None]
-        stacked = {name: torch.cat([state[name] for state in known]) for name in known[0]} if known else None
-        depth, after = self._predict([[image] for image in images], stacked)
+        if len(images) > (n := self._fit_at_once):
+            some = range(0, len(images), n)
+            return [one for i in some for one in self.step_together(images[i : i + n], states[i : i + n])]
+        if (predicted := self._predict_if_it_fits([[image] for image in images], _stack(states))) is None:
+            return self.step_together(images, states)
+        depth, after = predicted
         # Copies: a view would keep the states of all the others alive as well.
         own = [{name: value[i : i + 1].clone() for name, value in after.items()} for i in range(len(images))]
         return list(zip(depth[:, 0], own, strict=True))
+
+    def _predict_if_it_fits(
+        self, videos: list[list[Fitted]], state: State | None
+    ) -> tuple[Float32[np.ndarray, "b t i j"], State] | None:
+        """As `_predict`; None where the device has no memory for so many frames: fewer go together from then on."""
+        n_frames = len(videos) * len(videos[0])
+        try:
+            return self._predict(videos, state)
+        except torch.OutOfMemoryError as error:
+            if n_frames == 1:
+                height, width = videos[0][0].shape[:2]
+                raise InputError(
+                    f"{self.device} has no memory for a frame of {height} x {width}: give a smaller max_side "
+                    "(--max-side), or another device"
+                ) from error
+        # Here nothing holds what the attempt took.
+        self._fit_at_once = n_frames // 2
+        return None
 
     def _predict(self, videos: list[list[Fitted]], state: State | None) -> tuple[Float32[np.ndarray, "b t i j"], State]:
         """Depth of consecutive frames of several videos, all of one size."""
@@ -207,6 +219,12 @@ class Network:
 def state_kind(state: State | None) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...] | None:
     """Names, shapes and types of a state: those that are equal can be stacked; None where a video begins."""
     return None if state is None else tuple((name, tuple(each.shape), each.dtype) for name, each in state.items())
+
+
+def _stack(states: list[State | None]) -> State | None:
+    """States of one `state_kind` as one, for a batch of videos."""
+    known = [state for state in states if state is not None]
+    return {name: torch.cat([state[name] for state in known]) for name in known[0]} if known else None
 
 
 # Of each module that somebody runs: how many are inside, and which of its parts train outside.
