@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from steadydepth.client import Client, StreamedDepth
+from steadydepth.client import Client, ServedDepth, StreamedDepth
 from steadydepth.inference.filters import NONE, ChosenFilter
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.live import LiveResult
@@ -21,15 +21,18 @@ TOKEN_VARIABLE = "STEADYDEPTH_TOKEN"
 
 
 class ServedPredictor(Predictor):
-    """The model that a server has in service, as a predictor; cuts are known by the frames before them alone."""
+    """The model that a server has in service, as a predictor; cuts are known by the frames before them alone.
+
+    It is that of one model: where another one is put into service meanwhile, images and videos end with an InputError.
+    """
 
     def __init__(self, url: str) -> None:
         """Find the server at http://host:port, with the token of STEADYDEPTH_TOKEN; InputError where it refuses."""
         self.client = _client(url)
         known = self.client.models()
         self._claims, self._filters = cast(Claims, known["claims"]), known["filters"]
-        # Servers of 0.2.0 give a number that begins from 1 with each start of theirs, and nothing better.
-        self._made_by = known.get("made_by") or {"model": f"{known['model']} {known['version']}"}
+        self._made_by = _made_by(known)
+        self._answered_by = ""  # name and version of the model of the last image
         self.filter = ChosenFilter(known.get("filter", NONE))  # servers of 0.2.0 do not say
 
     @property
@@ -44,7 +47,27 @@ class ServedPredictor(Predictor):
     def predict(self, image: AnyImage) -> Result:
         """Depth of one image by itself, (h, w) of its size; a filter has no part in it."""
         given = as_image(image)
-        return Result(self.client.predict(given).depth, self._claims, given)
+        answer = self.client.predict(given)
+        if answer.model != self._answered_by:
+            self.refuse_another(answer)
+            self._answered_by = answer.model
+        return Result(answer.depth, self._claims, given)
+
+    def refuse_another(self, answer: ServedDepth) -> None:
+        """Ask the server which model is in service, and compare it with the one that was there at the beginning.
+
+        Args:
+            answer: the one that made a caller ask, with its own claims.
+
+        Raises:
+            InputError: it is another one.
+        """
+        now = _made_by(self.client.models())
+        if (answer.claims, now) != (self._claims, self._made_by):
+            raise InputError(
+                f"{self.client.url}: another model was put into service meanwhile ({answer.model}, {answer.claims}, "
+                f"{now['model']}; before: {self._claims}, {self._made_by['model']}): run again, so that one answers all"
+            )
 
     def choose_filter(self, filter: str | ChosenFilter | None, strength: float | None = None) -> ChosenFilter:
         """One of the server's filters by name, which have weights and strengths of their own; its default for None.
@@ -74,19 +97,24 @@ class ServedPredictor(Predictor):
             InputError: a strength or a folder is asked for.
         """
         chosen = self.choose_filter(filter, strength)
-        return _ServedSession(self.client, chosen, self._claims, asked=None if chosen is self.filter else chosen.name)
+        return _ServedSession(self, chosen, asked=None if chosen is self.filter else chosen.name)
 
 
 class _ServedSession:
     """One video through a server, without loss there and back."""
 
-    def __init__(self, client: Client, filter: ChosenFilter, claims: Claims, *, asked: str | None) -> None:
-        self._client, self.filter, self.claims, self._asked = client, filter, claims, asked
+    def __init__(self, predictor: ServedPredictor, filter: ChosenFilter, *, asked: str | None) -> None:
+        self._predictor, self.filter, self._asked = predictor, filter, asked
         self._given: SimpleQueue[np.ndarray] = SimpleQueue()
         self._steps: Iterator[Result] | None = None
 
+    @property
+    def claims(self) -> Claims:
+        """What the numbers of its model mean."""
+        return self._predictor.claims
+
     def run(self, images: Iterable[np.ndarray]) -> Iterator[Result]:
-        answers = self._client.stream(images, filter=self._asked, format="zstd", encoding="png")
+        answers = self._predictor.client.stream(images, filter=self._asked, format="zstd", encoding="png")
         return (self._result(answer) for answer in answers)
 
     def step(self, image: np.ndarray, *, time_s: float | None = None) -> Result:
@@ -98,11 +126,9 @@ class _ServedSession:
         return next(self._steps)
 
     def _result(self, answer: StreamedDepth) -> Result:
-        if answer.claims != self.claims:
-            raise InputError(
-                f"the server's model claims {answer.claims} now, and {self.claims} before: another one was put into "
-                "service meanwhile; run again"
-            )
+        # Another model begins anew, as what comes over a new connection does, maybe of a server that was started again.
+        if answer.is_start:
+            self._predictor.refuse_another(answer)
         return _result(answer)
 
 
@@ -133,6 +159,14 @@ def stream_served(
 
 def _client(url: str) -> Client:
     return Client(url, token=os.environ.get(TOKEN_VARIABLE) or None)
+
+
+def _made_by(known: dict[str, Any]) -> dict[str, Any]:
+    """Of the answer of `Client.models`, what tells models apart.
+
+    Servers of 0.2.0 give a number that begins from 1 with each start of theirs, and nothing better.
+    """
+    return known.get("made_by") or {"model": f"{known['model']} {known['version']}"}
 
 
 def _result(answer: StreamedDepth) -> Result:

@@ -426,13 +426,40 @@ def test_the_filter_of_a_server_is_left_out_on_request_and_noted(tmp_path):
     assert noted == ["ema", "none", "ema"]
 
 
+def weighted(base):
+    """Models of another base have another checksum."""
+    model = Average(base)
+    model.register_buffer("base_of_it", torch.tensor(base))
+    return model
+
+
+def test_a_video_through_a_server_is_of_one_model(tmp_path):
+    frames = film(2, 12)
+    with serving(weighted(1.0)) as server:
+        models = server.app.state.models
+        for name, base in (("same", 1.0), ("far", 5.0)):
+            models.add(name, Predictor(weighted(base)))
+
+        def changing(name):
+            for number, frame in enumerate(frames):
+                if number == 6:
+                    models.put_into_service(name)
+                yield frame
+
+        served = ServedPredictor(server.url)
+        # The same weights under another name and number begin anew, and are no other model.
+        found = list(served.session().run(changing("same")))
+        assert [result.is_start for result in found].count(True) == 2
+        served.predict(frames[0])
+        with pytest.raises(InputError, match=r"another model was put into service meanwhile .*run again"):
+            list(served.session().run(changing("far")))
+        with pytest.raises(InputError, match="another model was put into service meanwhile"):
+            served.predict(frames[0])
+        np.testing.assert_allclose(ServedPredictor(server.url).predict(frames[0]).depth, averages(frames[:1], 5.0)[0])
+
+
 def test_what_a_server_made_is_told_from_what_another_model_made_after_each_of_its_starts(tmp_path):
     """Each start counts versions from 1 again, whatever model it is given."""
-
-    def weighted(base):
-        model = Average(base)
-        model.register_buffer("base_of_it", torch.tensor(base))
-        return model
 
     def predict(server, **options):
         sd.predict(tmp_path / "clip.mp4", out=tmp_path / "there", **server, **options)
