@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -543,6 +544,26 @@ def test_a_lock_is_of_one_at_a_time(tmp_path):
     second = lock_file(tmp_path / LOCK)
     assert second is not None
     os.close(second)
+
+
+@pytest.mark.parametrize(
+    ("kind", "of_model"),
+    [
+        ("train", ["config.json", "model-00001-of-00002.safetensors", "preprocessor_config.json", "steadydepth.json"]),
+        ("filter", [WEIGHTS.name, "tuning.json"]),
+    ],
+)
+def test_a_model_is_packed_by_what_is_its_own(jobs, kind, of_model):
+    """What else lies in the folder of a run shows what it was trained on, or is of whoever worked there."""
+    job = Job("aa", kind, "kitchen", "ann", 1.0, "small", state="finished", ended=2.0)
+    run = jobs.of(job) / "run"
+    run.mkdir(parents=True)
+    others = ["config.yaml", "metrics.json", "README.md", "checkpoint.pt", "notes.txt", "verify.json", ".lock", "a.mp4"]
+    for name in (*of_model, *others):
+        (run / name).write_text("x")
+    assert sorted(jobs.model_files(job)) == sorted(of_model)
+    with zipfile.ZipFile(jobs.pack_model(job)) as archive:
+        assert sorted(archive.namelist()) == sorted(of_model)
 
 
 def test_the_filter_is_tuned_to_a_model_and_videos(jobs, files, tmp_path):

@@ -18,6 +18,7 @@ from typing import Any
 
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
+from steadydepth.filter_training.tune import NOTE
 from steadydepth.jobs.limits import JobLimits
 from steadydepth.jobs.lock import lock_file
 from steadydepth.jobs.plans import RUN, VIDEOS, check_settings
@@ -26,6 +27,8 @@ from steadydepth.jobs.store import OVER, Job, Store, Upload
 from steadydepth.jobs.unpack import remove
 from steadydepth.jobs.uploads import Uploads
 from steadydepth.jobs.worker import OUTCOME, REPORT
+from steadydepth.models.load import model_files
+from steadydepth.models.temporal_filter import WEIGHTS
 from steadydepth.training.log import LOG, read_log
 
 logger = logging.getLogger(__name__)
@@ -35,8 +38,6 @@ _TICK_S = 0.3
 _MOST_CHECKS = 2  # of uploads at a time: each is a process with torch in it
 _MOST_LOSSES = 3  # of a process in a row, without a line of its log between them
 _SERVED_AS = "job-"
-# Of a run's folder, what is no part of its model.
-_NOT_MODEL = ("config.yaml", "metrics.json", "metrics.jsonl", "skipped.jsonl", "README.md")
 
 
 class Jobs:
@@ -247,13 +248,10 @@ class Jobs:
         """The files of the model that a finished job made, by name; none of one that is not finished."""
         if job.state != "finished":
             return {}
-        # Of one whose folder was removed by hand there are none: a glob finds nothing there.
-        files = sorted(path for path in (self.of(job) / RUN).glob("*") if path.is_file())
-        return {
-            path.name: path
-            for path in files
-            if path.name not in _NOT_MODEL and not path.name.startswith(".") and path.suffix != ".pt"
-        }
+        # Of one whose folder was removed by hand there are none.
+        run = self.of(job) / RUN
+        of_filter = [path for path in (run / WEIGHTS.name, run / NOTE) if path.is_file()]
+        return {path.name: path for path in (*model_files(run), *of_filter)}
 
     def pack_model(self, job: Job) -> Path:
         """A zip of `model_files`, in the folder of the job.

@@ -14,10 +14,12 @@ from steadydepth.errors import InputError
 from steadydepth.models.declare import SIDECAR, Declared, claims_or_refuse, read_declared, split_name
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.per_frame import WEIGHTS, load_per_frame
-from steadydepth.models.transformers import load_transformers
+from steadydepth.models.transformers import PROCESSOR_FILES, load_transformers
 from steadydepth.models.zoo import source_of
 
 FILES = ("config.json", "model.safetensors")
+# Beside them, of models that are not ours; large ones of transformers have their weights in several files and an index.
+_PARTS = (*FILES, SIDECAR, *PROCESSOR_FILES, "model-*-of-*.safetensors", "model.safetensors.index.json")
 
 
 def load_model(name: str | Path, claims: str | None = None) -> nn.Module:
@@ -43,6 +45,11 @@ def load_model(name: str | Path, claims: str | None = None) -> nn.Module:
     if _is_of_hub(plain):
         folder = _download(plain)
     return _load_folder(folder, plain, declared)
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files in a folder that `load_model` reads, by name; whatever else lies beside them is the user's own."""
+    return sorted(path for pattern in _PARTS for path in folder.glob(pattern) if path.is_file())
 
 
 def is_at_hand(name: str) -> bool:

@@ -20,7 +20,7 @@ from steadydepth.evaluation.stored_report import read_report
 from steadydepth.evaluation.summary import table_rows
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.models.declare import SIDECAR
-from steadydepth.models.transformers import PROCESSOR_FILES
+from steadydepth.models.load import model_files
 from steadydepth.synthetic.assets import load_assets
 from steadydepth.training.checkpoint import CARD
 from steadydepth.training.log import LOG
@@ -31,11 +31,8 @@ _MEANINGS = {
     "affine": "depth up to one factor and one offset",
     "disparity": "inverse depth up to one factor and one offset",
 }
-# What goes to the hub; large models of transformers have their weights in several files and an index.
-_PUSHED = (
-    CARD, "config.yaml", "config.json", SIDECAR, *PROCESSOR_FILES, "model.safetensors", "model-*-of-*.safetensors",
-    "model.safetensors.index.json", "metrics.json", LOG,
-)  # fmt: skip
+# What goes to the hub beside the model; none shows what it was trained or measured on.
+_PUSHED_BESIDE = (CARD, "config.yaml", "metrics.json", LOG)
 
 
 def write_card(folder: str | Path, *, licence: str | None = None) -> Path:
@@ -125,9 +122,10 @@ def push(run: str | Path, name: str, *, licence: str | None = None, private: boo
     try:
         address = HfApi().create_repo(name, private=private, exist_ok=True)
         # In the hub's patterns a star crosses slashes, so each file is named.
-        HfApi().upload_folder(
-            repo_id=name, folder_path=folder, allow_patterns=[*map(glob.escape, _model_files(folder))]
-        )
+        names = [path.name for path in model_files(folder)] + [
+            one for one in _PUSHED_BESIDE if (folder / one).is_file()
+        ]
+        HfApi().upload_folder(repo_id=name, folder_path=folder, allow_patterns=[*map(glob.escape, sorted(names))])
     # Its bases: the hub's versions use one HTTP library or another, and no connection is an error of that library.
     except (OSError, HFValidationError, *HfHubHTTPError.__bases__) as error:  # type: ignore[misc]
         raise InputError(
@@ -135,11 +133,6 @@ def push(run: str | Path, name: str, *, licence: str | None = None, private: boo
             f"and the network; {folder} is complete"
         ) from error
     return str(address)
-
-
-def _model_files(folder: Path) -> list[str]:
-    """Names of the files of a run that are its model, or describe it; none shows what it was trained or measured on."""
-    return sorted(path.name for pattern in _PUSHED for path in folder.glob(pattern) if path.is_file())
 
 
 def _licence_in(card: Path) -> str | None:
