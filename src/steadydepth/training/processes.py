@@ -50,6 +50,7 @@ def open_accelerator(config: Config) -> "Accelerator":
         raise InputError(f"run.tracker: {tracker}: is not installed: pip install {tracker}")
     if not dist.is_initialized():
         # Accelerate keeps the device and the precision of the first run of a Python process, and refuses others.
+        # Nothing public forgets them (1.15): `free_memory` and `end_training` do not, and its own tests call this.
         AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
         cpu=on_cpu,
