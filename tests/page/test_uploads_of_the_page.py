@@ -15,7 +15,7 @@ PROGRAM = """
 import { sendFile } from "./tus.js";
 
 const { failing, known, gone } = JSON.parse(process.argv[2]);
-const store = new Map(), asked = [], shown = [];
+const store = new Map(), asked = [], shown = [], keys = [];
 globalThis.localStorage = {
   getItem: (key) => store.get(key) ?? null, setItem: (key, value) => store.set(key, value),
   removeItem: (key) => store.delete(key),
@@ -30,6 +30,7 @@ if (known) {
 }
 globalThis.fetch = async (place, { method, headers, body }) => {
   asked.push(`${method} ${place.split("/").at(-1)} ${headers["Upload-Offset"] ?? ""}`.trim());
+  if (method === "POST") keys.push(headers["Upload-Metadata"].split("key ")[1]);
   const failure = failing[method]?.shift();
   if (failure === "lost") throw new TypeError("fetch failed");
   if (failure) return new Response(null, { status: failure });
@@ -51,7 +52,7 @@ try {
 }
 const whole = new Uint8Array(await file.arrayBuffer());
 const isWhole = [...there.values()].some((parts) => Buffer.concat(parts).equals(Buffer.from(whole)));
-console.log(JSON.stringify({ asked, shown, error, isWhole, kept: store.get(name) ?? null }));
+console.log(JSON.stringify({ keys, asked, shown, error, isWhole, kept: store.get(name) ?? null }));
 """
 
 
@@ -69,6 +70,15 @@ def send(tmp_path):
         return json.loads(done.stdout)
 
     return run
+
+
+def test_an_upload_whose_answer_is_lost_is_asked_for_again_with_the_same_key(send):
+    found = send(POST=["lost", 503])
+    assert found["asked"][:4] == ["POST uploads"] * 3 + ["PATCH new 0"]
+    assert (found["error"], found["isWhole"]) == (None, True)
+    [key] = set(found["keys"])
+    assert len(key) > 12
+    assert send()["keys"] != [key]
 
 
 def test_a_file_goes_over_in_pieces(send):

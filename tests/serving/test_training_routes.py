@@ -141,6 +141,27 @@ def test_an_upload_that_cannot_be_is_refused(http, headers, status):
     assert http.post("/v1/uploads", headers=TUS | headers).status_code == status
 
 
+def test_a_request_that_is_sent_again_with_its_key_gives_the_same_upload(files, tmp_path):
+    """The answer to the first one was lost: the sender does not know its upload, which would stay empty for a day."""
+
+    def create(http, key, name="a.mp4"):
+        more = f",key {b64encode(key.encode()).decode()}" if key else ""
+        headers = TUS | {"Upload-Length": "10", "Upload-Metadata": metadata(name) + more}
+        answer = http.post("/v1/uploads", headers=headers)
+        assert answer.status_code == 201
+        return answer.headers["Location"]
+
+    with client_of(files[0], tmp_path / "keyed") as http:
+        first = create(http, "k1")
+        assert send(http, first, b"123", 0).status_code == 204
+        assert create(http, "k1") == first
+        assert offset_of(http, first) == 3
+        others = [create(http, "k2"), create(http, "k1", "b.mp4"), create(http, ""), create(http, "")]
+        assert len({first, *others}) == 5
+        assert http.delete(first, headers=TUS).status_code == 204
+        assert create(http, "k1") not in (first, *others)
+
+
 def test_a_name_is_a_title_and_never_a_path(http, tmp_path):
     place = begin_upload(http, "../../../etc/cron.d/evil<script>.mp4", b"12345")
     found = find(http, "uploads", place.rsplit("/", 1)[1])

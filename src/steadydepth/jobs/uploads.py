@@ -47,6 +47,8 @@ class Uploads:
         self._checks: dict[str, subprocess.Popen[bytes]] = {}
         self._is_over = False
         self._of_busy = threading.Lock()
+        self._begun: dict[tuple[object, ...], str] = {}  # uploads that are there, by what they were asked for with
+        self._of_begun = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
 
     def create(self, name: str, size: int, *, owner: str, sha256: str | None = None) -> Upload:
@@ -81,6 +83,28 @@ class Uploads:
         self.of(upload).mkdir()
         (self.of(upload) / PART).touch()
         self.store.add(upload)
+        return upload
+
+    def create_once(self, key: str, name: str, size: int, *, owner: str, sha256: str | None = None) -> Upload:
+        """As `create`; asked again with the same key, whose answer was lost, it gives the same upload again.
+
+        Args:
+            key: chosen by the sender for one upload, and forgotten with this process; without one, another one begins.
+            name: as of `create`.
+            size: as of `create`.
+            owner: as of `create`.
+            sha256: as of `create`.
+
+        Raises:
+            InputError: as `create`.
+        """
+        asked = (key, name, size, owner, sha256)
+        with self._of_begun:
+            upload = self.store.get(Upload, self._begun.get(asked, ""))
+            if upload is None:
+                upload = self.create(name, size, owner=owner, sha256=sha256)
+                self._begun = {one: id for one, id in self._begun.items() if self.store.get(Upload, id)}
+                self._begun |= {asked: upload.id} if key else {}
         return upload
 
     def of(self, upload: Upload) -> Path:

@@ -13,7 +13,9 @@ export async function sendFile(file, onProgress) {
   const key = `upload ${file.name} ${file.size} ${file.lastModified}`;
   let place = localStorage.getItem(key), offset = place && (await insist(() => offsetOf(place))), size = 1 << 20;
   if (offset == null) {
-    place = await create(file);
+    // Sent again after an answer that was lost, it gives the same upload.
+    const once = base64(crypto.getRandomValues(new Uint8Array(12)));
+    place = await insist(() => create(file, once));
     offset = 0;
     localStorage.setItem(key, place);
   }
@@ -48,9 +50,9 @@ async function insist(attempt) {
   }
 }
 
-async function create(file) {
+async function create(file, once) {
   const bytes = new TextEncoder().encode(file.name.slice(-200));
-  const headers = { ...TUS, "Upload-Length": file.size, "Upload-Metadata": `filename ${base64(bytes)}` };
+  const headers = { ...TUS, "Upload-Length": file.size, "Upload-Metadata": `filename ${base64(bytes)},key ${btoa(once)}` };
   return (await ask("v1/uploads", { method: "POST", headers })).headers.get("Location");
 }
 

@@ -44,7 +44,8 @@ def uploads_router(jobs: Jobs) -> APIRouter:
             str,
             Header(
                 alias="Upload-Metadata", max_length=2000, examples=["filename Y2xpcC5tcDQ="],
-                description="`filename`, and `sha256` in hexadecimal digits, each followed by its value in base64",
+                description="`filename`, `sha256` in hexadecimal digits, and a `key` of the sender's, with which a "
+                "request that is sent again gives the same upload; each followed by its value in base64",
             ),
         ],
     ) -> Response:  # fmt: skip
@@ -52,7 +53,9 @@ def uploads_router(jobs: Jobs) -> APIRouter:
         _check_version(tus)
         given = _metadata(metadata)
         with refusals():
-            upload = uploads.create(given.get("filename", ""), length, owner=who.name, sha256=given.get("sha256"))
+            upload = uploads.create_once(
+                given.get("key", ""), given.get("filename", ""), length, owner=who.name, sha256=given.get("sha256")
+            )
         place = request.url_for("send_piece", id=upload.id).path
         return Response(status_code=201, headers=_TUS_HEADERS | {"Location": place})
 
