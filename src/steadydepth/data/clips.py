@@ -197,6 +197,12 @@ def chain_motion(
     """Motion from the last frame to the one before the first pair, and where every frame between saw the pixel.
 
     The rule of `ops.warp.chain`, which says why there are two.
+
+    Args:
+        motion: of the pixels of each frame but the first into the frame before, (x, y) in pixels, in order of time.
+        visible: whether that frame saw the pixel.
+
+    Returns: both for the pixels of the last frame; motion has no meaning where the second is False.
     """
     total, visible_all_along = motion[-1], visible[-1]
     height, width = visible_all_along.shape

@@ -78,7 +78,14 @@ class Lookup:
     def motion(
         self, motion: Float32[np.ndarray, "p h w 2"], visible: Bool[np.ndarray, "p h w"]
     ) -> tuple[Float32[np.ndarray, "p h w 2"], Bool[np.ndarray, "p h w"]]:
-        """Motion to the frame before in pixels of the view, and where that frame saw the pixel inside the view."""
+        """Motion to the frame before as the view has it, and where that frame saw the pixel inside the view.
+
+        Args:
+            motion: (x, y) in pixels of the frames.
+            visible: whether the frame before saw the pixel.
+
+        Returns: both for the pixels of the view, motion in its pixels.
+        """
         moved = self.moved(motion)
         return moved, self.known(visible) & _stays(moved, *self.inside.shape)
 

@@ -14,7 +14,12 @@ from steadydepth.types import Frames
 
 
 def hold(rendered: dict[str, Tensor], chosen: Bool[Tensor, "b"]) -> dict[str, Tensor]:
-    """Of the chosen clips the first frame throughout: nothing moves, and nothing is hidden."""
+    """Of the chosen clips the first frame throughout: nothing moves, and nothing is hidden.
+
+    Args:
+        rendered: light, depth, motion and visible of clips, each (b, t or t - 1, ...).
+        chosen: which clips.
+    """
     held = {name: rendered[name][:, :1].expand_as(rendered[name]) for name in ("light", "depth")}
     held["motion"] = torch.zeros_like(rendered["motion"])
     held["visible"] = torch.ones_like(rendered["visible"])
@@ -25,7 +30,12 @@ def hold(rendered: dict[str, Tensor], chosen: Bool[Tensor, "b"]) -> dict[str, Te
 
 
 def view_clips(rendered: dict[str, Tensor], draw: Callable[[], View]) -> dict[str, Tensor]:
-    """Clips as the cameras of views would have taken them; depth is NaN where they see nothing that was rendered."""
+    """Clips as the cameras of views would have taken them; depth is NaN where they see nothing that was rendered.
+
+    Args:
+        rendered: light, depth, motion and visible of clips, as of `hold`.
+        draw: gives the view of the next clip.
+    """
     seen: dict[str, list[np.ndarray]] = {name: [] for name in ("light", "depth", "motion", "visible")}
     height, width = rendered["depth"].shape[-2:]
     for light, depth, motion, visible in zip(*(rendered[name].cpu() for name in seen), strict=True):
@@ -39,7 +49,12 @@ def view_clips(rendered: dict[str, Tensor], draw: Callable[[], View]) -> dict[st
 
 
 def code_clips(frames: Float[Tensor, "b t h w 3"], crfs: Sequence[int]) -> Float[Tensor, "b t h w 3"]:
-    """Each clip, RGB in [0, 1], after H.264 of that constant rate factor, 0 to 51."""
+    """Each clip after H.264 of that quality.
+
+    Args:
+        frames: RGB in [0, 1].
+        crfs: constant rate factor of each clip, 0 (no loss) to 51.
+    """
     in_bytes = (frames * 255).round().byte().cpu().numpy()
     coded = np.stack([recode(clip, crf=crf) for clip, crf in zip(in_bytes, crfs, strict=True)])
     return torch.from_numpy(coded).to(frames.device).float() / 255

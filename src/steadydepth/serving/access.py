@@ -18,7 +18,10 @@ _LOOK_EVERY_S = 2.0  # whether a token is still there
 
 
 class Rates:
-    """How often each of many clients may do something: so many a second on average, some at once (a token bucket)."""
+    """How often each of many clients may do something: so many a second on average, some at once (a token bucket).
+
+    `now` is in seconds, of `time.monotonic`.
+    """
 
     def __init__(self, per_second: float, burst: float) -> None:
         self._per_second, self._burst = per_second, burst
@@ -34,7 +37,7 @@ class Rates:
         return left >= 1
 
     def left(self, client: str, now: float | None = None) -> float:
-        """How many `client` may do at once."""
+        """How many `client` may do at once, from 0 to `burst`; parts of one are on their way."""
         now = time.monotonic() if now is None else now
         left, since = self._left.get(client, (self._burst, now))
         return min(self._burst, left + (now - since) * self._per_second)

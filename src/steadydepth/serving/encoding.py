@@ -23,6 +23,10 @@ KINDS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
 def decode_image(data: bytes, most_pixels: int) -> Image:
     """RGB of a JPEG, PNG or WebP, as it is shown; its size is looked at before anything is decoded.
 
+    Args:
+        data: the bytes of the file.
+        most_pixels: rows times columns that are decoded.
+
     Raises:
         InputError: it is of another kind, damaged, or has too many pixels.
     """

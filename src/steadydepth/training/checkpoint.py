@@ -29,6 +29,10 @@ def save_model(model: nn.Module, folder: Path) -> None:
 
     Ours: config.json and model.safetensors; the others as they came, with steadydepth.json beside them.
 
+    Args:
+        model: with `save_pretrained`.
+        folder: created if need be.
+
     Raises:
         InputError: the disk is full, or the folder may not be written to.
     """
@@ -47,6 +51,10 @@ def save_checkpoint(content: dict[str, Any], folder: Path) -> None:
     """Write what a run needs to go on; the checkpoint before it is kept beside this one.
 
     The file is complete or absent however the process ends.
+
+    Args:
+        content: tensors, plain values, and lists and dicts of them: it is read back without unpickling anything else.
+        folder: of the run.
 
     Raises:
         InputError: the disk is full, or the folder may not be written to.

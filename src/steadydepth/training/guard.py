@@ -60,9 +60,13 @@ class Guard:
         return self.backed_off > MOST_BACK
 
     def check(self, model: nn.Module, accelerator: "Accelerator") -> dict[str, float]:
-        """Keep the weights of `model`, the running average, if they are good enough; else put back those that were.
+        """Keep the weights of `model` if they are good enough; else put back those that were.
 
-        All processes call this together, and decide by the mean of what `compare` finds in each, which is returned.
+        Args:
+            model: the running average of the weights.
+            accelerator: all processes call this together, and decide by the mean of what they find.
+
+        Returns: what `compare` gives, the mean over the processes.
         """
         own = self.compare(model, accelerator.device)
         values = torch.tensor(list(own.values()), device=accelerator.device)

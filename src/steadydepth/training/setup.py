@@ -128,7 +128,12 @@ def label_videos(setup: Setup) -> Setup:
 
 
 def set_watchers(setup: Setup, watched: Sequence[UInt8[np.ndarray, "t h w 3"]] = ()) -> Watchers:
-    """The sums of losses, early stopping and the guard, of the clips `watched`, of a run before its first step."""
+    """The sums of losses, early stopping and the guard of a run, before its first step.
+
+    Args:
+        setup: of the run.
+        watched: clips that a guard looks at, each (t, h, w, 3) RGB; one at the least where `is_guarded`.
+    """
     config, guard = setup.config, None
     if is_guarded(config) and setup.teacher is not None:
         guard = Guard(
@@ -175,7 +180,7 @@ def choose_losses(config: Config) -> tuple[AbsoluteLoss, RelativeLoss]:
 def averaged_model(setup: Setup, state: TrainingState) -> nn.Module:
     """The model that is saved: the running average, none of it sharded; called in all processes together.
 
-    The next step changes it again, or the next call.
+    Returns: a model that the next step changes again, or the next call.
     """
     if setup.unsharded is None:
         return state.average.module
@@ -243,6 +248,10 @@ def average_weights(model: nn.Module, decay: float) -> AveragedModel:
     """A running average of weights and norm statistics: average <- d average + (1 - d) weights.
 
     d = min(decay, (1 + n) / (10 + n)) at update n, so that a short run is not an average of its start.
+
+    Args:
+        model: copied as it is now.
+        decay: in [0, 1).
     """
 
     # All tensors of one type together: `n` is sent to the device once for them, not for each, and never read there.

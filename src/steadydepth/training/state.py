@@ -116,7 +116,12 @@ def unpack(
 
 
 def back_off(state: TrainingState, accelerator: "Accelerator") -> TrainingState:
-    """The state that goes on from the weights of the average, with half of the learning rate and no momentum."""
+    """The state that goes on from the weights of the average, with half of the learning rate and no momentum.
+
+    Args:
+        state: its average has the weights to go back to; it is not used again.
+        accelerator: of the run.
+    """
     accelerator.unwrap_model(state.model).load_state_dict(state.average.module.state_dict())
     state.optimizer.state.clear()
     return replace(state, rate_share=state.rate_share / 2)

@@ -29,7 +29,11 @@ def check_validation(config: Config) -> None:
 
 
 def check_metric(key: str, metric: str) -> None:
-    """See that a metric, the value of `key`, can choose the best model.
+    """See that a metric can choose the best model.
+
+    Args:
+        key: of the config, for the error.
+        metric: its value.
 
     Raises:
         InputError: it is no metric with a best value.
@@ -115,5 +119,10 @@ def validate(
 
 
 def distance_from_best(metric: str, value: float) -> float:
-    """A number that is smaller where the metric is better, whichever direction the metric has."""
+    """A number that is smaller where the metric is better, whichever direction the metric has.
+
+    Args:
+        metric: one of evaluate's with a best value.
+        value: in its own units.
+    """
     return {"lower": value, "higher": -value, "nearer 1": abs(value - 1)}[METRICS[metric].better]

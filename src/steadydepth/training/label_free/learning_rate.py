@@ -67,7 +67,11 @@ def find_learning_rate(setup: Setup, model: nn.Module, batches: Sequence[Batch],
 
 
 def largest_rate(losses: dict[float, float]) -> float:
-    """The rate at which the loss, as in `FoundRate`, begins to become worse, by the logarithms of those tried."""
+    """The rate at which the loss begins to become worse, between those that were tried by their logarithms.
+
+    Args:
+        losses: after the steps at each rate, from the lowest up; at 0 before any.
+    """
     most, before = WORSE * losses[0.0], 0.0
     for rate, loss in list(losses.items())[1:]:
         if not loss <= most:
