@@ -18,6 +18,7 @@ from jaxtyping import Float32, Float64
 from steadydepth.files.damage import reading
 from steadydepth.files.depth_formats import load_extra, open_h5
 from steadydepth.files.images import read_pnm
+from steadydepth.files.mat_files import check_mat
 from steadydepth.layouts.recording import Found, Frame, Recording, each, pinhole, unbroken_parts
 from steadydepth.layouts.tum import nearest
 from steadydepth.types import InputError
@@ -155,4 +156,6 @@ def _read_labelled(path: Path, images: Any, depths: Any, number: int) -> Frame:
 def _numbers(path: Path, split: str) -> list[int]:
     io = load_extra("scipy.io")
     with reading(path, "as the toolbox's splits.mat, which --split needs", "put it there", io.matlab.MatReadError):
-        return [int(number) - 1 for number in io.loadmat(path)[f"{split}Ndxs"].ravel()]
+        check_mat(path)
+        name = f"{split}Ndxs"
+        return [int(number) - 1 for number in io.loadmat(path, variable_names=[name])[name].ravel()]
