@@ -1,6 +1,8 @@
 """A pipe, a socket or a device in place of a file is refused before it is opened: reading one may never end."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +89,21 @@ def test_a_device_among_images_and_videos_is_no_gap(tmp_path):
     (tmp_path / "videos").mkdir()
     video = replace_by_device(tmp_path / "videos" / "a.mp4")
     assert find_sequences(tmp_path / "videos") == [video]
+
+
+def test_no_pipe_is_waited_for_by_data_check(sequence):
+    """In a process of its own, which is ended where it waits."""
+    pipes = [sequence / "meta.json", sequence / "rgb" / "0001.png", sequence / "depth" / "0000.png"]
+    pipes += [sequence / "valid" / "0000.png", sequence.parent / "b.mp4", sequence.parent / "c.mkv"]
+    for pipe in pipes:
+        pipe.parent.mkdir(exist_ok=True)
+        pipe.unlink(missing_ok=True)
+        os.mkfifo(pipe)
+    words = [sys.executable, "-m", "steadydepth", "data", "check", sequence.parent]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1, done.stderr
+    for pipe in pipes:
+        assert f"{pipe}: is a pipe, a socket or a device: remove it" in done.stdout + done.stderr
 
 
 def test_files_and_folders_are_read_as_before(tmp_path):

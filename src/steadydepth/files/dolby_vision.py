@@ -5,6 +5,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
+from steadydepth.files.damage import refuse_pipe
+
 # The record of a decoder's configuration: a box of an MP4, in Matroska the data after a type of that name.
 _RECORD = re.compile(rb"dv[cvw]C(?:\x41\xed[\x80-\xff])?([\x01\x02].{4})", re.DOTALL)
 _MOST_BOXES, _MOST_BYTES = 1000, 2**25
@@ -18,7 +20,11 @@ def base_layer(path: Path) -> str | None:
 
     Returns: `own` (profile 5: colours that only a decoder of Dolby Vision can show), `PQ`, `HLG` or `SDR`; None of any
         other file, or one that cannot be read.
+
+    Raises:
+        InputError: it is a pipe, a socket or a device.
     """
+    refuse_pipe(path)
     try:
         stat = path.stat()
         return _base_layer(path, stat.st_size, stat.st_mtime_ns)
