@@ -1,6 +1,7 @@
 """One bad frame, pose or scene costs the others nothing: each is named at the end, and the same command goes on."""
 
 import csv
+from pathlib import Path
 
 import cv2
 import h5py
@@ -95,6 +96,23 @@ def test_a_bad_scene_is_named_and_the_next_ones_are_written(tmp_path, scenes):
     made, said = convert(tmp_path)
     assert made == {"scene0002_00": 6}
     assert "intrinsic_depth.txt: has 2 numbers a line; there are 4" in said
+
+
+@pytest.mark.parametrize("method", ["exists", "read_text"])  # before Python 3.14 `exists` raises as well
+def test_a_folder_that_may_not_be_entered_is_named_and_the_next_scenes_are_written(
+    tmp_path, scenes, monkeypatch, method
+):
+    as_it_is = getattr(Path, method)
+
+    def refuse(path, *arguments, **options):
+        if path.parent == scenes / "intrinsic":
+            raise PermissionError(13, "Permission denied", str(path))
+        return as_it_is(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, method, refuse)
+    made, said = convert(tmp_path)
+    assert made == {"scene0002_00": 6}
+    assert "intrinsic_depth.txt: cannot be read as numbers ([Errno 13] Permission denied" in said
 
 
 def test_all_bad_is_the_mistake_of_the_user(tmp_path, scenes):

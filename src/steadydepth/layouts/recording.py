@@ -177,9 +177,9 @@ def read_table(path: Path, n_columns: int, *, skip: int = 0) -> Float64[np.ndarr
     Raises:
         InputError: it is not there, cannot be read, is empty, or has another number of columns.
     """
-    if not path.exists():
-        raise InputError(f"{path}: is not there, and belongs to the recording: check the path, or copy it")
     with reading(path, "as numbers"):
+        if not path.exists():  # which raises where a folder above it may not be entered
+            raise InputError(f"{path}: is not there, and belongs to the recording: check the path, or copy it")
         lines = path.read_text(encoding="utf-8-sig").splitlines()[skip:]
         kept = (line for line in lines if line.strip() and not line.lstrip().startswith("#"))
         rows = [[_NO_NUMBER.sub("nan", word) for word in line.replace(",", " ").split()] for line in kept]
