@@ -18,7 +18,9 @@ export class Refused extends Error {
 export async function ask(path, options = {}) {
   const headers = { ...options.headers };
   if (token.get()) headers.Authorization = `Bearer ${token.get()}`;
-  const answer = await fetch(path, { ...options, headers });
+  const answer = await fetch(path, { ...options, headers }).catch(() => {
+    throw new Error("no connection to the server");
+  });
   if (!answer.ok) throw new Refused(answer.status, await reasonOf(answer));
   return answer;
 }

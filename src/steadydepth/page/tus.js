@@ -5,7 +5,7 @@ import { Refused, ask } from "./server.js";
 const TUS = { "Tus-Resumable": "1.0.0" };
 const LEAST = 1 << 18, MOST = 1 << 23; // bytes of a piece
 const GOOD_S = 2; // that a piece takes, about
-const PATIENCE = 8; // attempts in a row without a byte
+const PATIENCE = 40; // attempts in a row without a byte: about five minutes, in which a server has started again
 const PASSING = [408, 409, 423, 429, 460, 500, 502, 503, 504]; // of HTTP, which may be over at the next attempt
 
 // `onProgress` is called with the bytes that are there.
