@@ -2,11 +2,13 @@
 
 import { drawChart } from "./chart.js";
 import { showFilters } from "./live.js";
-import { askJson } from "./server.js";
+import { Refused, askJson } from "./server.js";
 import { sendFile } from "./tus.js";
 
 const find = (id) => document.getElementById(id);
 const OVER = ["finished", "failed", "cancelled"];
+const BAD = ["failed", "refused"];
+const ENDS = [...OVER, ...BAD, "ready"]; // of jobs and of uploads
 const EVERY_MS = 1000;
 
 export class JobsView {
@@ -24,10 +26,24 @@ export class JobsView {
     });
     find("order").addEventListener("submit", (event) => {
       event.preventDefault();
-      this.doing(() => this.start());
+      // The second click of two that come at once orders nothing.
+      if (!this.isStarting) this.doing(() => this.start());
     });
     this.showKind();
-    setInterval(() => !document.hidden && this.refresh().catch(() => {}), EVERY_MS);
+    this.watch();
+  }
+
+  // Refreshes for as long as the page is open, each time some while after the last answer.
+  async watch() {
+    for (;;) {
+      await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
+      if (!document.hidden) await this.refresh().catch((error) => this.lost(error));
+    }
+  }
+
+  lost(error) {
+    if (!this.isLost) this.say(`${error.message}; trying again`, true);
+    this.isLost = true;
   }
 
   // Runs what a button asks for, and shows what the server says against it.
@@ -50,19 +66,40 @@ export class JobsView {
       };
       show(0);
       const end = () => this.sending.delete(key);
-      this.doing(() => sendFile(file, show).finally(end));
+      const fail = (error) => {
+        throw error instanceof Refused ? error : new Error(`${file.name}: ${error.message}; drop the file again to go on`);
+      };
+      this.doing(() => sendFile(file, show).catch(fail).finally(end));
     }
   }
 
-  async refresh() {
+  // One after another: an answer that is late never takes the place of a newer one.
+  refresh() {
+    return (this.refreshing = (this.refreshing ?? Promise.resolve()).catch(() => {}).then(() => this.look()));
+  }
+
+  async look() {
     [this.uploads, this.jobs, this.models] = await Promise.all(
       ["v1/uploads", "v1/jobs", "v1/models"].map((path) => askJson(path)),
     );
     for (const job of this.jobs) await this.follow(job);
+    if (this.isLost) this.say("");
+    this.isLost = false;
+    this.sayEnds();
     this.showUploads();
     this.showJobs();
     this.showModels();
     this.showFilters();
+  }
+
+  // What has ended since the last look, also for those who do not see the lists.
+  sayEnds() {
+    const all = [...this.uploads, ...this.jobs], before = this.states;
+    this.states = new Map(all.map(({ id, state }) => [id, state]));
+    const ended = before ? all.filter(({ id, state }) => ENDS.includes(state) && before.get(id) !== state) : [];
+    if (!ended.length) return;
+    const texts = ended.map(({ name, state, message }) => [name, state, message].filter(Boolean).join(": "));
+    this.say(texts.join("; "), ended.some(({ state }) => BAD.includes(state)));
   }
 
   async follow(job) {
@@ -84,11 +121,11 @@ export class JobsView {
     const there = (this.uploads ?? []).map((upload) => [
       upload.id, upload,
       () => row(upload.name, upload.state, describe(upload), {
-        Delete: () => this.doing(() => askJson(`v1/uploads/${upload.id}`, "DELETE")),
+        Delete: () => this.remove(`v1/uploads/${upload.id}`, `Delete ${upload.name} from the server?`),
       }),
     ]);
     const coming = [...this.sending].map(([key, { name, sent, size }]) => [
-      key, { sent }, () => row(name, "sending", "", {}, progress(sent, size)),
+      key, { sent }, () => row(name, "sending", "", {}, progress(`${name} sent`, sent, size)),
     ]);
     const names = new Set([...this.sending.values()].map(({ name }) => name));
     const others = there.filter(([, upload]) => upload.state !== "receiving" || !names.has(upload.name));
@@ -114,7 +151,8 @@ export class JobsView {
     const served = this.models.models.filter((name) => !name.startsWith("job-"));
     const all = [...served.map((name) => [name, name]), ...finished.map((job) => [`job:${job.id}`, `of job ${job.name}`])];
     const select = find("start-model"), chosen = select.value;
-    if (select.options.length === all.length) return;
+    if (select.dataset.shown === JSON.stringify(all)) return;
+    select.dataset.shown = JSON.stringify(all);
     select.replaceChildren(...all.map(([value, text]) => new Option(text, value)));
     if (all.some(([value]) => value === chosen)) select.value = chosen;
   }
@@ -136,22 +174,30 @@ export class JobsView {
     const act = (path) => () => this.doing(() => askJson(`v1/jobs/${job.id}/${path}`, "POST"));
     const acts = {};
     if (job.state === "queued" || job.state === "running") acts.Cancel = act("cancel");
-    if (job.state === "cancelled" || job.state === "failed") acts["Go on"] = act("resume");
+    if (job.state === "cancelled" || job.state === "failed") acts.Resume = act("resume");
     if (job.state === "finished" && job.kind !== "filter") {
       acts.Report = () => this.doing(() => this.openLink(job, "report"));
       if (!inService) acts["Put into service"] = act("serve");
     }
     if (job.state === "finished") acts.Download = () => this.doing(() => this.openLink(job, "model"));
-    if (OVER.includes(job.state) && !inService) acts.Delete = () => this.doing(() => askJson(`v1/jobs/${job.id}`, "DELETE"));
+    if (OVER.includes(job.state) && !inService) {
+      acts.Delete = () => this.remove(`v1/jobs/${job.id}`, `Delete the job ${job.name}, with what it trained and its report?`);
+    }
     const steps = job.settings["optim.steps"] ?? job.settings.steps ?? job.settings.batches, step = lines.at(-1)?.step ?? 0;
     const words = [this.kinds[job.kind].title, `from ${job.model}`];
     if (steps && job.state !== "queued") words.push(`step ${step} of ${steps}`);
+    if (job.state === "running" && !lines.length) words.push("preparing, which may take minutes");
+    if (job.state === "running" && steps && step >= steps) words.push("measuring what was trained");
     if (inService) words.push("in service");
     if (job.message) words.push(job.message);
     const parts = [];
-    if (job.state === "running" && steps) parts.push(progress(step, steps));
+    if (job.state === "running" && steps) parts.push(progress(`${job.name} trained`, step, steps));
     if (lines.length > 1) parts.push(drawChart(`losses of ${job.name}`, curvesOf(lines)));
     return row(job.name, job.state, words.join(" · "), acts, ...parts);
+  }
+
+  remove(path, question) {
+    if (confirm(question)) this.doing(() => askJson(path, "DELETE"));
   }
 
   // Links send no token: a ticket for this one job takes its place.
@@ -169,7 +215,8 @@ export class JobsView {
     }
     const uploads = [...find("chosen").querySelectorAll("input:checked")].map((tick) => tick.value);
     const order = { kind, model: find("start-model").value, name: find("name").value, uploads, settings };
-    await askJson("v1/jobs", "POST", order);
+    this.isStarting = true;
+    await askJson("v1/jobs", "POST", order).finally(() => (this.isStarting = false));
   }
 
   // Rows that have changed are made anew; the others stay, and with them the focus.
@@ -222,9 +269,9 @@ function row(name, state, words, acts, ...parts) {
   return item;
 }
 
-function progress(value, max) {
+function progress(label, value, max) {
   const bar = Object.assign(document.createElement("progress"), { value, max });
-  bar.setAttribute("aria-label", share(value, max));
+  bar.setAttribute("aria-label", label);
   return bar;
 }
 

@@ -5,6 +5,14 @@ import { ImageSource, VideoSource } from "./source.js";
 
 const find = (id) => document.getElementById(id);
 const RECENT = 40; // frames that rates and latencies are of
+const CLAIMS = {
+  metric: "metric depth", scale: "depth up to scale", affine: "depth up to scale and shift",
+  disparity: "disparity up to scale and shift",
+};
+
+export function nameModel(model, claims) {
+  return `${model}, ${CLAIMS[claims]}`;
+}
 
 export class LiveView {
   // `open` makes what predicts, of {withFilter, onResult, onState}; `say` shows a line to the user.
@@ -130,7 +138,7 @@ export class LiveView {
     this.latencies = this.latencies.slice(-RECENT);
     this.times = this.times.slice(-RECENT);
     find("computed").textContent = `${result.computedMs.toFixed(0)} ms`;
-    find("model").textContent = `${result.model}, ${result.claims}`;
+    find("model").textContent = nameModel(result.model, result.claims);
     for (const kind of ["raw", "filtered"]) {
       const flicker = result.flicker[kind];
       find(`${kind}-flicker`).textContent = flicker == null ? "" : `flicker ${flicker.toFixed(2)} %`;

@@ -1,12 +1,13 @@
 // The page: its tabs, and the live view. On a server it also has jobs; without one depth is computed right here.
 
-import { LiveView, showFilters } from "./live.js";
+import { LiveView, nameModel, showFilters } from "./live.js";
 
 const find = (id) => document.getElementById(id);
 const isLocal = document.documentElement.dataset.runs === "browser";
 
 export function say(text, isBad = false) {
-  find("message").textContent = text;
+  // The same words once more would be read aloud once more.
+  if (find("message").textContent !== text) find("message").textContent = text;
   find("message").classList.toggle("bad", isBad);
 }
 
@@ -23,13 +24,18 @@ function choose(tab) {
     find(each.getAttribute("aria-controls")).hidden = !isChosen;
   }
 }
-for (const tab of tabs) tab.addEventListener("click", () => choose(tab));
+// What a user chose is there again after the page was loaded anew.
+function chooseAndKeep(tab) {
+  choose(tab);
+  history.replaceState(null, "", `#${tab.getAttribute("aria-controls")}`);
+}
+for (const tab of tabs) tab.addEventListener("click", () => chooseAndKeep(tab));
 find("tabs").addEventListener("keydown", (event) => {
   if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
   const shown = tabs.filter((tab) => !tab.hidden);
   const next = shown[(shown.indexOf(document.activeElement) + 1) % shown.length];
   next.focus();
-  choose(next);
+  chooseAndKeep(next);
 });
 
 let jobs = null;
@@ -47,13 +53,14 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
 async function greet() {
   const known = await server.askJson("v1/models");
   find("sign-in").hidden = true;
-  find("model").textContent = `${known.model}, ${known.claims}`;
+  find("model").textContent = nameModel(known.model, known.claims);
   showFilters(known.filters);
   say("");
   if (!(await server.askJson("page.json")).trains) return;
   const { JobsView } = await import("./jobs.js");
   jobs ??= new JobsView(await server.askJson("v1/jobs/kinds"), say);
   find("tab-jobs").hidden = false;
+  if (location.hash === "#jobs") choose(find("tab-jobs"));
   await jobs.refresh();
 }
 
