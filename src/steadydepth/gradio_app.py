@@ -82,17 +82,17 @@ def make_app(model: AnyModel = DEFAULT, *, colours: str = "turbo") -> Any:
 
     def run(video: str | None, filter: str, colours: str, look_ahead: float) -> Iterator[str]:
         if not video:
-            raise gradio.Error("Drop a video first.")
+            raise gradio.Error("Drop a video first.", print_exception=False)
         # Gradio has taken its copy, which it deletes itself, when it asks for what comes after the video.
         with tempfile.TemporaryDirectory() as folder:
             try:
                 view = DepthView(colours, look_ahead=int(look_ahead) or None)
                 yield str(compare_filter(predictor, video, Path(folder) / "depth.mp4", filter=filter, view=view))
             except InputError as error:
-                raise gradio.Error(str(error)) from error
+                raise gradio.Error(str(error), print_exception=False) from error
 
     with gradio.Blocks(title="steadydepth", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gradio.Markdown(f"# steadydepth\nDepth of a video, raw and filtered. The model claims {predictor.claims}.")
+        gradio.Markdown(f"# steadydepth\nDepth of a video, raw and filtered. Its claims: {predictor.claims}.")
         with gradio.Row():
             with gradio.Column(scale=1):
                 video = gradio.Video(label="Video", sources=["upload"])
@@ -100,7 +100,9 @@ def make_app(model: AnyModel = DEFAULT, *, colours: str = "turbo") -> Any:
                 shown = gradio.Dropdown(
                     ["turbo", "grey", "viridis", "magma", "inferno", "cividis"], value=colours, label="Colours"
                 )
-                look_ahead = gradio.Slider(0, 100, value=0, step=5, label="Range: frames around each (0: complete)")
+                look_ahead = gradio.Slider(
+                    0, 100, value=0, step=5, label="Colour range of so many frames before and after (0: all)"
+                )
                 start = gradio.Button("Predict", variant="primary")
             with gradio.Column(scale=3):
                 result = gradio.Video(label="Frame | raw | filtered", autoplay=True, loop=True, interactive=False)

@@ -10,6 +10,7 @@ from typing import get_args
 
 import pytest
 import yaml
+from browser import opened_browser
 from small_runs import train_until_cut
 
 from steadydepth import cli
@@ -531,3 +532,12 @@ def test_a_real_comparison_goes_on_where_it_was_cut_and_repeats_nothing(tmp_path
     assert steady["frames_trained_on"] == 4 * 2 * 3
     assert found["rows"]["constant"]["mean"]["flicker"] == pytest.approx(0, abs=1e-9)
     assert "<td>plain + ema</td>" in (tmp_path / "out" / "compare.html").read_text()
+
+
+def test_the_page_fits_a_phone_whatever_the_data_is_called(result, tmp_path):
+    header = result["header"] | {"data": "/data/" + "a" * 90}
+    (tmp_path / "compare.html").write_text(render_comparison(result | {"header": header, "failed": {}}))
+    with opened_browser() as browser:
+        page = browser.new_page(viewport={"width": 360, "height": 640})
+        page.goto((tmp_path / "compare.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
