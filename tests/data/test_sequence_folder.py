@@ -228,6 +228,10 @@ def test_missing_and_empty_roots_are_named(tmp_path):
         find_sequences(tmp_path / "nowhere")
     with pytest.raises(InputError, match="holds no sequence; a sequence is a folder with rgb/ inside"):
         find_sequences(tmp_path)
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "0001.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"frames holds images and no sequence; .* folder rgb/, numbered from 0000"):
+        find_sequences(tmp_path / "frames")
     with pytest.raises(InputError, match="holds no sequence"):
         open_sequence(tmp_path)
 

@@ -295,6 +295,26 @@ def test_names_are_sorted_as_a_person_counts(names):
     assert [path.stem for path in in_order(Path(f"{name}.jpg") for name in reversed(names))] == names
 
 
+@pytest.mark.parametrize(
+    ("names", "gaps"),
+    [
+        (("0001", "0002", "0005", "0006", "0007", "0009"), "0002 and 0005, 0007 and 0009"),
+        (("a_10", "a_20", "a_30", "a_50"), "a_30 and a_50"),
+        (("0001", "0002", "0003"), None),
+        (("10", "20", "30"), None),  # every tenth frame
+        (("1305031102175304", "1305031102211214", "1305031102275326"), None),  # times
+        (("1_left", "2_left", "9_left"), None),
+        (("1", "7"), None),  # two have one distance
+    ],
+)
+def test_numbers_that_are_missing_in_a_folder_are_named(tmp_path, caplog, names, gaps):
+    for name in names:
+        cv2.imwrite(str(tmp_path / f"{name}.jpg"), images(1)[0])
+    assert len(list(open_source(tmp_path).frames())) == len(names)
+    said = [record.message for record in caplog.records if "no image between" in record.message]
+    assert said == ([f"{tmp_path}: no image between {gaps}; they are taken for neighbours"] if gaps else [])
+
+
 def test_images_of_other_kinds_than_png_are_frames_and_what_is_not_read_is_named(tmp_path, caplog):
     for number in range(6):
         image = Image.fromarray(np.full((20, 30, 3), 40 * number, np.uint8))

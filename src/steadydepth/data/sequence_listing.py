@@ -44,6 +44,11 @@ def list_sequences(root: Path) -> list[Path]:
         return [root]
     found = sorted((path for path in visible(root) if is_sequence(path)), key=lambda path: path.name)
     if not found:
+        if any(file.suffix.lower() in FRAME_SUFFIXES for file in visible(root)):
+            raise InputError(
+                f"{root} holds images and no sequence; a sequence has its frames in a folder rgb/, numbered from 0000, "
+                "and a meta.json with their rate: move them there, or make one with: steadydepth data convert pairs"
+            )
         raise InputError(
             f"{root} holds no sequence; a sequence is a folder with rgb/ inside or a video file "
             f"({', '.join(VIDEO_SUFFIXES)}): give the folder above them, or make one with: steadydepth data"

@@ -1,8 +1,10 @@
 """What a folder holds, the order in which a person counts it, and stretches of numbers without a gap."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,21 @@ def counted(path: Path) -> tuple[list[tuple[bool, str]], str]:
     """What sorts frame_2 before frame_10, and img_2 between IMG_1 and IMG_3."""
     parts = re.split(r"(\d+)", str(path).casefold())
     return [(part.isdigit(), part.zfill(20)) for part in parts], str(path)
+
+
+def gaps_between(names: Sequence[str]) -> list[int]:
+    """After which of the names, in their order, numbers are missing: 1, 2, 5 have a gap after the second.
+
+    A gap is more than the usual distance. There is none where names do not end in whole numbers, or where most distances
+    differ, as those of times do.
+    """
+    ends = [re.search(r"\d+$", name, re.ASCII) for name in names]
+    numbers = [int(end.group()) for end in ends if end]
+    if len(names) < 3 or len(numbers) < len(names):
+        return []
+    steps = [after - before for before, after in pairwise(numbers)]
+    usual, times = Counter(steps).most_common(1)[0]
+    return [i for i, step in enumerate(steps) if step > usual > 0] if times > len(steps) / 2 else []
 
 
 def _decimals(names: list[str]) -> list[Decimal] | None:

@@ -14,7 +14,7 @@ from jaxtyping import Float64, UInt8
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
 from steadydepth.data.sequence_listing import is_sequence, name_of
 from steadydepth.files.images import FRAME_SUFFIXES, OTHER_IMAGES, read_colour
-from steadydepth.files.listing import counted, in_order, visible
+from steadydepth.files.listing import counted, gaps_between, in_order, visible
 from steadydepth.files.prefetch import read_ahead
 from steadydepth.files.video_read import VIDEO_SUFFIXES, leads_nowhere, names_a_file, probe_video, read_video
 from steadydepth.types import InputError
@@ -128,6 +128,7 @@ def _open_path(path: Path) -> Source:
     if files := _images(path):
         _name_left_out(path)
         stems = tuple(file.stem for file in files)
+        _name_gaps(path, stems)
         return Source(name, lambda: read_ahead(map(read_colour, files)), len(files), names=stems)
     raise InputError(
         f"{path} is no image ({', '.join(FRAME_SUFFIXES)}), no video ({', '.join(VIDEO_SUFFIXES)}) and no folder of "
@@ -148,6 +149,14 @@ def _name_left_out(folder: Path) -> None:
         few = ", ".join(files[:5]) + ", ..." * (len(files) > 5)
         kinds = ", ".join(FRAME_SUFFIXES)
         LOG.warning("%s: left out, being none of %s: %d files, %s", folder, kinds, len(files), few)
+
+
+def _name_gaps(folder: Path, stems: tuple[str, ...]) -> None:
+    """Say where numbers of frames are missing: the frames beside a gap are taken for neighbours."""
+    gaps = [f"{stems[i]} and {stems[i + 1]}" for i in gaps_between(stems)]
+    if gaps:
+        few = ", ".join(gaps[:5]) + ", ..." * (len(gaps) > 5)
+        LOG.warning("%s: no image between %s; they are taken for neighbours", folder, few)
 
 
 def _camera_frames(index: int) -> Iterator[Image]:
