@@ -11,7 +11,9 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from steadydepth import cli
 from steadydepth.files.video_read import probe_video, read_video
 from steadydepth.files.video_write import write_video
 from steadydepth.gradio_app import compare_filter, make_app
@@ -60,6 +62,9 @@ def test_without_gradio_the_extra_is_named(monkeypatch, model):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(InputError, match=r"pip install 'steadydepth\[app\]'"):
         make_app(model)
+    result = CliRunner().invoke(cli.app, ["app"])
+    assert isinstance(result.exception, InputError)
+    assert "open http" not in result.output  # no page that is not there
 
 
 @pytest.fixture

@@ -86,6 +86,8 @@ def __getattr__(name: str) -> Any:
         return import_module(f"steadydepth.{_MODULES[name]}")
     if name in _HOMES:
         return getattr(import_module(f"steadydepth.{_HOMES[name]}"), name)
+    if name == "__version__":
+        return import_module("importlib.metadata").version("steadydepth")
     raise AttributeError(f"module 'steadydepth' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

@@ -1,5 +1,6 @@
 """A page to try a model on: drop a video, and see its depth as it is and as a filter leaves it, beside each other."""
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor
 from steadydepth.models.zoo import DEFAULT
 from steadydepth.ops.depth_view import DepthView
 from steadydepth.ops.resize import shrink_image
+
+LOG = logging.getLogger(__name__)
 
 
 def compare_filter(
@@ -122,6 +125,7 @@ def app(model: AnyModel = DEFAULT, *, host: str = "127.0.0.1", port: int = 7860)
         InputError: the extra `app` is not installed, there is no such model, or the port is taken.
     """
     page = make_app(model)
+    LOG.info("open http://%s:%d", host, port)
     try:
         page.launch(server_name=host, server_port=port, quiet=True, footer_links=[])
     except OSError as error:

@@ -163,7 +163,6 @@ def app(
     """
     from steadydepth.gradio_app import app as serve_page
 
-    print(f"open http://{host}:{port}", flush=True)
     serve_page(model, host=host, port=port)
 
 

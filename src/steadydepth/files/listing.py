@@ -43,7 +43,7 @@ def counted(path: Path) -> tuple[list[tuple[bool, str]], str]:
 def gaps_between(names: Sequence[str]) -> list[int]:
     """After which of the names, in their order, numbers are missing: 1, 2, 5 have a gap after the second.
 
-    A gap is more than the usual distance. There is none where names do not end in whole numbers, or where most distances
+    A gap is more than the usual distance. There is none where names do not end in whole numbers, or most distances
     differ, as those of times do.
     """
     ends = [re.search(r"\d+$", name, re.ASCII) for name in names]
