@@ -1,8 +1,10 @@
 import json
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from steadydepth.models.decoders import DPTDecoder, GuidedDecoder, LightDecoder
 from steadydepth.models.depth_net import DepthNet
@@ -192,6 +194,17 @@ def test_a_package_of_weights_that_is_not_there_is_named(name, monkeypatch):
         load_encoder_weights(build_encoder(name), name, "package")
 
 
+def test_weights_that_the_hub_does_not_give_are_named_with_what_else_there_is(monkeypatch):
+    encoder = build_encoder("tf_efficientnet_lite0")
+
+    def offline(*_, **__):
+        raise LocalEntryNotFoundError("An error happened. Please check your connection.")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(InputError, match=r"timm: tf_efficientnet_lite0 cannot be downloaded \(An error .* give a file"):
+        load_encoder_weights(encoder, "tf_efficientnet_lite0", "timm")
+
+
 def test_wrong_encoders_and_weights_are_named(tmp_path):
     with pytest.raises(InputError, match=r"model\.encoder: no_such_net"):
         build_encoder("no_such_net")
@@ -200,6 +213,8 @@ def test_wrong_encoders_and_weights_are_named(tmp_path):
         load_encoder_weights(encoder, "resnet18", "package")
     with pytest.raises(InputError, match=r"model\.weights: nowhere\.pth"):
         load_encoder_weights(encoder, "tf_efficientnet_lite0", "nowhere.pth")
+    with pytest.raises(InputError, match=r"model\.weights: timm: there are none for efficientnet_lite1: give a file"):
+        load_encoder_weights(encoder, "efficientnet_lite1", "timm")
     torch.save({f"w{i}": torch.zeros(3) for i in range(400)}, tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"other\.pth: \(3,\) where"):
         load_encoder_weights(encoder, "tf_efficientnet_lite0", str(tmp_path / "other.pth"))

@@ -57,12 +57,25 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
     if weights == "none":
         return
     if weights == "timm":
-        encoder.load_state_dict(build_encoder(name, pretrained=True).state_dict())
+        encoder.load_state_dict(_downloaded(name))
         return
     path = _packaged_file(name) if weights == "package" else Path(weights)
     if not path.is_file():
         raise InputError(f"model.weights: {weights}: not package, timm, none, or a file that exists")
     encoder.load_state_dict(_match_in_order(encoder.state_dict(), read_weights(path), path))
+
+
+def _downloaded(name: str) -> dict[str, Tensor]:
+    try:
+        return build_encoder(name, pretrained=True).state_dict()
+    except OSError as error:  # of the network, and of the hub's cache
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"model.weights: timm: {name} cannot be downloaded ({reason}): give a file of its weights, begin from a "
+            "model that is here (model.init=steadydepth-small), or take package, which is for tf_efficientnet_lite0"
+        ) from error
+    except InputError as error:  # there is such an encoder
+        raise InputError(f"model.weights: timm: there are none for {name}: give a file, or take none") from error
 
 
 def _packaged_file(name: str) -> Path:
