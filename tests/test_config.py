@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from steadydepth.cli import app
 from steadydepth.config import Config
 from steadydepth.config_files import (
     describe_config,
@@ -104,7 +106,7 @@ def test_missing_and_malformed_files_are_named(tmp_path):
 
 def test_the_page_of_keys_is_up_to_date_and_complete():
     page = Path(__file__).parent.parent.joinpath("docs", "config.md").read_text()
-    assert page == describe_config()
+    assert page == describe_config() == CliRunner().invoke(app, ["train", "--keys"]).output
     for name, section in Config.model_fields.items():
         assert f"## {name}" in page
         for key, field in section.annotation.model_fields.items():

@@ -20,7 +20,7 @@ def _print_keys(asked: bool) -> bool:
     if asked:
         from steadydepth.config_files import describe_config
 
-        print(describe_config())
+        print(describe_config(), end="")
         raise typer.Exit
     return asked
 
