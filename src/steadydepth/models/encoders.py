@@ -72,7 +72,7 @@ def _downloaded(name: str) -> dict[str, Tensor]:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"model.weights: timm: {name} cannot be downloaded ({reason}): give a file of its weights, begin from a "
-            "model that is here (model.init=steadydepth-small), or take package, which is for tf_efficientnet_lite0"
+            f"model that is here (model.init=steadydepth-small), or take package, for {', '.join(PACKAGED_WEIGHTS)}"
         ) from error
     except InputError as error:  # there is such an encoder
         raise InputError(f"model.weights: timm: there are none for {name}: give a file, or take none") from error
