@@ -287,6 +287,17 @@ def test_a_request_to_stop_is_not_lost_where_python_drops_exceptions(monkeypatch
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_running_job_says_what_it_does_without_paths(jobs, files):
+    upload = ready(jobs, files)
+    settings = {**SMALL, "optim.steps": 3000}
+    job = jobs.submit("train", owner="ann", model="small", uploads=(upload.id,), settings=settings)
+    assert jobs.doing(job) == ""
+    job = run_until(jobs, job, "running", look=lambda job: jobs.doing(job).startswith("step "))
+    jobs.cancel(job)
+    job = run_until(jobs, job, "cancelled")
+    assert jobs.doing(job) == ""
+
+
 def test_a_job_whose_folder_is_gone_fails_and_the_next_one_begins(jobs, files):
     upload = ready(jobs, files)
     jobs.store.add(Job("aa", "train", "kitchen", "ann", 1.0, "small", state="running"))

@@ -119,10 +119,13 @@ def test_what_has_ended_is_told_in_sight_and_to_screen_readers(page):
 def test_a_job_before_its_first_step_and_after_its_last_says_what_it_does(page):
     page.lists.jobs = [JOB]
     until(lambda: "step 0 of 6 · preparing" in page.inner_text("#job-list"))
+    page.lists.jobs = [{**JOB, "doing": "the teacher's depth of video 2 of 9"}]
+    until(lambda: "step 0 of 6 · the teacher's depth of video 2 of 9" in page.inner_text("#job-list"))
     assert page.get_by_role("progressbar", name="kitchen trained").get_attribute("value") == "0"
     page.lists.lines = [{"step": step, "absolute": 1.0 / step} for step in range(1, 4)]
     until(lambda: "step 3 of 6" in page.inner_text("#job-list"))
-    assert "preparing" not in page.inner_text("#job-list")
+    assert "teacher" not in page.inner_text("#job-list")
+    page.lists.jobs = [{**JOB, "doing": "measuring the trained model"}]
     page.lists.lines = [{"step": step, "absolute": 1.0 / step} for step in range(4, 7)]
     until(lambda: "step 6 of 6 · measuring" in page.inner_text("#job-list"))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steadydepth.jobs.lock import LOCK, lock_file
-from steadydepth.jobs.worker import LOG_FILE, ORDER, OUTCOME, PID
+from steadydepth.jobs.worker import DOING, LOG_FILE, ORDER, OUTCOME, PID
 
 PATIENCE_S = 60.0  # from the request to stop to SIGKILL: a step may take as long
 
@@ -35,8 +35,8 @@ class Processes:
 
         Returns: whether it was started; False where one that a killed server had just started is at work.
         """
-        (folder / OUTCOME).unlink(missing_ok=True)
-        (folder / PID).unlink(missing_ok=True)
+        for name in (OUTCOME, PID, DOING):
+            (folder / name).unlink(missing_ok=True)
         (folder / ORDER).write_text(json.dumps(order))
         lock = lock_file(folder / LOCK)
         if lock is None:

@@ -26,7 +26,7 @@ from steadydepth.jobs.processes import PATIENCE_S, Processes
 from steadydepth.jobs.store import OVER, Job, Store, Upload
 from steadydepth.jobs.unpack import remove
 from steadydepth.jobs.uploads import Uploads
-from steadydepth.jobs.worker import OUTCOME, REPORT
+from steadydepth.jobs.worker import DOING, OUTCOME, REPORT
 from steadydepth.models.load import model_files
 from steadydepth.models.temporal_filter import WEIGHTS
 from steadydepth.training.log import LOG, read_log
@@ -238,6 +238,12 @@ class Jobs:
         if not path.is_file():
             return []
         return [line for line in read_log(path) if line["step"] > after]
+
+    def doing(self, job: Job) -> str:
+        """What the process of a running job said last; empty where it said nothing yet, and of other jobs."""
+        path = self.of(job) / DOING
+        is_running = job.state in ("running", "cancelling") and path.is_file()
+        return path.read_text(encoding="utf-8", errors="replace") if is_running else ""
 
     def report(self, job: Job) -> Path | None:
         """The page of a finished job; None where there is none."""

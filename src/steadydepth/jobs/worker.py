@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from steadydepth.jobs.unpack import remove
 from steadydepth.ops.buffers import keep_buffers
 
 ORDER, OUTCOME, PID, LOG_FILE = "order.json", "outcome.json", "pid", "log.txt"
+DOING = "doing.txt"  # what was logged last
 REPORT = "report.html"
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("steadydepth.jobs.worker")  # this file is run as __main__
 
 
 def main(folder: Path) -> None:
@@ -35,6 +37,7 @@ def main(folder: Path) -> None:
     give_way(limits.niceness)
     keep_buffers()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("steadydepth").addHandler(_Doing(folder))
     try:
         done = _work(order, folder, limits)
         found = {"state": "stopped", "message": ""} if done is None else {"state": "finished", "message": done}
@@ -63,6 +66,21 @@ def _ask_again(ignored: "sys.UnraisableHookArgs") -> None:
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
     else:
         sys.__unraisablehook__(ignored)
+
+
+class _Doing(logging.Handler):
+    """Keeps what was logged last for the server: minutes may pass before a first step, and after the last."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = without_paths(record.getMessage(), self.folder).removeprefix("run: ")  # most lines begin so
+        with suppress(OSError):  # of a full disk the work itself complains
+            part = self.folder / f".{DOING}"
+            part.write_text(text, encoding="utf-8")
+            part.replace(self.folder / DOING)
 
 
 def without_paths(text: str, folder: Path) -> str:
@@ -128,6 +146,7 @@ def _report(model: str, folder: Path) -> str:
     before, data = folder / "before", folder / VIDEOS
     for name, out in ((model, before), (str(folder / RUN), folder / RUN)):
         if not (out / "metrics.json").is_file():
+            logger.info("measuring the %s model", "starting" if out is before else "trained")
             evaluate(load(name), data, out=out, controls=False, model_name=name, reference=load(model))
     _keep_page(write_report([before, folder / RUN], folder / f".{REPORT}"), folder)
     means = [read_report(out)["mean"] for out in (before, folder / RUN)]

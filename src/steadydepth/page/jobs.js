@@ -186,8 +186,8 @@ export class JobsView {
     const steps = job.settings["optim.steps"] ?? job.settings.steps ?? job.settings.batches, step = lines.at(-1)?.step ?? 0;
     const words = [this.kinds[job.kind].title, `from ${job.model}`];
     if (steps && job.state !== "queued") words.push(`step ${step} of ${steps}`);
-    if (job.state === "running" && !lines.length) words.push("preparing, which may take minutes");
-    if (job.state === "running" && steps && step >= steps) words.push("measuring what was trained");
+    // Between the first step and the last the curve says more.
+    if (job.state === "running" && (!lines.length || step >= steps)) words.push(job.doing || "preparing");
     if (inService) words.push("in service");
     if (job.message) words.push(job.message);
     const parts = [];

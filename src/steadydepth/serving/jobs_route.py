@@ -107,13 +107,14 @@ def _add_jobs(router: APIRouter, jobs: Jobs, models: Models) -> None:
     @router.get("/jobs")
     def list_jobs(who: Who) -> list[dict[str, Any]]:
         """Jobs, the oldest first."""
-        return [asdict(each) for each in jobs.store.all(Job) if is_of(each, who)]
+        return [asdict(each) | {"doing": jobs.doing(each)} for each in jobs.store.all(Job) if is_of(each, who)]
 
     @router.get("/jobs/{id}")
     def show_job(id: Id, who: Who) -> dict[str, Any]:
         """One job, and the files that it has for you."""
         job = find(jobs, Job, id, who)
-        return asdict(job) | {"has_report": jobs.report(job) is not None, "model_files": list(jobs.model_files(job))}
+        made = {"has_report": jobs.report(job) is not None, "model_files": list(jobs.model_files(job))}
+        return asdict(job) | {"doing": jobs.doing(job)} | made
 
     @router.get("/jobs/{id}/curves")
     def show_curves(id: Id, who: Who, after: Annotated[int, Query(ge=0)] = 0) -> list[dict[str, Any]]:

@@ -295,7 +295,7 @@ def _measure(model: str, out: Path, folder: str, reference: str | None = None) -
     """The means of evaluate on the videos, which are there already where an earlier call was cut."""
     path = out / folder / "metrics.json"
     if not path.is_file():
-        logger.info("%s: measuring %s", out, model)
+        logger.info("%s: measuring the %s model", out, "starting" if reference is None else "trained")
         other = None if reference is None else load(reference)
         evaluate(
             load(model), out / MEASURED, out=path.parent, controls=False, model_name=model, reference=other, jobs=None
