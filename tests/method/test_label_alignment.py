@@ -48,6 +48,32 @@ def test_values_about_zero_become_a_depth_by_hand(claims):
     assert as_depth(predicted, like, "scale") is predicted
 
 
+@pytest.mark.parametrize(
+    ("claims", "predicted"),
+    [("scale", [1, 2, 3, 0]), ("affine", [2, 4, 6, -5]), ("disparity", [1, 1 / 2, 1 / 3, 1e6])],
+)
+def test_an_aligned_depth_is_at_least_a_millimetre(claims, predicted):
+    truth, predicted = (torch.tensor(values).view(1, 1, 1, 4) for values in ([1.0, 2.0, 3.0, torch.nan], predicted))
+    aligned = align_clips(predicted.float(), truth, truth > 0, claims)
+    torch.testing.assert_close(aligned.flatten(), torch.tensor([1.0, 2.0, 3.0, 0.001]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("claims", "expected"), [("scale", 4.0), ("affine", 4.0), ("disparity", 0.25)])
+def test_a_clip_without_a_label_is_not_aligned(claims, expected):
+    depth = torch.full((1, 2, 1, 3), 4.0)
+    aligned = align_clips(depth, torch.full_like(depth, torch.nan), torch.zeros_like(depth, dtype=torch.bool), claims)
+    torch.testing.assert_close(aligned, torch.full_like(depth, expected))
+
+
+def test_a_median_of_zero_takes_the_factor_zero():
+    predicted, truth = (torch.tensor(values).view(1, 1, 1, 3) for values in ([0.0, 0.0, 3.0], [1.0, 2.0, 3.0]))
+    predicted.requires_grad_()
+    aligned = align_clips(predicted, truth, truth > 0, "scale")
+    assert aligned.flatten().tolist() == pytest.approx([0.001] * 3)
+    (gradient,) = torch.autograd.grad(aligned.sum(), predicted)
+    assert torch.isfinite(gradient).all()
+
+
 def test_metres_are_left_alone():
     depth = random_depth(2)
     assert align_clips(depth, random_depth(3), depth > 1, "metric") is depth

@@ -14,7 +14,7 @@ from steadydepth.method.absolute_loss import (
     silog,
     smoothness,
 )
-from steadydepth.method.losses import calculate_losses, target_loss
+from steadydepth.method.losses import calculate_losses, mean_over_parts, target_loss
 from steadydepth.method.pairing import pair_clips, pair_with_previous
 from steadydepth.method.relative_loss import (
     RELATIVE,
@@ -26,7 +26,7 @@ from steadydepth.method.relative_loss import (
     where_smooth,
     without_worst,
 )
-from steadydepth.types import Batch, DepthPairs
+from steadydepth.types import Batch, DepthPairs, LossTerms
 
 POISON = [0.0, -1.0, float("nan"), float("inf")]
 
@@ -177,8 +177,15 @@ def test_smoothness_by_hand_and_relaxed_at_edges_of_the_image():
     torch.testing.assert_close(smoothness(depth), torch.tensor(1.0))
     frames = torch.zeros(1, 1, 3, 2, 2)
     torch.testing.assert_close(smoothness(depth, frames), torch.tensor(1.0))
-    frames[..., 1] = 1.0
-    torch.testing.assert_close(smoothness(depth, frames), torch.tensor(math.exp(-1)))
+    # Red falls by 1, green rises by a half, blue stays: the mean of their sizes.
+    frames[0, 0, 0, :, 0], frames[0, 0, 1, :, 1] = 1.0, 0.5
+    torch.testing.assert_close(smoothness(depth, frames), torch.tensor(math.exp(-0.5)))
+    everywhere = torch.ones_like(depth, dtype=torch.bool)
+    for edge_aware, expected in ((True, 0.3 * math.exp(-0.5)), (False, 0.3)):
+        loss = absolute_loss(
+            depth, depth, everywhere, smoothness_weight=0.3, edge_aware=edge_aware, frames=frames
+        )
+        torch.testing.assert_close(loss, torch.tensor(expected))
 
 
 def test_relative_loss_by_hand():
@@ -186,6 +193,14 @@ def test_relative_loss_by_hand():
     truth = pairs([2.0, 2.0, 1.0], [2.0, 1.0, 2.0])
     # log 2 - 0, 0 - log 2, and -log 2 against -log 2.
     torch.testing.assert_close(relative_loss(predicted, truth), torch.tensor(2 * math.log(2) / 3))
+
+
+@pytest.mark.parametrize("poison", POISON)
+def test_pairs_of_any_origin_may_hold_anything_where_they_are_not_valid(poison):
+    predicted = pairs([2.0, poison, 4.0], [1.0, poison, 8.0], torch.tensor([[[[True, False, True]]]]))
+    truth = pairs([2.0, poison, 1.0], [2.0, poison, 2.0])
+    # log 2 - 0, and -log 2 against -log 2.
+    torch.testing.assert_close(relative_loss(predicted, truth, moving_weight=1.0), torch.tensor(math.log(2) / 2))
 
 
 def test_relative_loss_equals_slow_loops():
@@ -297,12 +312,23 @@ def test_gradients_are_those_of_finite_differences():
 
 
 def test_the_target_is_the_weighted_sum():
-    absolute, relative = torch.tensor(2.0, requires_grad=True), torch.tensor(3.0)
+    absolute, relative = (torch.tensor(value, requires_grad=True) for value in (2.0, 3.0))
     terms = target_loss(absolute, relative, 0.5)
     assert terms.target.item() == 3.5
     assert (terms.absolute.item(), terms.relative.item()) == (2.0, 3.0)
     assert not terms.absolute.requires_grad
-    assert terms.target.requires_grad
+    assert not terms.relative.requires_grad
+    assert torch.autograd.grad(terms.target, (absolute, relative)) == (1.0, 0.5)
+
+
+def test_the_losses_of_parts_are_averaged_and_their_sums_added():
+    weight = torch.tensor(1.0, requires_grad=True)
+    first = LossTerms(2 * weight, 3 * weight, 5 * weight, {4: torch.tensor([2.0, 4.0, 6.0])})
+    sums = {4: torch.tensor([1.0, 5.0, 7.0]), 1: torch.tensor([1.0, 8.0, 9.0])}
+    terms = mean_over_parts([first, LossTerms(4 * weight, 7 * weight, 9 * weight, sums)])
+    assert (terms.absolute.item(), terms.relative.item(), terms.target.item()) == (3, 5, 7)
+    assert not any(one.requires_grad for one in (terms.absolute, terms.relative, terms.target))
+    assert {source: found.tolist() for source, found in terms.of_sources.items()} == {1: [1, 8, 9], 4: [3, 9, 13]}
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,11 @@ def test_unchanged_states_that_nothing_moved_and_keeps_the_mask():
     assert torch.equal(still.valid, pairs.valid)
 
 
-def test_one_frame_has_no_pairs():
+@pytest.mark.parametrize("motion", [None, torch.zeros(2, 0, 3, 4, 2)], ids=["fixed", "along motion"])
+def test_one_frame_has_no_pairs(motion):
     depth = torch.ones(2, 1, 3, 4)
-    assert pair_with_previous(depth, depth > 0).current.shape == (2, 0, 3, 4)
+    pairs = pair_with_previous(depth, depth > 0, motion)
+    assert pairs.current.shape == pairs.previous.shape == pairs.valid.shape == (2, 0, 3, 4)
 
 
 def test_longer_offsets_follow_the_neighbours_along_p():
@@ -170,6 +172,7 @@ def test_motion_chained_once_serves_what_is_predicted_and_what_is_true(clip, mon
 
 def test_what_the_clips_of_each_source_are_compared_with(clip):
     both = {name: torch.cat((value, value)) for name, value in vars(clip).items() if torch.is_tensor(value)}
+    both["valid"][0] = False  # there is no label
     batch = replace(clip, **both, labels=("none", "depth", "single", "teacher"), source=(5, 1, 2, 0))
     found = pair_clips(batch.depth * 2, batch, claims="scale")
     assert list(found) == [0, 1, 2, 5]
@@ -182,6 +185,7 @@ def test_what_the_clips_of_each_source_are_compared_with(clip):
     for source in (0, 5):
         torch.testing.assert_close(found[source].depth, batch.depth[:1] * 2 if source else batch.depth[3:] * 2)
     assert (found[5].pairs[1].log_change == 0).all()
+    assert found[5].pairs[0].valid.float().mean() > 0.5
     for source in (0, 1):
         predicted, truth = found[source].pairs
         torch.testing.assert_close(predicted.log_change[predicted.valid], truth.log_change[truth.valid])

@@ -64,7 +64,7 @@ def affine_invariant(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
     """
     flat = valid.flatten(0, 1)
     residual = _standardise(depth, valid) - _standardise(truth, valid)
-    return masked_mean(residual.abs(), flat) + 0.5 * multi_scale_gradient(torch.where(flat, residual, 0), flat)
+    return masked_mean(residual.abs(), flat) + 0.5 * multi_scale_gradient(residual, flat)
 
 
 def gradient_matching(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
