@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from steadydepth.errors import InputError
 from steadydepth.inference.filters import NAMES, choose_filter, filter_depth, open_filter
-from steadydepth.models.temporal_filter import WEIGHTS
+from steadydepth.models.temporal_filter import WEIGHTS, load_gates
 from steadydepth.ops.smoothing import FILTERS, backward_places, causal_median, ema, flow_ema
 
 T, HEIGHT, WIDTH = 5, 13, 16
@@ -161,5 +163,13 @@ def test_a_folder_of_weights_is_a_filter_causal_and_there_and_back(tmp_path, dep
         expected = filter_depth(choose_filter(name, 0.8), depth, frames)
         np.testing.assert_array_equal(filter_depth(chosen, depth, frames), expected)
         assert choose_filter(str(chosen), 0.8) == chosen
+    # A network that keeps nothing: its filter is seen to be another one.
+    gates = load_gates()
+    gates.load_state_dict({name: torch.zeros_like(weight) for name, weight in gates.state_dict().items()})
+    gates.head.bias.data[:3] = -20
+    save_file(gates.state_dict(), tmp_path / WEIGHTS.name)
+    for text in (str(tmp_path), f"learned_offline:{tmp_path}"):
+        np.testing.assert_allclose(filter_depth(text, depth, frames), depth, rtol=1e-4)
+    assert np.abs(filter_depth("learned", depth, frames) / depth - 1).max() > 0.05
     with pytest.raises(InputError, match="or a folder that tune-filter wrote"):
         choose_filter(str(tmp_path / "none"))

@@ -1,10 +1,13 @@
 """The learned filter: what it leaves alone, what it remembers, and what it ships with."""
 
+import math
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from steadydepth.models.temporal_filter import WEIGHTS, TemporalFilter, load_gates
-from steadydepth.ops.filter_step import from_log, guide_factor, padding, to_log
+from steadydepth.models.temporal_filter import WEIGHTS, FilterGates, TemporalFilter, load_gates
+from steadydepth.ops.filter_step import N_FEATURES, from_log, guide_factor, padding, to_log
 from steadydepth.types import InputError
 
 B, T, H, W = 2, 6, 38, 50
@@ -185,6 +188,39 @@ def test_the_gradient_reaches_every_weight():
     out, _ = network(frames, depth, motion=motion)
     out.log().diff(dim=1).square().mean().backward()
     assert all(weight.grad is not None and bool((weight.grad != 0).any()) for weight in network.parameters())
+
+
+def test_an_untrained_network_keeps_most_of_what_differs_by_little():
+    gates = FilterGates(width=3)
+    features = torch.randn(1, N_FEATURES, 4, 5, generator=torch.Generator().manual_seed(0))
+    kept = 1 / (1 + math.exp(-1))
+    for reach, expected in ((-2, math.exp(2)), (-9, math.exp(8)), (3, math.exp(-2))):
+        gates.head.bias.data[3] = reach
+        start = torch.tensor([kept, kept, kept, expected]).view(1, 4, 1, 1).expand(1, 4, 4, 5)
+        torch.testing.assert_close(gates(features), start)
+
+
+def test_the_network_sees_seven_pixels_to_each_side():
+    torch.manual_seed(0)
+    gates = FilterGates()
+    torch.nn.init.normal_(gates.head.weight)
+    features = torch.randn(1, N_FEATURES, 19, 21, requires_grad=True)
+    (gradient,) = torch.autograd.grad(gates(features)[0, :, 9, 10].sum(), features)
+    rows, columns = (gradient.abs().sum((0, 1, axis)).nonzero().flatten() for axis in (3, 2))
+    # Dilated by 1, 2 and 4.
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (2, 16, 3, 17)
+
+
+def test_weights_of_another_width_are_loaded_and_others_refused(tmp_path):
+    narrow = FilterGates(width=8)
+    save_file(narrow.state_dict(), tmp_path / "narrow.safetensors")
+    loaded = load_gates(tmp_path / "narrow.safetensors")
+    assert not loaded.training
+    for name, weight in narrow.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight)
+    save_file({"body.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="no weights of this version's learned filter"):
+        load_gates(tmp_path / "other.safetensors")
 
 
 def test_it_ships_small():

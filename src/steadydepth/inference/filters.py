@@ -80,8 +80,8 @@ def choose_filter(filter: str | ChosenFilter | None, strength: float | None = No
 def _named(text: str) -> ChosenFilter:
     if text in NAMES:
         return ChosenFilter(text)
-    name, colon, folder = text.partition(":")
-    if not (colon and name in (LEARNED, OFFLINE)):
+    name, _, folder = text.partition(":")
+    if name not in (LEARNED, OFFLINE):
         name, folder = LEARNED, text
     weights = Path(folder) / WEIGHTS.name
     if not weights.is_file():
