@@ -293,6 +293,8 @@ def test_the_warping_error_of_nvds_against_loops(tiny):
     found = metrics.opw_nvds(tiny.depth, tiny.frames, tiny.two_way)
     assert total > 0
     assert float(found) == pytest.approx(total / 5)
+    both = metrics.opw_nvds(np.stack((7 * tiny.depth, tiny.depth)), tiny.frames, tiny.two_way)
+    assert both.tolist() == pytest.approx([total / 5] * 2)
 
 
 def test_the_warping_error_of_nvds_is_only_there_when_asked_for(full_report, stored, world):

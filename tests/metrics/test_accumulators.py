@@ -13,6 +13,8 @@ def test_a_mean_of_two_parts_is_the_mean_of_the_whole():
     each = Mean(np.array([1.0, 6.0]), np.array([0.0, 3.0]))
     assert math.isnan(each.result()[0])
     assert each.only(-1).result().tolist() == [2]
+    # One number that all methods share is that of each.
+    assert Mean(np.array([4.0]), np.array([2.0])).only(3).result().tolist() == [2]
 
 
 def test_parts_of_one_name_are_added_and_others_kept():
@@ -42,6 +44,14 @@ def test_a_correlation_does_not_depend_on_how_it_is_cut(cuts):
     np.testing.assert_allclose(total.only(1).result(), expected[1:], rtol=1e-9)
 
 
+def test_what_rounding_spreads_has_no_correlation():
+    # The mean of three times 0.1 is not 0.1.
+    constant, rising = np.full(3, 0.1), np.arange(3.0)
+    assert constant.sum() / 3 != 0.1
+    assert np.isnan(Correlation.of(constant[None], rising).result()).all()
+    assert np.isnan(Correlation.of(rising[None], constant).result()).all()
+
+
 def series_of(values, valid, frames):
     total = None
     for t in frames:
@@ -54,6 +64,7 @@ def test_the_series_of_pixels_is_that_of_numpy_however_it_is_cut():
     generator = np.random.default_rng(1)
     values = 1e3 + generator.normal(size=(9, 5, 3))
     valid = generator.random((9, 5)) > 0.3
+    valid[:, 3] = [True, False, True] + 6 * [False]  # two values are enough
     valid[:, 4] = [True] + 8 * [False]  # one value says nothing of spread and slope
     values[~valid] = np.nan
     deviations, slopes = [], []

@@ -82,9 +82,16 @@ def test_the_truth_costs_nothing_and_a_factor_has_no_silog(tiny):
     assert float(scaled["abs_rel"]) == pytest.approx(0.5)
 
 
+def test_a_large_common_factor_costs_silog_no_digits():
+    # Errors of ln 1e6 plus 0 and 2e-6: 1e-6 from their mean. Squares of ln 1e6 would leave two digits of that.
+    depth = np.array([[[9.0, 1e6, 1e6 * math.exp(2e-6)]]])
+    found = accuracy_scores(depth, np.ones_like(depth), np.array([[[False, True, True]]]))
+    assert float(found["silog"]) == pytest.approx(1e-4, rel=1e-5)
+
+
 def test_numpy_and_torch_and_a_stack_of_methods_give_the_same_numbers(tiny):
     one = accuracy_scores(tiny.depth, tiny.truth, tiny.valid)
-    other = accuracy_scores(torch.from_numpy(tiny.depth), torch.from_numpy(tiny.truth), torch.from_numpy(tiny.valid))
+    other = accuracy_scores(torch.from_numpy(tiny.depth).requires_grad_(), torch.from_numpy(tiny.truth), torch.from_numpy(tiny.valid))
     stack = accuracy_scores(np.stack((tiny.truth, tiny.depth)), tiny.truth, tiny.valid)
     for name in ACCURACY:
         assert one[name] == other[name]

@@ -56,7 +56,8 @@ def test_objects_move_and_what_is_beside_them_is_neither():
 
 
 def test_without_objects_the_label_says_what_moved():
-    truth = np.full((3, 4, 5), 2, np.float32)
+    # 1 m is also what stands where there is no label.
+    truth = np.ones((3, 4, 5), np.float32)
     truth[1:, 0, 0] *= 1.05  # moved after the first frame
     truth[2, 0, 1] *= 1.5  # something else came here
     truth[2, 0, 2] *= 1.005  # noise

@@ -6,6 +6,7 @@ import torch
 from slow_loops import bilinear, log_bilinear, reads_only
 
 from steadydepth.metrics.along_flow import flow_flicker, flow_roughness, image_flow, warping_scores
+from steadydepth.metrics.correspondences import Correspondence, Correspondences, Landings, trust
 from steadydepth.metrics.temporal import (
     fixed_camera_scores,
     fixed_static_set,
@@ -247,6 +248,25 @@ def test_nothing_to_measure_has_no_value(tiny, t):
     assert rigid_error(depth, depth, nothing, nothing, **poses)["sre"].isnan()
     assert flow_flicker(depth, flow, nothing)["flicker_flow"].isnan()
     assert flow_roughness(depth, flow, nothing)["rough_flow"].isnan()
+
+
+def test_flow_is_trusted_where_it_is_visible_and_colours_agree_but_for_the_light_by_hand():
+    still = Landings(np.zeros((1, 101, 2), np.float32))
+    visible = np.arange(101) > 0
+    here, there = np.full((3, 101), 0.6), np.full((3, 101), 0.3)
+    there[:, 1] = 0.9
+    both = Correspondences(Correspondence(still, visible), Correspondence(still, ~visible))
+    # A mean of 0.6 over that of 0.306: 0.3 becomes 0.588, near enough, and 0.9 is far from 0.6.
+    assert trust(both, here, there).forward.visible.tolist() == [False, False] + 99 * [True]
+    assert trust(both, here, there).backward.visible.tolist() == [True] + 100 * [False]
+    black = trust(both, here, np.zeros_like(there))
+    assert not black.forward.visible.any()
+
+
+def test_depth_below_a_millimetre_counts_as_one():
+    depth = np.array([-1.0, 0.0, 0.002]).reshape(3, 1, 1)
+    found = fixed_camera_scores(depth, np.ones((3, 1, 1), bool), np.ones((1, 1), bool))
+    assert float(found["flicker"]) == pytest.approx(100 * math.log(2) / 2)
 
 
 def test_light_that_changes_is_not_a_reason_to_look_away(tiny):
