@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -42,6 +44,15 @@ def test_a_file_appears_whole_and_replaces_the_old_one(tmp_path):
     assert list(final.parent.iterdir()) == [final]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    final, had_name, sync = tmp_path / "x.txt", [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: had_name.append(final.exists()) or sync(file))
+    with new_file(final) as part:
+        part.write_text("new")
+    assert had_name == [False]
+    assert final.read_text() == "new"
+
+
 def test_an_interrupted_file_leaves_the_old_one_and_no_rest(tmp_path):
     final = tmp_path / "x.txt"
     final.write_text("old")
@@ -73,8 +84,10 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 
 def test_a_folder_that_is_there_is_never_overwritten(tmp_path):
     (tmp_path / "a").mkdir()
-    with pytest.raises(InputError, match="exists and is never overwritten"), new_folder(tmp_path / "a"):
-        pass
+    begun = []
+    with pytest.raises(InputError, match="exists and is never overwritten"), new_folder(tmp_path / "a") as part:
+        begun.append(part)
+    assert begun == []  # no work that would be lost
     with pytest.raises(InputError, match="exists and is never overwritten"), new_folder(tmp_path / "b"):
         (tmp_path / "b").mkdir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]

@@ -7,6 +7,7 @@ import torch
 from steadydepth.errors import InputError
 from steadydepth.metrics import tae
 from steadydepth.metrics.accuracy import accuracy_scores
+from steadydepth.metrics.fits import fit_scale
 from steadydepth.metrics.protocols import (
     ACCURACY,
     METRICS,
@@ -146,6 +147,7 @@ def test_the_range_of_labels_is_strict_and_never_reads_the_prediction():
         ("eigen_kitti", (375, 1242), (124, 342), (44, 1197)),
         ("eigen_nyu", (480, 640), (45, 471), (41, 601)),
         ("scannet", (480, 640), (8, 472), (11, 629)),
+        ("vda_kitti", (375, 1242), (0, 374), (0, 1242)),
         (None, (7, 9), (0, 7), (0, 9)),
     ],
 )
@@ -154,6 +156,40 @@ def test_crops_are_the_published_ranges(crop, size, rows, columns):
     assert (inside[:, 0].min(), inside[:, 0].max() + 1) == rows
     assert (inside[:, 1].min(), inside[:, 1].max() + 1) == columns
     assert len(inside) == (rows[1] - rows[0]) * (columns[1] - columns[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "dmax", "crop", "cut", "stride", "max_frames"),
+    [
+        ("plain", 80, None, None, 1, None),
+        ("kitti", 80, "garg", None, 1, None),
+        ("kitti_eigen", 80, "eigen_kitti", None, 1, None),
+        ("nyu", 10, "eigen_nyu", None, 1, None),
+        ("sintel", 70, None, None, 1, None),
+        ("bonn", 10, None, None, 1, None),
+        ("scannet", 10, "scannet", None, 1, None),
+        ("vda_kitti", 80, None, "vda_kitti", 1, 110),
+        ("vda_sintel", 70, None, None, 1, 100),
+        ("vda_bonn", 10, None, None, 1, 110),
+        ("vda_scannet", 10, None, "scannet", 3, 90),
+        ("vda_nyu", 10, None, "eigen_nyu", 1, 500),
+    ],
+)
+def test_protocols_have_the_published_ranges_and_frames(name, dmax, crop, cut, stride, max_frames):
+    own = PROTOCOLS[name]
+    assert (own.dmin, own.dmax, own.crop, own.cut) == (0.001, dmax, crop, cut)
+    assert (own.stride, own.max_frames) == (stride, max_frames)
+    is_vda = name.startswith("vda_")
+    assert (own.align, own.clips_disparity) == (("disparity", True) if is_vda else (None, False))
+    assert own.pastes_kb == (name in ("kitti", "kitti_eigen"))
+
+
+def test_every_pixel_of_a_large_image_counts_once():
+    truth = np.full((1, 130, 200), 2.0)
+    depth = np.stack([1.1 * truth, truth * np.where(np.arange(200) < 100, 1.1, 1.3)])
+    valid = np.ones(truth.shape, bool)
+    assert accuracy_scores(depth, truth, valid)["abs_rel"].tolist() == pytest.approx([0.1, 0.2])
+    assert fit_scale(depth[0, :, ::-1], 3 * depth[0, :, ::-1], valid[:, ::-1]).scale == pytest.approx(3)
 
 
 def test_mistakes_are_named():
