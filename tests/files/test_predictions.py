@@ -12,6 +12,7 @@ from steadydepth.files.predictions import (
     encode_range,
     find_predictions,
     image_scale,
+    read_noted,
     write_prediction_exr,
     write_prediction_images,
     write_predictions,
@@ -244,6 +245,11 @@ def test_bad_npz_is_named_with_its_rule(tmp_path, case):
     make(tmp_path / "a.npz")
     with pytest.raises(InputError, match=r"a\.npz: .*" + rule):
         read_predictions(tmp_path, "a")
+
+
+def test_what_is_noted_is_never_unpickled(tmp_path):
+    np.savez(tmp_path / "a.npz", depth=GOOD, claims="metric", filter=np.array([Trap()]))
+    assert read_noted(tmp_path / "a.npz") == {}
 
 
 def meta(**changes: object):
