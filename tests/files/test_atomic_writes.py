@@ -2,10 +2,12 @@ import os
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from steadydepth.files.atomic_writes import check_file, check_folder, check_name, new_file, new_folder
 from steadydepth.files.tensors import write_tensors
+from steadydepth.files.writing import writing_in
 from steadydepth.types import InputError
 
 
@@ -51,6 +53,32 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
         part.write_text("new")
     assert had_name == [False]
     assert final.read_text() == "new"
+
+
+def fail_as_torch_does(cause):
+    """torch.save raises an error of its own while the one of the disk passes."""
+    try:
+        raise cause
+    finally:
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize("kind", [fail, fail_as_torch_does])
+@pytest.mark.parametrize("cause", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
+def test_a_full_disk_is_explained(tmp_path, kind, cause):
+    with pytest.raises(InputError, match=r"cannot be written: .*No space left on device.* make room"), writing_in(tmp_path):
+        kind(cause)
+
+
+@pytest.mark.parametrize("kind", [fail, fail_as_torch_does])
+def test_other_errors_than_those_of_a_disk_pass(tmp_path, kind):
+    with pytest.raises((RuntimeError, KeyError)) as raised, writing_in(tmp_path):
+        kind(KeyError("weights"))
+    assert not isinstance(raised.value, InputError)
 
 
 def test_an_interrupted_file_leaves_the_old_one_and_no_rest(tmp_path):

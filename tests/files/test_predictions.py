@@ -221,6 +221,7 @@ BAD_NPZ = {
     "pickled": (lambda path: path.write_bytes(pickle.dumps(Trap())), "cannot be read"),
     "npy": (bare_array, "cannot be read"),
     "object array": (npz(depth=np.array([Trap()]), claims="metric"), "cannot be read"),
+    "pickled claims": (npz(depth=GOOD, claims=np.array(Trap())), "cannot be read"),
     "no depth": (npz(claims="metric"), "no array depth"),
     "no claims": (npz(depth=GOOD), "no array claims"),
     "two axes": (

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from steadydepth.ops.alignment import (
+    Alignment,
     apply,
     count_keys,
     find_rank,
@@ -77,6 +78,17 @@ def test_factor_and_offset_of_a_disparity_do_not_matter(truth, valid, factor, of
     torch.testing.assert_close(aligned, truth.double(), rtol=1e-6, atol=0)
 
 
+def test_nothing_is_farther_than_a_kilometre_and_a_label_of_zero_has_a_disparity():
+    disparity = torch.tensor([-1.0, 0.0, 1e-4, 0.5])
+    depth = to_depth(disparity, "disparity", "disparity", Alignment.of(1.0, 0.0))
+    torch.testing.assert_close(depth, torch.tensor([1000.0, 1000.0, 1000.0, 2.0]).double())
+    # 1 / (0 + 1e-8) and 1 / (3e-8 + 1e-8).
+    both = torch.ones(2, dtype=torch.bool)
+    fitted = fit_disparity(torch.tensor([1.0, 2.0]).double(), torch.tensor([0.0, 3e-8]).double(), both)
+    assert float(fitted.scale) == pytest.approx(-7.5e7)
+    assert float(fitted.shift) == pytest.approx(1.75e8)
+
+
 def test_an_inverted_disparity_gets_a_negative_scale(truth, valid):
     assert fit_disparity(5 - 1 / truth, truth, valid).scale < 0
 
@@ -135,6 +147,9 @@ def test_a_line_from_parts_is_the_line_of_the_whole(truth, cuts):
 
 
 def test_sums_of_nothing_and_of_a_constant():
+    rows = np.array([[1.0, 3.0], [2.0, 6.0], [5.0, 5.0]])
+    total = Moments.of(np.zeros((3, 0)), np.zeros(0)) + Moments.of(rows, np.array([0.0, 2.0]))
+    assert (total.x_mean.tolist(), total.xy.tolist()) == ([2, 4, 5], [2, 4, 0])
     assert np.isnan(fit_line(NOTHING)).all()
     assert fit_line(NOTHING + Moments.of(np.full(3, 0.1), np.array([1.0, 2.0, 6.0]))) == (0, 3)
 

@@ -38,7 +38,6 @@ def masked_share(
         dim: axes to sum over; None is all.
     """
     safe = values.masked_fill(~counted, 0)
-    dim = tuple(range(values.ndim)) if dim is None else dim
     return safe.sum(dim) / valid.sum(dim).clamp(min=1)
 
 
