@@ -6,7 +6,8 @@ from safetensors.torch import save_file
 from steadydepth.errors import InputError
 from steadydepth.inference.filters import NAMES, choose_filter, filter_depth, open_filter
 from steadydepth.models.temporal_filter import WEIGHTS, load_gates
-from steadydepth.ops.smoothing import FILTERS, backward_places, causal_median, ema, flow_ema
+from steadydepth.ops.sampling import sample
+from steadydepth.ops.smoothing import FILTERS, backward_places, causal_median, ema, flow_ema, middle
 
 T, HEIGHT, WIDTH = 5, 13, 16
 
@@ -39,6 +40,28 @@ def test_averages_and_medians_of_one_pixel_by_hand():
     assert run(ema, [0], [2], [4], decay=0.75) == [[0], [0.5], [1.375]]
     # The last three of 0, 2, 4, 1, 0; of two, their mean.
     assert run(causal_median, [0], [2], [4], [1], [0], window=3) == [[0], [1], [2], [2], [1]]
+
+
+def test_filters_have_the_decays_and_the_window_of_their_names():
+    assert run(FILTERS["ema"], [0], [2]) == [[0], [1]]
+    np.testing.assert_allclose(run(FILTERS["ema_0.8"], [0], [2]), [[0], [0.4]])
+    # The last five.
+    assert run(FILTERS["median"], [0], [5], [1], [4], [2], [9]) == [[0], [2.5], [1], [2.5], [2], [4]]
+    still = (backward_places(np.zeros((1, 1, 2), np.float32)), np.ones(1, bool))
+    np.testing.assert_allclose(run(FILTERS["flow_ema"], [0], [2], motion=lambda: still), [[0], [0.4]])
+
+
+def test_a_median_is_of_the_frames_that_have_a_value():
+    recent = np.array([[1, np.nan, 6, np.nan], [8, 4, np.nan, np.nan], [3, np.nan, 2, np.nan]])
+    assert middle(recent).tolist() == [3, 4, 4, 0]
+
+
+def test_places_follow_the_flow_across_and_down():
+    backward, values = np.zeros((4, 3, 2), np.float32), np.arange(12.0)[None]
+    backward[1, 1], backward[2, 0], backward[3, 2] = (-1, 2), (2, -1), (np.nan, 1)
+    found = sample(values, backward_places(backward))[0].reshape(4, 3)
+    # Row 3 and column 0, row 1 and column 2; what is not known is where it was.
+    assert (found[1, 1], found[2, 0], found[0, 2]) == (9, 5, 2)
 
 
 def test_along_the_flow_by_hand():

@@ -153,6 +153,16 @@ def test_what_is_not_finite_passes_and_is_never_remembered(network, bad):
     assert all(tensor.isfinite().all() for tensor in state.values())
 
 
+def test_a_hole_in_a_cell_leaves_the_mean_of_the_rest():
+    """At guide size, half of this: 1 to the left and 4 to the right, counted from their geometric mean."""
+    depth = torch.where(torch.arange(152) < 76, 1.0, 4.0).expand(1, 1, 152, 152).clone()
+    depth[..., 20, 100], depth[..., 40:42, 100:102] = torch.nan, torch.nan
+    _, state = load_filter("metric")(torch.rand(1, 1, 3, 152, 152), depth, motion=torch.zeros(1, 1, 76, 76, 2))
+    right = (4 / state["unit"][0, 1]).log()
+    torch.testing.assert_close(state["raw"][0, 10, [0, 49, 50, 75]], torch.stack([right - math.log(4), *[right] * 3]))
+    assert state["raw"][0, 20, 50] == 0
+
+
 def test_a_depth_that_is_not_above_0_passes_where_depth_is_claimed():
     frames, depth, motion = draw()
     depth[:, :, 5, 5] = 0.0
