@@ -65,6 +65,15 @@ def test_a_clip_without_a_label_is_not_aligned(claims, expected):
     torch.testing.assert_close(aligned, torch.full_like(depth, expected))
 
 
+@pytest.mark.parametrize("claims", WRONG)
+def test_single_images_are_each_aligned_to_their_own_label(claims):
+    truth = random_depth(9)
+    factors = torch.tensor([0.5, 1.0, 3.0]).view(3, 1, 1)
+    predicted, valid = WRONG[claims](truth) * factors, torch.ones_like(truth, dtype=torch.bool)
+    torch.testing.assert_close(align_clips(predicted, truth, valid, claims, single=True), truth, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(align_clips(predicted, truth, valid, claims), truth, rtol=0.1)
+
+
 def test_a_median_of_zero_takes_the_factor_zero():
     predicted, truth = (torch.tensor(values).view(1, 1, 1, 3) for values in ([0.0, 0.0, 3.0], [1.0, 2.0, 3.0]))
     predicted.requires_grad_()

@@ -153,6 +153,83 @@ def test_what_is_not_finite_passes_and_is_never_remembered(network, bad):
     assert all(tensor.isfinite().all() for tensor in state.values())
 
 
+class Given(FilterGates):
+    """Gates that are the same everywhere, and what they were shown."""
+
+    def __init__(self, *gates):
+        super().__init__(width=1)
+        self.given, self.shown = torch.tensor(gates).view(1, 4, 1, 1), []
+
+    def forward(self, features):
+        self.shown.append(features[0])
+        return self.given.expand(len(features), 4, *features.shape[-2:])
+
+
+def pair_of(first, second):
+    return torch.stack((first, second))[None]
+
+
+def squash(change):
+    return math.copysign(0.5 * math.log1p(50 * abs(change)), change)
+
+
+def test_what_the_gates_keep_by_hand():
+    frames, still = torch.full((1, 2, 3, 24, 32), 0.5), torch.zeros(1, 2, 24, 32, 2)
+    gates = Given(0.5, 0.2, 0.8, 10.0)
+    # All is farther by 10 %: a low frequency, of which 0.98 x strength 0.5 x 0.8 of the difference is kept.
+    near = torch.full((24, 32), 2.0)
+    out, _ = TemporalFilter("metric", gates)(frames, pair_of(near, near * math.exp(0.1)), motion=still, strength=0.5)
+    torch.testing.assert_close(out[0, 1], near * math.exp(0.1 - 0.98 * 0.5 * 0.8 * 0.1), rtol=1e-5, atol=0)
+    # Every second pixel by 5 % more or less: detail, kept less the larger it is beside a tenth.
+    detail = 0.05 * (1 - 2 * ((torch.arange(24)[:, None] + torch.arange(32)) % 2))
+    out, state = TemporalFilter("metric", gates)(frames, pair_of(detail.exp(), near / 2), motion=still)
+    kept = 0.98 * 0.5 / (1 + 0.5**2)
+    torch.testing.assert_close(out[0, 1].log(), kept * detail, rtol=1e-4, atol=1e-6)
+    # The frame before was the first, of age 1; the mean of its spread, 0, and of this one's.
+    torch.testing.assert_close(state["age"], torch.full((1, 24, 32), 1 + kept), rtol=1e-4, atol=0)
+    torch.testing.assert_close(state["spread"], torch.full((1, 24, 32), 0.05 / 2), rtol=1e-4, atol=0)
+
+
+def test_what_the_network_is_shown_of_a_still_view_by_hand():
+    row, column = torch.arange(24.0)[:, None].expand(24, 32), torch.arange(32.0).expand(24, 32)
+    slope = (0.03 * row + 0.01 * column).exp()
+    # Red rises to the right and green downwards; the second frame is half as bright, and blue is added.
+    image = torch.stack((column / 100, row / 50, torch.zeros_like(row)))
+    darker = image / 2 + torch.tensor([0.0, 0.0, 0.1]).view(3, 1, 1)
+    gates = Given(0.5, 0.5, 0.5, 1.0)
+    TemporalFilter("metric", gates)(
+        pair_of(image, darker), pair_of(slope, slope * math.exp(0.1)), motion=torch.zeros(1, 2, 24, 32, 2), strength=0.7
+    )
+    shown = gates.shown[1]
+    # Nearer than before by 0.1 in all of it, what is common and low alike; nothing is left beside that.
+    changed = [squash(-0.1), squash(0.1), 0, squash(-0.1), 0, squash(-0.1), squash(-0.1), squash(0.1), 0]
+    share = (darker.mean((1, 2)).sum() + 1e-3) / (image.mean((1, 2)).sum() + 1e-3)
+    residual = torch.nn.functional.avg_pool2d((darker - share * image).abs().mean(0)[None], 2)
+    edges, texture = math.hypot(0.03, 0.01), (0.01 / 2 + 0.02 / 2 + 1e-4) / 3
+    still = math.log1p(1e-4)
+    others = [squash(edges), 10 * texture, math.log(2) / 2, 0, 1, still, still, 0, 0.7]
+    assert shown.shape == (N_FEATURES, 12, 16)
+    for number, expected in (*enumerate(changed), *enumerate(others, start=10)):
+        found = shown[number, :-1, :-1]  # there is nothing beyond the last pixels to differ from
+        torch.testing.assert_close(found, torch.full_like(found, expected), rtol=1e-3, atol=1e-3, msg=f"{number}")
+    torch.testing.assert_close(shown[9:10], 10 * residual, rtol=1e-4, atol=1e-5)
+
+
+def test_what_the_network_is_shown_of_motion_by_hand():
+    row, column = torch.arange(24.0)[:, None].expand(24, 32), torch.arange(32.0).expand(24, 32)
+    gates, motion = Given(0.5, 0.5, 0.5, 1.0), torch.stack((-0.02 * column, -0.04 * row), -1)
+    still = torch.full((1, 2, 3, 24, 32), 0.5)
+    TemporalFilter("metric", gates)(still, torch.ones(1, 2, 24, 32), motion=motion.expand(1, 2, 24, 32, 2))
+    # At half the size, motion is half as long; it changes by as much from one pixel to the next.
+    x, y = (0.02 * (column[:12, :16] + 0.25)), (0.04 * (row[:12, :16] + 0.25))
+    size, change, widening = gates.shown[1][15:18]
+    torch.testing.assert_close(size, torch.hypot(x, y).log1p(), rtol=1e-4, atol=1e-4)
+    inner = change[:-1, :-1]
+    torch.testing.assert_close(inner, torch.full_like(inner, math.log1p((0.02 + 0.04) / 2)), rtol=1e-4, atol=1e-4)
+    inner = widening[1:-1, 1:-1]
+    torch.testing.assert_close(inner, torch.full_like(inner, -0.06), rtol=1e-4, atol=1e-5)
+
+
 def test_a_hole_in_a_cell_leaves_the_mean_of_the_rest():
     """At guide size, half of this: 1 to the left and 4 to the right, counted from their geometric mean."""
     depth = torch.where(torch.arange(152) < 76, 1.0, 4.0).expand(1, 1, 152, 152).clone()
