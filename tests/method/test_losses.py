@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,7 +201,10 @@ def test_pairs_of_any_origin_may_hold_anything_where_they_are_not_valid(poison):
     predicted = pairs([2.0, poison, 4.0], [1.0, poison, 8.0], torch.tensor([[[[True, False, True]]]]))
     truth = pairs([2.0, poison, 1.0], [2.0, poison, 2.0])
     # log 2 - 0, and -log 2 against -log 2.
-    torch.testing.assert_close(relative_loss(predicted, truth, moving_weight=1.0), torch.tensor(math.log(2) / 2))
+    loss = relative_loss(replace(predicted, current=predicted.current.requires_grad_()), truth)
+    torch.testing.assert_close(loss, torch.tensor(math.log(2) / 2))
+    (gradient,) = torch.autograd.grad(loss, predicted.current)
+    torch.testing.assert_close(gradient.flatten(), torch.tensor([1 / 2 / 2, 0.0, 0.0]))
 
 
 def test_relative_loss_equals_slow_loops():
@@ -541,6 +545,11 @@ def test_stills_are_those_that_say_so_and_are_counted_by_source():
     second = (apart[3, 1] - apart[3, 0]).abs().mean() / features[6:].std()
     torch.testing.assert_close(losses.relative, 0.25 + 0.5 * (0.75 * first + 0.25 * second))
     torch.testing.assert_close(losses.target, 2 * losses.relative)
+    # Clips, and the sums of both losses over them.
+    torch.testing.assert_close(losses.of_sources[0], torch.tensor([3.0, 0.0, 3 * (0.25 + 0.5 * first)]))
+    torch.testing.assert_close(losses.of_sources[1], torch.tensor([1.0, 0.0, 0.25 + 0.5 * second]))
+    without = calculate_losses(pair_clips(depth, batch), relative_weight=2.0, feature_weight=0.5, **options)
+    assert without.relative == 0.25
     # Single images are of different scenes.
     single = Batch(frames, depth, valid, motion, visible, ("single",) * 4)
     assert pair_clips(depth, single, features=features)[0].features is None

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from steadydepth.method.parameter_groups import train_only
 from steadydepth.method.update import build_optimizer, learning_rate_at, set_learning_rate, update_weights
 
 
@@ -32,6 +33,17 @@ def test_groups_hold_every_weight_once_with_its_rate_and_decay():
     }
     set_learning_rate(optimizer, 1.0)
     assert sorted({group["lr"] for group in optimizer.param_groups}) == [0.3, 1.0]
+
+
+def test_only_norms_themselves_are_norms():
+    class ConvNormAct(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+    model = nn.Sequential(ConvNormAct(), nn.Linear(4, 1))
+    train_only(model, ["norms"])
+    assert [name for name, one in model.named_parameters() if one.requires_grad] == ["0.bn.weight", "0.bn.bias"]
 
 
 def test_the_rate_rises_then_falls_to_a_hundredth():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from steadydepth.ops.bidirectional_flow import pair_from_frames, stack_pairs, two_way_from_labels
+from steadydepth.ops.bidirectional_flow import backward_from_frames, pair_from_frames, stack_pairs, two_way_from_labels
 from steadydepth.ops.fast_flow import fast_flow
 from steadydepth.ops.lucas_kanade import lucas_kanade_flow
 from steadydepth.ops.optical_flow import consistent, dis_flow, invert_flow
@@ -29,14 +29,32 @@ def test_dis_finds_a_shift_in_changing_light(image):
     np.testing.assert_allclose(np.median(flow.reshape(-1, 2), axis=0), [2, 0], atol=0.1)
 
 
-def test_fast_flow_finds_a_shift_in_uneven_light():
-    noise = np.random.default_rng(0).integers(0, 256, (100, 140, 3), dtype=np.uint8)
+def shifted(x, y):
+    """An image, and the same with all of it that many pixels further, in uneven light."""
+    noise = np.random.default_rng(0).integers(0, 256, (108, 140, 3), dtype=np.uint8)
     image = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.5), None, 0, 255, cv2.NORM_MINMAX)
     light = np.linspace(0.5, 1.0, 128)[:, None]
-    source, target = image[:, 4 : 4 + 128], (image[:, 1 : 1 + 128] * light).astype(np.uint8)
-    flow = fast_flow(source, target)
+    return image[4:104, 4:132], (image[4 - y : 104 - y, 4 - x : 132 - x] * light).astype(np.uint8)
+
+
+def in_graph(*pairs):
+    """The flow of one pair of images, or of several at once."""
+    images = (torch.from_numpy(np.stack(one)).permute(0, 3, 1, 2).float() / 255 for one in zip(*pairs, strict=True))
+    return lucas_kanade_flow(*images).numpy()
+
+
+@pytest.mark.parametrize("shift", [(3, 0), (-1, 2), (0, -3)])
+@pytest.mark.parametrize("flow_of", [fast_flow, lambda *pair: in_graph(pair)[0]], ids=["DIS", "in a graph"])
+def test_fast_flow_finds_a_shift_in_uneven_light(shift, flow_of):
+    flow = flow_of(*shifted(*shift))
     assert flow.shape == (100, 128, 2)
-    np.testing.assert_allclose(np.median(flow.reshape(-1, 2), axis=0), [3, 0], atol=0.15)
+    np.testing.assert_allclose(np.median(flow.reshape(-1, 2), axis=0), shift, atol=0.15)
+
+
+def test_flow_in_a_graph_does_not_mix_the_images_of_a_batch():
+    pairs = shifted(2, 1), [shifted(0, 0)[0]] * 2, shifted(-2, 0)
+    for found, pair in zip(in_graph(*pairs), pairs, strict=True):
+        np.testing.assert_allclose(found, in_graph(pair)[0], atol=1e-3)
 
 
 def test_fast_flow_of_a_still_view_in_noise_is_0_and_what_moves_in_it_moves(image):
@@ -57,19 +75,14 @@ def test_flow_across_a_cut_is_unknown_and_in_a_new_light_it_is_known(image):
     darker = (one * 0.5).astype(np.uint8)
     for target, is_known in ((other, False), (darker, True), (one, True)):
         assert np.isfinite(fast_flow(one, target)).all() == is_known
-        assert np.isfinite(in_graph(one, target)).all() == is_known
-        assert np.isfinite(in_graph(one, target)).any() == is_known
+        assert np.isfinite(in_graph((one, target))).all() == is_known
+        assert np.isfinite(in_graph((one, target))).any() == is_known
 
 
 def test_noise_on_a_wall_is_no_cut():
     wall = np.clip(120 + np.random.default_rng(2).normal(0, 4, (2, 96, 128, 3)), 0, 255).astype(np.uint8)
     assert np.isfinite(fast_flow(*wall)).all()
-    assert np.isfinite(in_graph(*wall)).all()
-
-
-def in_graph(source, target):
-    images = (torch.from_numpy(one).permute(2, 0, 1)[None].float() / 255 for one in (source, target))
-    return lucas_kanade_flow(*images)[0].numpy()
+    assert np.isfinite(in_graph(wall)).all()
 
 
 def test_fast_flow_of_an_image_too_small_for_dis_is_unknown():
@@ -145,6 +158,7 @@ def test_label_flow_is_not_seen_where_something_nearer_covers_it():
     everything = np.ones((1, HEIGHT, WIDTH), bool)
     found = two_way_from_labels(flow, everything, depth, np.ones_like(depth, bool))
     assert found.forward_visible[0, 12:18, 11:15].all()  # the thing that moves
+    assert found.backward_visible[0, 12:18, 21:25].all()  # and where it is then
     assert not found.forward_visible[0, 12:18, 21:25].any()  # what it moves in front of
     assert not found.backward_visible[0, 12:18, 11:15].any()  # what it uncovers
     assert found.forward_visible[0, :8].all()
@@ -170,7 +184,16 @@ def test_frames_alone_give_flow_both_ways(image):
 
 @pytest.mark.parametrize("shape", [(3, 9, 30), (1, HEIGHT, WIDTH)])
 def test_frames_too_small_or_too_few_show_nothing(shape):
-    frames = np.zeros((*shape, 3), np.uint8)
+    frames = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     found = stack_pairs([pair_from_frames(*pair) for pair in pairwise(frames)], *shape[1:])
     assert found.forward.shape == (shape[0] - 1, *shape[1:], 2)
-    assert not found.forward_visible.any()
+    assert (found.forward == 0).all()
+    assert not (found.forward_visible.any() or found.backward_visible.any())
+
+
+@pytest.mark.parametrize(("height", "is_known"), [(11, False), (12, True)])
+def test_twelve_pixels_are_enough_for_flow(height, is_known):
+    image = np.random.default_rng(0).integers(0, 256, (height, 20, 3), np.uint8)
+    pair, (_, visible) = pair_from_frames(image, image), backward_from_frames(image, image)
+    for found in (pair.forward_visible, pair.backward_visible, visible):
+        assert found.any() == is_known
