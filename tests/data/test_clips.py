@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from steadydepth.data.clips import Sample, clip_motion, clip_starts, fit_clip, fitting_strides, skip_frames
+from steadydepth.data.samples import augment_sample
 from steadydepth.errors import InputError
+from steadydepth.ops.photometric import Photometric
 from steadydepth.types import Clip
 
 
@@ -80,6 +82,30 @@ def test_skipping_frames_chains_the_motion(moving_clip):
         known = sample.visible[pair] & (clip.objects[later] == 0)
         assert known.mean() > 0.3
         assert np.median(np.abs(sample.motion[pair] - expected)[known]) < 0.05
+
+
+def test_frames_are_coded_in_bytes_up_to_the_worst_quality_and_have_no_label_where_there_is_none(monkeypatch):
+    frames = np.random.default_rng(0).integers(0, 256, (3, 8, 10, 3), np.uint8)
+    coded, qualities = [], set()
+
+    def recode(images, *, crf):
+        coded.append(images)
+        qualities.add(crf)
+        return images
+
+    monkeypatch.setattr("steadydepth.data.samples.recode", recode)
+    # Light that changes nothing, but makes floats of the bytes: they are rounded, not cut off.
+    light = Photometric(exposure=1e-9)
+    for seed in range(30):
+        generator = np.random.default_rng(seed)
+        sample = Sample(Clip("bare", frames, 10.0), None, None)
+        item = augment_sample(sample, generator, flip=False, photometric=light, max_crf=2)
+    assert qualities == {0, 1, 2}
+    assert all(np.array_equal(images, frames) for images in coded)
+    assert item.keys() == {"frames", "depth", "valid"}
+    assert item["depth"].shape == item["valid"].shape == (3, 8, 10)
+    assert not item["depth"].any()
+    assert not item["valid"].any()
 
 
 def test_strides_that_do_not_fit_are_left_out():

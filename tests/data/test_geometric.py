@@ -134,6 +134,9 @@ def test_views_are_drawn_only_when_asked_for(moving_clip, world):
     )
     assert all(torch.equal(still[name], again[name]) for name in still)
     assert not torch.equal(still["depth"], moved["depth"])
+    for one in ({"max_zoom": 1.5}, {"max_rotation_deg": 5.0}):
+        moved = augment_sample(sample, np.random.default_rng(5), flip=True, photometric=photometric, **one)
+        assert not torch.equal(still["depth"], moved["depth"])
     samples = ClipSamples(
         world, length=3, height=40, width=56, motion="flow", labels="depth", flip=False, photometric=Photometric(),
         seed=7, cached_clips=4, max_zoom=1.5, max_rotation_deg=5.0, numbers=range(3),

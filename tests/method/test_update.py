@@ -31,6 +31,10 @@ def test_groups_hold_every_weight_once_with_its_rate_and_decay():
         "decoder.weight": (0.1, 0.05),
         "decoder.bias": (0.1, 0.0),
     }
+    model.encoder.requires_grad_(False)
+    rest = build_optimizer(model, learning_rate=0.1, encoder_learning_rate=0.3, weight_decay=0.05)
+    held = [weight for group in rest.param_groups for weight in group["params"]]
+    assert {id(one) for one in held} == {id(one) for one in model.decoder.parameters()}
     set_learning_rate(optimizer, 1.0)
     assert sorted({group["lr"] for group in optimizer.param_groups}) == [0.3, 1.0]
 

@@ -39,6 +39,15 @@ def test_images_are_halved_by_exact_means():
     assert fit_image(image, 8, 12) is image
 
 
+def test_images_that_cannot_be_halved_are_shrunk_by_the_share_of_each_pixel():
+    thirds = np.random.default_rng(0).integers(0, 256, (9, 15, 3), np.uint8)
+    np.testing.assert_allclose(fit_image(thirds, 3, 5), thirds.reshape(3, 3, 5, 3, 3).mean(axis=(1, 3)), atol=0.51)
+    # Two and a half of five pixels each.
+    row = np.array([0, 0, 100, 0, 200], np.uint8)[None, :, None].repeat(3, axis=2)
+    assert fit_image(row, 1, 2)[0, :, 0].tolist() == [20, 100]
+    assert fit_image(row.transpose(1, 0, 2), 2, 1)[:, 0, 0].tolist() == [20, 100]
+
+
 def test_an_image_is_shrunk_to_its_longer_side_and_never_enlarged():
     image = np.zeros((40, 80, 3), np.uint8)
     assert shrink_image(image, 20).shape == (10, 20, 3)
