@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from steadydepth.data.clips import Sample, clip_motion, clip_starts, fit_clip, fitting_strides, skip_frames
+from steadydepth.data.clips import Sample, clip_motion, clip_starts, fit_clip, fitting_strides, hold_frame, skip_frames
 from steadydepth.data.samples import augment_sample
 from steadydepth.errors import InputError
 from steadydepth.ops.photometric import Photometric
@@ -106,6 +106,18 @@ def test_frames_are_coded_in_bytes_up_to_the_worst_quality_and_have_no_label_whe
     assert item["depth"].shape == item["valid"].shape == (3, 8, 10)
     assert not item["depth"].any()
     assert not item["valid"].any()
+
+
+def test_frames_of_a_video_without_a_label_are_skipped_and_held():
+    frames = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1) * np.ones((5, 2, 3, 3), np.uint8)
+    bare = Clip("bare", frames, 10.0)
+    skipped = skip_frames(Sample(bare, None, None), 2)
+    assert skipped.clip.frames[:, 0, 0, 0].tolist() == [0, 2, 4]
+    held = hold_frame(replace(bare, frames=frames[3:4]), 3, moves=False)
+    assert held.clip.frames[:, 0, 0, 0].tolist() == [3, 3, 3]
+    for sample in (skipped, held):
+        assert sample.clip.depth is sample.clip.valid is sample.motion is None
+    assert held.is_still
 
 
 def test_strides_that_do_not_fit_are_left_out():
