@@ -70,7 +70,10 @@ def fail(error):
 @pytest.mark.parametrize("kind", [fail, fail_as_torch_does])
 @pytest.mark.parametrize("cause", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
 def test_a_full_disk_is_explained(tmp_path, kind, cause):
-    with pytest.raises(InputError, match=r"cannot be written: .*No space left on device.* make room"), writing_in(tmp_path):
+    with (
+        pytest.raises(InputError, match=r"cannot be written: .*No space left on device.* make room"),
+        writing_in(tmp_path),
+    ):
         kind(cause)
 
 

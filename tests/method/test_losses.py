@@ -183,9 +183,7 @@ def test_smoothness_by_hand_and_relaxed_at_edges_of_the_image():
     torch.testing.assert_close(smoothness(depth, frames), torch.tensor(math.exp(-0.5)))
     everywhere = torch.ones_like(depth, dtype=torch.bool)
     for edge_aware, expected in ((True, 0.3 * math.exp(-0.5)), (False, 0.3)):
-        loss = absolute_loss(
-            depth, depth, everywhere, smoothness_weight=0.3, edge_aware=edge_aware, frames=frames
-        )
+        loss = absolute_loss(depth, depth, everywhere, smoothness_weight=0.3, edge_aware=edge_aware, frames=frames)
         torch.testing.assert_close(loss, torch.tensor(expected))
 
 

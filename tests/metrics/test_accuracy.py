@@ -92,7 +92,9 @@ def test_a_large_common_factor_costs_silog_no_digits():
 
 def test_numpy_and_torch_and_a_stack_of_methods_give_the_same_numbers(tiny):
     one = accuracy_scores(tiny.depth, tiny.truth, tiny.valid)
-    other = accuracy_scores(torch.from_numpy(tiny.depth).requires_grad_(), torch.from_numpy(tiny.truth), torch.from_numpy(tiny.valid))
+    other = accuracy_scores(
+        torch.from_numpy(tiny.depth).requires_grad_(), torch.from_numpy(tiny.truth), torch.from_numpy(tiny.valid)
+    )
     stack = accuracy_scores(np.stack((tiny.truth, tiny.depth)), tiny.truth, tiny.valid)
     for name in ACCURACY:
         assert one[name] == other[name]

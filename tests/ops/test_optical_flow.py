@@ -188,7 +188,8 @@ def test_frames_too_small_or_too_few_show_nothing(shape):
     found = stack_pairs([pair_from_frames(*pair) for pair in pairwise(frames)], *shape[1:])
     assert found.forward.shape == (shape[0] - 1, *shape[1:], 2)
     assert (found.forward == 0).all()
-    assert not (found.forward_visible.any() or found.backward_visible.any())
+    assert not found.forward_visible.any()
+    assert not found.backward_visible.any()
 
 
 @pytest.mark.parametrize(("height", "is_known"), [(11, False), (12, True)])

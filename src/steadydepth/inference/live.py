@@ -89,7 +89,7 @@ def read_until(items: Iterable[T], seconds: float | None) -> Iterator[T]:
     end = math.inf if seconds is None else begun + max(seconds, BEGIN_S)
     feed = Feed(items, is_live=False, changed=threading.Condition())
     try:
-        while not has_begun or time.monotonic() < end:
+        while time.monotonic() < end:
             taken = feed.next(None if end == math.inf else end - time.monotonic())
             if taken is None:
                 break
