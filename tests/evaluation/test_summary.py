@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+from steadydepth.errors import InputError
+from steadydepth.evaluation.alignment import Fitter
+from steadydepth.evaluation.footage import LabelFrame
 from steadydepth.evaluation.summary import ScoredClip, build_report, table_of_clips, table_rows
 from steadydepth.evaluation.windows import Window, values_of
 from steadydepth.metrics.accumulators import Count, Mean
@@ -75,3 +78,22 @@ def test_a_metric_that_one_report_has_is_a_row():
     reports = {"ours": {"mean": {"abs_rel": 0.1, "tae": None}}, "theirs": {"mean": {"abs_rel": None, "tae": None}}}
     (row,) = table_rows(reports)
     assert (row["metric"], row["ours"], row["theirs"], row["best"]) == ("abs_rel", "0.1", "", "ours")
+
+
+def test_a_fitter_counts_values_that_are_not_finite_and_those_that_the_protocol_raises():
+    fitter = Fitter("disparity", "disparity", PROTOCOLS["vda_bonn"])
+    frames = np.float32([[[1, np.nan], [np.inf, 3]], [[-2, 4], [0, 6]]])
+    assert [fitter.count(frame) for frame in frames] == [2, 0]
+    # Inverse depth 2 x + 1 of the label, of which -2 and 0 are taken for 0.001.
+    for values in np.float64([[1, np.nan, np.inf, 3], [-2, 4, 0, 6]]):
+        known = np.isfinite(values)
+        truth = 1 / (2 * np.maximum(np.where(known, values, 1), 1e-3) + 1)
+        fitter.add(values, LabelFrame(truth, np.ones(4, bool), None))
+    fit = fitter.result(has_label=True)
+    assert (fit.n_nonfinite, fit.low, fit.mean) == (2, -2, pytest.approx(12 / 6))
+    assert fit.clipped == pytest.approx(2 / 6)
+    assert (float(fit.alignment.scale), float(fit.alignment.shift)) == pytest.approx((2, 1), rel=1e-5)
+    nothing = Fitter("none", "metric", PROTOCOLS["plain"])
+    nothing.count(np.float32([[np.nan]]))
+    with pytest.raises(InputError, match="every predicted value is NaN or infinite"):
+        nothing.result(has_label=True)

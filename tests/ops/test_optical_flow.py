@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from steadydepth.ops.bidirectional_flow import backward_from_frames, pair_from_frames, stack_pairs, two_way_from_labels
-from steadydepth.ops.fast_flow import fast_flow
+from steadydepth.ops.fast_flow import fast_flow, is_other_view
 from steadydepth.ops.lucas_kanade import lucas_kanade_flow
 from steadydepth.ops.optical_flow import consistent, dis_flow, invert_flow
 
@@ -77,6 +77,14 @@ def test_flow_across_a_cut_is_unknown_and_in_a_new_light_it_is_known(image):
         assert np.isfinite(fast_flow(one, target)).all() == is_known
         assert np.isfinite(in_graph((one, target))).all() == is_known
         assert np.isfinite(in_graph((one, target))).any() == is_known
+
+
+def test_two_images_are_of_other_views_where_both_show_something_and_are_not_alike():
+    strong, other = np.random.default_rng(3).integers(60, 197, (2, 40, 50), dtype=np.uint8)
+    faint = np.random.default_rng(4).integers(126, 131, (40, 50), dtype=np.uint8)
+    assert is_other_view(strong, other)
+    for pair in ((strong, strong), (strong, faint), (faint, strong)):
+        assert not is_other_view(*pair)
 
 
 def test_noise_on_a_wall_is_no_cut():
