@@ -85,7 +85,7 @@ def test_skipping_frames_chains_the_motion(moving_clip):
 
 
 def test_frames_are_coded_in_bytes_up_to_the_worst_quality_and_have_no_label_where_there_is_none(monkeypatch):
-    frames = np.random.default_rng(0).integers(0, 256, (3, 8, 10, 3), np.uint8)
+    frames = np.random.default_rng(0).integers(1, 256, (3, 8, 10, 3), np.uint8)
     coded, qualities = [], set()
 
     def recode(images, *, crf):
@@ -94,8 +94,9 @@ def test_frames_are_coded_in_bytes_up_to_the_worst_quality_and_have_no_label_whe
         return images
 
     monkeypatch.setattr("steadydepth.data.samples.recode", recode)
-    # Light that changes nothing, but makes floats of the bytes: they are rounded, not cut off.
-    light = Photometric(exposure=1e-9)
+    # Light that takes a little away: what is left is rounded, not cut off.
+    monkeypatch.setattr("steadydepth.data.samples.augment_photometric", lambda frame, *_: frame - np.float32(0.4 / 255))
+    light = Photometric(exposure=0.1)
     for seed in range(30):
         generator = np.random.default_rng(seed)
         sample = Sample(Clip("bare", frames, 10.0), None, None)

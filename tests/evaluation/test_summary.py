@@ -93,6 +93,15 @@ def test_a_fitter_counts_values_that_are_not_finite_and_those_that_the_protocol_
     assert (fit.n_nonfinite, fit.low, fit.mean) == (2, -2, pytest.approx(12 / 6))
     assert fit.clipped == pytest.approx(2 / 6)
     assert (float(fit.alignment.scale), float(fit.alignment.shift)) == pytest.approx((2, 1), rel=1e-5)
+    for value, expected in ((1.0, 3.0), (0.0, 0.0)):  # a median of 1 is one as any other, of 0 it is none
+        fitter, label = (
+            Fitter("scale", "scale", PROTOCOLS["plain"]),
+            LabelFrame(np.full(3, 3.0), np.ones(3, bool), None),
+        )
+        fitter.add(np.full(3, value), label)
+        fitter.begin_second_round()
+        fitter.add_again(np.full(3, value), label)
+        assert float(fitter.result(has_label=True).alignment.scale) == expected
     nothing = Fitter("none", "metric", PROTOCOLS["plain"])
     nothing.count(np.float32([[np.nan]]))
     with pytest.raises(InputError, match="every predicted value is NaN or infinite"):
