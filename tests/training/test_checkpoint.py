@@ -2,6 +2,7 @@ import logging
 import os
 import resource
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -139,3 +140,21 @@ def test_what_a_killed_process_had_begun_to_write_is_deleted_and_nothing_else(tm
     remove_remains(tmp_path)
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
     assert left == ["best", "checkpoint.pt", "notes.part.pt"]
+
+
+class Trap:
+    def __reduce__(self):
+        return (pytest.fail, ("a checkpoint was unpickled",))
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    torch.save({"step": Trap()}, tmp_path / CHECKPOINT)
+    with pytest.raises(InputError, match=r"checkpoint\.pt: damaged"):
+        load_checkpoint(tmp_path)
+
+
+def test_whoever_finds_a_config_finds_its_weights(tmp_path, model, monkeypatch):
+    named, replace = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, target: named.append(target.name) or replace(path, target))
+    save_model(model, tmp_path)
+    assert named == ["model.safetensors", "config.json"]
