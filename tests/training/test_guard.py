@@ -5,11 +5,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from steadydepth import metrics
 from steadydepth.data.clips import hold_out
 from steadydepth.models.frozen import frozen_copy
 from steadydepth.training.guard import Guard
+from steadydepth.training.state import TrainingState, back_off
 
 
 class Brightness(nn.Module):
@@ -142,3 +144,17 @@ def test_held_out_clips_lie_inside_their_shots_and_do_not_overlap(seed):
     assert sorted(left + out) == list(range(first))
     assert all(start in shots[number] and start + 3 in shots[number] for number, start in taken)
     assert len(out) <= first / 10
+
+
+def test_backing_off_takes_the_average_half_the_rate_and_no_momentum():
+    model, average = nn.Linear(1, 1, bias=False), AveragedModel(nn.Linear(1, 1, bias=False))
+    nn.init.constant_(average.module.weight, 3.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.ones(1, 1)).sum().backward()
+    optimizer.step()
+    assert optimizer.state
+    state = TrainingState(model, average, optimizer, step=7, rate_share=0.5, skipped_in_a_row=1)
+    after = back_off(state, Accelerator(cpu=True))
+    assert (after.step, after.rate_share, after.skipped_in_a_row) == (7, 0.25, 1)
+    assert model.weight.item() == 3
+    assert not optimizer.state
