@@ -143,6 +143,13 @@ def test_a_search_that_was_cut_ends_as_one_that_was_not(tmp_path, world, childre
     assert {name: more["trials"][name] for name in found["trials"]} == found["trials"]
     with pytest.raises(InputError, match=r"search\.json: another search lives there, with its own metric: choose"):
         search(load_search_config(path, ["metric=tsd"]))
+    file = tmp_path / "cut" / "out" / "search.json"
+    written = file.read_text()
+    for damage in ("{", "[]", '{"config": {}}', json.dumps(json.loads(written) | {"trials": {"trial-4": 1}})):
+        file.write_text(damage)
+        with pytest.raises(InputError, match=r"search\.json: cannot be read as what a search wrote .*another `out`"):
+            search(path)
+    file.write_text(written)
     with pytest.raises(InputError, match="out: other runs live in plain, trial-0"):
         search(load_search_config(path, []).model_copy(update={"base": changed_base(tmp_path)}))
 

@@ -15,6 +15,7 @@ from steadydepth.experiments.planned_runs import Series, check_data, read_scores
 from steadydepth.experiments.runner import at_work_in, carry_out
 from steadydepth.experiments.search_plan import PLAIN, Trial, Values, check_search, plan_runs, plan_trial, propose
 from steadydepth.files.atomic_writes import new_file, write_json
+from steadydepth.files.damage import reading
 from steadydepth.training.validation import distance_from_best
 
 FILE = "search.json"
@@ -64,11 +65,14 @@ def _tried_before(config: SearchConfig) -> list[Values]:
     path = config.out / FILE
     if not path.is_file():
         return []
-    before = json.loads(path.read_text())
     ours = json.loads(config.model_dump_json())
-    if other := [key for key in ours if before["config"][key] != ours[key] and key not in ("trials", "jobs")]:
+    with reading(path, "as what a search wrote", "choose another `out`"):
+        before = json.loads(path.read_text(encoding="utf-8"))
+        other = [key for key in ours if before["config"][key] != ours[key] and key not in ("trials", "jobs")]
+        tried = [trial["values"] for trial in before["trials"].values()]
+    if other:
         raise InputError(f"{path}: another search lives there, with its own {', '.join(other)}: choose another `out`")
-    return [trial["values"] for trial in before["trials"].values()]
+    return tried
 
 
 def _measure(
