@@ -203,8 +203,9 @@ def export(
     if to == "web":
         from steadydepth.exporters.web import export_web
 
+        shown = Path(split_name(str(model))[0]) if isinstance(model, str | Path) else path
         web_difference = export_web(
-            network, path, height=height, width=width, name=path.name, ort=None if ort is None else Path(ort),
+            network, path, height=height, width=width, name=shown.name, ort=None if ort is None else Path(ort),
             webgpu=webgpu, frames=frames, licence=licence,
         )  # fmt: skip
         return Exported(path, web_difference)

@@ -246,6 +246,14 @@ def test_a_ready_model_is_exported_with_its_licence(tmp_path):
     assert ExportedModel(exported.path).metadata["licence"] == "Apache-2.0"
 
 
+@pytest.mark.parametrize(("model", "name"), [("steadydepth-small", "steadydepth-small"), (Tilted(), "site")])
+def test_a_page_has_the_name_of_its_model(model, name, tmp_path, monkeypatch):
+    monkeypatch.setattr("steadydepth.exporters.web.export_web", lambda *_, name, **__: names.append(name) or 0.0)
+    names = []
+    sd.export(model, to="web", size=(H, W), out=tmp_path / "site")
+    assert names == [name]
+
+
 def test_what_is_no_exported_file_is_refused(files, tmp_path, monkeypatch):
     (tmp_path / "broken.onnx").write_bytes(files["onnx"].read_bytes()[:5000])
     (tmp_path / "empty.onnx").touch()
