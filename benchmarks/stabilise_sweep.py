@@ -116,6 +116,8 @@ DEMO = both(NEXT, ramped(3.5, 2.2, relative_gradient=0.35, relative_features=0.1
 WEIGHT_4 = both(NEXT, ramped(4.0, 2.5, relative_gradient=0.4, relative_features=0.1))
 GRADIENT_05 = both(NEXT, ramped(4.0, 2.2, relative_gradient=0.5, relative_features=0.15))
 GRADIENT_LONG = both(GUIDED, ramped(2.2, 1.5, relative_gradient=0.5, relative_features=0.2), LONG)
+GRADIENT_08_LONG = both(GUIDED, ramped(2.2, 1.8, relative_gradient=0.8, relative_features=0.2), LONG)
+WEIGHT_32_LONG = both(GUIDED, ramped(3.2, 2.0, relative_gradient=0.45, relative_features=0.2), LONG)
 # Recipes without a weight are those of the demo before it had an edge term.
 WITH_LABELS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
@@ -139,8 +141,10 @@ WITH_LABELS: dict[str, dict[str, Any]] = {
     "guided-gradient-0.5-long": GRADIENT_LONG,
     "lite2-plain-long": both(PLAIN, LITE2, LONG),
     "lite2-gradient-0.5-long": both(GRADIENT_LONG, LITE2),
-    "guided-gradient-0.8-long": both(GUIDED, ramped(2.2, 1.8, relative_gradient=0.8, relative_features=0.2), LONG),
-    "guided-weight-3.2-long": both(GUIDED, ramped(3.2, 2.0, relative_gradient=0.45, relative_features=0.2), LONG),
+    "guided-gradient-0.8-long": GRADIENT_08_LONG,
+    "guided-weight-3.2-long": WEIGHT_32_LONG,
+    "lite2-gradient-0.8-long": both(GRADIENT_08_LONG, LITE2),
+    "lite2-weight-3.2-long": both(WEIGHT_32_LONG, LITE2),
     "plain-long": both(PLAIN, LONG),
     "demo-0.2-long": both(DEMO_02, LONG),
     "weight-5-edges-2-long": both(ramped(5.0, 2.0), LONG),
