@@ -20,7 +20,6 @@ from training_server import QUICK, SMALL, make_archive, make_model
 
 from steadydepth.errors import InputError
 from steadydepth.filter_training.tune import tune_filter
-from steadydepth.jobs import worker
 from steadydepth.jobs.limits import JobLimits
 from steadydepth.jobs.lock import LOCK, lock_file
 from steadydepth.jobs.plans import check_settings, config_of, describe, kinds
@@ -265,26 +264,6 @@ def test_a_job_that_has_just_begun_stops_with_the_server_and_is_not_lost_by_it(t
         jobs = Jobs(tmp_path, models=lambda: {"small": str(files[0])}, limits=QUICK)
     assert jobs.store.get(Job, job.id).losses == 0
     jobs.stop()
-
-
-def test_a_request_to_stop_is_not_lost_where_python_drops_exceptions(monkeypatch):
-    """As in the callbacks by which an import lets go of its lock."""
-    monkeypatch.setattr(sys, "unraisablehook", worker._ask_again)
-    before = signal.signal(signal.SIGTERM, worker._stop)
-
-    class Dropped:
-        def __del__(self):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def drop():
-        Dropped()
-        time.sleep(30)
-
-    try:
-        with pytest.raises(worker._Stopped):
-            drop()
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_running_job_says_what_it_does_without_paths(jobs, files):

@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,8 @@ logger = logging.getLogger("steadydepth.jobs.worker")  # this file is run as __m
 def main(folder: Path) -> None:
     """Do what order.json asks for."""
     # A training asks itself, between its steps; before and after it there is nothing to keep.
-    signal.signal(signal.SIGTERM, _stop)
-    sys.unraisablehook = _ask_again
+    # Nothing is raised for it: libraries that are being imported swallow exceptions.
+    signal.signal(signal.SIGTERM, lambda *_: _leave(folder))
     (folder / PID).write_text(str(os.getpid()))
     order = json.loads((folder / ORDER).read_text())
     limits = JobLimits(**order["limits"])
@@ -41,31 +40,22 @@ def main(folder: Path) -> None:
     try:
         done = _work(order, folder, limits)
         found = {"state": "stopped", "message": ""} if done is None else {"state": "finished", "message": done}
-    except _Stopped:
-        found = {"state": "stopped", "message": ""}
     except InputError as error:
         found = {"state": "failed", "message": without_paths(str(error), folder)}
     except Exception:  # whatever it is, it must not be started again
         logger.exception("failed")
         found = {"state": "failed", "message": "an error inside; the log of the job has it"}
+    _write_outcome(folder, found)
+
+
+def _leave(folder: Path) -> None:
+    _write_outcome(folder, {"state": "stopped", "message": ""})
+    os._exit(0)
+
+
+def _write_outcome(folder: Path, found: dict[str, str]) -> None:
     with new_file(folder / OUTCOME) as part:
         part.write_text(json.dumps(found))
-
-
-class _Stopped(BaseException):
-    """SIGTERM came."""
-
-
-def _stop(number: int, _: Any) -> None:
-    raise _Stopped
-
-
-def _ask_again(ignored: "sys.UnraisableHookArgs") -> None:
-    """A request that came inside a destructor or a callback, where Python drops exceptions, comes once more."""
-    if ignored.exc_type is _Stopped:
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    else:
-        sys.__unraisablehook__(ignored)
 
 
 class _Doing(logging.Handler):
