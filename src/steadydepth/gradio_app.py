@@ -95,7 +95,7 @@ def make_app(model: AnyModel = DEFAULT, *, colours: str = "turbo") -> Any:
                 raise gradio.Error(str(error), print_exception=False) from error
 
     with gradio.Blocks(title="steadydepth", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gradio.Markdown(f"# steadydepth\nDepth of a video, raw and filtered. Its claims: {predictor.claims}.")
+        gradio.Markdown(f"# steadydepth\nDepth of a video, raw and filtered. The model claims {predictor.claims}.")
         with gradio.Row():
             with gradio.Column(scale=1):
                 video = gradio.Video(label="Video", sources=["upload"])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from training_server import QUICK, SMALL, make_archive, make_model
 
 from steadydepth.errors import InputError
 from steadydepth.filter_training.tune import tune_filter
+from steadydepth.jobs import worker
 from steadydepth.jobs.limits import JobLimits
 from steadydepth.jobs.lock import LOCK, lock_file
 from steadydepth.jobs.plans import check_settings, config_of, describe, kinds
@@ -264,6 +266,21 @@ def test_a_job_that_has_just_begun_stops_with_the_server_and_is_not_lost_by_it(t
         jobs = Jobs(tmp_path, models=lambda: {"small": str(files[0])}, limits=QUICK)
     assert jobs.store.get(Job, job.id).losses == 0
     jobs.stop()
+
+
+def test_a_request_to_stop_that_an_import_swallows_comes_again(monkeypatch):
+    monkeypatch.setattr(worker, "AGAIN_S", 0.2)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
+    try:
+        worker._hear_requests()
+        with suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(worker._Stopped):
+            time.sleep(30)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_a_running_job_says_what_it_does_without_paths(jobs, files):

@@ -22,14 +22,13 @@ from steadydepth.ops.buffers import keep_buffers
 ORDER, OUTCOME, PID, LOG_FILE = "order.json", "outcome.json", "pid", "log.txt"
 DOING = "doing.txt"  # what was logged last
 REPORT = "report.html"
+AGAIN_S = 10.0  # longer than it takes to end what is under way
 logger = logging.getLogger("steadydepth.jobs.worker")  # this file is run as __main__
 
 
 def main(folder: Path) -> None:
     """Do what order.json asks for."""
-    # A training asks itself, between its steps; before and after it there is nothing to keep.
-    # Nothing is raised for it: libraries that are being imported swallow exceptions.
-    signal.signal(signal.SIGTERM, lambda *_: _leave(folder))
+    _hear_requests()
     (folder / PID).write_text(str(os.getpid()))
     order = json.loads((folder / ORDER).read_text())
     limits = JobLimits(**order["limits"])
@@ -40,22 +39,37 @@ def main(folder: Path) -> None:
     try:
         done = _work(order, folder, limits)
         found = {"state": "stopped", "message": ""} if done is None else {"state": "finished", "message": done}
+    except _Stopped:
+        found = {"state": "stopped", "message": ""}
     except InputError as error:
         found = {"state": "failed", "message": without_paths(str(error), folder)}
     except Exception:  # whatever it is, it must not be started again
         logger.exception("failed")
         found = {"state": "failed", "message": "an error inside; the log of the job has it"}
-    _write_outcome(folder, found)
-
-
-def _leave(folder: Path) -> None:
-    _write_outcome(folder, {"state": "stopped", "message": ""})
-    os._exit(0)
-
-
-def _write_outcome(folder: Path, found: dict[str, str]) -> None:
+    # It ends by itself now.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.setitimer(signal.ITIMER_REAL, 0)
     with new_file(folder / OUTCOME) as part:
         part.write_text(json.dumps(found))
+
+
+class _Stopped(BaseException):
+    """SIGTERM came."""
+
+
+def _hear_requests() -> None:
+    """Raise `_Stopped` for SIGTERM; a training asks itself, between its steps.
+
+    Libraries that are being imported swallow exceptions, and the server asks once: a request comes again by itself
+    for as long as the process is there. To leave without an exception would leave processes of a pool behind.
+    """
+
+    def stop(*_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+        raise _Stopped
+
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    signal.signal(signal.SIGTERM, stop)
 
 
 class _Doing(logging.Handler):

@@ -87,8 +87,6 @@ def gradient_matching(depth: Depth, truth: Depth, valid: Valid) -> Scalar:
 def multi_scale_gradient(residual: Float[Tensor, "n h w"], valid: Bool[Tensor, "n h w"]) -> Scalar:
     """Sum over four scales of |horizontal| + |vertical| differences between valid neighbours, for each valid pixel.
 
-    The residual is finite where invalid.
-
     Args:
         residual: images (n, h, w), finite where invalid.
         valid: True where the residual counts.

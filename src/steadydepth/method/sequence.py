@@ -42,12 +42,12 @@ def process_sequence(
 def check_state(state: object, batch: int) -> State:
     """`state` itself where it honours the contract: a dict of tensors whose first axis has `batch` entries.
 
-    Raises:
-        TypeError: it does not; states of several streams could not be stacked, nor exported.
-
     Args:
         state: what a model returned.
         batch: number of clips.
+
+    Raises:
+        TypeError: it does not; states of several streams could not be stacked, nor exported.
     """
     if not isinstance(state, dict):
         raise TypeError(f"the model returned a state of {type(state).__name__}; it is a dict of tensors, {{}} for none")

@@ -9,6 +9,7 @@ import timm
 from torch import Tensor, nn
 
 from steadydepth.errors import InputError
+from steadydepth.files.damage import short
 from steadydepth.models.weights import read_weights
 
 # Python packages that carry ImageNet weights: encoder name -> (package, file inside it).
@@ -69,10 +70,9 @@ def _downloaded(name: str) -> dict[str, Tensor]:
     try:
         return build_encoder(name, pretrained=True).state_dict()
     except OSError as error:  # of the network, and of the hub's cache
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"model.weights: timm: {name} cannot be downloaded ({reason}): give a file of its weights, begin from a "
-            f"model that is here (model.init=steadydepth-small), or take package, for {', '.join(PACKAGED_WEIGHTS)}"
+            f"model.weights: timm: {name} cannot be downloaded ({short(error)}): give a file of its weights, take "
+            f"package, for {', '.join(PACKAGED_WEIGHTS)}, or begin from a model that is here (model.init)"
         ) from error
     except InputError as error:  # there is such an encoder
         raise InputError(f"model.weights: timm: there are none for {name}: give a file, or take none") from error

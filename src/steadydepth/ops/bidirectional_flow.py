@@ -31,11 +31,11 @@ def backward_from_frames(
 ) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
     """DIS flow from `after` back into `before` in pixels (x, y), and where it agrees with the flow there.
 
-    Returns: the flow on `after`; True where it is forward-backward consistent, nowhere below 12 x 12 px.
-
     Args:
         before: RGB.
         after: RGB, of the same size.
+
+    Returns: the flow on `after`; True where it is forward-backward consistent, nowhere below 12 x 12 px.
     """
     there, back = _dis_both_ways(before, after)
     return back, consistent(back, there) & (min(back.shape[:2]) >= LEAST_SIDE_PX)

@@ -21,7 +21,7 @@ from steadydepth.evaluation.sources import open_stored, predict_sequence
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.video_write import H264_SIDE, write_video
 from steadydepth.inference.filters import choose_filter
-from steadydepth.metrics.protocols import choose_protocol, valid_labels
+from steadydepth.metrics.protocols import Protocol, choose_protocol, valid_labels
 from steadydepth.models.declare import claims_of
 from steadydepth.ops.alignment import Alignment
 from steadydepth.ops.resize import resize_depth
@@ -107,6 +107,11 @@ def view_sequence(sequence: Sequence, shown: Mapping[str, Shown], moving_image: 
     return view_clip(sequence.name, videos, url, errors=errors, edges=edges, charts=charts)
 
 
+def _protocol_of(report: Mapping[str, Any]) -> Protocol:
+    header = report["header"]
+    return choose_protocol(header.get("protocol", "plain"), max_depth=header.get("max_depth"))
+
+
 def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.ndarray, "t h w"]:
     """Depth of the frames of a clip, at their size, aligned and cleaned as the report says this clip was.
 
@@ -121,13 +126,10 @@ def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.nda
     Raises:
         InputError: there is no prediction for each frame of the sequence, or its filter is gone.
     """
-    (raw, claims), header = _depth_in_units_of_claims(shown, sequence, len(clip.frames)), shown.report["header"]
+    raw, claims = _depth_in_units_of_claims(shown, sequence, len(clip.frames))
     fitted = shown.report["clips"].get(clip.name, {})
     scale, shift = fitted.get("scale"), fitted.get("shift") or 0.0
-    protocol, align = (
-        choose_protocol(header.get("protocol", "plain"), max_depth=header.get("max_depth")),
-        header["align"],
-    )
+    protocol, align = _protocol_of(shown.report), shown.report["header"]["align"]
     if not isinstance(align, str):  # of predictions that claim different things, each was aligned by its own
         align = choose_alignment("auto", claims, protocol)
     fitter = Fitter(align, claims, protocol)
@@ -162,8 +164,7 @@ def _view_against_label(
     if clip.depth is None or not scored:
         return None, None
     measured = clip.depth > 0 if clip.valid is None else clip.valid
-    header = next(iter(scored.values())).report["header"]
-    protocol = choose_protocol(header.get("protocol", "plain"), max_depth=header.get("max_depth"))
+    protocol = _protocol_of(next(iter(scored.values())).report)
     middle = shown_frames(len(clip.frames))
     truth, valid = clip.depth[middle], valid_labels(clip.depth, measured, protocol)[middle]
     log_truth = np.log(np.where(valid, truth, 1).astype(np.float64))
