@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -91,6 +92,13 @@ class Served:
         return socket
 
 
+def wait_until(is_so: Callable[[], object], seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until, "it does not come"
+        time.sleep(0.005)
+
+
 def depth_of(message: Any) -> tuple[dict[str, Any], np.ndarray]:
     """An answer with depth: its header, and the depth."""
     header, payload = unpack(message)
@@ -107,13 +115,9 @@ def serving(model: Any, **settings: Any):
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
     try:
-        until = time.monotonic() + 20
-        while not server.started:
-            assert thread.is_alive()
-            assert time.monotonic() < until
-            time.sleep(0.005)
+        wait_until(lambda: server.started or not thread.is_alive())
         yield Served(server.config.app, server.servers[0].sockets[0].getsockname()[1])
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()

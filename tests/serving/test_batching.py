@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from served import Average, averages, film
+from served import Average, averages, film, wait_until
 from torch import nn
 
 from steadydepth.inference.predictor import Predictor, load
@@ -15,14 +15,6 @@ from steadydepth.serving.batching import Batcher
 from steadydepth.serving.models import Models
 from steadydepth.serving.terminals import Terminal
 from steadydepth.types import InputError
-
-
-def wait_until(condition):
-    for _ in range(2000):
-        if condition():
-            return
-        threading.Event().wait(0.005)
-    raise AssertionError("it does not come")
 
 
 def run_all(batcher, films, start=lambda: None):

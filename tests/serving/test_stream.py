@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from served import Average, averages, depth_of, film, png, rgb, serving
+from served import Average, averages, depth_of, film, png, rgb, serving, wait_until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import steadydepth as sd
@@ -107,7 +107,7 @@ def test_a_frame_is_in_the_network_while_its_neighbours_are_decoded_and_encoded(
         return raw_image(*given)
 
     def encode(result, format):
-        wait_for(lambda: len(model.batches) == 2)  # the next one has come to the network before this one is sent
+        wait_until(lambda: len(model.batches) == 2)  # the next one has come to the network before this one is sent
         return encode_depth(result, format)
 
     monkeypatch.setattr(stream_route, "raw_image", decode)
@@ -116,11 +116,11 @@ def test_a_frame_is_in_the_network_while_its_neighbours_are_decoded_and_encoded(
         frames = film(1, 4)
         model.gate.clear()
         stream.send(rgb(0, frames[0]))
-        wait_for(lambda: model.batches)
+        wait_until(lambda: model.batches)
         for number in (1, 2, 3):
             stream.send(rgb(number, frames[number]))
         assert [json.loads(stream.recv(20))["id"] for _ in range(2)] == [1, 2]
-        wait_for(lambda: len(decoded) == 2)  # of those that came meanwhile the first alone
+        wait_until(lambda: len(decoded) == 2)  # of those that came meanwhile the first alone
         model.gate.set()
         found = [depth_of(stream.recv(20)) for _ in range(2)]
         assert [header["id"] for header, _ in found] == [0, 3]
@@ -291,17 +291,10 @@ def test_limits_of_a_stream_are_kept():
         assert caught.value.response.status_code == 429
         for stream in streams:
             stream.close()
-        wait_for(lambda: not server.app.state.figures.streams)
+        wait_until(lambda: not server.app.state.figures.streams)
         server.open().close()
     with serving(Average(), limits=Limits(session_s=0.3)) as server, server.open() as stream:
         assert closing(stream) == (1001, "a stream ends after so long: open another")
-
-
-def wait_for(condition):
-    until = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_a_client_that_takes_no_answer_is_let_go_and_others_go_on():
@@ -334,7 +327,7 @@ def test_a_client_that_takes_no_answer_is_let_go_and_others_go_on():
             assert is_over.wait(30)
             thread.join()
             raw.close()
-            wait_for(lambda: len(server.app.state.figures.streams) == 1)
+            wait_until(lambda: len(server.app.state.figures.streams) == 1)
             ask(other, rgb(10, film(3, 5)[0]))
 
 
@@ -344,12 +337,12 @@ def test_a_client_that_goes_in_the_middle_of_a_frame_leaves_nothing_behind():
         model.gate.clear()
         stream = server.open()
         stream.send(rgb(0, film(1)[0]))
-        wait_for(lambda: model.batches)
+        wait_until(lambda: model.batches)
         stream.socket.shutdown(socket.SHUT_RDWR)
-        wait_for(lambda: not server.app.state.figures.streams)
+        wait_until(lambda: not server.app.state.figures.streams)
         model.gate.set()
         batcher = server.app.state.models.current.batcher
-        wait_for(lambda: batcher._n_open == 0)
+        wait_until(lambda: batcher._n_open == 0)
         with server.open() as again:
             assert ask(again, rgb(0, film(1)[0]))[0]["start"]
 

@@ -28,29 +28,34 @@ logger = logging.getLogger("steadydepth.jobs.worker")  # this file is run as __m
 
 def main(folder: Path) -> None:
     """Do what order.json asks for."""
-    _hear_requests()
-    (folder / PID).write_text(str(os.getpid()))
-    order = json.loads((folder / ORDER).read_text())
-    limits = JobLimits(**order["limits"])
-    give_way(limits.niceness)
-    keep_buffers()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger("steadydepth").addHandler(_Doing(folder))
-    try:
-        done = _work(order, folder, limits)
-        found = {"state": "stopped", "message": ""} if done is None else {"state": "finished", "message": done}
-    except _Stopped:
-        found = {"state": "stopped", "message": ""}
-    except InputError as error:
-        found = {"state": "failed", "message": without_paths(str(error), folder)}
-    except Exception:  # whatever it is, it must not be started again
-        logger.exception("failed")
-        found = {"state": "failed", "message": "an error inside; the log of the job has it"}
+    found = {"state": "stopped", "message": ""}
+    with suppress(_Stopped):  # from the first moment on
+        found = _found(folder)
     # It ends by itself now.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.setitimer(signal.ITIMER_REAL, 0)
     with new_file(folder / OUTCOME) as part:
         part.write_text(json.dumps(found))
+
+
+def _found(folder: Path) -> dict[str, str]:
+    """The outcome: its state, and a message for the client."""
+    try:
+        _hear_requests()
+        (folder / PID).write_text(str(os.getpid()))
+        order = json.loads((folder / ORDER).read_text())
+        limits = JobLimits(**order["limits"])
+        give_way(limits.niceness)
+        keep_buffers()
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        logging.getLogger("steadydepth").addHandler(_Doing(folder))
+        done = _work(order, folder, limits)
+        return {"state": "stopped", "message": ""} if done is None else {"state": "finished", "message": done}
+    except InputError as error:
+        return {"state": "failed", "message": without_paths(str(error), folder)}
+    except Exception:  # whatever it is, it must not be started again
+        logger.exception("failed")
+        return {"state": "failed", "message": "an error inside; the log of the job has it"}
 
 
 class _Stopped(BaseException):
