@@ -145,6 +145,9 @@ WITH_LABELS: dict[str, dict[str, Any]] = {
     "guided-weight-3.2-long": WEIGHT_32_LONG,
     "lite2-gradient-0.8-long": both(GRADIENT_08_LONG, LITE2),
     "lite2-weight-3.2-long": both(WEIGHT_32_LONG, LITE2),
+    "lite2-weight-4-gradient-0.8-long": both(
+        GUIDED, ramped(4.0, 2.6, relative_gradient=0.8, relative_features=0.2), LONG, LITE2
+    ),
     "plain-long": both(PLAIN, LONG),
     "demo-0.2-long": both(DEMO_02, LONG),
     "weight-5-edges-2-long": both(ramped(5.0, 2.0), LONG),

@@ -522,16 +522,16 @@ def test_the_command_makes_tokens_and_says_what_is_missing(tmp_path, monkeypatch
     taken = socket.create_server(("127.0.0.1", 0))
     make_model(Path("small"))
     for words, message in (
-        (("--model", "small", "--port", str(taken.getsockname()[1])), "cannot be listened on"),
+        (("--model", "missing", "--port", str(taken.getsockname()[1])), "cannot be listened on"),
         (
-            ("--model", "small", "--certificate", "no.pem", "--key", "no.pem"),
+            ("--model", "small", "--port", "0", "--certificate", "no.pem", "--key", "no.pem"),
             "no.pem, no.pem: no certificate with its key",
         ),
         (("--new-token", "x"), "--new-token needs --tokens FILE"),
         (("--new-token", "x", "--tokens", "t", "--scopes", "root"), "scopes root: give some of predict, train, admin"),
         (("--model", "missing", "--host", "0.0.0.0"), "nobody would be asked who they are"),
-        (("--model", "missing"), "missing: no model"),
-        (("--model", "missing", "--filter", "x"), "filter 'x': unknown"),
+        (("--model", "missing", "--port", "0"), "missing: no model"),
+        (("--model", "missing", "--filter", "x", "--port", "0"), "filter 'x': unknown"),
     ):
         error = run(*words).exception
         assert isinstance(error, InputError)

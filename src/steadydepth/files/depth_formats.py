@@ -17,8 +17,9 @@ from jaxtyping import Float32
 from steadydepth.errors import InputError, import_extra
 from steadydepth.files.damage import reading, short
 from steadydepth.files.exr import read_exr
-from steadydepth.files.image_formats import open_image, size_fault
+from steadydepth.files.image_formats import MOST_PIXELS, open_image, size_fault
 from steadydepth.files.images import read_depth_codes, read_pnm
+from steadydepth.files.mat_files import check_mat
 
 _DPT_TAG = 202021.25  # first number of a .dpt or .cam file, MPI Sintel
 
@@ -177,6 +178,7 @@ def _read_mat(path: Path) -> np.ndarray:
         return _read_h5(path).T
     matlab = load_extra("scipy.io")
     with reading(path, "as .mat", "check the path, or write or copy the file again", matlab.matlab.MatReadError):
+        check_mat(path, most_bytes=8 * MOST_PIXELS + 2**12)  # of float64, and what stands before them
         shapes = {name: shape for name, shape, _ in matlab.whosmat(path)}
         name = _only(path, list(shapes))
         sides = _allowed(path, shapes[name])

@@ -18,7 +18,7 @@ _WEBP, _BMP, _TIFF = b"RIFF", b"BM", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _EXR = b"v/1\x01"
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # A header of a few bytes can promise more than there is memory for: 16384 x 8192 is asked before anything is decoded.
-_MOST_PIXELS = 2**27
+MOST_PIXELS = 2**27
 # Tags of TIFF and EXIF.
 _KIND_OF_PAGE, _BITS, _ORIENTATION = 254, 258, 274
 LOG = logging.getLogger(__name__)
@@ -45,9 +45,9 @@ def kind_of(data: bytes) -> str | None:
 
 def size_fault(height: int, width: int) -> str | None:
     """What is wrong with an image that claims to be so large, None when nothing is."""
-    if min(height, width) > 0 and height * width <= _MOST_PIXELS:
+    if min(height, width) > 0 and height * width <= MOST_PIXELS:
         return None
-    return f"says that it is {width} x {height} pixels, of which there are 1 to {_MOST_PIXELS}"
+    return f"says that it is {width} x {height} pixels, of which there are 1 to {MOST_PIXELS}"
 
 
 def decode(data: bytes, kind: str, *, name: str) -> tuple[UInt8[np.ndarray, "h w 3"], int]:

@@ -1,4 +1,4 @@
-"""Small files of MATLAB, version 5 to 7, looked at before SciPy reads them: a damaged type ends its process."""
+"""Files of MATLAB, version 5 to 7, looked at before SciPy reads them: a damaged type ends its process."""
 
 import struct
 import zlib
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _HEADER_BYTES = 128
-_MOST_BYTES = 2**24  # of a variable
 _MATRIX, _COMPRESSED = 14, 15
 # miINT8 to miUINT32, miSINGLE, miDOUBLE, miINT64, miUINT64, miMATRIX and three of text (MAT-File Format, table 1-1).
 _TYPES = {*range(1, 8), 9, 12, 13, _MATRIX, 16, 17, 18}
@@ -15,10 +14,14 @@ _TYPES = {*range(1, 8), 9, 12, 13, _MATRIX, 16, 17, 18}
 _PLAIN, _IS_COMPLEX = {4, *range(6, 16)}, 0x800
 
 
-def check_mat(path: Path) -> None:
+def check_mat(path: Path, *, most_bytes: int) -> None:
     """See that the parts of the variables of a file have types that exist and end inside it.
 
     A file of version 4, which has no such parts, and one of another kind are left to who reads it.
+
+    Args:
+        path: the file.
+        most_bytes: of a variable, unpacked.
 
     Raises:
         ValueError: one has not; of this and the two below `damage.reading` makes a message about the file.
@@ -30,16 +33,16 @@ def check_mat(path: Path) -> None:
     if order is None:
         return
     for kind, content in _elements(data[_HEADER_BYTES:], order):
-        packed = _elements(_unpack(content), order) if kind == _COMPRESSED else [(kind, content)]
+        packed = _elements(_unpack(content, most_bytes), order) if kind == _COMPRESSED else [(kind, content)]
         for inner, matrix in packed:
             if inner != _MATRIX:
                 raise ValueError("holds something else than variables")
             _check_parts(list(_elements(matrix, order)), order)
 
 
-def _unpack(content: bytes) -> bytes:
+def _unpack(content: bytes, most_bytes: int) -> bytes:
     unpacking = zlib.decompressobj()
-    unpacked = unpacking.decompress(content, _MOST_BYTES)
+    unpacked = unpacking.decompress(content, most_bytes)
     if not unpacking.eof:
         raise ValueError("a variable is cut, or far too large")
     return unpacked

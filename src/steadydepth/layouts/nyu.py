@@ -156,6 +156,6 @@ def _read_labelled(path: Path, images: Any, depths: Any, number: int) -> Frame:
 def _numbers(path: Path, split: str) -> list[int]:
     io = load_extra("scipy.io")
     with reading(path, "as the toolbox's splits.mat, which --split needs", "put it there", io.matlab.MatReadError):
-        check_mat(path)
+        check_mat(path, most_bytes=2**24)  # a few thousand numbers
         name = f"{split}Ndxs"
         return [int(number) - 1 for number in io.loadmat(path, variable_names=[name])[name].ravel()]

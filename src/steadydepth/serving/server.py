@@ -1,7 +1,9 @@
 """The server as a process: the app behind uvicorn, with limits on connections that have not sent anything yet."""
 
 import asyncio
+import errno
 import logging
+import socket
 import sys
 from typing import Any
 
@@ -25,6 +27,8 @@ def run_server(settings: Settings) -> None:
     Raises:
         InputError: the settings are unsafe or do not fit together, the model cannot be read, or the address is taken.
     """
+    settings.check()
+    _check_address(settings)  # before a model is loaded, which may take minutes
     server = make_server(settings)
     # The network's thread asks for the interpreter after each of its hundreds of kernels; waiting 5 ms, as is usual,
     # behind threads that read and write frames cost a sixth of the frames a second of eight terminals on two cores.
@@ -45,12 +49,31 @@ async def _run(server: uvicorn.Server, settings: Settings) -> None:
     await serving
 
 
+def _check_address(settings: Settings) -> None:
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as tried:
+                if sys.platform != "win32":  # as asyncio does: it would share a port there
+                    tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                tried.bind(address)
+    except OSError as error:
+        # Others are left to asyncio, which does without a family that this machine has not.
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise _no_address(settings, error) from error
+
+
+def _no_address(settings: Settings, error: BaseException | None) -> InputError:
+    return InputError(f"{settings.host}:{settings.port}: cannot be listened on ({error}): choose another --port")
+
+
 async def _listen(server: uvicorn.Server, settings: Settings) -> None:
     try:
         await server.serve()
     except SystemExit as error:  # uvicorn's word for an address that it cannot listen on
-        place = f"{settings.host}:{settings.port}"
-        raise InputError(f"{place}: cannot be listened on ({error.__context__}): choose another --port") from error
+        raise _no_address(settings, error.__context__) from error
 
 
 def make_server(settings: Settings) -> uvicorn.Server:
