@@ -22,7 +22,7 @@ import torch
 from steadydepth.exporters.bench import time_in_turn
 from steadydepth.files.video_read import read_video
 from steadydepth.files.video_write import write_video
-from steadydepth.inference.exported import ExportedNet
+from steadydepth.inference.exported import ExportedNetwork
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor, load
 from steadydepth.inference.runtime import ExportedModel, is_exported
@@ -98,7 +98,7 @@ def main() -> None:
     cv2.setNumThreads(asked.threads)
 
     if is_exported(asked.model):
-        predictor = Predictor(ExportedNet(asked.model, threads=asked.threads))
+        predictor = Predictor(ExportedNetwork(asked.model, threads=asked.threads))
     else:
         predictor = load(asked.model, device="cpu", max_side=asked.max_side)
     with tempfile.TemporaryDirectory() as folder:
@@ -112,8 +112,8 @@ def main() -> None:
         print(f"{name:18} {each:7.2f} ms a frame  {1e3 / each:6.1f} frames/s")
     shares = [(spent["decode"] + spent["model"]) / spent["stream"] for spent in rounds]
     print(f"stream: {100 * np.median(shares):.0f} % of the speed of decode and model one after the other")
-    if isinstance(predictor.model, ExportedNet):
-        around = ms_around(predictor.model.file, frames[0], 20 * asked.rounds)
+    if isinstance(predictor.network, ExportedNetwork):
+        around = ms_around(predictor.network.file, frames[0], 20 * asked.rounds)
         print(", ".join(f"{name} {each:.2f} ms" for name, each in around.items()), "over the bare network")
 
 

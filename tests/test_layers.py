@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "steadydepth"
 FLOORS = (
-    ("errors", "types", "config", "config_files", "progress"),  # words
+    ("errors", "types", "video_types", "config", "config_files", "progress"),  # words
     ("ops", "files", "page"),  # sums; bytes to arrays
     ("models", "method", "metrics", "synthetic", "layouts"),  # parts
     ("data",),  # may render what it serves

@@ -102,8 +102,11 @@ def what_torchvision_lacks(error: RuntimeError) -> str | None:
 
 
 def _devices() -> Iterator[str]:
-    import torch
-
+    try:
+        import torch
+    except ImportError:
+        yield "no torch: predict and stream run exported files, and nothing else does"
+        return
     yield f"cpu: {torch.get_num_threads()} threads, capability {torch.backends.cpu.get_cpu_capability()}"
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if found is None:

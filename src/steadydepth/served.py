@@ -10,12 +10,13 @@ from typing import Any, cast
 import numpy as np
 
 from steadydepth.client import Client, ServedDepth, StreamedDepth
+from steadydepth.errors import InputError
 from steadydepth.inference.filters import NONE, ChosenFilter
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.live import LiveResult
 from steadydepth.inference.predictor import AnyImage, Predictor, as_image
 from steadydepth.inference.session import Result, VideoSession
-from steadydepth.types import Claims, InputError
+from steadydepth.video_types import Claims
 
 TOKEN_VARIABLE = "STEADYDEPTH_TOKEN"
 

@@ -53,7 +53,7 @@ def _moved_by_pose(clip, t, other):
     """Where each pixel of frame t lies in the other frame by depth and pose, and how deep."""
     K, poses = torch.from_numpy(clip.K), torch.from_numpy(clip.cam_to_world)
     move = torch.linalg.inv(poses[other]) @ poses[t]
-    points = unproject(torch.from_numpy(clip.depth[t]).double(), K) @ move[:3, :3].T + move[:3, 3]
+    points = torch.from_numpy(unproject(clip.depth[t].astype(np.float64), clip.K)) @ move[:3, :3].T + move[:3, 3]
     image = points @ K.T
     ahead = image[..., 2:] > 0  # where there is a label
     at = torch.where(ahead, image[..., :2] / torch.where(ahead, image[..., 2:], 1), torch.nan)

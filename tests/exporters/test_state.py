@@ -16,7 +16,8 @@ from steadydepth.exporters import export
 from steadydepth.exporters.export import describe, export_model
 from steadydepth.exporters.quantise import export_int8
 from steadydepth.files.stored_depth import read_predictions
-from steadydepth.inference.exported import ExportedNet
+from steadydepth.inference.exported import ExportedNetwork
+from steadydepth.inference.exported_net import ExportedNet
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor, load
 from steadydepth.inference.runtime import ExportedModel, state_input, state_output
@@ -164,7 +165,7 @@ def test_a_step_leaves_the_state_that_it_was_given(case):
 
 def test_clips_in_one_batch_and_chunks_honour_the_contract(case):
     model, path = case
-    images, net = draw(3, 5), ExportedNet(path, threads=1)
+    images, net = draw(3, 5), ExportedNet(ExportedNetwork(path, threads=1))
     with torch.no_grad():
         expected, left = process_sequence(model, tensor(images))
     depth, state = process_sequence(net, tensor(images), chunk=2)

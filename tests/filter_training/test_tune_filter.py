@@ -16,7 +16,8 @@ from steadydepth.filter_training.learner import Learner
 from steadydepth.filter_training.tune import _read_shots, _sequences_at, _with_label, tune_filter
 from steadydepth.inference.filters import choose_filter
 from steadydepth.inference.predictor import Predictor
-from steadydepth.models.temporal_filter import WEIGHTS, load_gates
+from steadydepth.models.filter_gates import WEIGHTS
+from steadydepth.models.temporal_filter import load_gates
 from steadydepth.synthetic.world import make_clip, make_world
 from steadydepth.types import InputError
 

@@ -14,9 +14,10 @@ from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.stored_depth import read_predictions
 from steadydepth.inference.filters import choose_filter, filter_depth
 from steadydepth.inference.live import stream_newest
+from steadydepth.inference.network import Network, _inside
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor
-from steadydepth.inference.session import Network, Session, _inside
+from steadydepth.inference.session import Session
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.ops.resize import resize_depth
 from steadydepth.types import Clip, InputError, State

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import steadydepth as sd
-from steadydepth.models.declare import LEAST, check_claims, split_name
+from steadydepth.models.claimed import LEAST, check_claims
+from steadydepth.models.declare import split_name
 from steadydepth.models.load import load_model
 from steadydepth.models.weights import read_weights
 from steadydepth.training.checkpoint import save_model

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from steadydepth.models.temporal_filter import WEIGHTS, FilterGates, TemporalFilter, load_gates
+from steadydepth.models.filter_gates import WEIGHTS
+from steadydepth.models.temporal_filter import FilterGates, TemporalFilter, load_gates
 from steadydepth.ops.filter_step import N_FEATURES, from_log, guide_factor, padding, to_log
 from steadydepth.types import InputError
 

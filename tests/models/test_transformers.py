@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, AutoModelForDepthEstimation, pipeline  
 from transformers.models.auto.modeling_auto import MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES  # noqa: E402
 
 from steadydepth.method.update import build_optimizer  # noqa: E402
-from steadydepth.models.declare import floor_depth  # noqa: E402
+from steadydepth.models.claimed import floor_depth  # noqa: E402
 from steadydepth.models.load import load_model  # noqa: E402
 from steadydepth.training.checkpoint import save_model  # noqa: E402
 from steadydepth.training.step import train_step  # noqa: E402

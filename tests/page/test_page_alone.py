@@ -13,7 +13,7 @@ from torch import nn
 from steadydepth.commands import export
 from steadydepth.errors import InputError
 from steadydepth.exporters.web import GraphFilter, export_web, write_filter
-from steadydepth.inference.exported import ExportedNet
+from steadydepth.inference.exported import ExportedNetwork
 from steadydepth.inference.filter_runtime import STRENGTH
 from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.runtime import ExportedModel
@@ -105,7 +105,7 @@ def test_depth_of_images_is_what_predict_says(browser, page_of, model, clip, tmp
     frames = [cv2.resize(frame, size[::-1], interpolation=cv2.INTER_CUBIC) for frame in clip.frames]
     folder = page_of(model)
     found, filtered = shown_by(browser, folder, write_images(tmp_path, frames))
-    expected = [result.depth for result in Predictor(ExportedNet(folder / "model.onnx")).stream(iter(frames))]
+    expected = [result.depth for result in Predictor(ExportedNetwork(folder / "model.onnx")).stream(iter(frames))]
     assert len(found) == len(filtered) == len(expected) == 5
     for depth, steady, reference in zip(found, filtered, expected, strict=True):
         assert depth.shape == steady.shape == size

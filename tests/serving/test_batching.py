@@ -9,8 +9,9 @@ import torch
 from served import Average, averages, film, wait_until
 from torch import nn
 
+from steadydepth.inference.network import Network
 from steadydepth.inference.predictor import Predictor, load
-from steadydepth.inference.session import Network, Session, state_kind
+from steadydepth.inference.session import Session, state_kind
 from steadydepth.serving.batching import Batcher
 from steadydepth.serving.models import Models
 from steadydepth.serving.terminals import Terminal

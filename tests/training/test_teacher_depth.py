@@ -9,7 +9,8 @@ from small_runs import resolve
 
 from steadydepth.data.clips import fit_clip
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
-from steadydepth.inference.session import Network, Session
+from steadydepth.inference.network import Network
+from steadydepth.inference.session import Session
 from steadydepth.metrics import edges_kept
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.load import load_model

@@ -83,7 +83,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         app()
-    except (InputError, RuntimeError, OSError) as error:
+    except (InputError, RuntimeError, ImportError, OSError) as error:
         words, status = _explained(error)
         if words is None:
             raise
@@ -102,6 +102,8 @@ def _explained(error: Exception) -> tuple[str | None, int]:
             from steadydepth.diagnosis import what_torchvision_lacks
 
             return what_torchvision_lacks(error), 2
+        case ImportError(name="torch"):
+            return "this needs torch, as all but predict and stream of exported files does: pip install torch", 2
         case PermissionError():
             return why_refused(error), 2
         case FileExistsError() | NotADirectoryError() | IsADirectoryError():

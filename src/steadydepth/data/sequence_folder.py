@@ -13,6 +13,7 @@ from jaxtyping import Float64, UInt8
 from steadydepth.data.sequence_listing import find_sequences, is_sequence, list_files, name_of
 from steadydepth.data.sequence_meta import SequenceMeta, against_files, read_meta
 from steadydepth.data.shards.read import KINDS, Members, find_packed
+from steadydepth.errors import InputError
 from steadydepth.files.images import (
     ImageFile,
     check_size,
@@ -23,7 +24,7 @@ from steadydepth.files.images import (
     read_labels,
 )
 from steadydepth.files.video_read import VIDEO_SUFFIXES, names_a_file, probe_video, read_video
-from steadydepth.types import Clip, InputError
+from steadydepth.video_types import Clip
 
 __all__ = ["Sequence", "find_sequences", "open_sequence"]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from steadydepth.data.shards.read import find_pack, find_packed
 from steadydepth.data.shards.store import url_of
+from steadydepth.errors import InputError
 from steadydepth.files.images import FRAME_SUFFIXES
 from steadydepth.files.listing import visible
 from steadydepth.files.video_read import VIDEO_SUFFIXES, names_a_file
-from steadydepth.types import InputError
 
 LABELS = ("depth", "objects", "flow", "valid")
 

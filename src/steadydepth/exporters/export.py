@@ -26,9 +26,11 @@ from steadydepth.errors import import_extra
 from steadydepth.exporters.graph_rewrites import move_taps
 from steadydepth.exporters.targets import WRITERS
 from steadydepth.files.atomic_writes import check_file
-from steadydepth.inference.exported import ExportedNet
+from steadydepth.inference.exported import ExportedNetwork
+from steadydepth.inference.exported_net import ExportedNet
+from steadydepth.inference.network import Network
 from steadydepth.inference.runtime import FORMAT_VERSION, SUFFIXES
-from steadydepth.inference.session import Network, Session
+from steadydepth.inference.session import PredictsMany, Session
 from steadydepth.models.transformers import TransformersDepth
 from steadydepth.ops.resize import fit_image, shrunk_size
 from steadydepth.synthetic.world import make_clip
@@ -131,7 +133,7 @@ def export_model(
         WRITERS[to](graph, metadata, part)
         if not is_checked:
             return None
-        file = ExportedNet(part)
+        file = ExportedNetwork(part)
         rounded = [module for module in model.modules() if isinstance(module, TransformersDepth)]
         if rounded:
             _report_rounding(out, _greatest_difference(file, model, images))
@@ -264,19 +266,19 @@ def staging(out: Path) -> Iterator[Path]:
                 shutil.move(part.with_suffix(suffix), out.with_suffix(suffix))
 
 
-def _greatest_difference(file: ExportedNet, model: nn.Module, images: list[Image]) -> float:
+def _greatest_difference(file: ExportedNetwork, model: nn.Module, images: list[Image]) -> float:
     """The greatest difference of a file from eager at any pixel of any image, both run by sessions.
 
     A file with a state runs two streams in turns, one of the images as they are and one backwards, each of which
     begins anew and keeps its own state. Differences are those of `relative_difference`.
     """
     streams = [images, images[::-1]] if file.file.state_names else [images]
-    pairs = zip(_run_in_turns(Network(file), streams), _run_in_turns(Network(model), streams), strict=True)
+    pairs = zip(_run_in_turns(file, streams), _run_in_turns(Network(model), streams), strict=True)
     # A NaN on either side is no small difference.
     return float(np.max([relative_difference(depth, eager).max() for depth, eager in pairs]))
 
 
-def _run_in_turns(network: Network, streams: list[list[Image]]) -> Iterator[Float32[np.ndarray, "h w"]]:
+def _run_in_turns(network: PredictsMany, streams: list[list[Image]]) -> Iterator[Float32[np.ndarray, "h w"]]:
     """Depth of the first image of each stream, then of the second of each, and so on; each has its session."""
     sessions = [Session(network) for _ in streams]
     for shown in zip(*streams, strict=True):

@@ -12,7 +12,8 @@ from steadydepth.exporters.targets import described, quiet
 from steadydepth.files.atomic_writes import check_file, new_file
 from steadydepth.inference.filter_runtime import open_gates
 from steadydepth.inference.filters import LEARNED, choose_filter
-from steadydepth.models.temporal_filter import WEIGHTS, load_gates
+from steadydepth.models.filter_gates import WEIGHTS
+from steadydepth.models.temporal_filter import load_gates
 from steadydepth.ops.filter_step import N_FEATURES
 from steadydepth.types import InputError
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from steadydepth.types import InputError
+from steadydepth.errors import InputError
 
 try:
     import fcntl

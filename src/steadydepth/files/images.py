@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8, UInt16
 
+from steadydepth.errors import InputError
 from steadydepth.files import exr, image_formats, packed_images
 from steadydepth.files.damage import refuse_pipe
 from steadydepth.files.image_formats import size_fault, turn
-from steadydepth.types import InputError
 
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".exr")
 # Images as well, of kinds that are not read.

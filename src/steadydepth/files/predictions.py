@@ -11,12 +11,13 @@ from typing import Any, cast, get_args
 import numpy as np
 from jaxtyping import Float, Float32, UInt16
 
+from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import check_name, new_file, new_folder
 from steadydepth.files.damage import UNREADABLE, short
 from steadydepth.files.exr import write_exr
 from steadydepth.files.images import write_png
 from steadydepth.files.prefetch import for_each_in_threads
-from steadydepth.types import Claims, DepthFrames, InputError
+from steadydepth.video_types import Claims, DepthFrames
 
 NO_FILTER: Mapping[str, Any] = {"filter": "none"}
 

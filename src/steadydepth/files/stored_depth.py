@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
+from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import check_name
 from steadydepth.files.damage import reading, short
 from steadydepth.files.depth_formats import read_npy_header
 from steadydepth.files.exr import read_exr
 from steadydepth.files.images import read_depth_codes
 from steadydepth.files.predictions import code_reader, known_claims
-from steadydepth.types import Claims, DepthFrames, InputError
+from steadydepth.video_types import Claims, DepthFrames
 
 
 def open_predictions(folder: Path, name: str) -> DepthFrames:

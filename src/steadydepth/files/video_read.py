@@ -16,9 +16,9 @@ from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from jaxtyping import Float64, UInt8, UInt16
 
+from steadydepth.errors import InputError
 from steadydepth.files.damage import refuse_pipe
 from steadydepth.files.dolby_vision import base_layer
-from steadydepth.types import InputError
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v"),

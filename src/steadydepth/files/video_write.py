@@ -15,9 +15,9 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from jaxtyping import UInt8, UInt16
 
+from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.video_read import open_container, opened_video, scan_video
-from steadydepth.types import InputError
 
 LOG = logging.getLogger(__name__)
 H264_SIDE = 16384

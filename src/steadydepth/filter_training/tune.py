@@ -24,7 +24,8 @@ from steadydepth.filter_training.train import learn, measure
 from steadydepth.inference.filter_runtime import filter_offline
 from steadydepth.inference.learned_filter import LearnedFilter
 from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor
-from steadydepth.models.temporal_filter import WEIGHTS, FilterGates, load_gates
+from steadydepth.models.filter_gates import WEIGHTS
+from steadydepth.models.temporal_filter import FilterGates, load_gates
 from steadydepth.ops.bidirectional_flow import pair_from_frames
 from steadydepth.ops.fast_flow import fast_flow
 from steadydepth.ops.filter_step import GUIDE_SIDE, find_unit, to_log

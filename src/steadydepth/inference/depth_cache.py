@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 from steadydepth.data.cuts import Shots
+from steadydepth.errors import InputError
 from steadydepth.files.stored_depth import open_raw
 from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.frame_sources import DEFAULT_FPS, Image, Source
@@ -21,7 +22,7 @@ from steadydepth.ops.colours import is_measured
 from steadydepth.ops.depth_view import DepthView, Range
 from steadydepth.ops.resize import resize_depth, shrink_image
 from steadydepth.progress import Progress
-from steadydepth.types import Claims, DepthFrames, InputError
+from steadydepth.video_types import Claims, DepthFrames
 
 LOG = logging.getLogger(__name__)
 

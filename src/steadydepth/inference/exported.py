@@ -1,55 +1,66 @@
-"""An exported file wherever a model is asked for: as a module that takes frames and gives depth."""
+"""An exported file wherever a model is asked for; nothing here needs torch."""
 
-from collections.abc import Iterable
+import hashlib
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import numpy as np
-import torch
-from jaxtyping import Float32, UInt8
-from torch import nn
+from jaxtyping import Float32
 
-from steadydepth.inference.runtime import ExportedModel
-from steadydepth.types import Claims, Depth, Frames, State
+from steadydepth.errors import InputError
+from steadydepth.inference.runtime import ArrayState, ExportedModel
+from steadydepth.inference.session import Fitted, Image
+from steadydepth.ops.resize import fit_image
+from steadydepth.video_types import Claims
 
 
-class ExportedNet(nn.Module):
-    """The network of an exported file, on the CPU, for frames of any size; it has no weights that torch could see."""
+class ExportedNetwork:
+    """The network of an exported file as `PredictsMany`: one size, to which all frames are stretched."""
 
-    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
-        """Open the file as `ExportedModel` does."""
-        super().__init__()
+    def __init__(self, path: str | Path, *, threads: int | None = None, max_side: int | None = None) -> None:
+        """Open the file as `ExportedModel` does.
+
+        Raises:
+            InputError: it cannot be opened, or a `max_side` is given, for which it has no use.
+        """
         self.file = ExportedModel(path, threads=threads)
         self.claims = cast(Claims, self.file.claims)
+        self.max_side: int | None = None  # it has one size
+        if max_side is not None:
+            self.refuse_side(max_side)
 
-    def forward(self, frames: Frames, state: State | None = None) -> tuple[Depth, State]:
-        """Depth of the frames, clip by clip and one at a time, as the contract `VideoDepthModel` has it.
+    def refuse_side(self, max_side: int) -> NoReturn:
+        """Say that frames are not shrunk to a side that somebody asks for."""
+        size = f"{self.file.height} x {self.file.width}"
+        raise InputError(f"max_side is {max_side}; an exported file has a size of its own, {size}: leave it out")
 
-        Args:
-            frames: (b, t, 3, h, w), RGB in [0, 1]; they are rounded to the 8 bits that the file takes.
-            state: what the call for the frames before returned, the clips along the first axis; None begins anew.
+    def fit(self, image: Image) -> Fitted:
+        """A frame at the size of the file."""
+        return fit_image(image, self.file.height, self.file.width)
 
-        Returns: depth (b, t, h, w) of the size of the frames, and the state that the last ones leave.
-        """
-        clips = (frames * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).cpu().numpy()
-        before = [state and {name: value[i : i + 1] for name, value in state.items()} for i in range(len(clips))]
-        depths, after = zip(*map(self.predict_images, clips, before), strict=True)
-        joined = {name: torch.cat([each[name] for each in after]) for name in self.file.state_names}
-        return torch.from_numpy(np.stack(depths)), joined
-
-    def predict_images(
-        self, images: Iterable[UInt8[np.ndarray, "h w 3"]], state: State | None
-    ) -> tuple[Float32[np.ndarray, "t h w"], State]:
-        """Depth of consecutive images of one stream: the bytes that the file takes, without floats in between.
-
-        Args:
-            images: RGB, all of one size.
-            state: what the call for the images before returned; None begins a stream.
-
-        Returns: depth (t, h, w) and the state that the last image leaves, batched for this one stream.
-        """
-        depths, kept = [], {name: value.cpu().numpy() for name, value in state.items()} if state else None
-        for image in images:
-            depth, kept = self.file.step(image, kept)
+    def __call__(
+        self, images: list[Fitted], state: ArrayState | None
+    ) -> tuple[Float32[np.ndarray, "t i j"], ArrayState]:
+        """Depth of consecutive frames, in the units of `claims`, and the state that they leave, as of `Predicts`."""
+        depths = []
+        for image in images:  # bytes, without floats in between
+            depth, state = self.file.step(image, state)
             depths.append(depth)
-        return np.stack(depths), {name: torch.from_numpy(value) for name, value in (kept or {}).items()}
+        return np.stack(depths), state or {}
+
+    def step_together(
+        self, images: list[Fitted], states: list[ArrayState | None]
+    ) -> list[tuple[Float32[np.ndarray, "i j"], ArrayState]]:
+        """Depth of the next frame of several videos, as of `PredictsMany`: one after another."""
+        return [self.file.step(image, state) for image, state in zip(images, states, strict=True)]
+
+    def frames_at_once(self, height: int, width: int) -> int:
+        """One: the file takes no more."""
+        return 1
+
+    def checksum(self) -> str:
+        """Of the file, and of the one beside it."""
+        digest, path = hashlib.blake2b(b"ExportedNet", digest_size=8), Path(self.file.path)
+        for file in (path, path.with_suffix(".bin")):  # OpenVINO has its weights beside it
+            digest.update(file.read_bytes() if file.is_file() else b"")
+        return digest.hexdigest()

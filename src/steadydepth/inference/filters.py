@@ -9,14 +9,15 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from steadydepth.config import FilterName
+from steadydepth.errors import InputError
 from steadydepth.inference.filter_runtime import STRENGTH, check_strength, filter_offline
 from steadydepth.inference.learned_filter import LearnedFilter
-from steadydepth.models.temporal_filter import WEIGHTS
+from steadydepth.models.filter_gates import WEIGHTS
 from steadydepth.ops.bidirectional_flow import pair_from_frames
 from steadydepth.ops.colours import is_measured
 from steadydepth.ops.sampling import Places
 from steadydepth.ops.smoothing import FILTERS, Memory, backward_places
-from steadydepth.types import Claims, InputError
+from steadydepth.video_types import Claims
 
 NONE, LEARNED, OFFLINE = "none", "learned", "learned_offline"
 # In each frame alone, nothing after it is needed, so a live source can be filtered.

@@ -13,11 +13,11 @@ from jaxtyping import Float64, UInt8
 
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
 from steadydepth.data.sequence_listing import is_sequence, name_of
+from steadydepth.errors import InputError
 from steadydepth.files.images import FRAME_SUFFIXES, OTHER_IMAGES, read_colour
 from steadydepth.files.listing import counted, gaps_between, in_order, visible
 from steadydepth.files.prefetch import read_ahead
 from steadydepth.files.video_read import VIDEO_SUFFIXES, leads_nowhere, names_a_file, probe_video, read_video
-from steadydepth.types import InputError
 
 LOG = logging.getLogger(__name__)
 Image = UInt8[np.ndarray, "h w 3"]

@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-import torch
-
-from steadydepth.inference.filter_runtime import STRENGTH, Array, VideoFilter
-from steadydepth.models.temporal_filter import WEIGHTS, FilterGates, load_gates
-from steadydepth.types import Claims
+from steadydepth.inference.filter_runtime import STRENGTH, Gates, VideoFilter
+from steadydepth.models.filter_gates import ArrayGates
+from steadydepth.video_types import Claims
 
 
 class LearnedFilter(VideoFilter):
-    """The learned filter for depth of those claims, its network run by torch.
+    """The learned filter for depth of those claims.
 
     Args:
         claims: what the numbers of the depth mean.
@@ -21,11 +19,6 @@ class LearnedFilter(VideoFilter):
         InputError: the strength is not from 0 to 1, or there is no such file.
     """
 
-    def __init__(self, claims: Claims, *, strength: float = STRENGTH, gates: FilterGates | Path | None = None) -> None:
-        network = gates if isinstance(gates, FilterGates) else load_gates(gates or WEIGHTS)
-        self.network = network.eval()
-        super().__init__(self._answer, claims, strength=strength)
-
-    @torch.inference_mode()
-    def _answer(self, features: Array) -> Array:
-        return self.network(torch.from_numpy(features)).numpy()
+    def __init__(self, claims: Claims, *, strength: float = STRENGTH, gates: Gates | Path | None = None) -> None:
+        network = gates if callable(gates) else ArrayGates(gates)
+        super().__init__(network, claims, strength=strength)

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from steadydepth.errors import InputError
 from steadydepth.files.prefetch import BEGIN_S, Feed, check_seconds
 from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.session import Result
-from steadydepth.types import InputError
 
 T = TypeVar("T")
 

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float32, Float64, UInt8
 
-from steadydepth.errors import import_extra
+from steadydepth.errors import InputError, import_extra
 from steadydepth.ops.camera import unproject
 from steadydepth.ops.colours import is_measured
-from steadydepth.types import InputError
 
 _VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
 _HEADER = """ply
@@ -65,7 +63,7 @@ def coloured_points(
 
     Returns: points in the camera's axes (x right, y down, z ahead), in the unit of the depth; and RGB.
     """
-    points = unproject(torch.from_numpy(depth.astype(np.float32)), torch.from_numpy(K.astype(np.float32))).numpy()
+    points = unproject(depth.astype(np.float32), K)
     shown = is_measured(depth)
     return points[shown], image[shown]
 

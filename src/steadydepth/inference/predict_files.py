@@ -92,7 +92,7 @@ def predict_files(
     check_folder(out)
     chosen = predictor.choose_filter(filter, strength)
     if max_side is not None:
-        predictor = Predictor(predictor.model, device=predictor.device, max_side=max_side, filter=predictor.filter)
+        predictor = predictor.shrinking(max_side)
     output = replace(output, made_by=predictor.noted() if format in NOTING else {})
     sources, failed = _open_all(inputs, shard or (1, 1), lens, out, format)
     _check_cameras(sources, format)

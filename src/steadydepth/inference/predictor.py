@@ -1,27 +1,35 @@
 """A model put to use: images and videos in, depth of their size out."""
 
-import hashlib
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
 
+from steadydepth.errors import InputError, import_package
 from steadydepth.files.images import read_colour
-from steadydepth.inference.exported import ExportedNet
+from steadydepth.inference.exported import ExportedNetwork
 from steadydepth.inference.filters import ChosenFilter, choose_filter
 from steadydepth.inference.frame_sources import Input, open_source
 from steadydepth.inference.runtime import is_exported
-from steadydepth.inference.session import Image, Network, Result, Session, VideoSession
+from steadydepth.inference.session import Image, Result, Session, VideoSession
 from steadydepth.ops.resize import check_image
-from steadydepth.types import Claims, InputError
+from steadydepth.video_types import Claims
 
-# An image in any of the forms that `Predictor.predict` takes; a PIL image counts as Any.
-AnyImage = np.ndarray | Float[Tensor, "3 h w"] | Path | str | Any
+if TYPE_CHECKING:
+    from torch import Tensor, device, nn
+
+    from steadydepth.inference.network import Network
+
+    Module = nn.Module
+    Device = device | str
+else:  # an exported file runs without torch, which takes seconds and hundreds of megabytes
+    Module = Device = Tensor = Network = Any
+
+# An image in any of the forms that `Predictor.predict` takes: an array, a tensor (3, h, w), a PIL image, a path.
+AnyImage = Any
 
 _ROUNDING = 1e-3  # by which resizing and normalising miss 0 and 1; a quarter of a step of 8 bits
 
@@ -34,9 +42,9 @@ class Predictor:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Module | ExportedNetwork,
         *,
-        device: torch.device | str | None = None,
+        device: Device | None = None,
         max_side: int | None = None,
         filter: str | ChosenFilter | None = None,
         strength: float | None = None,
@@ -44,7 +52,7 @@ class Predictor:
         """Put `model` to use.
 
         Args:
-            model: honours the contract of `VideoDepthModel`.
+            model: honours the contract of `VideoDepthModel`, or an exported file, which takes no `max_side`.
             device: None leaves it where its weights are.
             max_side: shrink frames to this longer side in pixels for the network; its depth is resized to their size.
             filter: what `filters.choose_filter` takes, applied to videos, never to single images.
@@ -54,17 +62,27 @@ class Predictor:
             InputError: the model claims nothing, there is no such filter, or `max_side` does not fit.
         """
         self.filter = choose_filter(filter, strength)
-        self.network = Network(model, device=device, max_side=max_side)
+        self.network = model if isinstance(model, ExportedNetwork) else _network(model, device, max_side)
 
-    @property
-    def model(self) -> nn.Module:
-        """The model itself."""
+    @cached_property
+    def model(self) -> Module:
+        """The model itself; a module around an exported file."""
+        if isinstance(self.network, ExportedNetwork):
+            from steadydepth.inference.exported_net import ExportedNet
+
+            return ExportedNet(self.network)
         return self.network.model
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> Device:
         """Where it computes."""
-        return self.network.device
+        return "cpu" if isinstance(self.network, ExportedNetwork) else self.network.device
+
+    def shrinking(self, max_side: int) -> "Predictor":
+        """The same model, which sees frames shrunk to this longer side in pixels; InputError for an exported file."""
+        if isinstance(self.network, ExportedNetwork):
+            self.network.refuse_side(max_side)
+        return Predictor(self.model, device=self.device, max_side=max_side, filter=self.filter)
 
     @property
     def claims(self) -> Claims:
@@ -80,18 +98,7 @@ class Predictor:
 
     @cached_property
     def _checksum(self) -> str:
-        digest = hashlib.blake2b(digest_size=8)
-        for module in self.model.modules():
-            digest.update(type(module).__qualname__.encode())
-        for name, value in self.model.state_dict().items():
-            if isinstance(value, Tensor):
-                digest.update(name.encode())
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        if isinstance(self.model, ExportedNet):
-            path = Path(self.model.file.path)
-            for file in (path, path.with_suffix(".bin")):  # OpenVINO has its weights beside it
-                digest.update(file.read_bytes() if file.is_file() else b"")
-        return digest.hexdigest()
+        return self.network.checksum()
 
     def predict(self, image: AnyImage) -> Result:
         """Depth of one image by itself.
@@ -152,13 +159,19 @@ class Predictor:
 
 
 # A name that `load` takes, a module that honours the contract, or what `load` returned.
-AnyModel = str | Path | nn.Module | Predictor
+AnyModel = str | Path | Module | Predictor
+
+
+def _network(model: Module, device: Device | None, max_side: int | None) -> Network:
+    from steadydepth.inference import network
+
+    return network.Network(model, device=device, max_side=max_side)
 
 
 def load(
     name: str | Path,
     *,
-    device: torch.device | str | None = None,
+    device: Device | None = None,
     max_side: int | None = None,
     filter: str | None = None,
     strength: float | None = None,
@@ -176,8 +189,9 @@ def load(
         InputError: there is no such model, or it cannot be read.
     """
     if is_exported(name):
-        return Predictor(ExportedNet(name), device="cpu", max_side=max_side, filter=filter, strength=strength)
+        return Predictor(ExportedNetwork(name, max_side=max_side), filter=filter, strength=strength)
     # Not at the top: scoring stored predictions needs no networks, which take a second and 200 MB to import.
+    torch = import_package("torch", "torch", f"{name}: runs in torch, which is not installed; exported files need none")
     from steadydepth.models.load import load_model
 
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -190,7 +204,7 @@ def as_predictor(model: AnyModel, *, device: str | None = None) -> Predictor:
     """A model by its name, or as it is, ready to predict."""
     if isinstance(model, Predictor):
         return model
-    return Predictor(model, device=device) if isinstance(model, nn.Module) else load(model, device=device)
+    return load(model, device=device) if isinstance(model, str | Path) else Predictor(model, device=device)
 
 
 def as_image(image: AnyImage) -> Image:
@@ -211,7 +225,8 @@ def as_image(image: AnyImage) -> Image:
             return check_image(np.array(ImageOps.exif_transpose(image).convert("RGB")))
         except OSError as error:  # PIL reads the pixels of a file when they are asked for
             raise InputError(f"an image of PIL cannot be read ({error}): open another file") from error
-    if isinstance(image, Tensor):
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(image, torch.Tensor):
         return _of_tensor(image)
     return check_image(image)
 

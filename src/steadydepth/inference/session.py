@@ -4,41 +4,28 @@ Everything that runs a model over a video does it here: predict, stream, evaluat
 an export. So what is evaluated is what is run.
 """
 
-import math
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from threading import Lock
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float32, UInt8
-from torch import nn
 
 from steadydepth.data.cuts import Shots, mark_cuts
-from steadydepth.inference.exported import ExportedNet
 from steadydepth.inference.filter_runtime import VideoFilter, filter_offline
 from steadydepth.inference.filters import ChosenFilter, FilterState, choose_filter, open_filter
-from steadydepth.method.sequence import check_state
-from steadydepth.models.declare import claims_of
 from steadydepth.ops.colours import is_measured
-from steadydepth.ops.resize import check_image, enlarge_measured, fit_image, shrink_image
-from steadydepth.types import Claims, InputError, State
+from steadydepth.ops.resize import check_image, enlarge_measured
+from steadydepth.video_types import Claims
 
 Image = UInt8[np.ndarray, "h w 3"]
 # A frame as the network sees it.
 Fitted = UInt8[np.ndarray, "i j 3"]
-
-# Pixels that pass through a per-frame network together, and frames at the most. On a processor a few are faster than
-# one, and many are slower again, since what is between the layers leaves its cache: at 192 x 256 on one core a frame
-# took the default network 32 ms alone, 24 ms among four, 31 ms among ten. Some megapixels fill an accelerator.
-_PIXELS_AT_ONCE = {"cpu": 225_000}
-_PIXELS_ON_ACCELERATOR, _MOST_AT_ONCE = 1 << 22, 16
+# What a network remembers: `types.State` of one in torch, arrays of an exported file.
+NetworkState = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -71,18 +58,43 @@ _Predicted = tuple[Result, Fitted]
 
 @runtime_checkable
 class Predicts(Protocol):
-    """What a session asks for depth: a `Network`, or what answers in its place."""
+    """What a session asks for depth: a `Network`, an exported file, or what answers in its place."""
 
     claims: Claims
 
     def fit(self, image: Image) -> Fitted:
         """A frame at the size at which the network sees it."""
 
-    def __call__(self, images: list[Fitted], state: State | None) -> tuple[Float32[np.ndarray, "t i j"], State]:
+    def __call__(
+        self, images: list[Fitted], state: NetworkState | None
+    ) -> tuple[Float32[np.ndarray, "t i j"], NetworkState]:
         """Depth of consecutive frames as `fit` returns them, and the state that the last one leaves."""
 
     def frames_at_once(self, height: int, width: int) -> int:
         """How many frames of that size, in pixels, fill the device; at least 1."""
+
+
+@runtime_checkable
+class PredictsMany(Predicts, Protocol):
+    """What predicts for a `Predictor` and for the streams of a server."""
+
+    max_side: int | None
+
+    def step_together(
+        self, images: list[Fitted], states: list[NetworkState | None]
+    ) -> list[tuple[Float32[np.ndarray, "i j"], NetworkState]]:
+        """Depth of the next frame of several videos at once, each with the state that it leaves.
+
+        The images are of one size, as `fit` returns them, and the states of one `state_kind`.
+        """
+
+    def checksum(self) -> str:
+        """Of its weights, or of its file."""
+
+
+def state_kind(state: NetworkState | None) -> tuple[tuple[str, tuple[int, ...], Any], ...] | None:
+    """Names, shapes and types of a state: those that are equal can be stacked; None where a video begins."""
+    return None if state is None else tuple((name, tuple(each.shape), each.dtype) for name, each in state.items())
 
 
 @runtime_checkable
@@ -100,158 +112,6 @@ class VideoSession(Protocol):
 
     def run(self, images: Iterable[np.ndarray]) -> Iterator[Result]:
         """Depth of each frame, uint8 RGB (h, w, 3), in order, as soon as it can be."""
-
-
-class Network:
-    """A video depth model on its device: a few frames in, depth of its own size out; nothing is remembered."""
-
-    def __init__(
-        self, model: nn.Module, *, device: torch.device | str | None = None, max_side: int | None = None
-    ) -> None:
-        """Put `model` on a device.
-
-        Args:
-            model: honours the contract of `VideoDepthModel`; an exported file as `ExportedNet`.
-            device: None leaves it where its weights are.
-            max_side: `fit` shrinks frames by area to this longer side in pixels; None takes the model's own, or shows
-                them as they are. An exported file has one size, to which they are stretched.
-
-        Raises:
-            InputError: the model claims nothing, or `max_side` does not fit.
-        """
-        self.claims = claims_of(model)
-        if max_side is not None and max_side < 1:
-            raise InputError(f"max_side is {max_side}; it is the longer side in pixels for the network: give 1 or more")
-        if max_side is not None and isinstance(model, ExportedNet):
-            size = f"{model.file.height} x {model.file.width}"
-            raise InputError(f"max_side is {max_side}; an exported file has a size of its own, {size}: leave it out")
-        own = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-        self.device = torch.device(device) if device is not None else own
-        # Of models that were made for images of some size.
-        self.model, self.max_side = model.to(self.device), max_side or getattr(model, "max_side", None)
-        self._least_side = int(getattr(model, "least_side", 1))
-        self._fit_at_once = sys.maxsize  # frames; fewer where the device had no memory for so many
-
-    def fit(self, image: Image) -> Fitted:
-        """A frame at the size at which the network sees it; one that has that size is returned as it is."""
-        if isinstance(self.model, ExportedNet):
-            return fit_image(image, self.model.file.height, self.model.file.width)
-        shorter, longer = sorted(image.shape[:2])
-        if self.max_side is None or shorter < self._least_side:
-            return shrink_image(image, self.max_side)
-        # A panorama is shrunk less: its shorter side stays long enough for the network.
-        return shrink_image(image, max(self.max_side, math.ceil(self._least_side * longer / shorter)))
-
-    def __call__(self, images: list[Fitted], state: State | None) -> tuple[Float32[np.ndarray, "t i j"], State]:
-        """Depth of consecutive frames, in the units of `claims`, and the state that they leave, as of `Predicts`."""
-        if isinstance(self.model, ExportedNet):
-            # It takes bytes, without floats in between.
-            return self.model.predict_images(images, state)
-        if len(images) > (n := self._fit_at_once):
-            parts = list[np.ndarray]()
-            for start in range(0, len(images), n):
-                depth, after = self(images[start : start + n], state)
-                parts, state = [*parts, depth], after
-            return np.concatenate(parts), after
-        if (predicted := self._predict_if_it_fits([images], state)) is None:
-            return self(images, state)
-        return predicted[0][0], predicted[1]
-
-    def step_together(
-        self, images: list[Fitted], states: list[State | None]
-    ) -> list[tuple[Float32[np.ndarray, "i j"], State]]:
-        """Depth of the next frame of several videos at once, each with the state that it leaves.
-
-        The images are of one size, as `fit` returns them, and the states of one `state_kind`.
-        """
-        if isinstance(self.model, ExportedNet):
-            apart = [self.model.predict_images([image], state) for image, state in zip(images, states, strict=True)]
-            return [(depth[0], state) for depth, state in apart]
-        if len(images) > (n := self._fit_at_once):
-            some = range(0, len(images), n)
-            return [one for i in some for one in self.step_together(images[i : i + n], states[i : i + n])]
-        if (predicted := self._predict_if_it_fits([[image] for image in images], _stack(states))) is None:
-            return self.step_together(images, states)
-        depth, after = predicted
-        # Copies: a view would keep the states of all the others alive as well.
-        own = [{name: value[i : i + 1].clone() for name, value in after.items()} for i in range(len(images))]
-        return list(zip(depth[:, 0], own, strict=True))
-
-    def _predict_if_it_fits(
-        self, videos: list[list[Fitted]], state: State | None
-    ) -> tuple[Float32[np.ndarray, "b t i j"], State] | None:
-        """As `_predict`; None where the device has no memory for so many frames: fewer go together from then on."""
-        n_frames = len(videos) * len(videos[0])
-        try:
-            return self._predict(videos, state)
-        except torch.OutOfMemoryError as error:
-            if n_frames == 1:
-                height, width = videos[0][0].shape[:2]
-                raise InputError(
-                    f"{self.device} has no memory for a frame of {height} x {width}: give a smaller max_side "
-                    "(--max-side), or another device"
-                ) from error
-        # Here nothing holds what the attempt took.
-        self._fit_at_once = n_frames // 2
-        return None
-
-    def _predict(self, videos: list[list[Fitted]], state: State | None) -> tuple[Float32[np.ndarray, "b t i j"], State]:
-        """Depth of consecutive frames of several videos, all of one size."""
-        shown = np.stack([np.stack(images) for images in videos])
-        # Only around the model: a mode left on while a generator rests would leak into the caller's code.
-        with _evaluating(self.model):
-            frames = torch.from_numpy(shown).to(self.device).permute(0, 1, 4, 2, 3).float() / 255
-            predicted, state = self.model(frames, state)
-            depth = predicted.float().cpu().numpy()
-        if depth.shape != shown.shape[:4]:
-            raise ValueError(f"the model gave depth of {depth.shape} for frames of {shown.shape[:4]}; they are equal")
-        return depth, check_state(state, len(videos))
-
-    def frames_at_once(self, height: int, width: int) -> int:
-        """How many frames of that size pass through a per-frame network together."""
-        if isinstance(self.model, ExportedNet):
-            return 1
-        shrunk = 1.0 if self.max_side is None else min(1.0, self.max_side / max(height, width))
-        pixels = _PIXELS_AT_ONCE.get(self.device.type, _PIXELS_ON_ACCELERATOR)
-        return max(1, min(_MOST_AT_ONCE, self._fit_at_once, int(pixels / (height * width * shrunk**2))))
-
-
-def state_kind(state: State | None) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...] | None:
-    """Names, shapes and types of a state: those that are equal can be stacked; None where a video begins."""
-    return None if state is None else tuple((name, tuple(each.shape), each.dtype) for name, each in state.items())
-
-
-def _stack(states: list[State | None]) -> State | None:
-    """States of one `state_kind` as one, for a batch of videos."""
-    known = [state for state in states if state is not None]
-    return {name: torch.cat([state[name] for state in known]) for name in known[0]} if known else None
-
-
-# Of each module that somebody runs: how many are inside, and which of its parts train outside.
-_inside: dict[nn.Module, tuple[int, list[nn.Module]]] = {}
-_inside_lock = Lock()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, until the last thread leaves; then every module trains, or not, as before."""
-    with _inside_lock:
-        count, training = _inside.get(model, (0, []))
-        if count == 0:
-            training = [module for module in model.modules() if module.training]
-            if training:
-                model.eval()
-        _inside[model] = count + 1, training
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        with _inside_lock:
-            count, training = _inside.pop(model)
-            if count > 1:
-                _inside[model] = count - 1, training
-            for module in training if count == 1 else ():
-                module.training = True
 
 
 class Session:
@@ -297,7 +157,7 @@ class Session:
 
     def reset(self) -> None:
         """Forget all frames so far: the next one begins a video."""
-        self._state: State | None = None
+        self._state: NetworkState | None = None
         self._filter_state: FilterState | None = None
         self._shape: tuple[int, ...] | None = None
         self._time_s: float | None = None

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float32, Int64, UInt8
 
-from steadydepth.types import InputError
+from steadydepth.errors import InputError
 
 Image = UInt8[np.ndarray, "h w 3"]
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # BT.601: what a red filter lets through is judged by brightness
@@ -97,16 +95,18 @@ def _land(
     that is stretched to twice its width has no cracks, and none grows.
     """
     height, width = disparity.shape
-    values = torch.from_numpy(np.ascontiguousarray(disparity))
-    at = torch.arange(width) + share * values
-    goes_on = (values.diff(dim=1) * share).abs() <= _SAME_SURFACE
-    floor = torch.where(F.pad(goes_on, (1, 0)), at.floor(), torch.nan)
-    ceil = torch.where(F.pad(goes_on, (0, 1)), at.ceil(), torch.nan)
+    at = np.arange(width, dtype=np.float32) + np.float32(share) * disparity
+    goes_on = np.abs(np.diff(disparity, axis=1) * np.float32(share)) <= _SAME_SURFACE
+    floor, ceil = np.floor(at), np.ceil(at)
+    floor[:, 1:][~goes_on], ceil[:, :-1][~goes_on] = np.nan, np.nan
+    floor[:, 0], ceil[:, -1] = np.nan, np.nan
     # A column on each side takes what leaves the image.
-    landed = torch.full((height, width + 2), -torch.inf)
-    for column in (at.round(), floor, ceil):
-        landed.scatter_reduce_(1, column.nan_to_num_(-1).add_(1).clamp_(0, width + 1).long(), values, "amax")
-    nearest = landed[:, 1:-1].numpy()
+    landed = np.full((height, width + 2), -np.inf, np.float32)
+    begin = np.arange(0, landed.size, width + 2)[:, None]
+    for column in (np.rint(at), floor, ceil):
+        place = np.clip(np.nan_to_num(column, nan=-1.0, copy=False) + 1, 0, width + 1).astype(np.int64) + begin
+        np.maximum.at(landed.reshape(-1), place.ravel(), disparity.ravel())
+    nearest = landed[:, 1:-1]
     covered = np.isfinite(nearest)
     return np.where(covered, nearest, np.float32(0)), covered
 

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from steadydepth.data.cuts import Shots
+from steadydepth.errors import InputError
 from steadydepth.inference.live import LiveResult
 from steadydepth.ops.colours import colour_depth, follow_range
-from steadydepth.types import InputError
 
 _STOP_KEYS = (27, ord("q"))  # Escape
 

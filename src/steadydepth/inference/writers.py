@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from steadydepth.errors import InputError
 from steadydepth.files.exr import load_openexr
 from steadydepth.files.images import write_png
 from steadydepth.files.predictions import (
@@ -28,7 +29,7 @@ from steadydepth.inference.frame_sources import Source
 from steadydepth.inference.point_clouds import coloured_points, load_rerun, write_ply, write_rerun
 from steadydepth.inference.stereo import Stereo, anaglyph, side_by_side
 from steadydepth.ops.depth_view import DepthView, Range
-from steadydepth.types import Claims, InputError
+from steadydepth.video_types import Claims
 
 PREVIEW_SIDE = 320  # pixels of the longer side of a frame in a preview, which stands beside its depth
 

@@ -27,8 +27,8 @@ from steadydepth.jobs.store import OVER, Job, Store, Upload
 from steadydepth.jobs.unpack import remove
 from steadydepth.jobs.uploads import Uploads
 from steadydepth.jobs.worker import DOING, OUTCOME, REPORT
+from steadydepth.models.filter_gates import WEIGHTS
 from steadydepth.models.load import model_files
-from steadydepth.models.temporal_filter import WEIGHTS
 from steadydepth.training.log import LOG, read_log
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from steadydepth.models.declare import SIDECAR, Declared, claims_or_refuse, floor_depth
+from steadydepth.models.claimed import floor_depth
+from steadydepth.models.declare import SIDECAR, Declared, claims_or_refuse
 from steadydepth.models.depth_net import MEAN, STD
 from steadydepth.models.weights import read_weights
 from steadydepth.types import Depth, Frames, InputError, State

@@ -12,13 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from steadydepth.models.weights import read_weights
+from steadydepth.models.filter_gates import DILATIONS, N_GATES, REACH, WEIGHTS, WIDTH, read_filter_weights
 from steadydepth.ops.filter_step import N_FEATURES, begin, filter_step, find_unit, guide_factor, padding
 from steadydepth.ops.warp import as_grid
-from steadydepth.types import Claims, Depth, Frames, InputError, State
-
-WEIGHTS = Path(__file__).with_suffix(".safetensors")
-WIDTH = 16  # channels of the shipped weights
+from steadydepth.types import Claims, Depth, Frames, State
 
 Map = Float[Tensor, "b h w"]
 
@@ -36,9 +33,9 @@ class FilterGates(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(
             nn.Conv2d(inputs, width, 3, padding=dilation, dilation=dilation)
-            for inputs, dilation in ((N_FEATURES, 1), (width, 2), (width, 4))
+            for inputs, dilation in zip((N_FEATURES, width, width), DILATIONS, strict=True)
         )
-        self.head = nn.Conv2d(width, 4, 1)
+        self.head = nn.Conv2d(width, N_GATES, 1)
         nn.init.zeros_(self.head.weight)
         self.head.bias = nn.Parameter(
             torch.tensor([1.0, 1.0, 1.0, -2.0])
@@ -50,7 +47,7 @@ class FilterGates(nn.Module):
         for layer in self.layers:
             x = F.relu(layer(x))
         keep, reach = self.head(x).split((3, 1), 1)
-        return torch.cat((keep.sigmoid(), (-reach.clamp(-8, 2)).exp()), 1)
+        return torch.cat((keep.sigmoid(), (-reach.clamp(*REACH)).exp()), 1)
 
 
 class TemporalFilter(nn.Module):
@@ -138,17 +135,9 @@ def load_gates(weights: Path = WEIGHTS) -> FilterGates:
     Raises:
         InputError: there are no such weights, or they are damaged.
     """
-    if not weights.is_file():
-        raise InputError(f"{weights}: no such file of weights; train the filter with configs/temporal_filter.yaml")
-    tensors = read_weights(weights)
-    gates = FilterGates(width=len(tensors["head.weight"][0]) if "head.weight" in tensors else WIDTH)
-    if {name: each.shape for name, each in tensors.items()} != {
-        n: each.shape for n, each in gates.state_dict().items()
-    }:
-        raise InputError(
-            f"{weights}: no weights of this version's learned filter; write them again with train-filter or tune-filter"
-        )
-    gates.load_state_dict(tensors)
+    arrays = read_filter_weights(weights)
+    gates = FilterGates(width=len(arrays["layers.0.bias"]))
+    gates.load_state_dict({name: torch.from_numpy(each) for name, each in arrays.items()})
     return gates.eval()
 
 

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from steadydepth.models.declare import SIDECAR, Declared, claims_or_refuse, floor_depth
+from steadydepth.models.claimed import floor_depth
+from steadydepth.models.declare import SIDECAR, Declared, claims_or_refuse
 from steadydepth.types import Claims, Depth, Frames, InputError, State
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from steadydepth.types import Claims
+from steadydepth.video_types import Claims
 
 
 @dataclass(frozen=True)

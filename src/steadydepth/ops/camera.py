@@ -3,15 +3,11 @@
 OpenCV axes (x right, y down, z forward), depth is planar z in metres, pixel centres lie at integer coordinates.
 """
 
-import torch
+import numpy as np
 from jaxtyping import Float
-from torch import Tensor
-
-from steadydepth.ops.warp import pixel_grid
 
 
-def unproject(depth: Float[Tensor, "*any h w"], K: Float[Tensor, "3 3"]) -> Float[Tensor, "*any h w 3"]:
-    """The point of every pixel, in metres: depth * inv(K) (x, y, 1)."""
-    height, width = depth.shape[-2:]
-    grid = pixel_grid(height, width, K)
-    return depth[..., None] * (torch.cat((grid, torch.ones_like(grid[..., :1])), dim=-1) @ torch.linalg.inv(K).T)
+def unproject(depth: Float[np.ndarray, "h w"], K: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "h w 3"]:
+    """The point of every pixel, in metres and in the type of the depth: depth * inv(K) (x, y, 1)."""
+    y, x = np.indices(depth.shape, depth.dtype)
+    return depth[..., None] * (np.stack((x, y, np.ones_like(x)), -1) @ np.linalg.inv(K).T.astype(depth.dtype))

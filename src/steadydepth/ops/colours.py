@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from steadydepth.types import Claims, InputError
+from steadydepth.errors import InputError
+from steadydepth.video_types import Claims
 
 # The first and last 2 % of a video's pixels are left to the ends of the colours: one speck does not set the range.
 PERCENTILES = (2.0, 98.0)

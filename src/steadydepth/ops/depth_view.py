@@ -8,8 +8,9 @@ from itertools import cycle, pairwise
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from steadydepth.errors import InputError
 from steadydepth.ops.colours import colour_depth, colour_map, depth_range, nearness
-from steadydepth.types import Claims, InputError
+from steadydepth.video_types import Claims
 
 Range = tuple[float, float]
 _THIN = 1e-3  # of an end: no range is thinner

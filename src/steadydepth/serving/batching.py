@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from steadydepth.inference.session import Fitted, Image, Network, state_kind
+from steadydepth.inference.session import Fitted, Image, PredictsMany, state_kind
 from steadydepth.types import Claims, State
 
 WAIT_S = 0.002  # for the frames of others, at the most
@@ -34,7 +34,7 @@ class Batcher:
     with its frame, so nothing is remembered here.
     """
 
-    def __init__(self, network: Network, *, wait_s: float = WAIT_S) -> None:
+    def __init__(self, network: PredictsMany, *, wait_s: float = WAIT_S) -> None:
         self.network, self.wait_s = network, wait_s
         self.n_frames = self.n_batches = 0
         self._changed = threading.Condition()

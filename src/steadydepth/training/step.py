@@ -15,7 +15,7 @@ from steadydepth.method.pairing import pair_clips
 from steadydepth.method.relative_loss import relative_loss
 from steadydepth.method.sequence import process_sequence
 from steadydepth.method.update import learning_rate_at, set_learning_rate, update_weights
-from steadydepth.models.declare import check_claims
+from steadydepth.models.claimed import check_claims
 from steadydepth.models.features import features_before
 from steadydepth.training.setup import Setup
 from steadydepth.training.state import TrainingState

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steadydepth.data.sequence_meta import SequenceMeta
 from steadydepth.data.shards.store import read_range, read_whole, url_of
+from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import check_name
 from steadydepth.files.damage import reading
 from steadydepth.files.image_formats import size_fault
-from steadydepth.types import InputError
 
 INDEX, MEMBERS = "index.json", "members.npy"
 # What a member may hold; a row of the index says it by its place here.

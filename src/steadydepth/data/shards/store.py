@@ -6,8 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from steadydepth.errors import InputError
 from steadydepth.files.damage import refuse_pipe
-from steadydepth.types import InputError
 
 # A path writes the // of a URL as one; a letter alone before the colon is a drive.
 _URL = re.compile(r"^([a-z][a-z0-9+.-]+):/(?=[^/])")

@@ -26,7 +26,8 @@ from steadydepth.errors import InputError, failure
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.writing import writing_in
 from steadydepth.inference.filters import NONE, OFFLINE
-from steadydepth.inference.session import Network, Session
+from steadydepth.inference.network import Network
+from steadydepth.inference.session import Session
 from steadydepth.method.alignment import as_depth
 from steadydepth.metrics.arrays import log_depth
 from steadydepth.metrics.edges import edge_gain_part
