@@ -82,9 +82,10 @@ class Notes:
 sys.meta_path.insert(0, Notes())
 sys.modules["torch"] = None
 from steadydepth.cli.inference import stream
+from steadydepth.errors import InputError
 try:
     stream("0", model="none")
-except ImportError:
+except InputError:
     assert seen.index("cv2") < seen.index("steadydepth.commands"), seen
 else:
     raise AssertionError

@@ -30,7 +30,11 @@ class ExportedNetwork:
             self.refuse_side(max_side)
 
     def refuse_side(self, max_side: int) -> NoReturn:
-        """Say that frames are not shrunk to a side that somebody asks for."""
+        """Say that frames are not shrunk to a side that somebody asks for.
+
+        Raises:
+            InputError: always.
+        """
         size = f"{self.file.height} x {self.file.width}"
         raise InputError(f"max_side is {max_side}; an exported file has a size of its own, {size}: leave it out")
 
