@@ -20,6 +20,11 @@ class ExportedNetwork:
     def __init__(self, path: str | Path, *, threads: int | None = None, max_side: int | None = None) -> None:
         """Open the file as `ExportedModel` does.
 
+        Args:
+            path: the file; its suffix names the runtime.
+            threads: how many the runtime may use; None leaves the choice to it.
+            max_side: None; the file has a size of its own.
+
         Raises:
             InputError: it cannot be opened, or a `max_side` is given, for which it has no use.
         """
