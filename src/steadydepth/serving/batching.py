@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from steadydepth.inference.session import Fitted, Image, PredictsMany, state_kind
-from steadydepth.types import Claims, State
+from steadydepth.inference.session import Fitted, Image, NetworkState, PredictsMany, state_kind
+from steadydepth.video_types import Claims
 
 WAIT_S = 0.002  # for the frames of others, at the most
 
@@ -21,10 +21,10 @@ class _Asked:
     """One frame of one terminal, and where its depth is waited for."""
 
     image: Fitted
-    state: State | None
+    state: NetworkState | None
     kind: Any  # frames of one kind can be stacked
     since: float
-    answer: Future[tuple[Float32[np.ndarray, "i j"], State]] = field(default_factory=Future)
+    answer: Future[tuple[Float32[np.ndarray, "i j"], NetworkState]] = field(default_factory=Future)
 
 
 class Batcher:
@@ -73,7 +73,7 @@ class Batcher:
             self._n_open -= 1
             self._changed.notify_all()
 
-    def ask(self, image: Fitted, state: State | None) -> tuple[Float32[np.ndarray, "i j"], State]:
+    def ask(self, image: Fitted, state: NetworkState | None) -> tuple[Float32[np.ndarray, "i j"], NetworkState]:
         """Depth of the next frame of a video, as `fit` returns it, and the state that it leaves; waits for it."""
         asked = _Asked(image, state, (image.shape, state_kind(state)), time.monotonic())
         with self._changed:
@@ -122,7 +122,9 @@ class Port:
         """A frame at the size at which the network sees it."""
         return self._batcher.network.fit(image)
 
-    def __call__(self, images: list[Fitted], state: State | None) -> tuple[Float32[np.ndarray, "t i j"], State]:
+    def __call__(
+        self, images: list[Fitted], state: NetworkState | None
+    ) -> tuple[Float32[np.ndarray, "t i j"], NetworkState]:
         depths = []
         for image in images:
             depth, state = self._batcher.ask(image, state)
