@@ -1,21 +1,20 @@
 import errno
-import fcntl
 import os
 
 import pytest
 
 from steadydepth.errors import InputError
+from steadydepth.training import lock
 from steadydepth.training.lock import alone_in
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 @pytest.mark.parametrize("with_children", [False, True])
 def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, caplog, code, with_children):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(fcntl, "lockf", refuse)
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(lock, "take_lock", refuse)
     with alone_in(tmp_path / "run", with_children=with_children):
         (tmp_path / "run/model").touch()
     assert "has no locks" in caplog.text

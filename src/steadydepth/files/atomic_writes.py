@@ -12,11 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from steadydepth.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from steadydepth.files.locks import take_lock
 
 _LOCK = ".lock"
 _MOST_BYTES = 255  # of the name of a file, on every common file system
@@ -83,7 +79,8 @@ def hidden_folder(root: Path, name: str) -> Iterator[Path]:
         with _locked(lock) as is_free:
             if is_free:
                 shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                lock.unlink(missing_ok=True)
+        if is_free:
+            _remove_closed(lock)
     folder = root / f".{_shortened(name)}.{uuid.uuid4().hex[:8]}.part"
     lock = folder.with_name(folder.name + _LOCK)
     try:
@@ -92,6 +89,12 @@ def hidden_folder(root: Path, name: str) -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _remove_closed(lock)
+
+
+def _remove_closed(lock: Path) -> None:
+    """Remove a lock that is ours no more; on Windows it stays while another process looks whose it is."""
+    with suppress(PermissionError):
         lock.unlink(missing_ok=True)
 
 
@@ -100,10 +103,8 @@ def _locked(path: Path) -> Iterator[bool]:
     """Whether the lock is ours; it ends with the process. Where there are no locks it is nobody's."""
     with path.open("a") as file:
         is_ours = False
-        if fcntl is not None:
-            with suppress(OSError):  # somebody's, or a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                is_ours = True
+        with suppress(OSError):  # a file system without locks
+            is_ours = take_lock(file.fileno(), with_children=True)
         yield is_ours
 
 

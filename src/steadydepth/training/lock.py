@@ -4,11 +4,13 @@ import errno
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from steadydepth.errors import InputError
+from steadydepth.files.locks import take_lock
 from steadydepth.files.writing import writing_in
 
 logger = logging.getLogger(__name__)
@@ -29,30 +31,29 @@ def alone_in(folder: Path, *, with_children: bool = False) -> Iterator[None]:
     Raises:
         InputError: another process holds the lock, or the folder cannot be written.
     """
-    import fcntl
-
     with writing_in(folder):
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("a")
     with lock:
-        # The one is of the open file, and so of whoever inherits it; the other of this process, not of its loaders.
-        take = fcntl.flock if with_children else fcntl.lockf
         try:
-            take(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise InputError(
-                f"{folder}: another process trains here: let it end, or stop it, and the same command goes on"
-            ) from None
+            is_ours = take_lock(lock.fileno(), with_children=with_children)  # else it would be the loaders' as well
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
             logger.warning(
                 "%s: the file system has no locks (%s): nothing keeps a second run out of this folder", folder, error
             )
+            is_ours = True
+        if not is_ours:
+            raise InputError(
+                f"{folder}: another process trains here: let it end, or stop it, and the same command goes on"
+            )
         os.set_inheritable(lock.fileno(), with_children)
         try:
             yield
         finally:
             if is_new and [path.name for path in folder.glob("*")] == [LOCK]:
+                if sys.platform == "win32":
+                    lock.close()  # no file that is open can be removed there
                 shutil.rmtree(folder)
