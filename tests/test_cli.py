@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from steadydepth import cli, commands
+from steadydepth.cli.expansion import expand
 from steadydepth.files.images import write_png
 from steadydepth.files.video_write import write_video
 from steadydepth.synthetic.world import make_clip
@@ -414,6 +415,31 @@ def test_a_disk_that_takes_nothing_is_one_line(run, monkeypatch, code):
     assert status == 1
     assert error.startswith("steadydepth: out/a.npz: ")
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [123, 206])
+def test_a_name_that_windows_does_not_take_is_one_line(run, monkeypatch, number):
+    from steadydepth import diagnosis
+
+    def fail():
+        error = OSError(errno.EINVAL, "refused", "out/a?.npz")
+        error.winerror = number
+        raise error
+
+    monkeypatch.setattr(diagnosis, "diagnose", fail)
+    status, _, error = run("doctor")
+    assert status == 2
+    assert error.startswith("steadydepth: out/a?.npz: ")
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_patterns_are_expanded_as_by_a_shell_and_names_that_are_there_are_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("clip 1.mp4", "clip [1].mp4", "clip 2.mp4"):
+        (tmp_path / name).touch()
+    assert expand(["clip [1].mp4", "clip ?.mp4"]) == ["clip [1].mp4", "clip 1.mp4", "clip 2.mp4"]
+    assert expand(["clip [12].mp4", "*.png", "--out", "o"]) == ["clip 1.mp4", "clip 2.mp4", "*.png", "--out", "o"]
+    assert expand(["~/a"]) == [str(Path.home() / "a")]
 
 
 def test_a_full_disk_is_one_line_in_every_command_that_writes(world, tmp_path):

@@ -1,5 +1,6 @@
 """The mistakes that the user can put right. Apart from the other nouns, so that `--help` needs no torch."""
 
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -43,7 +44,10 @@ def failure(failed: Mapping[str, str], n_fine: int, written: list[Path]) -> Inpu
 def why_refused(error: InputError | PermissionError) -> str:
     """What to tell of a mistake, or of a file that may not be read or written."""
     if isinstance(error, PermissionError):
-        return f"{error.filename}: permission denied: ask its owner for the right to it"
+        where = error.filename2 or error.filename  # the first is the place that something was to be moved to
+        # Windows gives nobody the right to replace or remove what somebody has open.
+        or_else = ", or close it in other programs" if sys.platform == "win32" else ""
+        return f"{where}: permission denied: ask its owner for the right to it{or_else}"
     return str(error)
 
 

@@ -48,7 +48,7 @@ def compare_filter(
     """
     view, source = view or DepthView(), open_source(Path(video))
     view.check(predictor.claims)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         kept = {}
         for name in ("none", filter):
             (Path(folder) / name).mkdir(exist_ok=True)
@@ -87,7 +87,7 @@ def make_app(model: AnyModel = DEFAULT, *, colours: str = "turbo") -> Any:
         if not video:
             raise gradio.Error("Drop a video first.", print_exception=False)
         # Gradio has taken its copy, which it deletes itself, when it asks for what comes after the video.
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             try:
                 view = DepthView(colours, look_ahead=int(look_ahead) or None)
                 yield str(compare_filter(predictor, video, Path(folder) / "depth.mp4", filter=filter, view=view))

@@ -1,11 +1,21 @@
 import os
+import shutil
+import sys
 
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from steadydepth.files.atomic_writes import check_file, check_folder, check_name, new_file, new_folder
+from steadydepth.files import atomic_writes
+from steadydepth.files.atomic_writes import (
+    check_file,
+    check_folder,
+    check_name,
+    hidden_folder,
+    new_file,
+    new_folder,
+)
 from steadydepth.files.tensors import write_tensors
 from steadydepth.files.writing import writing_in
 from steadydepth.types import InputError
@@ -30,9 +40,54 @@ def test_a_name_that_is_more_than_a_name_is_refused(name, tmp_path):
         check_name(name, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["kitchen_01", "a b", "0001.take-2", "küche", "10:33:20", "x" * 255, "caf\udce9"])
+@pytest.mark.parametrize("name", ["kitchen_01", "a b", "0001.take-2", "küche", "console", "x" * 255, "caf\udce9"])
 def test_a_plain_name_is_taken(name, tmp_path):
     assert check_name(name, tmp_path) == name
+
+
+@pytest.mark.parametrize("name", ["10:33:20", "what?", "con", "COM1.take", "nul", "dots...", "end ", "line\n"])
+def test_what_windows_refuses_in_a_name_is_refused_there_alone(name, tmp_path):
+    if sys.platform == "win32":
+        with pytest.raises(InputError, match="Windows takes no such name"):
+            check_name(name, tmp_path)
+    else:
+        assert check_name(name, tmp_path) == name
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "日"])
+def test_a_temporary_name_is_cut_between_letters(letter, tmp_path):
+    final = tmp_path / f"a{letter * 80}.txt"
+    with new_file(final) as part:
+        part.write_text("new")
+        assert part.name.startswith(f".a{letter * 30}")
+    assert final.read_text() == "new"
+
+
+def test_a_folder_that_could_not_be_removed_is_removed_by_the_next(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda path, ignore_errors: None)  # Windows, with a file open in it
+        with hidden_folder(tmp_path, "a") as left:
+            pass
+    assert left.is_dir()
+    with hidden_folder(tmp_path, "a") as folder:
+        assert folder.is_dir()
+        assert not left.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="elsewhere an open file can be replaced")
+def test_a_file_that_somebody_has_open_for_a_moment_is_replaced(tmp_path, monkeypatch):
+    final = tmp_path / "x.txt"
+    final.write_text("old")
+    with final.open() as held:
+        with pytest.raises(PermissionError) as refused, new_file(final) as part:
+            part.write_text("newer")
+        assert refused.value.filename2 == str(final)
+        assert list(tmp_path.iterdir()) == [final]
+        monkeypatch.setattr(atomic_writes.time, "sleep", lambda seconds: held.close())
+        with new_file(final) as part:
+            part.write_text("new")
+    assert final.read_text() == "new"
 
 
 def test_a_file_appears_whole_and_replaces_the_old_one(tmp_path):

@@ -568,6 +568,33 @@ def test_what_is_there_already_is_named_and_what_a_killed_run_left_is_removed(fr
     assert "out: has the outputs of 1 inputs, which are left as they are" in caplog.text
 
 
+@pytest.mark.parametrize("format", ["npz", "mp4", "png16"])
+def test_nothing_is_left_beside_the_outputs(ramp, tmp_path, format):
+    video = tmp_path / "räume 1.mp4"
+    write_video(video, ramp, 25.0)
+    written = predict_files(Predictor(Brightness()), [video], tmp_path / "out", format=format)
+    assert sorted((tmp_path / "out").iterdir()) == sorted(written)
+
+
+def test_outputs_of_which_one_cannot_be_replaced_all_stay(ramp, tmp_path, monkeypatch):
+    video = tmp_path / "a.mp4"
+    write_video(video, ramp, 25.0)
+    out = tmp_path / "out"
+    paths = predict_files(Predictor(Brightness()), [video], out)
+    before = [path.read_bytes() for path in paths]
+
+    def refuse(path, final, *, move=predict_module.move):
+        if path.parent == out and path.name.endswith("_preview.mp4"):
+            raise PermissionError(13, "open in a player", str(path), None, str(final))
+        move(path, final)
+
+    monkeypatch.setattr(predict_module, "move", refuse)
+    with pytest.raises(PermissionError):
+        predict_files(Predictor(Brightness(), filter="median"), [video], out, overwrite=True)
+    assert [path.read_bytes() for path in paths] == before
+    assert sorted(out.iterdir()) == sorted(paths)
+
+
 def test_a_folder_that_may_not_be_read_costs_the_others_nothing(frames, tmp_path, monkeypatch):
     inputs = [save(tmp_path / f"{name}.png", frames[0]) for name in "ab"]
 

@@ -12,6 +12,7 @@ import typer
 
 from steadydepth.cli import data, evaluate, inference, serving, training
 from steadydepth.cli.ending import end_as_by_the_keyboard
+from steadydepth.cli.expansion import expand
 from steadydepth.errors import InputError, SomeFailedError, why_refused
 from steadydepth.ops.buffers import keep_buffers
 
@@ -22,6 +23,11 @@ _NO_ROOM = {
     errno.EFBIG: "a file would be larger than the file system or a limit allows (ulimit -f): choose another folder",
     errno.EROFS: "the file system is read-only: choose another folder for what is written",
     errno.ENAMETOOLONG: "the name is too long for the file system: rename it",
+}
+# The same of Windows, which has numbers of its own for it (ERROR_INVALID_NAME, ERROR_FILENAME_EXCED_RANGE).
+_NO_NAME = {
+    123: 'Windows takes no such name: it has none of < > : " | ? *: choose another',
+    206: "the name, with those of the folders above, is too long for Windows: choose a shorter one",
 }
 
 app = typer.Typer(
@@ -82,7 +88,10 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        app()
+        if sys.platform == "win32":
+            app(expand(sys.argv[1:]), windows_expand_args=False)
+        else:
+            app()
     except (InputError, RuntimeError, ImportError, OSError) as error:
         words, status = _explained(error)
         if words is None:
@@ -109,6 +118,8 @@ def _explained(error: Exception) -> tuple[str | None, int]:
         case FileExistsError() | NotADirectoryError() | IsADirectoryError():
             where = error.filename2 or error.filename or "a path"
             return f"{where}: {error.strerror}: choose another name, or move it away", 2
+        case OSError() if (number := getattr(error, "winerror", None)) in _NO_NAME:
+            return f"{error.filename2 or error.filename}: {_NO_NAME[number]}", 2
         case OSError() if error.errno in _NO_ROOM:
             return f"{error.filename or 'writing'}: {_NO_ROOM[error.errno]}", 1
     return None, 1

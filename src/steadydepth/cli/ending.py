@@ -3,7 +3,8 @@
 import signal
 import threading
 
-_POLITE = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+# The last is of Windows: Ctrl-Break, and a console that is closed.
+_POLITE = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 
 def end_as_by_the_keyboard() -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -47,6 +48,7 @@ LOG = logging.getLogger(__name__)
 _MOST_CLIPPED = 0.01
 # Scored in half a minute or more; a process spends a few seconds on its imports.
 _PIXELS_A_PROCESS = 20_000_000
+_MOST_ON_WINDOWS = 61  # processes of a pool, which waits for all of them at once
 
 
 def evaluate_clip(
@@ -150,6 +152,8 @@ def _score_all(
             yield source.name, _score_source(source, settings)
         return
     # spawn, not fork: the caller may have started threads (torch, OpenCV) that a forked child would wait for.
+    if sys.platform == "win32":
+        jobs = min(jobs, _MOST_ON_WINDOWS)
     threads = max(1, torch.get_num_threads() // jobs)
     spawn = get_context("spawn")
     with ended_at_once(ProcessPoolExecutor(jobs, spawn, initializer=_begin_worker, initargs=(threads,))) as pool:
@@ -273,7 +277,7 @@ def evaluate(
     settings, tell = _settings(align, chosen, lengths, strict=strict, opw=opw), progress or (lambda *_: None)
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk {chunk}: give 1 or more frames")
-    with tempfile.TemporaryDirectory(prefix="steadydepth-") as keep:
+    with tempfile.TemporaryDirectory(prefix="steadydepth-", ignore_cleanup_errors=True) as keep:
         sources: Iterable[Source]
         if is_model(model_or_predictions):
             sources = sources_of_model(

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import stat
+import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +17,9 @@ from steadydepth.errors import InputError
 from steadydepth.files.locks import take_lock
 
 _LOCK = ".lock"
+_TRIES = 10
 _MOST_BYTES = 255  # of the name of a file, on every common file system
+_NOT_ON_WINDOWS = re.compile(r'(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\.|$)|.*([<>:"|?*\0-\x1f]|[. ]$)', re.I | re.S)
 
 
 def check_name(name: str, root: Path) -> str:
@@ -30,9 +34,19 @@ def check_name(name: str, root: Path) -> str:
             f"{name!r} is no name for something inside {root}: a name is not empty, has no slash, names no drive (c:) "
             "and does not begin with a dot: give a plain name such as kitchen_01"
         )
-    if (length := len(os.fsencode(name))) > _MOST_BYTES:
+    if sys.platform == "win32" and _NOT_ON_WINDOWS.match(name):
+        raise InputError(
+            f'{name!r}: Windows takes no such name in {root}: it has none of < > : " | ? *, does not end in a dot or a '
+            "space, and is no device (CON, NUL, COM1): rename what it is of"
+        )
+    if (length := _length(name)) > _MOST_BYTES:
         raise InputError(f"{name[:40]}...: a name of {length} bytes; {_MOST_BYTES} are the most: give a shorter one")
     return name
+
+
+def _length(name: str) -> int:
+    """How long a file system takes a name to be: NTFS counts letters, others bytes."""
+    return len(name.encode("utf-16-le", "surrogatepass")) // 2 if sys.platform == "win32" else len(os.fsencode(name))
 
 
 def check_folder(path: Path) -> None:
@@ -65,7 +79,7 @@ def _temporary(final: Path) -> Path:
 
 def _shortened(name: str) -> str:
     """The beginning of a long name: with what is put around it, no file system would take it."""
-    return os.fsdecode(os.fsencode(name)[:100])
+    return os.fsencode(name)[:100].decode("utf-8", "ignore")  # a letter that is cut in two is left out
 
 
 @contextmanager
@@ -80,7 +94,7 @@ def hidden_folder(root: Path, name: str) -> Iterator[Path]:
             if is_free:
                 shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
         if is_free:
-            _remove_closed(lock)
+            _remove_lock(lock)
     folder = root / f".{_shortened(name)}.{uuid.uuid4().hex[:8]}.part"
     lock = folder.with_name(folder.name + _LOCK)
     try:
@@ -89,13 +103,18 @@ def hidden_folder(root: Path, name: str) -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        _remove_closed(lock)
+        _remove_lock(lock)
 
 
-def _remove_closed(lock: Path) -> None:
-    """Remove a lock that is ours no more; on Windows it stays while another process looks whose it is."""
-    with suppress(PermissionError):
-        lock.unlink(missing_ok=True)
+def _remove_lock(lock: Path) -> None:
+    """Remove a lock that is closed, unless its folder is still there: then whoever comes next removes both.
+
+    Windows keeps files that are open somewhere: those of the folder, or the lock while another process looks whose it
+    is.
+    """
+    if not lock.with_suffix("").exists():
+        with suppress(PermissionError):
+            lock.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -122,7 +141,7 @@ def new_folder(final: Path, *, rename: Callable[[], Path] | None = None) -> Iter
         yield part
         chosen = final if rename is None else rename()
         _refuse_existing(chosen)
-        part.rename(chosen)
+        move(part, chosen)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -136,11 +155,29 @@ def new_file(final: Path) -> Iterator[Path]:
     try:
         yield part
         # On the disk before the name: after a power cut the name has the old file or the new one, never half of one.
-        with part.open("rb") as written:
+        with part.open("r+b") as written:  # Windows asks for the right to write
             os.fsync(written.fileno())
-        part.replace(final)
+        move(part, final)
     finally:
         part.unlink(missing_ok=True)
+
+
+def move(path: Path, final: Path) -> None:
+    """Give a file or a folder another name on the same disk; a file that has it is replaced.
+
+    On Windows it is tried for a second: a virus scanner or an indexer has what is new open for a moment.
+
+    Raises:
+        PermissionError: there is no right to it, or on Windows somebody has one of both open.
+    """
+    for tries_left in reversed(range(_TRIES if sys.platform == "win32" else 1)):
+        try:
+            path.replace(final)
+            return
+        except PermissionError:
+            if tries_left == 0:
+                raise
+            time.sleep(1 / _TRIES)
 
 
 def let_others_read(path: Path) -> None:

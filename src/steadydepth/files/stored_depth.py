@@ -1,6 +1,7 @@
 """Predictions on disk, read a few frames at a time: of any length, in the memory of a few."""
 
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,12 +57,19 @@ def open_raw(path: Path, shape: tuple[int, int, int], claims: Claims) -> DepthFr
         shape: frames, rows and columns.
         claims: what the numbers mean.
     """
+    return DepthFrames(claims, *shape, lambda: read_raw(path, shape, np.float32))
 
-    def read() -> Iterator[Float32[np.ndarray, "h w"]]:
-        with path.open("rb") as file:
-            yield from _frames(path, file, np.dtype(np.float32), shape)
 
-    return DepthFrames(claims, *shape, read)
+def read_raw(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> Iterator[np.ndarray]:
+    """Arrays one after another in a file of nothing else, which is open only while they are read.
+
+    Args:
+        path: of the file.
+        shape: how many there are, and the shape of each.
+        dtype: of their numbers.
+    """
+    with path.open("rb") as file:
+        yield from _frames(path, file, np.dtype(dtype), shape)
 
 
 def _open_npz(path: Path) -> DepthFrames:
@@ -89,18 +97,20 @@ def _open_npz(path: Path) -> DepthFrames:
     def read() -> Iterator[Float32[np.ndarray, "h w"]]:
         with reading(path, *kind), zipfile.ZipFile(path) as archive, archive.open("depth.npy") as member:
             read_npy_header(member)
-            yield from _frames(path, member, dtype, shape)
+            for frame in _frames(path, member, dtype, shape):
+                yield frame.astype(np.float32, copy=False)
 
     return DepthFrames(known, *shape, read)
 
 
-def _frames(path: Path, file: Any, dtype: np.dtype, shape: tuple[int, ...]) -> Iterator[Float32[np.ndarray, "h w"]]:
-    n_frames, height, width = shape
+def _frames(path: Path, file: Any, dtype: np.dtype, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    n_frames, *size = shape
+    n_bytes = math.prod(size) * dtype.itemsize
     for _ in range(n_frames):
-        data = file.read(height * width * dtype.itemsize)
-        if len(data) < height * width * dtype.itemsize:
+        data = file.read(n_bytes)
+        if len(data) < n_bytes:
             raise InputError(f"{path}: ends after fewer than {n_frames} frames: write it again")
-        yield np.frombuffer(data, dtype).reshape(height, width).astype(np.float32, copy=False)
+        yield np.frombuffer(data, dtype).reshape(size)
 
 
 def _open_images(folder: Path) -> DepthFrames:

@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -13,7 +14,7 @@ from jaxtyping import Float, Float64, UInt8
 
 from steadydepth.data.cuts import Shots
 from steadydepth.errors import InputError
-from steadydepth.files.stored_depth import open_raw
+from steadydepth.files.stored_depth import open_raw, read_raw
 from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.frame_sources import DEFAULT_FPS, Image, Source
 from steadydepth.inference.live import read_until
@@ -36,7 +37,7 @@ class CachedDepth:
     network_depth: DepthFrames  # the same at the size at which the network gave it
     filter: ChosenFilter  # what was applied to it
     starts: tuple[int, ...] = (0,)  # frames before which nothing was remembered
-    shrunk: UInt8[np.ndarray, "t i j 3"] | None = None  # its frames as they were kept for a preview
+    shrunk: Callable[[], Iterator[Image]] | None = None  # its frames as they were kept for a preview
 
     @property
     def claims(self) -> Claims:
@@ -65,7 +66,7 @@ class CachedDepth:
     def images(self, max_side: int | None, view: DepthView) -> Iterator[UInt8[np.ndarray, "i j 3"]]:
         """Each frame with its depth in colours on the right; a smaller one from what was kept, not decoded again."""
         kept = None if max_side is None else self.shrunk
-        frames = self.frames() if kept is None else zip(kept, self.depth.read(), strict=True)
+        frames = self.frames() if kept is None else zip(kept(), self.depth.read(), strict=True)
         for (image, depth), shown in zip(frames, self.ranges(view), strict=False):
             # Shrunk before they are coloured: a quarter of the pixels is a quarter of the work.
             small = shrink_image(image, max_side)
@@ -144,12 +145,12 @@ def cache_depth(
         raise InputError(f"{source.name}: no frame in it; give one with at least one frame")
     shrunk = None
     if source.is_live:
-        images = np.memmap(image_path, np.uint8, "r", shape=(n_done, *shape, 3))
+        images = partial(read_raw, image_path, (n_done, *shape, 3), np.uint8)
         rate = source.fps or ((n_done - 1) / passed if n_done > 1 else DEFAULT_FPS)
-        source = replace(source, frames=lambda: iter(images), fps=rate)
+        source = replace(source, frames=images, fps=rate)
     elif keep_side is not None:
         size = shrink_image(np.empty((*shape, 3), np.uint8), keep_side).shape
-        shrunk = np.memmap(image_path, np.uint8, "r", shape=(n_done, *size))
+        shrunk = partial(read_raw, image_path, (n_done, *size), np.uint8)
     # At the network's size, a fiftieth of that of a large video; it is resized whenever it is read.
     kept = open_raw(depth_path, (n_done, *kept_shape), predictor.claims)
     cached = DepthFrames(kept.claims, n_done, *shape, lambda: (resize_depth(one, *shape) for one in kept.read()))

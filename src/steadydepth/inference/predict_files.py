@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steadydepth.errors import InputError, failure, why_refused
-from steadydepth.files.atomic_writes import check_folder, check_name, hidden_folder
+from steadydepth.files.atomic_writes import check_folder, check_name, hidden_folder, move
 from steadydepth.files.predictions import read_noted
 from steadydepth.files.video_read import probe_video, read_depth_video
 from steadydepth.inference.depth_cache import cache_depth
@@ -153,11 +153,11 @@ def _open_all(
             sources[each] = source
         except (InputError, PermissionError) as error:
             failed[each] = why_refused(error)
-    first: dict[str, Input] = {}
+    first: dict[str, Input] = {}  # by the name as the file system tells names apart
     # What other shards open is known by its ending alone; they write into the same folder.
     for each in (each for each in expanded if each in sources or (n_shards > 1 and may_open(each))):
         name = source_name(each)
-        if (other := first.setdefault(name, each)) != each:
+        if (other := first.setdefault(os.path.normcase(name), each)) != each:
             raise InputError(f"{other} and {each} would both be written as {name}: rename one, or run twice")
     return sources, failed
 
@@ -183,7 +183,7 @@ def _check_names(sources: dict[Input, Source], format: str, *, keep_names: bool)
     first: dict[str, Source] = {}
     for source in sources.values():
         for name in outputs(source, format):
-            if (other := first.setdefault(name, source)) is not source:
+            if (other := first.setdefault(os.path.normcase(name), source)) is not source:
                 raise InputError(f"{other.name} and {source.name} would both write {name}: rename one, or run twice")
     for source in sources.values() if keep_names else ():
         names = source.names
@@ -270,10 +270,20 @@ def _refuse_outputs(sources: dict[Input, Source], out: Path, format: str, *, ove
 
 
 def _publish(staging: Path, out: Path, names: list[str]) -> list[Path]:
-    """Rename what is ready to where it is looked for; what was there goes with `staging`."""
-    (staging / "old").mkdir()
+    """Rename what is ready to where it is looked for; what was there goes with `staging`.
+
+    All of it stays where one cannot be replaced, such as a preview that a player has open on Windows.
+    """
+    old = staging / "old"
+    old.mkdir()
+    there = [name for name in names if (out / name).exists()]
+    try:
+        for name in there:
+            move(out / name, old / name)
+    except OSError:
+        for name in [name for name in there if (old / name).exists()]:
+            move(old / name, out / name)
+        raise
     for name in names:
-        if (out / name).exists():
-            (out / name).rename(staging / "old" / name)
-        (staging / "ready" / name).rename(out / name)
+        move(staging / "ready" / name, out / name)
     return [out / name for name in names]

@@ -1,5 +1,6 @@
 """Live frames and their depth in a window, or as raw frames in a pipe, as they come."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -78,8 +79,10 @@ def pipe_live(results: Iterable[LiveResult], pipe: BinaryIO | BufferedIOBase, ki
         try:
             pipe.write(pixels.tobytes())
             pipe.flush()
-        except BrokenPipeError:
-            return
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) or (sys.platform == "win32" and error.errno == errno.EINVAL):
+                return  # its reader has closed it; Windows says that in two ways
+            raise
         yield live
 
 

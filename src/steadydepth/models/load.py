@@ -104,7 +104,7 @@ def _load_ours(folder: Path, name: str, config: dict[str, Any], declared: Declar
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text()) if path.is_file() else {}
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{name}: {path.name}: damaged: {error}; copy it again") from error
     if not isinstance(content, dict):

@@ -99,7 +99,7 @@ class PerFrame(nn.Module):
         save_file(weights, Path(folder) / WEIGHTS)
         declared = {key: value for key, value in vars(self.declared).items() if value is not None and key != "weights"}
         content = {"factory": self.factory} | declared
-        (Path(folder) / SIDECAR).write_text(json.dumps(content, indent=2) + "\n")
+        (Path(folder) / SIDECAR).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def load_per_frame(factory: str, declared: Declared) -> PerFrame:

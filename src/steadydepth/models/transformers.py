@@ -98,7 +98,7 @@ class TransformersDepth(nn.Module):
             self.processor.save_pretrained(folder)
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
-        (folder / SIDECAR).write_text(json.dumps({"claims": self.claims}, indent=2) + "\n")
+        (folder / SIDECAR).write_text(json.dumps({"claims": self.claims}, indent=2) + "\n", encoding="utf-8")
 
 
 def load_transformers(folder: Path, name: str, declared: Declared) -> TransformersDepth:

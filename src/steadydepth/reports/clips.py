@@ -93,7 +93,7 @@ def view_sequence(sequence: Sequence, shown: Mapping[str, Shown], moving_image: 
     coloured = colour_alike(label | {name: depth.astype(np.float32) for name, depth in depths.items()})
     videos = {"input": clip.frames} | coloured
     larger = _enlarge(videos)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         path = Path(temporary) / "clip.mp4"
         write_video(path, side_by_side(list(larger.values())), clip.fps)
         url = video_url(path)

@@ -110,7 +110,7 @@ def _cost_section(proofs: list[Path]) -> Section:
     columns = {}
     for path in proofs:
         with reading(path, "as what steadydepth verify wrote", "remove it, or verify again"):
-            proof = json.loads(path.read_text())
+            proof = json.loads(path.read_text(encoding="utf-8"))
             columns[f"{proof['after']} after {proof['before']}"] = {name: say(proof) for name, say in facts.items()}
     rows = [{"metric": name} | {column: said[name] for column, said in columns.items()} for name in facts]
     return Section("Cost to run", "found by steadydepth verify", [Table("Before and after", list(columns), rows)], [])
