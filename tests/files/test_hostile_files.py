@@ -1,7 +1,7 @@
 """Files made to take memory, or that hold something else than an image, are refused with next to no memory to take."""
 
-import resource
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +24,8 @@ SIDE = 60_000
 @contextmanager
 def most_memory(extra: int) -> Iterator[None]:
     """No more than `extra` bytes of address space above what is taken now."""
+    import resource
+
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + extra, before[1]))
@@ -73,6 +75,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot limit its memory there")
 @pytest.mark.parametrize("suffix", WRITERS)
 def test_what_promises_60000_x_60000_is_refused_with_200_mb_to_spare(tmp_path, suffix):
     name = f"a{suffix}"

@@ -21,6 +21,8 @@ from steadydepth.files.video_read import probe_video
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.training.log import read_log
 
+has_devices = pytest.mark.skipif(sys.platform == "win32", reason="no pipe, socket or device lies among files there")
+
 
 def replace_by_device(path: Path) -> Path:
     """Not by a pipe: a test that fails by waiting without end says nothing."""
@@ -38,6 +40,7 @@ def sequence(tmp_path):
     return tmp_path / "a"
 
 
+@has_devices
 @pytest.mark.parametrize(
     ("read", "suffix"),
     [
@@ -50,6 +53,7 @@ def test_a_device_is_named_with_what_to_do(tmp_path, read, suffix):
         read(replace_by_device(tmp_path / f"a{suffix}"))
 
 
+@has_devices
 @pytest.mark.parametrize("name", ["meta.json", "rgb/0000.png"])
 def test_a_device_in_a_sequence_is_named(sequence, name):
     path = replace_by_device(sequence / name)
@@ -58,6 +62,7 @@ def test_a_device_in_a_sequence_is_named(sequence, name):
     assert str(raised.value).startswith(f"{path}: ")
 
 
+@has_devices
 def test_a_pipe_as_meta_json_is_a_mistake_among_the_others(tmp_path):
     os.mkfifo(tmp_path / "meta.json")
     assert read_meta(tmp_path / "meta.json")[1] == [
@@ -65,6 +70,7 @@ def test_a_pipe_as_meta_json_is_a_mistake_among_the_others(tmp_path):
     ]
 
 
+@has_devices
 @pytest.mark.parametrize("name", [MEMBERS, "00000.tar"])
 def test_a_device_among_shards_is_named(tmp_path, sequence, name):
     pack(sequence.parent, tmp_path / "packed")
@@ -73,6 +79,7 @@ def test_a_device_among_shards_is_named(tmp_path, sequence, name):
         open_sequence(tmp_path / "packed" / "a").read_frames(0, 1)
 
 
+@has_devices
 def test_a_device_beside_predicted_images_is_named(tmp_path):
     (tmp_path / "a" / "depth").mkdir(parents=True)
     replace_by_device(tmp_path / "a" / "meta.json")
@@ -80,6 +87,7 @@ def test_a_device_beside_predicted_images_is_named(tmp_path):
         open_predictions(tmp_path, "a")
 
 
+@has_devices
 def test_a_device_among_images_and_videos_is_no_gap(tmp_path):
     """Passed over it would be a frame that is missing in what is written, or a video that is missing in a mean."""
     write_png(tmp_path / "0.png", np.full((6, 8, 3), 9, np.uint8))
@@ -91,6 +99,7 @@ def test_a_device_among_images_and_videos_is_no_gap(tmp_path):
     assert find_sequences(tmp_path / "videos") == [video]
 
 
+@has_devices
 def test_no_pipe_is_waited_for_by_data_check(sequence):
     """In a process of its own, which is ended where it waits."""
     pipes = [sequence / "meta.json", sequence / "rgb" / "0001.png", sequence / "depth" / "0000.png"]

@@ -589,8 +589,9 @@ def test_outputs_of_which_one_cannot_be_replaced_all_stay(ramp, tmp_path, monkey
         move(path, final)
 
     monkeypatch.setattr(predict_module, "move", refuse)
-    with pytest.raises(PermissionError):
+    with pytest.raises(PermissionError) as raised:
         predict_files(Predictor(Brightness(), filter="median"), [video], out, overwrite=True)
+    assert (raised.value.filename, raised.value.filename2) == (str(out / "a_preview.mp4"), None)
     assert [path.read_bytes() for path in paths] == before
     assert sorted(out.iterdir()) == sorted(paths)
 

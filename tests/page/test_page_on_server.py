@@ -1,6 +1,7 @@
 """The page in a real browser, on a real server."""
 
 import shutil
+import sys
 
 import cv2
 import numpy as np
@@ -237,6 +238,7 @@ def test_a_server_that_asks_for_a_token_gets_it(browser, tmp_path):
         page.faults.clear()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a server trains on Linux and macOS alone")
 def test_a_job_is_started_and_finished_from_the_page(browser, tmp_path):
     model, archive = make_model(tmp_path / "small"), make_archive(tmp_path)
     limits = Limits(requests_s=1e4)
@@ -278,6 +280,7 @@ def test_a_job_is_started_and_finished_from_the_page(browser, tmp_path):
         until(lambda: page.inner_text("#model").startswith("job-"))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a server trains on Linux and macOS alone")
 def test_a_filter_that_was_tuned_on_the_server_is_offered_and_taken(browser, tmp_path):
     with serving(Red(), data=tmp_path / "data") as server, opened_page(browser, server.url) as page:
         assert page.is_hidden("#filter")

@@ -1,7 +1,6 @@
 """The client over connections that are cut, servers that die, and through the commands; without torch."""
 
 import os
-import signal
 import socket
 import ssl
 import struct
@@ -332,7 +331,7 @@ def test_a_server_that_is_killed_comes_back_and_the_clients_go_on(tmp_path, mode
             found.append(answer)
             if answer.number == 10:
                 break
-        running.send_signal(signal.SIGKILL)
+        running.kill()
         running.wait(20)
     with process(tmp_path / "mine", port=port):
         found.extend(stream)

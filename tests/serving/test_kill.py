@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import httpx
@@ -27,7 +28,10 @@ from steadydepth.training.loop import train
 STEPS = {**SMALL, "optim.steps": 40}
 
 # The thread of websockets that reads may find its socket closed already when a connection is cut: its own race.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+    pytest.mark.skipif(sys.platform == "win32", reason="a server trains on Linux and macOS alone"),
+]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -367,6 +368,7 @@ def test_a_stream_that_cannot_be_is_refused(served, query):
         served.open(query)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a server trains on Linux and macOS alone")
 def test_a_stream_chooses_a_filter_that_was_tuned_on_the_server(tmp_path):
     """By the name of its job, beside the others; deleted, it ends with the next model and names no path."""
     with serving(Average(), data=tmp_path / "data") as server:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import zipfile
 from base64 import b64encode
 from functools import partial
@@ -36,6 +37,7 @@ from steadydepth.serving.app import create_app
 from steadydepth.serving.settings import Limits, Settings
 from steadydepth.serving.tokens import new_token
 
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a server trains on Linux and macOS alone")
 QUICKLY = Limits(requests_s=1e5)
 
 

@@ -280,10 +280,10 @@ def _publish(staging: Path, out: Path, names: list[str]) -> list[Path]:
     try:
         for name in there:
             move(out / name, old / name)
-    except OSError:
+    except OSError as error:
         for name in [name for name in there if (old / name).exists()]:
             move(old / name, out / name)
-        raise
+        raise OSError(error.errno, error.strerror, error.filename) from error  # not of where it was to go
     for name in names:
         move(staging / "ready" / name, out / name)
     return [out / name for name in names]
