@@ -164,7 +164,7 @@ def test_what_differs_between_evaluations_is_said_with_whose_it_is(runs):
 
 def test_a_broken_metrics_json_is_named(runs):
     (runs / "plain" / "metrics.json").write_text("{")
-    with pytest.raises(InputError, match=r"plain/metrics\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"plain.metrics\.json: cannot be read"):
         write_report([runs])
 
 

@@ -19,7 +19,9 @@ from steadydepth.files.locks import take_lock
 _LOCK = ".lock"
 _TRIES = 10
 _MOST_BYTES = 255  # of the name of a file, on every common file system
-_NOT_ON_WINDOWS = re.compile(r'(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\.|$)|.*([<>:"|?*\0-\x1f]|[. ]$)', re.I | re.S)
+_NOT_ON_WINDOWS = re.compile(
+    r'(con|prn|aux|nul|(com|lpt)[0-9\xb9\xb2\xb3])(\.|$)|.*([<>:"|?*\0-\x1f]|[. ]$)', re.I | re.S
+)
 
 
 def check_name(name: str, root: Path) -> str:

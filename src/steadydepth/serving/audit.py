@@ -12,7 +12,7 @@ _MOST_BYTES, _KEPT = 16 << 20, 4
 
 
 class _OwnersFile(RotatingFileHandler):
-    """A file that only its owner reads, and each that follows it."""
+    """A file that only its owner reads, and each that follows it; on Windows whoever may read its folder."""
 
     def _open(self) -> Any:
         Path(self.baseFilename).touch(mode=0o600)

@@ -49,6 +49,8 @@ _FILE = TypeAdapter(list[_Entry])
 def new_token(path: Path, name: str, scopes: tuple[str, ...] = ("predict",)) -> str:
     """Add a token to a file that only its owner can read; the file is made where it is not there.
 
+    On Windows it has the rights of its folder.
+
     Args:
         path: the file, JSON.
         name: of whom it is for, shown in the audit log; one that is there is replaced.
