@@ -1,6 +1,8 @@
 """Videos read strictly: what a file holds, and its frames, 8-bit colour or 16-bit depth, one in memory at a time."""
 
 import logging
+import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -191,6 +193,8 @@ def opened_video(path: Path | str) -> Iterator[tuple[Any, Any]]:
         # Of a URL only: a server that says nothing more would be waited for without end. What stands before the colon
         # of a relative path, as in 10:33.mp4, FFmpeg takes for a protocol.
         name, patience_s = (path, _PATIENCE_S) if isinstance(path, str) else (str(path.absolute()), None)
+        if sys.platform == "win32":
+            name = re.sub("^file:/+(?=[A-Za-z]:)", "file:", name)  # FFmpeg looks for a folder /C: otherwise
         with open_container(name, timeout=patience_s) as container:
             stream = _shown_stream(container)
             if stream is None:
