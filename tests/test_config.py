@@ -144,6 +144,14 @@ def test_null_on_the_command_line_unsets(tmp_path):
     assert load_config(sources, ["data.root=null"]).data.root is None
 
 
+def test_paths_are_written_with_slashes_on_every_system(tmp_path):
+    config = load_config(
+        write(tmp_path, PLAIN), [f"data.root={Path('runs') / 'data'}", f"run.folder={Path('a') / 'b'}"]
+    )
+    assert "root: runs/data\n" in dump_config(config)
+    assert config.model_dump(mode="json")["run"]["folder"] == "a/b"
+
+
 def test_a_tilde_is_home_in_every_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     path = write(tmp_path, PLAIN | {"run": {"folder": "~/runs/a"}})

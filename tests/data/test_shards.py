@@ -7,6 +7,8 @@ import sys
 import tarfile
 import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PureWindowsPath
 
 import cv2
 import numpy as np
@@ -20,6 +22,7 @@ from steadydepth.data.loader_workers import load_items
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.shards.read import INDEX, MEMBERS, ROW
+from steadydepth.data.shards.store import read_range, url_of
 from steadydepth.data.shards.write import pack
 from steadydepth.errors import InputError, SomeFailedError
 from steadydepth.files.video_write import write_video
@@ -105,6 +108,24 @@ def test_samples_of_shards_are_those_of_the_folder_whoever_reads_them(world, pac
     resumed = list(load_items(open_samples(packed, range(6, 14)), batch=2, workers=1))
     frames = torch.cat([items["frames"] for items in resumed])
     assert torch.equal(frames, torch.stack([one["frames"] for one in plain[6:]]))
+
+
+@pytest.mark.parametrize("system", [sys.platform, "win32"])  # of which the second one seeks
+def test_threads_that_read_one_shard_get_the_bytes_that_they_asked_for(tmp_path, monkeypatch, system):
+    content = np.random.default_rng(0).bytes(100_000) + b"\x1a\r\n" * 100
+    (tmp_path / "00000.tar").write_bytes(content)
+    monkeypatch.setattr(sys, "platform", system)
+
+    def read(start):
+        return read_range(tmp_path / "00000.tar", start, 2000) == content[start:][:2000]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, range(0, len(content), 7)))
+
+
+def test_a_path_of_windows_is_a_url_where_it_was_made_from_one():
+    assert url_of(PureWindowsPath("s3://bucket/data")) == "s3://bucket/data"
+    assert url_of(PureWindowsPath("C:/bucket/data")) is None
 
 
 def test_kept_flow_is_that_of_dis_and_is_taken_in_its_place(packed, monkeypatch):

@@ -1,9 +1,10 @@
 """Every key of the data of a run, and what all sections share."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -19,6 +20,11 @@ class Section(BaseModel):
             return value.expanduser() if isinstance(value, Path) else value
         except RuntimeError as error:  # of a user who is not there
             raise ValueError(f"{error}: write the complete path") from error
+
+    @field_serializer("*", mode="wrap", when_used="json")
+    def _with_slashes(self, value: Any, usual: Callable[[Any], Any]) -> Any:
+        """A path as every system reads it: one that Windows wrote has no backslashes."""
+        return value.as_posix() if isinstance(value, Path) else usual(value)
 
 
 LABELS = "depth: measured depth of the sequences; teacher: the starting model behind the learned filter"

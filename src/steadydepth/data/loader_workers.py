@@ -3,6 +3,7 @@
 import atexit
 import gc
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import active_children
@@ -122,7 +123,8 @@ def _unpack(parcels: Iterator[_Parcel]) -> Iterator[Item]:
 
 def _end_workers(workers: set[Any]) -> None:
     """Python's own end of a process asks its children to stop, which they ignore, and waits: after a crash forever."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes each for a failure
+    if sys.platform != "win32":
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes each for a failure
     for worker in workers:
         worker.kill()
 
@@ -130,9 +132,10 @@ def _end_workers(workers: set[Any]) -> None:
 def _begin_worker(worker: int) -> None:
     """Loader processes share the cores with the network: none of them takes more than one.
 
-    Ctrl-C, SIGTERM and SIGHUP reach all of the group; how the run ends is for the process of the network to say.
+    Ctrl-C, SIGTERM and SIGHUP, on Windows Ctrl-Break, reach all of the group; how the run ends is for the process of
+    the network to say.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     cv2.setNumThreads(1)

@@ -45,7 +45,7 @@ def compare(config: CompareConfig | str | Path) -> dict[str, Any]:
         result["failed"] = failed
         write_json(config.out / "compare.json", result)
         with new_file(config.out / "compare.html") as part:
-            part.write_text(render_comparison(result))
+            part.write_text(render_comparison(result), encoding="utf-8")
     return result
 
 

@@ -70,7 +70,7 @@ def refuse_other_runs(runs: list[PlannedRun]) -> None:
     def has_other_config(run: PlannedRun) -> bool:
         path = run.folder / "config.yaml"
         has_begun = (run.folder / CHECKPOINT).is_file() or _model_of(run).is_file()
-        return has_begun and path.is_file() and path.read_text() != dump_config(run.config)
+        return has_begun and path.is_file() and path.read_text(encoding="utf-8") != dump_config(run.config)
 
     other = [run.name for run in runs if has_other_config(run)]
     if other:
@@ -110,4 +110,4 @@ def read_scores(run: PlannedRun, series: Series) -> dict[str, Any] | None:
     report = read_report(path)
     has_controls = set(run.controls) <= set(report.get("controls", {}))
     is_raw = report["header"].get("filter", "none") == "none"
-    return report if report["header"]["data"] == str(series.data) and has_controls and is_raw else None
+    return report if Path(report["header"]["data"]) == series.data and has_controls and is_raw else None

@@ -70,12 +70,12 @@ def _start(run: PlannedRun, stage: Stage, series: Series) -> _Child:
     log = series.out / "logs" / f"{run.name}.log"
     log.parent.mkdir(exist_ok=True)
     with new_file(series.out / "configs" / f"{run.name}.yaml") as part:
-        part.write_text(dump_config(run.config))
+        part.write_text(dump_config(run.config), encoding="utf-8")
     command = _command(run, stage, series)
     share = str(max((os.cpu_count() or 1) // series.jobs, 1))
     # Whoever sets the threads outside knows better.
     environment = {"OMP_NUM_THREADS": share, "OPENCV_FOR_THREADS_NUM": share} | os.environ
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {' '.join(command)}\n")
         file.flush()
         # The child inherits the lock of `alone_in`.
@@ -122,7 +122,7 @@ def carry_out(runs: list[PlannedRun], series: Series) -> dict[str, str]:
 
 def _why(child: _Child) -> str:
     """The last line that a failed process wrote, and where the others are."""
-    lines = [line for line in child.log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in child.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return f"{child.stage}: exit status {child.process.returncode}: {lines[-1]} (see {child.log})"
 
 

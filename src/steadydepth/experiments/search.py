@@ -127,7 +127,7 @@ def _write(
     write_json(config.out / FILE, result)
     if best is not None:
         with new_file(config.out / BEST) as part:
-            part.write_text(dump_config(plan_trial("best", trials[best].values, config).config))
+            part.write_text(dump_config(plan_trial("best", trials[best].values, config).config), encoding="utf-8")
     return result
 
 

@@ -260,10 +260,10 @@ def staging(out: Path) -> Iterator[Path]:
         # The weights first: whoever finds the .xml finds its weights beside it.
         for suffix in (".bin", out.suffix):
             if part.with_suffix(suffix).exists():
-                # Into a folder that is there it would be moved, not in its place.
+                # A folder that is there does not make room for another.
                 if out.with_suffix(suffix).is_dir():
                     shutil.rmtree(out.with_suffix(suffix))
-                shutil.move(part.with_suffix(suffix), out.with_suffix(suffix))
+                part.with_suffix(suffix).replace(out.with_suffix(suffix))
 
 
 def _greatest_difference(file: ExportedNetwork, model: nn.Module, images: list[Image]) -> float:

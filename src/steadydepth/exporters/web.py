@@ -140,15 +140,16 @@ def export_web(
             "model": MODEL, "state": exported.metadata["state"], "filter": FILTER, "filter_state": filter.state,
             "strength": STRENGTH, "webgpu": webgpu, "onnxruntime_web": version,
         }  # fmt: skip
-        (part / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+        (part / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         for file in (*_WASM, *(_WEBGPU if webgpu else ())):
             _copy_ort(dist, file, part)
         for file, path in page_files().items():
             if file not in _OF_SERVER:
                 shutil.copyfile(path, part / file)
         page = part / "index.html"
-        page.write_text(page.read_text().replace('data-runs="server"', 'data-runs="browser"', 1))
-        (part / "LICENCES.txt").write_text(_NOTICE.format(version=version, licence=licence))
+        served = page.read_text(encoding="utf-8")
+        page.write_text(served.replace('data-runs="server"', 'data-runs="browser"', 1), encoding="utf-8")
+        (part / "LICENCES.txt").write_text(_NOTICE.format(version=version, licence=licence), encoding="utf-8")
     return difference
 
 
@@ -189,7 +190,9 @@ def _dist(folder: Path, named: Path) -> Path:
 
 def _version(dist: Path) -> str:
     about = dist.parent / "package.json"
-    return str(json.loads(about.read_text()).get("version", "unknown")) if about.is_file() else "unknown"
+    return (
+        str(json.loads(about.read_text(encoding="utf-8")).get("version", "unknown")) if about.is_file() else "unknown"
+    )
 
 
 def _copy_ort(dist: Path, file: str, into: Path) -> None:

@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import shutil
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -68,7 +69,13 @@ def save_checkpoint(content: dict[str, Any], folder: Path) -> None:
         # Only now: until the new one is on the disk, both of the others stay.
         if path.is_file():
             path.replace(folder / PREVIOUS)
-    # The names in the folder have to be on the disk too, not only what they name.
+    _keep_names(folder)
+
+
+def _keep_names(folder: Path) -> None:
+    """See that the names in a folder are on the disk too, not only what they name."""
+    if sys.platform == "win32":  # no folder can be opened there; NTFS keeps a journal of its names
+        return
     names = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(names)

@@ -36,7 +36,9 @@ def _read(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """The lines of a log and what they say; a run that is training, or was cut, may have begun one more."""
     found = []
     refuse_pipe(path)
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(keepends=True), start=1):
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), start=1
+    ):
         if not line.endswith("\n"):
             break
         try:
@@ -65,12 +67,12 @@ def keep_lines_until(path: Path, step: int) -> None:
         return
     kept = [line for line, said in _read(path) if said["step"] <= step]
     with writing_in(path.parent), new_file(path) as part:
-        part.write_text("".join(kept))
+        part.write_text("".join(kept), encoding="utf-8", newline="\n")
 
 
 def add_line(path: Path, line: dict[str, Any]) -> None:
     """Append one line of JSON; a file that was not there begins with it."""
-    with writing_in(path.parent), path.open("a") as file:
+    with writing_in(path.parent), path.open("a", encoding="utf-8", newline="\n") as file:
         file.write(json.dumps(line, allow_nan=False) + "\n")
 
 

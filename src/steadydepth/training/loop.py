@@ -46,7 +46,8 @@ def _claim_folder(config: Config, *, has_begun: bool) -> None:
     path = config.run.folder / "config.yaml"
     text = dump_config(config)
     ours, theirs = (
-        _lines_that_matter(one) for one in (text, path.read_text(errors="replace") if path.is_file() else text)
+        _lines_that_matter(one)
+        for one in (text, path.read_text(encoding="utf-8", errors="replace") if path.is_file() else text)
     )
     if has_begun and ours != theirs:
         other = [
@@ -59,7 +60,7 @@ def _claim_folder(config: Config, *, has_begun: bool) -> None:
     if ours != theirs:  # cut before its first checkpoint: what its teacher labelled is of the other config
         remove_teacher_depth(config.run.folder)
     with writing_in(config.run.folder), new_file(path) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
 
 
 def train(config: Config | str | Path, *, profile: bool = False) -> Path:

@@ -2,8 +2,10 @@
 
 import os
 import re
+import sys
+import threading
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from steadydepth.errors import InputError
@@ -17,9 +19,9 @@ _MOST_BLOCKS = 16
 _MOST_OPEN = 64
 
 
-def url_of(path: Path) -> str | None:
+def url_of(path: PurePath) -> str | None:
     """The URL that `path` was made from, such as s3://bucket/data; None when it is a plain path."""
-    url, found = _URL.subn(r"\1://", str(path))
+    url, found = _URL.subn(r"\1://", path.as_posix())
     return url if found else None
 
 
@@ -47,7 +49,7 @@ def read_range(path: Path, start: int, size: int) -> bytes:
     """
     url, process = url_of(path), os.getpid()
     if url is None:
-        return os.pread(_opened(path, process).number, size, start)
+        return _opened(path, process).read(start, size)
     first, last = start // _BLOCK, (start + size - 1) // _BLOCK
     blocks = b"".join(_block(url, number, process) for number in range(first, last + 1))
     return blocks[start - first * _BLOCK :][:size]
@@ -58,7 +60,15 @@ class _Opened:
 
     def __init__(self, path: Path) -> None:
         refuse_pipe(path)
-        self.number = os.open(path, os.O_RDONLY)
+        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # Windows ends text at a byte 26
+        self._turn = threading.Lock()
+
+    def read(self, start: int, size: int) -> bytes:
+        if sys.platform != "win32":
+            return os.pread(self.number, size, start)
+        with self._turn:  # a seek and a read, which threads must not mix
+            os.lseek(self.number, start, os.SEEK_SET)
+            return os.read(self.number, size)
 
     def __del__(self) -> None:
         if hasattr(self, "number"):
