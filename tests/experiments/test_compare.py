@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import psutil
 import pytest
 import yaml
 from browser import opened_browser
@@ -479,13 +480,16 @@ def test_two_comparisons_in_one_folder_at_once_are_refused(tmp_path, world, chil
     assert children == []
 
 
+KILL = signal.SIGBREAK if sys.platform == "win32" else signal.SIGTERM
+
+
 def interrupt_when(there):
     """Send this process a polite kill as soon as `there` holds."""
 
     def wait():
         while not there():
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(KILL)
 
     threading.Thread(target=wait, daemon=True).start()
 
@@ -493,14 +497,13 @@ def interrupt_when(there):
 def test_runs_end_with_the_comparison_that_started_them(tmp_path, world, children, monkeypatch):
     script = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()) + '.'); time.sleep(600)"
     monkeypatch.setattr(runner, "_command", lambda *_: [sys.executable, "-c", script])
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(KILL)
     pid = tmp_path / "pid"
     interrupt_when(lambda: pid.is_file() and pid.read_text().endswith("."))
     with pytest.raises(KeyboardInterrupt):
         compare(write_config(tmp_path, world))
-    assert signal.getsignal(signal.SIGTERM) is before
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid.read_text()[:-1]), 0)
+    assert signal.getsignal(KILL) is before
+    assert not psutil.pid_exists(int(pid.read_text()[:-1]))
     # Nobody holds the folder any longer.
     with alone_in(tmp_path / "out", with_children=True):
         pass

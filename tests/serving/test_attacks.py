@@ -206,6 +206,14 @@ def test_a_server_that_others_reach_needs_tokens(tmp_path):
         create_app(Settings(model="missing", port=70000))
 
 
+def test_windows_serves_and_does_not_train(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.platform", "win32")
+    with pytest.raises(InputError, match=r"uploads and jobs need Linux or macOS.*leave --data out"):
+        create_app(Settings(model="missing", data=tmp_path))
+    with pytest.raises(InputError, match="missing: no model"):
+        create_app(Settings(model="missing"))
+
+
 def raw(server, data, seconds=10.0):
     """What the server says to those bytes, until it ends the connection or falls silent."""
     with closing(socket.create_connection(("127.0.0.1", server.port), seconds)) as connection:

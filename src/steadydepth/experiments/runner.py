@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,11 @@ LOOK_EVERY = 0.2  # seconds between looks at the running processes
 REPORT_EVERY = 60  # seconds between lines about them where there is no terminal
 PATIENCE = 10  # seconds that a stopped run gets before it is killed
 
+_KILL, _OWN_GROUP = signal.SIGTERM, 0  # the polite one, and what the process of a run is started with
+if sys.platform == "win32":
+    # It asks only groups of processes to stop, by Ctrl-Break; Ctrl-C does not reach a group of its own.
+    _KILL, _OWN_GROUP = signal.SIGBREAK, subprocess.CREATE_NEW_PROCESS_GROUP
+
 
 @contextmanager
 def at_work_in(out: Path) -> Iterator[None]:
@@ -40,11 +45,11 @@ def at_work_in(out: Path) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():  # signals are for that alone
             yield
             return
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        before = signal.signal(_KILL, signal.default_int_handler)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(_KILL, before)
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,9 @@ def _start(run: PlannedRun, stage: Stage, series: Series) -> _Child:
         file.flush()
         # The child inherits the lock of `alone_in`.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment, close_fds=False
-        )
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment, close_fds=False,
+            creationflags=_OWN_GROUP,
+        )  # fmt: skip
     return _Child(run, stage, process, log)
 
 
@@ -128,13 +134,22 @@ def _why(child: _Child) -> str:
 
 def _stop(children: list[_Child]) -> None:
     for child in children:
-        child.process.terminate()
+        _ask_to_stop(child.process)
     for child in children:
         try:
             child.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             child.process.kill()
             child.process.wait()
+
+
+def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:
+    """A polite kill, after which a training writes its checkpoint."""
+    if sys.platform == "win32":
+        with suppress(OSError):  # without a console there is none
+            process.send_signal(signal.CTRL_BREAK_EVENT)
+            return
+    process.terminate()
 
 
 def _steps_done(run: PlannedRun) -> int:

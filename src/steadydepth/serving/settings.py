@@ -1,5 +1,6 @@
 """What a server is started with: where it listens, who may use it, and how much of it."""
 
+import sys
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -76,3 +77,8 @@ class Settings:
                 raise InputError(f"{path} does not exist; it is a PEM file for TLS: check the path")
         if not 0 <= self.port <= 65535:
             raise InputError(f"port {self.port}: it is 0, any free one, to 65535")
+        if self.data is not None and sys.platform == "win32":
+            raise InputError(
+                f"{self.data}: uploads and jobs need Linux or macOS, whose limits keep them from the rest of the "
+                "machine: leave --data out, and everything else is served; or train here with train and stabilise"
+            )

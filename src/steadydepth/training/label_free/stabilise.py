@@ -25,6 +25,7 @@ from steadydepth.errors import InputError
 from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.evaluation.stored_report import read_report
 from steadydepth.files.atomic_writes import check_folder, write_json
+from steadydepth.files.linked_folders import link_folder
 from steadydepth.inference.predictor import load
 from steadydepth.training.checkpoint import CARD
 from steadydepth.training.label_free.learning_rate import N_KEPT, N_STEPS, find_learning_rate
@@ -218,11 +219,10 @@ def _gather(videos: list[Path], out: Path, *, n_frames: int, max_side: int) -> N
             elif path.is_file():
                 convert_video(path, part, name=name, start=start, stop=stop, max_side=max_side)
             else:
-                (part / name).symlink_to(path.resolve(), target_is_directory=True)
+                link_folder(path, part / name)
             if measured < MOST_MEASURED:
                 measured += stop - start
-                (out / MEASURED / name).unlink(missing_ok=True)
-                (out / MEASURED / name).symlink_to(Path("..") / VIDEOS / name, target_is_directory=True)
+                link_folder(part / name, out / MEASURED / name, target=Path("..") / VIDEOS / name)
     part.rename(out / VIDEOS)
 
 

@@ -27,7 +27,7 @@ from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.writing import writing_in
 from steadydepth.inference.filters import NONE, OFFLINE
 from steadydepth.inference.network import Network
-from steadydepth.inference.session import Session
+from steadydepth.inference.session import Result, Session
 from steadydepth.method.alignment import as_depth
 from steadydepth.metrics.arrays import log_depth
 from steadydepth.metrics.edges import edge_gain_part
@@ -92,10 +92,15 @@ def _write(network: Network, sequence: VideoSequence, target: Path, config: Conf
     target.parent.mkdir(parents=True, exist_ok=True)
     session = Session(network, filter=OFFLINE if strength else NONE, strength=strength or None)
     with writing_in(config.run.folder), new_file(target) as part:
-        stored = np.lib.format.open_memmap(part, "w+", np.float32, (sequence.n_frames, height, width))
-        for slot, result in zip(stored, session.run(_fitted(sequence, height, width)), strict=True):
-            slot[:] = result.measured
-        stored.flush()
+        # A function of its own: while anything of the file is mapped, Windows renames it not.
+        _fill(part, session.run(_fitted(sequence, height, width)), (sequence.n_frames, height, width))
+
+
+def _fill(path: Path, results: Iterator[Result], shape: tuple[int, int, int]) -> None:
+    stored = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    for slot, result in zip(stored, results, strict=True):
+        slot[:] = result.measured
+    stored.flush()
 
 
 def _fitted(sequence: VideoSequence, height: int, width: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
