@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+from links import MAY_LINK
 from PIL import Image
 
 from steadydepth.data.checks import check_data
@@ -178,6 +179,8 @@ FOLDERS = {
     "misspelt": (meta(fixed_camra=True), "meta.json", "did you mean fixed_camera?"),
     "complete": (meta(K=CAMERA, cam_to_world=[POSE] * 3, fixed_camera=True), None, None),
 }  # fmt: skip
+if not MAY_LINK:
+    del FOLDERS["link"]
 VIDEOS = {
     "words.mp4": "cannot be read as video",
     "sound.mp4": "no video stream",

@@ -46,6 +46,7 @@ def test_loader_processes_change_nothing(world, workers):
     assert sum(same(one, other) for one, other in zip(alone, helped, strict=True)) == 12
 
 
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="no process is forked here")
 def test_loader_processes_free_nothing_of_the_process_that_they_are_forked_from(world, tmp_path, monkeypatch):
     """What PyAV's frames wait for when they are freed are threads, of which a forked process has none."""
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from links import needs_links
 
 from steadydepth.config_files import resolve_config
 from steadydepth.data.checks import check_data
@@ -192,6 +193,7 @@ def test_sequences_without_the_flow_that_is_asked_for_are_named_once_and_left_ou
     assert len(ClipSamples(root, **asked, strides=(0,)).clips) > 0  # the same frame over and over moves nowhere
 
 
+@needs_links
 @pytest.mark.parametrize("kind", ["depth", "valid"])
 def test_labels_behind_a_link_that_leads_nowhere_are_named(tmp_path, kind):
     """A disk that is not mounted: the sequence is none without labels, nor one in which all is valid."""

@@ -1,9 +1,8 @@
 import json
-import os
-import signal
 import time
 from functools import partial
 
+import psutil
 import pytest
 import torch
 
@@ -87,8 +86,8 @@ def test_a_model_that_cannot_be_opened_and_a_process_that_is_lost_are_named(star
     with pytest.raises(InputError, match=r"none: no model"), start("predict", str(tmp_path / "none")):
         pass
     with start("peak", "float32") as one:
-        os.kill(one.pid, signal.SIGKILL)
-        with pytest.raises(InputError, match=r"float32: its process was lost \(exit status -9\)"):
+        psutil.Process(one.pid).kill()
+        with pytest.raises(InputError, match=r"float32: its process was lost \(exit status (-9|15)\)"):
             one.run(0.1)
 
 

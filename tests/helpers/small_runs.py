@@ -8,6 +8,15 @@ from steadydepth.config_files import resolve_config
 from steadydepth.training import loop
 from steadydepth.training.loop import train
 
+# Holds the folder that it is given until it reads a line.
+HOLDER = """
+import pathlib, sys
+from steadydepth.training.lock import alone_in
+with alone_in(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
 
 def resolve(content, sections):
     """A config of `content` with the keys of `sections` in place of its own."""

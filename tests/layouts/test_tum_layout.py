@@ -2,6 +2,7 @@ import shutil
 
 import numpy as np
 import pytest
+from links import needs_links
 
 from steadydepth.data.conversion import convert_layout
 from steadydepth.data.sequence_folder import open_sequence
@@ -98,6 +99,7 @@ def test_lists_that_climb_out_or_run_backwards_are_refused(tmp_path, make_scene,
     assert not (tmp_path / "out").exists()
 
 
+@needs_links
 @pytest.mark.parametrize("linked", ["rgb", "depth", "each file"])
 def test_folders_and_files_that_are_links_are_read(tmp_path, make_scene, write_tum, assert_same, linked):
     """As caches of a data set's versions and of hubs lay it out; the list names what is inside, and no more."""

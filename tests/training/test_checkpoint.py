@@ -1,6 +1,5 @@
 import logging
 import os
-import resource
 import signal
 from pathlib import Path
 
@@ -57,6 +56,7 @@ def test_a_failed_model_write_leaves_the_model_before_it(tmp_path, model, monkey
 @pytest.fixture
 def small_disk():
     """No file may grow beyond 100 kB: the disk is full there for torch's own writer too."""
+    resource = pytest.importorskip("resource", reason="Windows limits no process in what it may write")
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     yield

@@ -20,6 +20,8 @@ from steadydepth.training import loop
 from steadydepth.training.loop import train
 from steadydepth.types import InputError
 
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="its processes come from a fork server")
+
 
 def make_config(world, folder, steps=4, **sections):
     # Every pixel has a label and batch norm keeps its statistics: the mean over processes is then that over clips.

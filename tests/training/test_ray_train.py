@@ -12,6 +12,8 @@ from steadydepth.config_files import dump_config
 from steadydepth.training.ray import train_on_ray
 from steadydepth.types import InputError
 
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a worker is found by what Linux says of processes")
+
 # Trains the config that it is given, and kills the worker that comes second as soon as there is a first checkpoint.
 ON_RAY = """
 import os, signal, sys, threading, time

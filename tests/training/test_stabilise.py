@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from small_runs import Cut, resolve
+from small_runs import HOLDER, Cut, resolve
 
 from steadydepth import stabilise as stabilise_and_report
 from steadydepth.config_files import load_config
@@ -140,10 +140,7 @@ def test_what_another_call_prepares_is_not_deleted(tmp_path, start, video):
     out = tmp_path / "calm"
     (out / "videos" / "walk").mkdir(parents=True)
     (out / room.NOTE).write_text('{"videos": ["of the call that is at work"]}')
-    hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", hold, out / LOCK], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         with pytest.raises(InputError, match="another process trains here"):
             room.stabilise(video, model=start, out=out)
