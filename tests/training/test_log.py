@@ -30,7 +30,7 @@ def test_lines_after_a_step_are_dropped_as_they_are_and_a_damaged_one_is_named(t
     path.write_text(GOOD + '{"step":15}\n{"step": 20')
     assert [line["step"] for line in read_log(path)] == [5, 10, 15]
     keep_lines_until(path, 10)
-    assert path.read_text() == GOOD
+    assert path.read_bytes() == GOOD.encode()  # no line ends of another system
     path.write_text(GOOD + "\0\0\n")
     with pytest.raises(InputError, match=r"metrics\.jsonl: line 3 is damaged"):
         keep_lines_until(path, 10)

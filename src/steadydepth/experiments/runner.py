@@ -80,6 +80,7 @@ def _start(run: PlannedRun, stage: Stage, series: Series) -> _Child:
     share = str(max((os.cpu_count() or 1) // series.jobs, 1))
     # Whoever sets the threads outside knows better.
     environment = {"OMP_NUM_THREADS": share, "OPENCV_FOR_THREADS_NUM": share} | os.environ
+    environment["PYTHONIOENCODING"] = "utf-8"  # Windows writes files in one that lacks most letters
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {' '.join(command)}\n")
         file.flush()
