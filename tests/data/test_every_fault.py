@@ -1,6 +1,7 @@
 """A folder with one of each fault that data check knows: each is named once, with what to do."""
 
 import json
+import os
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -257,7 +258,8 @@ def test_neighbours_with_one_fault_share_a_line(tmp_path):
         cv2.imwrite(str(folder / f"depth/{number:04d}.png"), FINE[:10, :15])
         (folder / f"objects/{number:04d}.png").write_bytes(b"")
     (folder / "objects/0001.png").unlink()
-    faults = [fault.removeprefix(f"{folder}/").partition(";")[0] for fault in check_data(tmp_path)]
+    faults = [fault.replace(os.sep, "/").partition(";")[0] for fault in check_data(tmp_path)]
+    faults = [fault.removeprefix(f"{folder.as_posix()}/") for fault in faults]
     assert faults == [
         "objects/0001.png: missing",
         "depth/0000.png to 0002.png: 10 x 15 in a sequence of 20 x 30",
