@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -281,13 +282,15 @@ def test_a_full_disk_and_a_damaged_file_of_what_is_kept_are_named(tmp_path, monk
 
     with monkeypatch.context() as full:
         full.setattr(tensors, "save_file", fail)
-        with pytest.raises(InputError, match=f"{tmp_path}.*cannot be written: .*No space left.*make room"):
+        with pytest.raises(
+            InputError, match=f"{re.escape(str(tmp_path))}.*cannot be written: .*No space left.*make room"
+        ):
             samples(keep=tmp_path).sample(0)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     samples(keep=tmp_path).sample(0)
     (kept,) = tmp_path.rglob("*.safetensors")
     kept.write_bytes(kept.read_bytes()[:100])
-    with pytest.raises(InputError, match=f"{kept}: cannot be read .*remove it"):
+    with pytest.raises(InputError, match=f"{re.escape(str(kept))}: cannot be read .*remove it"):
         samples(keep=tmp_path).sample(0)
 
 
