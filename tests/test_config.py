@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,7 +154,7 @@ def test_paths_are_written_with_slashes_on_every_system(tmp_path):
 
 
 def test_a_tilde_is_home_in_every_path(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE" if sys.platform == "win32" else "HOME", str(tmp_path))
     path = write(tmp_path, PLAIN | {"run": {"folder": "~/runs/a"}})
     config = load_config(path, ["data.root=~/videos"])
     assert (config.run.folder, config.data.root) == (tmp_path / "runs/a", tmp_path / "videos")

@@ -243,5 +243,5 @@ def _describe(section: type[Section]) -> list[str]:
 def _plain(value: Any) -> str:
     """A default as a person would write it in YAML."""
     if isinstance(value, Path):
-        return str(value)
+        return value.as_posix()
     return yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True).split("\n")[0]

@@ -308,7 +308,7 @@ def test_a_damaged_image_stops_a_strict_run_and_once_repaired_it_goes_on(world, 
     content = image.read_bytes()
     config = make_config(tmp_path / "world", tmp_path / "run", steps=6, data={"cached_clips": 0, "strict": True})
     meanwhile(lambda: image.write_bytes(content[: len(content) // 2]))
-    with pytest.raises(InputError, match=r"moving_000004/rgb/0002\.png"):
+    with pytest.raises(InputError, match=r"moving_000004.rgb.0002\.png"):
         train(config)
     assert load_checkpoint(config.run.folder)["step"] >= 2
     meanwhile(lambda: None)

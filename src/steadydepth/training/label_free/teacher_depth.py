@@ -27,7 +27,7 @@ from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.writing import writing_in
 from steadydepth.inference.filters import NONE, OFFLINE
 from steadydepth.inference.network import Network
-from steadydepth.inference.session import Result, Session
+from steadydepth.inference.session import Session
 from steadydepth.method.alignment import as_depth
 from steadydepth.metrics.arrays import log_depth
 from steadydepth.metrics.edges import edge_gain_part
@@ -91,16 +91,13 @@ def _write(network: Network, sequence: VideoSequence, target: Path, config: Conf
     height, width, strength = config.data.height, config.data.width, config.data.teacher_strength
     target.parent.mkdir(parents=True, exist_ok=True)
     session = Session(network, filter=OFFLINE if strength else NONE, strength=strength or None)
-    with writing_in(config.run.folder), new_file(target) as part:
-        # A function of its own: while anything of the file is mapped, Windows renames it not.
-        _fill(part, session.run(_fitted(sequence, height, width)), (sequence.n_frames, height, width))
-
-
-def _fill(path: Path, results: Iterator[Result], shape: tuple[int, int, int]) -> None:
-    stored = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-    for slot, result in zip(stored, results, strict=True):
-        slot[:] = result.measured
-    stored.flush()
+    shape = (sequence.n_frames, height, width)
+    # Not mapped: Windows neither renames nor removes a file that is, be it by the traceback of an error.
+    with writing_in(config.run.folder), new_file(target) as part, part.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        results = session.run(_fitted(sequence, height, width))
+        for _, result in zip(range(sequence.n_frames), results, strict=True):
+            file.write(result.measured.astype("<f4").tobytes())
 
 
 def _fitted(sequence: VideoSequence, height: int, width: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
