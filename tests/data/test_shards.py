@@ -160,7 +160,7 @@ def test_what_was_altered_or_cut_short_is_named_and_the_rest_is_read(copied):
     faults = check_data(copied)
     assert len(faults) == 2 + n_missing
     text = "\n".join(faults)
-    assert f"{copied}/00000.tar: fixed_000003/0000.depth: altered since it was packed" in text
+    assert f"{copied / '00000.tar'}: fixed_000003/0000.depth: altered since it was packed" in text
     assert f"{last}: moving_000004/0004" in text
     assert "the shard is cut short; copy it again" in text
     assert text.count("00001.tar: ") == n_missing
@@ -247,7 +247,7 @@ def test_an_existing_folder_is_refused_and_a_failed_packing_leaves_nothing(world
     for name in ("moving_000004", "fixed_000003"):
         frame = broken / name / "rgb" / "0003.png"
         frame.write_bytes(frame.read_bytes()[:300])
-    with pytest.raises(InputError, match=r"moving_000004/rgb/0003\.png: truncated"):
+    with pytest.raises(InputError, match=r"moving_000004.rgb.0003\.png: truncated"):
         pack(broken, tmp_path / "shards")
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
     with pytest.raises(InputError, match="unknown codec; there are zstd, png"):
@@ -333,7 +333,7 @@ def test_a_name_that_is_no_utf_8_costs_the_others_nothing(world, tmp_path):
     shutil.copytree(world, tmp_path / "data")
     try:
         (tmp_path / "data" / names[0]).rename(tmp_path / "data" / os.fsdecode(b"latin\xe9"))
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         pytest.skip("the file system takes no such names")
     with pytest.raises(SomeFailedError, match="its name is no UTF-8"):
         pack(tmp_path / "data", tmp_path / "packed", codec="png")

@@ -69,9 +69,6 @@ class Pack:
     rows: np.ndarray  # of ROW
     sequences: dict[str, SequenceEntry] = field(default_factory=dict)
 
-    def __str__(self) -> str:
-        return url_of(self.root) or str(self.root)
-
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -83,8 +80,8 @@ class Member:
 
     def __str__(self) -> str:
         row = self.pack.rows[self.row]
-        shard = self.pack.index.shards[int(row["shard"])].name
-        return f"{self.pack}/{shard}: {self.sequence}/{int(row['frame']):04d}.{KINDS[int(row['kind'])]}"
+        shard = self.pack.root / self.pack.index.shards[int(row["shard"])].name
+        return f"{url_of(shard) or shard}: {self.sequence}/{int(row['frame']):04d}.{KINDS[int(row['kind'])]}"
 
     def read_bytes(self) -> bytes:
         """Its bytes.
@@ -148,7 +145,7 @@ def find_packed(path: Path) -> tuple[Pack, SequenceEntry] | None:
 
 @lru_cache(maxsize=16)
 def _read_pack(root: Path, changed_ns: int | None) -> Pack | None:
-    where = f"{url_of(root) or root}/{INDEX}"
+    where = url_of(root / INDEX) or str(root / INDEX)
     try:
         text = read_whole(root / INDEX)
     except FileNotFoundError:
