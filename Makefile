@@ -26,7 +26,7 @@ test: $(VENV)/.dev $(VENV)/.web
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
+	$(BIN)/mypy --platform win32 --exclude /jobs/ --cache-dir .mypy_cache/win32
 	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 # The site, in runs/site: open runs/site/index.html. A warning is an error.

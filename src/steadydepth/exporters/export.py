@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from steadydepth.errors import import_extra
 from steadydepth.exporters.graph_rewrites import move_taps
 from steadydepth.exporters.targets import WRITERS
-from steadydepth.files.atomic_writes import check_file
+from steadydepth.files.atomic_writes import check_file, move
 from steadydepth.inference.exported import ExportedNetwork
 from steadydepth.inference.exported_net import ExportedNet
 from steadydepth.inference.network import Network
@@ -263,7 +263,7 @@ def staging(out: Path) -> Iterator[Path]:
                 # A folder that is there does not make room for another.
                 if out.with_suffix(suffix).is_dir():
                     shutil.rmtree(out.with_suffix(suffix))
-                part.with_suffix(suffix).replace(out.with_suffix(suffix))
+                move(part.with_suffix(suffix), out.with_suffix(suffix))
 
 
 def _greatest_difference(file: ExportedNetwork, model: nn.Module, images: list[Image]) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from steadydepth.errors import InputError
-from steadydepth.files.atomic_writes import let_others_read, new_file
+from steadydepth.files.atomic_writes import let_others_read, move, new_file
 from steadydepth.files.writing import writing_in
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def save_model(model: nn.Module, folder: Path) -> None:
             # The weights first: whoever finds a config finds its weights beside it.
             for path in sorted(written, key=lambda path: (path.suffix != ".safetensors", path.name)):
                 let_others_read(path)
-                path.replace(folder / path.name)
+                move(path, folder / path.name)
 
 
 def save_checkpoint(content: dict[str, Any], folder: Path) -> None:
@@ -68,7 +68,7 @@ def save_checkpoint(content: dict[str, Any], folder: Path) -> None:
             os.fsync(file.fileno())
         # Only now: until the new one is on the disk, both of the others stay.
         if path.is_file():
-            path.replace(folder / PREVIOUS)
+            move(path, folder / PREVIOUS)
     _keep_names(folder)
 
 

@@ -24,7 +24,7 @@ from steadydepth.data.sequence_listing import find_sequences, name_clashes, name
 from steadydepth.errors import InputError
 from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.evaluation.stored_report import read_report
-from steadydepth.files.atomic_writes import check_folder, write_json
+from steadydepth.files.atomic_writes import check_folder, move, write_json
 from steadydepth.files.linked_folders import link_folder
 from steadydepth.inference.predictor import load
 from steadydepth.training.checkpoint import CARD
@@ -223,7 +223,7 @@ def _gather(videos: list[Path], out: Path, *, n_frames: int, max_side: int) -> N
             if measured < MOST_MEASURED:
                 measured += stop - start
                 link_folder(part / name, out / MEASURED / name, target=Path("..") / VIDEOS / name)
-    part.rename(out / VIDEOS)
+    move(part, out / VIDEOS)
 
 
 def _pieces(n_frames: int, share: float) -> list[tuple[int, int]]:
