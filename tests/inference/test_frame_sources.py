@@ -289,6 +289,7 @@ def test_images_named_by_times_come_in_the_order_of_time(tmp_path):
         ["a1_b2", "a1_b10", "a2_b1"],
         ["9.5", "10.25", "100.125"],
         ["1699999999999999999", "1700000000000000000"],  # nanoseconds
+        ["alphabet", "bird", "mountain_2", "mountain_10", "zoo"],  # by letters, not by lengths
         ["only"],
     ],
 )

@@ -36,8 +36,9 @@ def in_order(files: Iterable[Path]) -> list[Path]:
 
 def counted(path: Path) -> tuple[list[tuple[bool, str]], str]:
     """What sorts frame_2 before frame_10, and img_2 between IMG_1 and IMG_3."""
-    parts = re.split(r"(\d+)", str(path).casefold())
-    return [(part.isdigit(), part.zfill(20)) for part in parts], str(path)
+    name = path.as_posix()
+    parts = re.split(r"(\d+)", name.casefold())
+    return [(part.isdigit(), part.zfill(20) if part.isdigit() else part) for part in parts], name
 
 
 def gaps_between(names: Sequence[str]) -> list[int]:
