@@ -38,7 +38,7 @@ def _find(folders: list[Path], file: str) -> dict[str, Path]:
     def named(path: Path) -> str:
         longer = ("/".join(path.parent.parts[-n:]) for n in range(1, len(path.parts)))
         others = [other.parent for other in paths if other != path]
-        return next(name for name in longer if not any(f"/{other}".endswith(f"/{name}") for other in others))
+        return next(name for name in longer if not any(f"/{other.as_posix()}".endswith(f"/{name}") for other in others))
 
     return {named(path): path for path in paths}
 
