@@ -105,7 +105,7 @@ def _devices() -> Iterator[str]:
     try:
         import torch
     except ImportError:
-        yield "no torch: predict and stream run exported files, and nothing else does"
+        yield "no torch: predict and stream run exported files and a server's model; all else needs it"
         return
     yield f"cpu: {torch.get_num_threads()} threads, capability {torch.backends.cpu.get_cpu_capability()}"
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None

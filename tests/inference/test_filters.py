@@ -195,7 +195,7 @@ def test_a_folder_of_weights_is_a_filter_causal_and_there_and_back(tmp_path, dep
     save_file(gates.state_dict(), tmp_path / WEIGHTS.name)
     for text in (str(tmp_path), f"learned_offline:{tmp_path}"):
         np.testing.assert_allclose(filter_depth(text, depth, frames), depth, rtol=1e-4)
-    own, state = LearnedFilter("metric", gates=tmp_path / WEIGHTS.name), None
+    own, state = LearnedFilter("metric", weights=tmp_path / WEIGHTS.name), None
     for one, image in zip(depth, frames, strict=True):
         out, state = own.step(one, image, state)
         np.testing.assert_allclose(out, one, rtol=1e-4)

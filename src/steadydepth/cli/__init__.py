@@ -112,7 +112,7 @@ def _explained(error: Exception) -> tuple[str | None, int]:
 
             return what_torchvision_lacks(error), 2
         case ImportError(name="torch"):
-            return "this needs torch, as all but predict and stream of exported files does: pip install torch", 2
+            return "this needs torch; without it predict and stream run exported files alone: pip install torch", 2
         case PermissionError():
             return why_refused(error), 2
         case FileExistsError() | NotADirectoryError() | IsADirectoryError():

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -34,7 +33,7 @@ from steadydepth.evaluation.sources import predict_sequence as predict_sequence
 from steadydepth.evaluation.summary import ScoredClip, build_report, mean_over_clips
 from steadydepth.evaluation.windows import Values
 from steadydepth.files.atomic_writes import check_folder, write_json
-from steadydepth.files.prefetch import ended_at_once
+from steadydepth.files.prefetch import ended_at_once, processes_at_once
 from steadydepth.files.stored_depth import open_array
 from steadydepth.inference.filters import choose_filter
 from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor
@@ -48,7 +47,6 @@ LOG = logging.getLogger(__name__)
 _MOST_CLIPPED = 0.01
 # Scored in half a minute or more; a process spends a few seconds on its imports.
 _PIXELS_A_PROCESS = 20_000_000
-_MOST_ON_WINDOWS = 61  # processes of a pool, which waits for all of them at once
 
 
 def evaluate_clip(
@@ -152,8 +150,7 @@ def _score_all(
             yield source.name, _score_source(source, settings)
         return
     # spawn, not fork: the caller may have started threads (torch, OpenCV) that a forked child would wait for.
-    if sys.platform == "win32":
-        jobs = min(jobs, _MOST_ON_WINDOWS)
+    jobs = processes_at_once(jobs)
     threads = max(1, torch.get_num_threads() // jobs)
     spawn = get_context("spawn")
     with ended_at_once(ProcessPoolExecutor(jobs, spawn, initializer=_begin_worker, initargs=(threads,))) as pool:

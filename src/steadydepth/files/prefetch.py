@@ -1,5 +1,6 @@
 """Reading ahead and writing behind: what waits for a disk, a decoder or an encoder does so in threads of its own."""
 
+import sys
 import threading
 import time
 from collections import deque
@@ -55,6 +56,11 @@ def for_each_in_threads(function: Callable[[T], None], items: Iterable[T]) -> No
         finally:
             for future in running:
                 future.cancel()
+
+
+def processes_at_once(asked: int) -> int:
+    """How many processes a pool has where so many are asked for: on Windows it can wait for 61 at the most."""
+    return min(asked, 61) if sys.platform == "win32" else asked
 
 
 @contextmanager

@@ -55,7 +55,9 @@ class ChosenFilter:
 
     def learned(self, claims: Claims) -> LearnedFilter:
         """The learned filter of that strength and those weights."""
-        return LearnedFilter(claims, strength=STRENGTH if self.strength is None else self.strength, gates=self.weights)
+        return LearnedFilter(
+            claims, strength=STRENGTH if self.strength is None else self.strength, weights=self.weights
+        )
 
 
 def choose_filter(filter: str | ChosenFilter | None, strength: float | None = None) -> ChosenFilter:

@@ -1,8 +1,8 @@
-"""The learned filter with the network that the package ships, or another of its kind."""
+"""The learned filter with the weights that the package ships, or others."""
 
 from pathlib import Path
 
-from steadydepth.inference.filter_runtime import STRENGTH, Gates, VideoFilter
+from steadydepth.inference.filter_runtime import STRENGTH, VideoFilter
 from steadydepth.models.filter_gates import ArrayGates
 from steadydepth.video_types import Claims
 
@@ -13,12 +13,11 @@ class LearnedFilter(VideoFilter):
     Args:
         claims: what the numbers of the depth mean.
         strength: from 0, the depth as it is, to 1.
-        gates: another network than the one that the package ships, or its file of weights.
+        weights: a file of `train_filter` or `tune_filter`; None for that of the package.
 
     Raises:
         InputError: the strength is not from 0 to 1, or there is no such file.
     """
 
-    def __init__(self, claims: Claims, *, strength: float = STRENGTH, gates: Gates | Path | None = None) -> None:
-        network = gates if callable(gates) else ArrayGates(gates)
-        super().__init__(network, claims, strength=strength)
+    def __init__(self, claims: Claims, *, strength: float = STRENGTH, weights: Path | None = None) -> None:
+        super().__init__(ArrayGates(weights), claims, strength=strength)

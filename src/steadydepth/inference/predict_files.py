@@ -272,18 +272,18 @@ def _refuse_outputs(sources: dict[Input, Source], out: Path, format: str, *, ove
 def _publish(staging: Path, out: Path, names: list[str]) -> list[Path]:
     """Rename what is ready to where it is looked for; what was there goes with `staging`.
 
-    All of it stays where one cannot be replaced, such as a preview that a player has open on Windows.
+    All of it stays where one cannot be renamed, such as a preview that a player has open on Windows.
     """
-    old = staging / "old"
-    old.mkdir()
-    there = [name for name in names if (out / name).exists()]
+    (staging / "old").mkdir()
+    moves = [(out / name, staging / "old" / name) for name in names if (out / name).exists()]
+    moves += [(staging / "ready" / name, out / name) for name in names]
+    done: list[tuple[Path, Path]] = []
     try:
-        for name in there:
-            move(out / name, old / name)
+        for source, target in moves:
+            move(source, target)
+            done.append((source, target))
     except OSError as error:
-        for name in [name for name in there if (old / name).exists()]:
-            move(old / name, out / name)
+        for source, target in reversed(done):
+            move(target, source)
         raise OSError(error.errno, error.strerror, error.filename) from error  # not of where it was to go
-    for name in names:
-        move(staging / "ready" / name, out / name)
     return [out / name for name in names]

@@ -28,18 +28,18 @@ logger = logging.getLogger("steadydepth.jobs.worker")  # this file is run as __m
 
 def main(folder: Path) -> None:
     """Do what order.json asks for."""
-    found = {"state": "stopped", "message": ""}
+    outcome = {"state": "stopped", "message": ""}
     with suppress(_Stopped):  # from the first moment on
-        found = _found(folder)
+        outcome = _outcome(folder)
     # It ends by itself now.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.setitimer(signal.ITIMER_REAL, 0)
     with new_file(folder / OUTCOME) as part:
-        part.write_text(json.dumps(found))
+        part.write_text(json.dumps(outcome))
 
 
-def _found(folder: Path) -> dict[str, str]:
-    """The outcome: its state, and a message for the client."""
+def _outcome(folder: Path) -> dict[str, str]:
+    """What came of it: its state, and a message for the client."""
     try:
         _hear_requests()
         (folder / PID).write_text(str(os.getpid()))

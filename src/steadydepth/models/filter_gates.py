@@ -59,12 +59,10 @@ class ArrayGates:
 
     def __init__(self, weights: Path | None = None) -> None:
         arrays = read_filter_weights(weights or WEIGHTS)
-        self._layers = [
-            # A matrix for each of the nine taps.
-            (arrays[f"layers.{i}.weight"].transpose(2, 3, 0, 1).reshape(9, -1, arrays[f"layers.{i}.weight"].shape[1]),
-             arrays[f"layers.{i}.bias"], dilation)
-            for i, dilation in enumerate(DILATIONS)
-        ]  # fmt: skip
+        weighted = [(arrays[f"layers.{i}.weight"], arrays[f"layers.{i}.bias"]) for i in range(len(DILATIONS))]
+        # A matrix for each of the nine taps.
+        taps = [weight.transpose(2, 3, 0, 1).reshape(9, *weight.shape[:2]) for weight, _ in weighted]
+        self._layers = list(zip(taps, (bias for _, bias in weighted), DILATIONS, strict=True))
         self._head, self._bias = arrays["head.weight"][:, :, 0, 0], arrays["head.bias"]
 
     def __call__(self, features: Float32[np.ndarray, "1 19 y x"]) -> Float32[np.ndarray, "1 4 y x"]:

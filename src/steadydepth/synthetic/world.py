@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from steadydepth.files.prefetch import ended_at_once
+from steadydepth.files.prefetch import ended_at_once, processes_at_once
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_write import recode
 from steadydepth.ops.photometric import Photometric, augment_photometric
@@ -199,7 +199,7 @@ def make_world(
     root.mkdir(parents=True, exist_ok=True)
     sizes: dict[str, Any] = {"n_frames": n_frames, "height": height, "width": width, "fps": fps, "device": device}
     work: Callable[[tuple[int, int]], Path] = partial(_make_and_write, root, extras or Extras(), **sizes)
-    n_workers = min(workers, len(missing))
+    n_workers = processes_at_once(min(workers, len(missing)))
     if n_workers < 2:  # starting a process takes longer than a clip
         for job in missing:
             on_clip(work(job))
