@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from steadydepth.files.damage import reading
+from steadydepth.files.prefetch import processes_at_once
 from steadydepth.files.tensors import write_tensors
 from steadydepth.synthetic.batched import Rendered
 
@@ -52,7 +53,9 @@ def render_ahead(
 
     Yields: a function that waits until the file of a number is there; what failed in the process is raised from it.
     """
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (begin, arguments))
+    pool = ProcessPoolExecutor(
+        processes_at_once(workers), multiprocessing.get_context("spawn"), _begin, (begin, arguments)
+    )
     waiting: dict[int, Future[None]] = {}
     rest = iter(numbers)
 

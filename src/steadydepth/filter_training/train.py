@@ -23,6 +23,7 @@ from steadydepth.config import FilterConfig
 from steadydepth.config_files import load_filter_config
 from steadydepth.data.cuts import shots_of
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
+from steadydepth.files.prefetch import processes_at_once
 from steadydepth.files.tensors import write_tensors
 from steadydepth.filter_training.clips import LabelledClip, Lesson, draw_lesson, label_clip
 from steadydepth.filter_training.learner import Learner
@@ -175,7 +176,10 @@ def _lessons(clips: list[LabelledClip], config: FilterConfig, *, first: int) -> 
                     np.save(Path(folder) / f"{i:04d}_{field.name}.npy", array)
         arguments = (folder, len(clips), config)
         with ProcessPoolExecutor(
-            config.workers, mp_context=get_context("spawn"), initializer=_begin_worker, initargs=arguments
+            processes_at_once(config.workers),
+            mp_context=get_context("spawn"),
+            initializer=_begin_worker,
+            initargs=arguments,
         ) as pool:
 
             def drawn() -> Iterator[list[Lesson]]:
