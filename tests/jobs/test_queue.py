@@ -597,6 +597,18 @@ def test_the_filter_is_tuned_to_a_model_and_videos(jobs, files, tmp_path):
     assert same(tuned, load_file(tmp_path / "plain" / WEIGHTS.name))
 
 
+def test_a_damaged_log_of_one_job_holds_up_no_other(jobs):
+    """A power cut leaves lines of zeros; the server looked at no job after that one, and began none."""
+    for number, log in (("aa", b"\0" * 40 + b"\n"), ("bb", b'{"step": 4}\n')):
+        job = Job(number, "train", number, "ann", 1.0, "gone", state="running", started=2.0)
+        (jobs.of(job) / "run").mkdir(parents=True)
+        (jobs.of(job) / "run" / "metrics.jsonl").write_bytes(log)
+        jobs.store.add(job)
+    jobs.tick()
+    assert [(job.losses, job.step) for job in jobs.store.all(Job)] == [(1, 0), (1, 4)]
+    assert [job.state for job in jobs.store.all(Job)] == ["failed", "failed"]  # for their model is gone
+
+
 def test_a_process_that_let_go_of_its_lock_is_waited_for(jobs):
     job = Job("cc", "train", "kitchen", "ann", 1.0, "small", state="running")
     jobs.of(job).mkdir(parents=True)

@@ -153,12 +153,6 @@ def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
 
 
-def _steps_done(run: PlannedRun) -> int:
-    """The step that a run logged last."""
-    path = run.folder / LOG
-    return last_step(path) if path.is_file() else 0
-
-
 Report = Callable[[list[_Child], int], None]
 
 
@@ -183,7 +177,9 @@ def _reporting(total: int) -> Iterator[Report]:
                 name, steps = child.run.name, child.run.config.optim.steps
                 if name not in bars:
                     bars[name] = progress.add_task(name, total=steps)
-                progress.update(bars[name], description=f"{name}: {child.stage}", completed=_steps_done(child.run))
+                progress.update(
+                    bars[name], description=f"{name}: {child.stage}", completed=last_step(child.run.folder / LOG)
+                )
 
         yield report
 
@@ -197,11 +193,10 @@ def _report_in_lines(total: int) -> Report:
         if state == last[0] and time.monotonic() - last[1] < REPORT_EVERY:
             return
         last[:] = state, time.monotonic()
-        stages = [
-            f"{child.run.name}: {child.stage}"
-            + (f", step {_steps_done(child.run)} of {child.run.config.optim.steps}" if child.stage == "train" else "")
-            for child in active
-        ]
+        stages = []
+        for child in active:
+            done = f", step {last_step(child.run.folder / LOG)} of {child.run.config.optim.steps}"
+            stages.append(f"{child.run.name}: {child.stage}{done if child.stage == 'train' else ''}")
         logger.info("%d of %d runs done; %s", finished, total, "; ".join(stages) or "none is running")
 
     return report

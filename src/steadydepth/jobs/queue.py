@@ -29,7 +29,7 @@ from steadydepth.jobs.uploads import Uploads
 from steadydepth.jobs.worker import DOING, OUTCOME, REPORT
 from steadydepth.models.filter_gates import WEIGHTS
 from steadydepth.models.load import model_files
-from steadydepth.training.log import LOG, read_log
+from steadydepth.training.log import LOG, last_step, read_log
 
 logger = logging.getLogger(__name__)
 SERVED = "in_service.json"
@@ -335,7 +335,7 @@ class Jobs:
             self.processes.signal(self.of(job), signal.SIGKILL)
 
     def _start_again(self, job: Job, now: float) -> None:
-        step = max((line["step"] for line in self.curves(job)), default=0)
+        step = last_step(self.of(job) / CURVES)
         losses = 1 if step > job.step else job.losses + 1
         if losses > _MOST_LOSSES:
             message = f"its process was lost {losses} times at step {step}, most likely for want of memory"

@@ -51,6 +51,8 @@ def _read(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def last_step(path: Path) -> int:
     """The step of the last complete line, read without the lines before it; 0 where there is none, or it is damaged."""
+    if not path.is_file():
+        return 0
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - _LONGEST_LINES, 0))
         lines = file.read().split(b"\n")
