@@ -160,6 +160,8 @@ def test_a_tilde_is_home_in_every_path(tmp_path, monkeypatch):
     assert (config.run.folder, config.data.root) == (tmp_path / "runs/a", tmp_path / "videos")
     with pytest.raises(InputError, match=r"data\.root: .*write the complete path"):
         load_config(path, ["data.root=~nobody_of_that_name/x"])
+    more = write(tmp_path, {"out": "a.safetensors", "more_data": ["~/more", "less"]})
+    assert load_filter_config(more).more_data == [tmp_path / "more", Path("less")]
 
 
 def test_the_mark_of_windows_editors_is_no_part_of_a_config_and_utf16_is_refused(tmp_path):

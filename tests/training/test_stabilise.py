@@ -192,7 +192,7 @@ def test_videos_too_short_to_learn_from_are_refused_at_once_in_words_of_this_com
     assert not (tmp_path / "calm" / "videos").exists()
 
 
-def test_two_videos_of_one_name_and_times_that_are_none_are_refused(tmp_path, video, start):
+def test_two_videos_of_one_name_and_numbers_that_are_none_are_refused(tmp_path, video, start):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "walk.mp4").write_bytes(video.read_bytes())
     with pytest.raises(InputError, match="two sequences of one name"):
@@ -200,6 +200,8 @@ def test_two_videos_of_one_name_and_times_that_are_none_are_refused(tmp_path, vi
     for minutes in (0.0, math.nan, math.inf):
         with pytest.raises(InputError, match=f"minutes is {minutes:g}; give a finite number above 0"):
             room.stabilise(video, model=start, out=tmp_path / "out", minutes=minutes)
+    with pytest.raises(InputError, match="steps is 0; give 1 or more"):
+        room.stabilise(video, model=start, out=tmp_path / "out", steps=0)
 
 
 @pytest.mark.parametrize(

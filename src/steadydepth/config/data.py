@@ -16,6 +16,8 @@ class Section(BaseModel):
     @classmethod
     def _at_home(cls, value: Any) -> Any:
         """A path with ~ is one in a home."""
+        if isinstance(value, list):
+            return [cls._at_home(one) for one in value]
         try:
             return value.expanduser() if isinstance(value, Path) else value
         except RuntimeError as error:  # of a user who is not there

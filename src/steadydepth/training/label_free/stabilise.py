@@ -121,6 +121,8 @@ def stabilise(
     started, out = time.monotonic(), Path(out)
     if minutes is not None and not 0 < minutes < math.inf:
         raise InputError(f"minutes is {minutes:g}; give a finite number above 0")
+    if steps is not None and steps < 1:
+        raise InputError(f"steps is {steps}; give 1 or more, or leave it out")
     if layers not in LAYERS:
         raise InputError(f"layers {layers!r}: train {' or '.join(LAYERS)}")
     given = [Path(one) for one in ([videos] if isinstance(videos, str | Path) else videos)]
