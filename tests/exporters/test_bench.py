@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from steadydepth.exporters.bench import TimedProcess, bench, summarise, take_turns, time_in_turn
-from steadydepth.exporters.bench_worker import _device_mib, _wait, call_for
+from steadydepth.exporters.bench_worker import _device_mib, _resident_mib, _wait, call_for
 from steadydepth.exporters.export import export_model
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.training.checkpoint import save_model
@@ -30,10 +30,10 @@ def test_percentiles_and_rate_by_hand():
 
 def test_calls_are_timed_in_turn():
     order: list[str] = []
-    spent = time_in_turn({name: lambda name=name: order.append(name) for name in "abc"}, 0.0)
+    spent = time_in_turn({name: lambda name=name: order.append(name) for name in "abc"})
     assert "".join(order[-6:]) == "aabbcc"  # one untimed, one timed
     assert {name: len(times) for name, times in spent.items()} == {"a": 1, "b": 1, "c": 1}
-    slept = time_in_turn({"": lambda: time.sleep(0.002)}, 0.0)[""]
+    slept = time_in_turn({"": lambda: time.sleep(0.002)})[""]
     assert min(slept) >= 0.002
 
 
@@ -43,6 +43,15 @@ def test_of_several_gpus_the_one_that_is_asked_for_is_waited_for_and_measured(mo
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device="cuda:0": memory[str(device)])
     _wait(torch.device("cuda:1"))
     assert (waited, _device_mib("cuda:1")) == (["cuda:1"], 3.0)
+
+
+def test_a_system_that_does_not_say_the_size_of_a_process_is_no_error(monkeypatch):
+    """That of gVisor, for one, has /proc/self/status without that line."""
+    monkeypatch.setattr("pathlib.Path.is_file", lambda path: True)
+    monkeypatch.setattr("pathlib.Path.read_text", lambda path: "Name:\tpython\nVmHWM:\t  2048 kB\nVmRSS:\t1024 kB\n")
+    assert _resident_mib() == 2.0
+    monkeypatch.setattr("pathlib.Path.read_text", lambda path: "Name:\tpython\nVmRSS:\t1024 kB\n")
+    assert _resident_mib() is None
 
 
 def test_models_are_measured_side_by_side(tmp_path):

@@ -195,11 +195,7 @@ def summarise(processes: list[list[float]]) -> dict[str, float]:
 
 
 def time_in_turn(
-    calls: dict[str, Call],
-    seconds: float = 0.0,
-    *,
-    rounds: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
+    calls: dict[str, Call], *, rounds: int = 1, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
     """Seconds of each call, one of each in turn: what else the machine does slows all of them alike.
 
@@ -208,21 +204,18 @@ def time_in_turn(
 
     Args:
         calls: by name.
-        seconds: of all turns together.
-        rounds: turns at least.
+        rounds: turns of each call.
         clock: gives seconds.
     """
     for call in calls.values():
         for _ in range(_WARM_UP):
             call()
     spent: dict[str, list[float]] = {name: [] for name in calls}
-    end, done = time.perf_counter() + seconds, 0
-    while done < rounds or time.perf_counter() < end:
+    for _ in range(rounds):
         for name, call in calls.items():
             time.sleep(_PAUSE)
             call()
             begun = clock()
             call()
             spent[name].append(clock() - begun)
-        done += 1
     return spent

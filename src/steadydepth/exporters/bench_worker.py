@@ -176,13 +176,11 @@ def call_for(call: Call, seconds: float) -> list[float]:
 
 
 def _resident_mib() -> float | None:
-    """The greatest resident size of this process so far; None where the system has no such file (Linux has)."""
-    try:
-        # Not getrusage: its number for a child begins at the size of its parent.
-        status = Path("/proc/self/status").read_text()
-        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 2**10
-    except OSError:
-        return None
+    """The greatest resident size of this process so far; None where the system does not say (Linux does)."""
+    # Not getrusage: its number for a child begins at the size of its parent.
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), None)
 
 
 def _device_mib(device: str) -> float | None:
