@@ -150,11 +150,6 @@ def full_report(stored, world):
     return evaluate(stored, world, lengths=(2, 3, None), opw="nvds")
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 7])
-def test_numbers_do_not_depend_on_the_chunk(stored, world, full_report, chunk):
-    assert evaluate(stored, world, lengths=(2, 3, None), opw="nvds", chunk=chunk) == full_report
-
-
 def test_two_processes_give_what_one_gives(stored, world, full_report):
     told = []
     options = {"lengths": (2, 3, None), "opw": "nvds", "progress": lambda *words: told.append(words)}

@@ -13,6 +13,7 @@ from steadydepth.evaluation.evaluate import CONTROLS, evaluate, evaluate_clip, p
 from steadydepth.evaluation.summary import is_better, mean_over_clips, table_rows
 from steadydepth.files.predictions import write_predictions
 from steadydepth.inference.filters import FILTERS, filter_depth
+from steadydepth.inference.predictor import Predictor
 from steadydepth.metrics.protocols import METRICS
 
 LABEL_FREE = {"flicker_flow", "rough_flow", "n_frames", "n_skipped", "n_nonfinite", "n_static", "n_moving"}
@@ -347,13 +348,13 @@ def test_what_is_no_depth_scores_as_the_same_numbers_in_a_file(world, tmp_path, 
 def test_the_model_is_run_in_chunks_and_left_as_it_was(world):
     model = Brightness().train()
     model.frozen.eval()
-    path = sorted(world.iterdir())[0]
-    in_chunks = predict_sequence(model, open_sequence(path), chunk=2)
+    sequence = open_sequence(sorted(world.iterdir())[0])
+    in_chunks = [result.depth for result in Predictor(model).session(chunk=2).run(sequence.images())]
     # The first frame by itself tells whether the model has a state.
     assert model.calls == [(1, False, False), (2, False, False), (2, False, False)]
     assert model.training
     assert not model.frozen.training
-    np.testing.assert_array_equal(in_chunks, predict_sequence(model, open_sequence(path), chunk=16))
+    np.testing.assert_array_equal(in_chunks, predict_sequence(model, sequence))
 
 
 def test_each_sequence_is_predicted_once_and_progress_is_told(world):

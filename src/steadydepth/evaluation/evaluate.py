@@ -229,7 +229,6 @@ def evaluate(
     strict: bool = False,
     opw: str = "khan",
     jobs: int | None = 1,
-    chunk: int | None = None,
     filter: str | None = None,
     strength: float | None = None,
     model_name: str | None = None,
@@ -253,7 +252,6 @@ def evaluate(
         opw: "nvds" adds `opw_nvds` to the usual "khan".
         jobs: processes that score clips side by side; None chooses how many. Any but 1 wants a script to have
             `if __name__ == "__main__":`.
-        chunk: frames that are predicted at once; None takes as many as fill the device.
         filter: what `inference.filters.choose_filter` takes, applied to the predictions that are scored.
         strength: of the learned filter, from 0, the depth as it is, to 1.
         model_name: noted in the header, for whoever looks for the model later.
@@ -272,18 +270,14 @@ def evaluate(
         check_folder(Path(out))
     paths, chosen = find_sequences(Path(data)), choose_protocol(protocol, max_depth=max_depth)
     settings, tell = _settings(align, chosen, lengths, strict=strict, opw=opw), progress or (lambda *_: None)
-    if chunk is not None and chunk < 1:
-        raise InputError(f"chunk {chunk}: give 1 or more frames")
     with tempfile.TemporaryDirectory(prefix="steadydepth-", ignore_cleanup_errors=True) as keep:
         sources: Iterable[Source]
         if is_model(model_or_predictions):
-            sources = sources_of_model(
-                model_or_predictions, paths, Path(keep), chosen, filter=applied, chunk=chunk, tell=tell
-            )
+            sources = sources_of_model(model_or_predictions, paths, Path(keep), chosen, filter=applied, tell=tell)
         else:
             sources = sources_of_folder(Path(model_or_predictions), paths, filter=applied)
         if reference is not None:
-            sources = with_reference(sources, paths, as_predictor(reference), Path(keep), chosen, chunk)
+            sources = with_reference(sources, paths, as_predictor(reference), Path(keep), chosen)
         report = _evaluate_sources(sources, settings, jobs, tell, controls=controls, data=str(data))
     predictions = None if is_model(model_or_predictions) else str(model_or_predictions)
     report["header"] |= {"model": model_name, "predictions": predictions, **applied.noted()}

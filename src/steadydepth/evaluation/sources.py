@@ -43,7 +43,6 @@ def predict_sequence(
     sequence: Sequence,
     *,
     filter: str | ChosenFilter | None = None,
-    chunk: int | None = None,
     stop: int | None = None,
 ) -> Float32[np.ndarray, "t i j"]:
     """Depth of the frames of a sequence.
@@ -52,12 +51,11 @@ def predict_sequence(
         model: in evaluation mode.
         sequence: what is predicted.
         filter: in place of the predictor's own.
-        chunk: frames at a time; None takes as many as fill the device.
         stop: the frame after the last; None goes to the end.
 
     Returns: in the units of the model's claims.
     """
-    session = as_predictor(model).session(filter=filter, chunk=chunk)
+    session = as_predictor(model).session(filter=filter)
     return np.stack([result.depth for result in session.run(islice(sequence.images(), stop))])
 
 
@@ -96,7 +94,6 @@ def sources_of_model(
     protocol: Protocol,
     *,
     filter: ChosenFilter,
-    chunk: int | None,
     tell: Progress,
 ) -> Iterator[Source]:
     """Each sequence is predicted when its turn comes, on to the disk, and read from there as often as needed.
@@ -107,12 +104,11 @@ def sources_of_model(
         keep: folder of what is predicted, as long as it is read.
         protocol: says which frames are predicted.
         filter: applied to what is predicted.
-        chunk: frames at a time; None takes as many as fill the device.
         tell: called with what is done, clips done, and clips in all.
     """
     for done, path in enumerate(paths):
         tell(f"predicting {name_of(path)}", done, len(paths))
-        session = as_predictor(model).session(filter=filter, chunk=chunk)
+        session = as_predictor(model).session(filter=filter)
         open_depth = _spool(session, path, keep / f"{name_of(path)}.raw", protocol)
         yield Source(name_of(path), partial(open_footage, path), open_depth)
 
@@ -142,12 +138,7 @@ def is_model(model: Any) -> bool:
 
 
 def with_reference(
-    sources: Iterable[Source],
-    paths: list[Path],
-    reference: Predictor,
-    keep: Path,
-    protocol: Protocol,
-    chunk: int | None,
+    sources: Iterable[Source], paths: list[Path], reference: Predictor, keep: Path, protocol: Protocol
 ) -> Iterator[Source]:
     """The same sources, each with what another model says of its sequence.
 
@@ -157,10 +148,9 @@ def with_reference(
         reference: the other model.
         keep: folder of what it predicts, as long as it is read.
         protocol: says which frames are predicted.
-        chunk: frames at a time; None takes as many as fill the device.
     """
     for source, path in zip(sources, paths, strict=True):
-        session = reference.session(filter="none", chunk=chunk)
+        session = reference.session(filter="none")
         opened = _spool(session, path, keep / f"{source.name}.reference.raw", protocol)
         yield replace(source, open_reference=opened)
 

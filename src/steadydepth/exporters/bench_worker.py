@@ -96,7 +96,7 @@ def _open_network(what: str, name: str, image: np.ndarray, device: str | None) -
     def flops() -> int:
         return describe(predictor.model.cpu(), image.shape[0], image.shape[1], "")["flops"]
 
-    session = predictor.session(chunk=1)
+    session = predictor.session()
     call = {"predict": lambda: session.step(image), "network": _stream(network)}[what]
     return Opened(call, flops, "float32", str(predictor.device))
 
