@@ -71,12 +71,8 @@ def compare_filter(
     return out
 
 
-def make_app(model: AnyModel = DEFAULT, *, colours: str = "turbo") -> Any:
+def make_app(model: AnyModel = DEFAULT) -> Any:
     """The page as a `gradio.Blocks`, to launch or to put into an app of one's own.
-
-    Args:
-        model: a name, a module or what `load` returns.
-        colours: the colour map that is chosen at first.
 
     Raises:
         InputError: the extra `app` is not installed, or there is no such model.
@@ -101,7 +97,7 @@ def make_app(model: AnyModel = DEFAULT, *, colours: str = "turbo") -> Any:
                 video = gradio.Video(label="Video", sources=["upload"])
                 filter = gradio.Dropdown([name for name in NAMES if name != "none"], value="learned", label="Filter")
                 shown = gradio.Dropdown(
-                    ["turbo", "grey", "viridis", "magma", "inferno", "cividis"], value=colours, label="Colours"
+                    ["turbo", "grey", "viridis", "magma", "inferno", "cividis"], value="turbo", label="Colours"
                 )
                 look_ahead = gradio.Slider(
                     0, 100, value=0, step=5, label="Colour range of so many frames before and after (0: all)"

@@ -17,22 +17,11 @@ from steadydepth.video_types import Claims
 class ExportedNetwork:
     """The network of an exported file as `PredictsMany`: one size, to which all frames are stretched."""
 
-    def __init__(self, path: str | Path, *, threads: int | None = None, max_side: int | None = None) -> None:
-        """Open the file as `ExportedModel` does.
-
-        Args:
-            path: the file; its suffix names the runtime.
-            threads: how many the runtime may use; None leaves the choice to it.
-            max_side: None; the file has a size of its own.
-
-        Raises:
-            InputError: it cannot be opened, or a `max_side` is given, for which it has no use.
-        """
+    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+        """Open the file, with so many threads, as `ExportedModel` does."""
         self.file = ExportedModel(path, threads=threads)
         self.claims = cast(Claims, self.file.claims)
         self.max_side: int | None = None  # it has one size
-        if max_side is not None:
-            self.refuse_side(max_side)
 
     def refuse_side(self, max_side: int) -> NoReturn:
         """Say that frames are not shrunk to a side that somebody asks for.

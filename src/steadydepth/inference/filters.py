@@ -75,9 +75,9 @@ def choose_filter(filter: str | ChosenFilter | None, strength: float | None = No
         if strength is not None:
             raise InputError(f"strength {strength}: filter {chosen} has none; it is of the filter learned: choose that")
         return chosen
-    given = chosen.strength if strength is None else strength
-    check_strength(STRENGTH if given is None else given)
-    return replace(chosen, strength=STRENGTH if given is None else given)
+    given = next(one for one in (strength, chosen.strength, STRENGTH) if one is not None)
+    check_strength(given)
+    return replace(chosen, strength=given)
 
 
 def _named(text: str) -> ChosenFilter:

@@ -62,7 +62,13 @@ class Predictor:
             InputError: the model claims nothing, there is no such filter, or `max_side` does not fit.
         """
         self.filter = choose_filter(filter, strength)
-        self.network = model if isinstance(model, ExportedNetwork) else _network(model, device, max_side)
+        self.network: Network | ExportedNetwork
+        if isinstance(model, ExportedNetwork):
+            self.network = model
+        else:
+            from steadydepth.inference import network
+
+            self.network = network.Network(model, device=device, max_side=max_side)
 
     @cached_property
     def model(self) -> Module:
@@ -162,12 +168,6 @@ class Predictor:
 AnyModel = str | Path | Module | Predictor
 
 
-def _network(model: Module, device: Device | None, max_side: int | None) -> Network:
-    from steadydepth.inference import network
-
-    return network.Network(model, device=device, max_side=max_side)
-
-
 def load(
     name: str | Path,
     *,
@@ -189,7 +189,10 @@ def load(
         InputError: there is no such model, or it cannot be read.
     """
     if is_exported(name):
-        return Predictor(ExportedNetwork(name, max_side=max_side), filter=filter, strength=strength)
+        exported = ExportedNetwork(name)
+        if max_side is not None:
+            exported.refuse_side(max_side)
+        return Predictor(exported, filter=filter, strength=strength)
     # Not at the top: scoring stored predictions needs no networks, which take a second and 200 MB to import.
     torch = import_package("torch", "torch", f"{name}: runs in torch, which is not installed; exported files need none")
     from steadydepth.models.load import load_model

@@ -162,7 +162,7 @@ class _Stream:
                 await self._read_frame(message["bytes"])
 
     def _read_text(self, text: str) -> None:
-        if text != '{"type":"reset"}' and text.replace(" ", "") != '{"type":"reset"}':
+        if text.replace(" ", "") != '{"type":"reset"}':
             raise _Over(1007, 'the one text of a client is {"type": "reset"}; frames are binary')
         self._reset_asked = True
 
