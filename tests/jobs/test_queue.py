@@ -29,7 +29,7 @@ from steadydepth.jobs.queue import Jobs, served_name
 from steadydepth.jobs.receive import receive as unpack_and_check
 from steadydepth.jobs.store import OVER, Job, Store, Upload
 from steadydepth.jobs.unpack import unpack
-from steadydepth.jobs.uploads import PART
+from steadydepth.jobs.uploads import DATA, PART
 from steadydepth.models.temporal_filter import WEIGHTS
 from steadydepth.serving.jobs_route import tuned_filters
 from steadydepth.serving.tokens import Identity
@@ -87,7 +87,7 @@ def wait_until(look, seconds=120):
 def ready(jobs, files, archive=None):
     """An upload as if it had been received and checked."""
     upload = Upload("0123456789abcdef", "world.zip", len(files[1]), None, "ann", time.time(), state="ready")
-    unpack(Path(archive or files[0].parent / "world.zip"), "world.zip", jobs.uploads.data(upload), QUICK)
+    unpack(Path(archive or files[0].parent / "world.zip"), "world.zip", jobs.uploads.of(upload) / DATA, QUICK)
     jobs.store.add(upload)
     return upload
 
@@ -224,7 +224,7 @@ def test_a_job_outlives_a_server_that_is_gone_and_the_next_one_finds_it(tmp_path
 
 def test_a_model_is_stabilised_on_videos_without_labels(jobs, files):
     upload = ready(jobs, files)
-    for depth in jobs.uploads.data(upload).glob("*/depth"):
+    for depth in (jobs.uploads.of(upload) / DATA).glob("*/depth"):
         shutil.rmtree(depth)
     order = {"owner": "ann", "model": "small", "uploads": (upload.id,)}
     job = run_until(jobs, jobs.submit("stabilise", settings={"steps": 6, "max_side": 64}, **order), "finished")

@@ -10,7 +10,7 @@ from steadydepth.experiments.compare_plan import Row, frames_trained_on, plan_ru
 from steadydepth.experiments.compare_table import build_comparison
 from steadydepth.experiments.planned_runs import Series, check_data, read_scores
 from steadydepth.experiments.runner import at_work_in, carry_out
-from steadydepth.files.atomic_writes import new_file, write_json
+from steadydepth.files.atomic_writes import write_json, write_text
 
 
 def compare(config: CompareConfig | str | Path) -> dict[str, Any]:
@@ -44,8 +44,7 @@ def compare(config: CompareConfig | str | Path) -> dict[str, Any]:
         )
         result["failed"] = failed
         write_json(config.out / "compare.json", result)
-        with new_file(config.out / "compare.html") as part:
-            part.write_text(render_comparison(result), encoding="utf-8")
+        write_text(config.out / "compare.html", render_comparison(result))
     return result
 
 

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from steadydepth.config_files import dump_config
 from steadydepth.experiments.planned_runs import PlannedRun, Series, Stage, next_stage, refuse_other_runs, scores_of
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.atomic_writes import write_text
 from steadydepth.training.lock import alone_in
 from steadydepth.training.log import LOG, last_step
 
@@ -74,8 +74,7 @@ def _command(run: PlannedRun, stage: Stage, series: Series) -> list[str]:
 def _start(run: PlannedRun, stage: Stage, series: Series) -> _Child:
     log = series.out / "logs" / f"{run.name}.log"
     log.parent.mkdir(exist_ok=True)
-    with new_file(series.out / "configs" / f"{run.name}.yaml") as part:
-        part.write_text(dump_config(run.config), encoding="utf-8")
+    write_text(series.out / "configs" / f"{run.name}.yaml", dump_config(run.config))
     command = _command(run, stage, series)
     share = str(max((os.cpu_count() or 1) // series.jobs, 1))
     # Whoever sets the threads outside knows better.

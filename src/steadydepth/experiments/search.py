@@ -14,7 +14,7 @@ from steadydepth.experiments.compare_table import check_alike, heading
 from steadydepth.experiments.planned_runs import Series, check_data, read_scores
 from steadydepth.experiments.runner import at_work_in, carry_out
 from steadydepth.experiments.search_plan import PLAIN, Trial, Values, check_search, plan_runs, plan_trial, propose
-from steadydepth.files.atomic_writes import new_file, write_json
+from steadydepth.files.atomic_writes import write_json, write_text
 from steadydepth.files.damage import reading
 from steadydepth.training.validation import distance_from_best
 
@@ -126,8 +126,7 @@ def _write(
     }
     write_json(config.out / FILE, result)
     if best is not None:
-        with new_file(config.out / BEST) as part:
-            part.write_text(dump_config(plan_trial("best", trials[best].values, config).config), encoding="utf-8")
+        write_text(config.out / BEST, dump_config(plan_trial("best", trials[best].values, config).config))
     return result
 
 

@@ -195,10 +195,15 @@ def let_others_read(path: Path) -> None:
         plain.unlink()
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write `text` in UTF-8, complete or not at all."""
+    with new_file(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, content: object) -> None:
     """Write `content` as JSON, complete or not at all; NaN and infinity are refused, None becomes null."""
-    with new_file(path) as part:
-        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def _refuse_existing(final: Path) -> None:

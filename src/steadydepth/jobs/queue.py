@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from steadydepth.errors import InputError
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.atomic_writes import new_file, write_json
 from steadydepth.filter_training.tune import NOTE
 from steadydepth.jobs.limits import JobLimits
 from steadydepth.jobs.lock import lock_file
@@ -279,8 +279,7 @@ class Jobs:
         if not name.startswith(_SERVED_AS):
             (self.folder / SERVED).unlink(missing_ok=True)
             return
-        with new_file(self.folder / SERVED) as part:
-            part.write_text(json.dumps(name.removeprefix(_SERVED_AS)))
+        write_json(self.folder / SERVED, name.removeprefix(_SERVED_AS))
 
     def served(self) -> Job | None:
         """The job whose model was put into service last and is still there; None where there is none."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from steadydepth.errors import InputError
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.atomic_writes import write_json
 from steadydepth.jobs.limits import GIB, JobLimits, give_way
 from steadydepth.jobs.unpack import below_wrapping, is_archive, remove, unpack
 from steadydepth.jobs.uploads import DATA, FOUND, PART
@@ -49,8 +49,7 @@ def main(folder: Path) -> None:
         for root in (folder.resolve(), folder):
             text = text.replace(f"{root}/.{DATA}/", "").replace(f"{root}/", "")
         found = {"message": text}
-    with new_file(folder / FOUND) as part:
-        part.write_text(json.dumps(found))
+    write_json(folder / FOUND, found)
 
 
 def _limit(kind: int, soft: int, hard: int) -> None:

@@ -51,19 +51,29 @@ class Uploads:
         self._of_begun = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
 
-    def create(self, name: str, size: int, *, owner: str, sha256: str | None = None) -> Upload:
-        """Begin an upload.
+    def create(self, name: str, size: int, *, owner: str, sha256: str | None = None, key: str = "") -> Upload:
+        """Begin an upload; asked again with the same key, whose answer was lost, it gives the same upload again.
 
         Args:
             name: what the sender calls the file; its ending tells a video from an archive.
             size: bytes.
             owner: who may see it.
             sha256: of all of it, in hexadecimal digits.
+            key: chosen by the sender for one upload, and forgotten with this process; without one, another one begins.
 
         Raises:
             InputError: it is too large, there are too many, the disk is full, or the file is of no kind that is taken.
         """
-        title = _as_title(name)
+        asked = (key, name, size, owner, sha256)
+        with self._of_begun:
+            upload = self.store.get(Upload, self._begun.get(asked, ""))
+            if upload is None:
+                upload = self._create(_as_title(name), size, owner, sha256)
+                self._begun = {one: id for one, id in self._begun.items() if self.store.get(Upload, id)}
+                self._begun |= {asked: upload.id} if key else {}
+        return upload
+
+    def _create(self, title: str, size: int, owner: str, sha256: str | None) -> Upload:
         if not title.lower().endswith((*VIDEO_SUFFIXES, *ARCHIVES)):
             raise InputError(f"{title}: neither a video ({', '.join(VIDEO_SUFFIXES)}) nor an archive of sequences "
                              f"({', '.join(ARCHIVES)})")  # fmt: skip
@@ -85,35 +95,9 @@ class Uploads:
         self.store.add(upload)
         return upload
 
-    def create_once(self, key: str, name: str, size: int, *, owner: str, sha256: str | None = None) -> Upload:
-        """As `create`; asked again with the same key, whose answer was lost, it gives the same upload again.
-
-        Args:
-            key: chosen by the sender for one upload, and forgotten with this process; without one, another one begins.
-            name: as of `create`.
-            size: as of `create`.
-            owner: as of `create`.
-            sha256: as of `create`.
-
-        Raises:
-            InputError: as `create`.
-        """
-        asked = (key, name, size, owner, sha256)
-        with self._of_begun:
-            upload = self.store.get(Upload, self._begun.get(asked, ""))
-            if upload is None:
-                upload = self.create(name, size, owner=owner, sha256=sha256)
-                self._begun = {one: id for one, id in self._begun.items() if self.store.get(Upload, id)}
-                self._begun |= {asked: upload.id} if key else {}
-        return upload
-
     def of(self, upload: Upload) -> Path:
         """The folder of an upload."""
         return self.folder / upload.id
-
-    def data(self, upload: Upload) -> Path:
-        """The folder of its sequences and videos, once it is ready."""
-        return self.of(upload) / DATA
 
     def link_sequences(self, upload: Upload, into: Path) -> None:
         """Links to the sequences of an upload; names that are there already get its number behind them.
@@ -122,7 +106,7 @@ class Uploads:
             upload: one that is ready.
             into: a folder, with the links to other uploads.
         """
-        for path, name in _sequences(self.data(upload), upload):
+        for path, name in _sequences(self.of(upload) / DATA, upload):
             stem, suffix = (Path(name).stem, Path(name).suffix) if path.is_file() else (name, "")
             taken = {each.stem if each.is_file() else each.name for each in into.iterdir()}
             (into / (f"{stem}_{upload.id}{suffix}" if stem in taken else name)).symlink_to(path)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steadydepth.errors import InputError
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.atomic_writes import write_json
 from steadydepth.jobs.limits import JobLimits, give_way
 from steadydepth.jobs.unpack import remove
 from steadydepth.ops.buffers import keep_buffers
@@ -34,8 +34,7 @@ def main(folder: Path) -> None:
     # It ends by itself now.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.setitimer(signal.ITIMER_REAL, 0)
-    with new_file(folder / OUTCOME) as part:
-        part.write_text(json.dumps(outcome))
+    write_json(folder / OUTCOME, outcome)
 
 
 def _outcome(folder: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from torch import nn
 from steadydepth.errors import InputError
 from steadydepth.evaluation.stored_report import read_report
 from steadydepth.evaluation.summary import table_rows
-from steadydepth.files.atomic_writes import check_file, new_file
+from steadydepth.files.atomic_writes import check_file, write_text
 from steadydepth.files.damage import reading
 from steadydepth.models.load import is_at_hand, load_model
 from steadydepth.reports.clips import Shown, choose_clips, view_sequence
@@ -71,13 +71,8 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
         groups.setdefault(report["header"]["data"], {})[name] = report
     proofs = list(_find(runs, "verify.json").values())
     sections = [_section(data, group, page.parent) for data, group in groups.items()]
-    html = render_page(
-        f"steadydepth: {runs[0].resolve().name}",
-        [*sections, *([_cost_section(proofs)] if proofs else [])],
-        curves=draw_curves(logs),
-    )
-    with new_file(page) as part:
-        part.write_text(html, encoding="utf-8")
+    sections += [_cost_section(proofs)] if proofs else []
+    write_text(page, render_page(f"steadydepth: {runs[0].resolve().name}", sections, curves=draw_curves(logs)))
     return page
 
 

@@ -53,8 +53,8 @@ def uploads_router(jobs: Jobs) -> APIRouter:
         _check_version(tus)
         given = _metadata(metadata)
         with refusals():
-            upload = uploads.create_once(
-                given.get("key", ""), given.get("filename", ""), length, owner=who.name, sha256=given.get("sha256")
+            upload = uploads.create(
+                given.get("filename", ""), length, owner=who.name, sha256=given.get("sha256"), key=given.get("key", "")
             )
         place = request.url_for("send_piece", id=upload.id).path
         return Response(status_code=201, headers=_TUS_HEADERS | {"Location": place})

@@ -12,7 +12,7 @@ from steadydepth.config_files import dump_config, load_config
 from steadydepth.data.loader_workers import load_items
 from steadydepth.data.rendered import RenderedSamples
 from steadydepth.data.samples import Item, make_batch
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.atomic_writes import write_text
 from steadydepth.files.writing import writing_in
 from steadydepth.models.adapt import without_lora
 from steadydepth.training.checkpoint import CARD, load_checkpoint, remove_remains, save_checkpoint, save_model
@@ -59,8 +59,8 @@ def _claim_folder(config: Config, *, has_begun: bool) -> None:
         )
     if ours != theirs:  # cut before its first checkpoint: what its teacher labelled is of the other config
         remove_teacher_depth(config.run.folder)
-    with writing_in(config.run.folder), new_file(path) as part:
-        part.write_text(text, encoding="utf-8")
+    with writing_in(config.run.folder):
+        write_text(path, text)
 
 
 def train(config: Config | str | Path, *, profile: bool = False) -> Path:

@@ -18,7 +18,7 @@ from steadydepth.data.shards.store import url_of
 from steadydepth.errors import InputError
 from steadydepth.evaluation.stored_report import read_report
 from steadydepth.evaluation.summary import table_rows
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.atomic_writes import write_text
 from steadydepth.models.declare import SIDECAR
 from steadydepth.models.load import model_files
 from steadydepth.synthetic.assets import load_assets
@@ -93,8 +93,7 @@ def write_card(folder: str | Path, *, licence: str | None = None) -> Path:
         "    steadydepth predict clip.mp4 --model FOLDER --out depth --format mp4",
         "",
     ]
-    with new_file(folder / CARD) as part:
-        part.write_text("\n".join(lines), encoding="utf-8")
+    write_text(folder / CARD, "\n".join(lines))
     return folder / CARD
 
 
