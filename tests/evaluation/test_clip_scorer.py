@@ -15,7 +15,7 @@ from slow_loops import bilinear
 from steadydepth import metrics
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.errors import InputError
-from steadydepth.evaluation.alignment import resize
+from steadydepth.evaluation.alignment import Prediction
 from steadydepth.evaluation.clip_evaluation import score_clip
 from steadydepth.evaluation.clip_scorer import Settings
 from steadydepth.evaluation.evaluate import _enough_jobs, evaluate, evaluate_clip, report_of
@@ -117,7 +117,8 @@ def test_alignment_from_sums_is_the_fit_of_the_whole_clip(holed, claims):
     clip, depth = holed[1]
     raw = (1 / depth + 0.1 if claims == "disparity" else depth)[:, ::2, ::2].astype(np.float32)
     values = evaluate_clip(raw, clip, claims=claims)
-    same = np.stack([resize(frame, footage_of(clip), choose_protocol("plain")).reshape(48, 64) for frame in raw])
+    prediction = Prediction(open_array(raw, claims), footage_of(clip), len(raw), choose_protocol("plain"))
+    same = np.stack([prediction.resize(frame).reshape(48, 64) for frame in raw])
     fit = {"scale": metrics.fit_median_scale, "affine": metrics.fit_scale_shift, "disparity": metrics.fit_disparity}
     if claims == "metric":
         assert (values["scale"], values["shift"]) == (1, 0)
@@ -382,7 +383,8 @@ def test_the_network_of_a_protocol_that_cuts_is_shown_the_cut(world, model):
 def test_the_crop_of_bts_is_pasted_back_where_it_was_cut():
     protocol = choose_protocol("kitti")
     footage = Footage("empty", 10.0, 1, 375, 1242, images=lambda: iter(()))
-    pasted = resize(np.ones((352, 1216), np.float32), footage, protocol).reshape(375, 1242)
+    ones = np.ones((352, 1216), np.float32)
+    pasted = Prediction(open_array(ones[None], "metric"), footage, 1, protocol).resize(ones).reshape(375, 1242)
     assert pasted[23:, 13:1229].min() == 1
     assert pasted.sum() == 352 * 1216
 

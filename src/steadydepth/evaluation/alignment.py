@@ -210,69 +210,59 @@ class Fitter:
         return 0.0 if middles[0] == 0 else middles[1] / middles[0]
 
 
-def check_prediction(prediction: DepthFrames, footage: Footage, n_total: int, protocol: Protocol) -> None:
-    """See that a prediction can belong to the footage.
+@dataclass(frozen=True)
+class Prediction:
+    """What was predicted for a clip, or for the frames alone that the protocol takes of it."""
 
-    Args:
-        prediction: of a clip, or of the frames of the footage alone.
-        footage: an excerpt of the clip.
-        n_total: frames of the clip.
-        protocol: may paste predictions for BTS's KITTI crop.
+    depth: DepthFrames
+    footage: Footage  # those frames, the clip's excerpt
+    n_total: int  # frames of the clip
+    protocol: Protocol
 
-    Raises:
-        InputError: it has another number of frames, or frames of another shape.
-    """
-    if prediction.n_frames not in (footage.n_frames, n_total):
-        fewer = "" if n_total == footage.n_frames else f", or {footage.n_frames} for those of the protocol"
-        given = f"{footage.name}: {prediction.n_frames} predicted frames for {n_total} frames{fewer}"
-        raise InputError(f"{given}: predict every frame once")
-    own, other = (prediction.height, prediction.width), (footage.height, footage.width)
-    squeeze = abs(own[0] * other[1] / (own[1] * other[0]) - 1)
-    one_pixel = min(1 / own[0], 1 / own[1])
-    if squeeze > max(_MOST_SQUEEZE, one_pixel) and not (protocol.pastes_kb and own == KB_SIZE):
-        raise InputError(
-            f"{footage.name}: predictions are {own[0]} x {own[1]}, frames {other[0]} x {other[1]}, which is another "
-            "shape, not another size: predict the complete frame, neither cropped nor turned"
-        )
+    def check(self) -> None:
+        """See that it can belong to the footage.
 
+        Raises:
+            InputError: it has another number of frames, or frames of another shape.
+        """
+        depth, footage = self.depth, self.footage
+        if depth.n_frames not in (footage.n_frames, self.n_total):
+            fewer = "" if self.n_total == footage.n_frames else f", or {footage.n_frames} for those of the protocol"
+            given = f"{footage.name}: {depth.n_frames} predicted frames for {self.n_total} frames{fewer}"
+            raise InputError(f"{given}: predict every frame once")
+        own, other = (depth.height, depth.width), (footage.height, footage.width)
+        squeeze = abs(own[0] * other[1] / (own[1] * other[0]) - 1)
+        one_pixel = min(1 / own[0], 1 / own[1])
+        if squeeze > max(_MOST_SQUEEZE, one_pixel) and not (self.protocol.pastes_kb and own == KB_SIZE):
+            raise InputError(
+                f"{footage.name}: predictions are {own[0]} x {own[1]}, frames {other[0]} x {other[1]}, which is "
+                "another shape, not another size: predict the complete frame, neither cropped nor turned"
+            )
 
-def read_values(
-    prediction: DepthFrames, footage: Footage, n_total: int, protocol: Protocol
-) -> Iterator[Float32[np.ndarray, "i j"]]:
-    """The predicted frames of the footage.
+    def read(self) -> Iterator[Float32[np.ndarray, "i j"]]:
+        """The predicted frames of the footage.
 
-    Args:
-        prediction: of a clip, or of the frames of the footage alone.
-        footage: an excerpt of the clip.
-        n_total: frames of the clip.
-        protocol: says which frames the excerpt has.
+        Raises:
+            InputError: the prediction ends before the clip does.
+        """
+        is_of_all = self.depth.n_frames == self.n_total
+        numbers = chosen_frames(self.n_total, self.protocol) if is_of_all else range(self.footage.n_frames)
+        for number, values in enumerate(self.depth.read()):
+            if number in numbers:
+                yield values
+            if number >= numbers[-1]:
+                return
+        raise InputError(f"{self.footage.name}: the prediction ends before the clip does: write it again")
 
-    Raises:
-        InputError: the prediction ends before the clip does.
-    """
-    numbers = chosen_frames(n_total, protocol) if prediction.n_frames == n_total else range(footage.n_frames)
-    for number, values in enumerate(prediction.read()):
-        if number in numbers:
-            yield values
-        if number >= numbers[-1]:
-            return
-    raise InputError(f"{footage.name}: the prediction ends before the clip does: write it again")
+    def resize(self, values: Float[np.ndarray, "i j"]) -> Pixels:
+        """A predicted frame at the size of the footage (`resize_depth`), flattened.
 
-
-def resize(values: Float[np.ndarray, "i j"], footage: Footage, protocol: Protocol) -> Pixels:
-    """A predicted frame at the size of the footage (`resize_depth`), flattened.
-
-    A prediction for BTS's KITTI crop is pasted where it was cut, and 0 is around it, in protocols that say so.
-
-    Args:
-        values: predicted, in the units of its claims.
-        footage: gives the size.
-        protocol: may paste predictions for BTS's KITTI crop.
-    """
-    height, width = footage.height, footage.width
-    if protocol.pastes_kb and values.shape == KB_SIZE and height >= KB_SIZE[0] and width >= KB_SIZE[1]:
-        left = int((width - KB_SIZE[1]) / 2)
-        pasted = np.zeros((height, width))
-        pasted[height - KB_SIZE[0] :, left : left + KB_SIZE[1]] = values
-        return pasted.ravel()
-    return resize_depth(values.astype(np.float64), height, width).ravel()
+        A prediction for BTS's KITTI crop is pasted where it was cut, and 0 is around it, in protocols that say so.
+        """
+        height, width = self.footage.height, self.footage.width
+        if self.protocol.pastes_kb and values.shape == KB_SIZE and height >= KB_SIZE[0] and width >= KB_SIZE[1]:
+            left = int((width - KB_SIZE[1]) / 2)
+            pasted = np.zeros((height, width))
+            pasted[height - KB_SIZE[0] :, left : left + KB_SIZE[1]] = values
+            return pasted.ravel()
+        return resize_depth(values.astype(np.float64), height, width).ravel()

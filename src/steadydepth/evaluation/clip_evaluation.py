@@ -7,14 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from steadydepth.config import FilterName
-from steadydepth.evaluation.alignment import (
-    ClipFit,
-    Fitter,
-    check_prediction,
-    choose_alignment,
-    read_values,
-    resize,
-)
+from steadydepth.evaluation.alignment import ClipFit, Fitter, Prediction, choose_alignment
 from steadydepth.evaluation.clip_scorer import ClipScorer, ReferenceFrame, Settings
 from steadydepth.evaluation.footage import Footage, SceneFrame, excerpt, read_label, scene_frames, split_source
 from steadydepth.evaluation.summary import ScoredClip
@@ -44,19 +37,21 @@ def score_clip(
     """
     protocol = settings.protocol
     footage = excerpt(clip, protocol)
-    predictions = {"model": depth} | ({} if reference is None else {"reference": reference})
+    given = {"model": depth} | ({} if reference is None else {"reference": reference})
+    predictions = {name: Prediction(one, footage, clip.n_frames, protocol) for name, one in given.items()}
     for prediction in predictions.values():
-        check_prediction(prediction, footage, clip.n_frames, protocol)
+        prediction.check()
     if settings.constant is not None:
-        predictions["constant"] = _constant(settings.constant, footage, depth)
-    fits, static_set, has_label = _survey(footage, predictions, clip.n_frames, settings)
+        flat = _constant(settings.constant, footage, depth)
+        predictions["constant"] = Prediction(flat, footage, clip.n_frames, protocol)
+    fits, static_set, has_label = _survey(footage, predictions, settings)
     controls = None if settings.constant is None else Controls()
     beside = None if reference is None else Comparison(fits, has_controls=controls is not None)
     methods = ("model", "constant", *CONTROLS) if controls is not None else ("model",)
     scorer = ClipScorer(footage, settings, methods, static_set)
-    values = {name: read_values(one, footage, clip.n_frames, protocol) for name, one in predictions.items()}
+    values = {name: one.read() for name, one in predictions.items()}
     for frame in scene_frames(footage, protocol, has_label=has_label):
-        raw = {name: resize(next(values[name]), footage, protocol) for name in predictions}
+        raw = {name: one.resize(next(values[name])) for name, one in predictions.items()}
         found = {name: fits[name].depth(one) for name, one in raw.items()}
         depths, logs = _methods(found, frame, controls)
         scorer.add(frame, depths, logs, None if beside is None else beside.next(raw, found["reference"], frame))
@@ -85,16 +80,18 @@ def _constant(value: float, footage: Footage, depth: DepthFrames) -> DepthFrames
 
 
 def _survey(
-    footage: Footage, predictions: Mapping[str, DepthFrames], n_total: int, settings: Settings
+    footage: Footage, predictions: Mapping[str, Prediction], settings: Settings
 ) -> tuple[dict[str, ClipFit], Chosen | None, bool]:
     """The first reading: each prediction's fit, the static set of a fixed camera, whether a label counts anywhere."""
     protocol = settings.protocol
-    chosen = {name: choose_alignment(settings.align, one.claims, protocol) for name, one in predictions.items()}
-    fitters = {name: Fitter(chosen[name], one.claims, protocol) for name, one in predictions.items()}
+    fitters = {}
+    for name, one in predictions.items():
+        claims = one.depth.claims
+        fitters[name] = Fitter(choose_alignment(settings.align, claims, protocol), claims, protocol)
     search = StaticSearch() if footage.fixed_camera and footage.depth is not None else None
     has_label = False
     for number_of_round in range(max(fitter.n_rounds for fitter in fitters.values())):
-        values = {name: read_values(one, footage, n_total, protocol) for name, one in predictions.items()}
+        values = {name: one.read() for name, one in predictions.items()}
         for number in range(footage.n_frames):
             label = None if footage.depth is None else read_label(footage, number, protocol)
             if label is not None and number_of_round == 0:
@@ -110,7 +107,7 @@ def _survey(
                     )
                 if label is not None and number_of_round < fitter.n_rounds:
                     add = fitter.add if number_of_round == 0 else fitter.add_again
-                    add(resize(raw, footage, protocol), label)
+                    add(predictions[name].resize(raw), label)
         if number_of_round == 0:
             for fitter in fitters.values():
                 fitter.begin_second_round()
