@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from steadydepth.config import DataConfig
 from steadydepth.errors import InputError
@@ -128,17 +126,3 @@ def numbers_of(line: dict[str, Any]) -> dict[str, float | int]:
     """What of a line a tracker can draw."""
     flat = line | {f"validation/{name}": value for name, value in line.get("validation", {}).items()}
     return {name: value for name, value in flat.items() if isinstance(value, (int, float))}
-
-
-def progress_bar(show: bool) -> Progress:
-    """Steps done and to do, with the last losses; nothing where there is no terminal."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[losses]}"),
-        console=console,
-        disable=not (show and console.is_terminal),
-    )

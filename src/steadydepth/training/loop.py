@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from steadydepth.data.samples import Item, make_batch
 from steadydepth.files.atomic_writes import write_text
 from steadydepth.files.writing import writing_in
 from steadydepth.models.adapt import without_lora
+from steadydepth.progress import Progress, show_progress
 from steadydepth.training.checkpoint import CARD, load_checkpoint, remove_remains, save_checkpoint, save_model
 from steadydepth.training.failures import explained
 from steadydepth.training.guard import MOST_BACK, N_CLIPS
 from steadydepth.training.label_free.teacher_depth import remove_teacher_depth
 from steadydepth.training.lock import alone_in
-from steadydepth.training.log import LOG, SKIPPED, add_line, keep_lines_until, numbers_of, progress_bar
+from steadydepth.training.log import LOG, SKIPPED, add_line, keep_lines_until, numbers_of
 from steadydepth.training.model_card import write_card
 from steadydepth.training.processes import any_process
 from steadydepth.training.profile import StepClock
@@ -187,8 +188,9 @@ def take_steps(
     """
     config, accelerator, started = setup.config, setup.accelerator, time.monotonic()
     is_main, folder, steps = accelerator.is_main_process, config.run.folder, config.optim.steps
-    with explained(), asked_to_stop() as is_asked, progress_bar(is_main) as progress:
-        task = progress.add_task(folder.name, total=steps, completed=state.step, losses="")
+    bar: AbstractContextManager[Progress | None] = show_progress() if is_main else nullcontext()
+    shown = folder.name
+    with explained(), asked_to_stop() as is_asked, bar as report:
         for items in batches:
             batch = make_batch(items, accelerator.device)
             state, terms = take_step(setup, state, batch)
@@ -198,15 +200,16 @@ def take_steps(
                 watchers.meter.add(terms)
             elif is_main:
                 _note_skipped(config, samples, state.step)
-            progress.update(task, completed=state.step)
             if state.step % config.run.log_every == 0:
                 backed_off = watchers.guard.backed_off if watchers.guard else 0
                 losses = _log(setup, state, watchers, seconds=time.monotonic() - started)
                 if watchers.guard and watchers.guard.backed_off > backed_off:
                     state = back_off(state, accelerator)
-                progress.update(task, losses=losses)
+                shown = f"{folder.name}: {losses}"
                 if clock:
                     logger.info("%s: %s", folder, clock.take())
+            if report:
+                report(shown, state.step, steps)
             ends = watchers.stopped or state.step == steps or any_process(is_asked(), accelerator)
             if ends or state.step % config.run.checkpoint_every == 0:
                 content = pack(state, watchers, accelerator)
