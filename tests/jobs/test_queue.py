@@ -598,7 +598,7 @@ def test_the_filter_is_tuned_to_a_model_and_videos(jobs, files, tmp_path):
 
 
 def test_a_damaged_log_of_one_job_holds_up_no_other(jobs):
-    """A power cut leaves lines of zeros; the server looked at no job after that one, and began none."""
+    """A power cut leaves lines of zeros; the server looked at no job after that one, and the page showed none."""
     for number, log in (("aa", b"\0" * 40 + b"\n"), ("bb", b'{"step": 4}\n')):
         job = Job(number, "train", number, "ann", 1.0, "gone", state="running", started=2.0)
         (jobs.of(job) / "run").mkdir(parents=True)
@@ -606,6 +606,7 @@ def test_a_damaged_log_of_one_job_holds_up_no_other(jobs):
         jobs.store.add(job)
     jobs.tick()
     assert [(job.losses, job.step) for job in jobs.store.all(Job)] == [(1, 0), (1, 4)]
+    assert [jobs.curves(job) for job in jobs.store.all(Job)] == [[], [{"step": 4}]]
     assert [job.state for job in jobs.store.all(Job)] == ["failed", "failed"]  # for their model is gone
 
 

@@ -233,11 +233,12 @@ class Jobs:
         remove(self.of(job))
 
     def curves(self, job: Job, after: int = 0) -> list[dict[str, Any]]:
-        """The lines of its log after a step: losses, and what guards and validations found."""
+        """The lines of its log after a step: losses, and what guards and validations found; none of a damaged log."""
         path = self.of(job) / CURVES
-        if not path.is_file():
+        try:
+            return [line for line in read_log(path) if line["step"] > after] if path.is_file() else []
+        except InputError:  # by a power cut; what is wrong with it is the message of the job that goes on with it
             return []
-        return [line for line in read_log(path) if line["step"] > after]
 
     def doing(self, job: Job) -> str:
         """What the process of a running job said last; empty where it said nothing yet, and of other jobs."""
