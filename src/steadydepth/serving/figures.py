@@ -23,7 +23,6 @@ class StreamFigures:
     client: str
     n_frames: int = 0
     n_skipped: int = 0
-    n_refused: int = 0
     is_waiting: bool = False  # whether a frame is in its queue
     flicker: float | None = None
 

@@ -1,15 +1,14 @@
 """What stands around every route: hosts and origins, limits of bodies, headers, plain errors, the audit log."""
 
 import asyncio
-import json
 import logging
 import secrets
 import time
-from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from fastapi import HTTPException
 from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steadydepth.serving.access import address_of
@@ -74,7 +73,7 @@ class Guard:
         try:
             fault = self._fault(connection)
             if fault is not None:
-                await _answer(is_http, send_guarded, *fault)
+                await _refusal(*fault)(scope, receive, send_guarded)
                 return
             await self.app(scope, _Body(receive, self.settings) if is_http else receive, send_guarded)
         except Exception:
@@ -82,7 +81,7 @@ class Guard:
             number = secrets.token_hex(4)
             LOG.exception("error %s at %s %s", number, scope.get("method", "WS"), scope["path"])
             if status == 0:
-                await _answer(is_http, send_guarded, 500, f"internal error {number}")
+                await _refusal(500, f"internal error {number}")(scope, receive, send_guarded)
         finally:
             identity = scope.get("state", {}).get("identity")
             self.audit.note(
@@ -150,10 +149,6 @@ def _parts(address: str) -> SplitResult:
         return urlsplit("")
 
 
-async def _answer(is_http: bool, send: Send, status: int, detail: str) -> None:
-    kind = "http.response" if is_http else "websocket.http.response"
-    body = json.dumps({"detail": detail}).encode()
-    headers: list[tuple[bytes, bytes]] = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    start: dict[str, Any] = {"type": f"{kind}.start", "status": status, "headers": headers}
-    await send(start)
-    await send({"type": f"{kind}.body", "body": body})
+def _refusal(status: int, detail: str) -> JSONResponse:
+    """An answer to a request, or to the handshake of a WebSocket."""
+    return JSONResponse({"detail": detail}, status, {"Connection": "close"})

@@ -257,7 +257,6 @@ class _Stream:
 
     def _refuse(self, frame: _Frame, error: Exception) -> dict[str, Any]:
         self._n_refused += 1
-        self.own.n_refused += 1
         self.figures.n_refused += 1
         reason = str(error)
         if not isinstance(error, InputError):

@@ -70,15 +70,16 @@ async def offer(
     return Response(answer, 201, {"Location": f"/v1/webrtc/{name}"}, "application/sdp")
 
 
-@router.delete("/v1/webrtc/{name}", status_code=204, summary="End a camera over WebRTC", response_class=Response)
-async def end(request: Request, name: str, identity: Annotated[Identity, requires("predict")]) -> Response:
-    """End what an offer began; its own token alone can, or one of `admin`.
-
-    Args:
-        request: any.
-        name: of the stream.
-        identity: who asks.
-    """
+@router.delete(
+    "/v1/webrtc/{name}",
+    dependencies=[requires("predict")],
+    status_code=204,
+    summary="End a camera over WebRTC",
+    response_class=Response,
+)
+async def end(request: Request, name: str) -> Response:
+    """End what an offer began; its own token alone can, or one of `admin`."""
+    identity: Identity = request.state.identity
     owner, peer, _ = request.app.state.peers.get(name, (None, None, None))
     if peer is None or peer.is_over.is_set() or (owner != identity.name and not identity.may("admin")):
         raise HTTPException(404, "no such stream")
