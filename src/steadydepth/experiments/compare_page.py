@@ -21,12 +21,12 @@ from steadydepth.experiments.compare_table import (
 from steadydepth.metrics.protocols import METRICS
 from steadydepth.reports.charts import Point, plane_chart
 from steadydepth.reports.page import render_template
+from steadydepth.reports.run_charts import FLICKER
 
 _TITLES = {"rows": "All clips", "rows_fixed": "Clips of a fixed camera", "rows_moving": "Clips of a moving camera"}
 # Of each plane: what stands across, by the first of these that the data allows, and what upwards. How much a video
 # flickers, how well it follows what moves, and how much of the flicker is lost to blur.
-_FLICKER = ("flicker", "sre", "flicker_flow")
-_PLANES = ((_FLICKER, "abs_rel"), (("vel",), "abs_rel"), (_FLICKER, "edge_gain"))
+_PLANES = ((FLICKER, "abs_rel"), (("vel",), "abs_rel"), (FLICKER, "edge_gain"))
 
 
 def render_comparison(result: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from steadydepth.reports.charts import Line, Point, line_chart, plane_chart
 Reports = Mapping[str, Mapping[str, Any]]
 
 # What the axis of temporal consistency may be, in this order; the last one needs no label.
-_FLICKER = ("flicker", "sre", "flicker_flow")
+FLICKER = ("flicker", "sre", "flicker_flow")
 # Chart titles of the curves of a clip.
 _NAMES = {
     "abs_rel": "error of each frame",
@@ -30,8 +30,8 @@ def draw_planes(reports: Reports) -> list[str]:
     point and so are its controls, joined with it. The constant is the same for all of them up to the mean of what they
     predicted: that of the first report that has one is shown.
     """
-    known = [metric for metric in _FLICKER if _plane(reports, metric, "abs_rel")]
-    planes = [(metric, "abs_rel") for metric in known if metric != _FLICKER[2]] or [(one, "abs_rel") for one in known]
+    known = [metric for metric in FLICKER if _plane(reports, metric, "abs_rel")]
+    planes = [(metric, "abs_rel") for metric in known if metric != FLICKER[2]] or [(one, "abs_rel") for one in known]
     planes += [(known[0], "edge_gain")] if known else []
     return [chart for across, upwards in planes if (chart := _plane(reports, across, upwards))]
 
@@ -68,7 +68,7 @@ def draw_clip(name: str, reports: Reports) -> list[str]:
     """Error of each frame and change of each pair of frames in the clip `name`, a line for each report with curves."""
     curves = {one: (report.get("curves") or {}).get(name) or {} for one, report in reports.items()}
     consistency = next(
-        (metric for metric in _FLICKER if any(_has_values(curve.get(metric)) for curve in curves.values())), None
+        (metric for metric in FLICKER if any(_has_values(curve.get(metric)) for curve in curves.values())), None
     )
     charts = []
     for metric in ("abs_rel", consistency):
