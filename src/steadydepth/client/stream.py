@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal
 
 import cv2
@@ -72,41 +72,27 @@ class _Sent:
     sent: float
 
 
+@dataclass
 class Stream:
-    """One stream over as many connections as it takes: a thread sends, the caller's own receives.
+    """One stream over as many connections as it takes: a thread sends, the caller's own receives."""
 
-    Args:
-        connect: gives an open WebSocket of the stream, or raises what `Client.connect` does.
-        frames: uint8 RGB (h, w, 3); read in a thread of its own.
-        url: of the server, for messages.
-        timeout_s: without an answer for so long the connection counts as dead.
-        patience_s: give up after so long without a connection.
-        seconds: end after so long; None goes on until the frames end.
-        is_live: the newest frame wins.
-        encoding: of the frames.
-    """
+    connect: Callable[[], Any]  # gives an open WebSocket of the stream, or raises what `Client.connect` does
+    frames: Iterable[NDArray[Any]]  # uint8 RGB (h, w, 3); read in a thread of its own
+    _: KW_ONLY
+    url: str  # of the server, for messages
+    timeout_s: float  # without an answer for so long the connection counts as dead
+    patience_s: float  # give up after so long without a connection
+    seconds: float | None  # end after so long; None goes on until the frames end
+    is_live: bool  # the newest frame wins
+    encoding: Encoding
 
-    def __init__(
-        self,
-        connect: Callable[[], Any],
-        frames: Iterable[NDArray[Any]],
-        *,
-        url: str,
-        timeout_s: float,
-        patience_s: float,
-        seconds: float | None,
-        is_live: bool,
-        encoding: Encoding,
-    ) -> None:
-        self._open, self._frames, self.url = connect, frames, url
-        self.timeout_s, self.patience_s = timeout_s, patience_s
-        self._begun, self._seconds = time.monotonic(), math.inf if seconds is None else seconds
-        self.is_live, self.encoding = is_live, encoding
+    def __post_init__(self) -> None:
+        """Nothing is sent, and nothing answered, yet."""
+        self._begun, self._last = time.monotonic(), -1  # the latter is the number of the last frame that was answered
         # One that the same thread may take twice.
         self._changed = threading.Condition(threading.RLock())
         self._waiting = deque[_Sent]()  # not answered yet
         self._again = deque[_Sent]()  # of a connection that was cut
-        self._last = -1  # number of the last frame that was answered
         self._n_in_vain = 0  # connections, one after another, without an answer
         self._is_cut = False
         self._fault: InputError | None = None  # a frame that is no image
@@ -117,7 +103,7 @@ class Stream:
         Raises:
             InputError: as `Client.stream`; no frame, or no answer, came in the time that was asked for.
         """
-        self._feed = Feed(self._frames, is_live=self.is_live, changed=self._changed)
+        self._feed = Feed(self.frames, is_live=self.is_live, changed=self._changed)
         try:
             while not self._is_done():
                 yield from self._over_one_connection()
@@ -137,8 +123,8 @@ class Stream:
 
     def _left_s(self) -> float:
         """Seconds until the end that was asked for; a camera may take a while to begin."""
-        most = self._seconds if self._last >= 0 else max(self._seconds, BEGIN_S)
-        return self._begun + most - time.monotonic()
+        most = math.inf if self.seconds is None else self.seconds
+        return self._begun + (most if self._last >= 0 else max(most, BEGIN_S)) - time.monotonic()
 
     def _over_one_connection(self) -> Iterator[StreamedDepth]:
         from websockets.exceptions import ConnectionClosed
@@ -179,7 +165,7 @@ class Stream:
         until, pause = time.monotonic() + self.patience_s, _FIRST_PAUSE_S
         while True:
             try:
-                return self._open()
+                return self.connect()
             except OSError as error:
                 if time.monotonic() + pause > until:
                     raise InputError(f"{self.url} does not answer ({error}): is the server there?") from error
