@@ -49,7 +49,7 @@ def export_filter(out: str | Path, *, filter: str = LEARNED) -> Path:
     sides = {2: torch.export.Dim("rows", max=4096), 3: torch.export.Dim("columns", max=4096)}
     features = torch.randn(1, N_FEATURES, 40, 56, generator=torch.Generator().manual_seed(0))
     with new_file(path) as part:
-        # Warnings of the exporter's own use of what it has deprecated are nothing that a user could mend.
+        # Warnings of the exporter's own use of what it has deprecated are nothing that a user could fix.
         with warnings.catch_warnings(action="ignore"), quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
             program = torch.onnx.export(
                 gates, (features,), dynamo=True, verbose=False, dynamic_shapes=(sides,),

@@ -47,7 +47,7 @@ def write_onnx(
     """
     inputs = ["image", *(beside or {}), *map(state_input, metadata["state"])]
     outputs = ["depth", *map(state_output, metadata["state"] if kept is None else kept)]
-    # Warnings of the exporter's own use of what it has deprecated are nothing that a user could mend.
+    # Warnings of the exporter's own use of what it has deprecated are nothing that a user could fix.
     with warnings.catch_warnings(action="ignore"), quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
         exported = trace(graph, _inputs(metadata, beside))
         if decompositions:

@@ -107,7 +107,7 @@ def _cost_section(proofs: list[Path]) -> Section:
         with reading(path, "as what steadydepth verify wrote", "remove it, or verify again"):
             proof = json.loads(path.read_text(encoding="utf-8"))
             columns[f"{proof['after']} after {proof['before']}"] = {name: say(proof) for name, say in facts.items()}
-    rows = [{"metric": name} | {column: said[name] for column, said in columns.items()} for name in facts]
+    rows = [{"metric": name} | {column: values[name] for column, values in columns.items()} for name in facts]
     return Section("Cost to run", "found by steadydepth verify", [Table("Before and after", list(columns), rows)], [])
 
 
@@ -146,14 +146,14 @@ def _facts(group: Reports) -> str:
 
 
 def _fact(name: str, headers: dict[str, dict[str, Any]]) -> str:
-    """What the headers say under a name: once where all say the same, else with whose it is."""
+    """What the headers have under a name: once where it is the same in all, else with whose it is."""
     known = {who: header[name] for who, header in headers.items() if header.get(name) is not None}
-    said = {who: f"{value:.4g}" if isinstance(value, float) else str(value) for who, value in known.items()}
-    if not said or (name == "filter" and set(said.values()) == {"none"}):
+    shown = {who: f"{value:.4g}" if isinstance(value, float) else str(value) for who, value in known.items()}
+    if not shown or (name == "filter" and set(shown.values()) == {"none"}):
         return ""
-    if len(said) == len(headers) and len(set(said.values())) == 1:
-        return f"{name} {next(iter(said.values()))}"
-    return f"{name} " + ", ".join(f"{value} ({who})" for who, value in said.items())
+    if len(shown) == len(headers) and len(set(shown.values())) == 1:
+        return f"{name} {next(iter(shown.values()))}"
+    return f"{name} " + ", ".join(f"{value} ({who})" for who, value in shown.items())
 
 
 def _table(title: str, group: Reports, part: str) -> Table:

@@ -22,16 +22,16 @@ _LONGEST_LINES = 1 << 16  # bytes, of two lines
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """What the complete lines of a log say.
+    """The complete lines of a log.
 
     Raises:
         InputError: a line is damaged, as one that was being written when the power went.
     """
-    return [said for _, said in _read(path)]
+    return [values for _, values in _read(path)]
 
 
 def _read(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The lines of a log and what they say; a run that is training, or was cut, may have begun one more."""
+    """The lines of a log, as text and as values; a run that is training, or was cut, may have begun one more."""
     found = []
     refuse_pipe(path)
     for number, line in enumerate(
@@ -40,8 +40,8 @@ def _read(path: Path) -> list[tuple[str, dict[str, Any]]]:
         if not line.endswith("\n"):
             break
         try:
-            said = json.loads(line)
-            found.append((line, said | {"step": int(said["step"])}))
+            values = json.loads(line)
+            found.append((line, values | {"step": int(values["step"])}))
         except (ValueError, TypeError, LookupError, RecursionError) as error:
             raise InputError(f"{path}: line {number} is damaged ({error}): delete that line") from error
     return found
@@ -65,7 +65,7 @@ def keep_lines_until(path: Path, step: int) -> None:
     """Drop what a cut run wrote after its last checkpoint: those steps are taken again."""
     if not path.is_file():
         return
-    kept = [line for line, said in _read(path) if said["step"] <= step]
+    kept = [line for line, values in _read(path) if values["step"] <= step]
     with writing_in(path.parent), new_file(path) as part:
         part.write_text("".join(kept), encoding="utf-8", newline="\n")
 

@@ -1,6 +1,7 @@
 """Validation during a run with the metrics of evaluate: the best model is kept, and early stopping."""
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -45,13 +46,13 @@ def check_metric(key: str, metric: str) -> None:
         raise InputError(f"{key}: {metric}: is no metric with a best value; choose {', '.join(usable)}")
 
 
+@dataclass
 class EarlyStopping:
     """The best validation so far, and how many there have been since."""
 
-    def __init__(self, patience: int) -> None:
-        self.patience = patience  # validations in a row that are no better; 0 never stops
-        self.least_distance: float | None = None
-        self.since = 0
+    patience: int  # validations in a row that are no better; 0 never stops
+    least_distance: float | None = None  # of the best one (`distance_from_best`)
+    since: int = 0
 
     @property
     def stopped(self) -> bool:
