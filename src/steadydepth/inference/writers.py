@@ -95,6 +95,11 @@ def _names(cached: CachedDepth, output: Output) -> tuple[str, ...] | None:
     return cached.source.names if output.keep_names else None
 
 
+def _file_names(cached: CachedDepth, output: Output) -> Iterator[str]:
+    """A name for each frame: that of its image, or its number."""
+    return iter(_names(cached, output) or (f"{number:04d}" for number in count()))
+
+
 def _write_npz(folder: Path, cached: CachedDepth, output: Output) -> None:
     write_prediction_frames(folder, cached.source.name, cached.depth, noted=output.noted(cached.filter))
 
@@ -132,7 +137,6 @@ def _write_png(folder: Path, cached: CachedDepth, output: Output) -> None:
     """Depth in colours; in grey of 16 bits, of which a colour map has 8."""
     shown, view = folder / cached.source.name / "shown", output.view
     shown.mkdir(parents=True)
-    names = iter(_names(cached, output) or (f"{number:04d}" for number in count()))
 
     def write(one: tuple[str, np.ndarray, Range]) -> None:
         name, depth, ends = one
@@ -142,8 +146,8 @@ def _write_png(folder: Path, cached: CachedDepth, output: Output) -> None:
         else:
             write_png(shown / f"{name}.png", view.paint(depth, ends, cached.claims))
 
-    depths = zip(cached.depth.read(), cached.ranges(view), strict=False)
-    for_each_in_threads(write, ((next(names), depth, ends) for depth, ends in depths))
+    frames = zip(_file_names(cached, output), cached.depth.read(), cached.ranges(view), strict=False)
+    for_each_in_threads(write, frames)
 
 
 def _write_mp4(folder: Path, cached: CachedDepth, output: Output) -> None:
@@ -158,16 +162,15 @@ def _write_stereo(folder: Path, cached: CachedDepth, output: Output) -> None:
         for (image, depth), ends in zip(cached.frames(), cached.ranges(view), strict=False):
             yield combine(*output.stereo.pair(image, view.nearness(depth, ends, cached.claims)))
 
-    _write_moving(folder / outputs(cached.source, output.format)[0], images(), cached)
+    _write_moving(folder / outputs(cached.source, output.format)[0], images(), cached.fps, like=cached.source.video)
 
 
-def _write_moving(path: Path, images: Iterator[np.ndarray], cached: CachedDepth, *, preset: str = "veryfast") -> None:
+def _write_moving(path: Path, images: Iterator[np.ndarray], fps: float, **options: Any) -> None:
     """A video, or an image where the name says so."""
     if path.suffix == ".png":
         write_png(path, next(images))
     else:
-        like = cached.source.video if preset == "veryfast" else None
-        write_video(path, read_ahead(images), cached.fps, like=like, preset=preset)
+        write_video(path, read_ahead(images), fps, **options)
 
 
 def _write_mkv(folder: Path, cached: CachedDepth, output: Output) -> None:
@@ -194,19 +197,18 @@ def _write_mkv(folder: Path, cached: CachedDepth, output: Output) -> None:
 def _write_preview(folder: Path, cached: CachedDepth, output: Output, is_given_up: Event) -> None:
     """The video, or the image, of frames and depth side by side."""
     images = takewhile(lambda _: not is_given_up.is_set(), cached.images(PREVIEW_SIDE, output.view))
-    _write_moving(folder / outputs(cached.source, "npz")[-1], images, cached, preset="ultrafast")
+    _write_moving(folder / outputs(cached.source, "npz")[-1], images, cached.fps, preset="ultrafast")
 
 
 def _write_ply(folder: Path, cached: CachedDepth, output: Output) -> None:
     points = folder / cached.source.name / "points"
     points.mkdir(parents=True)
-    names = iter(_names(cached, output) or (f"{number:04d}" for number in count()))
 
     def write(named: tuple[str, tuple[np.ndarray, np.ndarray]]) -> None:
         name, (image, depth) = named
         write_ply(points / f"{name}.ply", *coloured_points(depth, image, cached.K))
 
-    for_each_in_threads(write, ((next(names), frame) for frame in cached.frames()))
+    for_each_in_threads(write, zip(_file_names(cached, output), cached.frames(), strict=False))
 
 
 def _write_rerun(folder: Path, cached: CachedDepth, output: Output) -> None:
