@@ -55,10 +55,7 @@ class ServedPredictor(Predictor):
         return Result(answer.depth, self._claims, given)
 
     def refuse_another(self, answer: ServedDepth) -> None:
-        """Ask the server which model is in service, and compare it with the one that was there at the beginning.
-
-        Args:
-            answer: the one that made a caller ask, with its own claims.
+        """See that the model that is in service, and gave this answer, is the one that was there at the beginning.
 
         Raises:
             InputError: it is another one.

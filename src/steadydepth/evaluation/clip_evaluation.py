@@ -45,8 +45,8 @@ def score_clip(
         flat = _constant(settings.constant, footage, depth)
         predictions["constant"] = Prediction(flat, footage, clip.n_frames, protocol)
     fits, static_set, has_label = _survey(footage, predictions, settings)
-    controls = None if settings.constant is None else Controls()
-    beside = None if reference is None else Comparison(fits, has_controls=controls is not None)
+    controls = None if settings.constant is None else _Controls()
+    beside = None if reference is None else _Comparison(fits, has_controls=controls is not None)
     methods = ("model", "constant", *CONTROLS) if controls is not None else ("model",)
     scorer = ClipScorer(footage, settings, methods, static_set)
     values = {name: one.read() for name, one in predictions.items()}
@@ -118,7 +118,7 @@ def _survey(
     return fits, search.result() if search is not None and has_label else None, has_label
 
 
-class Controls:
+class _Controls:
     """The filters of `ops.smoothing` side by side, each with its memory, given one frame of log depth after another."""
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ class Controls:
 
 
 def _methods(
-    found: Mapping[str, Pixels], frame: SceneFrame, controls: Controls | None
+    found: Mapping[str, Pixels], frame: SceneFrame, controls: _Controls | None
 ) -> tuple[list[Pixels], list[Pixels]]:
     """Depth of every method and its logarithm, in the order of the methods."""
     model = found["model"]
@@ -151,21 +151,15 @@ def _methods(
     return depths, [log, log_depth(found["constant"]), *smooth]
 
 
-class Comparison:
+class _Comparison:
     """A prediction, its controls and a reference frame by frame, in log depth that needs no label."""
 
     def __init__(self, fits: Mapping[str, ClipFit], *, has_controls: bool) -> None:
         self._fits = fits
-        self._controls = Controls() if has_controls else None
+        self._controls = _Controls() if has_controls else None
 
     def next(self, raw: Mapping[str, Pixels], aligned: Pixels, frame: SceneFrame) -> ReferenceFrame:
-        """The next frame.
-
-        Args:
-            raw: predicted values by name, at the size of the footage, each in the units of its claims.
-            aligned: depth of the reference as scored, metres.
-            frame: of the footage.
-        """
+        """The next frame, of what is predicted for it by name (`raw`) and the reference as it is scored, in metres."""
         logs = {name: fit.comparable_log(raw[name], self._fits["reference"]) for name, fit in self._fits.items()}
         methods = [logs["model"]]
         if self._controls is not None:

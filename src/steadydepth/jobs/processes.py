@@ -25,13 +25,8 @@ class Processes:
     def __init__(self) -> None:
         self.children: dict[Path, subprocess.Popen[bytes]] = {}  # those of this server
 
-    def start(self, folder: Path, order: Mapping[str, Any], *, threads: int) -> bool:
-        """Start the process of a job.
-
-        Args:
-            folder: of the job.
-            order: what `worker` reads.
-            threads: that it computes with.
+    def start(self, folder: Path, order: Mapping[str, Any]) -> bool:
+        """Start the process of the job in a folder, which reads the order (`worker`).
 
         Returns: whether it was started; False where one that a killed server had just started is at work.
         """
@@ -41,7 +36,7 @@ class Processes:
         lock = lock_file(folder / LOCK)
         if lock is None:
             return False
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": str(order["limits"]["threads"]), "PYTHONUNBUFFERED": "1"}
         with (folder / LOG_FILE).open("ab") as log:
             self.children[folder] = subprocess.Popen(
                 [sys.executable, "-m", "steadydepth.jobs.worker", str(folder)],

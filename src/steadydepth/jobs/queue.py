@@ -297,7 +297,7 @@ class Jobs:
             self.store.change(job, state="failed", ended=time.time(), message=str(error))
             return
         order = {"kind": job.kind, "settings": job.settings, "model": model, "limits": vars(self.limits)}
-        if self.processes.start(self.of(job), order, threads=self.limits.threads):
+        if self.processes.start(self.of(job), order):
             logger.info("job %s (%s): started", job.id, job.kind)
 
     def _look_at(self, job: Job) -> None:

@@ -100,12 +100,7 @@ class Uploads:
         return self.folder / upload.id
 
     def link_sequences(self, upload: Upload, into: Path) -> None:
-        """Links to the sequences of an upload; names that are there already get its number behind them.
-
-        Args:
-            upload: one that is ready.
-            into: a folder, with the links to other uploads.
-        """
+        """Link the sequences of an upload into a folder; names that are there already get its number behind them."""
         for path, name in _sequences(self.of(upload) / DATA, upload):
             stem, suffix = (Path(name).stem, Path(name).suffix) if path.is_file() else (name, "")
             taken = {each.stem if each.is_file() else each.name for each in into.iterdir()}

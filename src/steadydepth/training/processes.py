@@ -112,12 +112,7 @@ def gather(state: Any) -> Any:
 
 
 def spread(state: Mapping[str, Any], like: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Complete tensors sharded as those of the same names in `like` are; numbers stay as they are.
-
-    Args:
-        state: complete tensors and numbers by name.
-        like: tensors of the same names, sharded or not.
-    """
+    """Complete tensors sharded as those of the same names in `like` are, or are not; numbers stay as they are."""
 
     def one(value: Any, like: Tensor) -> Any:
         if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.ndim == 0:

@@ -30,11 +30,7 @@ def check_validation(config: Config) -> None:
 
 
 def check_metric(key: str, metric: str) -> None:
-    """See that a metric can choose the best model.
-
-    Args:
-        key: of the config, for the error.
-        metric: its value.
+    """See that the metric that a key of a config names can choose the best model.
 
     Raises:
         InputError: it is no metric with a best value.
@@ -120,10 +116,5 @@ def validate(
 
 
 def distance_from_best(metric: str, value: float) -> float:
-    """A number that is smaller where the metric is better, whichever direction the metric has.
-
-    Args:
-        metric: one of evaluate's with a best value.
-        value: in its own units.
-    """
+    """A number that is smaller where the value of the metric is better, whichever direction the metric has."""
     return {"lower": value, "higher": -value, "nearer 1": abs(value - 1)}[METRICS[metric].better]
