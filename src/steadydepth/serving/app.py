@@ -111,7 +111,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _wrong_input(request: Request, error: Exception) -> JSONResponse:
-    """What the bytes of a client are not; the messages of its own images name no path."""
+    """The mistake of a client; what is raised for one names no path of the server."""
     return JSONResponse({"detail": str(error)}, 422)
 
 

@@ -19,7 +19,7 @@ from steadydepth.jobs.queue import Jobs, served_name
 from steadydepth.jobs.store import Job, Upload
 from steadydepth.serving.access import requires
 from steadydepth.serving.models import Models
-from steadydepth.serving.owned import Id, Who, find, is_of, refusals
+from steadydepth.serving.owned import Id, Who, conflicts, find, is_of
 from steadydepth.serving.tokens import Identity
 
 logger = logging.getLogger(__name__)
@@ -97,11 +97,10 @@ def _add_jobs(router: APIRouter, jobs: Jobs, models: Models) -> None:
             find(jobs, Upload, id, who)
         if order.model is not None and order.model.startswith("job:"):
             find(jobs, Job, order.model.removeprefix("job:"), who)
-        with refusals():
-            job = jobs.submit(
-                order.kind, owner=who.name, name=order.name, model=order.model, uploads=tuple(order.uploads),
-                settings=order.settings,
-            )  # fmt: skip
+        job = jobs.submit(
+            order.kind, owner=who.name, name=order.name, model=order.model, uploads=tuple(order.uploads),
+            settings=order.settings,
+        )  # fmt: skip
         return asdict(job)
 
     @router.get("/jobs")
@@ -139,8 +138,7 @@ def _add_jobs(router: APIRouter, jobs: Jobs, models: Models) -> None:
     def delete_job(id: Id, who: Who) -> Response:
         """Delete a job that is over, with its model."""
         job = find(jobs, Job, id, who)
-        with refusals():
-            jobs.delete(job)
+        jobs.delete(job)
         models.forget(served_name(job))
         return Response(status_code=204)
 
@@ -182,14 +180,14 @@ def _add_results(router: APIRouter, jobs: Jobs, models: Models) -> None:
     def download_model(id: Id, request: Request, ticket: Ticket = None) -> Response:
         """The model of a finished job as a zip of its files."""
         job = by_ticket(id, ticket, request)
-        with refusals(409):
+        with conflicts():
             return FileResponse(jobs.pack_model(job), media_type="application/zip", filename=f"{job.id}.zip")
 
     @router.post("/jobs/{id}/serve")
     def put_into_service(id: Id, who: Admin) -> dict[str, Any]:
         """Put the model of a finished job in the place of the one in service; no stream is dropped."""
         job = find(jobs, Job, id, who)
-        with refusals(409):
+        with conflicts():
             models.add(served_name(job), jobs.resolve(f"job:{job.id}"))
             served = models.put_into_service(served_name(job))
         jobs.note_served(served.name)

@@ -41,9 +41,9 @@ def find(jobs: Jobs, kind: type[Row], id: str, who: Identity) -> Row:
 
 
 @contextmanager
-def refusals(status: int = 422) -> Iterator[None]:
-    """Answer a mistake of who asks, an InputError from within, with `status` and its message."""
+def conflicts() -> Iterator[None]:
+    """Answer an InputError from within, of what is not in the state for it, with 409 in place of the usual 422."""
     try:
         yield
     except InputError as error:
-        raise HTTPException(status, str(error)) from error
+        raise HTTPException(409, str(error)) from error

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Header, HTTPException, Request, Response
 from steadydepth.jobs.queue import Jobs
 from steadydepth.jobs.store import Upload
 from steadydepth.jobs.uploads import checksum
-from steadydepth.serving.owned import Id, Who, find, is_of, refusals
+from steadydepth.serving.owned import Id, Who, find, is_of
 
 logger = logging.getLogger(__name__)
 TUS = "1.0.0"
@@ -52,10 +52,9 @@ def uploads_router(jobs: Jobs) -> APIRouter:
         """Begin an upload: a video, or an archive (.zip, .tar.gz) of videos and sequence folders."""
         _check_version(tus)
         given = _metadata(metadata)
-        with refusals():
-            upload = uploads.create(
-                given.get("filename", ""), length, owner=who.name, sha256=given.get("sha256"), key=given.get("key", "")
-            )
+        upload = uploads.create(
+            given.get("filename", ""), length, owner=who.name, sha256=given.get("sha256"), key=given.get("key", "")
+        )
         place = request.url_for("send_piece", id=upload.id).path
         return Response(status_code=201, headers=_TUS_HEADERS | {"Location": place})
 
@@ -109,8 +108,7 @@ def uploads_router(jobs: Jobs) -> APIRouter:
         if not uploads.claim(upload):
             raise HTTPException(423, "another request is sending a piece of this upload")
         try:
-            with refusals():
-                uploads.delete(upload)
+            uploads.delete(upload)
         finally:
             uploads.release(upload)
         return Response(status_code=204, headers=_TUS_HEADERS)
