@@ -22,13 +22,7 @@ from steadydepth.evaluation.clip_evaluation import CONTROLS as CONTROLS
 from steadydepth.evaluation.clip_evaluation import score_clip
 from steadydepth.evaluation.clip_scorer import Settings
 from steadydepth.evaluation.footage import footage_of
-from steadydepth.evaluation.sources import (
-    Source,
-    is_model,
-    sources_of_folder,
-    sources_of_model,
-    with_reference,
-)
+from steadydepth.evaluation.sources import Source, sources_of_folder, sources_of_model, with_reference
 from steadydepth.evaluation.sources import predict_sequence as predict_sequence
 from steadydepth.evaluation.summary import ScoredClip, build_report, mean_over_clips
 from steadydepth.evaluation.windows import Values
@@ -264,22 +258,23 @@ def evaluate(
     Raises:
         InputError: an option is wrong, or no clip can be scored.
     """
-    is_own = isinstance(model_or_predictions, Predictor)
-    applied = (model_or_predictions.choose_filter if is_own else choose_filter)(filter, strength)
+    is_predictor = isinstance(model_or_predictions, Predictor)
+    is_model = is_predictor or isinstance(model_or_predictions, torch.nn.Module)
+    applied = (model_or_predictions.choose_filter if is_predictor else choose_filter)(filter, strength)
     if out is not None:
         check_folder(Path(out))
     paths, chosen = find_sequences(Path(data)), choose_protocol(protocol, max_depth=max_depth)
     settings, tell = _settings(align, chosen, lengths, strict=strict, opw=opw), progress or (lambda *_: None)
     with tempfile.TemporaryDirectory(prefix="steadydepth-", ignore_cleanup_errors=True) as keep:
         sources: Iterable[Source]
-        if is_model(model_or_predictions):
+        if is_model:
             sources = sources_of_model(model_or_predictions, paths, Path(keep), chosen, filter=applied, tell=tell)
         else:
             sources = sources_of_folder(Path(model_or_predictions), paths, filter=applied)
         if reference is not None:
             sources = with_reference(sources, paths, as_predictor(reference), Path(keep), chosen)
         report = _evaluate_sources(sources, settings, jobs, tell, controls=controls, data=str(data))
-    predictions = None if is_model(model_or_predictions) else str(model_or_predictions)
+    predictions = None if is_model else str(model_or_predictions)
     report["header"] |= {"model": model_name, "predictions": predictions, **applied.noted()}
     if out is not None:
         write_json(Path(out) / "metrics.json", report)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -130,11 +129,6 @@ def _spool(session: VideoSession, path: Path, stored: Path, protocol: Protocol) 
 
 def _fail(message: str) -> DepthFrames:
     raise InputError(message)
-
-
-def is_model(model: Any) -> bool:
-    """Whether it is a module, or what `load` returns."""
-    return isinstance(model, nn.Module | Predictor)
 
 
 def with_reference(
