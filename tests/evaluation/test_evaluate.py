@@ -9,7 +9,9 @@ from torch import nn
 
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.errors import InputError
-from steadydepth.evaluation.evaluate import CONTROLS, evaluate, evaluate_clip, predict_sequence
+from steadydepth.evaluation.clip_evaluation import CONTROLS
+from steadydepth.evaluation.evaluate import evaluate, evaluate_clip
+from steadydepth.evaluation.sources import predict_sequence
 from steadydepth.evaluation.summary import is_better, mean_over_clips, table_rows
 from steadydepth.files.predictions import write_predictions
 from steadydepth.inference.filters import FILTERS, filter_depth

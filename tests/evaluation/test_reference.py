@@ -13,8 +13,9 @@ from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.evaluation.clip_evaluation import score_clip
 from steadydepth.evaluation.clip_scorer import Settings
-from steadydepth.evaluation.evaluate import evaluate, predict_sequence
+from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.evaluation.footage import footage_of
+from steadydepth.evaluation.sources import predict_sequence
 from steadydepth.files.predictions import write_predictions
 from steadydepth.files.stored_depth import open_array
 from steadydepth.inference.filters import filter_depth

@@ -17,7 +17,8 @@ from small_runs import train_until_cut
 from steadydepth import cli
 from steadydepth.config import CompareConfig, FilterName
 from steadydepth.config_files import dump_config, load_compare_config
-from steadydepth.evaluation.evaluate import CONTROLS, evaluate
+from steadydepth.evaluation.clip_evaluation import CONTROLS
+from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.experiments import runner
 from steadydepth.experiments.compare import compare
 from steadydepth.experiments.compare_page import render_comparison

@@ -18,12 +18,10 @@ from jaxtyping import Float
 
 from steadydepth.data.sequence_folder import find_sequences
 from steadydepth.evaluation.alignment import choose_alignment
-from steadydepth.evaluation.clip_evaluation import CONTROLS as CONTROLS
 from steadydepth.evaluation.clip_evaluation import score_clip
 from steadydepth.evaluation.clip_scorer import Settings
 from steadydepth.evaluation.footage import footage_of
 from steadydepth.evaluation.sources import Source, sources_of_folder, sources_of_model, with_reference
-from steadydepth.evaluation.sources import predict_sequence as predict_sequence
 from steadydepth.evaluation.summary import ScoredClip, build_report, mean_over_clips
 from steadydepth.evaluation.windows import Values
 from steadydepth.files.atomic_writes import check_folder, write_json

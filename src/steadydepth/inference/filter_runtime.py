@@ -18,7 +18,7 @@ from steadydepth.ops.fast_flow import flow_of_contrasts, local_contrasts
 from steadydepth.ops.filter_step import begin, filter_step, find_unit, from_log, guide_factor, padding
 
 STRENGTH = 1.0  # docs/filter.md has the trade-off
-CLAIMS = ("metric", "scale", "affine", "disparity")  # those of `types.Claims`, whose module needs torch
+CLAIMS = ("metric", "scale", "affine", "disparity")  # of `video_types.Claims`, whose module needs jaxtyping
 
 Array = NDArray[Any]
 # What is remembered of one video; empty while no depth was finite.
