@@ -54,6 +54,8 @@ class Result:
 
 
 _Predicted = tuple[Result, Fitted]
+# Between two frames of `step`, beyond which the later one begins anew, unless frames come as slowly all the time.
+_MAX_GAP_S = 1.0
 
 
 @runtime_checkable
@@ -128,7 +130,6 @@ class Session:
         filter: str | ChosenFilter | None = None,
         strength: float | None = None,
         chunk: int | None = None,
-        max_gap_s: float = 1.0,
     ) -> None:
         """Begin a video.
 
@@ -137,11 +138,9 @@ class Session:
             filter: what `filters.choose_filter` takes, applied to its depth; `learned_offline` only by `run`.
             strength: of the learned filter, from 0 to 1; None takes its own.
             chunk: frames that `run` shows the network at once; None takes as many as fill the device.
-            max_gap_s: seconds between two frames of `step` beyond which the later one begins anew, unless frames come
-                as slowly all the time.
         """
         self.filter = choose_filter(filter, strength)
-        self.network, self.chunk, self.max_gap_s = network, chunk, max_gap_s
+        self.network, self.chunk = network, chunk
         self._offline = self.filter.learned(network.claims) if self.filter.is_offline else None
         self._filter = None if self._offline else open_filter(self.filter, network.claims)
         self._shots = Shots()
@@ -184,7 +183,7 @@ class Session:
         if time_s is None or self._time_s is None:
             return False
         usual_s, self._gap_s = self._gap_s, time_s - self._time_s
-        return self._gap_s > max(self.max_gap_s, 3 * usual_s)
+        return self._gap_s > max(_MAX_GAP_S, 3 * usual_s)
 
     def run(self, images: Iterable[np.ndarray]) -> Iterator[Result]:
         """Depth of each frame of a recording, from its beginning; a cut is known by the frames around it.
