@@ -9,6 +9,7 @@ from small_runs import resolve
 
 from steadydepth.data.clips import fit_clip
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
+from steadydepth.inference.filters import choose_filter
 from steadydepth.inference.network import Network
 from steadydepth.inference.session import Session
 from steadydepth.metrics import edges_kept
@@ -52,7 +53,7 @@ def test_the_files_hold_what_the_session_gives_at_the_training_size(world, tmp_p
     paths = find_sequences(world)
     assert sorted(files) == sorted(path.name for path in paths)
     for path in paths:
-        session = Session(Network(model), filter="learned_offline" if strength else None, strength=strength or None)
+        session = Session(Network(model), filter=choose_filter("learned_offline", strength) if strength else None)
         expected = np.stack([result.depth for result in session.run(shown(path, config))])
         np.testing.assert_array_equal(np.load(files[path.name]), expected)
 

@@ -124,22 +124,16 @@ class Session:
     """
 
     def __init__(
-        self,
-        network: Predicts,
-        *,
-        filter: str | ChosenFilter | None = None,
-        strength: float | None = None,
-        chunk: int | None = None,
+        self, network: Predicts, *, filter: str | ChosenFilter | None = None, chunk: int | None = None
     ) -> None:
         """Begin a video.
 
         Args:
             network: what predicts each frame.
             filter: what `filters.choose_filter` takes, applied to its depth; `learned_offline` only by `run`.
-            strength: of the learned filter, from 0 to 1; None takes its own.
             chunk: frames that `run` shows the network at once; None takes as many as fill the device.
         """
-        self.filter = choose_filter(filter, strength)
+        self.filter = choose_filter(filter)
         self.network, self.chunk = network, chunk
         self._offline = self.filter.learned(network.claims) if self.filter.is_offline else None
         self._filter = None if self._offline else open_filter(self.filter, network.claims)

@@ -25,7 +25,7 @@ from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.errors import InputError, failure
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.writing import writing_in
-from steadydepth.inference.filters import NONE, OFFLINE
+from steadydepth.inference.filters import OFFLINE, choose_filter
 from steadydepth.inference.network import Network
 from steadydepth.inference.session import Session
 from steadydepth.method.alignment import as_depth
@@ -90,7 +90,7 @@ def remove_teacher_depth(folder: Path) -> None:
 def _write(network: Network, sequence: VideoSequence, target: Path, config: Config) -> None:
     height, width, strength = config.data.height, config.data.width, config.data.teacher_strength
     target.parent.mkdir(parents=True, exist_ok=True)
-    session = Session(network, filter=OFFLINE if strength else NONE, strength=strength or None)
+    session = Session(network, filter=choose_filter(OFFLINE, strength) if strength else None)
     shape = (sequence.n_frames, height, width)
     # Not mapped: Windows neither renames nor removes a file that is, be it by the traceback of an error.
     with writing_in(config.run.folder), new_file(target) as part, part.open("wb") as file:
