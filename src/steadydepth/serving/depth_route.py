@@ -90,7 +90,7 @@ def _answer(state: Any, data: bytes, format: Format) -> tuple[Answer, bytes, dic
     """In a thread: the network, and what is before and after it."""
     settings: Settings = state.settings
     image = decode_image(data, settings.limits.pixels)
-    terminal = Terminal(state.models, filter="none")
+    terminal = Terminal(state.models)
     try:
         answer = terminal.step(image)
     finally:

@@ -28,13 +28,13 @@ class Filters:
 
     def __init__(
         self,
-        default: str | ChosenFilter | None,
+        default: str | ChosenFilter,
         tuned: Callable[[Identity], Mapping[str, Path]] = _none,
         *,
         strength: float | None = None,
     ) -> None:
         self._tuned, self._strength = tuned, strength
-        self.default = self._named(default) if isinstance(default, str) else choose_filter(default)
+        self.default = self._named(default) if isinstance(default, str) else default
         open_filter(self.default, "metric")  # refused here, and not to every stream
 
     @property

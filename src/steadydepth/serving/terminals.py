@@ -4,7 +4,7 @@ import threading
 from dataclasses import dataclass
 
 from steadydepth.errors import InputError
-from steadydepth.inference.filters import ChosenFilter, open_filter
+from steadydepth.inference.filters import ChosenFilter
 from steadydepth.inference.session import Image, Result, Session
 from steadydepth.serving.batching import Port
 from steadydepth.serving.models import InService, Models
@@ -21,9 +21,8 @@ class Answer:
 class Terminal:
     """The state of one video; its steps come one after another, from any thread."""
 
-    def __init__(self, models: Models, *, filter: str | ChosenFilter | None = None) -> None:
-        """Begin a video; InputError where the filter is unknown or looks ahead."""
-        open_filter(filter, models.current.predictor.claims)
+    def __init__(self, models: Models, *, filter: ChosenFilter | None = None) -> None:
+        """Begin a video."""
         self._models, self._filter = models, filter
         self._lock = threading.Lock()
         self._open: tuple[InService, Port, Session] | None = None
