@@ -52,7 +52,7 @@ def raw_image(data: memoryview, height: Any, width: Any, most_pixels: int) -> Im
     Raises:
         InputError: they are not height * width * 3 bytes, or too many.
     """
-    if not (isinstance(height, int) and isinstance(width, int) and not isinstance(height, bool)):
+    if type(height) is not int or type(width) is not int:  # true is an int too
         raise InputError("pixels need height and width in their header, whole numbers")
     _check_pixels(height, width, most_pixels)
     if len(data) != height * width * 3:

@@ -79,7 +79,7 @@ def _time_of(header: dict[str, Any]) -> float | None:
     time_s = header.get("time")
     if time_s is None:
         return None
-    if isinstance(time_s, bool) or not isinstance(time_s, int | float) or not abs(time_s) < MOST_ID:
+    if type(time_s) not in (int, float) or not abs(time_s) < MOST_ID:
         raise InputError("the time of a frame is a number of seconds")
     return float(time_s)
 
@@ -170,7 +170,7 @@ class _Stream:
         try:
             header, payload = unpack(message)
             number, is_reset = header.get("id"), header.get("reset", False)
-            if not isinstance(number, int) or isinstance(number, bool) or not self._last_number < number <= MOST_ID:
+            if type(number) is not int or not self._last_number < number <= MOST_ID:
                 raise InputError("the id of a frame is a whole number above that of the frame before")
             if not isinstance(is_reset, bool) or header.get("kind") not in ("image", "rgb"):
                 raise InputError("the kind of a frame is image or rgb, and reset is true or false")
