@@ -144,17 +144,17 @@ def load_compare_config(path: str | Path, overrides: list[str] | None = None) ->
     Raises:
         InputError: it lists every mistake of the file, each with its path and value.
     """
-    return _load(Path(path), overrides or [], CompareConfig, "compare")
+    return _load(path, overrides, CompareConfig, "compare")
 
 
 def load_search_config(path: str | Path, overrides: list[str] | None = None) -> SearchConfig:
     """The search that a YAML file describes; arguments and errors are those of `load_compare_config`."""
-    return _load(Path(path), overrides or [], SearchConfig, "search")
+    return _load(path, overrides, SearchConfig, "search")
 
 
-def load_filter_config(path: Path, overrides: list[str] | None = None) -> FilterConfig:
+def load_filter_config(path: str | Path, overrides: list[str] | None = None) -> FilterConfig:
     """The training of the learned filter that a YAML file describes; an override is `sequences=100`."""
-    return _load(path, overrides or [], FilterConfig, "temporal_filter")
+    return _load(path, overrides, FilterConfig, "temporal_filter")
 
 
 def _find_config(name: str | Path, example: str) -> Path:
@@ -176,11 +176,11 @@ def presets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def _load(path: Path, overrides: list[str], root: type[AnySection], command: str) -> AnySection:
+def _load(given: str | Path, overrides: list[str] | None, root: type[AnySection], example: str) -> AnySection:
     """A config file; of one of several runs, what is no key of its own goes to the training config that they share."""
-    path = _find_config(path, command)
+    path = _find_config(given, example)
     content = _read(_text_of(path), str(path)) or {}
-    for override in overrides if isinstance(content, dict) else []:
+    for override in (overrides or []) if isinstance(content, dict) else []:
         name, equals, value = override.partition("=")
         key, dot, inner = name.partition(".")
         if not (equals and key) or (dot and not inner) or (root is Config and not dot):
@@ -206,7 +206,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     Raises:
         InputError: it lists every mistake of the file, each with its path and value.
     """
-    return _load(Path(path), overrides or [], Config, "demo")
+    return _load(path, overrides, Config, "demo")
 
 
 def dump_config(config: Config) -> str:

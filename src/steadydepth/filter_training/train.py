@@ -55,7 +55,7 @@ def train_filter(config: FilterConfig | Path | str) -> Path | None:
         InputError: the config does not fit, or a training of another one was cut beside `out`.
     """
     if not isinstance(config, FilterConfig):
-        config = load_filter_config(Path(config))
+        config = load_filter_config(config)
     if config.weights is None:
         gates = FilterGates(config.width)
         _draw_weights(gates, torch.Generator().manual_seed(config.seed))
