@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from steadydepth import cli
-from steadydepth.exporters.verify import Calls, compare_latency, verify
+from steadydepth.exporters.verify import CALLS, compare_latency, verify
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.load import load_model
 from steadydepth.training.checkpoint import save_model
@@ -120,7 +120,10 @@ def test_latency_is_a_median_ratio_with_its_noise_by_hand():
         [t for seconds in ([1.0, 2.0, 1.1], [1.0, 3.0, 1.0], [2.0, 5.0, 1.8]) for s in seconds for t in (0, s)]
     )
     calls = []
-    copies = [Calls(*(lambda name=name: calls.append(name) for name in names)) for names in ("abc", "ABC", "uvw")]
+    copies = [
+        {one: lambda name=name: calls.append(name) for one, name in zip(CALLS, names, strict=True)}
+        for names in ("abc", "ABC", "uvw")
+    ]
     found = compare_latency(copies, rounds=1, clock=lambda: next(times))
     # For each copy a warm-up, then in each round one untimed and one timed call of each.
     assert "".join(calls) == "aaabbbcccaabbcc" + "AAABBBCCCAABBCC" + "uuuvvvwwwuuvvww"

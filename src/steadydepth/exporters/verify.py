@@ -5,13 +5,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from steadydepth.exporters.bench import time_in_turn
+from steadydepth.exporters.bench import Call, time_in_turn
 from steadydepth.exporters.targets import trace
 from steadydepth.files.atomic_writes import check_file, write_json
 from steadydepth.models.load import load_model
@@ -19,14 +19,8 @@ from steadydepth.models.load import load_model
 LEAST_NOISE = 0.05  # a clock on a shared machine is no better, however alike two rounds happen to be
 # Copies of each model that are timed: where the weights of one lie in memory makes it some percent faster or slower.
 COPIES = 3
-
-
-class Calls(NamedTuple):
-    """The calls of a copy of each model, and of another copy of the first: as far apart as two of the same can be."""
-
-    before: Callable[[], Any]
-    after: Callable[[], Any]
-    again: Callable[[], Any]
+# What is timed: a copy of each model, and another copy of the first: as far apart as two of the same can be.
+CALLS = ("before", "after", "again")
 
 
 def verify(
@@ -110,30 +104,30 @@ def _compare_graphs(before: list[str], after: list[str]) -> list[str]:
     return lines
 
 
-def _copies(models: Sequence[nn.Module], inputs: Sequence[tuple[Any, ...]]) -> Calls:
-    def call(number: int) -> Callable[[], Any]:
+def _copies(models: Sequence[nn.Module], inputs: Sequence[tuple[Any, ...]]) -> dict[str, Call]:
+    def call(number: int) -> Call:
         model, given = copy.deepcopy(models[number]), inputs[number]
         return lambda: model(*given)
 
-    return Calls(before=call(0), after=call(1), again=call(0))
+    return dict(zip(CALLS, map(call, (0, 1, 0)), strict=True))
 
 
 def compare_latency(
-    copies: Iterable[Calls], *, rounds: int, clock: Callable[[], float] = time.perf_counter
+    copies: Iterable[dict[str, Call]], *, rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, Any]:
     """Latency of two models, their copies timed one after the other, the calls of a copy in turns.
 
     Args:
-        copies: the calls of each copy; made when their turn comes.
+        copies: the `CALLS` of each copy; made when their turn comes.
         rounds: of each copy.
         clock: gives seconds.
 
     Returns: `ratio` after / before, `noise` of the ratio again / before, whether the first is within the second of 1
         (`same`), the number of `rounds` in all, and medians in seconds.
     """
-    times: dict[str, list[float]] = {name: [] for name in Calls._fields}
+    times: dict[str, list[float]] = {name: [] for name in CALLS}
     for calls in copies:
-        for name, spent in time_in_turn(calls._asdict(), rounds=rounds, clock=clock).items():
+        for name, spent in time_in_turn(calls, rounds=rounds, clock=clock).items():
             times[name] += spent
     first, second, third = times.values()
     ratio = statistics.median(after / before for after, before in zip(second, first, strict=True))
