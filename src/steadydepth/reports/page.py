@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 
+from steadydepth.files.images import encode_png
 from steadydepth.metrics.edges import CONTRAST_RADIUS, contrast_change
 from steadydepth.ops.colours import colour_change, colour_depth, colour_error, depth_range, error_top
 from steadydepth.reports.charts import Line, line_chart
@@ -96,10 +97,7 @@ def column_over_time(video: Images) -> UInt8[np.ndarray, "h t 3"]:
 
 def png_url(image: UInt8[np.ndarray, "h w 3"]) -> str:
     """A PNG as a data URL."""
-    done, data = cv2.imencode(".png", image[..., ::-1])
-    if not done:
-        raise RuntimeError(f"OpenCV could not encode a PNG of {image.shape}")
-    return f"data:image/png;base64,{base64.b64encode(data.tobytes()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode()}"
 
 
 def video_url(path: Path) -> str:
