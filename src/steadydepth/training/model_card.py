@@ -19,6 +19,7 @@ from steadydepth.errors import InputError
 from steadydepth.evaluation.stored_report import read_report
 from steadydepth.evaluation.summary import table_rows
 from steadydepth.files.atomic_writes import write_text
+from steadydepth.files.damage import reading
 from steadydepth.models.declare import SIDECAR
 from steadydepth.models.load import model_files
 from steadydepth.synthetic.assets import load_assets
@@ -51,7 +52,9 @@ def write_card(folder: str | Path, *, licence: str | None = None) -> Path:
     folder = Path(folder)
     is_ours = not (folder / SIDECAR).is_file()
     file = folder / ("config.json" if is_ours else SIDECAR)
-    if (claims := _read_json(file).get("claims")) not in _MEANINGS:
+    with reading(file, "as JSON", "give the folder of a finished run of train"):
+        claims = json.loads(file.read_text(encoding="utf-8")).get("claims")
+    if claims not in _MEANINGS:
         raise InputError(f"{file}: does not say what the model claims; give the folder of a finished run of train")
     config = load_config(folder / "config.yaml")
     # Of the models that are not ours, those of transformers have a config.json.
@@ -141,14 +144,6 @@ def _licence_in(card: Path) -> str | None:
     except (OSError, ValueError, IndexError, AttributeError, yaml.YAMLError):
         return None
     return licence if isinstance(licence, str) else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); give the folder of a finished run of train") from error
-    return content
 
 
 def _data_lines(config: Config) -> Iterator[str]:
