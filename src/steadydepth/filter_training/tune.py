@@ -15,7 +15,7 @@ from steadydepth.config import FilterConfig
 from steadydepth.data.cuts import mark_cuts
 from steadydepth.data.sequence_folder import Sequence as SequenceFolder
 from steadydepth.data.sequence_folder import open_sequence
-from steadydepth.data.sequence_listing import find_sequences, is_sequence
+from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.files.atomic_writes import write_json
 from steadydepth.files.tensors import write_tensors
 from steadydepth.filter_training.clips import Lesson, mirrored
@@ -82,7 +82,7 @@ def tune_filter(
         raise InputError(f"batches {batches}: give 1 or more; the default is 40")
     predictor = as_predictor(model)
     given = [videos] if isinstance(videos, str | Path) else list(videos)
-    paths = [path for each in given for path in _sequences_at(Path(each))]
+    paths = [path for each in map(Path, given) for path in find_sequences(each)]
     shots = [shot for path in paths for shot in _read_shots(path, predictor)]
     if not shots:
         raise InputError(
@@ -112,12 +112,6 @@ def _refuse_other(out: Path) -> None:
     of_a_cut = {CHECKPOINT, PREVIOUS, LOG, WEIGHTS.name}
     if out.exists() and not (out.is_dir() and all(it.name in of_a_cut or it.name[0] == "." for it in out.iterdir())):
         raise InputError(f"{out} exists and is never overwritten: choose another name, or move it away")
-
-
-def _sequences_at(path: Path) -> list[Path]:
-    if not (path.exists() or is_sequence(path)):
-        raise InputError(f"{path} does not exist; give a video, a sequence folder or a folder of them")
-    return [path] if path.is_file() else find_sequences(path)
 
 
 def _read_shots(path: Path, predictor: Predictor) -> Iterator[Lesson]:
