@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.shards.write import pack
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_write import write_video
 from steadydepth.filter_training.learner import Learner
-from steadydepth.filter_training.tune import _read_shots, _sequences_at, _with_label, tune_filter
+from steadydepth.filter_training.tune import _read_shots, _with_label, tune_filter
 from steadydepth.inference.filters import choose_filter
 from steadydepth.inference.predictor import Predictor
 from steadydepth.models.filter_gates import WEIGHTS
@@ -127,6 +128,6 @@ def test_videos_that_are_too_short_or_missing_are_named(root, tmp_path):
 
 def test_it_learns_from_shards_as_from_a_folder(root, tmp_path):
     pack(root / "world", tmp_path / "packed")
-    packed = next(_read_shots(_sequences_at(tmp_path / "packed")[0], Predictor(Uneasy())))
-    loose = next(_read_shots(_sequences_at(root / "world")[0], Predictor(Uneasy())))
+    packed = next(_read_shots(find_sequences(tmp_path / "packed")[0], Predictor(Uneasy())))
+    loose = next(_read_shots(find_sequences(root / "world")[0], Predictor(Uneasy())))
     np.testing.assert_array_equal(packed.target, loose.target)
