@@ -57,10 +57,9 @@ class Jobs:
     ) -> None:
         self.folder, self.models, self.limits = folder.resolve(), models, limits or JobLimits()
         (self.folder / "jobs").mkdir(parents=True, exist_ok=True)
-        own = lock_file(self.folder / "server.lock")
-        if own is None:
+        self._own = lock_file(self.folder / "server.lock")
+        if self._own is None:
             raise InputError(f"{folder}: another server works in this folder: stop it, or give another one")
-        self._own = own
         self.store = Store(self.folder / "server.sqlite")
         self.uploads = Uploads(self.folder / "uploads", self.store, self.limits)
         self.processes = Processes()
@@ -99,7 +98,8 @@ class Jobs:
         for thread in list(self._checks.values()):  # each leaves when it ends
             thread.join()
         self.store.close()
-        os.close(self._own)
+        if self._own is not None:
+            os.close(self._own)
 
     def _run(self) -> None:
         last_cleaning = 0.0
