@@ -38,7 +38,7 @@ def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("speed", "base", "second"))
-    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "ready_guided.yaml")
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "ready_steady.yaml")
     parser.add_argument("--init", default="steadydepth-small")
     parser.add_argument("--assets", type=Path)
     parser.add_argument("--textures", type=Path)
