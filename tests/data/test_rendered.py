@@ -368,3 +368,12 @@ def test_blur_keeps_the_light_and_spreads_a_point():
 def test_a_source_is_a_folder_or_rendered(source, message):
     with pytest.raises(ValueError, match=message):
         Config.model_validate({"data": {"sources": [source]}, "optim": {"steps": 1}, "run": {"folder": "x"}})
+
+
+def test_an_image_for_textures_that_cannot_be_read_is_named_and_a_hidden_one_passed_over(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 60, 3), 90, np.uint8))
+    (tmp_path / "._a.png").write_bytes(b"\0\5\26\7")  # what macOS leaves beside files on other disks
+    assert len(samples(textures=tmp_path).world.free.texels) > len(samples().world.free.texels)
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:50])
+    with pytest.raises(InputError, match=r"b\.png: truncated PNG"):
+        samples(textures=tmp_path)

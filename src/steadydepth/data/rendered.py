@@ -24,6 +24,7 @@ from steadydepth.ops.photometric import Photometric, augment_clips
 from steadydepth.synthetic.assets import load_assets, pack_assets
 from steadydepth.synthetic.batched import Rendered, World
 from steadydepth.synthetic.device import check_device
+from steadydepth.synthetic.effects import find_files
 from steadydepth.synthetic.places import FPS, Scenes, draw_scenes
 from steadydepth.synthetic.textures import read_textures
 from steadydepth.synthetic.world import FRAME_AUGMENTATION
@@ -89,7 +90,7 @@ class RenderedSamples(Dataset[Item]):
         numbers: Sequence[int] = (),
         source: int = 0,
     ) -> None:
-        images = [] if textures is None else [p for p in sorted(textures.rglob("*")) if p.suffix.lower() in _IMAGES]
+        images = [] if textures is None else find_files(textures, _IMAGES)
         if textures is not None and not images:
             raise InputError(f"{textures}: has no PNG or JPEG images to take textures from")
         self.world = World(

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
-from PIL import Image
 from torch import Tensor
 
+from steadydepth.files.images import read_stored_colour
 from steadydepth.synthetic.scene import TEXELS, draw_texture
 
 PATTERNS = 192  # textures of the world's own
@@ -69,10 +69,14 @@ def own_patterns() -> UInt8[np.ndarray, "n texel texel 3"]:
 
 
 def read_textures(paths: Sequence[Path]) -> UInt8[np.ndarray, "n texel texel 3"]:
-    """Square crops of images, mirrored so that they repeat without a seam, of the size of the world's own."""
+    """Square crops of images, mirrored so that they repeat without a seam, of the size of the world's own.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
     found = []
     for path in paths:
-        image = np.asarray(Image.open(path).convert("RGB"))
+        image, _ = read_stored_colour(path)
         side = min(image.shape[:2])
         half = cv2.resize(image[:side, :side], (TEXELS // 2, TEXELS // 2), interpolation=cv2.INTER_AREA)
         found.append(np.pad(half, ((0, TEXELS // 2), (0, TEXELS // 2), (0, 0)), mode="symmetric"))
