@@ -14,7 +14,7 @@ from jaxtyping import Float16, Float32, Int64, UInt8, UInt16
 
 from steadydepth.errors import InputError, import_extra
 from steadydepth.files.atomic_writes import new_file
-from steadydepth.files.damage import reading
+from steadydepth.files.damage import UNREADABLE, reading
 
 TEXELS = 64  # texture side
 MOST_FACES = 1500  # of a model; more are merged
@@ -65,7 +65,7 @@ def pack_assets(
     Returns: the models, as `load_assets(out)` reads them.
 
     Raises:
-        InputError: there is no catalogue, one cannot be read, or trimesh is not installed.
+        InputError: there is no catalogue, one cannot be read or holds no model that can, or trimesh is not installed.
     """
     paths = [Path(one) for one in catalogues] or [SWEETHOME3D]
     files = [one for path in paths for one in (sorted(path.glob("*.sh3f")) if path.is_dir() else [path])]
@@ -80,6 +80,8 @@ def pack_assets(
     for done, model in enumerate(models, 1):
         packer.add(*model)
         on_model(done, count)
+    if not packer.models:
+        raise InputError(f"{', '.join(map(str, files))}: no model in it can be read: give other catalogues")
     assets = packer.finish()
     with new_file(Path(out)) as part, part.open("wb") as stream:
         np.savez_compressed(stream, **vars(assets))
@@ -204,28 +206,17 @@ def _read_catalogue(
     trimesh = import_extra("trimesh", "meshes", "models need trimesh")
     with zipfile.ZipFile(file) as archive:
         for number in numbers:
-            path = entries[f"model#{number}"].lstrip("/")
-            size = [float(entries[f"{name}#{number}"]) / 100 for name in ("width", "height", "depth")]
-            turn = np.array([float(one) for one in entries.get(f"modelRotation#{number}", "1 0 0 0 1 0 0 0 1").split()])
-            resolver = trimesh.resolvers.ZipResolver(
-                {name: BytesIO(archive.read(name)) for name in archive.namelist() if name.startswith(_folder(path))},
-                namespace=_folder(path),
-            )
-            try:
-                scene = trimesh.load_scene(BytesIO(archive.read(path)), file_type="obj", resolver=resolver)
-            except (ValueError, KeyError, IndexError, OSError):
-                continue  # a model that cannot be read costs the others nothing
             credit = LICENCES.get(file.stem, entries.get("license", "unknown"))
-            author = entries.get(f"creator#{number}", "")
-            yield (
-                entries[f"name#{number}"],
-                entries.get(f"category#{number}", ""),
-                f"{credit}; {author}",
-                np.maximum(np.array(size), 0.01),
-                scene,
-                turn.reshape(3, 3),
-            )
-
-
-def _folder(path: str) -> str:
-    return str(PurePosixPath(path).parent)
+            author, category = (entries.get(f"{key}#{number}", "") for key in ("creator", "category"))
+            turn = entries.get(f"modelRotation#{number}", "1 0 0 0 1 0 0 0 1").split()
+            try:
+                name, path = entries[f"name#{number}"], entries[f"model#{number}"].lstrip("/")
+                size = [float(entries[f"{side}#{number}"]) / 100 for side in ("width", "height", "depth")]
+                folder = str(PurePosixPath(path).parent)
+                beside = {one: BytesIO(archive.read(one)) for one in archive.namelist() if one.startswith(folder)}
+                resolver = trimesh.resolvers.ZipResolver(beside, namespace=folder)
+                scene = trimesh.load_scene(BytesIO(archive.read(path)), file_type="obj", resolver=resolver)
+                rotation = np.array(turn, np.float64).reshape(3, 3)
+            except UNREADABLE:
+                continue  # a model that cannot be read costs the others nothing
+            yield name, category, f"{credit}; {author}", np.maximum(np.array(size), 0.01), scene, rotation
