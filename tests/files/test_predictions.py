@@ -289,6 +289,13 @@ def test_bad_image_folder_is_named_with_its_rule(tmp_path, depth, case):
         read_predictions(tmp_path, "a")
 
 
+def test_what_a_desktop_leaves_among_images_is_passed_over(tmp_path, depth):
+    folder = write_prediction_images(tmp_path, "a", iter(depth), "metric", depth_scale_m=0.001, fps=10.0)
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store"):
+        (folder / "depth" / name).write_bytes(b"\0")
+    assert read_predictions(tmp_path, "a")[0].shape == depth.shape
+
+
 def test_more_than_ten_thousand_images_keep_their_order(tmp_path):
     frames = (np.full((2, 3), value, np.float32) for value in (1, 2, 3))
     folder = write_prediction_images(tmp_path, "a", frames, "scale", depth_scale_m=1.0, fps=10.0) / "depth"

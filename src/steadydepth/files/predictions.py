@@ -16,6 +16,7 @@ from steadydepth.files.atomic_writes import check_name, new_file, new_folder
 from steadydepth.files.damage import UNREADABLE, short
 from steadydepth.files.exr import write_exr
 from steadydepth.files.images import write_png
+from steadydepth.files.listing import visible
 from steadydepth.files.prefetch import for_each_in_threads
 from steadydepth.video_types import Claims, DepthFrames
 
@@ -223,9 +224,8 @@ def find_predictions(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; predictions are a folder with one npz a sequence: check the path")
-    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    names = {path.stem for path in visible if path.suffix == ".npz"}
-    names |= {path.name for path in visible if (path / "depth").is_dir()}
+    names = {path.stem for path in visible(folder) if path.suffix == ".npz"}
+    names |= {path.name for path in visible(folder) if (path / "depth").is_dir()}
     if not names:
         raise InputError(f"{folder} holds no predictions; they are <sequence>.npz or <sequence>/depth/0000.png (.exr)")
     return sorted(names)

@@ -16,6 +16,7 @@ from steadydepth.files.damage import reading, short
 from steadydepth.files.depth_formats import read_npy_header
 from steadydepth.files.exr import read_exr
 from steadydepth.files.images import read_depth_codes
+from steadydepth.files.listing import visible
 from steadydepth.files.predictions import code_reader, known_claims
 from steadydepth.video_types import Claims, DepthFrames
 
@@ -119,7 +120,7 @@ def _open_images(folder: Path) -> DepthFrames:
     with reading(meta_path, "as JSON with claims and depth_scale_m", "write both"):
         meta = json.loads(meta_path.read_text(encoding="utf-8-sig"))
         claims, decode = meta["claims"], code_reader(meta, is_exr=is_exr)
-    files = sorted(file.name for file in depth.iterdir() if not file.name.startswith("."))
+    files = sorted(file.name for file in visible(depth))
     named = [f"{number:04d}{'.exr' if is_exr else '.png'}" for number in range(len(files))]
     if not files or files != sorted(named):
         raise InputError(f"{depth}: holds other files than 0000.png, 0001.png, ... (or .exr) without gaps: renumber")
