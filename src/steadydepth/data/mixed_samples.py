@@ -2,36 +2,16 @@
 
 from collections.abc import Sequence
 from math import gcd
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch.utils.data import Dataset
 
+from steadydepth.data.loader import ClipSamples
+from steadydepth.data.rendered import RenderedSamples
 from steadydepth.data.samples import Item
-
-
-@runtime_checkable
-class Row(Protocol):
-    """An endless row of samples, each of which follows from its number."""
-
-    @property
-    def clips(self) -> Sequence[Any]:
-        """The clips that samples are made of; empty where they cannot be listed."""
-
-    @property
-    def motion(self) -> str:
-        """What is known between frames: `none`, `flow` or `dis`."""
-
-    def sample(self, number: int) -> Item:
-        """Sample `number` of the row."""
-
-    def describe(self, number: int) -> dict[str, Any]:
-        """What sample `number` is made of, for a log."""
-
-    def frames_to_watch(self, count: int) -> list[UInt8[np.ndarray, "t h w 3"]]:
-        """RGB of at most `count` clips that a guard compares models on."""
 
 
 class MixedSamples(Dataset[Item]):
@@ -47,7 +27,14 @@ class MixedSamples(Dataset[Item]):
         numbers: the samples that this part of the row has.
     """
 
-    def __init__(self, sources: Sequence[Row], *, shares: Sequence[float], seed: int, numbers: Sequence[int]) -> None:
+    def __init__(
+        self,
+        sources: Sequence[ClipSamples | RenderedSamples],
+        *,
+        shares: Sequence[float],
+        seed: int,
+        numbers: Sequence[int],
+    ) -> None:
         parts = [round(1000 * share) for share in shares]
         self.counts = [part // gcd(*parts) for part in parts]
         self.block = sum(self.counts)
@@ -67,18 +54,11 @@ class MixedSamples(Dataset[Item]):
         block, index = divmod(number, self.block)
         n_sources = len(self.sources)
         first = np.random.default_rng((self.seed, block, n_sources)).random(n_sources)
-        # Sample k of a source stands at (k + first) / count of the block. So many of each are surely before this one;
-        # at most three and a bit for each source are not among them, and are counted one by one.
-        begun = max(index - n_sources - 1, 0) / self.block
-        taken = [max(int(begun * count - start), 0) for count, start in zip(self.counts, first, strict=True)]
-
-        def next_source() -> int:
-            return min(range(n_sources), key=lambda source: (taken[source] + first[source]) / self.counts[source])
-
-        for _ in range(index - sum(taken)):
-            taken[next_source()] += 1
-        source = next_source()
-        return source, block * self.counts[source] + taken[source]
+        # Sample k of a source stands at (k + first) / count of the block.
+        places = [(np.arange(count) + start) / count for count, start in zip(self.counts, first, strict=True)]
+        at = int(np.argsort(np.concatenate(places), kind="stable")[index])
+        source = int(np.repeat(np.arange(n_sources), self.counts)[at])
+        return source, block * self.counts[source] + at - sum(self.counts[:source])
 
     def describe(self, number: int) -> dict[str, Any]:
         """The sequences and frames of sample `number`, for people who look for it on the disk."""
