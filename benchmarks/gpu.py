@@ -24,6 +24,7 @@ from steadydepth.config_files import load_config
 from steadydepth.data.samples import make_batch
 from steadydepth.synthetic.assets import load_assets
 from steadydepth.synthetic.batched import World
+from steadydepth.synthetic.places import draw_scenes
 from steadydepth.training.checkpoint import load_checkpoint, save_model
 from steadydepth.training.loop import train
 from steadydepth.training.samples import open_samples
@@ -66,6 +67,12 @@ def configure(path: Path, arguments: argparse.Namespace, **changes: Any) -> Conf
     return Config.model_validate(data)
 
 
+@torch.no_grad()
+def render(world: World, seed: int, n_clips: int, config: Config) -> None:
+    scenes = draw_scenes(seed, world.pool, n_scenes=n_clips, n_frames=2)
+    world.render(scenes, height=config.data.height, width=config.data.width)
+
+
 def measure_speed(arguments: argparse.Namespace) -> None:
     """Rendered clips a second, and the parts of a training step, eager and compiled."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -75,12 +82,11 @@ def measure_speed(arguments: argparse.Namespace) -> None:
     world = World(device, load_assets(arguments.assets) if arguments.assets else None)
     for n_clips in (8, 32):
         for seed in range(2):  # memory is asked for once
-            world.clips(seed, n_clips=n_clips, n_frames=2, height=config.data.height, width=config.data.width)
+            render(world, seed, n_clips, config)
         finish()
         started, rounds = time.perf_counter(), 5
         for seed in range(rounds):
-            with torch.no_grad():
-                world.clips(seed, n_clips=n_clips, n_frames=2, height=config.data.height, width=config.data.width)
+            render(world, seed, n_clips, config)
         finish()
         per_second = 2 * n_clips * rounds / (time.perf_counter() - started)
         print(json.dumps({"rendered frames a second": round(per_second, 1), "clips at once": n_clips}), flush=True)

@@ -13,12 +13,13 @@ from steadydepth.cli import app
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.zoo import DEFAULT, source_of
 from steadydepth.synthetic.batched import World
+from steadydepth.synthetic.places import draw_scenes
 
 
 @pytest.fixture(scope="module")
 def rendered():
     world = World(torch.device("cpu"))
-    return world.clips(987654, n_clips=12, n_frames=2, height=96, width=128)
+    return world.render(draw_scenes(987654, world.pool, n_scenes=12, n_frames=2), height=96, width=128)
 
 
 def images(rendered) -> np.ndarray:

@@ -8,13 +8,18 @@ import torch
 import torch.nn.functional as F
 
 from steadydepth.method.pairing import pair_with_previous
-from steadydepth.synthetic.batched import World, _View
+from steadydepth.synthetic.batched import Rendered, World, _View
 from steadydepth.synthetic.meshes import meet_triangles
 from steadydepth.synthetic.placement import KINDS, Draw, Placed, View, _add_cases, _add_counters
 from steadydepth.synthetic.places import SKY_M, draw_scenes
 from steadydepth.synthetic.rasterizer import prepare, rasterize, weights_at
 
-SIZE = {"n_clips": 4, "n_frames": 2, "height": 48, "width": 64}
+SIZE = {"n_scenes": 4, "n_frames": 2, "height": 48, "width": 64}
+
+
+def render(world: World, seed: int, *, n_scenes: int, n_frames: int, height: int, width: int) -> Rendered:
+    scenes = draw_scenes(seed, world.pool, n_scenes=n_scenes, n_frames=n_frames)
+    return world.render(scenes, height=height, width=width)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +29,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def clips(world):
-    return world.clips(3, **SIZE)
+    return render(world, 3, **SIZE)
 
 
 def project(corners: np.ndarray, K: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,7 +86,7 @@ def test_depth_and_motion_agree_from_frame_to_frame(clips):
 
 
 def test_a_camera_at_rest_has_no_motion(world):
-    clips = world.clips(11, n_clips=8, n_frames=2, height=48, width=64)
+    clips = render(world, 11, n_scenes=8, n_frames=2, height=48, width=64)
     at_rest = (clips.motion.abs() < 1e-3).all(dim=-1).float().mean(dim=(1, 2, 3)) > 0.5
     assert at_rest.any()
     assert not at_rest.all()
@@ -208,8 +213,8 @@ def test_corners_get_less_light_from_the_sky(world):
 
 
 def test_a_seed_gives_the_same_clips(world, clips):
-    again = world.clips(3, **SIZE)
-    other = world.clips(4, **SIZE)
+    again = render(world, 3, **SIZE)
+    other = render(world, 4, **SIZE)
     assert torch.equal(again.depth, clips.depth)
     assert torch.equal(again.light, clips.light)
     assert not torch.equal(other.depth, clips.depth)
@@ -218,7 +223,7 @@ def test_a_seed_gives_the_same_clips(world, clips):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_renders_what_the_cpu_renders(clips):
-    there = World(torch.device("cuda")).clips(3, **SIZE)
+    there = render(World(torch.device("cuda")), 3, **SIZE)
     same = (there.depth.cpu() / clips.depth - 1).abs() < 1e-3
     assert same.float().mean() > 0.995  # rounding moves edges
     assert (there.light.cpu() - clips.light).abs().mean() < 0.01

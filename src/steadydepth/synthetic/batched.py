@@ -12,7 +12,7 @@ from torch import Tensor
 from steadydepth.synthetic.assets import TEXELS, Assets
 from steadydepth.synthetic.bodies import basic_bodies
 from steadydepth.synthetic.placement import Pool
-from steadydepth.synthetic.places import SKY_M, Scenes, draw_scenes
+from steadydepth.synthetic.places import SKY_M, Scenes
 from steadydepth.synthetic.rasterizer import Faces, prepare, rasterize, weights_at
 from steadydepth.synthetic.shadow import Shadow
 from steadydepth.synthetic.textures import Textures, own_patterns
@@ -97,20 +97,6 @@ class World:
             width: columns of the image.
         """
         return _View(self, scenes.to(self.device), height, width).render()
-
-    def clips(self, seed: int, *, n_clips: int, n_frames: int, height: int, width: int) -> Rendered:
-        """The clips that belong to a seed.
-
-        Args:
-            seed: what is drawn depends on it and on the numbers alone.
-            n_clips: how many.
-            n_frames: of each.
-            height: rows of the image.
-            width: columns of the image.
-        """
-        return self.render(
-            draw_scenes(seed, self.pool, n_scenes=n_clips, n_frames=n_frames), height=height, width=width
-        )
 
 
 class _View:
