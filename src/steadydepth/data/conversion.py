@@ -1,6 +1,5 @@
 """Public data sets and folders of videos become sequence folders, one frame in memory at a time."""
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,8 +15,7 @@ from steadydepth.data.clips import fit_clip, shrunk_size
 from steadydepth.data.cuts import find_shots
 from steadydepth.data.sequence_listing import is_sequence
 from steadydepth.errors import InputError, failure
-from steadydepth.files.atomic_writes import check_name, new_folder
-from steadydepth.files.images import write_png
+from steadydepth.files.atomic_writes import check_name
 from steadydepth.files.listing import visible
 from steadydepth.files.sequence_writer import write_clips
 from steadydepth.files.video_read import VIDEO_SUFFIXES, probe_video, read_video
@@ -260,14 +258,7 @@ def convert_videos(
 
 
 def convert_video(
-    video: Path,
-    root: Path,
-    *,
-    name: str,
-    start: int = 0,
-    stop: int | None = None,
-    max_side: int | None = None,
-    stride: int = 1,
+    video: Path, root: Path, *, name: str, start: int = 0, stop: int | None = None, max_side: int | None = None
 ) -> Path:
     """Write frames of a video as the sequence folder ROOT/<name>.
 
@@ -278,38 +269,31 @@ def convert_video(
         start: first frame.
         stop: the frame after the last; None goes to the end.
         max_side: pixels; a frame with a longer side is shrunk to it by area, to even sizes.
-        stride: every so manyth frame is taken.
 
     Returns: the folder of the sequence.
 
     Raises:
         InputError: the folder exists, the name climbs out, the video cannot be read or no frame is left.
     """
-    if start < 0 or stride < 1 or (max_side is not None and max_side < 2):
-        raise InputError(
-            f"start {start}, stride {stride}, max_side {max_side}: give start >= 0, stride >= 1, side >= 2"
-        )
+    if start < 0 or (max_side is not None and max_side < 2):
+        raise InputError(f"start {start}, max_side {max_side}: give start >= 0, side >= 2")
     info = probe_video(video)
-    target = root / check_name(name, root)
-    with new_folder(target) as part:
-        (part / "rgb").mkdir()
-        n_written, first = 0, None
-        for number, frame in enumerate(read_video(video, start, stop)):
-            if first is not None and frame.shape != first.shape:
+    if start >= min(stop or info.n_frames, info.n_frames):
+        end = stop or "its end"
+        raise InputError(f"{video}: no frame from {start} to {end}; it has {info.n_frames}: choose others")
+
+    def clips() -> Iterator[Clip]:
+        first = None
+        for number, frame in enumerate(read_video(video, start, stop), start):
+            first = frame.shape if first is None else first
+            if frame.shape != first:
                 raise InputError(
-                    f"{video}: frame {start + number} is {frame.shape[0]} x {frame.shape[1]}, those before it "
-                    f"{first.shape[0]} x {first.shape[1]}; a sequence has one size: convert it with --split-shots"
+                    f"{video}: frame {number} is {frame.shape[0]} x {frame.shape[1]}, those before it "
+                    f"{first[0]} x {first[1]}; a sequence has one size: convert it with --split-shots"
                 )
-            first = frame
-            if number % stride == 0:
-                write_png(part / "rgb" / f"{n_written:04d}.png", _shrink(frame, max_side))
-                n_written += 1
-        if n_written == 0:
-            end = stop or "its end"
-            raise InputError(f"{video}: no frame from {start} to {end}; it has {info.n_frames}: choose others")
-        meta = {"fps": info.fps / stride, "source": video.name}
-        (part / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-    return target
+            yield Clip(name, _shrink(frame, max_side)[None], info.fps)
+
+    return write_clips(root, name, clips(), depth_scale_m=None, source=video.name, licence=None)
 
 
 def convert_parts(
