@@ -31,7 +31,7 @@ from steadydepth.models.load import load_model
 from steadydepth.models.temporal_filter import FilterGates, TemporalFilter, load_gates
 from steadydepth.ops.filter_step import find_unit, to_log
 from steadydepth.ops.masked import masked_mean
-from steadydepth.ops.warp import as_grid, follow
+from steadydepth.ops.warp import follow, sample
 from steadydepth.synthetic.world import make_world
 from steadydepth.training.signals import asked_to_stop
 from steadydepth.types import Clip, Depth, Frames, InputError, State
@@ -294,8 +294,7 @@ def _losses(
 def _change(error: Depth, motion: Float[Tensor, "b p h w 2"], visible: Bool[Tensor, "b p h w"]) -> Float[Tensor, "b"]:
     """How much the error of a point changes from frame to frame: mean over the pixels that both show."""
     pairs = error[:, 1:].flatten(0, 1), error[:, :-1].flatten(0, 1), motion.flatten(0, 1)
-    grid = as_grid(follow(pairs[2]), *error.shape[-2:])
-    before = nn.functional.grid_sample(pairs[1][:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+    before = sample(pairs[1][:, None], follow(pairs[2]))[:, 0]
     return masked_mean((pairs[0] - before).abs().unflatten(0, visible.shape[:2]), visible, dim=(1, 2, 3))
 
 

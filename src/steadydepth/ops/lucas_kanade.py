@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steadydepth.ops.fast_flow import LEAST_ALIKE, LEAST_CONTRAST
-from steadydepth.ops.warp import as_grid, pixel_grid
+from steadydepth.ops.warp import pixel_grid, sample
 
 Maps = Float[Tensor, "b c h w"]
 One = Float[Tensor, "b 1 h w"]
@@ -113,6 +113,4 @@ def _blur(maps: Maps, size: int) -> Maps:
 
 
 def _follow(image: One, flow: Float[Tensor, "b 2 h w"]) -> One:
-    height, width = image.shape[-2:]
-    at = pixel_grid(height, width, flow) + flow.permute(0, 2, 3, 1)
-    return F.grid_sample(image, as_grid(at, height, width), padding_mode="border", align_corners=False)
+    return sample(image, pixel_grid(*image.shape[-2:], flow) + flow.permute(0, 2, 3, 1))

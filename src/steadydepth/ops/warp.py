@@ -40,11 +40,7 @@ def as_grid(at: Float[Tensor, "n i j 2"], height: int, width: int) -> Float[Tens
 
 def sample(image: Float[Tensor, "n c h w"], at: Float[Tensor, "n i j 2"]) -> Float[Tensor, "n c i j"]:
     """Bilinear samples of `image` at pixel coordinates (x, y), centres at integers; the border is repeated outside."""
-    return _sample(image, as_grid(at, *image.shape[-2:]))
-
-
-def _sample(image: Float[Tensor, "n c h w"], grid: Float[Tensor, "n i j 2"]) -> Float[Tensor, "n c i j"]:
-    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return F.grid_sample(image, as_grid(at, *image.shape[-2:]), padding_mode="border", align_corners=False)
 
 
 def follow(motion: Float[Tensor, "n h w 2"]) -> Float[Tensor, "n h w 2"]:
@@ -137,4 +133,4 @@ def warp(previous: Float[Tensor, "n h w"], grid: Float[Tensor, "n h w 2"]) -> Fl
 
     Log-bilinear, as the temporal metrics are: a constant factor of depth stays one. `grid` is that of `as_grid`.
     """
-    return _sample(previous.log()[:, None], grid)[:, 0].exp()
+    return F.grid_sample(previous.log()[:, None], grid, padding_mode="border", align_corners=False)[:, 0].exp()
