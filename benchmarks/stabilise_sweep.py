@@ -304,7 +304,6 @@ def write_teacher(options: argparse.Namespace, name: str) -> None:
     import torch
 
     from steadydepth.config_files import resolve_config
-    from steadydepth.models.frozen import frozen_copy
     from steadydepth.models.load import load_model
     from steadydepth.training.label_free.teacher_depth import FOLDER, write_teacher_depth
 
@@ -320,7 +319,8 @@ def write_teacher(options: argparse.Namespace, name: str) -> None:
     content["model"] = model_of(options)
     content["run"] = {"folder": str(folder)}
     device = torch.device("cuda" if torch.cuda.is_available() and options.device == "auto" else "cpu")
-    write_teacher_depth(frozen_copy(load_model(options.model)).to(device), resolve_config(content, name), device)
+    model = load_model(options.model).requires_grad_(False).to(device)
+    write_teacher_depth(model, resolve_config(content, name), device)
     target.parent.mkdir(parents=True, exist_ok=True)
     (folder / FOLDER).rename(target)
     shutil.rmtree(folder)

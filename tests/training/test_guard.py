@@ -1,5 +1,7 @@
 """The guard of runs without labels: what it measures, on which frames, and when it takes a run back."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from steadydepth import metrics
 from steadydepth.data.clips import hold_out
-from steadydepth.models.frozen import frozen_copy
 from steadydepth.training.guard import Guard
 from steadydepth.training.state import TrainingState, back_off
 
@@ -33,7 +34,12 @@ def clips():
 
 
 def guard_of(model, clips, *, min_correlation=0.0, min_edges_kept=0.0):
-    return Guard(frozen_copy(model), clips, min_correlation=min_correlation, min_edges_kept=min_edges_kept)
+    return Guard(
+        deepcopy(model).eval().requires_grad_(False),
+        clips,
+        min_correlation=min_correlation,
+        min_edges_kept=min_edges_kept,
+    )
 
 
 def test_what_it_finds_is_that_of_evaluate_over_all_clips(clips):

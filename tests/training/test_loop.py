@@ -1,3 +1,4 @@
+from copy import deepcopy
 from dataclasses import replace
 from datetime import timedelta
 
@@ -10,7 +11,6 @@ from steadydepth.config_files import dump_config
 from steadydepth.method.update import build_optimizer
 from steadydepth.models.decoders import GuidedDecoder, LightDecoder
 from steadydepth.models.features import last_layer
-from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.training import step
 from steadydepth.training.loop import _claim_folder, outcome, train
@@ -43,7 +43,7 @@ def test_a_step_moves_every_weight(model, clip):
 def test_the_weight_of_the_relative_loss_reaches_the_gradient(model, clip):
     moved = []
     for weight in (0.0, 3.0):
-        copy = frozen_copy(model).train().requires_grad_()
+        copy = deepcopy(model).train()
         optimizer = build_optimizer(copy, learning_rate=1e-2, encoder_learning_rate=1.0, weight_decay=0.0)
         train_step(copy, optimizer, clip, relative_weight=weight, max_grad_norm=1.0)
         moved.append(copy.decoder.head.weight.detach().clone())
@@ -75,7 +75,7 @@ def test_features_reach_the_gradient_where_there_is_a_still(model, clip):
     moved = {}
     for weight in (0.0, 3.0):
         for name, batch in (("clip", clip), ("still", still)):
-            copy = frozen_copy(model).train().requires_grad_()
+            copy = deepcopy(model).train()
             optimizer = torch.optim.SGD(copy.parameters(), lr=1e-2)
             options = {"feature_weight": weight, "last_layer": last_layer(copy, 48, 64)} if weight else {}
             train_step(copy, optimizer, batch, relative_weight=1.0, max_grad_norm=1.0, **options)

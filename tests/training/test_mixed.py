@@ -1,5 +1,6 @@
 import json
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +18,6 @@ from steadydepth.method.alignment import align_clips
 from steadydepth.method.pairing import pair_with_previous, unchanged
 from steadydepth.method.relative_loss import relative_loss
 from steadydepth.method.update import build_optimizer
-from steadydepth.models.frozen import frozen_copy
 from steadydepth.ops.warp import chain
 from steadydepth.training.loop import train
 from steadydepth.training.samples import open_samples
@@ -67,7 +67,7 @@ def batch(clip):
 def learn(model, batch, **settings):
     """The losses of one step that changes nothing, and the gradient of the last layer."""
     settings = {"relative_weight": 0.7, "max_grad_norm": 1e9, "frame_offsets": (1, 2)} | settings
-    model = frozen_copy(model).requires_grad_()
+    model = deepcopy(model)
     terms = train_step(model, torch.optim.SGD(model.parameters(), lr=0.0), batch, **settings)
     return terms, model.decoder.head.weight.grad
 

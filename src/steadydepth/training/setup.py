@@ -26,7 +26,6 @@ from steadydepth.models.decoders import GuidedDecoder
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.encoders import load_encoder_weights
 from steadydepth.models.features import last_layer
-from steadydepth.models.frozen import frozen_copy
 from steadydepth.models.load import load_model
 from steadydepth.training.guard import Guard
 from steadydepth.training.label_free.teacher_depth import contrast_lost, write_teacher_depth
@@ -74,7 +73,7 @@ def set_up(config: Config) -> tuple[Setup, TrainingState]:
     first = model
     if by_teacher and config.model.init is not None and config.model.upsampling is not None:
         first = load_model(config.model.init, config.model.claims)
-    teacher = frozen_copy(first).to(accelerator.device) if by_teacher else None
+    teacher = copy.deepcopy(first).eval().requires_grad_(False).to(accelerator.device) if by_teacher else None
     claims = claims_of(model)
     _prepare_parts(model.to(accelerator.device), config)
     compared = last_layer(model, config.data.height, config.data.width) if config.loss.relative_features else None
