@@ -29,7 +29,6 @@ from steadydepth.data.shards.read import INDEX, MEMBERS
 from steadydepth.data.shards.write import pack
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_read import read_video
-from steadydepth.ops.photometric import Photometric
 from steadydepth.synthetic.world import make_clip
 from steadydepth.types import Clip
 
@@ -68,8 +67,8 @@ def read_frames(sequences: list[Sequence], fit: Callable[[Clip], Clip]) -> Itera
 
 def load_clips(root: Path, size: tuple[int, int], workers: int) -> Iterator[int]:
     samples = ClipSamples(
-        root, length=LENGTH, height=size[0], width=size[1], motion="none", labels="depth", flip=False,
-        photometric=Photometric(), seed=0, cached_clips=0, numbers=range(10**6),
+        root, length=LENGTH, height=size[0], width=size[1], motion="none", labels="depth",
+        seed=0, cached_clips=0, numbers=range(10**6),
     )  # fmt: skip
     batches = load_items(samples, batch=4, workers=workers)
     # The first ones wait for the processes to start; then what is made ahead is steady.

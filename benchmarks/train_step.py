@@ -45,7 +45,7 @@ from steadydepth.config_files import dump_config
 from steadydepth.data.clips import clip_motion, fit_clip
 from steadydepth.data.loader_workers import load_items
 from steadydepth.data.rendered import CLIPS_AT_ONCE, RenderedSamples
-from steadydepth.data.samples import Item
+from steadydepth.data.samples import Augmentation, Item
 from steadydepth.method.pairing import pair_clips
 from steadydepth.method.relative_loss import relative_loss
 from steadydepth.ops.photometric import Photometric
@@ -180,11 +180,12 @@ def rendering(bench: Bench) -> Found:
     asked = bench.asked
     # As strong as configs/ready.yaml has it, so that every part of it is computed.
     light = Photometric(exposure=0.12, white_balance=0.04, gamma=0.08, vignetting=0.06, noise=0.02, blur=0.3)
+    augmentation = Augmentation(flip=True, photometric=light)
 
     def row(repeats: int) -> Iterator[Item]:
         samples = RenderedSamples(
             torch.device("cpu"), assets=asked.assets, textures=asked.textures, repeats=repeats, length=asked.frames,
-            height=asked.height, width=asked.width, flip=True, photometric=light, seed=0, numbers=range(10**6),
+            height=asked.height, width=asked.width, augmentation=augmentation, seed=0, numbers=range(10**6),
         )  # fmt: skip
         return samples.batches(CLIPS_AT_ONCE)
 

@@ -7,10 +7,9 @@ import torch
 
 from steadydepth.data.clips import Sample, clip_motion
 from steadydepth.data.loader_workers import gather_items
-from steadydepth.data.samples import augment_sample, make_batch
+from steadydepth.data.samples import NO_AUGMENTATION, augment_sample, make_batch
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.ops.bidirectional_flow import TwoWayFlow
-from steadydepth.ops.photometric import Photometric
 from steadydepth.synthetic.world import make_clip, make_world
 from steadydepth.types import Batch
 
@@ -41,7 +40,7 @@ def fixed_clip():
 def clip(moving_clip, fixed_clip) -> Batch:
     """Two labelled clips of five frames, 48 x 64, with motion."""
     samples = [Sample(one, *clip_motion(one, "flow")) for one in (moving_clip, fixed_clip)]
-    items = [augment_sample(one, np.random.default_rng(0), flip=False, photometric=Photometric()) for one in samples]
+    items = [augment_sample(one, np.random.default_rng(0), NO_AUGMENTATION) for one in samples]
     return make_batch(gather_items(items))
 
 

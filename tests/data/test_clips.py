@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from steadydepth.data.clips import Sample, clip_motion, clip_starts, fit_clip, fitting_strides, hold_frame, skip_frames
-from steadydepth.data.samples import augment_sample
+from steadydepth.data.samples import Augmentation, augment_sample
 from steadydepth.errors import InputError
 from steadydepth.ops.photometric import Photometric
 from steadydepth.types import Clip
@@ -100,7 +100,7 @@ def test_frames_are_coded_in_bytes_up_to_the_worst_quality_and_have_no_label_whe
     for seed in range(30):
         generator = np.random.default_rng(seed)
         sample = Sample(Clip("bare", frames, 10.0), None, None)
-        item = augment_sample(sample, generator, flip=False, photometric=light, max_crf=2)
+        item = augment_sample(sample, generator, Augmentation(photometric=light, max_crf=2))
     assert qualities == {0, 1, 2}
     assert all(np.array_equal(images, frames) for images in coded)
     assert item.keys() == {"frames", "depth", "valid"}

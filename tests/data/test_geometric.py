@@ -7,7 +7,7 @@ import torch
 from steadydepth.data.clips import Sample, clip_motion, fit_clip
 from steadydepth.data.geometric import View, draw_view, view_sample
 from steadydepth.data.loader import ClipSamples
-from steadydepth.data.samples import augment_sample
+from steadydepth.data.samples import Augmentation, augment_sample
 from steadydepth.ops.camera import unproject
 from steadydepth.ops.photometric import Photometric
 from steadydepth.ops.warp import sample as sample_at
@@ -90,7 +90,7 @@ def test_scaled_cut_zoomed_turned_and_mirrored_motion_is_still_that_of_depth_and
     sample, mirror, were_mirrored = Sample(fitted, *clip_motion(fitted, "flow")), np.diag([-1.0, 1, 1, 1]), []
     for seed in range(4):
         settings = {"max_zoom": 1.6, "max_rotation_deg": 10.0}
-        item = augment_sample(sample, np.random.default_rng(seed), flip=True, photometric=Photometric(), **settings)
+        item = augment_sample(sample, np.random.default_rng(seed), Augmentation(flip=True, **settings))
         generator = np.random.default_rng(seed)
         clip = view_sample(sample, draw_view(generator, **settings)).clip
         were_mirrored.append(generator.random() < 0.5)
@@ -124,21 +124,15 @@ def test_motion_follows_as_the_inverse_of_flow_does(moving_clip):
 
 def test_views_are_drawn_only_when_asked_for(moving_clip, world):
     sample = Sample(moving_clip, *clip_motion(moving_clip, "flow"))
-    photometric = Photometric(exposure=0.2)
-    still = augment_sample(sample, np.random.default_rng(5), flip=True, photometric=photometric)
-    again = augment_sample(
-        sample, np.random.default_rng(5), flip=True, photometric=photometric, max_zoom=1.0, max_rotation_deg=0.0
-    )
-    moved = augment_sample(
-        sample, np.random.default_rng(5), flip=True, photometric=photometric, max_zoom=1.5, max_rotation_deg=5.0
-    )
+    light = Augmentation(flip=True, photometric=Photometric(exposure=0.2))
+    still = augment_sample(sample, np.random.default_rng(5), light)
+    again = augment_sample(sample, np.random.default_rng(5), replace(light, max_zoom=1.0, max_rotation_deg=0.0))
     assert all(torch.equal(still[name], again[name]) for name in still)
-    assert not torch.equal(still["depth"], moved["depth"])
-    for one in ({"max_zoom": 1.5}, {"max_rotation_deg": 5.0}):
-        moved = augment_sample(sample, np.random.default_rng(5), flip=True, photometric=photometric, **one)
+    for views in ({"max_zoom": 1.5, "max_rotation_deg": 5.0}, {"max_zoom": 1.5}, {"max_rotation_deg": 5.0}):
+        moved = augment_sample(sample, np.random.default_rng(5), replace(light, **views))
         assert not torch.equal(still["depth"], moved["depth"])
     samples = ClipSamples(
-        world, length=3, height=40, width=56, motion="flow", labels="depth", flip=False, photometric=Photometric(),
-        seed=7, cached_clips=4, max_zoom=1.5, max_rotation_deg=5.0, numbers=range(3),
+        world, length=3, height=40, width=56, motion="flow", labels="depth", seed=7, cached_clips=4,
+        augmentation=Augmentation(max_zoom=1.5, max_rotation_deg=5.0), numbers=range(3),
     )  # fmt: skip
     assert torch.equal(samples[2]["depth"], samples.sample(2)["depth"])

@@ -9,17 +9,19 @@ from steadydepth.data.clips import Sample, clip_motion, fit_clip
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import load_items
 from steadydepth.data.mixed_samples import MixedSamples
-from steadydepth.data.samples import augment_sample, make_batch
+from steadydepth.data.samples import NO_AUGMENTATION, Augmentation, augment_sample, make_batch
 from steadydepth.files.video_write import write_video
 from steadydepth.ops.photometric import Photometric
 from steadydepth.types import InputError
 
 LIGHT = Photometric(exposure=0.2, white_balance=0.05, gamma=0.1, noise=0.02)
+LIT = Augmentation(photometric=LIGHT)
+VIEWS = Augmentation(flip=True, photometric=LIGHT, max_zoom=1.5, max_rotation_deg=30.0)
 
 
 def open_samples(root, numbers, **changes):
-    settings = {"length": 3, "height": 40, "width": 56, "motion": "flow", "labels": "depth", "flip": True}
-    settings |= {"photometric": LIGHT, "seed": 7, "cached_clips": 4} | changes
+    settings = {"length": 3, "height": 40, "width": 56, "motion": "flow", "labels": "depth"}
+    settings |= {"augmentation": Augmentation(flip=True, photometric=LIGHT), "seed": 7, "cached_clips": 4} | changes
     return ClipSamples(root, numbers=numbers, **settings)
 
 
@@ -43,7 +45,7 @@ def test_an_epoch_shows_every_clip_once_in_an_order_of_its_own(world):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_frames_without_light_are_what_was_decoded_as_a_share_of_255(world, workers):
-    samples = open_samples(world, range(2), photometric=Photometric(), flip=False)
+    samples = open_samples(world, range(2), augmentation=NO_AUGMENTATION)
     (items,) = load_items(samples, batch=2, workers=workers)
     assert items["frames"].dtype == torch.uint8
     batch = make_batch(items)
@@ -55,9 +57,7 @@ def test_frames_without_light_are_what_was_decoded_as_a_share_of_255(world, work
 
 def test_mirroring_keeps_motion_true(fixed_clip, moving_clip):
     sample = Sample(moving_clip, *clip_motion(moving_clip, "flow"))
-    draws = [
-        augment_sample(sample, np.random.default_rng(seed), flip=True, photometric=Photometric()) for seed in range(8)
-    ]
+    draws = [augment_sample(sample, np.random.default_rng(seed), Augmentation(flip=True)) for seed in range(8)]
     straight = next(one for one in draws if torch.equal(one["motion"], torch.from_numpy(sample.motion)))
     mirrored = next(one for one in draws if not torch.equal(one["motion"], torch.from_numpy(sample.motion)))
     width = 64
@@ -69,8 +69,8 @@ def test_mirroring_keeps_motion_true(fixed_clip, moving_clip):
 
 def test_light_is_drawn_for_each_frame_and_geometry_once(fixed_clip):
     sample = Sample(fixed_clip, *clip_motion(fixed_clip, "none"))
-    plain = augment_sample(sample, np.random.default_rng(0), flip=False, photometric=Photometric())
-    lit = augment_sample(sample, np.random.default_rng(0), flip=False, photometric=Photometric(exposure=0.3))
+    plain = augment_sample(sample, np.random.default_rng(0), NO_AUGMENTATION)
+    lit = augment_sample(sample, np.random.default_rng(0), Augmentation(photometric=Photometric(exposure=0.3)))
     ratio = (lit["frames"] / (plain["frames"] / 255).clamp(min=0.01)).flatten(1).median(dim=1).values
     assert ratio.std() > 0.05
     assert torch.equal(lit["depth"], plain["depth"])
@@ -95,7 +95,7 @@ def test_what_is_missing_is_named(world, tmp_path):
 
 def test_a_held_frame_has_no_motion_and_another_light_each_time(world):
     for motion in ("flow", "none"):
-        item = open_samples(world, range(4), strides=(0,), motion=motion, flip=False)[2]
+        item = open_samples(world, range(4), strides=(0,), motion=motion, augmentation=LIT)[2]
         assert (item["depth"] == item["depth"][:1]).all()
         assert not torch.equal(item["frames"][0], item["frames"][1])
         assert ("motion" in item) is (motion == "flow")
@@ -105,7 +105,7 @@ def test_a_held_frame_has_no_motion_and_another_light_each_time(world):
 
 
 def test_a_still_says_that_it_is_one_however_it_was_turned(world):
-    still = open_samples(world, (), strides=(0,), max_rotation_deg=30.0, max_zoom=1.5)
+    still = open_samples(world, (), strides=(0,), augmentation=VIEWS)
     moving = open_samples(world, (), motion="none", source=1)
     images = open_samples(world, (), labels="single", source=2)
     (items,) = load_items(
@@ -194,7 +194,7 @@ def test_images_are_every_frame_with_depth_once_an_epoch_and_no_other(world, tmp
     meta = json.loads((tmp_path / "photo" / "meta.json").read_text())
     (tmp_path / "photo" / "meta.json").write_text(json.dumps(meta | {"cam_to_world": meta["cam_to_world"][:1]}))
     (tmp_path / "room" / "depth" / "0002.png").unlink()
-    samples = open_samples(tmp_path, range(2), labels="single", flip=False, photometric=Photometric(), length=3)
+    samples = open_samples(tmp_path, range(2), labels="single", augmentation=NO_AUGMENTATION, length=3)
     assert [(s.name, frame) for s, frame in samples.clips] == [
         ("photo", 0), ("room", 0), ("room", 1), ("room", 3), ("room", 4)
     ]  # fmt: skip
@@ -220,8 +220,8 @@ def test_no_clip_of_a_video_crosses_a_cut(tmp_path):
     shots = [random.integers(0, 256, (1, 6, 8, 3), dtype=np.uint8).repeat(n, axis=0) for n in (5, 4)]
     frames = np.concatenate(shots).repeat(8, axis=1).repeat(8, axis=2)
     write_video(tmp_path / "film.mp4", frames, 25.0)
-    settings = {"length": 3, "height": 32, "width": 32, "motion": "none", "labels": "none", "flip": False}
-    settings |= {"photometric": Photometric(), "seed": 0, "cached_clips": 0, "strides": (1, 2)}
+    settings = {"length": 3, "height": 32, "width": 32, "motion": "none", "labels": "none"}
+    settings |= {"seed": 0, "cached_clips": 0, "strides": (1, 2)}
     samples = ClipSamples(tmp_path, numbers=range(10), find_cuts=True, **settings)
     assert [start for _, start in samples.clips] == [0, 1, 2, 5, 6]
     taken = {tuple(samples.describe(number)["frames"]) for number in range(40)}

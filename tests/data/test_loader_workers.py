@@ -12,12 +12,14 @@ from torch.utils.data import default_collate
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import gather_items, load_items
 from steadydepth.data.mixed_samples import MixedSamples
+from steadydepth.data.samples import Augmentation
 from steadydepth.ops.photometric import Photometric
 
 
 def open_samples(root, numbers, **changes):
-    settings = {"length": 3, "height": 40, "width": 56, "motion": "flow", "labels": "depth", "flip": True}
-    settings |= {"photometric": Photometric(exposure=0.2, noise=0.02), "seed": 7, "cached_clips": 4} | changes
+    settings = {"length": 3, "height": 40, "width": 56, "motion": "flow", "labels": "depth"}
+    augmentation = Augmentation(flip=True, photometric=Photometric(exposure=0.2, noise=0.02))
+    settings |= {"augmentation": augmentation, "seed": 7, "cached_clips": 4} | changes
     return ClipSamples(root, numbers=numbers, **settings)
 
 
@@ -135,14 +137,13 @@ CRASH = """
 import multiprocessing
 import sys
 from pathlib import Path
-from steadydepth.ops.photometric import Photometric
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import load_items
 
 def use():
     samples = ClipSamples(
-        Path(sys.argv[1]), length=3, height=32, width=40, motion="none", labels="depth", flip=False,
-        photometric=Photometric(), seed=0, cached_clips=0, numbers=range(10**6),
+        Path(sys.argv[1]), length=3, height=32, width=40, motion="none", labels="depth",
+        seed=0, cached_clips=0, numbers=range(10**6),
     )
     items = load_items(samples, batch=2, workers=2)
     next(items)
@@ -166,7 +167,6 @@ import sys
 from pathlib import Path
 import cv2
 import numpy as np
-from steadydepth.ops.photometric import Photometric
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import load_items
 from steadydepth.ops.optical_flow import dis_flow
@@ -175,8 +175,8 @@ cv2.setNumThreads(3)
 image = np.random.default_rng(0).integers(0, 256, (192, 256, 3), np.uint8)
 dis_flow(image, image)
 samples = ClipSamples(
-    Path(sys.argv[1]), length=3, height=32, width=40, motion="dis", labels="depth", flip=False,
-    photometric=Photometric(), seed=0, cached_clips=0, numbers=range(4),
+    Path(sys.argv[1]), length=3, height=32, width=40, motion="dis", labels="depth",
+    seed=0, cached_clips=0, numbers=range(4),
 )
 print(len(list(load_items(samples, batch=2, workers=1))), "batches", cv2.getNumThreads(), "threads")
 """

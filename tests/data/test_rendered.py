@@ -19,6 +19,7 @@ from steadydepth.data.commands import make
 from steadydepth.data.geometric import View
 from steadydepth.data.rendered import CLIPS_AT_ONCE, RenderedSamples
 from steadydepth.data.rendered_cameras import view_clips
+from steadydepth.data.samples import Augmentation
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.errors import InputError
 from steadydepth.files import tensors
@@ -75,9 +76,12 @@ def few(monkeypatch) -> int:
     return 4
 
 
-def samples(packed: Path | None = None, *, seed: int = 1, numbers: range = range(8), **options) -> RenderedSamples:
-    chosen = {"flip": True, "photometric": Photometric(noise=0.02), "seed": seed, "numbers": numbers, **SIZE, **options}
-    return RenderedSamples(torch.device("cpu"), assets=packed, **chosen)
+def samples(
+    packed: Path | None = None, *, seed: int = 1, numbers: range = range(8), flip: bool = True, **options
+) -> RenderedSamples:
+    chosen = {"seed": seed, "numbers": numbers, **SIZE, **options}
+    augmentation = Augmentation(flip=flip, photometric=Photometric(noise=0.02))
+    return RenderedSamples(torch.device("cpu"), assets=packed, augmentation=augmentation, **chosen)
 
 
 def test_models_have_their_size_their_texture_and_their_author(packed):

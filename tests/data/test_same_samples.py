@@ -10,6 +10,7 @@ import pytest
 
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import load_items
+from steadydepth.data.samples import Augmentation
 from steadydepth.data.shards.write import pack
 from steadydepth.ops.photometric import Photometric
 from steadydepth.training.samples import sample_numbers
@@ -27,8 +28,8 @@ def root(request, world, tmp_path_factory):
 def checksums(root, numbers, workers, photometric=0.2):
     """Of the frames, depth and motion of each of the samples `numbers`."""
     samples = ClipSamples(
-        root, length=2, height=40, width=56, motion="flow", labels="depth", flip=True,
-        photometric=Photometric(exposure=photometric), max_zoom=1.3, seed=3, cached_clips=2, numbers=numbers,
+        root, length=2, height=40, width=56, motion="flow", labels="depth", seed=3, cached_clips=2, numbers=numbers,
+        augmentation=Augmentation(flip=True, photometric=Photometric(exposure=photometric), max_zoom=1.3),
     )  # fmt: skip
     return [
         tuple(zlib.crc32(items[name].numpy().tobytes()) for name in ("frames", "depth", "motion"))

@@ -19,6 +19,7 @@ from steadydepth.data.checks import check_data
 from steadydepth.data.clips import clip_motion, fit_clip
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import load_items
+from steadydepth.data.samples import Augmentation
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.shards.read import INDEX, MEMBERS, ROW
@@ -46,8 +47,9 @@ def copied(packed, tmp_path):
 
 
 def open_samples(root, numbers, **changes):
-    settings = {"length": 3, "height": 40, "width": 56, "motion": "flow", "labels": "depth", "flip": True}
-    settings |= {"photometric": Photometric(exposure=0.2), "seed": 7, "cached_clips": 0} | changes
+    settings = {"length": 3, "height": 40, "width": 56, "motion": "flow", "labels": "depth"}
+    augmentation = Augmentation(flip=True, photometric=Photometric(exposure=0.2))
+    settings |= {"augmentation": augmentation, "seed": 7, "cached_clips": 0} | changes
     return ClipSamples(root, numbers=numbers, **settings)
 
 

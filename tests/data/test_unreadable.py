@@ -21,11 +21,10 @@ from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.shards.write import pack
 from steadydepth.errors import InputError
 from steadydepth.files.video_write import write_video
-from steadydepth.ops.photometric import Photometric
 
 SETTINGS = {
-    "length": 2, "height": 32, "width": 32, "motion": "none", "labels": "none", "flip": False, "seed": 0,
-    "photometric": Photometric(), "cached_clips": 0, "find_cuts": True,
+    "length": 2, "height": 32, "width": 32, "motion": "none", "labels": "none", "seed": 0,
+    "cached_clips": 0, "find_cuts": True,
 }  # fmt: skip
 
 

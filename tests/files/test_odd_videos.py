@@ -19,7 +19,6 @@ from steadydepth.errors import InputError
 from steadydepth.files.dolby_vision import base_layer
 from steadydepth.files.video_read import probe_video, read_video
 from steadydepth.files.video_write import write_video
-from steadydepth.ops.photometric import Photometric
 
 H, W = 48, 64
 
@@ -137,8 +136,8 @@ def test_a_recording_that_begins_between_key_frames_has_one_numbering(tmp_path, 
         np.testing.assert_array_equal(np.stack(list(read_video(video, start, start + 2))), frames[start : start + 2])
     assert check_data(tmp_path / "data") == []
     samples = ClipSamples(
-        tmp_path / "data", length=3, height=32, width=48, motion="none", labels="none", flip=False,
-        photometric=Photometric(), seed=0, cached_clips=0,
+        tmp_path / "data", length=3, height=32, width=48, motion="none", labels="none",
+        seed=0, cached_clips=0,
     )  # fmt: skip
     assert len(samples.clips) == 26
     assert samples.sample(25)["frames"].shape == (3, 32, 48, 3)
@@ -222,8 +221,8 @@ def test_a_size_that_changes_on_the_way_is_named_and_begins_a_shot(tmp_path, tur
 
 def test_both_sizes_are_trained_on(turned):
     samples = ClipSamples(
-        turned.parent, length=3, height=32, width=32, motion="none", labels="none", flip=False,
-        photometric=Photometric(), seed=0, cached_clips=0, find_cuts=True,
+        turned.parent, length=3, height=32, width=32, motion="none", labels="none",
+        seed=0, cached_clips=0, find_cuts=True,
     )  # fmt: skip
     assert [start for _, start in samples.clips] == [0, 1, 2, 3, 6, 7, 8, 9]
     assert all(samples.sample(number)["frames"].shape == (3, 32, 32, 3) for number in range(8))

@@ -23,10 +23,9 @@ from steadydepth.data.clips import (
     skip_frames,
 )
 from steadydepth.data.opened_shots import open_shots, with_flow
-from steadydepth.data.samples import Item, augment_sample
+from steadydepth.data.samples import NO_AUGMENTATION, Augmentation, Item, augment_sample
 from steadydepth.data.sequence_folder import Sequence as VideoSequence
 from steadydepth.errors import InputError, failure
-from steadydepth.ops.photometric import Photometric
 from steadydepth.types import Labels
 
 logger = logging.getLogger(__name__)
@@ -48,11 +47,7 @@ class ClipSamples(Dataset[Item]):
         width: columns.
         motion: `none`, `flow` or `dis`, as for `clips.clip_motion`.
         labels: what there is to learn from: `depth`, `single`, `teacher` or `none`.
-        flip: mirror every second clip.
-        photometric: light and camera, drawn anew for each sample.
-        max_crf: of the H.264 that clips are coded with, drawn from 0, which is none, to this.
-        max_zoom: 1 or more.
-        max_rotation_deg: the largest angle, to either side.
+        augmentation: what is drawn anew for each sample.
         seed: of the order and of every draw.
         cached_clips: clips that are kept in memory.
         find_cuts: no clip of a video file crosses a cut.
@@ -76,11 +71,7 @@ class ClipSamples(Dataset[Item]):
         width: int,
         motion: str,
         labels: Labels,
-        flip: bool,
-        photometric: Photometric,
-        max_crf: int = 0,
-        max_zoom: float = 1.0,
-        max_rotation_deg: float = 0.0,
+        augmentation: Augmentation = NO_AUGMENTATION,
         seed: int,
         cached_clips: int,
         find_cuts: bool = False,
@@ -115,8 +106,7 @@ class ClipSamples(Dataset[Item]):
                 "frames as images: `single: true` for one of data.sources"
             )
         self.length, self.strides, self.height, self.width, self.motion = length, strides, height, width, motion
-        self.flip, self.photometric, self.max_crf, self.seed = flip, photometric, max_crf, seed
-        self.max_zoom, self.max_rotation_deg = max_zoom, max_rotation_deg
+        self.augmentation, self.seed = augmentation, seed
         self.labels, self.source, self.numbers, self.stops = labels, source, numbers, stops
         self.strict, self._named = strict, set[int]()
         self._read = CallCache(self._read_sample, cached_clips)
@@ -189,11 +179,12 @@ class ClipSamples(Dataset[Item]):
     def _clip(self, number: int) -> Item:
         index, stride, generator = self._drawn(number)
         sample = self._read_or_next(index, stride)
-        return self._augment(sample, generator) | {"is_still": torch.tensor(sample.is_still)}
+        item = augment_sample(sample, generator, self.augmentation)
+        return item | {"is_still": torch.tensor(sample.is_still)}
 
     def _image(self, number: int) -> Item:
         index, generator = self.place(number)
-        return self._augment(self._read_or_next(index, 0), generator)
+        return augment_sample(self._read_or_next(index, 0), generator, self.augmentation)
 
     def _read_or_next(self, index: int, stride: int) -> Sample:
         """The clip, or where a file of it is damaged the first one after it that can be read, at its own stride.
@@ -216,9 +207,3 @@ class ClipSamples(Dataset[Item]):
                     self._named.add(place)
                     logger.warning("left out: %s", error)
         raise failure(failed, 0, [])
-
-    def _augment(self, sample: Sample, generator: np.random.Generator) -> Item:
-        return augment_sample(
-            sample, generator, flip=self.flip, photometric=self.photometric, max_crf=self.max_crf,
-            max_zoom=self.max_zoom, max_rotation_deg=self.max_rotation_deg,
-        )  # fmt: skip

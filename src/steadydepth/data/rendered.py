@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from steadydepth.data.call_cache import CallCache
-from steadydepth.data.geometric import draw_view, mirror
+from steadydepth.data.geometric import mirror
 from steadydepth.data.kept_renders import Render, read_render, render_ahead, write_render
 from steadydepth.data.rendered_cameras import code_clips, hold, photograph, view_clips
-from steadydepth.data.samples import Item
+from steadydepth.data.samples import NO_AUGMENTATION, Augmentation, Item
 from steadydepth.errors import InputError
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.ops.photometric import Photometric, augment_clips
@@ -49,14 +49,10 @@ class RenderedSamples(Dataset[Item]):
         workers: processes that render ahead into `keep`, on the CPU.
         stills: share of clips that are their first frame throughout, in another light each time.
         motion: `flow`, which is exact; `none` leaves it out, and pairs are at the same pixel.
-        max_crf: of the H.264 that clips are coded with, drawn from 0, which is none, to this.
-        max_zoom: 1 or more, of the view of each clip.
-        max_rotation_deg: the largest angle of that view, to either side.
         length: frames of a clip.
         height: rows of a frame.
         width: columns.
-        flip: mirror half of the clips.
-        photometric: draws of each frame, on top of one draw of the camera for each clip.
+        augmentation: what is drawn anew for each sample, on top of one draw of the camera for each clip.
         seed: of the run.
         numbers: which samples.
         source: number of this row in a run of several.
@@ -78,14 +74,10 @@ class RenderedSamples(Dataset[Item]):
         workers: int = 0,
         stills: float = 0.0,
         motion: str = "flow",
-        max_crf: int = 0,
-        max_zoom: float = 1.0,
-        max_rotation_deg: float = 0.0,
         length: int,
         height: int,
         width: int,
-        flip: bool,
-        photometric: Photometric,
+        augmentation: Augmentation = NO_AUGMENTATION,
         seed: int,
         numbers: Sequence[int] = (),
         source: int = 0,
@@ -96,14 +88,13 @@ class RenderedSamples(Dataset[Item]):
         self.world = World(
             device, None if assets is None else load_assets(assets), read_textures(images) if images else None
         )
-        self.length, self.height, self.width, self.flip = length, height, width, flip
-        self.photometric, self.seed, self.numbers, self.source = photometric, seed, numbers, source
+        self.length, self.height, self.width, self.motion = length, height, width, motion
+        self.augmentation, self.seed, self.numbers, self.source = augmentation, seed, numbers, source
         self.repeats, self.keep, self.workers, self.stills = repeats, keep, workers, stills
-        self.motion, self.max_crf, self.max_zoom, self.max_rotation_deg = motion, max_crf, max_zoom, max_rotation_deg
         # What a process that renders ahead needs to make the same clips.
         self._same = {
             "assets": assets, "textures": textures, "length": length, "height": height, "width": width,
-            "flip": flip, "photometric": photometric, "seed": seed, "source": source, "keep": keep,
+            "seed": seed, "source": source, "keep": keep,
         }  # fmt: skip
         self.clips: list[Any] = []  # none that could be listed
         self._chunk = CallCache(self._photographed, 2)
@@ -126,7 +117,7 @@ class RenderedSamples(Dataset[Item]):
     def sample(self, number: int) -> Item:
         """Sample `number` of the row, on the CPU; frames are bytes where no light is drawn, as of `augment_sample`."""
         row = self._row(number)
-        if self.photometric == Photometric():
+        if self.augmentation.photometric == Photometric():
             row["frames"] = _in_bytes(row["frames"])
         return row | {"labels": "depth", "source": self.source}
 
@@ -240,19 +231,17 @@ class RenderedSamples(Dataset[Item]):
         if self.stills:
             is_still = torch.rand(CLIPS_AT_ONCE, generator=generator) < self.stills
             rendered = hold(rendered, is_still)
-        draws = np.random.default_rng(self._seed(chunk, 3))
-        if self.max_zoom > 1 or self.max_rotation_deg > 0:
-            rendered = view_clips(
-                rendered,
-                lambda: draw_view(draws, max_zoom=self.max_zoom, max_rotation_deg=self.max_rotation_deg),
-            )
-        frames = augment_clips(photograph(rendered["light"], generator), self.photometric, generator).movedim(2, -1)
-        if self.max_crf:
-            frames = code_clips(frames, [int(draws.integers(self.max_crf + 1)) for _ in frames])
+        draws, augmentation = np.random.default_rng(self._seed(chunk, 3)), self.augmentation
+        if augmentation.has_views:
+            rendered = view_clips(rendered, partial(augmentation.draw_view, draws))
+        light = photograph(rendered["light"], generator)
+        frames = augment_clips(light, augmentation.photometric, generator).movedim(2, -1)
+        if augmentation.max_crf:
+            frames = code_clips(frames, [int(draws.integers(augmentation.max_crf + 1)) for _ in frames])
         parts = {"frames": frames, "depth": rendered["depth"], "valid": torch.isfinite(rendered["depth"])}
         if self.motion != "none":
             parts |= {"motion": rendered["motion"], "visible": rendered["visible"]}
-        if self.flip:
+        if augmentation.flip:
             is_mirrored = (torch.rand(CLIPS_AT_ONCE, generator=generator) < 0.5).to(frames.device)
             for name, part in parts.items():
                 chosen = is_mirrored.view(-1, *(1,) * (part.ndim - 1))
@@ -311,8 +300,8 @@ def make_rendered(
             pack_assets(packed)
         assets = packed
     samples = RenderedSamples(
-        place, assets=Path(assets), textures=textures, length=n_frames, height=height, width=width, flip=False,
-        photometric=FRAME_AUGMENTATION, seed=seed,
+        place, assets=Path(assets), textures=textures, length=n_frames, height=height, width=width,
+        augmentation=Augmentation(photometric=FRAME_AUGMENTATION), seed=seed,
     )  # fmt: skip
     names = [f"rendered_{seed}_{number:06d}" for number in range(n_clips)]
     for first in range(0, n_clips, CLIPS_AT_ONCE):

@@ -1,5 +1,6 @@
 """One sample as tensors, augmented, and samples as a Batch."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steadydepth.data.clips import Sample
-from steadydepth.data.geometric import draw_view, mirror, view_sample
+from steadydepth.data.geometric import View, draw_view, mirror, view_sample
 from steadydepth.files.video_write import recode
 from steadydepth.ops.photometric import Photometric, augment_photometric
 from steadydepth.types import Batch
@@ -15,37 +16,55 @@ from steadydepth.types import Batch
 Item = dict[str, Any]  # tensors, and what else a Batch knows of a clip
 
 
-def augment_sample(
-    sample: Sample,
-    generator: np.random.Generator,
-    *,
-    flip: bool,
-    photometric: Photometric,
-    max_crf: int = 0,
-    max_zoom: float = 1.0,
-    max_rotation_deg: float = 0.0,
-) -> Item:
+@dataclass(frozen=True)
+class Augmentation:
+    """What is drawn anew for each sample; nothing by default.
+
+    Args:
+        flip: mirror half of the clips from left to right.
+        photometric: standard deviations of the light and the camera of each frame.
+        max_crf: of the H.264 that clips are coded with, drawn from 0, which is none, to this.
+        max_zoom: the strongest zoom of the view of a clip; 1 has none.
+        max_rotation_deg: the largest angle of that view, to either side.
+    """
+
+    flip: bool = False
+    photometric: Photometric = field(default_factory=Photometric)
+    max_crf: int = 0
+    max_zoom: float = 1.0
+    max_rotation_deg: float = 0.0
+
+    @property
+    def has_views(self) -> bool:
+        """Whether clips are zoomed or turned."""
+        return self.max_zoom > 1 or self.max_rotation_deg > 0
+
+    def draw_view(self, generator: np.random.Generator) -> View:
+        """The view of the next clip."""
+        return draw_view(generator, max_zoom=self.max_zoom, max_rotation_deg=self.max_rotation_deg)
+
+
+NO_AUGMENTATION = Augmentation()
+
+
+def augment_sample(sample: Sample, generator: np.random.Generator, augmentation: Augmentation) -> Item:
     """Tensors of one sample: viewed, mirrored and coded together or not, each frame in its own light.
 
     Args:
         sample: a clip and its motion.
         generator: draws every choice.
-        flip: mirror it from left to right in half of the cases.
-        photometric: standard deviations of the light of each frame.
-        max_crf: the worst quality of H.264 that the frames are coded in; 0 codes none.
-        max_zoom: the strongest zoom of a view; 1 has none.
-        max_rotation_deg: the largest turn of a view.
+        augmentation: what is drawn.
 
     Returns: frames (t, h, w, 3) are floats in [0, 1] where light is drawn, and the bytes that they were otherwise.
     """
-    if max_zoom > 1 or max_rotation_deg > 0:
-        sample = view_sample(sample, draw_view(generator, max_zoom=max_zoom, max_rotation_deg=max_rotation_deg))
-    clip = sample.clip
+    if augmentation.has_views:
+        sample = view_sample(sample, augmentation.draw_view(generator))
+    clip, photometric = sample.clip, augmentation.photometric
     frames: np.ndarray = clip.frames
     if photometric != Photometric():
         frames = np.stack([augment_photometric(frame / np.float32(255), photometric, generator) for frame in frames])
-    if max_crf:
-        frames = recode(_in_bytes(frames), crf=int(generator.integers(max_crf + 1)))
+    if augmentation.max_crf:
+        frames = recode(_in_bytes(frames), crf=int(generator.integers(augmentation.max_crf + 1)))
     shape = frames.shape[:3]
     arrays = {
         "frames": frames,
@@ -55,7 +74,7 @@ def augment_sample(
     if sample.motion is not None and sample.visible is not None:
         arrays |= {"motion": sample.motion, "visible": sample.visible}
     item = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-    if flip and generator.random() < 0.5:
+    if augmentation.flip and generator.random() < 0.5:
         return {name: mirror(name, part, columns=2) for name, part in item.items()}
     return item
 

@@ -10,6 +10,7 @@ from steadydepth.config import Config, DataConfig, SourceConfig
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.mixed_samples import MixedSamples
 from steadydepth.data.rendered import RenderedSamples
+from steadydepth.data.samples import Augmentation
 from steadydepth.ops.photometric import Photometric
 from steadydepth.training.guard import N_CLIPS
 from steadydepth.training.setup import is_guarded
@@ -65,9 +66,8 @@ def open_samples(
         data.exposure, data.white_balance, data.gamma, data.vignetting, data.noise, data.blur, data.jpeg
     )
     common: dict[str, Any] = {
-        "length": data.clip_length, "height": data.height, "width": data.width, "flip": data.flip,
-        "photometric": photometric, "max_crf": data.max_crf, "max_zoom": data.max_zoom,
-        "max_rotation_deg": data.max_rotation_deg, "seed": seed, "numbers": numbers,
+        "length": data.clip_length, "height": data.height, "width": data.width, "seed": seed, "numbers": numbers,
+        "augmentation": Augmentation(data.flip, photometric, data.max_crf, data.max_zoom, data.max_rotation_deg),
     }  # fmt: skip
     configs = data.all_sources()
     if len(configs) == 1 and configs[0].synthetic is not None:
