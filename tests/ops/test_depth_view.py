@@ -61,6 +61,8 @@ def test_ends_given_by_hand_win_over_those_found(video):
     ("view", "rule"),
     [
         ({"range": "98-2"}, "two percentiles from 0 to 100"),
+        ({"range": ".-98"}, "two percentiles from 0 to 100"),
+        ({"range": "1.2.3-98"}, "two percentiles from 0 to 100"),
         ({"range": "2-101"}, "two percentiles"),
         ({"range": "mean"}, "or median"),
         ({"range": "1.2.3-4"}, "two percentiles"),

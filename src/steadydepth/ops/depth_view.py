@@ -50,8 +50,8 @@ class DepthView:
     def _percentiles(self) -> tuple[float, float] | None:
         if self.range == "median":
             return None
-        found = re.fullmatch(r"([\d.]+)-([\d.]+)", self.range)
-        low, high = (float(one) if one.count(".") < 2 else -1.0 for one in found.groups()) if found else (-1.0, -1.0)
+        found = re.fullmatch(r"(\d+\.?\d*|\.\d+)-(\d+\.?\d*|\.\d+)", self.range, re.ASCII)
+        low, high = map(float, found.groups()) if found else (-1.0, -1.0)
         if not 0 <= low < high <= 100:
             raise InputError(f"range {self.range!r}: give two percentiles from 0 to 100, as 2-98, or median")
         return low, high
