@@ -66,10 +66,7 @@ def open_h5(path: Path) -> Iterator[Any]:
     Raises:
         InputError: h5py is missing, the file is no HDF5, or what the block asks of it is not there or damaged.
     """
-    with (
-        reading(path, "as HDF5", "check the path, or copy the file again"),
-        load_extra("h5py").File(path, "r") as file,
-    ):
+    with reading(path, "as HDF5", "check the path, or copy the file again"), load_extra("h5py").File(path, "r") as file:
         yield file
 
 

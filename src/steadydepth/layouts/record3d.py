@@ -20,15 +20,7 @@ from steadydepth.files.damage import reading
 from steadydepth.files.image_formats import size_fault
 from steadydepth.files.images import HeldImage, read_colour
 from steadydepth.files.listing import visible
-from steadydepth.layouts.recording import (
-    Found,
-    Frame,
-    Recording,
-    each,
-    pinhole,
-    quaternion_poses,
-    resized_camera,
-)
+from steadydepth.layouts.recording import Found, Frame, Recording, each, pinhole, quaternion_poses, resized_camera
 from steadydepth.types import InputError
 
 _MOST_BYTES = 2**28

@@ -89,12 +89,7 @@ def accuracy_parts(
 
 
 def _sums(
-    depth: Layers,
-    log: Layers,
-    truth: Pixels,
-    true_log: Pixels,
-    first: Float64[np.ndarray, "m"],
-    sets: list[Chosen],
+    depth: Layers, log: Layers, truth: Pixels, true_log: Pixels, first: Float64[np.ndarray, "m"], sets: list[Chosen]
 ) -> Float64[np.ndarray, "k 9 m"]:
     """Sums of each method over the pixels of each set, in the order in which `_errors` names them."""
     total, weights = np.zeros((len(sets), 9, len(depth))), np.array(sets, np.float64).reshape(len(sets), len(truth))

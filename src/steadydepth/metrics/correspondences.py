@@ -278,6 +278,5 @@ def _trusted(correspondence: Correspondence, here: Colours, there: Colours) -> C
     warped, weight = sample(there, correspondence.to.places), correspondence.visible.astype(np.float64)
     mean, other_mean = (np.einsum("cn,n->c", colours, weight) / weight.sum() for colours in (here, warped))
     return Correspondence(
-        correspondence.to,
-        correspondence.visible & alike(here, warped * (mean / np.maximum(other_mean, 1e-3))[:, None]),
+        correspondence.to, correspondence.visible & alike(here, warped * (mean / np.maximum(other_mean, 1e-3))[:, None])
     )

@@ -36,13 +36,7 @@ from steadydepth.metrics.arrays import (
     pick,
     pixels_of,
 )
-from steadydepth.metrics.correspondences import (
-    Camera,
-    RigidMatch,
-    RigidMove,
-    landing,
-    rigid_match,
-)
+from steadydepth.metrics.correspondences import Camera, RigidMatch, RigidMove, landing, rigid_match
 from steadydepth.ops.sampling import sample
 
 STATIC_CHANGE = math.log(1.01)

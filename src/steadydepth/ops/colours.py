@@ -55,10 +55,7 @@ def depth_range(
     return (high, low) if claims == "disparity" else (low, high)
 
 
-def _spread_out(
-    depths: Iterable[Float[np.ndarray, "*t h w"]],
-    claims: Claims,
-) -> Float32[np.ndarray, "n"]:
+def _spread_out(depths: Iterable[Float[np.ndarray, "*t h w"]], claims: Claims) -> Float32[np.ndarray, "n"]:
     """About a million of the measured values of a video, evenly spread over it."""
     kept, n_kept, n_visible, step = [np.zeros(0, np.float32)], 0, 0, 1
     for depth in depths:

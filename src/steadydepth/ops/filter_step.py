@@ -93,14 +93,7 @@ def begin(depth: Array, frame: Array, unit: Array) -> FilterMemory:
 
 
 def filter_step(
-    on: Backend,
-    frame: Array,
-    depth: Array,
-    flow: Array,
-    memory: FilterMemory,
-    *,
-    claims: str,
-    strength: Array,
+    on: Backend, frame: Array, depth: Array, flow: Array, memory: FilterMemory, *, claims: str, strength: Array
 ) -> tuple[Array, FilterMemory]:
     """Filter one frame of depth.
 

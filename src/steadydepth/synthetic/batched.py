@@ -49,10 +49,7 @@ class World:
     """
 
     def __init__(
-        self,
-        device: torch.device,
-        assets: Assets | None = None,
-        images: UInt8[np.ndarray, "n 128 128 3"] | None = None,
+        self, device: torch.device, assets: Assets | None = None, images: UInt8[np.ndarray, "n 128 128 3"] | None = None
     ) -> None:
         self.device = device
         parts = basic_bodies()

@@ -9,16 +9,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from steadydepth.synthetic.meshes import meet_triangles
-from steadydepth.synthetic.rays import (
-    Grid,
-    Labels,
-    flow_to,
-    make_grid,
-    meet_ball,
-    meet_box,
-    project,
-    transform,
-)
+from steadydepth.synthetic.rays import Grid, Labels, flow_to, make_grid, meet_ball, meet_box, project, transform
 from steadydepth.synthetic.rolling_shutter import Readout, Strip
 from steadydepth.synthetic.scene import Scene, Solid
 from steadydepth.synthetic.shading import (
@@ -163,11 +154,7 @@ def _meet(solid: Solid, origin: Float[Tensor, "3 t 1"], rays: Float[Tensor, "3 t
 
 
 def _meet_mesh(
-    scene: Scene,
-    frames: Int64[np.ndarray, "t"],
-    solid: Solid,
-    triangles: Float64[np.ndarray, "face 3 3"],
-    grid: Grid,
+    scene: Scene, frames: Int64[np.ndarray, "t"], solid: Solid, triangles: Float64[np.ndarray, "face 3 3"], grid: Grid
 ) -> tuple[Float64[Tensor, "t n"], Int64[Tensor, "t n"]]:
     """Depth and number of the triangles that are met; on the CPU, where few pixels of each are tried."""
     visible = [transform(np.linalg.inv(view), triangles) for view in _views(scene, frames, solid)]

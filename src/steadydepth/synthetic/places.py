@@ -7,16 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from steadydepth.synthetic.placement import (
-    KINDS,
-    Draw,
-    Placed,
-    Pool,
-    View,
-    place_things,
-    rigid,
-    rotation,
-)
+from steadydepth.synthetic.placement import KINDS, Draw, Placed, Pool, View, place_things, rigid, rotation
 
 # How often each is drawn. Diversity teaches more than realism does (WMGStereo, arXiv 2504.16930).
 SHARES = (0.37, 0.25, 0.13, 0.25)
