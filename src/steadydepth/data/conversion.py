@@ -188,7 +188,6 @@ class _UntilUnreadable:
             depth=None if depth is None else self._fitting(depth)[None],
             K=recording.K,
             cam_to_world=poses,
-            fixed_camera=recording.fixed_camera,
         )
         return fit_clip(clip, *shrunk_size(frame.shape[0], frame.shape[1], self.max_side))
 

@@ -20,6 +20,9 @@ from steadydepth.types import InputError
 # What Microsoft's C library prints for infinity and what is no number: -1.#INF, 1.#QNAN00.
 _NO_NUMBER = re.compile(r"^[-+]?\d\.#(INF|IND|QNAN|SNAN)\d*$", re.IGNORECASE)
 Frame = tuple[UInt8[np.ndarray, "h w 3"], Float32[np.ndarray, "h w"] | None]
+Reader = Callable[[int], Frame]  # of the frames of a recording, by number
+ReadDepth = Callable[[Path], Float32[np.ndarray, "h w"]]  # planar z in metres
+Matrix = Float64[np.ndarray, "3 3"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +32,12 @@ class Recording:
     name: str
     fps: float
     n_frames: int
-    read: Callable[[int], Frame]  # RGB, and planar z in metres; what is not above 0 and finite was not measured
+    read: Reader  # RGB, and planar z in metres; what is not above 0 and finite was not measured
     depth_scale_m: float  # the step of the 16 bits it is written with; 65535 of them is the farthest that is kept
     source: str
     licence: str
-    K: Float64[np.ndarray, "3 3"] | None = None
+    K: Matrix | None = None
     cam_to_world: Float64[np.ndarray, "t 4 4"] | None = None
-    fixed_camera: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,11 @@ def unbroken_parts(
         )
 
 
-def _from(read: Callable[[int], Frame], first: int) -> Callable[[int], Frame]:
+def _from(read: Reader, first: int) -> Reader:
     return lambda number: read(first + number)
 
 
-def files_reader(
-    images: Sequence[Path], depths: Sequence[Path | None], read_depth: Callable[[Path], Float32[np.ndarray, "h w"]]
-) -> Callable[[int], Frame]:
+def files_reader(images: Sequence[Path], depths: Sequence[Path | None], read_depth: ReadDepth) -> Reader:
     """Frames from one image file and at most one depth file each.
 
     Args:
@@ -114,9 +114,7 @@ def files_reader(
     return read
 
 
-def numbered_reader(
-    files: Mapping[int, Path], labels: Mapping[int, Path], read_depth: Callable[[Path], Float32[np.ndarray, "h w"]]
-) -> Callable[[int], Frame]:
+def numbered_reader(files: Mapping[int, Path], labels: Mapping[int, Path], read_depth: ReadDepth) -> Reader:
     """The frames of `files` in order; one whose number is not among `labels` has no depth.
 
     Args:
@@ -127,7 +125,7 @@ def numbered_reader(
     return files_reader(list(files.values()), [labels.get(number) for number in files], read_depth)
 
 
-def scaled(step_m: float, beyond: float = np.inf) -> Callable[[Path], Float32[np.ndarray, "h w"]]:
+def scaled(step_m: float, beyond: float = np.inf) -> ReadDepth:
     """A reader of depth files whose numbers are multiples of `step_m` metres; numbers from `beyond` on mean nothing."""
 
     def read(path: Path) -> Float32[np.ndarray, "h w"]:
@@ -197,7 +195,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
         return [tuple(line[column] for column in columns) for line in csv.DictReader(file, skipinitialspace=True)]
 
 
-def pinhole(fx: float, fy: float, cx: float, cy: float) -> Float64[np.ndarray, "3 3"]:
+def pinhole(fx: float, fy: float, cx: float, cy: float) -> Matrix:
     """The camera matrix of focal lengths and centre in pixels.
 
     Args:
@@ -209,9 +207,7 @@ def pinhole(fx: float, fy: float, cx: float, cy: float) -> Float64[np.ndarray, "
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64)
 
 
-def resized_camera(
-    K: Float64[np.ndarray, "3 3"], size: tuple[int, int], new_size: tuple[int, int]
-) -> Float64[np.ndarray, "3 3"]:
+def resized_camera(K: Matrix, size: tuple[int, int], new_size: tuple[int, int]) -> Matrix:
     """The camera of images after they are resized; pixel centres are integers.
 
     Args:
@@ -225,7 +221,7 @@ def resized_camera(
     return resized
 
 
-def rigid(turn: Float64[np.ndarray, "3 3"], shift: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "4 4"]:
+def rigid(turn: Matrix, shift: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "4 4"]:
     """The 4 x 4 matrix that turns, then shifts."""
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = turn, shift

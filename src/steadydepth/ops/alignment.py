@@ -25,6 +25,8 @@ LEAST_DISPARITY = 1e-3
 FAR = 0.1
 
 Values = TypeVar("Values", Tensor, np.ndarray)
+Numbers = Float[Tensor, "..."]
+Chosen = Bool[Tensor, "..."]
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,7 @@ class Alignment:
         return cls(torch.tensor(scale, dtype=torch.float64), torch.tensor(shift, dtype=torch.float64))
 
 
-def _kept(
-    predicted: Float[Tensor, "..."], target: Float[Tensor, "..."], valid: Bool[Tensor, "..."]
-) -> tuple[Float64[Tensor, "n"], Float64[Tensor, "n"]]:
+def _kept(predicted: Numbers, target: Numbers, valid: Chosen) -> tuple[Float64[Tensor, "n"], Float64[Tensor, "n"]]:
     """The valid and finite values of both, float64."""
     kept = valid & torch.isfinite(predicted) & torch.isfinite(target)
     return predicted[kept].double(), target[kept].double()
@@ -57,7 +57,7 @@ def median(values: Float[Tensor, "n"]) -> Float[Tensor, ""]:
     return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
 
 
-def fit_scale(predicted: Float[Tensor, "..."], target: Float[Tensor, "..."], valid: Bool[Tensor, "..."]) -> Alignment:
+def fit_scale(predicted: Numbers, target: Numbers, valid: Chosen) -> Alignment:
     """Least squares of scale * predicted = target: sum(x y) / sum(x x). A prediction of zeros gets scale 0.
 
     Args:
@@ -73,9 +73,7 @@ def fit_scale(predicted: Float[Tensor, "..."], target: Float[Tensor, "..."], val
     return Alignment(scale if x.numel() else scale * torch.nan, torch.zeros_like(scale))
 
 
-def fit_median_scale(
-    predicted: Float[Tensor, "..."], target: Float[Tensor, "..."], valid: Bool[Tensor, "..."]
-) -> Alignment:
+def fit_median_scale(predicted: Numbers, target: Numbers, valid: Chosen) -> Alignment:
     """median(target) / median(predicted) over all valid pixels together (monodepth2, there for each image).
 
     A median prediction of 0 gets scale 0.
@@ -93,9 +91,7 @@ def fit_median_scale(
     return Alignment(scale, torch.zeros_like(scale))
 
 
-def fit_scale_shift(
-    predicted: Float[Tensor, "..."], target: Float[Tensor, "..."], valid: Bool[Tensor, "..."]
-) -> Alignment:
+def fit_scale_shift(predicted: Numbers, target: Numbers, valid: Chosen) -> Alignment:
     """Least squares of scale * predicted + shift = target, in closed form: scale = cov(x, y) / var(x).
 
     A constant prediction gets scale 0 and shift mean(target), the minimum-norm solution of numpy.linalg.lstsq up to
@@ -119,9 +115,7 @@ def fit_scale_shift(
     return Alignment(scale, y_mean - scale * x_mean)
 
 
-def fit_disparity(
-    predicted: Float[Tensor, "..."], target: Float[Tensor, "..."], valid: Bool[Tensor, "..."]
-) -> Alignment:
+def fit_disparity(predicted: Numbers, target: Numbers, valid: Chosen) -> Alignment:
     """Least squares of scale * predicted + shift = 1 / (target + 1e-8) over the complete clip.
 
     The fit of DepthCrafter and Video-Depth-Anything (benchmark/eval/eval.py) but for one step: they raise disparity to

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32
 
 from steadydepth.ops.fast_flow import LEAST_SIDE_PX
-from steadydepth.ops.optical_flow import consistent, dis_flow, invert_flow
+from steadydepth.ops.optical_flow import DepthImage, Flow, Image, Mask, consistent, dis_flow, invert_flow
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,7 @@ class TwoWayFlow:
         return TwoWayFlow(*(part[number] for part in vars(self).values()))
 
 
-def backward_from_frames(
-    before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]
-) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
+def backward_from_frames(before: Image, after: Image) -> tuple[Flow, Mask]:
     """DIS flow from `after` back into `before` in pixels (x, y), and where it agrees with the flow there.
 
     Args:
@@ -41,16 +39,14 @@ def backward_from_frames(
     return back, consistent(back, there) & (min(back.shape[:2]) >= LEAST_SIDE_PX)
 
 
-def _dis_both_ways(
-    before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]
-) -> tuple[Float32[np.ndarray, "h w 2"], Float32[np.ndarray, "h w 2"]]:
+def _dis_both_ways(before: Image, after: Image) -> tuple[Flow, Flow]:
     if min(before.shape[:2]) < LEAST_SIDE_PX:
         still = np.zeros((*before.shape[:2], 2), np.float32)
         return still, still
     return dis_flow(before, after), dis_flow(after, before)
 
 
-def pair_from_frames(before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]) -> TwoWayFlow:
+def pair_from_frames(before: Image, after: Image) -> TwoWayFlow:
     """DIS flow both ways between two frames; visible where the two agree (`ops.optical_flow.consistent`).
 
     Images smaller than 12 x 12 px have no DIS flow: nothing is visible.
@@ -60,12 +56,7 @@ def pair_from_frames(before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray
     return TwoWayFlow(there, back, consistent(there, back) & is_known, consistent(back, there) & is_known)
 
 
-def pair_from_labels(
-    flow: Float32[np.ndarray, "h w 2"],
-    flow_valid: Bool[np.ndarray, "h w"],
-    depth: Float32[np.ndarray, "h w"],
-    valid: Bool[np.ndarray, "h w"],
-) -> TwoWayFlow:
+def pair_from_labels(flow: Flow, flow_valid: Mask, depth: DepthImage, valid: Mask) -> TwoWayFlow:
     """Label flow and its inverse; visible where both exist and agree, so an occluded pixel is not.
 
     Where several pixels land on one, the nearest in label depth wins; a pixel without label depth never hides another.

@@ -20,15 +20,18 @@ _SPREADS = 2.5
 _SAMPLES = 1 << 20
 # Live: a second or two until the colours have followed, at 25 frames a second, from every fourth row and column.
 _FOLLOW, _STRIDE = 0.02, 4
+Depth = Float[np.ndarray, "*t h w"]  # in the units of the claims
+Mask = Bool[np.ndarray, "*t h w"]
+Colours = UInt8[np.ndarray, "*t h w 3"]  # RGB
 
 
-def is_measured(depth: Float[np.ndarray, "*t h w"], claims: Claims = "metric") -> Bool[np.ndarray, "*t h w"]:
+def is_measured(depth: Depth, claims: Claims = "metric") -> Mask:
     """True where a prediction has a value: finite, and above 0 where it claims to be a depth of known zero."""
     return np.isfinite(depth) & (depth > 0) if claims in ("metric", "scale") else np.isfinite(depth)
 
 
 def depth_range(
-    depths: Iterable[Float[np.ndarray, "*t h w"]],
+    depths: Iterable[Depth],
     *,
     claims: Claims = "metric",
     percentiles: tuple[float, float] | None = PERCENTILES,
@@ -55,7 +58,7 @@ def depth_range(
     return (high, low) if claims == "disparity" else (low, high)
 
 
-def _spread_out(depths: Iterable[Float[np.ndarray, "*t h w"]], claims: Claims) -> Float32[np.ndarray, "n"]:
+def _spread_out(depths: Iterable[Depth], claims: Claims) -> Float32[np.ndarray, "n"]:
     """About a million of the measured values of a video, evenly spread over it."""
     kept, n_kept, n_visible, step = [np.zeros(0, np.float32)], 0, 0, 1
     for depth in depths:
@@ -112,7 +115,7 @@ def follow_range(
 
 
 def nearness(
-    depth: Float[np.ndarray, "*t h w"], near: float, far: float, *, claims: Claims = "metric", is_linear: bool = False
+    depth: Depth, near: float, far: float, *, claims: Claims = "metric", is_linear: bool = False
 ) -> Float32[np.ndarray, "*t h w"]:
     """1 at `near` and nearer, 0 at `far` and beyond, NaN where there is no value.
 
@@ -140,15 +143,15 @@ def nearness(
 
 
 def colour_depth(
-    depth: Float[np.ndarray, "*t h w"],
+    depth: Depth,
     near: float,
     far: float,
-    valid: Bool[np.ndarray, "*t h w"] | None = None,
+    valid: Mask | None = None,
     *,
     claims: Claims = "metric",
     colours: str = "turbo",
     is_linear: bool = False,
-) -> UInt8[np.ndarray, "*t h w 3"]:
+) -> Colours:
     """Depth in the colours of a map; pixels without a value are black.
 
     Args:
@@ -201,16 +204,14 @@ def colour_map(name: str) -> UInt8[np.ndarray, "256 3"]:
     return np.rint(255 * np.asarray(colormaps[name](steps))[:, :3]).astype(np.uint8)
 
 
-def error_top(errors: Iterable[Float[np.ndarray, "*t h w"]], valids: Iterable[Bool[np.ndarray, "*t h w"]]) -> float:
+def error_top(errors: Iterable[Depth], valids: Iterable[Mask]) -> float:
     """The error to show as the worst: the 98th percentile of all valid ones together, and never 0."""
     values = [error[valid] for error, valid in zip(errors, valids, strict=True)]
     known = np.concatenate(values) if values else np.zeros(0)
     return max(float(np.percentile(known, PERCENTILES[1])), 1e-6) if len(known) else 1.0
 
 
-def colour_error(
-    error: Float[np.ndarray, "*t h w"], top: float, valid: Bool[np.ndarray, "*t h w"]
-) -> UInt8[np.ndarray, "*t h w 3"]:
+def colour_error(error: Depth, top: float, valid: Mask) -> Colours:
     """RGB of the magma colours, black at 0 to pale yellow at `top` and beyond; mid grey where not `valid`.
 
     Args:
@@ -222,9 +223,7 @@ def colour_error(
     return np.where(valid[..., None], _MAGMA[np.rint(255 * share).astype(np.uint8)], np.uint8(128))
 
 
-def colour_change(
-    change: Float[np.ndarray, "*t h w"], top: float, valid: Bool[np.ndarray, "*t h w"]
-) -> UInt8[np.ndarray, "*t h w 3"]:
+def colour_change(change: Depth, top: float, valid: Mask) -> Colours:
     """RGB from blue at -`top` and below over black at 0 to orange at `top` and above; mid grey where not `valid`.
 
     Args:

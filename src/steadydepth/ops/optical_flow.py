@@ -8,10 +8,14 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 
 from steadydepth.ops.fast_flow import pixel_grid
 
+Image = UInt8[np.ndarray, "h w 3"]  # RGB
+Flow = Float32[np.ndarray, "h w 2"]  # pixels (x, y)
+DepthImage = Float32[np.ndarray, "h w"]
+Mask = Bool[np.ndarray, "h w"]
 _ROUNDS = 4  # of the iteration that inverts a flow
 
 
-def dis_flow(source: UInt8[np.ndarray, "h w 3"], target: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w 2"]:
+def dis_flow(source: Image, target: Image) -> Flow:
     """Dense flow from `source` to `target` in pixels (x, y): OpenCV's DIS, medium preset (Kroeger et al. 2016).
 
     Both frames are histogram-equalised first: DIS assumes that a point keeps its brightness, and light that changes
@@ -27,7 +31,7 @@ def dis_flow(source: UInt8[np.ndarray, "h w 3"], target: UInt8[np.ndarray, "h w 
     return solver.calc(*grey, None)
 
 
-def _sample(flow: Float32[np.ndarray, "h w 2"], at: Float32[np.ndarray, "h w 2"], outside: float) -> np.ndarray:
+def _sample(flow: Flow, at: Flow, outside: float) -> np.ndarray:
     return cv2.remap(flow, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(outside, outside))
 
 
@@ -37,7 +41,7 @@ def _length(flow: Float32[np.ndarray, "*any 2"]) -> Float32[np.ndarray, "*any"]:
     return np.sqrt(square[..., 0] + square[..., 1])
 
 
-def consistent(there: Float32[np.ndarray, "h w 2"], back: Float32[np.ndarray, "h w 2"]) -> Bool[np.ndarray, "h w"]:
+def consistent(there: Flow, back: Flow) -> Mask:
     """True where going `there` and coming `back` ends where it began: not occluded, and inside the other image.
 
     Occluded where |F(p) + B(p + F)| > 0.01 (|F(p)| + |B(p)|) + 0.5 px, B's length at the same pixel (gmflow, UnFlow).
@@ -51,11 +55,7 @@ def consistent(there: Float32[np.ndarray, "h w 2"], back: Float32[np.ndarray, "h
     return inside & (miss <= allowed)
 
 
-def invert_flow(
-    flow: Float32[np.ndarray, "h w 2"],
-    flow_valid: Bool[np.ndarray, "h w"],
-    depth_there: Float32[np.ndarray, "h w"] | None = None,
-) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
+def invert_flow(flow: Flow, flow_valid: Mask, depth_there: DepthImage | None = None) -> tuple[Flow, Mask]:
     """Backward flow on the target frame from the forward flow of the source frame, and where the source saw the pixel.
 
     Each source pixel marks the target pixels around where it lands; then B = -F(p + B) is iterated to sub-pixel

@@ -10,9 +10,11 @@ from steadydepth.types import InputError
 
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
 MOST_PAIRS = 1 << 21  # of a triangle and a ray, tested at a time
+Triangles = Float64[np.ndarray, "face 3 3"]  # their corners
+Numbers = Int64[np.ndarray, "n"]
 
 
-def read_mesh(path: Path) -> Float64[np.ndarray, "face 3 3"]:
+def read_mesh(path: Path) -> Triangles:
     """The corners of each triangle, y up as in glTF.
 
     Raises:
@@ -29,9 +31,7 @@ def read_mesh(path: Path) -> Float64[np.ndarray, "face 3 3"]:
     return triangles
 
 
-def stand(
-    triangles: Float64[np.ndarray, "face 3 3"], half: Float64[np.ndarray, "3"]
-) -> Float64[np.ndarray, "face 3 3"]:
+def stand(triangles: Triangles, half: Float64[np.ndarray, "3"]) -> Triangles:
     """The mesh, y down, as large as fits a box of half extents `half` in metres, in the middle of its ground."""
     turned = triangles * [1, -1, -1]
     low, high = turned.min(axis=(0, 1)), turned.max(axis=(0, 1))
@@ -41,10 +41,7 @@ def stand(
 
 
 def meet_triangles(
-    triangles: Float64[np.ndarray, "face 3 3"],
-    K: Float64[np.ndarray, "3 3"],
-    y: Float[np.ndarray, "h"],
-    x: Float[np.ndarray, "w"],
+    triangles: Triangles, K: Float64[np.ndarray, "3 3"], y: Float[np.ndarray, "h"], x: Float[np.ndarray, "w"]
 ) -> tuple[Float64[np.ndarray, "h w"], Int32[np.ndarray, "h w"]]:
     """Planar depth of the nearest triangle on the ray of each row and column, and its number; inf, -1 where none is.
 
@@ -79,9 +76,7 @@ def meet_triangles(
     return depth.reshape(shape), nearest.reshape(shape)
 
 
-def _reach(
-    triangles: Float64[np.ndarray, "face 3 3"], axis: int, tangents: Float[np.ndarray, "n"]
-) -> Int64[np.ndarray, "2 face"]:
+def _reach(triangles: Triangles, axis: int, tangents: Float[np.ndarray, "n"]) -> Int64[np.ndarray, "2 face"]:
     """First and one past the last of the rising `tangents` between which each triangle lies along `axis`.
 
     All of them when it reaches behind the camera, none when all of it is behind.
@@ -107,7 +102,7 @@ def _groups(n_pairs: Int64[np.ndarray, "face"]) -> list[Int64[np.ndarray, "some"
 
 def _pairs(
     faces: Int64[np.ndarray, "some"], rows: Int64[np.ndarray, "2 face"], columns: Int64[np.ndarray, "2 face"]
-) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
+) -> tuple[Numbers, Numbers, Numbers]:
     """Of each pair of a triangle and a pixel within its reach, one triangle after another: triangle, row and column."""
     width = columns[1] - columns[0]
     n = (width * (rows[1] - rows[0]))[faces]

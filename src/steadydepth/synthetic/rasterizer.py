@@ -10,6 +10,8 @@ from torch import Tensor
 _AT_ONCE = 1 << 24  # rows or pixels of faces; each takes about a hundred bytes
 _SLACK = 1e-3  # pixels
 _EMPTY = torch.iinfo(torch.int64).max
+Numbers = Int64[Tensor, "n"]
+Reals = Float[Tensor, "n"]
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,7 @@ def rasterize(
     return found.view(shape), distance.view(shape)
 
 
-def _spans(
-    faces: Faces, face: Int64[Tensor, "n"], row: Int64[Tensor, "n"], width: int
-) -> tuple[Int64[Tensor, "n"], Int64[Tensor, "n"], Float[Tensor, "n"], Float[Tensor, "n"]]:
+def _spans(faces: Faces, face: Numbers, row: Numbers, width: int) -> tuple[Numbers, Numbers, Reals, Reals]:
     """The pixels of a row that a face covers: first column, their number, inverse depth there, and how it changes."""
     planes, first = faces.planes[face], faces.first[face]
     down = row - first[:, 1]
@@ -109,7 +109,7 @@ def _spans(
     return left.long(), (right - left + 1).clamp(min=0).long(), begin, planes[:, 2, 0]
 
 
-def _counted(counts: Int64[Tensor, "f"]) -> Iterator[tuple[Int64[Tensor, "n"], Int64[Tensor, "n"]]]:
+def _counted(counts: Int64[Tensor, "f"]) -> Iterator[tuple[Numbers, Numbers]]:
     """Each place of `counts` as often as it says, with 0, 1, ... beside it; about `_AT_ONCE` at a time."""
     if not len(counts):
         return
@@ -126,9 +126,7 @@ def _counted(counts: Int64[Tensor, "f"]) -> Iterator[tuple[Int64[Tensor, "n"], I
         start = stop
 
 
-def weights_at(
-    faces: Faces, face: Int64[Tensor, "n"], x: Float[Tensor, "n"], y: Float[Tensor, "n"]
-) -> Float[Tensor, "n 3"]:
+def weights_at(faces: Faces, face: Numbers, x: Reals, y: Reals) -> Float[Tensor, "n 3"]:
     """Perspective-correct weights of the three corners of faces at pixels; they sum to 1.
 
     Args:
