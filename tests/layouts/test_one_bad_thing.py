@@ -198,3 +198,11 @@ def test_key_frames_of_hypersim_that_are_none_are_named(tmp_path):
             file[name] = values
         with pytest.raises(InputError, match=message):
             list(convert_layout("hypersim", tmp_path / "in", tmp_path / "out"))
+
+
+def test_a_camera_of_hypersim_without_images_is_named(tmp_path):
+    write_hypersim(tmp_path / "in", 75.0)
+    (tmp_path / "in/ai_001_001/images/scene_cam_01_final_preview").mkdir()
+    with pytest.raises(SomeFailedError, match=r"scene_cam_01_final_preview: no frame\.0000\.tonemap\.jpg") as raised:
+        list(convert_layout("hypersim", tmp_path / "in", tmp_path / "out"))
+    assert [path.name for path in raised.value.written] == ["ai_001_001_cam_00"]

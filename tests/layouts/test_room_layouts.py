@@ -1,10 +1,12 @@
 import cv2
 import h5py
 import numpy as np
+import pytest
 import scipy.io
 
 from steadydepth.data.conversion import convert_layout
 from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.errors import InputError
 from steadydepth.layouts.nyu import into_colour, splat
 
 COLOUR_K = np.array([[518.857901, 0, 325.582449], [0, 519.469611, 253.736166], [0, 0, 1]])
@@ -61,6 +63,13 @@ def test_of_points_on_one_pixel_the_nearest_counts():
     K = np.array([[2.0, 0, 1], [0, 2, 1], [0, 0, 1]])
     points = np.array([[0, 0, 0.5, 9, 0], [0, 0, 0, 0, 0], [3, 2, 1, 1, -1]], np.float64)
     assert splat(points, K, 3, 4).tolist() == [[0, 0, 0, 0], [0, 2, 1, 0], [0, 0, 0, 0]]
+
+
+def test_a_raw_scene_of_nyu_without_depth_is_named(tmp_path):
+    write_pnm(tmp_path / "kitchen_0001" / "r-10.0-0.ppm", b"P6 4 3 255\n", np.zeros((3, 4, 3), np.uint8))
+    write_pnm(tmp_path / "kitchen_0001" / "d-11.0-0.pgm", b"P5 4 3 65535\n", np.zeros((3, 4), np.uint16))
+    with pytest.raises(InputError, match=r"kitchen_0001: no image has depth, d-\*\.pgm, within 0\.03 s"):
+        list(convert_layout("nyu", tmp_path, tmp_path / "out"))
 
 
 def test_nyu_labelled_images_of_the_official_split(tmp_path):

@@ -51,6 +51,8 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
     def read(images: Path) -> Iterator[Recording]:
         camera, scene = images.name.removeprefix("scene_").removesuffix("_final_preview"), images.parent.parent
         files = numbered(images, "frame.", ".tonemap.jpg")
+        if not files:
+            raise InputError(f"{images}: no frame.0000.tonemap.jpg and on: extract it again")
         if wanted is not None:
             files = {number: path for number, path in files.items() if (scene.name, camera, number) in wanted}
         if files:

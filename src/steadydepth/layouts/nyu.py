@@ -65,6 +65,8 @@ def _raw(scene: Path) -> Iterator[Recording]:
     times, depth_times = np.array([time for time, _ in images]), np.array([time for time, _ in depths])
     paired = nearest(times, depth_times, _NEAR_S) if len(depths) else np.full(len(images), -1)
     kept = np.flatnonzero(paired >= 0)
+    if len(kept) == 0:
+        raise InputError(f"{scene}: no image has depth, d-*.pgm, within {_NEAR_S} s: extract it again")
     steps = np.diff(times[kept])
     pairs = [(images[number][1], depths[paired[number]][1]) for number in kept]
     recorded = Recording(
