@@ -109,10 +109,11 @@ def test_what_is_no_catalogue_is_refused(tmp_path):
     (tmp_path / "no.sh3f").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"no\.sh3f: cannot be read as a Sweet Home 3D catalogue"):
         pack_assets(tmp_path / "x.npz", tmp_path)
-    with zipfile.ZipFile(tmp_path / "no.sh3f", "w") as archive:
-        archive.writestr("PluginFurnitureCatalog.properties", "model#1=/models/chair.obj")
-    with pytest.raises(InputError, match=r"no\.sh3f: no model in it can be read"):
-        pack_assets(tmp_path / "x.npz", tmp_path)
+    for number, what in (("1", "no model in it can be read"), ("one", "cannot be read as a Sweet Home 3D catalogue")):
+        with zipfile.ZipFile(tmp_path / "no.sh3f", "w") as archive:
+            archive.writestr("PluginFurnitureCatalog.properties", f"model#{number}=/models/chair.obj")
+        with pytest.raises(InputError, match=rf"no\.sh3f: {what}"):
+            pack_assets(tmp_path / "x.npz", tmp_path)
     (tmp_path / "x.npz").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"x\.npz.*data assets"):
         load_assets(tmp_path / "x.npz")

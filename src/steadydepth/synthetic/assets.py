@@ -194,9 +194,9 @@ def _list_models(file: Path) -> tuple[dict[str, str], list[int]]:
     kind, way_out = "as a Sweet Home 3D catalogue", "give .sh3f files, or folders of them"
     with reading(file, kind, way_out), zipfile.ZipFile(file) as archive:
         lines = archive.read("PluginFurnitureCatalog.properties").decode("latin-1").splitlines()
-    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-    entries = {key.strip(): value.strip() for key, value in pairs}
-    return entries, sorted({int(key.split("#")[1]) for key in entries if key.startswith("model#")})
+        pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+        entries = {key.strip(): value.strip() for key, value in pairs}
+        return entries, sorted({int(key.split("#")[1]) for key in entries if key.startswith("model#")})
 
 
 def _read_catalogue(
