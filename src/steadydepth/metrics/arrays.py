@@ -91,7 +91,7 @@ def pixels_of(truth: Truth, mask: Mask, t: int) -> tuple[Pixels, Chosen]:
     Returns: metres, 1 where the label does not count; and where it counts.
     """
     valid = as_mask(mask[t]).ravel()
-    return np.where(valid, as_array(truth)[t].ravel(), 1).astype(np.float64), valid
+    return np.where(valid, as_array(truth[t]).ravel(), 1).astype(np.float64), valid
 
 
 def log_depth(depth: Float64[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]:
