@@ -171,12 +171,10 @@ class RenderedSamples(Dataset[Item]):
                 wait_for(self._shown(chunk))
             parts = [self._chunk(chunk) for chunk in chunks]
             rows = torch.tensor(
-                [chunks.index(number // CLIPS_AT_ONCE) * CLIPS_AT_ONCE + number % CLIPS_AT_ONCE for number in numbers]
+                [chunks.index(number // CLIPS_AT_ONCE) * CLIPS_AT_ONCE + number % CLIPS_AT_ONCE for number in numbers],
+                device=self.world.device,
             )
-            in_order = len(rows) == len(chunks) * CLIPS_AT_ONCE and bool((rows.diff() == 1).all())
-            joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-            if not in_order:
-                joined = {name: part[rows.to(part.device)] for name, part in joined.items()}
+            joined = {name: torch.cat([part[name] for part in parts])[rows] for name in parts[0]}
             yield joined | {"labels": ("depth",) * batch, "source": (self.source,) * batch}
 
     @torch.no_grad()
