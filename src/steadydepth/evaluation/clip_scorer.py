@@ -17,7 +17,7 @@ from steadydepth.metrics import along_flow, dynamic, edges, temporal
 from steadydepth.metrics.accumulators import Correlation, Part, Parts, PixelSeries, merge
 from steadydepth.metrics.accuracy import accuracy_parts
 from steadydepth.metrics.arrays import Chosen, Layers, Pixels, pick
-from steadydepth.metrics.correspondences import Camera, Match, RigidMove, photometric_match, rigid_match, triple
+from steadydepth.metrics.correspondences import Match, RigidMove, photometric_match, rigid_match, rigid_move, triple
 from steadydepth.metrics.protocols import METRICS, Protocol, crop_mask
 from steadydepth.ops.sampling import sees_only
 
@@ -76,8 +76,6 @@ class ClipScorer:
         self._static_pixels = None if static_set is None else np.flatnonzero(static_set)
         self._n_fixed = 0 if self._static_pixels is None else len(self._static_pixels)
         self._inside = crop_mask(settings.protocol.crop, footage.height, footage.width).ravel()
-        has_poses = footage.K is not None and footage.cam_to_world is not None
-        self._camera = Camera(footage.K, footage.height, footage.width) if has_poses and footage.K is not None else None
         self._recent: list[Moment] = []
         self._total: dict[str, Part] = {}
         self._label_total: dict[str, Part] = {}
@@ -203,11 +201,11 @@ class ClipScorer:
 
     def _of_direction(self, source: Moment, target: Moment) -> tuple[dict[str, Part], dict[str, Part]]:
         """Along the poses from one frame to its neighbour; and what the label scores there with holes of its own."""
-        poses, camera = self._footage.cam_to_world, self._camera
+        poses, K = self._footage.cam_to_world, self._footage.K
         here, there = source.frame.label, target.frame.label
-        if poses is None or camera is None or here is None or there is None:
+        if poses is None or K is None or here is None or there is None:
             return {}, {}
-        move = camera.move(poses[source.frame.number], poses[target.frame.number])
+        move = rigid_move(K, poses[source.frame.number], poses[target.frame.number], self._size)
         static, static_there = source.frame.static, target.frame.static
         if static is None or static_there is None:
             static, static_there = np.zeros((2, len(here.valid)), bool)

@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 
 from steadydepth.metrics.arrays import Chosen, Colours, Pixels, as_mask
 from steadydepth.metrics.correspondences import (
-    Camera,
     Correspondence,
     Correspondences,
     Landings,
     colours_of,
     correspondences_of,
+    rigid_move,
     trust,
 )
 from steadydepth.metrics.dynamic import split_by_objects, split_frame
@@ -245,11 +245,9 @@ class _Splitter:
         self.source = split_source(footage)
         self.size = footage.height, footage.width
         self.last: SceneFrame | None = None
-        self.poses = footage.cam_to_world
-        K = footage.K
+        self.K, self.poses = footage.K, footage.cam_to_world
         if self.source == "fixed camera":
-            K, self.poses = np.eye(3), np.tile(np.eye(4), (footage.n_frames, 1, 1))
-        self.camera = Camera(K, *self.size) if self.source in ("poses", "fixed camera") and K is not None else None
+            self.K, self.poses = np.eye(3), np.tile(np.eye(4), (footage.n_frames, 1, 1))
 
     def split(self, frame: SceneFrame, other: SceneFrame | None, motion: Motion | None) -> SceneFrame:
         """`frame` with its sets: `other` is the frame after it or, for the last, before it; `motion` leads onward."""
@@ -259,12 +257,12 @@ class _Splitter:
         if label.objects_moving is not None:
             found = split_by_objects(label.objects_moving[None], label.valid.reshape(1, *self.size))
             return replace(frame, static=found.static.ravel(), moving=found.moving.ravel())
-        if self.camera is None or self.poses is None:
+        if self.K is None or self.poses is None:
             return frame
         if other is None or other.label is None:
             nothing = np.zeros(len(label.valid), bool)
             return replace(frame, static=nothing, moving=nothing)
-        move = self.camera.move(self.poses[frame.number], self.poses[other.number])
+        move = rigid_move(self.K, self.poses[frame.number], self.poses[other.number], self.size)
         there = other.label
         static, moving = split_frame(label.truth, label.valid, there.log, there.valid, move)
         correspondences = (

@@ -63,6 +63,7 @@ class Stack:
         array = as_array(depth)
         self.shape = array.shape[:-3]
         self.n_frames, self.height, self.width = array.shape[-3:]
+        self.size = self.height, self.width
         self._methods = array.reshape(-1, *array.shape[-3:])
 
     def frame(self, t: int) -> Layers:

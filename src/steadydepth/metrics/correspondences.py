@@ -14,6 +14,7 @@ from steadydepth.metrics.arrays import Chosen, Colours, Layers, Pixels, pick
 from steadydepth.ops.bidirectional_flow import TwoWayFlow
 from steadydepth.ops.sampling import Places, places_at, sample, sees_only
 
+Pose = Float64[np.ndarray, "4 4"]  # camera to world
 # The gap at which exp(-50 gap) is 0.01.
 _LARGEST_GAP = math.log(100) / 50
 
@@ -141,29 +142,24 @@ class RigidMove:
     size: tuple[int, int]  # height and width of both images
 
 
-class Camera:
-    """The rays of every pixel, and the moves between the poses of frames.
+def rigid_move(K: Float64[np.ndarray, "3 3"], source: Pose, target: Pose, size: tuple[int, int]) -> RigidMove:
+    """The move between two poses of a camera.
 
     Args:
         K: camera matrix, pixels; the middle of the first pixel is at 0.
-        height: rows of the image.
-        width: columns of the image.
+        source: pose of the frame that points are from.
+        target: pose of the frame that they are brought to.
+        size: height and width of both images.
     """
+    transform = np.linalg.inv(target) @ source
+    turned = transform[:3, :3] @ np.linalg.inv(K)
+    x, y = np.arange(size[1], dtype=np.float64), np.arange(size[0], dtype=np.float64)[:, None]
 
-    def __init__(self, K: Float64[np.ndarray, "3 3"], height: int, width: int) -> None:
-        self.K, self.height, self.width = K, height, width
-        self._x, self._y = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)[:, None]
+    def plane(row: Float64[np.ndarray, "3"]) -> Pixels:
+        return (row[0] * x + (row[1] * y + row[2])).ravel()
 
-    def move(self, source: Float64[np.ndarray, "4 4"], target: Float64[np.ndarray, "4 4"]) -> RigidMove:
-        """From the camera of pose `source` to that of pose `target`, both camera to world."""
-        transform = np.linalg.inv(target) @ source
-        turned = transform[:3, :3] @ np.linalg.inv(self.K)
-        ray, offset = np.stack([self._plane(row) for row in self.K @ turned]), self.K @ transform[:3, 3]
-        return RigidMove(ray, offset, self._plane(turned[2]), float(transform[2, 3]), (self.height, self.width))
-
-    def _plane(self, row: Float64[np.ndarray, "3"]) -> Pixels:
-        """That combination of x, y and 1 at every pixel."""
-        return (row[0] * self._x + (row[1] * self._y + row[2])).ravel()
+    ray = np.stack([plane(row) for row in K @ turned])
+    return RigidMove(ray, K @ transform[:3, 3], plane(turned[2]), float(transform[2, 3]), size)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,15 @@ from steadydepth.metrics.arrays import (
     pick,
     pixels_of,
 )
-from steadydepth.metrics.correspondences import Camera, Match, RigidMove, Triple, correspondences_of, reproject, triple
+from steadydepth.metrics.correspondences import (
+    Match,
+    RigidMove,
+    Triple,
+    correspondences_of,
+    reproject,
+    rigid_move,
+    triple,
+)
 from steadydepth.metrics.temporal import STATIC_CHANGE, grow
 from steadydepth.ops.bidirectional_flow import TwoWayFlow
 from steadydepth.ops.sampling import sample, sees_only
@@ -86,12 +94,12 @@ def split_by_pose(
         InputError: a mask holds a number other than 0 and 1.
     """
     n_frames, height, width = truth.shape
-    camera, poses = Camera(as_array(K).astype(np.float64), height, width), as_array(cam_to_world).astype(np.float64)
+    camera, poses = (as_array(one).astype(np.float64) for one in (K, cam_to_world))
     static, moving = np.zeros((2, n_frames, height * width), bool)
     for t in range(n_frames if n_frames > 1 else 0):
         other = t + 1 if t + 1 < n_frames else t - 1
         (true, here), (beside, there) = pixels_of(truth, valid, t), pixels_of(truth, valid, other)
-        move = camera.move(poses[t], poses[other])
+        move = rigid_move(camera, poses[t], poses[other], (height, width))
         static[t], moving[t] = split_frame(true, here, np.log(beside), there, move)
     if visible_next is not None:
         moving &= as_mask(visible_next).reshape(n_frames, -1)

@@ -36,7 +36,7 @@ from steadydepth.metrics.arrays import (
     pick,
     pixels_of,
 )
-from steadydepth.metrics.correspondences import Camera, RigidMatch, RigidMove, landing, rigid_match
+from steadydepth.metrics.correspondences import RigidMatch, RigidMove, landing, rigid_match, rigid_move
 from steadydepth.ops.sampling import sample
 
 STATIC_CHANGE = math.log(1.01)
@@ -174,21 +174,17 @@ def rigid_error(depth: Images, truth: Truth, valid: Mask, static: Mask, *, K: Ma
     Raises:
         InputError: a mask holds a number other than 0 and 1.
     """
-    stack, poses = Stack(depth), as_array(cam_to_world).astype(np.float64)
-    camera = _camera(stack, K)
+    stack = Stack(depth)
+    camera, poses = (as_array(one).astype(np.float64) for one in (K, cam_to_world))
     still = as_mask(static) & as_mask(valid)
     total: dict[str, Part] = {"sre": Mean(np.zeros(1), 0.0), "n_rigid": Count(0)}
     for t in range(stack.n_frames - 1):
         for source, target in ((t, t + 1), (t + 1, t)):
             (true, kept), (other, there) = pixels_of(truth, still, source), pixels_of(truth, still, target)
-            move = camera.move(poses[source], poses[target])
+            move = rigid_move(camera, poses[source], poses[target], stack.size)
             match = rigid_match(true, kept, np.log(other), there, move)
             total = merge(total, rigid_parts(stack.frame(source), stack.log(target), match))
     return stack.scores(total)
-
-
-def _camera(stack: Stack, K: Matrix) -> Camera:
-    return Camera(as_array(K).astype(np.float64), stack.height, stack.width)
 
 
 def rigid_parts(depth: Layers, target_log: Layers, rigid: RigidMatch) -> dict[str, Part]:
@@ -224,13 +220,13 @@ def tae(depth: Images, kept: Mask, *, K: Matrix, cam_to_world: Poses) -> Float64
     Raises:
         InputError: a mask holds a number other than 0 and 1.
     """
-    stack, poses = Stack(depth), as_array(cam_to_world).astype(np.float64)
-    camera = _camera(stack, K)
+    stack = Stack(depth)
+    camera, poses = (as_array(one).astype(np.float64) for one in (K, cam_to_world))
     used = as_mask(kept).reshape(stack.n_frames, -1)
     total: dict[str, Part] = {"tae": Mean(np.zeros(1), 0.0)}
     for t in range(stack.n_frames - 1):
         for source, target in ((t, t + 1), (t + 1, t)):
-            move = camera.move(poses[source], poses[target])
+            move = rigid_move(camera, poses[source], poses[target], stack.size)
             # What does not count may be no number.
             here, there = (np.where(used[t], stack.frame(t), 1.0) for t in (source, target))
             moved = splat(here, used[source].astype(np.int64) - 1, move)
