@@ -76,7 +76,7 @@ def accuracy_parts(
 
     Returns: a part for each metric and set; a set without a pixel adds nothing.
     """
-    # One common factor is no spread: errors are counted from that of one pixel, or their squares would lose digits.
+    # Errors are counted from that of one pixel: of a prediction that is off by a factor, squares would lose digits.
     start = int(np.argmax(next(iter(sets.values()))))
     first = log[:, start] - true_log[start]
     counted = {name: chosen for name, chosen in sets.items() if chosen.any()}

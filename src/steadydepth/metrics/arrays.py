@@ -106,7 +106,7 @@ def layer_sums(values: Layers) -> Float64[np.ndarray, "m"]:
 
 
 def blocks(n_layers: int, n: int) -> Iterator[slice]:
-    """Slices of the n pixels: what is computed from one of as many layers stays in a core's cache, twice as fast."""
+    """Slices of the n pixels, so small that what is computed from one stays in a core's cache: twice as fast."""
     size = max(1, 16384 // max(1, n_layers))
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 

@@ -24,12 +24,11 @@ def _solve_fast(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 def fast_flow(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Flow from `source` to `target`, small images, in their pixels (x, y).
 
-    DIS, fast preset, patches at half size, on images in which each pixel stands as it differs from its surroundings: on
-    the synthetic world with its unsteady light .16 of the flow is over a pixel off in place of .26 with equalised
-    histograms. Patches at full size take 2.6 times as long, and .14 of the flow is that far off in place of .16;
-    two of the preset's five steps of refinement take .7 of the time, for .145 against .135, and of what moves .55
-    against .57. Where the camera stands still, what looks the same without motion has none. Images of two views, as
-    before and after a cut that nobody announced, have no flow.
+    DIS, fast preset, patches at half size, on `local_contrasts`: on the synthetic world, whose light is unsteady, 16 %
+    of the flow is over a pixel off, with equalised histograms 26 %. Patches at full size take 2.6 times as long, for
+    14 %. Two of the preset's five steps of refinement take 0.7 of the time, for 14.5 % against 13.5 %, of what moves
+    55 % against 57 %. Where the camera stands still, what looks the same without motion has none. Images of two views,
+    as before and after a cut that nobody announced, have no flow.
 
     Args:
         source: uint8 RGB (h, w, 3), about 96 px in its shorter side.
@@ -42,7 +41,7 @@ def fast_flow(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def flow_of_contrasts(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """`fast_flow` of two images by what `local_contrasts` says of each."""
+    """`fast_flow` from the `local_contrasts` of both images."""
     height, width = source.shape[1:]
     unknown = np.full((height, width, 2), np.nan, np.float32)
     if min(height, width) < LEAST_SIDE_PX:
@@ -57,12 +56,12 @@ def flow_of_contrasts(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def is_other_view(source: np.ndarray, warped: np.ndarray) -> bool:
-    """Whether an image shows something else than another that was brought to it along the flow.
+    """Whether an image and another one, warped to it along the flow, show two views.
 
-    By the correlation of their local contrasts, which no light changes: over cuts between real clips, and between
-    synthetic ones, it is at most .28; from frame to frame of real clips at least .84, of synthetic ones with unsteady
-    light .64, every third frame .29 and .16. Where it is so low, flow is lost. Images that show hardly more than noise
-    tell nothing.
+    By the correlation of their local contrasts, which no light changes: at cuts between real clips, and between
+    synthetic ones, it is at most 0.28; from frame to frame of real clips at least 0.84, of synthetic ones with unsteady
+    light 0.64; from every third frame to the next 0.29 and 0.16, where the flow is wrong as well. Images that show
+    hardly more than noise count as one view.
 
     Args:
         source: uint8 (h, w) of `local_contrasts`.
@@ -76,7 +75,7 @@ def is_other_view(source: np.ndarray, warped: np.ndarray) -> bool:
 
 
 def local_contrasts(image: np.ndarray) -> np.ndarray:
-    """Grey less its mean around each pixel, in its deviation there, 128 for none: the same in any smooth light.
+    """Grey minus its local mean, over its local standard deviation; 128 is no contrast. Smooth light changes it little.
 
     Args:
         image: uint8 RGB (h, w, 3).

@@ -22,10 +22,10 @@ _OUTLIER = 40.0  # of contrast, at which a pixel has half of its weight
 def lucas_kanade_flow(source: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w 2"]:
     """Dense flow from `source` to `target` in pixels (x, y), for images of about 96 pixels in their shorter side.
 
-    Lucas and Kanade 1981 over a pyramid, robust to outliers, on images in which each pixel stands as it differs from
-    its surroundings, the same in any smooth light. After each step the flow is averaged over its surroundings, each
-    pixel with the weight of its texture. On the synthetic world .14 of the flow is over a pixel off, .18 of DIS (fast).
-    Where the camera stands still, what looks the same without motion has none.
+    Lucas and Kanade 1981 over a pyramid, robust to outliers, on local contrasts, as `fast_flow`. After each step the
+    flow is averaged over its surroundings, each pixel with the weight of its texture. On the synthetic world 14 % of
+    the flow is over a pixel off, of DIS (fast) 18 %. Where the camera stands still, what looks the same without motion
+    has none.
 
     Args:
         source: RGB in [0, 1].
@@ -101,7 +101,7 @@ def _grey(image: Float[Tensor, "b 3 h w"]) -> One:
 
 
 def _local_contrast(grey: One, window: int) -> One:
-    """Grey less its mean over a window, in its deviation there, -128 to 127."""
+    """As `fast_flow.local_contrasts` over one window; -128 to 127."""
     mean, square = _blur(torch.cat((grey, grey * grey), 1), window).split(1, 1)
     return (50 * (grey - mean) / ((square - mean * mean).clamp(min=0).sqrt() + 8)).clamp(-128, 127)
 

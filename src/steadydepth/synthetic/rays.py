@@ -258,7 +258,7 @@ def _windows(solid: Solid, t: int, scene: Scene, grid: Grid) -> Iterator[tuple[s
     """Rows and columns that show the solid, in pieces: most solids cover few, and only these are worth casting."""
     u, v = _bounds(solid, scene.world_to_cam[t] @ solid.local_to_world[t], scene.K)
     rows, columns = _between(grid.y, *v), _between(grid.x, *u)
-    # A ball's product of one row with all rays is rounded as their number has it: never in pieces. A mesh has its own.
+    # BLAS rounds a ball's origin @ rays by the number of rays: in one piece, or clips would change in their last bits.
     n_pieces = (
         1 if solid.shape in ("ball", "mesh") else -(-(rows.stop - rows.start) * (columns.stop - columns.start) // PIECE)
     )
@@ -270,7 +270,7 @@ def _windows(solid: Solid, t: int, scene: Scene, grid: Grid) -> Iterator[tuple[s
 def _bounds(solid: Solid, view: Float[np.ndarray, "4 4"], K: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "2 2"]:
     """Least and greatest u and v of what shows the solid; those of nothing when it is behind the camera.
 
-    Of a ball's bounding box the ball around it counts, wider than need be: its rays are rounded as their number has it.
+    Of a ball those of the ball around its bounding box, wider than need be: with fewer rays BLAS rounds otherwise.
     """
     stretch = float(np.linalg.norm(view[:3, :3], ord=2))
     radius, centre = float(np.linalg.norm(solid.half)) * stretch, view[:3, 3]

@@ -115,9 +115,7 @@ def shade(scene: Scene, t: int, surface: Surface, grid: Grid) -> Float32[np.ndar
 
 
 def lamp_in(solid: Solid, t: int, scene: Scene) -> Float64[np.ndarray, "3 1"]:
-    """The lamp in the solid's axes, rather than every point into the world's.
-
-    What is stretched is lit as if it were not: that is light, and no label.
+    """The lamp in the axes of a solid, where its points are; one that is stretched is lit as if it were not.
 
     Args:
         solid: that is lit.
