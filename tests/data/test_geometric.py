@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from steadydepth.data.clips import Sample, clip_motion, fit_clip
-from steadydepth.data.geometric import View, draw_view, view_sample
+from steadydepth.data.geometric import View, view_sample
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.samples import Augmentation, augment_sample
 from steadydepth.ops.camera import unproject
@@ -63,7 +63,7 @@ def _moved_by_pose(clip, t, other):
 @pytest.mark.parametrize("seed", range(4))
 def test_flow_and_depth_with_pose_still_land_on_the_next_frame(moving_clip, seed):
     generator = np.random.default_rng(seed)
-    view = draw_view(generator, max_zoom=1.6, max_rotation_deg=10.0)
+    view = Augmentation(max_zoom=1.6, max_rotation_deg=10.0).draw_view(generator)
     clip = view_sample(Sample(moving_clip, None, None), view).clip
     t = seed % 4
     y, x = np.mgrid[:48, :64]
@@ -92,7 +92,7 @@ def test_scaled_cut_zoomed_turned_and_mirrored_motion_is_still_that_of_depth_and
         settings = {"max_zoom": 1.6, "max_rotation_deg": 10.0}
         item = augment_sample(sample, np.random.default_rng(seed), Augmentation(flip=True, **settings))
         generator = np.random.default_rng(seed)
-        clip = view_sample(sample, draw_view(generator, **settings)).clip
+        clip = view_sample(sample, Augmentation(**settings).draw_view(generator)).clip
         were_mirrored.append(generator.random() < 0.5)
         K, poses, objects = clip.K.copy(), clip.cam_to_world, clip.objects
         if were_mirrored[-1]:

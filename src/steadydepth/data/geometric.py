@@ -23,19 +23,6 @@ class View:
     top: float = 0.5
 
 
-def draw_view(generator: np.random.Generator, *, max_zoom: float, max_rotation_deg: float) -> View:
-    """A zoom of 1 to `max_zoom`, evenly in its logarithm, a turn of up to that angle both ways, and a place.
-
-    Args:
-        generator: draws zoom, turn and place.
-        max_zoom: 1 or more.
-        max_rotation_deg: the largest angle, to either side.
-    """
-    zoom = float(np.exp(generator.random() * np.log(max_zoom)))
-    turn_rad = float(np.deg2rad(max_rotation_deg) * generator.uniform(-1, 1))
-    return View(zoom, turn_rad, float(generator.random()), float(generator.random()))
-
-
 def mirror(name: str, part: Shaped[Tensor, "..."], columns: int) -> Shaped[Tensor, "..."]:
     """A part of a sample or of a batch, mirrored from left to right.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steadydepth.data.clips import Sample
-from steadydepth.data.geometric import View, draw_view, mirror, view_sample
+from steadydepth.data.geometric import View, mirror, view_sample
 from steadydepth.files.video_write import recode
 from steadydepth.ops.photometric import Photometric, augment_photometric
 from steadydepth.types import Batch
@@ -40,8 +40,10 @@ class Augmentation:
         return self.max_zoom > 1 or self.max_rotation_deg > 0
 
     def draw_view(self, generator: np.random.Generator) -> View:
-        """The view of the next clip."""
-        return draw_view(generator, max_zoom=self.max_zoom, max_rotation_deg=self.max_rotation_deg)
+        """A zoom, evenly in its logarithm, a turn and a place."""
+        zoom = float(np.exp(generator.random() * np.log(self.max_zoom)))
+        turn_rad = float(np.deg2rad(self.max_rotation_deg) * generator.uniform(-1, 1))
+        return View(zoom, turn_rad, float(generator.random()), float(generator.random()))
 
 
 NO_AUGMENTATION = Augmentation()
