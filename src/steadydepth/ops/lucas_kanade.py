@@ -113,4 +113,5 @@ def _blur(maps: Maps, size: int) -> Maps:
 
 
 def _follow(image: One, flow: Float[Tensor, "b 2 h w"]) -> One:
-    return sample(image, pixel_grid(*image.shape[-2:], flow) + flow.permute(0, 2, 3, 1))
+    height, width = image.shape[-2:]
+    return sample(image, pixel_grid(height, width, flow) + flow.permute(0, 2, 3, 1))
