@@ -24,7 +24,7 @@ from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.errors import InputError
 from steadydepth.files import tensors
 from steadydepth.ops.photometric import Photometric, augment_clips, blur
-from steadydepth.synthetic.assets import load_assets, pack_assets, simplify
+from steadydepth.synthetic.assets import _simplify, load_assets, pack_assets
 from steadydepth.training.loop import train
 from steadydepth.training.samples import open_samples
 
@@ -123,7 +123,7 @@ def test_many_faces_become_few_and_keep_their_place():
     grid = np.stack(np.meshgrid(np.linspace(0, 1, 60), np.linspace(0, 1, 60), [0.0]), -1)[:, :, 0]
     a, b, c, d = grid[:-1, :-1], grid[:-1, 1:], grid[1:, :-1], grid[1:, 1:]
     faces = np.concatenate([np.stack(one, 2).reshape(-1, 3, 3) for one in ((a, b, c), (d, c, b))])
-    kept, corners = simplify(faces, 1500)
+    kept, corners = _simplify(faces, 1500)
     assert len(kept) == len(corners) <= 1500
     assert np.abs(corners[..., 2]).max() == 0
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum() / 2

@@ -20,12 +20,12 @@ from steadydepth.method.pairing import pair_clips, pair_with_previous
 from steadydepth.method.relative_loss import (
     RELATIVE,
     ROBUST,
+    _where_smooth,
+    _without_worst,
     feature_difference,
     huber,
     motion_gain,
     relative_loss,
-    where_smooth,
-    without_worst,
 )
 from steadydepth.types import Batch, DepthPairs, LossTerms
 
@@ -345,13 +345,13 @@ def test_the_losses_of_parts_are_averaged_and_their_sums_added():
     ],
 )
 def test_every_relative_loss_by_hand(kind, expected, monkeypatch):
-    monkeypatch.setattr("steadydepth.method.relative_loss.where_smooth", lambda truth, valid: valid)
+    monkeypatch.setattr("steadydepth.method.relative_loss._where_smooth", lambda truth, valid: valid)
     predicted, truth = pairs([4.0, 3.0], [2.0, 3.0]), pairs([2.0, 4.0], [1.0, 5.0])
     torch.testing.assert_close(relative_loss(predicted, truth, kind=kind), torch.tensor(expected))
 
 
 def test_only_the_signed_form_sees_a_change_in_the_wrong_direction(monkeypatch):
-    monkeypatch.setattr("steadydepth.method.relative_loss.where_smooth", lambda truth, valid: valid)
+    monkeypatch.setattr("steadydepth.method.relative_loss._where_smooth", lambda truth, valid: valid)
     away, near = pairs([4.0], [2.0]), pairs([2.0], [4.0])
     assert relative_loss(away, near, kind="disparity").item() == pytest.approx(0.5)
     assert relative_loss(away, near, kind="disparity_size").item() == 0
@@ -360,11 +360,11 @@ def test_only_the_signed_form_sees_a_change_in_the_wrong_direction(monkeypatch):
 def test_temporal_gradients_leave_out_passing_edges():
     # Inverse depth spans 0.1 to 1.1 in the later frame: changes of 0.05 and more are edges.
     truth = pairs([1 / 1.1, 1 / 0.1, 1 / 0.5, 1 / 0.5], [1 / 1.06, 1 / 0.1, 1 / 0.44, 1 / 0.3])
-    assert where_smooth(truth, truth.valid).flatten().tolist() == [True, True, False, False]
+    assert _where_smooth(truth, truth.valid).flatten().tolist() == [True, True, False, False]
     hidden = truth.valid.clone()
     hidden[..., 0] = False
     # Without the nearest pixel the range is 0.1 to 0.5: 0.02 is the limit now.
-    assert where_smooth(truth, hidden).flatten().tolist() == [False, True, False, False]
+    assert _where_smooth(truth, hidden).flatten().tolist() == [False, True, False, False]
 
 
 def test_robust_forms_by_hand():
@@ -504,7 +504,7 @@ def test_trimming_equals_slow_loops(trim):
 def test_trimming_needs_no_pair():
     depth = random_depth(55).double().requires_grad_()
     nothing = pair_with_previous(depth, torch.zeros_like(depth, dtype=torch.bool))
-    assert not without_worst(nothing.current, nothing.valid, 0.3).any()
+    assert not _without_worst(nothing.current, nothing.valid, 0.3).any()
     zero = relative_loss(nothing, nothing, trim=0.3)
     assert zero.item() == 0
     assert (torch.autograd.grad(zero, depth)[0] == 0).all()

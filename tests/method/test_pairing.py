@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from steadydepth.method.pairing import (
-    correspondences_back,
-    pair_along,
+    _correspondences,
+    _pair_along,
     pair_clips,
     pair_with_previous,
     unchanged,
@@ -163,8 +163,8 @@ def test_motion_chained_once_serves_what_is_predicted_and_what_is_true(clip, mon
         for one in (clip.depth, clip.depth + 1)
     ]
     monkeypatch.setattr("steadydepth.method.pairing.chain", count)
-    correspondences = correspondences_back(clip.valid, clip.motion, clip.visible, (1, 3))
-    found = [pair_along(one, clip.valid, correspondences) for one in (clip.depth, clip.depth + 1)]
+    correspondences = _correspondences(clip.valid, clip.motion, clip.visible, (1, 3))
+    found = [_pair_along(one, clip.valid, correspondences) for one in (clip.depth, clip.depth + 1)]
     assert chained == [1, 3]
     for one, other in zip(expected, found, strict=True):
         assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("current", "previous", "valid"))

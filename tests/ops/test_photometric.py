@@ -1,6 +1,6 @@
 import numpy as np
 
-from steadydepth.ops.photometric import Photometric, augment_photometric, smooth_field
+from steadydepth.ops.photometric import Photometric, _smooth_field, augment_photometric
 
 
 def test_no_light_change_changes_nothing():
@@ -27,7 +27,7 @@ def test_each_part_has_the_deviation_it_is_given():
 
 def test_unevenness_is_smooth_and_of_unit_deviation():
     generator = np.random.default_rng(3)
-    fields = np.stack([smooth_field(generator, 20, 30) for _ in range(400)])
+    fields = np.stack([_smooth_field(generator, 20, 30) for _ in range(400)])
     assert 0.8 < fields.std() < 1.6
     assert np.abs(np.diff(fields, axis=2)).mean() < 0.15
 

@@ -94,7 +94,7 @@ def read_video(
     report = report or (lambda fault: _warn_once(f"{path}: {fault}"))
     base = base_layer(path) if isinstance(path, Path) else None
     for frame, stream in _frames_from(path, start, stop):
-        for fault in frame_faults(frame, stream, base=base):
+        for fault in _frame_faults(frame, stream, base):
             if fault not in reported:
                 reported.add(fault)
                 report(fault)
@@ -107,14 +107,8 @@ def _warn_once(fault: str) -> None:
     LOG.warning("%s", fault)
 
 
-def frame_faults(frame: Any, stream: Any, *, base: str | None = None) -> list[str]:
-    """What is wrong with how a decoded frame is shown, each with what to do.
-
-    Args:
-        frame: of PyAV.
-        stream: that it is of.
-        base: what `base_layer` says of its file.
-    """
+def _frame_faults(frame: Any, stream: Any, base: str | None) -> list[str]:
+    """What is wrong with how a decoded frame is shown, each with what to do; `base` is the `base_layer` of its file."""
     faults = []
     transfer = int(frame.color_trc or stream.codec_context.color_trc or 0)
     light = _HDR.get(transfer) or (f"{base}, as Dolby Vision has it" if base in ("PQ", "HLG") else None)

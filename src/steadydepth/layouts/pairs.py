@@ -56,7 +56,7 @@ def _recording(path: Path, name: str, lines: list[dict[str, Any]]) -> Recording:
         fps=_number(path, lines, "fps", 1.0),
         n_frames=len(images),
         read=files_reader(images, depths, read),
-        depth_scale_m=scale if is_png else fitting_step(_samples(depths, read)),
+        depth_scale_m=scale if is_png else _fitting_step(_samples(depths, read)),
         source=path.name,
         licence="",
     )
@@ -80,7 +80,7 @@ def _samples(
             yield np.append(measured[:: max(1, len(measured) // _SAMPLES)], measured.max(initial=0))
 
 
-def fitting_step(depths: Iterable[Float32[np.ndarray, "n"]]) -> float:
+def _fitting_step(depths: Iterable[Float32[np.ndarray, "n"]]) -> float:
     """The metres of one step of 16 bits for measured depth: a millimetre where that loses nothing.
 
     Otherwise the largest depth has the largest code. Where the nearest pixels (2 %) would then be wrong by more than

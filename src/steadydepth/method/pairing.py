@@ -74,9 +74,9 @@ def _pair_both(
 ) -> tuple[DepthPairs, DepthPairs]:
     """Predicted and true pairs, along correspondences that are found once for both."""
     valid = torch.ones_like(batch.valid) if truth is None else batch.valid
-    correspondences = correspondences_back(valid, batch.motion, batch.visible, frame_offsets)
-    predicted = pair_along(depth, valid, correspondences)
-    return predicted, unchanged(predicted) if truth is None else pair_along(truth, valid, correspondences)
+    correspondences = _correspondences(valid, batch.motion, batch.visible, frame_offsets)
+    predicted = _pair_along(depth, valid, correspondences)
+    return predicted, unchanged(predicted) if truth is None else _pair_along(truth, valid, correspondences)
 
 
 def pair_with_previous(
@@ -97,20 +97,13 @@ def pair_with_previous(
         is: prediction and label are then compared at the same two pixels. A clip that is too short for an offset gives
         no pairs for it (p = 0 for one frame).
     """
-    return pair_along(depth, valid, correspondences_back(valid, motion, visible, frame_offsets))
+    return _pair_along(depth, valid, _correspondences(valid, motion, visible, frame_offsets))
 
 
-def correspondences_back(
+def _correspondences(
     valid: Valid, motion: Motion, visible: Visible, frame_offsets: Sequence[int]
 ) -> tuple[Correspondence, ...]:
-    """Correspondences of a clip over each of `frame_offsets`, found once for all that is paired along them.
-
-    Args:
-        valid: (b, t, h, w), True where the depth counts.
-        motion: from each frame to the one before it, pixels; None for the same pixel.
-        visible: True where the previous frame sees the point; None takes all as visible.
-        frame_offsets: at least 1 each.
-    """
+    """Correspondences of a clip over each of `frame_offsets`, found once for all that is paired along them."""
     return tuple(_correspondence(valid, *chain(motion, visible, offset), offset) for offset in frame_offsets)
 
 
@@ -125,16 +118,8 @@ def _correspondence(valid: Valid, motion: Motion, visible: Visible, offset: int)
     return Correspondence(offset, grid, both if visible is None else both & visible)
 
 
-def pair_along(depth: Depth, valid: Valid, correspondences: Sequence[Correspondence]) -> DepthPairs:
-    """As `pair_with_previous`, along correspondences that were found for the same `valid`.
-
-    Args:
-        depth: (b, t, h, w); at invalid pixels it may be anything.
-        valid: that which the correspondences were found for.
-        correspondences: from `correspondences_back`.
-
-    Returns: harmless pairs (b, p, h, w), the offsets one after another along p.
-    """
+def _pair_along(depth: Depth, valid: Valid, correspondences: Sequence[Correspondence]) -> DepthPairs:
+    """As `pair_with_previous`, harmless pairs, along correspondences that were found for the same `valid`."""
     safe = torch.where(valid, depth, 1)  # before any logarithm, or NaN reaches the gradient
     return DepthPairs(
         _join([safe[:, correspondence.offset :] for correspondence in correspondences]),

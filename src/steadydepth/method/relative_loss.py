@@ -18,14 +18,10 @@ PairValid = Bool[Tensor, "b p h w"]
 MOVING = 0.01  # change of log depth between two frames above which a point counts as moving in depth
 
 
-def without_invalid(pairs: DepthPairs, valid: PairValid) -> DepthPairs:
+def _without_invalid(pairs: DepthPairs, valid: PairValid) -> DepthPairs:
     """Pairs that are harmless where not `valid`, for whatever is computed from them: depth 1, if they were not.
 
     On a CPU a mask of a tensor takes as long as its logarithm: none is made twice.
-
-    Args:
-        pairs: (b, p, h, w).
-        valid: which of them are to count.
     """
     if pairs.harmless:
         return replace(pairs, valid=valid)
@@ -89,16 +85,12 @@ def _disparity_change(pairs: DepthPairs) -> Pairs:
     return 1 / pairs.current - 1 / pairs.previous
 
 
-def where_smooth(truth: DepthPairs, valid: PairValid) -> PairValid:
+def _where_smooth(truth: DepthPairs, valid: PairValid) -> PairValid:
     """Pairs whose true change of inverse depth is below a twentieth of the range that the later frame's label spans.
 
     The mask of Video-Depth-Anything's temporal gradient matching (loss/loss.py): a larger change is an edge passing.
-
-    Args:
-        truth: pairs of the label, metres.
-        valid: which of them count.
     """
-    truth = without_invalid(truth, valid)
+    truth = _without_invalid(truth, valid)
     inverse = 1 / truth.current
     most = torch.where(valid, inverse, -torch.inf).amax(dim=(-2, -1), keepdim=True)
     least = torch.where(valid, inverse, torch.inf).amin(dim=(-2, -1), keepdim=True)
@@ -144,15 +136,10 @@ ROBUST: dict[str, Callable[[Pairs], Pairs]] = {
 }
 
 
-def without_worst(error: Pairs, valid: PairValid, share: float) -> PairValid:
+def _without_worst(error: Pairs, valid: PairValid, share: float) -> PairValid:
     """Valid pairs but for the `share` of each clip with the largest errors, the trimming of MiDaS (Ranftl et al. 2020).
 
-    What is left is averaged over itself; MiDaS divides by all.
-
-    Args:
-        error: (b, p, h, w), at least 0.
-        valid: which pairs count.
-        share: in [0, 1); at least one pair of a clip is kept.
+    At least one pair of a clip is kept. What is left is averaged over itself; MiDaS divides by all.
     """
     last = torch.where(valid, error.detach(), torch.inf).flatten(1)
     n_kept = ((1 - share) * valid.flatten(1).sum(dim=1, keepdim=True)).round().clamp(min=1)
@@ -194,13 +181,13 @@ def relative_loss(
     """
     valid = predicted.valid & truth.valid
     if kind in ("disparity", "disparity_size"):
-        valid = where_smooth(truth, valid)
+        valid = _where_smooth(truth, valid)
     if not both_frames:
         predicted = replace(predicted, previous=predicted.previous.detach())
-    predicted, truth = without_invalid(predicted, valid), without_invalid(truth, valid)
+    predicted, truth = _without_invalid(predicted, valid), _without_invalid(truth, valid)
     compared = RELATIVE[kind](predicted, truth)
     error = ROBUST[robust](compared)
-    counted = without_worst(error, valid, trim) if trim else valid
+    counted = _without_worst(error, valid, trim) if trim else valid
     of_clips = masked_mean(error, counted, dim=(1, 2, 3))
     if moving_weight:
         moving = valid & (truth.log_change.abs() > MOVING)

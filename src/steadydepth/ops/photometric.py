@@ -41,14 +41,8 @@ class Photometric:
     jpeg: float = 0.0
 
 
-def smooth_field(generator: np.random.Generator, height: int, width: int) -> Float32[np.ndarray, "h w"]:
-    """A random field of three low cosine waves with a standard deviation of about 1.
-
-    Args:
-        generator: draws three amplitudes.
-        height: rows of the image.
-        width: columns of the image.
-    """
+def _smooth_field(generator: np.random.Generator, height: int, width: int) -> Float32[np.ndarray, "h w"]:
+    """A random field of three low cosine waves with a standard deviation of about 1."""
     y = np.linspace(0, np.pi, height, dtype=np.float32)[:, None]
     x = np.linspace(0, np.pi, width, dtype=np.float32)[None, :]
     a, b, c = generator.normal(size=3).astype(np.float32)
@@ -83,7 +77,7 @@ def augment_photometric(
     if photometric.blur > 0:
         frame = _blurred(frame, photometric.blur * abs(generator.normal()))
     log_gain = photometric.exposure * generator.normal() + photometric.white_balance * generator.normal(size=3)
-    gain = np.exp(log_gain + photometric.vignetting * smooth_field(generator, height, width)[..., None])
+    gain = np.exp(log_gain + photometric.vignetting * _smooth_field(generator, height, width)[..., None])
     lit = np.clip(frame * gain.astype(np.float32), 0, 1) ** np.float32(np.exp(photometric.gamma * generator.normal()))
     if photometric.noise > 0:
         deviation = photometric.noise * np.sqrt(_noise_variance(lit))

@@ -113,7 +113,7 @@ class _Packer:
         # OBJ has y up; the world's points down, and then the front of a model looks at the camera.
         scaled = (corners - (low + high) / 2) / np.maximum(high - low, 1e-9) * size_m * np.array([1, -1, -1])
         scaled[..., 1] -= size_m[1] / 2
-        kept, scaled = simplify(scaled, MOST_FACES)
+        kept, scaled = _simplify(scaled, MOST_FACES)
         self.faces.append((scaled.astype(np.float16), uv[kept].astype(np.float16), material[kept].astype(np.uint16)))
         self.models.append((name, category, credit, size_m, len(scaled)))
 
@@ -155,14 +155,10 @@ class _Packer:
         )
 
 
-def simplify(corners: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+def _simplify(corners: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Merge the corners that fall into one cell of a grid, as coarse as it must be for `most` faces or fewer.
 
     Vertex clustering (Rossignac and Borrel 1993): thin legs and rims stay, where smoother methods remove them first.
-
-    Args:
-        corners: (face, 3, 3), metres.
-        most: number of faces, above 0.
 
     Returns: which faces are left, and their corners.
     """
