@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from steadydepth.errors import InputError
 from steadydepth.files.damage import refuse_pipe
+from steadydepth.files.listing import unbroken
 
 
 class SequenceMeta(BaseModel):
@@ -120,11 +121,9 @@ def bent_poses(path: Path, meta: SequenceMeta) -> list[str]:
     off = np.abs(turns @ turns.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
     rigid = (off < 1e-3) & (np.linalg.det(turns) > 0) & (np.abs(poses[:, 3] - [0, 0, 0, 1]).max(axis=1) < 1e-6)
     rule = "no rigid motion; a pose is a rotation and a translation above the row 0 0 0 1: write it again"
-    bent = dict.fromkeys(np.flatnonzero(~rigid).tolist())
-    starts = [number for number in bent if number - 1 not in bent]
-    stops = [number for number in bent if number + 1 not in bent]
-    where = [f"{start} to {stop}" if start < stop else f"{start}" for start, stop in zip(starts, stops, strict=True)]
-    return [f"{path}: cam_to_world[{numbers}]: {rule}" for numbers in where]
+    bent = np.flatnonzero(~rigid)
+    ends = [(bent[one.start], bent[one.stop - 1]) for one in unbroken(np.diff(bent) == 1, len(bent))]
+    return [f"{path}: cam_to_world[{a if a == b else f'{a} to {b}'}]: {rule}" for a, b in ends]
 
 
 def misspelt_keys(path: Path) -> list[str]:
