@@ -96,7 +96,7 @@ def _parts(place: Path) -> Iterator[Recording]:
             depth_of = nearest(times, depth_times, _NEAR_S)
         step_s = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
         pairs = [(at, depth_recorded[n] if n >= 0 else None) for at, n in zip(recorded, depth_of, strict=True)]
-        whole = Recording(
+        recording = Recording(
             name=place.stem,
             fps=1 / step_s,
             n_frames=len(times),
@@ -106,7 +106,7 @@ def _parts(place: Path) -> Iterator[Recording]:
             licence="",
             K=_camera(reader, colour.name),
         )
-        yield from unbroken_parts(whole, np.diff(times) < 1.5 * step_s)
+        yield from unbroken_parts(recording, np.diff(times) < 1.5 * step_s)
 
 
 def _topics(place: Path, reader: Any) -> tuple[_Topic, _Topic | None]:
@@ -132,8 +132,8 @@ def _topics(place: Path, reader: Any) -> tuple[_Topic, _Topic | None]:
     colours.sort(key=lambda one: not any(word in one.name.lower() for word in ("color", "colour", "rgb")))
     depths.sort(key=lambda one: not _says_registered(one.name))
     if len(colours) + len(depths) > 2:
-        said = ", ".join(one.name for one in (colours[0], *depths[:1]))
-        LOG.info("%s: of %d topics of images these are taken: %s", place, len(colours) + len(depths), said)
+        taken = ", ".join(one.name for one in (colours[0], *depths[:1]))
+        LOG.info("%s: of %d topics of images these are taken: %s", place, len(colours) + len(depths), taken)
     return colours[0], depths[0] if depths else None
 
 
@@ -171,8 +171,8 @@ def _camera(reader: Any, colour: str) -> Float64[np.ndarray, "3 3"] | None:
         info = reader.topics.get(name)
         message = None if info is None else next(reader.messages(connections=list(info.connections)), None)
         if message is not None:
-            said = reader.deserialize(message[2], message[0].msgtype)
-            K = np.array(said.K if hasattr(said, "K") else said.k, np.float64).reshape(3, 3)
+            camera = reader.deserialize(message[2], message[0].msgtype)
+            K = np.array(camera.K if hasattr(camera, "K") else camera.k, np.float64).reshape(3, 3)
             return K if K[0, 0] > 0 else None
     return None
 
