@@ -25,6 +25,7 @@ from steadydepth.synthetic.shading import (
 )
 from steadydepth.types import InputError
 
+Numbers = Int64[np.ndarray, "t"]  # of frames
 _RAYS = 1 << 21  # at a time: each takes about half a kilobyte
 
 
@@ -111,18 +112,18 @@ def render_on(
         yield from blocks.mean(dim=(3, 5)).permute(1, 2, 3, 0).cpu().numpy()
 
 
-def _groups(scene: Scene, grid: Grid) -> list[Int64[np.ndarray, "t"]]:
+def _groups(scene: Scene, grid: Grid) -> list[Numbers]:
     """The frames of a clip, few enough at a time."""
     n_frames = len(scene.cam_to_world)
     return np.array_split(np.arange(n_frames), -(-n_frames * grid.rays[0].size // _RAYS))
 
 
-def _views(scene: Scene, frames: Int64[np.ndarray, "t"], solid: Solid) -> Float64[np.ndarray, "t 4 4"]:
+def _views(scene: Scene, frames: Numbers, solid: Solid) -> Float64[np.ndarray, "t 4 4"]:
     """From the camera's axes to the solid's."""
     return solid.world_to_local[frames] @ scene.cam_to_world[frames]
 
 
-def _cast(scene: Scene, frames: Int64[np.ndarray, "t"], grid: Grid, device: torch.device) -> _Hits:
+def _cast(scene: Scene, frames: Numbers, grid: Grid, device: torch.device) -> _Hits:
     """The first hits of `frames`, in the precision of the grid."""
     rays = torch.from_numpy(grid.rays.reshape(3, -1)).to(device)
     shape = (len(frames), rays.shape[1])
@@ -154,7 +155,7 @@ def _meet(solid: Solid, origin: Float[Tensor, "3 t 1"], rays: Float[Tensor, "3 t
 
 
 def _meet_mesh(
-    scene: Scene, frames: Int64[np.ndarray, "t"], solid: Solid, triangles: Float64[np.ndarray, "face 3 3"], grid: Grid
+    scene: Scene, frames: Numbers, solid: Solid, triangles: Float64[np.ndarray, "face 3 3"], grid: Grid
 ) -> tuple[Float64[Tensor, "t n"], Int64[Tensor, "t n"]]:
     """Depth and number of the triangles that are met; on the CPU, where few pixels of each are tried."""
     visible = [transform(np.linalg.inv(view), triangles) for view in _views(scene, frames, solid)]
@@ -176,11 +177,7 @@ def _land(scene: Scene, frames: Int64[np.ndarray, "p"], hits: _Hits, then: Scene
 
 
 def _shade(
-    scene: Scene,
-    frames: Int64[np.ndarray, "t"],
-    hits: _Hits,
-    atlas: Float32[Tensor, "levels texel texel 3"],
-    n_levels: int,
+    scene: Scene, frames: Numbers, hits: _Hits, atlas: Float32[Tensor, "levels texel texel 3"], n_levels: int
 ) -> Float32[Tensor, "3 t n"]:
     """Light that each ray brings, as `find_surface` and `shade` of one frame and one solid after another have it."""
     device, local, solids = hits.depth.device, hits.local, scene.solids

@@ -180,18 +180,11 @@ def _draw_furniture(generator: np.random.Generator, ground: Float64[np.ndarray, 
 
 
 def _draw_ground(
-    generator: np.random.Generator,
-    room: np.ndarray,
-    camera: np.ndarray,
-    yaw: float,
-    *,
-    spread: float,
-    nearest: float,
-    farthest: float,
+    generator: np.random.Generator, room: np.ndarray, camera: np.ndarray, yaw: float, *, spread: float, farthest: float
 ) -> Float64[np.ndarray, "3"]:
-    """A point of the floor within `spread` radians of where the camera looks, so many metres away."""
+    """A point of the floor within `spread` radians of where the camera looks, 2 to `farthest` metres away."""
     turn = yaw + generator.uniform(-spread, spread)
-    ground = camera + generator.uniform(nearest, farthest) * np.array([np.sin(turn), 0, np.cos(turn)])
+    ground = camera + generator.uniform(2.0, farthest) * np.array([np.sin(turn), 0, np.cos(turn)])
     ground = np.clip(ground, -room + 0.3, room - 0.3)
     ground[1] = room[1]
     return ground
@@ -228,7 +221,7 @@ def _draw_mover(
     half = np.array(kind.half) * generator.uniform(0.95, 1.05)
     best, best_gap = np.zeros((len(seconds), 3)), -np.inf
     for _ in range(20):
-        ground = _draw_ground(generator, room, cameras.mean(axis=0), yaw, spread=0.4, nearest=2.0, farthest=4.0)
+        ground = _draw_ground(generator, room, cameras.mean(axis=0), yaw, spread=0.4, farthest=4.0)
         path = _draw_swinging(generator, seconds, ground - [0, half[1], 0])
         gap = float(np.linalg.norm((path - cameras)[:, [0, 2]], axis=1).min() - np.linalg.norm(half[[0, 2]]))
         if gap > best_gap:
@@ -263,7 +256,7 @@ def draw_scene(
     for index in range(n_moving):
         solids.append(_draw_mover(generator, seconds, room, cam_to_world[:, :3, 3], yaw, index + 1))
     for _ in range(n_furniture):
-        ground = _draw_ground(generator, room, camera, yaw, spread=0.5, nearest=2.0, farthest=7.0)
+        ground = _draw_ground(generator, room, camera, yaw, spread=0.5, farthest=7.0)
         solids.append(_draw_furniture(generator, ground, n_frames))
     focal_px = 0.85 * width
     K = np.array([[focal_px, 0, (width - 1) / 2], [0, focal_px, (height - 1) / 2], [0, 0, 1]])
