@@ -17,7 +17,7 @@ from steadydepth.metrics import along_flow, dynamic, edges, temporal
 from steadydepth.metrics.accumulators import Correlation, Part, Parts, PixelSeries, merge
 from steadydepth.metrics.accuracy import accuracy_parts
 from steadydepth.metrics.arrays import Chosen, Layers, Pixels, pick
-from steadydepth.metrics.correspondences import Match, RigidMove, photometric_match, rigid_match, rigid_move, triple
+from steadydepth.metrics.correspondences import Match, RigidMove, photometric_match, pose_move, rigid_match, triple
 from steadydepth.metrics.protocols import METRICS, Protocol, crop_mask
 from steadydepth.ops.sampling import sees_only
 
@@ -205,7 +205,7 @@ class ClipScorer:
         here, there = source.frame.label, target.frame.label
         if poses is None or K is None or here is None or there is None:
             return {}, {}
-        move = rigid_move(K, poses[source.frame.number], poses[target.frame.number], self._size)
+        move = pose_move(K, poses[source.frame.number], poses[target.frame.number], self._size)
         static, static_there = source.frame.static, target.frame.static
         if static is None or static_there is None:
             static, static_there = np.zeros((2, len(here.valid)), bool)

@@ -14,7 +14,7 @@ from steadydepth.metrics.correspondences import (
     Landings,
     colours_of,
     correspondences_of,
-    rigid_move,
+    pose_move,
     trust,
 )
 from steadydepth.metrics.dynamic import split_by_objects, split_frame
@@ -262,7 +262,7 @@ class _Splitter:
         if other is None or other.label is None:
             nothing = np.zeros(len(label.valid), bool)
             return replace(frame, static=nothing, moving=nothing)
-        move = rigid_move(self.K, self.poses[frame.number], self.poses[other.number], self.size)
+        move = pose_move(self.K, self.poses[frame.number], self.poses[other.number], self.size)
         there = other.label
         static, moving = split_frame(label.truth, label.valid, there.log, there.valid, move)
         correspondences = (

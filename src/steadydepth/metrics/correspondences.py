@@ -142,7 +142,7 @@ class RigidMove:
     size: tuple[int, int]  # height and width of both images
 
 
-def rigid_move(K: Float64[np.ndarray, "3 3"], source: Pose, target: Pose, size: tuple[int, int]) -> RigidMove:
+def pose_move(K: Float64[np.ndarray, "3 3"], source: Pose, target: Pose, size: tuple[int, int]) -> RigidMove:
     """The move between two poses of a camera.
 
     Args:

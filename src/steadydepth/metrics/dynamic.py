@@ -33,8 +33,8 @@ from steadydepth.metrics.correspondences import (
     RigidMove,
     Triple,
     correspondences_of,
+    pose_move,
     reproject,
-    rigid_move,
     triple,
 )
 from steadydepth.metrics.temporal import STATIC_CHANGE, grow
@@ -99,7 +99,7 @@ def split_by_pose(
     for t in range(n_frames if n_frames > 1 else 0):
         other = t + 1 if t + 1 < n_frames else t - 1
         (true, here), (beside, there) = pixels_of(truth, valid, t), pixels_of(truth, valid, other)
-        move = rigid_move(camera, poses[t], poses[other], (height, width))
+        move = pose_move(camera, poses[t], poses[other], (height, width))
         static[t], moving[t] = split_frame(true, here, np.log(beside), there, move)
     if visible_next is not None:
         moving &= as_mask(visible_next).reshape(n_frames, -1)

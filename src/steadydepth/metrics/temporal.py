@@ -36,7 +36,7 @@ from steadydepth.metrics.arrays import (
     pick,
     pixels_of,
 )
-from steadydepth.metrics.correspondences import RigidMatch, RigidMove, landing, rigid_match, rigid_move
+from steadydepth.metrics.correspondences import RigidMatch, RigidMove, landing, pose_move, rigid_match
 from steadydepth.ops.sampling import sample
 
 STATIC_CHANGE = math.log(1.01)
@@ -181,7 +181,7 @@ def rigid_error(depth: Images, truth: Truth, valid: Mask, static: Mask, *, K: Ma
     for t in range(stack.n_frames - 1):
         for source, target in ((t, t + 1), (t + 1, t)):
             (true, kept), (other, there) = pixels_of(truth, still, source), pixels_of(truth, still, target)
-            move = rigid_move(camera, poses[source], poses[target], stack.size)
+            move = pose_move(camera, poses[source], poses[target], stack.size)
             match = rigid_match(true, kept, np.log(other), there, move)
             total = merge(total, rigid_parts(stack.frame(source), stack.log(target), match))
     return stack.scores(total)
@@ -226,7 +226,7 @@ def tae(depth: Images, kept: Mask, *, K: Matrix, cam_to_world: Poses) -> Float64
     total: dict[str, Part] = {"tae": Mean(np.zeros(1), 0.0)}
     for t in range(stack.n_frames - 1):
         for source, target in ((t, t + 1), (t + 1, t)):
-            move = rigid_move(camera, poses[source], poses[target], stack.size)
+            move = pose_move(camera, poses[source], poses[target], stack.size)
             # What does not count may be no number.
             here, there = (np.where(used[t], stack.frame(t), 1.0) for t in (source, target))
             moved = splat(here, used[source].astype(np.int64) - 1, move)
