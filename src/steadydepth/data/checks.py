@@ -95,13 +95,13 @@ def _shot_faults(path: Path, shots: Shots, numbers: Sequence[int] | None = None)
     """
     one_shot = "a sequence is one shot: begin a new one there (data convert video --split-shots)"
     moves = "the frames of a video follow one another in time: leave the copies out"
-    resized, is_video = shots.size_changes(), numbers is None
+    is_video = numbers is None
     numbers = range(len(shots.changes)) if numbers is None else numbers
-    what = {cut: "the size changes" if cut in resized else "a cut" for cut in shots.cuts()}
     return [
-        f"{path}: {kind} between frames {numbers[cut - 1]} and {numbers[cut]}; {one_shot}"
-        for cut, kind in what.items()
-        if is_video or cut not in resized
+        f"{path}: {'the size changes' if shots.resized[cut] else 'a cut'} between frames {numbers[cut - 1]} and "
+        f"{numbers[cut]}; {one_shot}"
+        for cut in shots.cuts()
+        if is_video or not shots.resized[cut]
     ] + [
         f"{path}: frames {numbers[still.start]} to {numbers[still.stop - 1]} are one image; {moves}"
         for still in shots.stills()

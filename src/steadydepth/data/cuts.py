@@ -86,10 +86,6 @@ class Shots:
         changes = np.array(self.changes)
         return [number for number in range(1, len(changes)) if self.resized[number] or _is_cut(changes, number)]
 
-    def size_changes(self) -> list[int]:
-        """Numbers of the frames that have another size than the one before."""
-        return [number for number, is_resized in enumerate(self.resized) if is_resized]
-
     def stills(self) -> list[range]:
         """Stretches of frames that are one image, where there are more than two."""
         stretches = unbroken(self.repeats[1:], len(self.repeats))
