@@ -301,6 +301,8 @@ def make_rendered(
         place, assets=Path(assets), textures=textures, length=n_frames, height=height, width=width,
         augmentation=Augmentation(photometric=FRAME_AUGMENTATION), seed=seed,
     )  # fmt: skip
+    credits = sorted({one.split(";")[0] for one in load_assets(Path(assets)).credits})
+    source = f"steadydepth synthetic world, with models under {'; '.join(credits)}"
     names = [f"rendered_{seed}_{number:06d}" for number in range(n_clips)]
     for first in range(0, n_clips, CLIPS_AT_ONCE):
         numbers = range(first, min(first + CLIPS_AT_ONCE, n_clips))
@@ -309,10 +311,5 @@ def make_rendered(
             clip = samples.clip(number, names[number])
             assert clip.depth is not None
             step_m = DEPTH_SCALE_M * math.ceil(float(clip.depth.max()) / (65535 * DEPTH_SCALE_M))
-            on_clip(write_sequence(root, clip, depth_scale_m=step_m, source=_source(assets), licence=None))
+            on_clip(write_sequence(root, clip, depth_scale_m=step_m, source=source, licence=None))
     return [root / name for name in names]
-
-
-def _source(assets: str | Path) -> str:
-    credits = sorted({one.split(";")[0] for one in load_assets(Path(assets)).credits})
-    return f"steadydepth synthetic world, with models under {'; '.join(credits)}"
