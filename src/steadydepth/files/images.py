@@ -93,9 +93,9 @@ def read_stored_colour(path: ImageFile) -> tuple[UInt8[np.ndarray, "h w 3"], int
     data = _bytes_of(path)
     if (kind := image_formats.kind_of(data)) is not None:
         try:
-            return (
-                (exr.decode_light(data), 1) if kind == "OpenEXR" else image_formats.decode(data, kind, name=str(path))
-            )
+            if kind == "OpenEXR":
+                return exr.decode_light(data), 1
+            return image_formats.decode(data, kind, name=str(path))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         except ValueError as error:

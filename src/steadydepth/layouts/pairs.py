@@ -119,10 +119,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".csv":
             return _csv_lines(text)
-        listed = (
-            json.loads(text) if text.lstrip().startswith("[") else map(json.loads, filter(str.strip, text.splitlines()))
-        )
-        lines = list(listed)
+        is_list = text.lstrip().startswith("[")
+        lines = json.loads(text) if is_list else [json.loads(line) for line in text.splitlines() if line.strip()]
         if wrong := next((line for line in lines if not isinstance(line, dict)), None):
             raise ValueError(f"{str(wrong)[:80]} is no object with keys")
         return [

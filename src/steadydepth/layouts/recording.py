@@ -107,9 +107,9 @@ def files_reader(images: Sequence[Path], depths: Sequence[Path | None], read_dep
 
     def read(number: int) -> Frame:
         depth = depths[number]
-        return (
-            (read_colour(images[number]), None) if depth is None else shown_together(images[number], read_depth(depth))
-        )
+        if depth is None:
+            return read_colour(images[number]), None
+        return shown_together(images[number], read_depth(depth))
 
     return read
 

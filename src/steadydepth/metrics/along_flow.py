@@ -281,10 +281,7 @@ def image_flow(frames: UInt8[np.ndarray, "t h w 3"]) -> TwoWayFlow:
     pairs = []
     for before, after in pairwise(frames):
         pair = pair_from_frames(before, after)
-        correspondences = trust(correspondences_of(pair), colours_of(before), colours_of(after))
-        visible = (
-            correspondence.visible.reshape(before.shape[:2])
-            for correspondence in (correspondences.forward, correspondences.backward)
-        )
+        trusted = trust(correspondences_of(pair), colours_of(before), colours_of(after))
+        visible = (one.visible.reshape(before.shape[:2]) for one in (trusted.forward, trusted.backward))
         pairs.append(TwoWayFlow(pair.forward, pair.backward, *visible))
     return stack_pairs(pairs, *frames.shape[1:3])

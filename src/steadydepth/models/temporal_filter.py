@@ -37,9 +37,8 @@ class FilterGates(nn.Module):
         )
         self.head = nn.Conv2d(width, N_GATES, 1)
         nn.init.zeros_(self.head.weight)
-        self.head.bias = nn.Parameter(
-            torch.tensor([1.0, 1.0, 1.0, -2.0])
-        )  # as a start: keep most of what differs by little
+        # As a start: keep most of what differs by little.
+        self.head.bias = nn.Parameter(torch.tensor([1.0, 1.0, 1.0, -2.0]))
 
     def forward(self, features: Float[Tensor, "b 19 y x"]) -> Float[Tensor, "b 4 y x"]:
         """How much is kept of the detail, the middle and the low frequencies, and 1 / how large a detail may be."""

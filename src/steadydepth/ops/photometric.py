@@ -83,11 +83,9 @@ def augment_photometric(
         deviation = photometric.noise * np.sqrt(_noise_variance(lit))
         lit = lit + deviation * generator.standard_normal(lit.shape, dtype=np.float32)
     lit = np.clip(lit, 0, 1).astype(np.float32)
-    return (
-        lit
-        if photometric.jpeg == 0
-        else _compressed(lit, quality=round(95 * (1 - photometric.jpeg * generator.random())))
-    )
+    if photometric.jpeg == 0:
+        return lit
+    return _compressed(lit, quality=round(95 * (1 - photometric.jpeg * generator.random())))
 
 
 def _blurred(frame: Float32[np.ndarray, "h w 3"], sigma_px: float) -> Float32[np.ndarray, "h w 3"]:

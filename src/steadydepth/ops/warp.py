@@ -109,11 +109,7 @@ def chain(
     b, p = motion.shape[:2]
     kept = max(p + 1 - offset, 0)
     total = motion[:, offset - 1 :]
-    consistent = (
-        torch.ones(total.shape[:-1], dtype=torch.bool, device=motion.device)
-        if visible is None
-        else visible[:, offset - 1 :]
-    )
+    consistent = total.new_ones(total.shape[:-1], dtype=torch.bool) if visible is None else visible[:, offset - 1 :]
     if kept == 0:
         return total, consistent
     for back in range(1, offset):

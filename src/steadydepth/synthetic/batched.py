@@ -149,12 +149,11 @@ class _View:
             safe = torch.where(z > _NEAREST_M, z, 1)
             columns = in_camera[..., 0] / safe * self.focal[self.scene, None] + (self.width - 1) / 2
             rows = in_camera[..., 1] / safe * self.focal[self.scene, None] + (self.height - 1) / 2
-            faces = prepare(torch.stack((columns, rows), -1), safe)
-            on_screen = torch.where(z > _NEAREST_M, z, -1)
+            projected, seen_z = torch.stack((columns, rows), -1), torch.where(z > _NEAREST_M, z, -1)
+            faces = prepare(projected, safe)
             found, depth = rasterize(
-                torch.stack((columns, rows), -1), on_screen, self.scene,
-                n_images=n, height=self.height, width=self.width, faces=faces,
-            )  # fmt: skip
+                projected, seen_z, self.scene, n_images=n, height=self.height, width=self.width, faces=faces
+            )
             shell = self._shell(t)
             is_thing = depth < shell.depth
             depth = torch.where(is_thing, depth, shell.depth)
@@ -246,10 +245,8 @@ class _View:
     ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
         """Reflectance, and the normal to the side of the camera, of what things show at `pixels`."""
         world, thing = self.world, self.thing[number]
-        x, y = (
-            (pixels % self.width).float(),
-            (torch.div(pixels, self.width, rounding_mode="floor") % self.height).float(),
-        )
+        x = (pixels % self.width).float()
+        y = (torch.div(pixels, self.width, rounding_mode="floor") % self.height).float()
         weights = weights_at(faces, number, x, y)
         uv_corners = world.uv[self.face[number]]
         uv = (weights[..., None] * uv_corners).sum(dim=1)

@@ -93,11 +93,9 @@ def _reach(triangles: Triangles, axis: int, tangents: Float[np.ndarray, "n"]) ->
 def _groups(n_pairs: Int64[np.ndarray, "face"]) -> list[Int64[np.ndarray, "some"]]:
     """The triangles that may be visible, few enough at a time."""
     visible = np.flatnonzero(n_pairs > 0)
-    return (
-        np.split(visible, np.flatnonzero(np.diff(np.cumsum(n_pairs[visible]) // MOST_PAIRS)) + 1)
-        if len(visible)
-        else []
-    )
+    if not len(visible):
+        return []
+    return np.split(visible, np.flatnonzero(np.diff(np.cumsum(n_pairs[visible]) // MOST_PAIRS)) + 1)
 
 
 def _pairs(

@@ -62,10 +62,8 @@ def rasterize(
     Returns: number of the face, -1 where there is none; and depth in metres, inf where there is none.
     """
     faces = prepare(points, depth) if faces is None else faces
-    top, bottom = (
-        points[..., 1].amin(dim=1).ceil().clamp(min=0),
-        points[..., 1].amax(dim=1).floor().clamp(max=height - 1),
-    )
+    top = points[..., 1].amin(dim=1).ceil().clamp(min=0)
+    bottom = points[..., 1].amax(dim=1).floor().clamp(max=height - 1)
     beside = (points[..., 0].amax(dim=1) < 0) | (points[..., 0].amin(dim=1) > width - 1)
     is_there = (depth > 0).all(dim=1) & torch.isfinite(faces.planes).all(dim=2).all(dim=1) & ~beside
     n_rows = (bottom - top + 1).clamp(min=0).nan_to_num(0).long() * is_there

@@ -259,9 +259,8 @@ def _windows(solid: Solid, t: int, scene: Scene, grid: Grid) -> Iterator[tuple[s
     u, v = _bounds(solid, scene.world_to_cam[t] @ solid.local_to_world[t], scene.K)
     rows, columns = _between(grid.y, *v), _between(grid.x, *u)
     # BLAS rounds a ball's origin @ rays by the number of rays: in one piece, or clips would change in their last bits.
-    n_pieces = (
-        1 if solid.shape in ("ball", "mesh") else -(-(rows.stop - rows.start) * (columns.stop - columns.start) // PIECE)
-    )
+    n_rays = (rows.stop - rows.start) * (columns.stop - columns.start)
+    n_pieces = 1 if solid.shape in ("ball", "mesh") else -(-n_rays // PIECE)
     edges = np.linspace(rows.start, rows.stop, n_pieces + 1).astype(int)
     for first, stop in pairwise(edges):
         yield slice(first, stop), columns

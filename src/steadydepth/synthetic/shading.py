@@ -67,11 +67,9 @@ def find_surface(
         onto: the surface elsewhere.
     """
     n = hits.depth.size
-    surface = (
-        Surface(np.empty((3, n), np.float32), np.empty(n), np.empty(n))
-        if onto is None
-        else Surface(onto.albedo.copy(), onto.cosine.copy(), onto.falloff.copy())
-    )
+    surface = Surface(np.empty((3, n), np.float32), np.empty(n), np.empty(n))
+    if onto is not None:
+        surface = Surface(onto.albedo.copy(), onto.cosine.copy(), onto.falloff.copy())
     for i in solids:
         solid, lamp = scene.solids[i], lamp_in(scene.solids[i], t, scene)
         eye = (solid.world_to_local[t] @ scene.cam_to_world[t])[:3, 3:]

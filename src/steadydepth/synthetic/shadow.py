@@ -29,10 +29,8 @@ class Shadow:
         self.centre = scenes.cam_to_world[:, 0, :3, 3] + scenes.cam_to_world[:, 0, :3, 2] * 0.5 * reach[:, None]
         self.n = len(scenes.sun)
         in_light = self._project(corners, scene)
-        found = rasterize(
-            in_light[..., :2], in_light[..., 2], scene, n_images=self.n, height=SIDE, width=SIDE
-        )  # fmt: skip
-        self.depth = found[1].flatten()
+        place, distance = in_light[..., :2], in_light[..., 2]
+        self.depth = rasterize(place, distance, scene, n_images=self.n, height=SIDE, width=SIDE)[1].flatten()
 
     def _project(self, points: Float[Tensor, "n c 3"], scene: Int64[Tensor, "n"]) -> Float[Tensor, "n c 3"]:
         """Column, row and distance along the light; a parallel one has the same scale everywhere."""
