@@ -144,11 +144,10 @@ def shots_of(sequence: Sequence) -> list[range]:
         logger.info("%s: looking for cuts", sequence.path)
         shots = find_shots(read_video(sequence.path))
         borders = [0, *(shot.stop for shot in shots)]
+        content = {"video": str(sequence.path.resolve()), "borders": borders}
         try:
             with new_file(kept) as part:
-                part.write_text(
-                    json.dumps({"video": str(sequence.path.resolve()), "borders": borders}), encoding="ascii"
-                )
+                part.write_text(json.dumps(content), encoding="ascii")
         except OSError as error:
             logger.info("%s: cuts are not kept for the next time: %s", sequence.path, error)
     return _between(borders)

@@ -53,9 +53,8 @@ def render_ahead(
 
     Yields: a function that waits until the file of a number is there; what failed in the process is raised from it.
     """
-    pool = ProcessPoolExecutor(
-        processes_at_once(workers), multiprocessing.get_context("spawn"), _begin, (begin, arguments)
-    )
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes_at_once(workers), spawn, _begin, (begin, arguments))
     waiting: dict[int, Future[None]] = {}
     rest = iter(numbers)
 

@@ -55,9 +55,8 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
         return
     if split:
         raise InputError(f"{folder}: only the labelled .mat is split in train and test: give it, or leave --split out")
-    yield from each(
-        sorted({path.parent for pattern in ("r-*.ppm", "*/r-*.ppm") for path in folder.glob(pattern)}), _raw
-    )
+    scenes = {path.parent for pattern in ("r-*.ppm", "*/r-*.ppm") for path in folder.glob(pattern)}
+    yield from each(sorted(scenes), _raw)
 
 
 def _raw(scene: Path) -> Iterator[Recording]:

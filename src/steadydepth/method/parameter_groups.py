@@ -168,9 +168,7 @@ def freeze_unused(model: nn.Module, height: int, width: int) -> list[str]:
     if not depth.requires_grad:
         raise InputError("model.train: none of these weights has an effect on the depth: nothing would be trained")
     depth.sum().backward()
-    unused = [
-        name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
-    ]
+    unused = [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
     for name, parameter in model.named_parameters():
         parameter.grad = None
         if name in unused:

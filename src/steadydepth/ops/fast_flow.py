@@ -68,10 +68,8 @@ def is_other_view(source: np.ndarray, warped: np.ndarray) -> bool:
         warped: the same of the other image.
     """
     here, there = (one.astype(np.float32).ravel() - 128 for one in (source, warped))
-    power = min(here @ here, there @ there)
-    return bool(
-        power > here.size * LEAST_CONTRAST**2 and here @ there < LEAST_ALIKE * np.sqrt(here @ here * (there @ there))
-    )
+    own, other, both = here @ here, there @ there, here @ there
+    return bool(min(own, other) > here.size * LEAST_CONTRAST**2 and both < LEAST_ALIKE * np.sqrt(own * other))
 
 
 def local_contrasts(image: np.ndarray) -> np.ndarray:

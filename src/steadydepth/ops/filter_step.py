@@ -127,10 +127,8 @@ def filter_step(
     step = (filtered - raw) * inside
     small, usable_small, inside_small, step_small = (on.shrink(one, factor) for one in (raw, ones, inside, step))
     small = small / xp.clip(usable_small, 0.1, None)
-    before = [memory["frame"][..., i, :, :] for i in range(3)]
-    *before, small_before, spread, age = on.sample(
-        [*before, memory["raw"], memory["spread"], memory["age"]], *_follow(flow_x, flow_y)
-    )
+    remembered = [*(memory["frame"][..., i, :, :] for i in range(3)), memory["raw"], memory["spread"], memory["age"]]
+    *before, small_before, spread, age = on.sample(remembered, *_follow(flow_x, flow_y))
     age, spread, small_before = age * inside_small, spread * inside_small, small_before * inside_small
     is_known = (inside_small > 0) & (flow_x > FAR)
     flow = [xp.where(is_known, one, xp.zeros_like(one)) for one in (flow_x, flow_y)]

@@ -142,9 +142,8 @@ class _View:
         shadow = Shadow(self.scenes, self.placed(0), self.scene)
         for t in range(self.n_frames):
             corners = self.placed(t)
-            in_camera = (corners - scenes.cam_to_world[self.scene, t, None, :3, 3]) @ scenes.cam_to_world[
-                self.scene, t, :3, :3
-            ]
+            camera = scenes.cam_to_world[self.scene, t]
+            in_camera = (corners - camera[:, None, :3, 3]) @ camera[:, :3, :3]
             z = in_camera[..., 2]
             safe = torch.where(z > _NEAREST_M, z, 1)
             columns = in_camera[..., 0] / safe * self.focal[self.scene, None] + (self.width - 1) / 2
@@ -230,10 +229,8 @@ class _View:
         uv = torch.stack((across, down), -1) / tile[..., None]
         grazing = (ray * normal).sum(dim=-1).abs().clamp(min=0.1) / ray.norm(dim=-1)
         footprint = depth / self.focal[:, None, None] / tile / grazing.sqrt()
-        texel = self.world.free.look_up(scenes.wall_texture[key].flatten(), uv.flatten(0, 2), footprint.flatten()).view(
-            *side.shape, 3
-        )
-        plain = texel.clamp(min=1e-3) ** scenes.wall_contrast[key][..., None]
+        texel = self.world.free.look_up(scenes.wall_texture[key].flatten(), uv.flatten(0, 2), footprint.flatten())
+        plain = texel.view(*side.shape, 3).clamp(min=1e-3) ** scenes.wall_contrast[key][..., None]
         # Clouds are the texture of a wall, fainter.
         height = (-ray[..., 1] / ray.norm(dim=-1)).clamp(0, 1).sqrt()[..., None]
         above, horizon = scenes.sky[:, None, None].unbind(dim=-2)

@@ -117,10 +117,8 @@ def _counted(counts: Int64[Tensor, "f"]) -> Iterator[tuple[Numbers, Numbers]]:
     start = 0
     for stop in stops:
         which = torch.repeat_interleave(torch.arange(start, stop, device=counts.device), counts[start:stop])
-        yield (
-            which,
-            torch.arange(len(which), device=counts.device) + ends[start] - counts[start] - (ends - counts)[which],
-        )
+        place = torch.arange(len(which), device=counts.device) + ends[start] - counts[start]
+        yield which, place - (ends - counts)[which]
         start = stop
 
 

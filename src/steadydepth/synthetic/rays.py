@@ -216,9 +216,8 @@ def _meet(solid: Solid, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
         if solid.shape == "ball":
             a, b = (rays * rays).sum(axis=0), origin @ rays
             return meet_ball(a, b, origin @ origin - solid.half[0] ** 2)
-        return meet_box(
-            origin[:, None], rays, solid.half.astype(rays.dtype)[:, None], from_inside=solid.shape == "room"
-        )
+        half = solid.half.astype(rays.dtype)[:, None]
+        return meet_box(origin[:, None], rays, half, from_inside=solid.shape == "room")
 
 
 def meet_ball(a: Array, b: Array, c: Array) -> Array:

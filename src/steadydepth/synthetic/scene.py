@@ -146,9 +146,8 @@ def swing(
         slow: the least frequency, Hz.
         fast: the greatest frequency, Hz.
     """
-    return generator.uniform(low, high) * np.sin(
-        2 * np.pi * (generator.uniform(slow, fast) * seconds + generator.random())
-    )
+    amplitude, frequency, phase = generator.uniform(low, high), generator.uniform(slow, fast), generator.random()
+    return amplitude * np.sin(2 * np.pi * (frequency * seconds + phase))
 
 
 def _draw_camera(
