@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch.utils.data import Dataset
 
+from steadydepth.data.call_cache import CallCache
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.rendered import RenderedSamples
 from steadydepth.data.samples import Item
@@ -41,6 +42,8 @@ class MixedSamples(Dataset[Item]):
         self.sources, self.seed, self.numbers = sources, seed, numbers
         self.clips = [clip for source in sources for clip in source.clips]
         self.moves = any(source.motion != "none" for source in sources)
+        # Shares of a thousandth beside whole ones make blocks of a million. A batch may lie on both sides of an end.
+        self._order = CallCache(self._sort, 2)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -52,13 +55,15 @@ class MixedSamples(Dataset[Item]):
     def place(self, number: int) -> tuple[int, int]:
         """The source of sample `number`, and which sample of that source it is."""
         block, index = divmod(number, self.block)
-        n_sources = len(self.sources)
-        first = np.random.default_rng((self.seed, block, n_sources)).random(n_sources)
-        # Sample k of a source stands at (k + first) / count of the block.
-        places = [(np.arange(count) + start) / count for count, start in zip(self.counts, first, strict=True)]
-        at = int(np.argsort(np.concatenate(places), kind="stable")[index])
-        source = int(np.repeat(np.arange(n_sources), self.counts)[at])
+        at = int(self._order(block)[index])
+        source = int(np.searchsorted(np.cumsum(self.counts), at, side="right"))
         return source, block * self.counts[source] + at - sum(self.counts[:source])
+
+    def _sort(self, block: int) -> Int[np.ndarray, "n"]:
+        """The samples of a block in order, counted source by source: number k of one stands at (k + first) / count."""
+        first = np.random.default_rng((self.seed, block, len(self.sources))).random(len(self.sources))
+        places = [(np.arange(count) + start) / count for count, start in zip(self.counts, first, strict=True)]
+        return np.argsort(np.concatenate(places), kind="stable")
 
     def describe(self, number: int) -> dict[str, Any]:
         """The sequences and frames of sample `number`, for people who look for it on the disk."""
