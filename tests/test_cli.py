@@ -55,7 +55,7 @@ def config(copy, tmp_path):
         "optim": {"steps": 3, "batch": 2},
         "run": {"folder": str(tmp_path / "run"), "device": "cpu", "log_every": 1},
     }
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
 
 
@@ -83,9 +83,9 @@ def eight_bits(copy):
 
 def spoil_poses(copy):
     path = copy / "fixed_000003" / "meta.json"
-    meta = json.loads(path.read_text())
+    meta = json.loads(path.read_text(encoding="utf-8"))
     meta["cam_to_world"][1][0][3] = float("nan")
-    path.write_text(json.dumps(meta))
+    path.write_text(json.dumps(meta), encoding="utf-8")
     return path
 
 
@@ -127,9 +127,9 @@ def test_a_clip_of_one_frame_is_refused_for_training(run, config, copy):
         for path in sequence.glob("*/*.png"):
             if path.stem != "0000":
                 path.unlink()
-        meta = json.loads((sequence / "meta.json").read_text())
+        meta = json.loads((sequence / "meta.json").read_text(encoding="utf-8"))
         meta["cam_to_world"] = meta["cam_to_world"][:1]
-        (sequence / "meta.json").write_text(json.dumps(meta))
+        (sequence / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         shutil.rmtree(sequence / "flow")
     status, _, complaint = run("train", "-c", config)
     assert status == 2
@@ -137,11 +137,11 @@ def test_a_clip_of_one_frame_is_refused_for_training(run, config, copy):
 
 
 def test_a_config_with_three_mistakes_lists_all_three(run, config):
-    content = yaml.safe_load(config.read_text())
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
     content["loss"] = {"weigth": 1}
     content["optim"]["steps"] = 0
     content["data"]["motion"] = "sideways"
-    config.write_text(yaml.safe_dump(content))
+    config.write_text(yaml.safe_dump(content), encoding="utf-8")
     status, _, complaint = run("train", "-c", config)
     assert status == 2
     for mistake in ("loss.weigth", "optim.steps: 0", "data.motion: 'sideways'"):
@@ -153,7 +153,7 @@ def test_a_world_with_extras_is_made_or_refused(run, tmp_path):
     sizes = ("--clips", 1, "--frames", 2, "--height", 34, "--width", 46)
     extras = ("--shake", "--deform", "--blur", "--compress", 35)
     assert run("data", "make", tmp_path / "made", *sizes, *extras)[0] == 0
-    meta = json.loads((tmp_path / "made" / "fixed_000000" / "meta.json").read_text())
+    meta = json.loads((tmp_path / "made" / "fixed_000000" / "meta.json").read_text(encoding="utf-8"))
     assert meta["source"] == "steadydepth synthetic world: shake, deform, blur, compress 35"
     status, _, complaint = run("data", "make", tmp_path / "none", *sizes, "--textures", tmp_path / "made" / "nowhere")
     assert status == 2
@@ -163,7 +163,7 @@ def test_a_world_with_extras_is_made_or_refused(run, tmp_path):
 
 def test_a_list_of_images_is_converted_and_mistakes_exit_2(run, tmp_path, copy):
     image = next((copy / next(path.name for path in sorted(copy.iterdir())) / "rgb").iterdir())
-    (tmp_path / "list.csv").write_text(f"image,sequence\n{image},kitchen\n")
+    (tmp_path / "list.csv").write_text(f"image,sequence\n{image},kitchen\n", encoding="utf-8")
     status, printed, _ = run("data", "convert", "pairs", tmp_path / "list.csv", tmp_path / "out")
     assert (status, printed.strip()) == (0, str(tmp_path / "out" / "kitchen"))
     assert (tmp_path / "out" / "kitchen" / "rgb" / "0000.png").read_bytes() == image.read_bytes()
@@ -200,7 +200,7 @@ def test_a_run_from_data_to_report(run, tmp_path, config, copy):
     assert run("train", "-c", config, f"data.root={data}")[0] == 0
     folder = tmp_path / "run"
     assert run("evaluate", "--model", folder, "--data", data, "--out", folder)[0] == 0
-    report = json.loads((folder / "metrics.json").read_text())
+    report = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     assert report["header"]["n_clips"] == 2
     assert 0 < report["mean"]["abs_rel"] < 10
     assert report["mean"]["flicker"] > 0
@@ -208,7 +208,7 @@ def test_a_run_from_data_to_report(run, tmp_path, config, copy):
     assert status == 0
     assert "fixed_000000.npz" in printed
     assert run("report", folder)[0] == 0
-    page = (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
     assert "data:video/mp4;base64" in page
     assert "<svg" in page
     assert 'src="http' not in page
@@ -220,7 +220,8 @@ def test_predictions_score_as_the_model_that_made_them(run, tmp_path, copy, mode
     for source, out in (("--model", "model"), ("--predictions", "pred")):
         assert run("evaluate", source, tmp_path / out, "--data", copy, "--out", tmp_path / f"{out}-scores")[0] == 0
     one, other = (
-        json.loads((tmp_path / f"{out}-scores" / "metrics.json").read_text())["mean"] for out in ("model", "pred")
+        json.loads((tmp_path / f"{out}-scores" / "metrics.json").read_text(encoding="utf-8"))["mean"]
+        for out in ("model", "pred")
     )
     assert {name for name in one if one[name] is None} == {name for name in other if other[name] is None}
     for name in one:
@@ -232,17 +233,17 @@ def test_evaluate_tells_intervals_and_what_is_better_than_another_report(run, tm
     save_model(model, tmp_path / "model")
     words = ("evaluate", "--model", tmp_path / "model", "--data", copy, "--no-controls")
     assert run(*words, "--out", tmp_path / "one")[0] == 0
-    assert "interval" not in json.loads((tmp_path / "one" / "metrics.json").read_text())
+    assert "interval" not in json.loads((tmp_path / "one" / "metrics.json").read_text(encoding="utf-8"))
     versus = ("--versus", tmp_path / "one" / "metrics.json")
     status, printed, _ = run(*words, "--out", tmp_path / "two", "--bootstrap", 50, *versus)
     assert status == 0
-    report = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    report = json.loads((tmp_path / "two" / "metrics.json").read_text(encoding="utf-8"))
     pair = sorted(clip["abs_rel"] for clip in report["clips"].values())
     assert report["interval"]["abs_rel"] == pair
     assert f"[{pair[0]:.3g}, {pair[1]:.3g}]" in printed
     assert "2 clips in both" in printed
     assert "0 of 2" in printed
-    (tmp_path / "not.json").write_text("[]")
+    (tmp_path / "not.json").write_text("[]", encoding="utf-8")
     status, _, complaint = run(*words, "--out", tmp_path / "three", "--versus", tmp_path / "not.json")
     assert status == 2
     assert "not.json: is no metrics.json" in complaint
@@ -351,7 +352,7 @@ def test_doctor_tells_versions_devices_and_codecs(run):
 def test_doctor_knows_every_extra_and_the_packages_that_it_brings(run, monkeypatch):
     from steadydepth import diagnosis
 
-    extras = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"][
+    extras = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"][
         "optional-dependencies"
     ]
     brought = {package: extra for package, (_, extra) in diagnosis.OPTIONAL.items()}
@@ -374,7 +375,7 @@ def test_a_torchvision_for_another_torch_is_named(tmp_path):
     """As where torch came for CPUs, and torchvision for GPUs: its import ends so."""
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(
-        "raise RuntimeError('operator torchvision::nms does not exist')\n"
+        "raise RuntimeError('operator torchvision::nms does not exist')\n", encoding="utf-8"
     )
     cv2.imwrite(str(tmp_path / "room.png"), np.zeros((32, 32, 3), np.uint8))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
@@ -392,7 +393,9 @@ def test_a_torchvision_for_another_torch_is_named(tmp_path):
 def test_doctor_says_what_is_wrong_with_an_older_pyav(run, monkeypatch):
     from steadydepth import diagnosis
 
-    asked = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+    asked = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "dependencies"
+    ]
     assert [one for one in asked if one.startswith("av>")] == [f"av>={diagnosis.OLDEST['av'][0]}"]
     for old in ("16.1.0", "18.0.0"):
         monkeypatch.setattr(diagnosis, "version", lambda package, old=old: old)
@@ -446,13 +449,14 @@ def test_patterns_are_expanded_as_by_a_shell_and_names_that_are_there_are_none(t
 def test_a_full_disk_is_one_line_in_every_command_that_writes(world, tmp_path):
     """No file may grow beyond 4 kB, as on a disk without room: nothing is half written, and one line says why."""
     (tmp_path / "reds.py").write_text(
-        "import torch\nclass Red(torch.nn.Module):\n    def forward(self, x):\n        return x[:, 0] + 1\n"
+        "import torch\nclass Red(torch.nn.Module):\n    def forward(self, x):\n        return x[:, 0] + 1\n",
+        encoding="utf-8",
     )
     frames = np.random.default_rng(0).integers(0, 256, (8, 64, 96, 3), dtype=np.uint8)
     write_video(tmp_path / "films" / "x.mp4", iter(frames), 10.0)
     write_png(tmp_path / "a.png", frames[0])
     np.save(tmp_path / "a.npy", np.random.default_rng(0).uniform(1, 9, (64, 96)))
-    (tmp_path / "list.csv").write_text("image,depth\na.png,a.npy\n")
+    (tmp_path / "list.csv").write_text("image,depth\na.png,a.npy\n", encoding="utf-8")
     predict = ["predict", "films/x.mp4", "--model", "reds:Red,claims=metric"]
     formats = [
         "npz",

@@ -21,21 +21,21 @@ from steadydepth.errors import InputError
 
 FILES = sorted(Path(__file__).parent.parent.joinpath("configs").glob("*.yaml"))
 # Comparisons, searches and the learned filter have keys of their own.
-SERIES = [path for path in FILES if "\nbase: " in path.read_text()]
+SERIES = [path for path in FILES if "\nbase: " in path.read_text(encoding="utf-8")]
 CONFIGS = [path for path in FILES if path not in SERIES and path.stem != "temporal_filter"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_shipped_config_is_without_mistakes_and_survives_writing(path, tmp_path):
     config = load_config(path)
-    (tmp_path / "again.yaml").write_text(dump_config(config))
+    (tmp_path / "again.yaml").write_text(dump_config(config), encoding="utf-8")
     assert load_config(tmp_path / "again.yaml") == config
 
 
 @pytest.mark.parametrize("name", ["1e3", "2024", "on", "null", "3.0", "a #1", "0x10", "2024-01-02", "-1E+2"])
 def test_a_folder_whose_name_looks_like_another_thing_survives_writing(tmp_path, name):
     config = resolve_config({"data": {"root": f"./{name}"}, "optim": {"steps": 1}, "run": {"folder": name}}, "test")
-    (tmp_path / "again.yaml").write_text(dump_config(config))
+    (tmp_path / "again.yaml").write_text(dump_config(config), encoding="utf-8")
     assert load_config(tmp_path / "again.yaml") == config
 
 
@@ -46,7 +46,7 @@ def test_the_shipped_config_of_the_filter_is_without_mistakes():
 
 def write(tmp_path, content):
     path = tmp_path / "c.yaml"
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
 
 
@@ -79,7 +79,10 @@ def test_overrides_win_and_are_read_as_yaml(tmp_path):
 
 def test_numbers_with_an_exponent_are_numbers(tmp_path):
     path = tmp_path / "c.yaml"
-    path.write_text("data: {root: x}\noptim: {steps: 5, learning_rate: 3e-4, weight_decay: 1E-2}\nrun: {folder: y}\n")
+    path.write_text(
+        "data: {root: x}\noptim: {steps: 5, learning_rate: 3e-4, weight_decay: 1E-2}\nrun: {folder: y}\n",
+        encoding="utf-8",
+    )
     config = load_config(path)
     assert (config.optim.learning_rate, config.optim.weight_decay) == (3e-4, 1e-2)
 
@@ -94,19 +97,19 @@ def test_a_malformed_override_is_refused_with_the_form(tmp_path, override):
 def test_missing_and_malformed_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.yaml: no such config file"):
         load_config(tmp_path / "nowhere.yaml")
-    (tmp_path / "broken.yaml").write_text("data: [1, 2\n")
+    (tmp_path / "broken.yaml").write_text("data: [1, 2\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"broken\.yaml: not YAML"):
         load_config(tmp_path / "broken.yaml")
-    (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "list.yaml").write_text("- 1\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"list\.yaml: a config is a mapping"):
         load_config(tmp_path / "list.yaml")
-    (tmp_path / "empty.yaml").write_text("")
+    (tmp_path / "empty.yaml").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match=r"3 mistakes:\n  data: missing"):
         load_config(tmp_path / "empty.yaml")
 
 
 def test_the_page_of_keys_is_up_to_date_and_complete():
-    page = Path(__file__).parent.parent.joinpath("docs", "config.md").read_text()
+    page = Path(__file__).parent.parent.joinpath("docs", "config.md").read_text(encoding="utf-8")
     assert page == describe_config() == CliRunner().invoke(app, ["train", "--keys"]).output
     for name, section in Config.model_fields.items():
         assert f"## {name}" in page
@@ -166,7 +169,7 @@ def test_a_tilde_is_home_in_every_path(tmp_path, monkeypatch):
 
 def test_the_mark_of_windows_editors_is_no_part_of_a_config_and_utf16_is_refused(tmp_path):
     path = write(tmp_path, PLAIN)
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     path.write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
     assert load_config(path) == resolve_config(PLAIN, "test")
     path.write_bytes(text.encode("utf-16"))
@@ -180,7 +183,7 @@ def test_a_config_of_the_package_is_found_by_its_name_and_a_file_comes_first(tmp
     monkeypatch.chdir(tmp_path)
     named, written = load_config("demo", ["optim.steps=3"]), load_config(folder / "demo.yaml", ["optim.steps=3"])
     assert named == written
-    (tmp_path / "demo").write_text((folder / "stabilise.yaml").read_text())
+    (tmp_path / "demo").write_text((folder / "stabilise.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     assert load_config("demo").data.labels == "teacher"
     with pytest.raises(InputError, match=r"demmo: no such config file; demo is one that comes with .* stabilise"):
         load_config("demmo")
@@ -189,19 +192,20 @@ def test_a_config_of_the_package_is_found_by_its_name_and_a_file_comes_first(tmp
 @pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
 def test_a_series_of_the_package_finds_its_base_from_any_folder(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    load = load_search_config if "ranges" in yaml.safe_load(path.read_text()) else load_compare_config
+    load = load_search_config if "ranges" in yaml.safe_load(path.read_text(encoding="utf-8")) else load_compare_config
     assert load_config(load(path.stem).base) == load_config("demo")
 
 
 def test_a_path_that_is_empty_is_no_path(tmp_path):
-    (tmp_path / "run.yaml").write_text("data: {root: here}\nrun: {folder: there}\n")
+    (tmp_path / "run.yaml").write_text("data: {root: here}\nrun: {folder: there}\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"data.root=: no path; is a variable of the shell not set\?"):
         load_config(tmp_path / "run.yaml", ["data.root="])
 
 
 def test_adapters_and_chosen_parts_are_not_trained_together(tmp_path):
     (tmp_path / "run.yaml").write_text(
-        "data: {root: here}\nmodel: {lora: 4, train: [decoder]}\noptim: {steps: 2}\nrun: {folder: there}\n"
+        "data: {root: here}\nmodel: {lora: 4, train: [decoder]}\noptim: {steps: 2}\nrun: {folder: there}\n",
+        encoding="utf-8",
     )
     with pytest.raises(InputError, match=r"model\.lora: trains adapters and the decoder, .*leave one of them out"):
         load_config(tmp_path / "run.yaml")

@@ -85,7 +85,7 @@ FILES = [path for path in sorted(SOURCE.rglob("*.py")) if not COMMANDS.match(pat
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
 def test_arguments_and_errors_are_explained(path):
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     functions = public_functions(tree.body)
     assert [fault for name, function in functions for fault in faults(name, function)] == []
     assert [fault for node in public_classes(tree) for fault in class_faults(node)] == []

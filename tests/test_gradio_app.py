@@ -78,14 +78,14 @@ def page(tmp_path, model):
     (tmp_path / "own").mkdir()
     places = {"TMPDIR": str(tmp_path / "own"), "GRADIO_TEMP_DIR": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "steadydepth", "app", "--model", str(tmp_path / "model"), "--port", str(port)]
-    with (tmp_path / "log").open("w") as log:
+    with (tmp_path / "log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=os.environ | {"GRADIO_ANALYTICS_ENABLED": "False"} | places
         )
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
-            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert process.poll() is None, (tmp_path / "log").read_text(encoding="utf-8")
             try:
                 urlopen(address, timeout=5).close()
                 break
@@ -123,7 +123,7 @@ def test_a_video_dropped_in_a_browser_comes_back_with_its_depth(page, film, tmp_
         tab.get_by_role("button", name="Predict").click()
         tab.get_by_text("Drop a video first.").wait_for(timeout=60000)
         # What the user did wrong is told to the user: the terminal has no traceback of it.
-        assert "Traceback" not in (tmp_path / "log").read_text()
+        assert "Traceback" not in (tmp_path / "log").read_text(encoding="utf-8")
         tab.locator("input[type=file]").first.set_input_files(str(film))
         tab.locator("video").first.wait_for(timeout=60000)
         tab.get_by_role("button", name="Predict").click()

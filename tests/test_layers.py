@@ -43,7 +43,7 @@ def room(name: str) -> str:
 def imported(path: Path) -> list[str]:
     """Our own modules that a file imports, at its top or inside a function."""
     names = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
             raise AssertionError(f"{path}: relative import; write it in full")
         if isinstance(node, ast.ImportFrom) and room(node.module or "") == "steadydepth":
@@ -91,7 +91,7 @@ def test_no_room_holds_more_than_a_tenth_of_all_files():
 
 
 def test_contributing_shows_the_same_floors():
-    page = (SOURCE.parent.parent / "CONTRIBUTING.md").read_text()
+    page = (SOURCE.parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = page.partition("| floor | rooms |\n| --- | --- |\n")[2].partition("\n\n")[0]
     shown = [re.findall(r"`(\w+)`", row.split("|")[2]) for row in table.splitlines()]
     assert shown == [[name or "__init__" for name in rooms] for rooms in FLOORS]

@@ -17,14 +17,14 @@ OFFLINE = {"MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def code(path: Path) -> list[str]:
-    cells = json.loads(path.read_text())["cells"]
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
 def test_there_are_three_without_outputs():
     assert [path.stem for path in NOTEBOOKS] == ["evaluate_predictions", "predict_and_look", "stabilise_your_model"]
     for path in NOTEBOOKS:
-        cells = json.loads(path.read_text())["cells"]
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         assert [cell["outputs"] for cell in cells if cell["cell_type"] == "code" and cell["outputs"]] == []
 
 
@@ -33,7 +33,7 @@ def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
     # The value of a cell's last line is shown by Jupyter; here it is computed as well.
     script = "import matplotlib.pyplot as plt\n" + STEPS.sub(r"\1 = 2, 2", "\n".join(code(path)))
     (tmp_path / "cells.py").write_text(
-        script + "\nassert not plt.get_fignums() or plt.gcf().axes\nprint('to the bottom')\n"
+        script + "\nassert not plt.get_fignums() or plt.gcf().axes\nprint('to the bottom')\n", encoding="utf-8"
     )
     done = subprocess.run(
         [sys.executable, "-W", "error::DeprecationWarning:__main__", "cells.py"],
@@ -47,7 +47,7 @@ def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
     assert done.stdout.endswith("to the bottom\n")
     if path.stem == "evaluate_predictions":
         scores = {
-            name: json.loads((tmp_path / "scores" / name / "metrics.json").read_text())["mean"]
+            name: json.loads((tmp_path / "scores" / name / "metrics.json").read_text(encoding="utf-8"))["mean"]
             for name in ("flickering", "filtered", "constant")
         }
         # What its text says of them.

@@ -12,14 +12,16 @@ from steadydepth.files.video_write import write_video
 from steadydepth.training.checkpoint import save_model
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 BLOCKS = PYTHON.findall(README)
 # That of docs/export.md is held to the model in tests/exporters/test_state.py, that of docs/serving.md to a server in
 # tests/serving/test_serving_page.py.
 PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if page.name not in ("export.md", "serving.md"))
 ON_PAGES = {
-    page.relative_to(ROOT / "docs").as_posix(): blocks for page in PAGES if (blocks := PYTHON.findall(page.read_text()))
+    page.relative_to(ROOT / "docs").as_posix(): blocks
+    for page in PAGES
+    if (blocks := PYTHON.findall(page.read_text(encoding="utf-8")))
 }
 
 
@@ -82,7 +84,7 @@ def test_every_page_is_in_the_site_and_its_links_lead_somewhere():
     docs = ROOT / "docs"
     listed = re.findall(
         r"^([\w/]+)$",
-        "\n".join(re.findall(r"```{toctree}\n(.*?)```", (docs / "index.md").read_text(), re.DOTALL)),
+        "\n".join(re.findall(r"```{toctree}\n(.*?)```", (docs / "index.md").read_text(encoding="utf-8"), re.DOTALL)),
         re.MULTILINE,
     )
     pages = {
@@ -90,5 +92,5 @@ def test_every_page_is_in_the_site_and_its_links_lead_somewhere():
     }
     assert sorted(listed) == sorted(pages - {"index"})
     for page in docs.rglob("*.md"):
-        links = [link for link in re.findall(r"\]\(([^)#]+)", page.read_text()) if "://" not in link]
+        links = [link for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")) if "://" not in link]
         assert [link for link in links if not (page.parent / link).exists()] == []

@@ -41,8 +41,8 @@ def test_a_sound_sequence_has_no_fault(tmp_path):
 @pytest.mark.parametrize(("scale_m", "side"), [(1.0, "beyond 2e"), (1e-5, "within 0.02 m")])
 def test_depth_in_a_unit_that_cannot_be_is_named(tmp_path, scale_m, side):
     folder = write(tmp_path, pan(1, 3))
-    meta = json.loads((folder / "meta.json").read_text())
-    (folder / "meta.json").write_text(json.dumps(meta | {"depth_scale_m": scale_m}))
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    (folder / "meta.json").write_text(json.dumps(meta | {"depth_scale_m": scale_m}), encoding="utf-8")
     (fault,) = check_data(tmp_path)
     assert side in fault
     assert fault.endswith("correct depth_scale_m of meta.json, the metres of one step")
@@ -93,7 +93,7 @@ def test_videos_of_one_name_are_not_written_over_nor_passed_over(tmp_path):
         write_video(tmp_path / f"walk{suffix}", pan(1, 5), 25.0)
     with pytest.raises(SomeFailedError, match=r"walk\.mp4: would be .*walk, as walk\.mkv is: rename one"):
         list(convert_videos(tmp_path, tmp_path / "out"))
-    assert json.loads((tmp_path / "out/walk/meta.json").read_text())["source"] == "walk.mkv"
+    assert json.loads((tmp_path / "out/walk/meta.json").read_text(encoding="utf-8"))["source"] == "walk.mkv"
 
 
 def test_a_sequence_that_may_not_be_read_costs_the_others_nothing(world, monkeypatch):

@@ -90,8 +90,12 @@ def test_cuts_of_a_file_are_kept_until_the_file_is_another(tmp_path, monkeypatch
     assert looked_at(pan(1, 11) + pan(2, 7)) == (first, True)
     assert looked_at() == (first, False)
     assert looked_at(pan(1, 9) + pan(2, 9)) == (second, True)
-    (kept,) = (one for one in (tmp_path / "caches").rglob("*.json") if "9" in one.read_text().split("borders")[1])
-    kept.write_text("half")
+    (kept,) = (
+        one
+        for one in (tmp_path / "caches").rglob("*.json")
+        if "9" in one.read_text(encoding="utf-8").split("borders")[1]
+    )
+    kept.write_text("half", encoding="utf-8")
     assert looked_at() == (second, True)
     assert looked_at() == (second, False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # no folder: nothing can be kept there

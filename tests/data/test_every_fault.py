@@ -29,7 +29,7 @@ def sequence(folder: Path) -> Path:
     """Three frames with every kind of label, and nothing wrong with them."""
     for kind in ("rgb", "depth", "objects", "flow", "valid"):
         (folder / kind).mkdir(parents=True)
-    (folder / "meta.json").write_text(json.dumps(META))
+    (folder / "meta.json").write_text(json.dumps(META), encoding="utf-8")
     flow = np.dstack([np.ones((H, W)), np.full((H, W), 32768), np.full((H, W), 32768)]).astype(np.uint16)
     for number in range(3):
         cv2.imwrite(str(folder / f"rgb/{number:04d}.png"), frame(number))
@@ -72,7 +72,7 @@ def write(file: str, image: np.ndarray):
 
 
 def meta(**changes):
-    return lambda folder: (folder / "meta.json").write_text(json.dumps({**META, **changes}))
+    return lambda folder: (folder / "meta.json").write_text(json.dumps({**META, **changes}), encoding="utf-8")
 
 
 def text(content: bytes):
@@ -236,7 +236,7 @@ def test_one_of_each_fault_is_named_once_each(tmp_path):
         spoil(sequence(tmp_path / name))
     write_videos(tmp_path)
     (tmp_path / "headless").mkdir()
-    (tmp_path / "headless/meta.json").write_text(json.dumps(META))
+    (tmp_path / "headless/meta.json").write_text(json.dumps(META), encoding="utf-8")
     for name in ("both", "both.mp4"):
         (sequence if name == "both" else lambda path: write_video(path, moving(1), 25.0))(tmp_path / name)
     (tmp_path / "._video.mp4").write_bytes(b"what a desktop leaves")

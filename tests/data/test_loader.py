@@ -191,8 +191,10 @@ def test_images_are_every_frame_with_depth_once_an_epoch_and_no_other(world, tmp
         for file in (tmp_path / "photo" / kind).glob("*.png"):
             if file.stem != "0000" or kind == "flow":
                 file.unlink()
-    meta = json.loads((tmp_path / "photo" / "meta.json").read_text())
-    (tmp_path / "photo" / "meta.json").write_text(json.dumps(meta | {"cam_to_world": meta["cam_to_world"][:1]}))
+    meta = json.loads((tmp_path / "photo" / "meta.json").read_text(encoding="utf-8"))
+    (tmp_path / "photo" / "meta.json").write_text(
+        json.dumps(meta | {"cam_to_world": meta["cam_to_world"][:1]}), encoding="utf-8"
+    )
     (tmp_path / "room" / "depth" / "0002.png").unlink()
     samples = open_samples(tmp_path, range(2), labels="single", augmentation=NO_AUGMENTATION, length=3)
     assert [(s.name, frame) for s, frame in samples.clips] == [

@@ -205,7 +205,7 @@ def test_processes_that_render_ahead_give_the_same_batches(tmp_path):
 
 
 def test_a_process_that_cannot_render_says_why(tmp_path):
-    (tmp_path / "kept").write_text("a file where the folder should be")
+    (tmp_path / "kept").write_text("a file where the folder should be", encoding="utf-8")
     row = samples(numbers=range(CLIPS_AT_ONCE), keep=tmp_path / "kept", workers=1)
     with pytest.raises(InputError, match="kept"):
         list(row.batches(CLIPS_AT_ONCE))
@@ -248,7 +248,7 @@ def test_a_street_longer_than_16_bits_of_millimetres_is_written_in_coarser_steps
     (path,) = make(tmp_path / "data", clips=1, frames=2, seed=4, assets=packed, height=48, width=64)
     stored = open_sequence(path).read().depth
     (truth,) = [samples(packed, seed=4, height=48, width=64, flip=False).clip(0, "x").depth[:2]]
-    step_m = json.loads((path / "meta.json").read_text())["depth_scale_m"]
+    step_m = json.loads((path / "meta.json").read_text(encoding="utf-8"))["depth_scale_m"]
     assert step_m > 2e-5
     np.testing.assert_allclose(stored, truth, atol=step_m)
 
@@ -282,7 +282,7 @@ def test_a_run_on_rendered_clips_goes_on_where_it_was_cut(packed, tmp_path, monk
     train(config(tmp_path / "cut", packed))
     first, second = ((folder / "model.safetensors").read_bytes() for folder in (complete, tmp_path / "cut"))
     assert first == second
-    assert "CC0 1.0" in (complete / "README.md").read_text()
+    assert "CC0 1.0" in (complete / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_full_disk_and_a_damaged_file_of_what_is_kept_are_named(tmp_path, monkeypatch, few):

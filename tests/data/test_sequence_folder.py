@@ -50,10 +50,10 @@ def folder(tmp_path, clip) -> Path:
 
 
 def change_meta(folder: Path, **changes: object) -> None:
-    meta = json.loads((folder / "meta.json").read_text())
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     meta.update(changes)
     kept = {key: value for key, value in meta.items() if value is not ...}
-    (folder / "meta.json").write_text(json.dumps(kept))
+    (folder / "meta.json").write_text(json.dumps(kept), encoding="utf-8")
 
 
 def unfiltered_png(path: Path) -> tuple[tuple[int, int, int, int], np.ndarray]:
@@ -168,7 +168,7 @@ def test_frames_are_rgb_and_not_bgr(tmp_path):
 
 def test_meta_with_only_fps_is_enough(tmp_path, clip):
     (tmp_path / "bare" / "rgb").mkdir(parents=True)
-    (tmp_path / "bare" / "meta.json").write_text('{"fps": 24, "claims": "metric"}')
+    (tmp_path / "bare" / "meta.json").write_text('{"fps": 24, "claims": "metric"}', encoding="utf-8")
     cv2.imwrite(str(tmp_path / "bare" / "rgb" / "0000.jpg"), clip.frames[0])
     sequence = open_sequence(tmp_path / "bare")
     read = sequence.read()
@@ -217,7 +217,7 @@ def test_sequences_are_found_by_name_and_root_may_be_one(tmp_path, clip, folder)
         shutil.copytree(folder, root / name)
     write_video(root / "c.mkv", clip.frames, 25.0)
     (root / ".hidden" / "rgb").mkdir(parents=True)
-    (root / "notes.txt").write_text("not a sequence")
+    (root / "notes.txt").write_text("not a sequence", encoding="utf-8")
     assert [path.name for path in find_sequences(root)] == ["a", "b", "c.mkv", "kitchen_01"]
     assert find_sequences(folder) == [folder]
     assert find_sequences(root / "c.mkv") == [root / "c.mkv"]
@@ -322,7 +322,7 @@ GREY8, GREY16 = np.ones((H, W), np.uint8), np.ones((H, W), np.uint16)
 COLOUR8, COLOUR16 = np.ones((H, W, 3), np.uint8), np.ones((H, W, 3), np.uint16)
 BAD_FILES = {
     "no bytes": ("rgb/0002", cut(0), "empty file"),
-    "text": ("rgb/0002", lambda file: file.write_text("x" * 99), "no image of a kind that is read"),
+    "text": ("rgb/0002", lambda file: file.write_text("x" * 99, encoding="utf-8"), "no image of a kind that is read"),
     "a flipped bit": ("rgb/0002", flip_a_bit, "damaged PNG"),
     **{f"png cut at {share}": ("rgb/0002", cut(share), "truncated PNG") for share in (0.3, 0.7, 0.95, None)},
     **{f"jpeg cut at {share}": ("rgb/0002", jpeg_cut(share), "truncated JPEG") for share in (0.3, 0.7, 0.95, None)},
@@ -380,8 +380,12 @@ BAD_FOLDERS = {
     "objects missing": (remove("objects/0002.png"), "objects/0002.png", "objects/ has one for every frame"),
     "no frames": (lambda folder: [file.unlink() for file in (folder / "rgb").iterdir()], "rgb", "no frames"),
     "no meta": (remove("meta.json"), "meta.json", 'missing; a sequence has one with at least fps: write {"fps": 30}'),
-    "no JSON": (lambda folder: (folder / "meta.json").write_text("{fps"), "meta.json", "cannot be read as JSON"),
-    "a list": (lambda folder: (folder / "meta.json").write_text("[1]"), "meta.json", "holds list"),
+    "no JSON": (
+        lambda folder: (folder / "meta.json").write_text("{fps", encoding="utf-8"),
+        "meta.json",
+        "cannot be read as JSON",
+    ),
+    "a list": (lambda folder: (folder / "meta.json").write_text("[1]", encoding="utf-8"), "meta.json", "holds list"),
     "no fps": (meta(fps=...), "meta.json", "fps: missing; every sequence has it: write it"),
     "fps 0": (meta(fps=0), "meta.json", "fps 0: Input should be greater than 0"),
     "fps infinite": (meta(fps=float("inf")), "meta.json", "fps inf: Input should be a finite number"),
@@ -439,7 +443,7 @@ def test_check_lists_every_fault_of_a_tree_and_writes_nothing(folder, clip):
     change_meta(root / "other", licence=..., license="CC0", cam_to_world=[(2 * np.eye(4)).tolist()] + [EYE] * 4)
     (root / "film.mp4").write_bytes(b"no film")
     (root / "headless").mkdir()
-    (root / "headless" / "meta.json").write_text("{}")
+    (root / "headless" / "meta.json").write_text("{}", encoding="utf-8")
     before = {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in root.rglob("*")}
     faults = check_data(root)
     expected = [

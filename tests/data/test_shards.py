@@ -171,9 +171,9 @@ def test_what_was_altered_or_cut_short_is_named_and_the_rest_is_read(copied):
 
 
 def _edit_index(root, change):
-    index = json.loads((root / INDEX).read_text())
+    index = json.loads((root / INDEX).read_text(encoding="utf-8"))
     change(index)
-    (root / INDEX).write_text(json.dumps(index))
+    (root / INDEX).write_text(json.dumps(index), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -356,6 +356,6 @@ def test_no_clip_of_a_packed_video_crosses_one_of_its_cuts(world, tmp_path):
             for find_cuts in (True, False)
         }
         assert starts == {True: [0, 1, 2, 5, 6, 7], False: list(range(8))}
-    index = json.loads((tmp_path / "shards" / INDEX).read_text())
+    index = json.loads((tmp_path / "shards" / INDEX).read_text(encoding="utf-8"))
     assert index["version"] == 2
     assert index["sequences"][0]["cuts"] == [5]

@@ -84,7 +84,7 @@ def test_a_damaged_file_of_cuts_is_made_anew(videos, tmp_path, monkeypatch, cont
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shots_of(open_sequence(videos / "a.mp4"))
     (kept,) = (tmp_path / "cache/steadydepth/cuts").iterdir()
-    kept.write_text(content)
+    kept.write_text(content, encoding="utf-8")
     assert shots_of(open_sequence(videos / "a.mp4")) == [range(5)]
     assert caplog.text.count("looking for cuts") == 2
 

@@ -323,7 +323,7 @@ def test_a_model_and_its_stored_predictions_score_the_same(world, report, tmp_pa
         known = {metric: value for metric, value in clip.items() if value is not None}
         found = {metric: value for metric, value in stored["clips"][name].items() if value is not None}
         assert found == pytest.approx(known, rel=1e-6)
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == stored
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8")) == stored
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["metrics.json"]
 
 

@@ -29,7 +29,7 @@ def test_the_options_reach_the_report_and_the_terminal(world, stored, tmp_path):
     options = ("--lengths", "2,all", "--opw", "nvds", "--protocol", "sintel", "--align", "scale", "--strict")
     result = call("--predictions", stored, "--data", world, "--out", tmp_path, "--no-controls", *options)
     assert result.exit_code == 0, result.output
-    report = json.loads((tmp_path / "metrics.json").read_text())
+    report = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert list(report["lengths"]) == ["2", "all"]
     assert report["mean"]["opw_nvds"] is not None
     assert (report["header"]["protocol"], report["header"]["dmax"]) == ("sintel", 70)

@@ -40,7 +40,7 @@ def test_evaluate_says_how_much_of_a_reference_is_kept(world, model, tmp_path):
     report = evaluate(model, world, out=tmp_path, reference=model, model_name="mine", controls=False)
     assert report["mean"]["log_depth_correlation"] == pytest.approx(1.0)
     assert report["mean"]["edges_kept"] == pytest.approx(1.0)
-    assert json.loads((tmp_path / "metrics.json").read_text())["header"]["model"] == "mine"
+    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["header"]["model"] == "mine"
     without = evaluate(model, world, controls=False)
     assert without["mean"]["log_depth_correlation"] is without["mean"]["edges_kept"] is None
 

@@ -36,7 +36,7 @@ def edited(place, value):
 
 
 def test_a_report_is_given_as_it_stands_there(tmp_path):
-    (tmp_path / "metrics.json").write_text(json.dumps(REPORT))
+    (tmp_path / "metrics.json").write_text(json.dumps(REPORT), encoding="utf-8")
     assert read_report(tmp_path) == read_report(tmp_path / "metrics.json") == REPORT
 
 
@@ -65,7 +65,7 @@ def test_a_report_is_given_as_it_stands_there(tmp_path):
     ],
 )
 def test_a_key_that_is_missing_or_of_another_type_is_named(tmp_path, place, value, told):
-    (tmp_path / "metrics.json").write_text(json.dumps(edited(place, value)))
+    (tmp_path / "metrics.json").write_text(json.dumps(edited(place, value)), encoding="utf-8")
     rule = (
         rf"metrics\.json: is no metrics\.json as steadydepth evaluate writes it: {told}.*evaluate again, or correct it"
     )
@@ -75,7 +75,7 @@ def test_a_key_that_is_missing_or_of_another_type_is_named(tmp_path, place, valu
 
 def test_many_mistakes_are_one_line(tmp_path):
     report = REPORT | {"clips": {str(number): {"abs_rel": "0.1"} for number in range(300)}}
-    (tmp_path / "metrics.json").write_text(json.dumps(report))
+    (tmp_path / "metrics.json").write_text(json.dumps(report), encoding="utf-8")
     with pytest.raises(InputError, match=r"clips\.4: abs_rel is '0.1', and a number or null; and 295 more: ") as raised:
         read_report(tmp_path)
     assert "clips.5" not in str(raised.value)

@@ -44,7 +44,7 @@ def write_config(folder, world, **changes):
         "optim": {"steps": 2, "batch": 2},
         "run": {"folder": "unused", "device": "cpu", "log_every": 1, "checkpoint_every": 1},
     }
-    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    (folder / "base.yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
     content = {
         "base": str(folder / "base.yaml"),
         "test": str(world),
@@ -53,7 +53,7 @@ def write_config(folder, world, **changes):
         "methods": {"plain": ["loss.relative_weight=0"], "steady": []},
     }
     path = folder / "compare.yaml"
-    path.write_text(yaml.safe_dump(content | changes, sort_keys=False))
+    path.write_text(yaml.safe_dump(content | changes, sort_keys=False), encoding="utf-8")
     return path
 
 
@@ -87,14 +87,14 @@ def test_a_finished_model_of_any_kind_is_scored_next(world, tmp_path):
     series = Series(tmp_path / "out", world, jobs=1, align="auto", protocol="plain")
     run.folder.mkdir(parents=True)
     assert next_stage(run, series) == "train"
-    (run.folder / "config.yaml").write_text(dump_config(run.config))
-    (run.folder / "steadydepth.json").write_text("{}")  # what a network of the user's own leaves
+    (run.folder / "config.yaml").write_text(dump_config(run.config), encoding="utf-8")
+    (run.folder / "steadydepth.json").write_text("{}", encoding="utf-8")  # what a network of the user's own leaves
     assert next_stage(run, series) == "evaluate"
     report = report_of({"a": (1, 1, 1)}, data=str(series.data))
-    (run.folder / "metrics.json").write_text(json.dumps(report))
+    (run.folder / "metrics.json").write_text(json.dumps(report), encoding="utf-8")
     assert next_stage(replace(run, controls=()), series) is None
     report["header"]["filter"] = "ema"
-    (run.folder / "metrics.json").write_text(json.dumps(report))
+    (run.folder / "metrics.json").write_text(json.dumps(report), encoding="utf-8")
     assert next_stage(replace(run, controls=()), series) == "evaluate"
 
 
@@ -104,7 +104,7 @@ def test_how_far_a_run_is_is_read_from_lines_of_any_length(world, tmp_path):
     run.folder.mkdir(parents=True)
     long = {f"metric {number}": 1 / 3 for number in range(200)}
     lines = [json.dumps({"step": step} | long) + "\n" for step in range(1, 9)]
-    (run.folder / "metrics.jsonl").write_text("".join(lines) + '{"step": 9')
+    (run.folder / "metrics.jsonl").write_text("".join(lines) + '{"step": 9', encoding="utf-8")
     assert last_step(run.folder / "metrics.jsonl") == 8
 
 
@@ -193,7 +193,7 @@ def test_all_mistakes_of_a_comparison_are_listed_at_once(tmp_path, world):
 
 def test_mistakes_of_the_file_itself_are_listed_with_path_and_value(tmp_path, world):
     path = write_config(tmp_path, world, jobs=0, methods={"a/b": ["loss"]}, curve={"values": []}, filters={"a": ["x"]})
-    path.write_text(path.read_text() + "seed: 3\n")
+    path.write_text(path.read_text(encoding="utf-8") + "seed: 3\n", encoding="utf-8")
     with pytest.raises(InputError) as caught:
         load_compare_config(path)
     message = str(caught.value)
@@ -452,7 +452,7 @@ def test_a_failed_run_is_named_the_others_go_on_and_only_what_is_missing_is_done
     assert found["failed"] == {}
     assert list(found["rows"]["steady"]["seeds"]) == ["0", "3"]
     children.clear()
-    assert compare(path) == found == json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert compare(path) == found == json.loads((tmp_path / "out" / "compare.json").read_text(encoding="utf-8"))
     assert children == []
 
 
@@ -501,11 +501,11 @@ def test_runs_end_with_the_comparison_that_started_them(tmp_path, world, childre
     monkeypatch.setattr(runner, "_command", lambda *_: [sys.executable, "-c", script])
     before = signal.getsignal(KILL)
     pid = tmp_path / "pid"
-    interrupt_when(lambda: pid.is_file() and pid.read_text().endswith("."))
+    interrupt_when(lambda: pid.is_file() and pid.read_text(encoding="utf-8").endswith("."))
     with pytest.raises(KeyboardInterrupt):
         compare(write_config(tmp_path, world))
     assert signal.getsignal(KILL) is before
-    assert not psutil.pid_exists(int(pid.read_text()[:-1]))
+    assert not psutil.pid_exists(int(pid.read_text(encoding="utf-8")[:-1]))
     # Nobody holds the folder any longer.
     with alone_in(tmp_path / "out", with_children=True):
         pass
@@ -522,26 +522,28 @@ def test_a_real_comparison_goes_on_where_it_was_cut_and_repeats_nothing(tmp_path
     train_until_cut(last.config, 2, monkeypatch)
     before = {file: file.stat().st_mtime_ns for run in made for file in run.folder.iterdir()}
     found = compare(path)
-    assert "going on after step 2 of 4" in (tmp_path / "out" / "logs" / "steady-3.log").read_text()
+    assert "going on after step 2 of 4" in (tmp_path / "out" / "logs" / "steady-3.log").read_text(encoding="utf-8")
     assert [file.name for file in (tmp_path / "out" / "logs").iterdir()] == ["steady-3.log"]
     assert found["failed"] == {}
-    assert (last.folder / "config.yaml").read_text() == dump_config(last.config)
-    log = (last.folder / "metrics.jsonl").read_text().splitlines()
+    assert (last.folder / "config.yaml").read_text(encoding="utf-8") == dump_config(last.config)
+    log = (last.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in log] == [1, 2, 3, 4]
     assert {file: file.stat().st_mtime_ns for run in made for file in run.folder.iterdir()} == before
     assert list(found["rows"]) == ["plain", "plain + ema", "steady", "constant"]
     steady = found["rows"]["steady"]
-    written = json.loads((last.folder / "metrics.json").read_text())["mean"]
+    written = json.loads((last.folder / "metrics.json").read_text(encoding="utf-8"))["mean"]
     assert steady["seeds"]["3"]["abs_rel"] == written["abs_rel"]
     assert steady["mean"]["flicker"] == pytest.approx((steady["seeds"]["0"]["flicker"] + written["flicker"]) / 2)
     assert steady["frames_trained_on"] == 4 * 2 * 3
     assert found["rows"]["constant"]["mean"]["flicker"] == pytest.approx(0, abs=1e-9)
-    assert "<td>plain + ema</td>" in (tmp_path / "out" / "compare.html").read_text()
+    assert "<td>plain + ema</td>" in (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
 
 
 def test_the_page_fits_a_phone_whatever_the_data_is_called(result, tmp_path):
     header = result["header"] | {"data": "/data/" + "a" * 90}
-    (tmp_path / "compare.html").write_text(render_comparison(result | {"header": header, "failed": {}}))
+    (tmp_path / "compare.html").write_text(
+        render_comparison(result | {"header": header, "failed": {}}), encoding="utf-8"
+    )
     with opened_browser() as browser:
         page = browser.new_page(viewport={"width": 360, "height": 640})
         page.goto((tmp_path / "compare.html").as_uri())

@@ -30,7 +30,7 @@ def write_config(folder, world, **changes):
         "optim": {"steps": 2, "batch": 2},
         "run": {"folder": "unused", "device": "cpu", "log_every": 1, "checkpoint_every": 1, "seed": 3},
     }
-    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    (folder / "base.yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
     content = {
         "base": str(folder / "base.yaml"),
         "validation": str(world),
@@ -43,7 +43,7 @@ def write_config(folder, world, **changes):
         },
     }
     path = folder / "search.yaml"
-    path.write_text(yaml.safe_dump(content | changes, sort_keys=False))
+    path.write_text(yaml.safe_dump(content | changes, sort_keys=False), encoding="utf-8")
     return path
 
 
@@ -74,12 +74,12 @@ def children(monkeypatch, world):
             if run.name == started.unlucky:
                 return [sys.executable, "-S", "-c", "import sys; sys.exit('out of luck')"]
             (run.folder / "config.yaml").write_bytes((series.out / "configs" / f"{run.name}.yaml").read_bytes())
-            (run.folder / "config.json").write_text("{}")
+            (run.folder / "config.json").write_text("{}", encoding="utf-8")
         else:
             mean = dict.fromkeys(METRICS) | {"flicker": flicker_of(run.config), "abs_rel": abs_rel_of(run.config)}
             header = {"data": str(world), "align": "scale", "n_clips": 0, "n_frames": 0}
             report = {"version": 1, "header": header, "mean": mean, "clips": {}}
-            (run.folder / "metrics.json").write_text(json.dumps(report))
+            (run.folder / "metrics.json").write_text(json.dumps(report), encoding="utf-8")
         return [sys.executable, "-S", "-c", ""]
 
     monkeypatch.setattr(runner, "_command", command)
@@ -129,7 +129,7 @@ def test_a_search_that_was_cut_ends_as_one_that_was_not(tmp_path, world, childre
         patch.setattr(runner, "_start", start_until_cut)
         with pytest.raises(KeyboardInterrupt):
             search(path)
-    before = json.loads((tmp_path / "cut" / "out" / "search.json").read_text())
+    before = json.loads((tmp_path / "cut" / "out" / "search.json").read_text(encoding="utf-8"))
     assert before["trials"]["trial-4"]["scores"] == {}
     children.clear()
     found = search(path)
@@ -144,12 +144,12 @@ def test_a_search_that_was_cut_ends_as_one_that_was_not(tmp_path, world, childre
     with pytest.raises(InputError, match=r"search\.json: another search lives there, with its own metric: choose"):
         search(load_search_config(path, ["metric=tsd"]))
     file = tmp_path / "cut" / "out" / "search.json"
-    written = file.read_text()
+    written = file.read_text(encoding="utf-8")
     for damage in ("{", "[]", '{"config": {}}', json.dumps(json.loads(written) | {"trials": {"trial-4": 1}})):
-        file.write_text(damage)
+        file.write_text(damage, encoding="utf-8")
         with pytest.raises(InputError, match=r"search\.json: cannot be read as what a search wrote .*another `out`"):
             search(path)
-    file.write_text(written)
+    file.write_text(written, encoding="utf-8")
     with pytest.raises(InputError, match="out: other runs live in plain, trial-0"):
         search(load_search_config(path, []).model_copy(update={"base": changed_base(tmp_path)}))
 
@@ -159,10 +159,10 @@ def test_a_trial_that_somebody_scored_otherwise_is_named_and_not_ranked(tmp_path
     path = write_config(tmp_path, world, trials=2)
     search(path)
     scores = tmp_path / "out" / "trial-1" / "metrics.json"
-    report = json.loads(scores.read_text())
+    report = json.loads(scores.read_text(encoding="utf-8"))
     report["header"]["align"] = "none"
     report["mean"]["flicker"] = 0.1
-    scores.write_text(json.dumps(report))
+    scores.write_text(json.dumps(report), encoding="utf-8")
     with pytest.raises(
         InputError, match="trial-1: was scored with align none, the others with scale: delete the metri"
     ):
@@ -173,7 +173,7 @@ def test_a_trial_that_somebody_scored_otherwise_is_named_and_not_ranked(tmp_path
 
 def changed_base(folder):
     path = folder / "cut" / "base.yaml"
-    path.write_text(path.read_text().replace("steps: 2", "steps: 3"))
+    path.write_text(path.read_text(encoding="utf-8").replace("steps: 2", "steps: 3"), encoding="utf-8")
     return path
 
 
@@ -302,8 +302,8 @@ def test_a_real_trial_is_trained_and_scored(tmp_path, world, monkeypatch, capsys
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 0
-    found = json.loads((tmp_path / "out" / "search.json").read_text())
-    written = json.loads((planned.folder / "metrics.json").read_text())["mean"]
+    found = json.loads((tmp_path / "out" / "search.json").read_text(encoding="utf-8"))
+    written = json.loads((planned.folder / "metrics.json").read_text(encoding="utf-8"))["mean"]
     assert found["trials"]["trial-0"]["scores"] == {"abs_rel": written["abs_rel"]}
     assert f"best: {planned.folder}; {tmp_path / 'out' / 'best.yaml'} trains it again" in capsys.readouterr().out
     # The best config trains what the trial was.

@@ -62,7 +62,7 @@ def test_models_are_measured_side_by_side(tmp_path):
     export_model(net, tmp_path / "net.onnx", to="onnx", **SIZE)
     names = [str(tmp_path / "net"), str(tmp_path / "net.onnx")]
     found = bench(names, **SIZE, threads=1, seconds=0.1, processes=2, device="cpu", out=tmp_path / "bench.json")
-    assert json.loads((tmp_path / "bench.json").read_text()) == found
+    assert json.loads((tmp_path / "bench.json").read_text(encoding="utf-8")) == found
     eager, file = (found["models"][name] for name in names)
     assert found["processes"] == 2
     assert eager["n_calls"] >= 2  # one at least of each

@@ -236,10 +236,10 @@ def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("to", "name", "folder"), [("onnx", "a.onnx", "a.onnx"), ("openvino", "a.xml", "a.bin")])
 def test_a_folder_in_the_place_of_a_file_is_left_as_it_is(tmp_path, to, name, folder):
     (tmp_path / folder).mkdir()
-    (tmp_path / folder / "notes.txt").write_text("of somebody")
+    (tmp_path / folder / "notes.txt").write_text("of somebody", encoding="utf-8")
     with pytest.raises(InputError, match=f"{re.escape(str(folder))} is a folder, and a file is to be written"):
         export_model(Tilted(), tmp_path / name, to=to, height=H, width=W)
-    assert (tmp_path / folder / "notes.txt").read_text() == "of somebody"
+    assert (tmp_path / folder / "notes.txt").read_text(encoding="utf-8") == "of somebody"
 
 
 def test_a_ready_model_is_exported_with_its_licence(tmp_path):

@@ -61,7 +61,7 @@ def test_int8_is_near_and_measured_before_and_after(world, tmp_path, to, last):
     model, suffix = Small(last), {"onnx": "onnx", "openvino": "xml"}[to]
     out = tmp_path / f"small.{suffix}"
     report = export_int8(model, out, to=to, height=H, width=W, data=world, licence="CC0-1.0")
-    assert json.loads(report_path(out).read_text()) == report
+    assert json.loads(report_path(out).read_text(encoding="utf-8")) == report
     export_model(model, tmp_path / f"exact.{suffix}", to=to, height=H, width=W)
     exact, file = ExportedModel(tmp_path / f"exact.{suffix}"), ExportedModel(out)
     assert file.metadata == exact.metadata | {"precision": "int8", "licence": "CC0-1.0"}

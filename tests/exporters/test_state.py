@@ -238,7 +238,7 @@ def test_python_of_the_page_runs(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "steady.onnx").write_bytes(files["running", "onnx"].read_bytes())
     names = {"image": draw(1)[0], "video": draw(4)}
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         exec(compile(block, page.name, "exec"), names)
     np.testing.assert_allclose(names["depth"], eager(RunningMean(), draw(4))[-1], **CLOSE)
 

@@ -42,7 +42,7 @@ class Red(nn.Module):
 def test_the_config_names_the_tensors_of_the_file(tmp_path, model):
     export_model(model, tmp_path / "net.onnx", to="onnx", height=18, width=22)
     folder = write_triton(tmp_path / "net.onnx", tmp_path / "models", "depth")
-    text = (folder / "config.pbtxt").read_text()
+    text = (folder / "config.pbtxt").read_text(encoding="utf-8")
     session = onnxruntime.InferenceSession(str(folder / "1" / "model.onnx"))
     kinds = {"tensor(float)": "FP32", "tensor(int64)": "INT64", "tensor(uint8)": "UINT8", "tensor(double)": "FP64"}
     for tensor in (*session.get_inputs(), *session.get_outputs()):

@@ -147,7 +147,7 @@ def test_the_command_exits_1_when_they_differ_and_writes_what_it_found(folders, 
     assert status == 1
     assert "graph: different" in printed.out
     assert printed.out.endswith("not the same model\n")
-    assert json.loads(out.read_text())["size"] == [48, 64]
+    assert json.loads(out.read_text(encoding="utf-8"))["size"] == [48, 64]
     status, printed = run(folders["before"], "nowhere")
     assert status == 2
     assert "nowhere: no model" in printed.err

@@ -28,7 +28,7 @@ class Interrupted(Exception):
 def write_and_stop(writing):
     """Begin to write into a file or a folder, and be interrupted."""
     with writing as part:
-        (part / "one" if part.is_dir() else part).write_text("half")
+        (part / "one" if part.is_dir() else part).write_text("half", encoding="utf-8")
         raise Interrupted
 
 
@@ -58,9 +58,9 @@ def test_what_windows_refuses_in_a_name_is_refused_there_alone(name, tmp_path):
 def test_a_temporary_name_is_cut_between_letters(letter, tmp_path):
     final = tmp_path / f"a{letter * 80}.txt"
     with new_file(final) as part:
-        part.write_text("new")
+        part.write_text("new", encoding="utf-8")
         assert part.name.startswith(f".a{letter * 30}")
-    assert final.read_text() == "new"
+    assert final.read_text(encoding="utf-8") == "new"
 
 
 def test_a_folder_that_could_not_be_removed_is_removed_by_the_next(tmp_path, monkeypatch):
@@ -78,26 +78,26 @@ def test_a_folder_that_could_not_be_removed_is_removed_by_the_next(tmp_path, mon
 @pytest.mark.skipif(sys.platform != "win32", reason="elsewhere an open file can be replaced")
 def test_a_file_that_somebody_has_open_for_a_moment_is_replaced(tmp_path, monkeypatch):
     final = tmp_path / "x.txt"
-    final.write_text("old")
+    final.write_text("old", encoding="utf-8")
     with final.open() as held:
         with pytest.raises(PermissionError) as refused, new_file(final) as part:
-            part.write_text("newer")
+            part.write_text("newer", encoding="utf-8")
         assert refused.value.filename2 == str(final)
         assert list(tmp_path.iterdir()) == [final]
         monkeypatch.setattr(atomic_writes.time, "sleep", lambda seconds: held.close())
         with new_file(final) as part:
-            part.write_text("new")
-    assert final.read_text() == "new"
+            part.write_text("new", encoding="utf-8")
+    assert final.read_text(encoding="utf-8") == "new"
 
 
 def test_a_file_appears_whole_and_replaces_the_old_one(tmp_path):
     final = tmp_path / "deep" / "x.txt"
     for text in ("old", "new"):
         with new_file(final) as part:
-            part.write_text(text)
+            part.write_text(text, encoding="utf-8")
             assert part.suffix == ".txt"
-            assert not final.exists() or final.read_text() == "old"
-    assert final.read_text() == "new"
+            assert not final.exists() or final.read_text(encoding="utf-8") == "old"
+    assert final.read_text(encoding="utf-8") == "new"
     assert list(final.parent.iterdir()) == [final]
 
 
@@ -105,9 +105,9 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     final, had_name, sync = tmp_path / "x.txt", [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: had_name.append(final.exists()) or sync(file))
     with new_file(final) as part:
-        part.write_text("new")
+        part.write_text("new", encoding="utf-8")
     assert had_name == [False]
-    assert final.read_text() == "new"
+    assert final.read_text(encoding="utf-8") == "new"
 
 
 def fail_as_torch_does(cause):
@@ -141,10 +141,10 @@ def test_other_errors_than_those_of_a_disk_pass(tmp_path, kind):
 
 def test_an_interrupted_file_leaves_the_old_one_and_no_rest(tmp_path):
     final = tmp_path / "x.txt"
-    final.write_text("old")
+    final.write_text("old", encoding="utf-8")
     with pytest.raises(Interrupted):
         write_and_stop(new_file(final))
-    assert final.read_text() == "old"
+    assert final.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [final]
 
 
@@ -163,9 +163,9 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         write_and_stop(new_folder(tmp_path / "a"))
     assert list(tmp_path.iterdir()) == []
     with new_folder(tmp_path / "a") as part:
-        (part / "one").write_text("1")
+        (part / "one").write_text("1", encoding="utf-8")
         assert not (tmp_path / "a").exists()
-    assert (tmp_path / "a" / "one").read_text() == "1"
+    assert (tmp_path / "a" / "one").read_text(encoding="utf-8") == "1"
 
 
 def test_a_folder_that_is_there_is_never_overwritten(tmp_path):
@@ -182,7 +182,7 @@ def test_a_folder_that_is_there_is_never_overwritten(tmp_path):
 def test_a_file_where_a_folder_is_needed_is_named(tmp_path):
     check_folder(tmp_path)
     check_folder(tmp_path / "new" / "below")
-    (tmp_path / "taken").write_text("")
+    (tmp_path / "taken").write_text("", encoding="utf-8")
     for wanted in ("taken", "taken/below/it"):
         with pytest.raises(InputError, match=r"taken is a file, and .* is to be a folder"):
             check_folder(tmp_path / wanted)
@@ -192,6 +192,6 @@ def test_a_folder_where_a_file_is_to_be_is_named(tmp_path):
     check_file(tmp_path / "new" / "found.json")
     with pytest.raises(InputError, match="is a folder, and a file is to be written"):
         check_file(tmp_path)
-    (tmp_path / "taken").write_text("")
+    (tmp_path / "taken").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match="taken is a file"):
         check_file(tmp_path / "taken" / "found.json")

@@ -26,7 +26,7 @@ def most_memory(extra: int) -> Iterator[None]:
     """No more than `extra` bytes of address space above what is taken now."""
     import resource
 
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + extra, before[1]))
     try:

@@ -34,7 +34,7 @@ def replace_by_device(path: Path) -> Path:
 @pytest.fixture
 def sequence(tmp_path):
     (tmp_path / "a" / "rgb").mkdir(parents=True)
-    (tmp_path / "a" / "meta.json").write_text('{"fps": 30}')
+    (tmp_path / "a" / "meta.json").write_text('{"fps": 30}', encoding="utf-8")
     for number in range(2):
         write_png(tmp_path / "a" / "rgb" / f"{number:04d}.png", np.full((6, 8, 3), 9, np.uint8))
     return tmp_path / "a"
@@ -119,4 +119,4 @@ def test_files_and_folders_are_read_as_before(tmp_path):
     with reading(tmp_path, "as a folder"):
         pass
     with pytest.raises(InputError, match=r"as text .*null (byte|character)"), reading(tmp_path / "a\0b", "as text"):
-        (tmp_path / "a\0b").read_text()
+        (tmp_path / "a\0b").read_text(encoding="utf-8")

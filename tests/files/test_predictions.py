@@ -61,7 +61,7 @@ def test_images_are_read_back_to_half_a_step(tmp_path, depth):
     depth[1, 2, 3], depth[1, 2, 4], depth[1, 2, 5] = np.nan, 0.0, 1e-6
     scale, _ = image_scale(0.0, 60.0, "metric")
     folder = write_prediction_images(tmp_path, "a", iter(depth), "metric", depth_scale_m=scale, fps=12.5)
-    assert json.loads((folder / "meta.json").read_text()) == {
+    assert json.loads((folder / "meta.json").read_text(encoding="utf-8")) == {
         "fps": 12.5,
         "depth_scale_m": 0.001,
         "claims": "metric",
@@ -101,7 +101,7 @@ def test_values_about_zero_are_kept_in_images_with_an_offset(tmp_path, depth):
     step, offset = image_scale(low, high, "affine")
     options = {"depth_scale_m": step, "depth_offset": offset, "fps": 10.0}
     folder = write_prediction_images(tmp_path, "a", iter(values), "affine", **options)
-    assert json.loads((folder / "meta.json").read_text())["depth_offset"] == offset
+    assert json.loads((folder / "meta.json").read_text(encoding="utf-8"))["depth_offset"] == offset
     for again in (read_predictions(tmp_path, "a")[0], np.stack(list(open_predictions(tmp_path, "a").read()))):
         np.testing.assert_allclose(again, values, atol=0.51 * step + 1e-6)  # NaN where it was
     assert cv2.imread(str(folder / "depth" / "0001.png"), cv2.IMREAD_UNCHANGED)[2, 3] == 0
@@ -138,7 +138,11 @@ def test_exr_is_read_back_exactly(tmp_path, depth, claims):
     folder = write_prediction_exr(tmp_path, "a", iter(depth), claims, fps=12.5)
     assert folder == tmp_path / "a"
     assert sorted(file.name for file in (folder / "depth").iterdir()) == [f"{i:04d}.exr" for i in range(T)]
-    assert json.loads((folder / "meta.json").read_text()) == {"fps": 12.5, "claims": claims, "filter": "none"}
+    assert json.loads((folder / "meta.json").read_text(encoding="utf-8")) == {
+        "fps": 12.5,
+        "claims": claims,
+        "filter": "none",
+    }
     again, claimed = read_predictions(tmp_path, "a")
     np.testing.assert_array_equal(again, depth)
     assert (again.dtype, claimed) == (np.float32, claims)
@@ -215,7 +219,7 @@ def bare_array(path):
 
 GOOD = np.ones((T, H, W), np.float32)
 BAD_NPZ = {
-    "no npz": (lambda path: path.write_text("hello"), "cannot be read"),
+    "no npz": (lambda path: path.write_text("hello", encoding="utf-8"), "cannot be read"),
     "empty": (lambda path: path.write_bytes(b""), "cannot be read"),
     "truncated": (cut_in_half, "cannot be read"),
     "pickled": (lambda path: path.write_bytes(pickle.dumps(Trap())), "cannot be read"),
@@ -255,8 +259,10 @@ def test_what_is_noted_is_never_unpickled(tmp_path):
 
 def meta(**changes: object):
     def change(folder):
-        values = json.loads((folder / "meta.json").read_text()) | changes
-        (folder / "meta.json").write_text(json.dumps({k: v for k, v in values.items() if v is not ...}))
+        values = json.loads((folder / "meta.json").read_text(encoding="utf-8")) | changes
+        (folder / "meta.json").write_text(
+            json.dumps({k: v for k, v in values.items() if v is not ...}), encoding="utf-8"
+        )
 
     return change
 

@@ -141,7 +141,7 @@ def test_truncated_video_is_named(tmp_path, name, share):
 
 
 def test_what_is_no_video_is_named(tmp_path):
-    (tmp_path / "text.mp4").write_text("hello " * 100)
+    (tmp_path / "text.mp4").write_text("hello " * 100, encoding="utf-8")
     with pytest.raises(InputError, match=r"text\.mp4: cannot be read as video"):
         probe_video(tmp_path / "text.mp4")
     with pytest.raises(InputError, match=r"none\.mp4: cannot be read as video \(No such file"):
@@ -228,7 +228,7 @@ def test_converted_video_is_a_sequence_of_its_frames(tmp_path):
     assert (sequence.n_frames, sequence.fps, sequence.source) == (4, 30.0, "h264.mp4")
     np.testing.assert_array_equal(sequence.read().frames, np.stack(list(read_video(video))[4:8]))
     assert check_data(tmp_path / "data") == []
-    assert set(json.loads((folder / "meta.json").read_text())) == {"fps", "source"}
+    assert set(json.loads((folder / "meta.json").read_text(encoding="utf-8"))) == {"fps", "source"}
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_conversion_refuses_and_leaves_nothing(tmp_path):
     convert_video(video, root, name="a")
     with pytest.raises(InputError, match="exists and is never overwritten"):
         convert_video(video, root, name="a")
-    (tmp_path / "text.mp4").write_text("hello")
+    (tmp_path / "text.mp4").write_text("hello", encoding="utf-8")
     with pytest.raises(InputError, match="cannot be read as video"):
         convert_video(tmp_path / "text.mp4", root, name="b")
     assert [folder.name for folder in root.iterdir()] == ["a"]

@@ -124,7 +124,7 @@ def test_a_training_that_is_killed_goes_on_to_the_same_weights(config, tmp_path,
     folder = config.out.with_suffix(".learning")
     # As many threads as here: with more of them sums are rounded otherwise.
     code = "import sys, torch; torch.set_num_threads(1); import steadydepth; steadydepth.train_filter(sys.argv[1])"
-    (tmp_path / "filter.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    (tmp_path / "filter.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
     with subprocess.Popen([sys.executable, "-c", code, tmp_path / "filter.yaml"], start_new_session=True) as process:
         while not (folder / "checkpoint.pt").is_file():
             assert process.poll() is None
@@ -193,9 +193,9 @@ def test_no_clip_of_further_folders_crosses_a_cut_that_is_noted(config, tmp_path
 
     def note(*cuts):
         index = tmp_path / "packed" / "index.json"
-        noted = json.loads(index.read_text())
+        noted = json.loads(index.read_text(encoding="utf-8"))
         noted["sequences"][0]["cuts"] = cuts
-        index.write_text(json.dumps(noted | {"version": 2}))
+        index.write_text(json.dumps(noted | {"version": 2}), encoding="utf-8")
 
     note(3, 6)
     read = train._read_clips(config)
@@ -210,7 +210,7 @@ def test_no_clip_of_further_folders_crosses_a_cut_that_is_noted(config, tmp_path
 
 def test_the_shipped_recipe_is_read(tmp_path):
     path = tmp_path / "filter.yaml"
-    path.write_text("out: weights.safetensors\nwidht: 3\n")
+    path.write_text("out: weights.safetensors\nwidht: 3\n", encoding="utf-8")
     with pytest.raises(InputError, match="widht: unknown"):
         load_filter_config(path)
 

@@ -43,7 +43,7 @@ def root(tmp_path_factory):
 
 def test_a_tuned_filter_is_a_filter_by_its_folder_and_never_worse_where_it_was_held_back(root, tmp_path):
     found = tune_filter([root / "world", root / "film.mp4"], model=Uneasy(), out=tmp_path / "tuned", batches=3)
-    noted = json.loads((tmp_path / "tuned" / "tuning.json").read_text())
+    noted = json.loads((tmp_path / "tuned" / "tuning.json").read_text(encoding="utf-8"))
     assert noted["videos"] == ["fixed_000008", "film.mp4"]
     assert noted["is_better"] == found.is_better
     assert choose_filter(str(tmp_path / "tuned")).weights == tmp_path / "tuned" / WEIGHTS.name
@@ -51,7 +51,7 @@ def test_a_tuned_filter_is_a_filter_by_its_folder_and_never_worse_where_it_was_h
     differs = [not torch.equal(written[name], shipped[name]) for name in shipped]
     assert all(differs) if found.is_better else not any(differs)
     assert {path.name for path in (tmp_path / "tuned").iterdir()} == {"metrics.jsonl", WEIGHTS.name, "tuning.json"}
-    lines = (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()
+    lines = (tmp_path / "tuned" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
     with pytest.raises(InputError, match="exists and is never overwritten"):
         tune_filter(root / "film.mp4", model=Uneasy(), out=tmp_path / "tuned", batches=1)

@@ -36,7 +36,7 @@ def make_config(world, folder, steps=3, **sections):
 
 def read_log(folder, file="metrics.jsonl"):
     """The lines of a log, but for the times, which are never the same."""
-    lines = [json.loads(line) for line in (folder / file).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / file).read_text(encoding="utf-8").splitlines()]
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 

@@ -109,7 +109,7 @@ class Server:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         until = time.monotonic() + 60
         while time.monotonic() < until:
-            assert self.process.poll() is None, self.log.read_text()
+            assert self.process.poll() is None, self.log.read_text(encoding="utf-8")
             text = self.log.read_bytes()[begin:].decode()
             if found := re.search(r"running on http://127\.0\.0\.1:(\d+)", text):
                 # The next one is where this one was: clients find it again.
@@ -117,7 +117,7 @@ class Server:
                 self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=60)
                 return self.http
             time.sleep(0.02)
-        raise AssertionError(self.log.read_text())
+        raise AssertionError(self.log.read_text(encoding="utf-8"))
 
     def kill(self) -> None:
         self.process.kill()
@@ -134,7 +134,7 @@ class Server:
         found = []
         for path in (self.folder / "jobs").glob("*/pid"):
             with suppress(ProcessLookupError, ValueError):
-                number = int(path.read_text())
+                number = int(path.read_text(encoding="utf-8"))
                 os.kill(number, 0)
                 found.append(number)
         return found

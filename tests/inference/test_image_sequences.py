@@ -118,7 +118,7 @@ def test_names_are_kept_only_where_there_are_any(tmp_path):
     with pytest.raises(InputError, match="two images have one name but for the ending"):
         predict_files(Predictor(Red()), [tmp_path / "twice"], tmp_path / "out", format="png", keep_names=True)
     (tmp_path / "walk" / "rgb").mkdir(parents=True)
-    (tmp_path / "walk" / "meta.json").write_text('{"fps": 10}')
+    (tmp_path / "walk" / "meta.json").write_text('{"fps": 10}', encoding="utf-8")
     cv2.imwrite(str(tmp_path / "walk" / "rgb" / "0000.png"), image)
     with pytest.raises(InputError, match="its frames have no names to keep"):
         predict_files(Predictor(Red()), [tmp_path / "walk"], tmp_path / "out", format="png", keep_names=True)

@@ -239,7 +239,7 @@ def test_unusable_models_and_sources_are_refused(frames, tmp_path):
         Predictor(Brightness(), max_side=0)
     with pytest.raises(InputError, match=r"nothing\.mp4 does not exist"):
         next(Predictor(Brightness()).stream(tmp_path / "nothing.mp4"))
-    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
     with pytest.raises(InputError, match=r"notes\.txt is no image"):
         next(Predictor(Brightness()).stream(tmp_path / "notes.txt"))
 
@@ -273,7 +273,7 @@ def test_prediction_folder_holds_what_the_stream_gives(frames, ramp, tmp_path, f
     assert told[0] == ("photo", 1, 1)
     assert told[-1] == ("film", T, T)
     if format == "png16":
-        meta = json.loads((out / "room" / "meta.json").read_text())
+        meta = json.loads((out / "room" / "meta.json").read_text(encoding="utf-8"))
         noted = {"filter": "none", "format": "png16", "keep_names": False, "max_side": 0}
         assert meta.pop("model")
         assert meta == {"fps": 12.5, "depth_scale_m": 0.001, "claims": "metric", **noted}
@@ -300,7 +300,7 @@ def test_mkv_codes_give_the_depth_back(ramp, tmp_path, claims):
     model = Brightness(claims, offset=-100.0 if claims == "affine" else 1.0)
     written = predict_files(Predictor(model), [tmp_path / "film.mp4"], tmp_path / "out", format="mkv")
     assert [path.name for path in written] == ["film.mkv", "film.json", "film_preview.mp4"]
-    says = json.loads(written[1].read_text())
+    says = json.loads(written[1].read_text(encoding="utf-8"))
     codes = np.stack(list(read_depth_video(written[0])))
     expected = np.stack(list(read_video(tmp_path / "film.mp4")))[..., 0] + model.offset
     assert (says["claims"], says["n_frames"], says["fps"], says["no_value"]) == (claims, T, 10.0, 0)
@@ -332,11 +332,11 @@ def test_inputs_are_never_overwritten(frames, ramp, tmp_path):
     with pytest.raises(InputError, match="room is an input and would be overwritten"):
         predict_files(Predictor(Brightness()), inputs[2:3], tmp_path / "data", format="png16", overwrite=True)
     (tmp_path / "out" / "walk").mkdir(parents=True)
-    (tmp_path / "out" / "walk" / "diary.txt").write_text("mine")
+    (tmp_path / "out" / "walk" / "diary.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="walk is a folder with more than a prediction in it"):
         predict_files(Predictor(Brightness()), inputs[1:2], tmp_path / "out", format="png16", overwrite=True)
     assert inputs[3].read_bytes() == film
-    assert (tmp_path / "out" / "walk" / "diary.txt").read_text() == "mine"
+    assert (tmp_path / "out" / "walk" / "diary.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_failing_inputs_are_named_and_the_others_written(frames, ramp, tmp_path):
@@ -422,7 +422,7 @@ def test_strength_is_applied_and_noted_in_every_format(ramp, tmp_path):
     assert (str(noted["filter"]), float(noted["strength"])) == ("learned", 0.5)
     for format, name in (("png16", "film/meta.json"), ("mkv", "film.json")):
         predict_files(predictor, [tmp_path / "film.mp4"], tmp_path / format, format=format, strength=0.25)
-        meta = json.loads((tmp_path / format / name).read_text())
+        meta = json.loads((tmp_path / format / name).read_text(encoding="utf-8"))
         assert (meta["filter"], meta["strength"]) == ("learned", 0.25)
     with pytest.raises(InputError, match="it is of the filter learned"):
         predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "other", strength=0.5)
@@ -541,10 +541,10 @@ def test_a_run_that_goes_on_replaces_nothing_that_is_not_its_own(frames, tmp_pat
     path, out = save(tmp_path / "a.png", frames[0]), tmp_path / "out"
     out.mkdir()
     for name, format in (("a.mkv", "mkv"), ("a.npz", "npz"), ("a_preview.png", "npz"), ("a.json", "mkv")):
-        (out / name).write_text("precious")
+        (out / name).write_text("precious", encoding="utf-8")
         with pytest.raises(InputError, match=f"{name} is there without the rest of what predict writes"):
             predict_files(Predictor(Brightness()), [path], out, format=format, resume=True)
-        assert (out / name).read_text() == "precious"
+        assert (out / name).read_text(encoding="utf-8") == "precious"
         (out / name).unlink()
     predict_files(Predictor(Brightness()), [path], out, format="mkv")
     (out / "a_preview.png").unlink()
@@ -652,7 +652,7 @@ def test_inputs_of_one_name_are_refused_in_whichever_shards_they_are(frames, tmp
     for shard in ((1, 2), (2, 2)):
         with pytest.raises(InputError, match="would both be written as cam"):
             predict_files(Predictor(Brightness()), inputs, tmp_path / "out", shard=shard)
-    (tmp_path / "x" / "cam.txt").write_text("no image")
+    (tmp_path / "x" / "cam.txt").write_text("no image", encoding="utf-8")
     with pytest.raises(SomeFailedError, match=r"cam\.txt"):
         predict_files(Predictor(Brightness()), [*inputs[:1], tmp_path / "x" / "cam.txt"], tmp_path / "out")
     assert (tmp_path / "out" / "cam.npz").is_file()
@@ -669,7 +669,7 @@ def test_gpu_gives_what_the_cpu_gives(frames):
 
 
 def test_a_file_in_the_place_of_the_folder_is_named_before_anything_is_done(tmp_path):
-    (tmp_path / "out").write_text("mine")
+    (tmp_path / "out").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match=r"out is a file, and .*out is to be a folder"):
         predict_files(Predictor(Brightness()), [tmp_path / "none.png"], tmp_path / "out")
-    assert (tmp_path / "out").read_text() == "mine"
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"

@@ -56,8 +56,8 @@ def test_each_row_is_written_as_predict_writes_it_or_says_why_not(tmp_path, monk
     (tmp_path / "in" / "d.mp4").write_bytes(b"no video")
     (tmp_path / "other").mkdir()
     shutil.copy(tmp_path / "in" / "a.png", tmp_path / "other")
-    (tmp_path / "on_ray.py").write_text(ON_RAY)
-    (tmp_path / "red_plus.py").write_text(FACTORY)
+    (tmp_path / "on_ray.py").write_text(ON_RAY, encoding="utf-8")
+    (tmp_path / "red_plus.py").write_text(FACTORY, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     predictor = load("red_plus:build,claims=metric", device="cpu")
     predict_files(predictor, [tmp_path / "in" / "b.png"], tmp_path / "out")  # at its own size: so it must stay
@@ -67,7 +67,7 @@ def test_each_row_is_written_as_predict_writes_it_or_says_why_not(tmp_path, monk
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
-    first, again, refused = json.loads((tmp_path / "found.json").read_text())
+    first, again, refused = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     names = [[Path(path).name for path in row["written"]] for row in first]
     assert names == [["a.npz", "a_preview.png"], [], ["c.npz", "c_preview.png"], []]
     assert [row["path"] for row in first] == ["in/a.png", "in/b.png", "in/c.png", "in/d.mp4"]

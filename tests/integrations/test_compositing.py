@@ -54,10 +54,10 @@ def test_blender_moves_a_relief_by_the_depth_of_each_frame(shot, tmp_path):
     blender = ["blender", "--background", "--factory-startup", "--python-exit-code", "1"]
     made = [*blender, "--python", FOLDER / "blender_depth.py", "--", shot, tmp_path / "shot.blend"]
     subprocess.run(made, check=True, capture_output=True, timeout=200)
-    (tmp_path / "look.py").write_text(LOOK)
+    (tmp_path / "look.py").write_text(LOOK, encoding="utf-8")
     look = [*blender[:2], tmp_path / "shot.blend", *blender[3:], "--python", tmp_path / "look.py", "--"]
     subprocess.run([*look, tmp_path / "found.json"], check=True, capture_output=True, timeout=200)
-    found = np.array(json.loads((tmp_path / "found.json").read_text()))
+    found = np.array(json.loads((tmp_path / "found.json").read_text(encoding="utf-8")))
     depths = [read_exr(path) for path in sorted(shot.glob("*.exr"))]
     assert len(depths) == 3
     for vertices, depth in zip(found, depths, strict=True):
@@ -69,7 +69,7 @@ def test_blender_moves_a_relief_by_the_depth_of_each_frame(shot, tmp_path):
 
 
 def test_the_script_for_nuke_reads_what_predict_writes(shot):
-    text = (FOLDER / "depth.nk").read_text()
+    text = (FOLDER / "depth.nk").read_text(encoding="utf-8")
     nodes = dict(re.findall(r"^(\w+) \{\n((?: .*\n)+)\}$", text, re.MULTILINE))
     assert list(nodes) == ["Root", "Read", "Shuffle", "Grade", "Viewer"]
     assert text.count("{") == text.count("}") == len(nodes)

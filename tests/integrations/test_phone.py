@@ -20,9 +20,9 @@ def site(tmp_path_factory):
 
     root = tmp_path_factory.mktemp("phone")
     (root / "ort" / "dist").mkdir(parents=True)
-    (root / "ort" / "package.json").write_text('{"name": "onnxruntime-web", "version": "1.2.3"}')
+    (root / "ort" / "package.json").write_text('{"name": "onnxruntime-web", "version": "1.2.3"}', encoding="utf-8")
     for name in web._WASM:
-        (root / "ort" / "dist" / name).write_text("")
+        (root / "ort" / "dist" / name).write_text("", encoding="utf-8")
     network = DepthNet("test_efficientnet", decoder_width=8).eval()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxtyping.config.jaxtyping_disable", True)  # torch.export cannot trace checked functions
@@ -33,7 +33,10 @@ def site(tmp_path_factory):
 @pytest.mark.parametrize("name", ["SteadyDepth.kt", "SteadyDepth.swift"])
 def test_a_sample_names_every_tensor_of_the_files(name, site):
     onnxruntime = pytest.importorskip("onnxruntime")
-    source, about = (HOME / name).read_text(), json.loads((site / "web.json").read_text())
+    source, about = (
+        (HOME / name).read_text(encoding="utf-8"),
+        json.loads((site / "web.json").read_text(encoding="utf-8")),
+    )
     session = onnxruntime.InferenceSession(str(site / "filter.onnx"), providers=["CPUExecutionProvider"])
     inputs = {each.name: each for each in session.get_inputs()}
     state = about["filter_state"]

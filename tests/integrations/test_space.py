@@ -21,8 +21,10 @@ def test_the_app_is_the_page_of_a_model_by_its_name(monkeypatch):
 
 
 def test_its_settings_name_what_is_there():
-    settings = yaml.safe_load((HOME / "README.md").read_text().split("---")[1])
+    settings = yaml.safe_load((HOME / "README.md").read_text(encoding="utf-8").split("---")[1])
     assert (HOME / settings["app_file"]).is_file()
     assert settings["sdk"] == "gradio"
-    (extra,) = re.findall(r"^steadydepth\[(\w+)\]$", (HOME / "requirements.txt").read_text(), re.MULTILINE)
-    assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
+    (extra,) = re.findall(
+        r"^steadydepth\[(\w+)\]$", (HOME / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")

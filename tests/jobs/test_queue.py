@@ -139,7 +139,7 @@ def test_a_job_that_is_killed_and_cancelled_ends_as_one_that_never_was(jobs, fil
     assert steps == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in jobs.curves(job, after=4)] == [5, 6]
     assert sorted(jobs.model_files(job)) == ["config.json", "model.safetensors"]
-    page = jobs.report(job).read_text()
+    page = jobs.report(job).read_text(encoding="utf-8")
     assert "flicker_flow" in page
     assert str(jobs.folder) not in page
 
@@ -200,7 +200,7 @@ def test_a_job_outlives_a_server_that_is_gone_and_the_next_one_finds_it(tmp_path
     run_until(first, job, "running", look=first.curves)
     with pytest.raises(InputError, match="another server works in this folder"):
         Jobs(tmp_path, models=models, limits=QUICK)
-    pid = int((first.of(job) / "pid").read_text())
+    pid = int((first.of(job) / "pid").read_text(encoding="utf-8"))
     os.close(first._own)  # all that is left of a killed server: nothing
     first.store.close()
 
@@ -211,7 +211,7 @@ def test_a_job_outlives_a_server_that_is_gone_and_the_next_one_finds_it(tmp_path
         first.processes.children.pop(first.of(job)).wait(10) == 0
     )  # a killed server is no parent any more; this one still is
     assert job.losses == 0
-    assert int((second.of(job) / "pid").read_text()) == pid
+    assert int((second.of(job) / "pid").read_text(encoding="utf-8")) == pid
     assert second.resolve(f"job:{job.id}") == str(second.of(job) / "run")
     second.note_served(served_name(job))
     with pytest.raises(InputError, match="its model is in service"):
@@ -229,7 +229,7 @@ def test_a_model_is_stabilised_on_videos_without_labels(jobs, files):
     order = {"owner": "ann", "model": "small", "uploads": (upload.id,)}
     job = run_until(jobs, jobs.submit("stabilise", settings={"steps": 6, "max_side": 64}, **order), "finished")
     assert "flicker" in job.message
-    assert "flicker_flow" in jobs.report(job).read_text()
+    assert "flicker_flow" in jobs.report(job).read_text(encoding="utf-8")
     assert not same(weights(jobs, job), load_file(files[0] / "model.safetensors"))
 
 
@@ -240,7 +240,7 @@ def test_a_server_that_stops_has_its_jobs_write_their_checkpoints(tmp_path, file
     job = jobs.submit("train", owner="ann", model="small", uploads=(upload.id,), settings=settings)
     run_until(jobs, job, "running", look=jobs.curves)
     jobs.stop()
-    assert json.loads((jobs.of(job) / "outcome.json").read_text())["state"] == "stopped"
+    assert json.loads((jobs.of(job) / "outcome.json").read_text(encoding="utf-8"))["state"] == "stopped"
     assert (jobs.of(job) / "run" / "checkpoint.pt").is_file()
 
     after = Jobs(tmp_path, models=lambda: {"small": str(files[0])}, limits=QUICK)
@@ -262,7 +262,7 @@ def test_a_job_that_has_just_begun_stops_with_the_server_and_is_not_lost_by_it(t
         process = jobs.processes.children[jobs.of(job)]
         jobs.stop()
         assert process.poll() == 0
-        assert json.loads((jobs.of(job) / "outcome.json").read_text())["state"] == "stopped"
+        assert json.loads((jobs.of(job) / "outcome.json").read_text(encoding="utf-8"))["state"] == "stopped"
         jobs = Jobs(tmp_path, models=lambda: {"small": str(files[0])}, limits=QUICK)
     assert jobs.store.get(Job, job.id).losses == 0
     jobs.stop()
@@ -567,7 +567,7 @@ def test_a_model_is_packed_by_what_is_its_own(jobs, kind, of_model):
     run.mkdir(parents=True)
     others = ["config.yaml", "metrics.json", "README.md", "checkpoint.pt", "notes.txt", "verify.json", ".lock", "a.mp4"]
     for name in (*of_model, *others):
-        (run / name).write_text("x")
+        (run / name).write_text("x", encoding="utf-8")
     assert sorted(jobs.model_files(job)) == sorted(of_model)
     with zipfile.ZipFile(jobs.pack_model(job)) as archive:
         assert sorted(archive.namelist()) == sorted(of_model)

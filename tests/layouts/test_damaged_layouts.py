@@ -14,8 +14,8 @@ def vkitti(tmp_path, write_png_at, write_jpg_at):
     place = tmp_path / "in" / "Scene01" / "clone"
     write_jpg_at(place / "frames/rgb/Camera_0/rgb_00000.jpg", np.full((6, 10, 3), 90, np.uint8))
     write_png_at(place / "frames/depth/Camera_0/depth_00000.png", np.full((6, 10), 700, np.uint16))
-    (place / "intrinsic.txt").write_text("frame cameraID fx fy cx cy\n0 0 725.0 725.0 4.5 2.5\n")
-    (place / "extrinsic.txt").write_text(f"frame cameraID r11 ...\n0 0 {EYE}\n")
+    (place / "intrinsic.txt").write_text("frame cameraID fx fy cx cy\n0 0 725.0 725.0 4.5 2.5\n", encoding="utf-8")
+    (place / "extrinsic.txt").write_text(f"frame cameraID r11 ...\n0 0 {EYE}\n", encoding="utf-8")
     return place
 
 
@@ -44,7 +44,7 @@ def test_a_pose_without_a_direction_is_refused(tmp_path, write_png_at):
     write_png_at(tmp_path / "in/rgb/1.png", np.full((6, 10, 3), 90, np.uint8))
     write_png_at(tmp_path / "in/depth/1.png", np.full((6, 10), 700, np.uint16))
     for name, line in (("rgb", "1.0 rgb/1.png"), ("depth", "1.0 depth/1.png"), ("groundtruth", "1.0 0 0 0 0 0 0 0")):
-        (tmp_path / f"in/{name}.txt").write_text(f"{line}\n")
+        (tmp_path / f"in/{name}.txt").write_text(f"{line}\n", encoding="utf-8")
     with pytest.raises(InputError, match="frame 0: NaN or infinity in its camera or pose"):
         list(convert_layout("tum", tmp_path / "in", tmp_path / "out"))
 
@@ -63,7 +63,7 @@ def test_a_frame_that_is_missing_between_others_parts_the_video(tmp_path, vkitti
         place = vkitti / f"frames/{kind}/Camera_0"
         (place / f"{kind}_00002.{suffix}").write_bytes((place / f"{kind}_00000.{suffix}").read_bytes())
     for name, words in (("intrinsic", "725.0 725.0 4.5 2.5"), ("extrinsic", EYE)):
-        (vkitti / f"{name}.txt").write_text(f"h\n0 0 {words}\n2 0 {words}\n")
+        (vkitti / f"{name}.txt").write_text(f"h\n0 0 {words}\n2 0 {words}\n", encoding="utf-8")
     made = list(convert_layout("vkitti2", tmp_path / "in", tmp_path / "out"))
     assert [len(list((path / "rgb").iterdir())) for path in made] == [1, 1]
 
@@ -76,9 +76,9 @@ def test_a_name_whose_number_is_none_is_another_file(tmp_path, vkitti):
 def test_a_scale_of_replica_without_end_is_refused(tmp_path):
     (tmp_path / "in/room/results").mkdir(parents=True)
     (tmp_path / "in/room/results/frame000000.jpg").touch()
-    (tmp_path / "in/room/traj.txt").write_text(f"{EYE}\n")
+    (tmp_path / "in/room/traj.txt").write_text(f"{EYE}\n", encoding="utf-8")
     for stored, message in (("1e400", "scale inf: "), (f"1{'0' * 400}", "cannot be read as a camera with fx, fy")):
         camera = f'{{"camera": {{"fx": 1, "fy": 1, "cx": 0, "cy": 0, "scale": {stored}}}}}'
-        (tmp_path / "in/cam_params.json").write_text(camera)
+        (tmp_path / "in/cam_params.json").write_text(camera, encoding="utf-8")
         with pytest.raises(InputError, match=rf"cam_params\.json: {message}"):
             list(convert_layout("replica", tmp_path / "in", tmp_path / "out"))

@@ -43,16 +43,19 @@ def write_kitti(write_png_at):
         projection = np.column_stack((scene.K, scene.K @ shifts[2]))
         day.mkdir(parents=True)
         (day / "calib_cam_to_cam.txt").write_text(
-            "calib_time: 09-Jan-2012 13:57:47\n" + line("R_rect_00", rectify) + line("P_rect_02", projection)
+            "calib_time: 09-Jan-2012 13:57:47\n" + line("R_rect_00", rectify) + line("P_rect_02", projection),
+            encoding="utf-8",
         )
-        (day / "calib_velo_to_cam.txt").write_text(line("R", velo_turn) + line("T", shifts[0]))
-        (day / "calib_imu_to_velo.txt").write_text(line("R", imu_turn) + line("T", shifts[1]))
+        (day / "calib_velo_to_cam.txt").write_text(line("R", velo_turn) + line("T", shifts[0]), encoding="utf-8")
+        (day / "calib_imu_to_velo.txt").write_text(line("R", imu_turn) + line("T", shifts[1]), encoding="utf-8")
         (day / drive / "oxts" / "data").mkdir(parents=True)
         # The first pose fixes the world; seen from it the camera's poses are inv(first) @ pose.
         for i, number in enumerate(numbers):
             write_png_at(day / drive / "image_02" / "data" / f"{number:010d}.png", scene.frames[i])
             imu = scene.poses[i] @ chain
-            (day / drive / "oxts" / "data" / f"{number:010d}.txt").write_text(oxts(imu, 49.01, 8.4) + "\n")
+            (day / drive / "oxts" / "data" / f"{number:010d}.txt").write_text(
+                oxts(imu, 49.01, 8.4) + "\n", encoding="utf-8"
+            )
         for i in labelled:
             place = root / "train" / drive / "proj_depth" / "groundtruth" / "image_02"
             write_png_at(place / f"{numbers[i]:010d}.png", np.rint(scene.depth[i] * 256).astype(np.uint16))
@@ -93,8 +96,8 @@ def write_vkitti(write_png_at, write_jpg_at):
                 intrinsic.append(f"{i} {other} {K[0, 0]} {K[1, 1]} {K[0, 2]} {K[1, 2]}")
                 pose = world_to_camera if other == camera else np.eye(4)
                 extrinsic.append(f"{i} {other} " + " ".join(f"{number:.9f}" for number in pose.ravel()))
-        (frames.parent / "intrinsic.txt").write_text("\n".join(intrinsic) + "\n")
-        (frames.parent / "extrinsic.txt").write_text("\n".join(extrinsic) + "\n")
+        (frames.parent / "intrinsic.txt").write_text("\n".join(intrinsic) + "\n", encoding="utf-8")
+        (frames.parent / "extrinsic.txt").write_text("\n".join(extrinsic) + "\n", encoding="utf-8")
 
     return write
 

@@ -24,8 +24,10 @@ def write_scannet(place, n_frames=6):
     for number in range(n_frames):
         cv2.imwrite(str(place / "color" / f"{number}.jpg"), np.full((48, 64, 3), 40 * number + 20, np.uint8))
         cv2.imwrite(str(place / "depth" / f"{number}.png"), np.full((24, 32), 2000, np.uint16))
-        (place / "pose" / f"{number}.txt").write_text(POSE)
-    (place / "intrinsic/intrinsic_depth.txt").write_text("577 0 319 0\n0 578 239 0\n0 0 1 0\n0 0 0 1\n")
+        (place / "pose" / f"{number}.txt").write_text(POSE, encoding="utf-8")
+    (place / "intrinsic/intrinsic_depth.txt").write_text(
+        "577 0 319 0\n0 578 239 0\n0 0 1 0\n0 0 0 1\n", encoding="utf-8"
+    )
     return place
 
 
@@ -50,7 +52,7 @@ SPLIT = {"scene0001_00_00000": 2, "scene0001_00_00002": 3, "scene0002_00": 6}
 
 @pytest.mark.parametrize("word", ["-inf", "nan", "-1.#INF", "1.#QNAN00", "-1.#IND", "0"])
 def test_lost_tracking_in_the_words_of_every_exporter_begins_a_sequence(tmp_path, scenes, word):
-    (scenes / "pose/2.txt").write_text("\n".join([" ".join([word] * 4)] * 4) + "\n")
+    (scenes / "pose/2.txt").write_text("\n".join([" ".join([word] * 4)] * 4) + "\n", encoding="utf-8")
     assert convert(tmp_path) == (SPLIT, "")
 
 
@@ -58,7 +60,7 @@ def test_lost_tracking_in_the_words_of_every_exporter_begins_a_sequence(tmp_path
     ("damage", "words"),
     [
         (lambda path: path.unlink(), "is not there, and belongs to the recording"),
-        (lambda path: path.write_text(""), "cannot be read as numbers"),
+        (lambda path: path.write_text("", encoding="utf-8"), "cannot be read as numbers"),
     ],
 )
 def test_a_pose_that_cannot_be_read_is_a_gap_and_named(tmp_path, scenes, damage, words):
@@ -92,7 +94,7 @@ def test_a_bad_frame_is_a_gap_and_the_same_command_goes_on(tmp_path, scenes):
 
 
 def test_a_bad_scene_is_named_and_the_next_ones_are_written(tmp_path, scenes):
-    (scenes / "intrinsic/intrinsic_depth.txt").write_text("577 0")
+    (scenes / "intrinsic/intrinsic_depth.txt").write_text("577 0", encoding="utf-8")
     made, said = convert(tmp_path)
     assert made == {"scene0002_00": 6}
     assert "intrinsic_depth.txt: has 2 numbers a line; there are 4" in said
@@ -144,7 +146,9 @@ def write_hypersim(root, focal_px):
     detail = scene / "_detail/cam_00"
     for folder in (previews, geometry, detail):
         folder.mkdir(parents=True)
-    (scene / "_detail/metadata_scene.csv").write_text("parameter_name,parameter_value\nmeters_per_asset_unit,0.02\n")
+    (scene / "_detail/metadata_scene.csv").write_text(
+        "parameter_name,parameter_value\nmeters_per_asset_unit,0.02\n", encoding="utf-8"
+    )
     y, x = np.mgrid[:96, :128]
     distance = 3 * np.sqrt((x - 63.5) ** 2 + (y - 47.5) ** 2 + focal_px**2) / focal_px
     cv2.imwrite(str(previews / "frame.0000.tonemap.jpg"), np.full((96, 128, 3), 100, np.uint8))
@@ -166,7 +170,7 @@ def test_a_scene_of_hypersim_has_the_camera_that_its_authors_publish(tmp_path, c
     else:
         line |= {"M_proj_00": focal_px / 64, "M_proj_02": 0.0, "M_proj_11": focal_px / 48, "M_proj_12": 0.0}
     if columns != "none":
-        with (tmp_path / "in/metadata_camera_parameters.csv").open("w") as file:
+        with (tmp_path / "in/metadata_camera_parameters.csv").open("w", encoding="utf-8") as file:
             writer = csv.DictWriter(file, line)
             writer.writeheader()
             writer.writerow(line)

@@ -26,7 +26,7 @@ def files(tmp_path, write_png_at):
 
 def test_a_csv_of_pairs_becomes_sequences_and_images(tmp_path, files):
     lines = ["image,depth,scale,sequence,fps", "0.png,0_depth.png,0.001,walk,25", "1.png,,0.001,walk,25", "2.png,,,,"]
-    (tmp_path / "in" / "list.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "in" / "list.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     walk, image = convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out")
     assert (walk.name, image.name) == ("walk", "list_000003")
     sequence = open_sequence(walk)
@@ -38,7 +38,7 @@ def test_a_csv_of_pairs_becomes_sequences_and_images(tmp_path, files):
 
 def test_json_lines_with_other_formats_of_depth(tmp_path, files):
     lines = [{"image": f"{i}.png", "depth": f"{i}_depth.npy", "sequence": "a"} for i in (2, 0)]
-    (tmp_path / "in" / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "in" / "list.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     (folder,) = convert_layout("pairs", tmp_path / "in" / "list.jsonl", tmp_path / "out")
     assert open_sequence(folder).read().depth[:, 0, 0].tolist() == [4, 2]
 
@@ -54,7 +54,7 @@ def test_json_lines_with_other_formats_of_depth(tmp_path, files):
     ],
 )
 def test_mistakes_of_a_list_are_named_and_nothing_is_half_written(tmp_path, files, text, message):
-    (tmp_path / "in" / "list.csv").write_text(text)
+    (tmp_path / "in" / "list.csv").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         list(convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out"))
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
@@ -63,7 +63,7 @@ def test_mistakes_of_a_list_are_named_and_nothing_is_half_written(tmp_path, file
 
 @pytest.mark.parametrize(("scale", "side"), [("1", "beyond 2e"), ("0.00001", "within 0.02 m")])
 def test_a_wrong_unit_is_caught_by_the_check(tmp_path, files, scale, side):
-    (tmp_path / "in" / "list.csv").write_text(f"image,depth,scale\n0.png,0_depth.png,{scale}\n")
+    (tmp_path / "in" / "list.csv").write_text(f"image,depth,scale\n0.png,0_depth.png,{scale}\n", encoding="utf-8")
     list(convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out"))
     (fault,) = check_data(tmp_path / "out")
     assert side in fault
@@ -72,14 +72,14 @@ def test_a_wrong_unit_is_caught_by_the_check(tmp_path, files, scale, side):
 
 def test_depth_in_a_unit_that_cannot_be_is_said(tmp_path, files, caplog):
     np.save(tmp_path / "in" / "0_depth.npy", np.full((H, W), 2500.0))  # millimetres that pass for metres
-    (tmp_path / "in" / "list.csv").write_text("image,depth\n0.png,0_depth.npy\n")
+    (tmp_path / "in" / "list.csv").write_text("image,depth\n0.png,0_depth.npy\n", encoding="utf-8")
     (folder,) = convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out")
     assert "half of the depth is beyond 500 m (its median is 2500 m): check `scale`" in caplog.text
     np.testing.assert_allclose(open_sequence(folder).read().depth, 2500, rtol=1e-5)
 
 
 def test_a_conversion_goes_on_where_it_was_cut(tmp_path, files):
-    (tmp_path / "in" / "list.csv").write_text("image,sequence\n0.png,a\n1.png,b\n2.png,b\n")
+    (tmp_path / "in" / "list.csv").write_text("image,sequence\n0.png,a\n1.png,b\n2.png,b\n", encoding="utf-8")
     made = convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out")
     next(made)
     made.close()
@@ -119,7 +119,7 @@ def test_an_unknown_layout_names_those_there_are(tmp_path):
 def test_the_step_of_float_depth_fits_it(tmp_path, files, caplog, depth, kept):
     depth = depth.reshape(H, W).astype(np.float32)
     np.save(tmp_path / "in" / "d.npy", depth)
-    (tmp_path / "in" / "list.csv").write_text("image,depth\n0.png,d.npy\n")
+    (tmp_path / "in" / "list.csv").write_text("image,depth\n0.png,d.npy\n", encoding="utf-8")
     (folder,) = convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out")
     read = open_sequence(folder).read().depth[0]
     assert (read > 0).mean() == pytest.approx(kept)
@@ -131,7 +131,7 @@ def test_the_step_of_float_depth_fits_it(tmp_path, files, caplog, depth, kept):
 def test_what_renderers_write_for_no_surface_costs_the_rest_nothing(tmp_path, files, none):
     depth = np.linspace(1, 4, H * W).reshape(H, W).astype(np.float32)
     np.save(tmp_path / "in" / "d.npy", np.where(depth > 2, np.float32(none), depth))
-    (tmp_path / "in" / "list.csv").write_text("image,depth\n0.png,d.npy\n")
+    (tmp_path / "in" / "list.csv").write_text("image,depth\n0.png,d.npy\n", encoding="utf-8")
     (folder,) = convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out")
     read = open_sequence(folder).read().depth[0]
     np.testing.assert_allclose(read, np.where(depth > 2, 0, depth), atol=6e-4)
@@ -161,7 +161,7 @@ def test_lists_as_editors_and_spreadsheets_write_them(tmp_path, files, name):
 
 def test_one_line_that_cannot_be_read_costs_the_others_nothing(tmp_path, files):
     lines = ["image,depth,scale", "0.png,0_depth.png,0.001", "none.png,,", "2.png,2_depth.png,"]
-    (tmp_path / "in" / "list.csv").write_text("\n".join(lines))
+    (tmp_path / "in" / "list.csv").write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(SomeFailedError, match=r"2 input.s. failed, 1 written") as raised:
         list(convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out"))
     assert [path.name for path in raised.value.written] == ["list_000001"]
@@ -170,6 +170,6 @@ def test_one_line_that_cannot_be_read_costs_the_others_nothing(tmp_path, files):
 
 
 def test_a_line_split_at_the_wrong_places_is_a_file_that_is_not_there(tmp_path):
-    (tmp_path / "list.csv").write_text(f"image\n{'0.png|' * 100}\n")
+    (tmp_path / "list.csv").write_text(f"image\n{'0.png|' * 100}\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"cannot be read \(File name too long\)"):
         list(convert_layout("pairs", tmp_path / "list.csv", tmp_path / "out"))

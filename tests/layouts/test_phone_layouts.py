@@ -50,12 +50,12 @@ def test_arkitscenes_is_written_upright_with_poses_between_those_given(
         write_png_at(place / "lowres_depth" / f"41_{time + 0.001:.3f}.png", millimetres(depth[i]))
         lens = place / "lowres_wide_intrinsics" / f"41_{time - 0.001:.3f}.pincam"
         lens.parent.mkdir(exist_ok=True)
-        lens.write_text(f"{w} {h} {camera[0, 0]} {camera[1, 1]} {camera[0, 2]} {camera[1, 2]}\n")
+        lens.write_text(f"{w} {h} {camera[0, 0]} {camera[1, 1]} {camera[0, 2]} {camera[1, 2]}\n", encoding="utf-8")
         to_camera = np.linalg.inv(poses[i])
         line = [time, *cv2.Rodrigues(to_camera[:3, :3])[0].ravel(), *to_camera[:3, 3]]
         # The times of these three are not quite even; what lies between two poses is.
         lines.append(" ".join(f"{number:.12g}" for number in line))
-    (place / "lowres_wide.traj").write_text("\n".join(lines) + "\n")
+    (place / "lowres_wide.traj").write_text("\n".join(lines) + "\n", encoding="utf-8")
     root = place if not middle else tmp_path / "in"
     (made,) = convert_layout("arkitscenes", root, tmp_path / "out")
     assert made.name == "41"
@@ -79,12 +79,12 @@ def test_arkitscenes_interpolates_poses_and_leaves_out_what_is_far_from_any(tmp_
     for time in times:
         write_png_at(place / "lowres_wide" / f"7_{time:.3f}.png", np.full((8, 12, 3), 100, np.uint8))
         (place / "lowres_wide_intrinsics").mkdir(exist_ok=True)
-        (place / "lowres_wide_intrinsics" / f"7_{time:.3f}.pincam").write_text("12 8 10 10 6 4")
+        (place / "lowres_wide_intrinsics" / f"7_{time:.3f}.pincam").write_text("12 8 10 10 6 4", encoding="utf-8")
     lines = []
     for time in (0.1, 0.2, 0.303):
         to_camera = np.linalg.inv(pose(time))
         lines.append(" ".join(map(str, [time, *cv2.Rodrigues(to_camera[:3, :3])[0].ravel(), *to_camera[:3, 3]])))
-    (place / "lowres_wide.traj").write_text("\n".join(lines))
+    (place / "lowres_wide.traj").write_text("\n".join(lines), encoding="utf-8")
     (made,) = convert_layout("arkitscenes", tmp_path / "in", tmp_path / "out", split="Validation")
     sequence = open_sequence(made)
     expected = np.stack([pose(time) for time in (0.1, 0.15, 0.2, 0.3)])
@@ -97,10 +97,10 @@ def test_arkitscenes_interpolates_poses_and_leaves_out_what_is_far_from_any(tmp_
 def test_arkitscenes_without_cameras_is_named_and_the_rest_is_done(tmp_path, write_png_at):
     for name in ("1", "2"):
         write_png_at(tmp_path / "in" / name / "lowres_wide" / f"{name}_0.500.png", np.full((8, 12, 3), 9, np.uint8))
-        (tmp_path / "in" / name / "lowres_wide.traj").write_text("0.5 1.57 0 0 0 0 0\n")
+        (tmp_path / "in" / name / "lowres_wide.traj").write_text("0.5 1.57 0 0 0 0 0\n", encoding="utf-8")
     lens = tmp_path / "in/2/lowres_wide_intrinsics"
     lens.mkdir()
-    (lens / "2_0.500.pincam").write_text("12 8 10 10 6 4")
+    (lens / "2_0.500.pincam").write_text("12 8 10 10 6 4", encoding="utf-8")
     with pytest.raises(SomeFailedError, match=r"in/1: no images in lowres_wide, or no camera") as raised:
         list(convert_layout("arkitscenes", tmp_path / "in", tmp_path / "out"))
     assert [path.name for path in raised.value.written] == ["2"]
@@ -125,8 +125,8 @@ def write_stray(place, frames, depth, camera, poses, *, confidence=None):
         cv2.imwrite(str(place / f"confidence/{i:06d}.png"), levels)
         numbers = [100 + i / 60, *pose[:3, 3], *quaternion(pose[:3, :3])]
         lines.append(f"{numbers[0]}, {i:06d}, " + ", ".join(map(str, numbers[1:])))
-    (place / "odometry.csv").write_text("\n".join(lines))
-    (place / "camera_matrix.csv").write_text("\n".join(", ".join(map(str, row)) for row in camera))
+    (place / "odometry.csv").write_text("\n".join(lines), encoding="utf-8")
+    (place / "camera_matrix.csv").write_text("\n".join(", ".join(map(str, row)) for row in camera), encoding="utf-8")
 
 
 @pytest.mark.parametrize("quarters", [0, 1, 2])
@@ -153,8 +153,8 @@ def test_stray_scanner_does_not_trust_low_confidence_and_splits_at_a_pause(tmp_p
     levels[:, 20:] = 0
     place = tmp_path / "in"
     write_stray(place, frames, depth, camera, poses, confidence=levels)
-    odometry = (place / "odometry.csv").read_text()
-    (place / "odometry.csv").write_text(odometry.replace(f"{100 + 2 / 60}, ", "107.5, "))
+    odometry = (place / "odometry.csv").read_text(encoding="utf-8")
+    (place / "odometry.csv").write_text(odometry.replace(f"{100 + 2 / 60}, ", "107.5, "), encoding="utf-8")
     (place / "depth/000001.png").unlink()
     first, second = convert_layout("stray_scanner", place, tmp_path / "out")
     assert (first.name, second.name) == ("in_00000", "in_00002")
@@ -194,7 +194,9 @@ def test_stray_scanner_refuses_a_video_that_is_not_of_its_odometry(tmp_path, mak
 def test_a_damaged_file_of_stray_scanner_is_named(tmp_path, make_scene, file, text, message):
     scene = make_scene(K, h=32, w=44)
     write_stray(tmp_path / "in", *as_stored(scene, UPRIGHT_Y, 0))
-    (tmp_path / "in" / file).write_text(text.replace("{head}", "timestamp, frame, x, y, z, qx, qy, qz, qw"))
+    (tmp_path / "in" / file).write_text(
+        text.replace("{head}", "timestamp, frame, x, y, z, qx, qy, qz, qw"), encoding="utf-8"
+    )
     with pytest.raises(InputError, match=message):
         list(convert_layout("stray_scanner", tmp_path / "in", tmp_path / "out"))
 
@@ -212,9 +214,9 @@ def test_a_damaged_file_of_arkitscenes_is_named(tmp_path, write_png_at, file, te
     place = tmp_path / "in/7"
     write_png_at(place / "lowres_wide/7_0.500.png", np.full((8, 12, 3), 9, np.uint8))
     (place / "lowres_wide_intrinsics").mkdir()
-    (place / "lowres_wide_intrinsics/7_0.500.pincam").write_text("12 8 10 10 6 4")
-    (place / "lowres_wide.traj").write_text("0.5 1.57 0 0 0 0 0\n")
-    (place / file).write_text(text)
+    (place / "lowres_wide_intrinsics/7_0.500.pincam").write_text("12 8 10 10 6 4", encoding="utf-8")
+    (place / "lowres_wide.traj").write_text("0.5 1.57 0 0 0 0 0\n", encoding="utf-8")
+    (place / file).write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         list(convert_layout("arkitscenes", tmp_path / "in", tmp_path / "out"))
 

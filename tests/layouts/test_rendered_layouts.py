@@ -68,7 +68,7 @@ def test_tartanair_is_turned_from_ned_to_opencv(tmp_path, make_scene, write_png_
         np.save(place / "depth_left" / f"{i:06d}_left_depth.npy", depth)
         pose = ned @ scene.poses[i] @ np.linalg.inv(ned)
         lines.append(" ".join(f"{number:.9f}" for number in [*pose[:3, 3], *quaternion(pose[:3, :3])]))
-    (place / "pose_left.txt").write_text("\n".join(lines) + "\n")
+    (place / "pose_left.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder,) = convert_layout("tartanair", tmp_path / "in", tmp_path / "out", split="Hard")
     assert folder.name == "office_Hard_P003"
     clip = open_sequence(folder).read()
@@ -93,7 +93,7 @@ def test_hypersim_distance_becomes_planar_depth(tmp_path, make_scene, write_jpg_
     write_h5(place / "_detail" / "cam_00" / "camera_keyframe_positions.hdf5", "dataset", scene.poses[:, :3, 3] / metres)
     write_h5(place / "_detail" / "cam_00" / "camera_keyframe_orientations.hdf5", "dataset", turns)
     (place / "_detail" / "metadata_scene.csv").write_text(
-        f"parameter_name,parameter_value\nmeters_per_asset_unit,{metres}\n"
+        f"parameter_name,parameter_value\nmeters_per_asset_unit,{metres}\n", encoding="utf-8"
     )
     (folder,) = convert_layout("hypersim", tmp_path / "in", tmp_path / "out")
     assert folder.name == "ai_001_001_cam_00"
@@ -120,8 +120,8 @@ def test_spring_disparity_becomes_depth(tmp_path, make_scene, write_png_at, asse
         intrinsics.append("40 40 21.5 16")
         extrinsics.append(" ".join(f"{number:.9f}" for number in np.linalg.inv(scene.poses[i]).ravel()))
     (place / "cam_data").mkdir()
-    (place / "cam_data" / "intrinsics.txt").write_text("\n".join(intrinsics))
-    (place / "cam_data" / "extrinsics.txt").write_text("\n".join(extrinsics))
+    (place / "cam_data" / "intrinsics.txt").write_text("\n".join(intrinsics), encoding="utf-8")
+    (place / "cam_data" / "extrinsics.txt").write_text("\n".join(extrinsics), encoding="utf-8")
     (folder,) = convert_layout("spring", tmp_path / "in", tmp_path / "out")
     assert folder.name == "spring_0007"
     assert_same(folder, scene, step_m=0.002)
@@ -149,9 +149,11 @@ def test_replica_as_nice_slam_renders_it(tmp_path, make_scene, assert_same, writ
     for i, frame in enumerate(scene.frames):
         write_jpg_at(place / f"results/frame{i:06d}.jpg", frame)
         write_png_at(place / f"results/depth{i:06d}.png", np.rint(scale * scene.depth[i]).astype(np.uint16))
-    (place / "traj.txt").write_text("\n".join(" ".join(map(repr, map(float, p.ravel()))) for p in scene.poses))
+    (place / "traj.txt").write_text(
+        "\n".join(" ".join(map(repr, map(float, p.ravel()))) for p in scene.poses), encoding="utf-8"
+    )
     camera = {"w": 45, "h": 31, "fx": 40.0, "fy": 40.0, "cx": 21.5, "cy": 16.0, "scale": scale}
-    (place.parent / "cam_params.json").write_text(json.dumps({"camera": camera}))
+    (place.parent / "cam_params.json").write_text(json.dumps({"camera": camera}), encoding="utf-8")
     (made,) = convert_layout("replica", place.parent, tmp_path / "out")
     assert made.name == "room0"
     assert_same(made, scene, step_m=1 / scale, exact_frames=False)
@@ -167,10 +169,10 @@ def test_replica_names_a_camera_that_is_none_and_poses_that_are_missing(tmp_path
     for name in ("a", "b"):
         for i in range(2):
             write_jpg_at(tmp_path / f"in/{name}/results/frame{i:06d}.jpg", np.full((8, 8, 3), 9, np.uint8))
-        (tmp_path / "in" / name / "traj.txt").write_text(" ".join(map(str, np.eye(4).ravel())) + "\n")
-    (tmp_path / "in/a/cam_params.json").write_text('{"camera": {"fx": 1}}')
+        (tmp_path / "in" / name / "traj.txt").write_text(" ".join(map(str, np.eye(4).ravel())) + "\n", encoding="utf-8")
+    (tmp_path / "in/a/cam_params.json").write_text('{"camera": {"fx": 1}}', encoding="utf-8")
     with pytest.raises(InputError, match=r"(?s)b.traj\.txt: 1 poses for frames to 1"):
         list(convert_layout("replica", tmp_path / "in", tmp_path / "out"))
-    (tmp_path / "in/a/traj.txt").write_text((" ".join(map(str, np.eye(4).ravel())) + "\n") * 2)
+    (tmp_path / "in/a/traj.txt").write_text((" ".join(map(str, np.eye(4).ravel())) + "\n") * 2, encoding="utf-8")
     with pytest.raises(InputError, match=r"(?s)a.cam_params\.json: cannot be read as a camera with fx"):
         list(convert_layout("replica", tmp_path / "in", tmp_path / "out"))

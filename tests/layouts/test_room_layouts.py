@@ -102,7 +102,7 @@ def test_scannet_colour_takes_the_size_of_depth_and_lost_tracking_ends_a_sequenc
         write_jpg_at(place / "color" / f"{number}.jpg", flat)
         write_png_at(place / "depth" / f"{number}.png", np.rint(scene.depth[i] * 1000).astype(np.uint16))
         np.savetxt(place / "pose" / f"{number}.txt", scene.poses[i] if number != 3 else np.full((4, 4), -np.inf))
-    (tmp_path / "in" / "scannetv2_val.txt").write_text("scene0000_01\nscene0999_00\n")
+    (tmp_path / "in" / "scannetv2_val.txt").write_text("scene0000_01\nscene0999_00\n", encoding="utf-8")
     whole, rest = convert_layout("scannet", tmp_path / "in", tmp_path / "out", split="val")
     assert (whole.name, rest.name) == ("scene0000_01_00000", "scene0000_01_00003")
     assert_same(whole, scene, step_m=0.001, exact_frames=False)

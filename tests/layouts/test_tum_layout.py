@@ -31,7 +31,7 @@ def write_tum(write_png_at, quaternion):
             numbers = [*pose[:3, 3], *quaternion(pose[:3, :3])]
             lines.append(f"{pose_times[i]:.4f} " + " ".join(f"{number:.9f}" for number in numbers))
         for name, text in (("rgb", rgb), ("depth", depth), ("groundtruth", lines)):
-            (folder / f"{name}.txt").write_text("\n".join(text) + "\n")
+            (folder / f"{name}.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
 
     return write
 
@@ -73,9 +73,9 @@ def test_a_gap_in_time_begins_a_new_sequence(tmp_path, make_scene, write_tum):
 
 def test_images_without_depth_stay_and_images_without_a_pose_do_not(tmp_path, make_scene, write_tum):
     write_tum(tmp_path / "walk", make_scene(TUM_K), [0.0, 0.033, 0.066, 0.1])
-    (tmp_path / "walk" / "depth.txt").write_text("0.034 depth/0.037000.png\n")
-    lines = (tmp_path / "walk" / "groundtruth.txt").read_text().splitlines()
-    (tmp_path / "walk" / "groundtruth.txt").write_text("\n".join(lines[:4]))
+    (tmp_path / "walk" / "depth.txt").write_text("0.034 depth/0.037000.png\n", encoding="utf-8")
+    lines = (tmp_path / "walk" / "groundtruth.txt").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "walk" / "groundtruth.txt").write_text("\n".join(lines[:4]), encoding="utf-8")
     (folder,) = convert_layout("tum", tmp_path, tmp_path / "out")
     sequence = open_sequence(folder)
     assert (sequence.n_frames, list(sequence.labels["depth"])) == (3, [1])
@@ -90,10 +90,10 @@ def test_nearest_by_hand():
 
 def test_lists_that_climb_out_or_run_backwards_are_refused(tmp_path, make_scene, write_tum):
     write_tum(tmp_path / "walk", make_scene(TUM_K), [0.0, 0.033, 0.066])
-    (tmp_path / "walk" / "rgb.txt").write_text("0.0 ../../secret.png\n")
+    (tmp_path / "walk" / "rgb.txt").write_text("0.0 ../../secret.png\n", encoding="utf-8")
     with pytest.raises(InputError, match="outside its folder"):
         list(convert_layout("tum", tmp_path, tmp_path / "out"))
-    (tmp_path / "walk" / "rgb.txt").write_text("1.0 rgb/a.png\n0.5 rgb/b.png\n")
+    (tmp_path / "walk" / "rgb.txt").write_text("1.0 rgb/a.png\n0.5 rgb/b.png\n", encoding="utf-8")
     with pytest.raises(InputError, match="out of order"):
         list(convert_layout("tum", tmp_path, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -119,7 +119,7 @@ def test_lists_written_on_windows_are_the_same_lists(tmp_path, make_scene, write
     shutil.copytree(tmp_path / "plain", tmp_path / "windows")
     for name in ("rgb", "depth", "groundtruth"):
         path = tmp_path / "windows" / f"{name}.txt"
-        text = path.read_text().replace(f" {name}/", f" {name}\\")
+        text = path.read_text(encoding="utf-8").replace(f" {name}/", f" {name}\\")
         path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode() + b"\r\n")
     plain, windows = (open_sequence(path).read() for path in convert_layout("tum", tmp_path, tmp_path / "out"))
     for name in ("frames", "depth", "K", "cam_to_world"):

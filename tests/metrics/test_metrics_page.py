@@ -8,7 +8,7 @@ import torch
 
 from steadydepth.metrics.protocols import METRICS, PROTOCOLS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
 
 
 def test_the_example_runs_and_is_right(capsys):

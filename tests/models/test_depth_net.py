@@ -44,7 +44,7 @@ def test_every_weight_gets_a_gradient(model):
 def test_saved_and_loaded_it_says_the_same(model, tmp_path):
     save_model(model, tmp_path / "model")
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
-    assert json.loads((tmp_path / "model" / "config.json").read_text())["decoder_width"] == 16
+    assert json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))["decoder_width"] == 16
     torch.testing.assert_close(load_model(tmp_path / "model")(FRAMES), model(FRAMES), rtol=0, atol=0)
 
 

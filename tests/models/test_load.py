@@ -106,7 +106,7 @@ def test_a_network_comes_back_with_its_keys_and_says_the_same(own, tmp_path):
     save_model(model, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "steadydepth.json"]
     declared = {"factory": own, "claims": "scale", "multiple": 8}
-    assert json.loads((tmp_path / "steadydepth.json").read_text()) == declared
+    assert json.loads((tmp_path / "steadydepth.json").read_text(encoding="utf-8")) == declared
     network = build()
     network.load_state_dict(read_weights(tmp_path / "model.safetensors"), strict=True)
     again = load_model(tmp_path)
@@ -172,7 +172,7 @@ def test_what_is_declared_beside_our_own_models_must_be_true(model, tmp_path):
     assert load_model(f"{tmp_path},claims=metric").claims == "metric"
     with pytest.raises(InputError, match="was trained as metric"):
         load_model(tmp_path, "disparity")
-    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match=r"config\.json: damaged"):
         load_model(tmp_path)
 
@@ -226,13 +226,13 @@ def test_weights_that_were_cut_anywhere_are_told_in_words(tmp_path, is_zip):
 @pytest.mark.parametrize("config", ['{"encoder": null}', '{"decoder_width": 3}', '{"max_depth": -1}', "[" * 9999])
 def test_a_config_that_makes_no_network_is_told_with_the_name_of_its_folder(model, tmp_path, config):
     save_model(model, tmp_path)
-    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "config.json").write_text(config, encoding="utf-8")
     with pytest.raises(InputError, match=rf"{re.escape(str(tmp_path))}: .*damaged"):
         load_model(tmp_path)
 
 
 @pytest.mark.parametrize("size", ["[null, 8]", '["a", 8]', "[8]", "1e400"])
 def test_a_size_beside_a_model_that_is_none_is_refused(tmp_path, size):
-    (tmp_path / "steadydepth.json").write_text(f'{{"claims": "metric", "size": {size}}}')
+    (tmp_path / "steadydepth.json").write_text(f'{{"claims": "metric", "size": {size}}}', encoding="utf-8")
     with pytest.raises(InputError, match=r"size=.*: it is HEIGHTxWIDTH"):
         load_model(tmp_path)

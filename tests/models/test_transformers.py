@@ -87,7 +87,7 @@ def test_one_step_lowers_the_target_and_transformers_alone_loads_what_is_saved(s
     files = {path.name for path in folder.iterdir()}
     assert {path.name for path in tmp_path.iterdir()} == files | {"steadydepth.json"}
     assert (tmp_path / "preprocessor_config.json").read_bytes() == (folder / "preprocessor_config.json").read_bytes()
-    assert json.loads((tmp_path / "steadydepth.json").read_text()) == {"claims": model.claims}
+    assert json.loads((tmp_path / "steadydepth.json").read_text(encoding="utf-8")) == {"claims": model.claims}
 
 
 def test_gradients_reach_the_frames_through_the_processor(depth_anything):
@@ -119,8 +119,10 @@ def test_what_nobody_has_said_is_asked_for(depth_anything, tmp_path):
         config.save_pretrained(tmp_path)
         with pytest.raises(InputError, match=asked):
             load_model(tmp_path)
-    config = json.loads((depth_anything / "config.json").read_text()) | {"depth_estimation_type": "unheard of"}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    config = json.loads((depth_anything / "config.json").read_text(encoding="utf-8")) | {
+        "depth_estimation_type": "unheard of"
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(InputError, match=r"transformers cannot load it: .*depth_estimation_type must be one of"):
         load_model(tmp_path)
 

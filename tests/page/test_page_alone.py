@@ -135,7 +135,7 @@ def test_the_filter_of_the_page_is_that_of_the_graph_in_python(browser, page_of,
     folder = page_of(model)
     found, filtered = shown_by(browser, folder, write_images(tmp_path, clip.frames))
     session = runtime.InferenceSession(str(folder / "filter.onnx"), providers=["CPUExecutionProvider"])
-    about = json.loads((folder / "web.json").read_text())
+    about = json.loads((folder / "web.json").read_text(encoding="utf-8"))
     assert about["strength"] == STRENGTH
     strength = np.array([STRENGTH], np.float32)
     state = {name: np.zeros(each["shape"], each["dtype"]) for name, each in about["filter_state"].items()}
@@ -244,5 +244,5 @@ def test_the_folder_is_complete_and_names_its_licences(page_of, model):
     names = {path.name for path in folder.iterdir()}
     assert {"index.html", "main.js", "live.js", "worker.js", "model.onnx", "filter.onnx", "web.json"} <= names
     assert not names & {"server.js", "jobs.js", "tus.js"}
-    assert "Microsoft" in (folder / "LICENCES.txt").read_text()
-    assert 'data-runs="browser"' in (folder / "index.html").read_text()
+    assert "Microsoft" in (folder / "LICENCES.txt").read_text(encoding="utf-8")
+    assert 'data-runs="browser"' in (folder / "index.html").read_text(encoding="utf-8")

@@ -208,7 +208,7 @@ def test_nothing_comes_from_elsewhere_and_the_policy_is_kept(browser, red):
         page.wait_for_selector("html[data-ready=yes]")
         assert asked
         assert all(url.startswith((red.url, "blob:", "data:")) for url in asked)
-    text = "".join(path.read_text() for path in page_files().values())
+    text = "".join(path.read_text(encoding="utf-8") for path in page_files().values())
     places = {part.split('"')[0] for part in text.split("http")[1:]}
     assert places <= {"://www.w3.org/2000/svg", "-equiv=", "", "s."} | {part for part in places if part.startswith("(")}
     assert "innerHTML" not in text

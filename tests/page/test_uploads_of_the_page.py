@@ -60,8 +60,8 @@ console.log(JSON.stringify({ keys, asked, shown, error, isWhole, kept: store.get
 def send(tmp_path):
     for name in ("tus.js", "server.js"):
         (tmp_path / name).write_bytes((files("steadydepth.page") / name).read_bytes())
-    (tmp_path / "package.json").write_text('{"type": "module"}')
-    (tmp_path / "send.js").write_text(PROGRAM)
+    (tmp_path / "package.json").write_text('{"type": "module"}', encoding="utf-8")
+    (tmp_path / "send.js").write_text(PROGRAM, encoding="utf-8")
 
     def run(known=0, gone=False, **failing):
         given = json.dumps({"failing": failing, "known": known, "gone": gone})

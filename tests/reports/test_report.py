@@ -78,14 +78,14 @@ def runs(world, model, tmp_path):
         folder = tmp_path / "runs" / name
         save_model(model, folder)
         report = report_of(world, folder, abs_rel=abs_rel, flicker=4.0, **more)
-        (folder / "metrics.json").write_text(json.dumps(report))
+        (folder / "metrics.json").write_text(json.dumps(report), encoding="utf-8")
         log = [{"step": step, "absolute": 1 / step, "relative": 0.1} for step in (1, 2)]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
     return tmp_path / "runs"
 
 
 def test_the_page_shows_all_that_the_evaluations_hold_and_loads_nothing(runs):
-    page = write_report([runs]).read_text()
+    page = write_report([runs]).read_text(encoding="utf-8")
     for title in ("accuracy and flicker", "accuracy and sre", "absolute loss", "relative loss"):
         assert f'aria-label="{title}"' in page
     assert "plain + ema" in page
@@ -108,8 +108,8 @@ def test_what_verify_found_stands_on_the_page(runs):
     found = verify(str(runs / "plain"), str(runs / "steady"), rounds=1)
     operators = found["graph"]["operators"]
     found["parameters"]["different"] = ["head.bias: only before"]
-    (runs / "verify.json").write_text(json.dumps(found))
-    page = write_report([runs]).read_text()
+    (runs / "verify.json").write_text(json.dumps(found), encoding="utf-8")
+    page = write_report([runs]).read_text(encoding="utf-8")
     cost = page[page.index("Cost to run") :]
     assert f"<th>{runs / 'steady'} after {runs / 'plain'}</th>" in cost
     assert re.search(rf"<td>graph</td>.*?same <small>\({operators} operators\)", cost, re.DOTALL)
@@ -120,8 +120,12 @@ def test_runs_under_way_have_one_page_of_the_curves_so_far(tmp_path):
     for name, steps in (("plain", 3), ("steady", 2), ("begun", 0)):
         (tmp_path / name).mkdir()
         lines = [json.dumps({"step": step, "absolute": 1 / step, "relative": None}) for step in range(1, steps + 1)]
-        (tmp_path / name / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines) + '{"step": 9, "abs')
-    page = write_report([tmp_path / name for name in ("plain", "steady", "begun")], tmp_path / "page.html").read_text()
+        (tmp_path / name / "metrics.jsonl").write_text(
+            "".join(f"{line}\n" for line in lines) + '{"step": 9, "abs', encoding="utf-8"
+        )
+    page = write_report([tmp_path / name for name in ("plain", "steady", "begun")], tmp_path / "page.html").read_text(
+        encoding="utf-8"
+    )
     assert page.count("<svg") == 1
     assert "absolute loss" in page
     assert "relative loss" not in page
@@ -129,7 +133,7 @@ def test_runs_under_way_have_one_page_of_the_curves_so_far(tmp_path):
 
 
 def test_an_evaluation_of_old_without_curves_controls_and_intervals_has_a_page(runs):
-    page = write_report([runs / "steady"]).read_text()
+    page = write_report([runs / "steady"]).read_text(encoding="utf-8")
     assert 'aria-label="accuracy and flicker"' in page
     assert "error of each frame" not in page
     assert "By length" not in page
@@ -139,38 +143,38 @@ def test_an_evaluation_of_old_without_curves_controls_and_intervals_has_a_page(r
 def test_runs_of_one_name_are_told_apart_by_the_folder_above(runs, tmp_path):
     (tmp_path / "more").mkdir()
     (runs / "plain").rename(tmp_path / "more" / "steady")
-    page = write_report([runs, tmp_path / "more"]).read_text()
+    page = write_report([runs, tmp_path / "more"]).read_text(encoding="utf-8")
     assert "<th>runs/steady</th>" in page
     assert "<th>more/steady</th>" in page
 
 
 def test_runs_of_two_folders_of_one_name_are_all_shown(runs, tmp_path):
     shutil.copytree(runs, tmp_path / "tuesday" / "runs")
-    page = write_report([runs, tmp_path / "tuesday" / "runs"]).read_text()
+    page = write_report([runs, tmp_path / "tuesday" / "runs"]).read_text(encoding="utf-8")
     assert "<th>tuesday/runs/steady</th>" in page
     assert f"<th>{tmp_path.name}/runs/steady</th>" in page
 
 
 def test_what_differs_between_evaluations_is_said_with_whose_it_is(runs):
     file = runs / "steady" / "metrics.json"
-    report = json.loads(file.read_text())
+    report = json.loads(file.read_text(encoding="utf-8"))
     report["header"] |= {"align": "disparity", "filter": "ema"}
-    file.write_text(json.dumps(report))
-    page = write_report([runs]).read_text()
+    file.write_text(json.dumps(report), encoding="utf-8")
+    page = write_report([runs]).read_text(encoding="utf-8")
     assert "align none (plain), disparity (steady)" in page
     assert "filter ema (steady)" in page
     assert "protocol plain" in page
 
 
 def test_a_broken_metrics_json_is_named(runs):
-    (runs / "plain" / "metrics.json").write_text("{")
+    (runs / "plain" / "metrics.json").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match=r"plain.metrics\.json: cannot be read"):
         write_report([runs])
 
 
 def test_what_verify_did_not_write_is_named(runs):
     for content in ("{", "[]", '{"after": "a", "before": "b", "parameters": {}}', '{"after": "a"}'):
-        (runs / "verify.json").write_text(content)
+        (runs / "verify.json").write_text(content, encoding="utf-8")
         with pytest.raises(InputError, match=r"verify\.json: cannot be read as what steadydepth verify wrote"):
             write_report([runs])
 
@@ -182,10 +186,10 @@ def test_the_hub_is_not_asked_for_the_model_of_a_run_that_has_moved(runs, monkey
     monkeypatch.setattr("huggingface_hub.snapshot_download", ask)
     monkeypatch.chdir(tmp_path)
     for name in ("plain", "steady"):
-        report = json.loads((runs / name / "metrics.json").read_text())
+        report = json.loads((runs / name / "metrics.json").read_text(encoding="utf-8"))
         report["header"]["model"] = f"elsewhere/{name}"
-        (runs / name / "metrics.json").write_text(json.dumps(report))
-    page = write_report([runs]).read_text()
+        (runs / name / "metrics.json").write_text(json.dumps(report), encoding="utf-8")
+    page = write_report([runs]).read_text(encoding="utf-8")
     assert "<td>abs_rel</td>" in page
     assert "flicker shows as stripes" not in page
 
@@ -276,13 +280,13 @@ def test_a_damaged_clip_costs_the_page_its_images_alone(world, tmp_path, caplog)
     data, out = shutil.copytree(world, tmp_path / "data"), tmp_path / "theirs"
     for name in CLIPS:
         write_predictions(tmp_path / "stored", name, open_sequence(data / name).read().depth, "metric")
-    (data / CLIPS[0] / "meta.json").write_text("{")
+    (data / CLIPS[0] / "meta.json").write_text("{", encoding="utf-8")
     assert list(evaluate(tmp_path / "stored", data, out=out, controls=False)["failed"]) == [CLIPS[0]]
-    page = write_report([out]).read_text()
+    page = write_report([out]).read_text(encoding="utf-8")
     assert f"<h3>{CLIPS[1]}</h3>" in page
     assert not caplog.text.count("no images")
-    (data / CLIPS[1] / "meta.json").write_text("{")  # since it was scored
-    page = write_report([out]).read_text()
+    (data / CLIPS[1] / "meta.json").write_text("{", encoding="utf-8")  # since it was scored
+    page = write_report([out]).read_text(encoding="utf-8")
     assert "<td>abs_rel</td>" in page
     assert f"<h3>{CLIPS[1]}</h3>" not in page
     assert f"no images of {data}: " in caplog.text
@@ -315,7 +319,7 @@ def test_the_page_of_stored_predictions_has_images_of_the_clips_they_are_for(wor
     write_predictions(tmp_path / "stored", CLIPS[1], 1.1 * open_sequence(world / CLIPS[1]).read().depth, "metric")
     evaluate(tmp_path / "stored", world, out=evaluated, controls=False)
     moving_image = evaluated / "flicker.webp"
-    page = write_report([evaluated]).read_text()
+    page = write_report([evaluated]).read_text(encoding="utf-8")
     assert f"<h3>{CLIPS[1]}</h3>" in page
     assert f"<h3>{CLIPS[0]}</h3>" not in page
     assert page.count("Error |ln d - ln g|") == page.count("flicker shows as stripes") == 1
@@ -327,9 +331,9 @@ def test_the_page_of_stored_predictions_has_images_of_the_clips_they_are_for(wor
 
 def test_each_kind_of_camera_has_its_own_intervals(runs):
     file = runs / "plain" / "metrics.json"
-    report = json.loads(file.read_text()) | {"interval_fixed": {"abs_rel": [0.15, 0.25]}}
-    file.write_text(json.dumps(report))
-    page = write_report([runs]).read_text()
+    report = json.loads(file.read_text(encoding="utf-8")) | {"interval_fixed": {"abs_rel": [0.15, 0.25]}}
+    file.write_text(json.dumps(report), encoding="utf-8")
+    page = write_report([runs]).read_text(encoding="utf-8")
     assert re.search(r"Fixed camera.*0\.22 <small>\[0\.15, 0\.25\]</small>", page, re.DOTALL)
 
 

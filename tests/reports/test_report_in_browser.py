@@ -17,7 +17,9 @@ def file(tmp_path_factory):
     clip = view_clip("kitchen", {"input": image, "steady": image}, "data:,")
     section = Section("data", "1 clip", [Table("All clips", ["plain", "steady"], rows)], [clip])
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(render_page("title", [section], curves=draw_curves({"plain": LOG, "steady": LOG})))
+    path.write_text(
+        render_page("title", [section], curves=draw_curves({"plain": LOG, "steady": LOG})), encoding="utf-8"
+    )
     return path
 
 

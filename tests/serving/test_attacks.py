@@ -158,8 +158,8 @@ def test_too_many_requests_of_one_client_wait_and_others_do_not(tmp_path):
 def test_the_file_of_tokens_holds_no_token_and_only_its_owner_reads_it(tmp_path):
     path = tmp_path / "tokens.json"
     first, second = new_token(path, "camera"), new_token(path, "boss", ("train", "admin"))
-    assert first not in path.read_text()
-    assert second not in path.read_text()
+    assert first not in path.read_text(encoding="utf-8")
+    assert second not in path.read_text(encoding="utf-8")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     tokens = Tokens(path)
     assert tokens.find(first).may("predict")
@@ -184,7 +184,7 @@ def test_the_file_of_tokens_holds_no_token_and_only_its_owner_reads_it(tmp_path)
     ],
 )
 def test_a_damaged_file_of_tokens_opens_no_server(tmp_path, content, message):
-    (tmp_path / "tokens").write_text(content)
+    (tmp_path / "tokens").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         create_app(Settings(model="missing", tokens=tmp_path / "tokens"))
 

@@ -515,9 +515,9 @@ def test_the_command_makes_tokens_and_says_what_is_missing(tmp_path, monkeypatch
     assert made.exit_code == 0
     token = made.output.strip()
     assert len(token) == 43
-    assert token not in Path("tokens.json").read_text()
+    assert token not in Path("tokens.json").read_text(encoding="utf-8")
     assert Tokens(Path("tokens.json")).find(token).scopes == {"predict", "train"}
-    Path("no.pem").write_text("nothing")
+    Path("no.pem").write_text("nothing", encoding="utf-8")
     taken = socket.create_server(("127.0.0.1", 0))
     make_model(Path("small"))
     for words, message in (

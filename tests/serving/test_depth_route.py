@@ -220,7 +220,7 @@ def test_a_failure_tells_the_client_a_number_and_the_log_the_rest(caplog):
 def test_the_audit_log_has_a_line_for_each_request(http, served):
     http.get("/nowhere\n{}?token=secret".replace("\n", "%0A"))
     for _ in range(500):  # it is written when the answer has gone
-        lines = [json.loads(line) for line in served.app.state.settings.audit.read_text().splitlines()]
+        lines = [json.loads(line) for line in served.app.state.settings.audit.read_text(encoding="utf-8").splitlines()]
         last = lines[-1]
         if last["path"] == "/nowhere\n{}":
             break

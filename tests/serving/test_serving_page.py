@@ -13,7 +13,7 @@ from steadydepth.files.video_write import write_video
 from steadydepth.serving.settings import Limits
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "serving.md").read_text()
+PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 
 
 def test_its_python_runs(tmp_path, monkeypatch, capsys):

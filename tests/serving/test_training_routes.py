@@ -304,7 +304,7 @@ def test_a_ticket_opens_one_job_and_only_an_admin_changes_the_model(guarded):
         job = Job(number, "train", number, "ann", 1.0, "model", state="failed", ended=2.0)
         jobs.store.add(job)
         jobs.of(job).mkdir()
-        (jobs.of(job) / "report.html").write_text(f"report of {number}")
+        (jobs.of(job) / "report.html").write_text(f"report of {number}", encoding="utf-8")
     ticket = http.post("/v1/jobs/aa/ticket", headers=of["ann"]).json()["ticket"]
     assert http.post("/v1/jobs/aa/ticket", headers=of["bob"]).status_code == 404
     assert http.get(f"/v1/jobs/aa/report?ticket={ticket}").text == "report of aa"

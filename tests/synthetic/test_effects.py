@@ -157,7 +157,7 @@ def test_a_world_with_extras_follows_from_its_seeds_and_says_what_it_is(images, 
 
 
 def test_what_cannot_be_added_is_refused(tmp_path):
-    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "notes.txt").write_text("no image", encoding="utf-8")
     with pytest.raises(InputError, match="no image for textures"):
         Extras(textures=tmp_path)
     with pytest.raises(InputError, match="compress 52: a constant rate factor"):

@@ -21,7 +21,7 @@ def meshes(tmp_path_factory):
     """A tetrahedron, and in a folder below a ball of 80 triangles."""
     folder = tmp_path_factory.mktemp("meshes")
     corners = "v 0 2 0\nv 1 0 1\nv -1 0 1\nv 0 0 -1\n"
-    (folder / "tetrahedron.obj").write_text(corners + "f 1 2 3\nf 1 3 4\nf 1 4 2\nf 2 4 3\n")
+    (folder / "tetrahedron.obj").write_text(corners + "f 1 2 3\nf 1 3 4\nf 1 4 2\nf 2 4 3\n", encoding="utf-8")
     (folder / "deeper").mkdir()
     trimesh.creation.icosphere(subdivisions=1, radius=3.0).export(folder / "deeper" / "ball.ply")
     return folder

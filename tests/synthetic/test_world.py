@@ -131,7 +131,7 @@ def test_an_interrupted_world_goes_on_and_keeps_what_is_there(tmp_path):
     assert [path.name for path in paths] == ["fixed_000000", "moving_000001"]
     assert [path.name for path in made] == ["moving_000001"]
     assert (tmp_path / "fixed_000000" / "meta.json").stat().st_mtime_ns == before
-    assert json.loads((tmp_path / "moving_000001" / "meta.json").read_text())["fixed_camera"] is False
+    assert json.loads((tmp_path / "moving_000001" / "meta.json").read_text(encoding="utf-8"))["fixed_camera"] is False
 
 
 @pytest.mark.parametrize("frames", [1])

@@ -134,7 +134,7 @@ def test_a_closed_folder_says_what_to_do(tmp_path, monkeypatch):
 
 def test_what_a_killed_process_had_begun_to_write_is_deleted_and_nothing_else(tmp_path):
     save_checkpoint({"step": 1}, tmp_path)
-    (tmp_path / "notes.part.pt").write_text("mine")
+    (tmp_path / "notes.part.pt").write_text("mine", encoding="utf-8")
     (tmp_path / ".checkpoint.0a1b2c3d.part.pt").write_bytes(b"half")
     for folder in (tmp_path, tmp_path / "best"):
         (folder / ".model-x1").mkdir(parents=True)

@@ -35,7 +35,7 @@ def make_config(world, folder, steps=4, **sections):
 
 
 def _train_as(rank, world_size, port, config, log, number=None, step=0):
-    sys.stderr = log.open("a", buffering=1)
+    sys.stderr = log.open("a", buffering=1, encoding="utf-8")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
@@ -77,7 +77,7 @@ def start(config, log, hit=()):
 def finish(processes, log):
     for process in processes:
         process.join(120)
-    assert [process.exitcode for process in processes] == [0] * len(processes), log.read_text()
+    assert [process.exitcode for process in processes] == [0] * len(processes), log.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def uncut(world, tmp_path_factory):
     """A run of two processes that nothing has cut."""
     folder = tmp_path_factory.mktemp("uncut")
     finish(start(make_config(world, folder / "run", steps=6), folder / "log"), folder / "log")
-    return folder / "run", (folder / "log").read_text()
+    return folder / "run", (folder / "log").read_text(encoding="utf-8")
 
 
 def close(one):
@@ -111,7 +111,7 @@ def lose(config, log, victim, step):
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [-signal.SIGKILL if rank == victim else 1 for rank in (0, 1)]
-    assert "another process of this run was lost" in log.read_text()
+    assert "another process of this run was lost" in log.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("victim", "step"), [(0, 3), (1, 4)])
@@ -119,7 +119,7 @@ def test_a_run_whose_process_was_killed_goes_on_as_if_it_had_not_been(world, tmp
     config, log = make_config(world, tmp_path / "run", steps=6), tmp_path / "log"
     lose(config, log, victim, step)
     finish(start(config, log), log)
-    assert "going on after step" in log.read_text()
+    assert "going on after step" in log.read_text(encoding="utf-8")
     assert read_log(tmp_path / "run") == read_log(uncut[0])
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (uncut[0] / "model.safetensors").read_bytes()
 
@@ -128,7 +128,7 @@ def test_another_number_of_processes_goes_on_with_the_same_clips(world, tmp_path
     config, log = make_config(world, tmp_path / "run", steps=6), tmp_path / "log"
     # Asked in one process, both stop after the same step.
     finish(start(config, log, hit=(1, signal.SIGTERM, 2)), log)
-    assert "stopped after step 3 as asked" in log.read_text()
+    assert "stopped after step 3 as asked" in log.read_text(encoding="utf-8")
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 3
     assert not (tmp_path / "run" / "model.safetensors").exists()
     train(config)
@@ -154,10 +154,10 @@ def test_sharded_weights_are_saved_complete(world, tmp_path, uncut):
 
 def test_torchrun_asked_to_stop_leaves_a_checkpoint_of_all_processes(world, tmp_path):
     config, log = make_config(world, tmp_path / "run", steps=500), tmp_path / "log"
-    (tmp_path / "run.yaml").write_text(dump_config(config))
+    (tmp_path / "run.yaml").write_text(dump_config(config), encoding="utf-8")
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
     words += [f"--master-port={free_port()}", "-m", "steadydepth", "train", "-c", str(tmp_path / "run.yaml")]
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         launcher = subprocess.Popen(words, stdout=file, stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"})
     path = tmp_path / "run" / "metrics.jsonl"
     try:
@@ -169,7 +169,9 @@ def test_torchrun_asked_to_stop_leaves_a_checkpoint_of_all_processes(world, tmp_
         launcher.kill()
         launcher.wait()
     stopped_after = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"]
-    assert f"stopped after step {stopped_after} as asked; the same command goes on from there" in log.read_text()
+    assert f"stopped after step {stopped_after} as asked; the same command goes on from there" in log.read_text(
+        encoding="utf-8"
+    )
     assert len(read_log(tmp_path / "run")) == stopped_after < 500
-    assert "2 process(es) on cpu" in log.read_text()
+    assert "2 process(es) on cpu" in log.read_text(encoding="utf-8")
     assert not (tmp_path / "run" / "model.safetensors").exists()

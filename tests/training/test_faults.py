@@ -155,9 +155,9 @@ def test_lines_of_steps_that_are_taken_again_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     keep_lines_until(path, 3)
     assert not path.exists()
-    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st', encoding="utf-8")
     keep_lines_until(path, 2)
-    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert path.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 2}\n'
 
 
 @pytest.mark.parametrize("line", [b"\0\0\0", b"\xff", b"[]", b'{"step": null}', b"{}", b""])
@@ -265,7 +265,7 @@ def test_folders_of_another_user_are_refused_with_what_to_do(world, monkeypatch,
     with tempfile.TemporaryDirectory() as place:
         run = Path(place) / "runs" / "run"
         shutil.copytree(world, Path(place) / "world")
-        (Path(place) / "run.yaml").write_text(dump_config(make_config(Path(place) / "world", run)))
+        (Path(place) / "run.yaml").write_text(dump_config(make_config(Path(place) / "world", run)), encoding="utf-8")
         run.parent.mkdir()
         for name in (".", "world", "runs"):
             (Path(place) / name).chmod(0o700 if name == closed else 0o777)

@@ -83,10 +83,10 @@ def test_a_network_of_ones_own_is_trained_and_comes_back(world, tmp_path, toy, c
     assert sorted(after) == sorted(before)
     assert [key for key in before if torch.equal(after[key], before[key])] == ["spare.weight", "spare.bias"]
     assert load_model(folder).claims == "scale"
-    card = (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text(encoding="utf-8")
     assert "library_name: steadydepth" in card
     assert "It claims `scale`" in card
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert lines[-1]["absolute"] < lines[0]["absolute"]
 
 
@@ -130,7 +130,7 @@ def test_a_run_of_a_transformers_model_cut_and_resumed_equals_one_never_cut(worl
     resumed = train(config)
     assert (uncut / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     assert (resumed / "preprocessor_config.json").is_file()
-    assert "library_name: transformers" in (resumed / "README.md").read_text()
+    assert "library_name: transformers" in (resumed / "README.md").read_text(encoding="utf-8")
 
 
 def test_what_is_seen_to_be_wrong_stops_before_the_first_step(world, tmp_path, toy):

@@ -21,17 +21,17 @@ GOOD = '{"step": 5}\n{"step": 10, "x": 1}\n'
 )
 def test_the_last_step_is_that_of_the_last_complete_line(tmp_path, text, step):
     path = tmp_path / "metrics.jsonl"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     assert last_step(path) == step
 
 
 def test_lines_after_a_step_are_dropped_as_they_are_and_a_damaged_one_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text(GOOD + '{"step":15}\n{"step": 20')
+    path.write_text(GOOD + '{"step":15}\n{"step": 20', encoding="utf-8")
     assert [line["step"] for line in read_log(path)] == [5, 10, 15]
     keep_lines_until(path, 10)
     assert path.read_bytes() == GOOD.encode()  # no line ends of another system
-    path.write_text(GOOD + "\0\0\n")
+    path.write_text(GOOD + "\0\0\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"metrics\.jsonl: line 3 is damaged"):
         keep_lines_until(path, 10)
-    assert path.read_text() == GOOD + "\0\0\n"
+    assert path.read_text(encoding="utf-8") == GOOD + "\0\0\n"

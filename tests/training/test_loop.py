@@ -117,7 +117,7 @@ def test_a_finished_run_is_left_as_it_is(world, tmp_path):
 
 
 def test_a_run_starts_from_the_path_of_its_config(world, tmp_path):
-    (tmp_path / "run.yaml").write_text(dump_config(make_config(world, tmp_path / "run", steps=1)))
+    (tmp_path / "run.yaml").write_text(dump_config(make_config(world, tmp_path / "run", steps=1)), encoding="utf-8")
     assert train(str(tmp_path / "run.yaml")) == tmp_path / "run"
     assert len(read_log(tmp_path / "run")) == 1
 

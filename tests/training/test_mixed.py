@@ -36,7 +36,9 @@ def folders(world, tmp_path_factory):
             source = world / "moving_000004" / kind / f"{frame:04d}.png"
             shutil.copy(source, root / "photos" / name / kind / "0000.png")
         scale = open_sequence(world / "moving_000004").depth_scale_m
-        (root / "photos" / name / "meta.json").write_text(json.dumps({"fps": 1, "depth_scale_m": scale}))
+        (root / "photos" / name / "meta.json").write_text(
+            json.dumps({"fps": 1, "depth_scale_m": scale}), encoding="utf-8"
+        )
     (root / "videos").mkdir()
     write_video(root / "videos" / "walk.mp4", open_sequence(world / "fixed_000003").read().frames, fps=15.0)
     return root

@@ -28,12 +28,12 @@ run: {folder: %s, device: cpu}
 def run(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / "mine"
     path = folder.with_suffix(".yaml")
-    path.write_text(CONFIG % (world, folder))
+    path.write_text(CONFIG % (world, folder), encoding="utf-8")
     return train(load_config(path))
 
 
 def test_the_card_of_a_run_says_its_data_claims_and_command(run, world):
-    _, head, body = (run / "README.md").read_text().split("---\n", 2)
+    _, head, body = (run / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     assert yaml.safe_load(head)["library_name"] == "steadydepth"
     assert "license" not in yaml.safe_load(head)
     assert "It claims `metric`: metres" in body
@@ -44,7 +44,7 @@ def test_the_card_of_a_run_says_its_data_claims_and_command(run, world):
 
 def test_the_card_has_the_scores_of_this_model_and_of_no_other(run, world):
     report = evaluate(load_model(str(run)), world, out=run, controls=False, model_name=str(run))
-    body = write_card(run, licence="mit").read_text()
+    body = write_card(run, licence="mit").read_text(encoding="utf-8")
     found = re.search(r"\| abs_rel \|.*\| lower \| ([\d.]+) \|", body)
     assert found is not None
     assert float(found[1]) == pytest.approx(report["mean"]["abs_rel"], rel=1e-2)
@@ -52,29 +52,29 @@ def test_the_card_has_the_scores_of_this_model_and_of_no_other(run, world):
     assert "Accuracy and temporal consistency" in body
     assert "| edge_gain |" in body
     other = report | {"header": report["header"] | {"model": "runs/other"}}
-    (run / "metrics.json").write_text(json.dumps(other))
-    assert "| abs_rel |" not in write_card(run).read_text()
+    (run / "metrics.json").write_text(json.dumps(other), encoding="utf-8")
+    assert "| abs_rel |" not in write_card(run).read_text(encoding="utf-8")
     filtered = report | {"header": report["header"] | {"filter": "ema"}}
-    (run / "metrics.json").write_text(json.dumps(filtered))
-    assert "| abs_rel |" not in write_card(run).read_text()
+    (run / "metrics.json").write_text(json.dumps(filtered), encoding="utf-8")
+    assert "| abs_rel |" not in write_card(run).read_text(encoding="utf-8")
     nothing = report | {"mean": dict.fromkeys(report["mean"])}  # of single frames without a label
-    (run / "metrics.json").write_text(json.dumps(nothing))
-    assert "Accuracy and temporal consistency" not in write_card(run).read_text()
+    (run / "metrics.json").write_text(json.dumps(nothing), encoding="utf-8")
+    assert "Accuracy and temporal consistency" not in write_card(run).read_text(encoding="utf-8")
     (run / "metrics.json").unlink()
 
 
 def test_a_finished_run_that_is_started_again_keeps_its_card_and_a_new_card_its_licence(run):
     card = write_card(run, licence="mit")
-    card.write_text(f"{card.read_text()}\nOf my own.\n")
-    before = card.read_text()
+    card.write_text(f"{card.read_text(encoding='utf-8')}\nOf my own.\n", encoding="utf-8")
+    before = card.read_text(encoding="utf-8")
     train(load_config(run / "config.yaml"))
-    assert card.read_text() == before
-    anew = write_card(run).read_text()
+    assert card.read_text(encoding="utf-8") == before
+    anew = write_card(run).read_text(encoding="utf-8")
     assert "license: mit" in anew
     assert "Licence of these weights: mit." in anew
     card.unlink()
     train(load_config(run / "config.yaml"))
-    assert "license" not in yaml.safe_load(card.read_text().split("---\n")[1])
+    assert "license" not in yaml.safe_load(card.read_text(encoding="utf-8").split("---\n")[1])
 
 
 def test_the_hub_gets_the_model_and_its_card_but_not_the_state(run, monkeypatch):
@@ -102,7 +102,7 @@ def test_the_hub_gets_the_model_and_its_card_but_not_the_state(run, monkeypatch)
         "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
     }  # fmt: skip
     for name in its_own:
-        (run / name).write_text('{"claims": "metric"}')
+        (run / name).write_text('{"claims": "metric"}', encoding="utf-8")
     push(run, "me/mine")
     assert its_own < set(calls["allow_patterns"])
     for name in its_own:
@@ -119,6 +119,6 @@ def test_a_hub_that_cannot_be_reached_is_named_with_the_way_out(run, monkeypatch
 def test_what_is_no_finished_run_has_no_card(tmp_path):
     with pytest.raises(InputError, match="finished run"):
         write_card(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "dpt"}')  # a folder of transformers
+    (tmp_path / "config.json").write_text('{"model_type": "dpt"}', encoding="utf-8")  # a folder of transformers
     with pytest.raises(InputError, match="does not say what the model claims; give the folder of a finished run"):
         write_card(tmp_path)

@@ -50,8 +50,8 @@ def test_a_run_whose_worker_was_killed_is_that_of_torchrun_bit_for_bit(world, tm
     plain = make_config(world, tmp_path / "plain", steps=40)
     finish(start(plain, tmp_path / "log"), tmp_path / "log")
     config = make_config(world, tmp_path / "run", steps=40)
-    (tmp_path / "run.yaml").write_text(dump_config(config))
-    (tmp_path / "on_ray.py").write_text(ON_RAY)
+    (tmp_path / "run.yaml").write_text(dump_config(config), encoding="utf-8")
+    (tmp_path / "on_ray.py").write_text(ON_RAY, encoding="utf-8")
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "GLOO_SOCKET_IFNAME": "lo", "MARK": tmp_path.name}
     words = [sys.executable, str(tmp_path / "on_ray.py"), str(tmp_path / "run.yaml")]
     ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)

@@ -58,13 +58,15 @@ def test_one_call_leaves_the_model_its_scores_and_a_page_and_goes_on_where_it_wa
     assert (config.data.height, config.data.width, config.data.teacher_strength) == (64, 64, 0.5)
     assert config.optim.learning_rate == found.learning_rate
     assert (found.steps, config.optim.steps) == (2, 2)
-    before, after = (json.loads((out / name / "metrics.json").read_text()) for name in ("before", "after"))
+    before, after = (
+        json.loads((out / name / "metrics.json").read_text(encoding="utf-8")) for name in ("before", "after")
+    )
     assert (found.before, found.after) == (before["mean"], after["mean"])
     assert before["header"]["model"] == str(start)
     assert "edges_kept" in after["mean"]
     assert not (out / "teacher").exists()
     assert load_model(out).state_dict().keys() == load_model(start).state_dict().keys()
-    page = (out / "report.html").read_text()
+    page = (out / "report.html").read_text(encoding="utf-8")
     assert page.index("before") < page.index("after")
     saved = (out / "model.safetensors").read_bytes()
     assert stabilise_and_report(world, **options) == found
@@ -95,7 +97,7 @@ def test_another_call_takes_nothing_of_one_that_was_cut_before_its_training(worl
     save_model(DepthNet(decoder_width=16).eval(), tmp_path / "other")
     room.stabilise(world, model=tmp_path / "other", **options)
     assert sorted(path.name for path in (out / "videos").iterdir()) == ["fixed_000003", "moving_000004"]
-    before = json.loads((out / "before" / "metrics.json").read_text())
+    before = json.loads((out / "before" / "metrics.json").read_text(encoding="utf-8"))
     assert before["header"]["model"] == str(tmp_path / "other")
     assert list(before["clips"]) == ["fixed_000003", "moving_000004"]
 
@@ -139,7 +141,7 @@ def test_a_folder_with_videos_of_somebody_is_left_alone(tmp_path, start, video, 
 def test_what_another_call_prepares_is_not_deleted(tmp_path, start, video):
     out = tmp_path / "calm"
     (out / "videos" / "walk").mkdir(parents=True)
-    (out / room.NOTE).write_text('{"videos": ["of the call that is at work"]}')
+    (out / room.NOTE).write_text('{"videos": ["of the call that is at work"]}', encoding="utf-8")
     with subprocess.Popen([sys.executable, "-c", HOLDER, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         with pytest.raises(InputError, match="another process trains here"):
@@ -183,7 +185,7 @@ def test_videos_too_short_to_learn_from_are_refused_at_once_in_words_of_this_com
     (tmp_path / "short" / "rgb").mkdir(parents=True)
     for number in range(n_frames):
         cv2.imwrite(str(tmp_path / "short" / "rgb" / f"{number:04d}.png"), np.zeros((48, 64, 3), np.uint8))
-    (tmp_path / "short" / "meta.json").write_text('{"fps": 10}')
+    (tmp_path / "short" / "meta.json").write_text('{"fps": 10}', encoding="utf-8")
     with pytest.raises(
         InputError, match=rf"short: has {n_frames} frames?, .* 3 in a row: give a longer video"
     ) as found:
