@@ -1,3 +1,4 @@
+import sys
 from types import SimpleNamespace
 
 import cv2
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from steadydepth import cli
 from steadydepth.data.clips import Sample, clip_motion
 from steadydepth.data.loader_workers import gather_items
 from steadydepth.data.samples import NO_AUGMENTATION, augment_sample, make_batch
@@ -50,6 +52,20 @@ def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     make_world(root, n_clips=2, seed=3, n_frames=5, height=48, width=64, workers=1)
     return root
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call the command with words; returns (exit status, what it printed, what it complained)."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["steadydepth", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        printed = capsys.readouterr()
+        return stop.value.code or 0, printed.out, printed.err
+
+    return call
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,28 +15,16 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from waiting import wait_until
 
-from steadydepth import cli, commands
+import steadydepth
+from steadydepth import commands
 from steadydepth.cli.expansion import expand
 from steadydepth.files.images import write_png
 from steadydepth.files.video_write import write_video
 from steadydepth.synthetic.world import make_clip
 from steadydepth.training.checkpoint import save_model
 from steadydepth.training.label_free.stabilise import Stabilised
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Call the command with words; returns (exit status, what it printed, what it complained)."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["steadydepth", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        printed = capsys.readouterr()
-        return stop.value.code or 0, printed.out, printed.err
-
-    return call
 
 
 @pytest.fixture
@@ -340,6 +327,7 @@ def test_the_version_is_printed(run):
     from importlib.metadata import version
 
     assert run("--version")[:2] == (0, f"steadydepth {version('steadydepth')}\n")
+    assert steadydepth.__version__ == version("steadydepth")
 
 
 def test_doctor_tells_versions_devices_and_codecs(run):
@@ -522,11 +510,8 @@ def test_a_polite_kill_leaves_nothing_behind(tmp_path, name):
     command = [sys.executable, "-m", "steadydepth", "predict", tmp_path / "long.mp4", "--out", tmp_path / "out"]
     group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # or Ctrl-Break would reach the tests as well
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, creationflags=group)
-    until = time.monotonic() + 60
-    while not list(tmp_path.glob("out/.long.*.part/depth.raw")):
-        assert process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    wait_until(lambda: process.poll() is not None or list(tmp_path.glob("out/.long.*.part/depth.raw")))
+    assert process.poll() is None
     process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", number))
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130

@@ -12,6 +12,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 from typer.testing import CliRunner
+from waiting import wait_until
 
 from steadydepth import cli
 from steadydepth.files.video_read import probe_video, read_video
@@ -105,10 +106,7 @@ def test_a_video_that_was_made_is_kept_by_gradio_alone_which_deletes_it_in_time(
     given = {"filter": "ema", "colours": "turbo", "look_ahead": 0, "api_name": "/predict"}
     made = [client.predict(handle_file(str(film)), **given)["path"] for _ in range(2)]
     assert all(probe_video(path).n_frames == 5 and path.startswith(str(tmp_path / "cache")) for path in made)
-    until = time.monotonic() + 20
-    while (left := list((tmp_path / "own").rglob("*.mp4"))) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not left
+    wait_until(lambda: not list((tmp_path / "own").rglob("*.mp4")))
 
 
 @pytest.mark.filterwarnings("default")

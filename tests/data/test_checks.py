@@ -1,7 +1,7 @@
 import json
+from functools import partial
 
-import av
-import cv2
+import films
 import numpy as np
 import pytest
 
@@ -15,14 +15,7 @@ from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_write import write_video
 from steadydepth.types import Clip, InputError
 
-H, W = 36, 64
-
-
-def pan(seed: int, n_frames: int) -> np.ndarray:
-    """A camera that moves two pixels a frame along a blurred random wall."""
-    random = np.random.default_rng(seed)
-    wall = cv2.resize(random.integers(0, 256, (6, 24, 3), dtype=np.uint8), (4 * W, H), interpolation=cv2.INTER_CUBIC)
-    return np.stack([wall[:, 2 * number : 2 * number + W] for number in range(n_frames)])
+pan = partial(films.pan, height=36, width=64)
 
 
 def write(root, frames, depth_m=2.0, scale_m=0.001):
@@ -59,19 +52,6 @@ def test_a_cut_and_frames_that_stand_still_are_named(tmp_path):
         f"{folder}: frames 9 to 11 are one image; the frames of a video follow one another in time: leave the copies "
         "out",
     ]
-
-
-def test_a_pause_in_the_time_of_a_video_is_named(tmp_path):
-    with av.open(str(tmp_path / "walk.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = W, H, "yuv420p"
-        for time, image in zip((0, 1, 2, 3, 13, 14, 15), pan(1, 7), strict=True):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts = time
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    (fault,) = check_data(tmp_path)
-    assert "0.4 s between frames 3 and 4; frames are missing there" in fault
 
 
 def test_each_shot_of_a_video_becomes_a_sequence(tmp_path):

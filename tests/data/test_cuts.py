@@ -2,7 +2,7 @@ import logging
 from itertools import islice
 from pathlib import Path
 
-import cv2
+import films
 import numpy as np
 import pytest
 
@@ -16,10 +16,7 @@ H, W = 54, 96
 
 
 def pan(seed: int, n_frames: int, *, step: int = 2) -> list[np.ndarray]:
-    """A camera that moves `step` pixels a frame along a blurred random wall."""
-    random = np.random.default_rng(seed)
-    wall = cv2.resize(random.integers(0, 256, (6, 24, 3), dtype=np.uint8), (4 * W, H), interpolation=cv2.INTER_CUBIC)
-    return [wall[:, step * number : step * number + W] for number in range(n_frames)]
+    return list(films.pan(seed, n_frames, H, W, step=step))
 
 
 def mixed(a: list[np.ndarray], b: list[np.ndarray]) -> list[np.ndarray]:

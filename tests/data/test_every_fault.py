@@ -3,12 +3,13 @@
 import json
 import os
 import shutil
-from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
+from films import encode, pan, write_turned
 from links import MAY_LINK
 from PIL import Image
 
@@ -16,6 +17,7 @@ from steadydepth.data.checks import check_data
 from steadydepth.files.video_write import write_video
 
 H, W = 20, 30
+moving = partial(pan, n_frames=6, height=48, width=64)
 FINE = np.full((H, W), 2000, np.uint16)
 META = {"fps": 30, "depth_scale_m": 0.001}
 RAMP = np.add.outer(np.arange(H), np.arange(W))
@@ -39,32 +41,6 @@ def sequence(folder: Path) -> Path:
         if number < 2:
             cv2.imwrite(str(folder / f"flow/{number:04d}.png"), flow)
     return folder
-
-
-def noise(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
-    small = np.random.default_rng(seed).integers(0, 256, (6, 12, 3), dtype=np.uint8)
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def moving(seed: int, n_frames: int = 6) -> np.ndarray:
-    wall = noise(seed, width=64 + 2 * n_frames)
-    return np.stack([wall[:, 2 * number : 2 * number + 64] for number in range(n_frames)])
-
-
-def encode(path: Path, images, times=None, **of_context) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.codec_context.max_b_frames = 0
-        stream.height, stream.width, stream.pix_fmt = *images[0].shape[:2], "yuv420p"
-        for name, value in of_context.items():
-            setattr(stream.codec_context, name, value)
-        for number, image in enumerate(images):
-            shown = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(format="yuv420p")
-            shown.pts, shown.time_base = (times[number] if times else number), Fraction(1, 25)
-            for name in {"color_trc"} & set(of_context):
-                setattr(shown, name, of_context[name])
-            container.mux(stream.encode(shown))
-        container.mux(stream.encode())
 
 
 def write(file: str, image: np.ndarray):
@@ -120,7 +96,7 @@ def frames_alone(folder: Path, images) -> None:
 
 def cut_within(folder: Path) -> None:
     """Frame 2 cannot be read, and the cut after it keeps its numbers."""
-    frames_alone(folder, [*moving(1, 7), *moving(2)])
+    frames_alone(folder, [*moving(1, n_frames=7), *moving(2)])
     (folder / "rgb/0002.png").write_bytes(b"")
 
 
@@ -196,22 +172,6 @@ VIDEOS = {
 }
 
 
-def change_size(path: Path) -> None:
-    """Six frames lying, then six standing, as a phone that is turned sends them."""
-    raw = b""
-    for images in (moving(1), moving(1).swapaxes(1, 2)):
-        encode(path.with_suffix(".h264"), images)
-        raw += path.with_suffix(".h264").read_bytes()
-    path.with_suffix(".h264").write_bytes(raw)
-    with av.open(str(path.with_suffix(".h264"))) as old, av.open(str(path), "w") as new:
-        stream = new.add_stream_from_template(old.streams.video[0])
-        for number, packet in enumerate(one for one in old.demux(video=0) if one.size):
-            packet.pts = packet.dts = 40 * number
-            packet.time_base, packet.stream = Fraction(1, 1000), stream
-            new.mux(packet)
-    path.with_suffix(".h264").unlink()
-
-
 def write_videos(root: Path) -> None:
     (root / "words.mp4").write_bytes(b"no video")
     for name in ("cut_mp4.mp4", "cut_mkv.mkv"):
@@ -223,12 +183,12 @@ def write_videos(root: Path) -> None:
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         silence.sample_rate = 8000
         container.mux(stream.encode(silence) + stream.encode())
-    encode(root / "pq.mp4", moving(1), color_trc=16)
-    encode(root / "fields.mp4", moving(1), options={"x264-params": "interlaced=1"})
-    encode(root / "shots.mp4", [*moving(1), *moving(2)])
-    encode(root / "stands.mp4", [*moving(1)[:5], *[moving(1)[5]] * 5], options={"qp": "0"})
-    encode(root / "pause.mp4", moving(1), times=[0, 1, 2, 12, 13, 14])
-    change_size(root / "sizes.mkv")
+    encode(root / "pq.mp4", moving(1), prepare=lambda stream: setattr(stream.codec_context, "color_trc", 16))
+    encode(root / "fields.mp4", moving(1), **{"x264-params": "interlaced=1"})
+    encode(root / "shots.mp4", [*moving(1), *moving(2)], bf="0")
+    encode(root / "stands.mp4", [*moving(1)[:5], *[moving(1)[5]] * 5], bf="0", qp="0")
+    encode(root / "pause.mp4", moving(1), times=[0, 1, 2, 12, 13, 14], bf="0")
+    write_turned(root / "sizes.mkv")
 
 
 def test_one_of_each_fault_is_named_once_each(tmp_path):

@@ -1,28 +1,22 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from clip_samples import LIT, open_mix, open_samples
 
 from steadydepth.data.clips import Sample, clip_motion, fit_clip
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import load_items
 from steadydepth.data.mixed_samples import MixedSamples
 from steadydepth.data.samples import NO_AUGMENTATION, Augmentation, augment_sample, make_batch
+from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_write import write_video
 from steadydepth.ops.photometric import Photometric
 from steadydepth.types import InputError
-
-LIGHT = Photometric(exposure=0.2, white_balance=0.05, gamma=0.1, noise=0.02)
-LIT = Augmentation(photometric=LIGHT)
-VIEWS = Augmentation(flip=True, photometric=LIGHT, max_zoom=1.5, max_rotation_deg=30.0)
-
-
-def open_samples(root, numbers, **changes):
-    settings = {"length": 3, "height": 40, "width": 56, "motion": "flow", "labels": "depth"}
-    settings |= {"augmentation": Augmentation(flip=True, photometric=LIGHT), "seed": 7, "cached_clips": 4} | changes
-    return ClipSamples(root, numbers=numbers, **settings)
 
 
 def test_a_sample_follows_from_seed_and_number_alone(world):
@@ -55,7 +49,7 @@ def test_frames_without_light_are_what_was_decoded_as_a_share_of_255(world, work
         assert np.array_equal(batch.frames[i].numpy(), np.moveaxis(frames.astype(np.float32) / 255, -1, 1))
 
 
-def test_mirroring_keeps_motion_true(fixed_clip, moving_clip):
+def test_mirroring_keeps_motion_true(moving_clip):
     sample = Sample(moving_clip, *clip_motion(moving_clip, "flow"))
     draws = [augment_sample(sample, np.random.default_rng(seed), Augmentation(flip=True)) for seed in range(8)]
     straight = next(one for one in draws if torch.equal(one["motion"], torch.from_numpy(sample.motion)))
@@ -78,14 +72,7 @@ def test_light_is_drawn_for_each_frame_and_geometry_once(fixed_clip):
     assert lit["frames"].max() <= 1
 
 
-def test_what_is_missing_is_named(world, tmp_path):
-    with pytest.raises(InputError, match=r"data\.clip_length"):
-        open_samples(world, range(1), length=9)
-    from dataclasses import replace
-
-    from steadydepth.data.sequence_folder import open_sequence
-    from steadydepth.files.sequence_writer import write_sequence
-
+def test_labels_that_are_missing_are_named(world, tmp_path):
     clip = open_sequence(world / "fixed_000003").read()
     bare = replace(clip, name="bare", depth=None, valid=None, flow=None, flow_valid=None, objects=None)
     write_sequence(tmp_path, bare, depth_scale_m=None, source=None, licence=None)
@@ -105,7 +92,9 @@ def test_a_held_frame_has_no_motion_and_another_light_each_time(world):
 
 
 def test_a_still_says_that_it_is_one_however_it_was_turned(world):
-    still = open_samples(world, (), strides=(0,), augmentation=VIEWS)
+    still = open_samples(
+        world, (), strides=(0,), augmentation=replace(LIT, flip=True, max_zoom=1.5, max_rotation_deg=30.0)
+    )
     moving = open_samples(world, (), motion="none", source=1)
     images = open_samples(world, (), labels="single", source=2)
     (items,) = load_items(
@@ -116,13 +105,6 @@ def test_a_still_says_that_it_is_one_however_it_was_turned(world):
     assert sorted(batch.source) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     unmoved = open_samples(world, (), strides=(0,), motion="none")
     assert unmoved.sample(0)["is_still"]
-
-
-def open_mix(root, numbers, shares=(0.5, 0.2, 0.3), seed=7):
-    """Clips with depth, their frames as images, and the same clips as if they had no depth."""
-    kinds = ({"labels": "depth"}, {"labels": "single"}, {"labels": "none", "motion": "none"})
-    sources = [open_samples(root, (), source=i, seed=seed, **kind) for i, kind in enumerate(kinds)]
-    return MixedSamples(sources, shares=shares, seed=seed, numbers=numbers)
 
 
 @pytest.mark.parametrize(

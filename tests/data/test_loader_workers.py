@@ -6,27 +6,12 @@ import sys
 
 import pytest
 import torch
+from clip_samples import open_mix, open_samples
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import gather_items, load_items
-from steadydepth.data.mixed_samples import MixedSamples
-from steadydepth.data.samples import Augmentation
-from steadydepth.ops.photometric import Photometric
-
-
-def open_samples(root, numbers, **changes):
-    settings = {"length": 3, "height": 40, "width": 56, "motion": "flow", "labels": "depth"}
-    augmentation = Augmentation(flip=True, photometric=Photometric(exposure=0.2, noise=0.02))
-    settings |= {"augmentation": augmentation, "seed": 7, "cached_clips": 4} | changes
-    return ClipSamples(root, numbers=numbers, **settings)
-
-
-def open_mix(root, numbers):
-    kinds = ({"labels": "depth"}, {"labels": "single"}, {"labels": "none", "motion": "none"})
-    sources = [open_samples(root, (), source=i, **kind) for i, kind in enumerate(kinds)]
-    return MixedSamples(sources, shares=(0.5, 0.2, 0.3), seed=7, numbers=numbers)
 
 
 def same(one, other):
@@ -49,7 +34,7 @@ def test_loader_processes_change_nothing(world, workers):
 
 
 @pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="no process is forked here")
-def test_loader_processes_free_nothing_of_the_process_that_they_are_forked_from(world, tmp_path, monkeypatch):
+def test_loader_processes_free_nothing_of_the_process_that_they_are_forked_from(world, tmp_path):
     """What PyAV's frames wait for when they are freed are threads, of which a forked process has none."""
 
     class Garbage:
@@ -64,11 +49,10 @@ def test_loader_processes_free_nothing_of_the_process_that_they_are_forked_from(
             gc.collect()
             return super().__getitem__(item)
 
-    monkeypatch.setitem(globals(), "ClipSamples", Collecting)
     kept = [Garbage(), Garbage()]
     gc.collect()  # among what is old, and is looked at seldom
     kept.pop()
-    items = load_items(open_samples(world, range(4)), batch=2, workers=1)
+    items = load_items(open_samples(world, range(4), Collecting), batch=2, workers=1)
     kept.clear()
     assert len(list(items)) == 2
     gc.collect()
@@ -111,7 +95,7 @@ def test_loader_processes_write_into_the_same_memory_over_and_over(world):
     assert len(places) == 2 * 4
 
 
-def test_batches_of_another_shape_get_memory_of_their_own(world):
+def test_batches_of_another_shape_get_memory_of_their_own():
     sizes = Sizes([(40, 56), (24, 32), (40, 56), (40, 56), (24, 32)] * 4)
     for items, (height, width) in zip(load_items(sizes, batch=1, workers=1), sizes.sizes, strict=True):
         assert items["depth"].shape == (1, height, width)

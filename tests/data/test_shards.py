@@ -14,12 +14,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from clip_samples import open_samples
 
 from steadydepth.data.checks import check_data
 from steadydepth.data.clips import clip_motion, fit_clip
-from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import load_items
-from steadydepth.data.samples import Augmentation
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.data.shards.read import INDEX, MEMBERS, ROW
@@ -28,7 +27,6 @@ from steadydepth.data.shards.write import pack
 from steadydepth.errors import InputError, SomeFailedError
 from steadydepth.files.video_write import write_video
 from steadydepth.ops.optical_flow import consistent, dis_flow
-from steadydepth.ops.photometric import Photometric
 
 ARRAYS = ("frames", "depth", "valid", "objects", "flow", "flow_valid", "K", "cam_to_world")
 
@@ -44,13 +42,6 @@ def packed(world, tmp_path_factory):
 @pytest.fixture
 def copied(packed, tmp_path):
     return shutil.copytree(packed, tmp_path / "shards")
-
-
-def open_samples(root, numbers, **changes):
-    settings = {"length": 3, "height": 40, "width": 56, "motion": "flow", "labels": "depth"}
-    augmentation = Augmentation(flip=True, photometric=Photometric(exposure=0.2))
-    settings |= {"augmentation": augmentation, "seed": 7, "cached_clips": 0} | changes
-    return ClipSamples(root, numbers=numbers, **settings)
 
 
 @pytest.mark.parametrize("codec", ["zstd", "png"])
@@ -282,7 +273,7 @@ class _Ranges(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def test_shards_behind_http_and_in_an_object_store_are_read_by_range(packed, tmp_path):
+def test_shards_behind_http_and_in_an_object_store_are_read_by_range(packed):
     pytest.importorskip("aiohttp")
     import fsspec
 

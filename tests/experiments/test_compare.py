@@ -14,7 +14,6 @@ import yaml
 from browser import opened_browser
 from small_runs import train_until_cut
 
-from steadydepth import cli
 from steadydepth.config import CompareConfig, FilterName
 from steadydepth.config_files import dump_config, load_compare_config
 from steadydepth.evaluation.clip_evaluation import CONTROLS
@@ -40,7 +39,7 @@ def write_config(folder, world, **changes):
     """A comparison of plain and steady over two seeds in `folder`; returns its file."""
     base = {
         "data": {"root": str(world), "height": 48, "width": 64},
-        "model": {"weights": "none", "decoder_width": 16},
+        "model": {"encoder": "test_efficientnet", "weights": "none", "decoder_width": 16},
         "optim": {"steps": 2, "batch": 2},
         "run": {"folder": "unused", "device": "cpu", "log_every": 1, "checkpoint_every": 1},
     }
@@ -427,18 +426,13 @@ def children(monkeypatch, world):
     return started
 
 
-def test_a_failed_run_is_named_the_others_go_on_and_only_what_is_missing_is_done_again(
-    tmp_path, world, children, monkeypatch, capsys
-):
+def test_a_failed_run_is_named_the_others_go_on_and_only_what_is_missing_is_done_again(tmp_path, world, children, run):
     path = write_config(tmp_path, world, jobs=2, filters={"plain": ["ema"]})
     children.unlucky = "steady-0"
-    monkeypatch.setattr(sys, "argv", ["steadydepth", "compare", "-c", str(path)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 1
-    printed = capsys.readouterr()
-    assert "| steady (1 seed) |" in printed.out
-    assert "steady-0 failed: train: exit status 1: out of luck (see " in printed.err
+    status, printed, complained = run("compare", "-c", path)
+    assert status == 1
+    assert "| steady (1 seed) |" in printed
+    assert "steady-0 failed: train: exit status 1: out of luck (see " in complained
     assert len(children) == 7
     assert not (tmp_path / "out" / "steady-0" / "config.json").exists()
     children.clear()

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from steadydepth import cli
 from steadydepth.config import SearchConfig
 from steadydepth.config_files import load_config, load_search_config
 from steadydepth.experiments import runner
@@ -199,16 +198,13 @@ def test_the_next_trial_is_near_what_was_best_before_and_where_accuracy_is_kept(
     assert propose(trials, 4, base=check_search(config), config=config) == together
 
 
-def test_a_failed_run_is_named_and_the_others_go_on(tmp_path, world, children, monkeypatch, capsys):
+def test_a_failed_run_is_named_and_the_others_go_on(tmp_path, world, children, run):
     path = write_config(tmp_path, world, trials=3)
     children.unlucky = "trial-1"
-    monkeypatch.setattr(sys, "argv", ["steadydepth", "search", "-c", str(path)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 1
-    printed = capsys.readouterr()
-    assert "trial-1 failed: train: exit status 1: out of luck (see " in printed.err
-    assert printed.out.count("| failed |") == 1
+    status, printed, complained = run("search", "-c", path)
+    assert status == 1
+    assert "trial-1 failed: train: exit status 1: out of luck (see " in complained
+    assert printed.count("| failed |") == 1
     assert children == ["plain", "trial-0", "trial-1", "trial-2"]
     children.clear()
     children.unlucky = ""
@@ -231,13 +227,11 @@ def test_a_share_of_the_edges_may_be_lost(tmp_path, world):
     assert SearchConfig.model_fields["keep"].default == {"abs_rel": 0.02, "edge_gain": 0.03}
 
 
-def test_where_nothing_keeps_its_accuracy_there_is_no_best(tmp_path, world, children, monkeypatch, capsys):
+def test_where_nothing_keeps_its_accuracy_there_is_no_best(tmp_path, world, children, run):
     path = write_config(tmp_path, world, trials=2, keep={"abs_rel": 0.0})
-    monkeypatch.setattr(sys, "argv", ["steadydepth", "search", "-c", str(path)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 0
-    assert "no trial keeps what it must" in capsys.readouterr().out
+    status, printed, _ = run("search", "-c", path)
+    assert status == 0
+    assert "no trial keeps what it must" in printed
     assert not (tmp_path / "out" / "best.yaml").exists()
 
 
@@ -295,17 +289,15 @@ def test_the_shipped_search_is_one(monkeypatch):
     assert [run.name for run in plan_runs([{"loss.relative_weight": 0.3}], config)] == ["plain", "trial-0"]
 
 
-def test_a_real_trial_is_trained_and_scored(tmp_path, world, monkeypatch, capsys):
+def test_a_real_trial_is_trained_and_scored(tmp_path, world, run):
     path = write_config(tmp_path, world, trials=1, keep={}, metric="abs_rel")
     [planned] = plan_runs([{"loss.relative_weight": 5.0, "optim.batch": 2}], load_search_config(path))
-    monkeypatch.setattr(sys, "argv", ["steadydepth", "search", "-c", str(path)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 0
+    status, printed, _ = run("search", "-c", path)
+    assert status == 0
     found = json.loads((tmp_path / "out" / "search.json").read_text(encoding="utf-8"))
     written = json.loads((planned.folder / "metrics.json").read_text(encoding="utf-8"))["mean"]
     assert found["trials"]["trial-0"]["scores"] == {"abs_rel": written["abs_rel"]}
-    assert f"best: {planned.folder}; {tmp_path / 'out' / 'best.yaml'} trains it again" in capsys.readouterr().out
+    assert f"best: {planned.folder}; {tmp_path / 'out' / 'best.yaml'} trains it again" in printed
     # The best config trains what the trial was.
     best, tried = (load_config(path) for path in (tmp_path / "out" / "best.yaml", planned.folder / "config.yaml"))
     assert best.model_copy(update={"run": tried.run}) == tried

@@ -1,13 +1,11 @@
 import json
 import sys
 import types
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from steadydepth import cli
 from steadydepth.exporters.verify import CALLS, compare_latency, verify
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.load import load_model
@@ -100,9 +98,8 @@ def test_models_with_a_state_are_compared_at_a_frame_that_follows(monkeypatch):
     assert "0.5" in different[0]
 
 
-def test_a_transformers_model_with_other_weights_is_the_same_model(tmp_path, monkeypatch):
+def test_a_transformers_model_with_other_weights_is_the_same_model(tmp_path):
     pytest.importorskip("transformers")
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "helpers")
     from tiny_transformers import save_tiny
 
     before = save_tiny("glpn", tmp_path / "before")
@@ -135,23 +132,17 @@ def test_latency_is_a_median_ratio_with_its_noise_by_hand():
     assert not found["same"]
 
 
-def test_the_command_exits_1_when_they_differ_and_writes_what_it_found(folders, tmp_path, monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["steadydepth", "verify", *words, "--rounds", "1"])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code, capsys.readouterr()
-
+def test_the_command_exits_1_when_they_differ_and_writes_what_it_found(folders, tmp_path, run):
     out = tmp_path / "verify.json"
-    status, printed = run(folders["before"], folders["farther"], "--size", "48x64", "--out", str(out))
+    words = ("--size", "48x64", "--rounds", 1, "--out", out)
+    status, printed, _ = run("verify", folders["before"], folders["farther"], *words)
     assert status == 1
-    assert "graph: different" in printed.out
-    assert printed.out.endswith("not the same model\n")
+    assert "graph: different" in printed
+    assert printed.endswith("not the same model\n")
     assert json.loads(out.read_text(encoding="utf-8"))["size"] == [48, 64]
-    status, printed = run(folders["before"], "nowhere")
+    status, _, complained = run("verify", folders["before"], "nowhere")
     assert status == 2
-    assert "nowhere: no model" in printed.err
-    status, printed = run(folders["before"], folders["after"], "--size", "48")
-    assert status == 2
+    assert "nowhere: no model" in complained
+    assert run("verify", folders["before"], folders["after"], "--size", "48")[0] == 2
     with pytest.raises(InputError, match="no model"):
         verify("nowhere", folders["after"])

@@ -3,12 +3,15 @@
 import subprocess
 import sys
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
 import cv2
+import films
 import numpy as np
 import pytest
+from films import set_display_matrix, write_turned
 
 from steadydepth.data.checks import check_data
 from steadydepth.data.conversion import convert_parts, convert_video
@@ -21,21 +24,7 @@ from steadydepth.files.video_read import probe_video, read_video
 from steadydepth.files.video_write import write_video
 
 H, W = 48, 64
-
-
-def encode(path: Path, frames: np.ndarray, *, times=None, unit=Fraction(1, 10), prepare=None, **options: str) -> Path:
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("libx264", rate=10, options=options)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv444p"
-        stream.codec_context.time_base = unit
-        if prepare:
-            prepare(stream)
-        for number, image in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv444p")
-            frame.pts, frame.time_base = number if times is None else times[number], unit
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode())
-    return path
+encode = partial(films.encode, rate=10, pix_fmt="yuv444p")
 
 
 def remux(source: Path, target: Path, keep) -> Path:
@@ -80,11 +69,7 @@ SHOWN = {
 def test_all_eight_display_matrices_are_shown(tmp_path, matrix):
     video = encode(tmp_path / "a.mp4", corners())
     stored = next(read_video(video))
-    data = video.read_bytes()
-    at = data.index(b"tkhd") + 44
-    a, b, c, d = (number << 16 for number in matrix)
-    body = b"".join(number.to_bytes(4, "big", signed=True) for number in (a, b, 0, c, d, 0, 0, 0, 1 << 30))
-    video.write_bytes(data[:at] + body + data[at + 36 :])
+    set_display_matrix(video, *matrix)
     shown = next(read_video(video))
     np.testing.assert_array_equal(shown, SHOWN[matrix](stored))
     assert (probe_video(video).height, probe_video(video).width) == shown.shape[:2]
@@ -189,22 +174,8 @@ def test_a_header_that_agrees_with_the_times_is_taken_to_the_last_digit(tmp_path
 
 @pytest.fixture
 def turned(tmp_path):
-    """Six frames of 48 x 64, then six of 64 x 48, as a phone that is turned sends them."""
-    parts = [moving(6), np.ascontiguousarray(moving(6).swapaxes(1, 2))]
-    raw = b""
-    for number, part in enumerate(parts):
-        file = tmp_path / f"{number}.h264"
-        raw += encode(file, part).read_bytes()
-    (tmp_path / "both.h264").write_bytes(raw)
     (tmp_path / "data").mkdir()
-    with av.open(str(tmp_path / "both.h264")) as old, av.open(str(tmp_path / "data/a.mkv"), "w") as new:
-        stream, n = new.add_stream_from_template(old.streams.video[0]), 0
-        for packet in old.demux(video=0):
-            if packet.size:
-                packet.pts = packet.dts = 100 * n
-                packet.time_base, packet.stream, n = Fraction(1, 1000), stream, n + 1
-                new.mux(packet)
-    return tmp_path / "data/a.mkv"
+    return write_turned(tmp_path / "data/a.mkv")
 
 
 def test_a_size_that_changes_on_the_way_is_named_and_begins_a_shot(tmp_path, turned):
@@ -246,12 +217,7 @@ def test_high_dynamic_range_is_said_once(tmp_path, caplog, transfer, name):
     [("libx264", {"x264-params": "interlaced=1"}), ("mpeg2video", {"flags": "+ildct+ilme", "top": "1"})],
 )
 def test_interlaced_fields_are_said_once(tmp_path, caplog, codec, options):
-    with av.open(str(tmp_path / "tape.mkv"), "w") as file:
-        stream = file.add_stream(codec, rate=25, options=options)
-        stream.height, stream.width, stream.pix_fmt = H, W, "yuv420p"
-        for image in corners():
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")))
-        file.mux(stream.encode())
+    films.encode(tmp_path / "tape.mkv", corners(), codec=codec, **options)
     frames = list(read_video(tmp_path / "tape.mkv"))
     assert len(list(read_video(tmp_path / "tape.mkv", 1))) == len(frames) - 1
     assert caplog.text.count("tape.mkv: interlaced: moving edges are combs: deinterlace it first") == 1
@@ -281,12 +247,7 @@ def test_a_colon_in_a_relative_path_is_no_protocol(tmp_path, monkeypatch, name):
 )
 def test_the_containers_of_camcorders_and_old_phones_are_videos(tmp_path, name, codec):
     frames = moving(12)
-    with av.open(str(tmp_path / name), "w", format="mpegts" if name == "a.mts" else None) as container:
-        stream = container.add_stream(codec, rate=25)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
+    films.encode(tmp_path / name, frames, codec=codec, format="mpegts" if name == "a.mts" else None)
     sequence = open_sequence(tmp_path / name)
     assert (sequence.n_frames, round(sequence.fps, 2)) == (12, 25)
     shown = [int(np.abs(frames.astype(int) - image).mean((1, 2, 3)).argmin()) for image in sequence.images()]

@@ -5,6 +5,7 @@ from multiprocessing import get_context
 from threading import Event
 
 import pytest
+from waiting import wait_until
 
 from steadydepth.files.prefetch import ended_at_once, for_each_in_threads, read_ahead
 
@@ -140,7 +141,6 @@ def test_an_interrupt_ends_a_pool_without_waiting_for_what_is_under_way():
     pool = ProcessPoolExecutor(1, get_context("spawn"))
     with pytest.raises(KeyboardInterrupt), ended_at_once(pool):  # noqa: PT012
         tasks = [pool.submit(time.sleep, 3600) for _ in range(3)]
-        while not tasks[0].running():
-            time.sleep(0.01)
+        wait_until(tasks[0].running)
         raise KeyboardInterrupt
     assert not wait(tasks, 60).not_done

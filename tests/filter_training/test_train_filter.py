@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from waiting import wait_until
 
 from steadydepth.config import FilterConfig
 from steadydepth.config_files import load_filter_config
@@ -126,9 +126,8 @@ def test_a_training_that_is_killed_goes_on_to_the_same_weights(config, tmp_path,
     code = "import sys, torch; torch.set_num_threads(1); import steadydepth; steadydepth.train_filter(sys.argv[1])"
     (tmp_path / "filter.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
     with subprocess.Popen([sys.executable, "-c", code, tmp_path / "filter.yaml"], start_new_session=True) as process:
-        while not (folder / "checkpoint.pt").is_file():
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_until(lambda: process.poll() is not None or (folder / "checkpoint.pt").is_file())
+        assert process.poll() is None
         if sys.platform == "win32":  # those that draw end with it
             process.kill()
         else:

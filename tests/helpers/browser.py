@@ -5,7 +5,6 @@ import functools
 import shutil
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -60,15 +59,6 @@ def opened_page(browser, url, **options):
         assert not page.faults, page.faults
     finally:
         context.close()
-
-
-def until(look, seconds=90.0):
-    """What `look` returns, once it is true. The page's own wait needs eval, which its policy forbids."""
-    ends = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < ends, "it never came"
-        time.sleep(0.05)
-    return found
 
 
 class _Quiet(SimpleHTTPRequestHandler):

@@ -1,17 +1,16 @@
-"""A server on a free port of this machine, in a thread; models whose answers are known by hand."""
+"""A server on a free port of this machine, in a thread."""
 
 import asyncio
 import threading
-import time
-from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
+from known_depth import Average
 from torch import Tensor, nn
+from waiting import wait_until
 from websockets.sync.client import connect
 
 from steadydepth.inference.predictor import Predictor
@@ -20,20 +19,12 @@ from steadydepth.serving.server import make_server
 from steadydepth.serving.settings import Limits, Settings
 from steadydepth.types import State
 
-H, W = 40, 56
 
-
-class Average(nn.Module):
-    """Depth is `base` more than the mean red so far at each pixel; keeps the sizes of its batches.
-
-    Its first call waits until `gate` is set.
-    """
-
-    claims = "metric"
+class Gated(Average):
+    """The first call waits until `gate` is set; keeps the sizes of its batches."""
 
     def __init__(self, base: float = 1.0) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         self.batches: list[int] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -41,26 +32,7 @@ class Average(nn.Module):
     def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         self.batches.append(len(frames))
         assert self.gate.wait(30)
-        total = state["total"] if state else torch.zeros_like(frames[:, 0, 0])
-        count = state["count"] if state else torch.zeros(len(frames))
-        depths = []
-        for frame in frames.unbind(1):
-            total, count = total + 255 * frame[:, 0], count + 1
-            depths.append(self.base + total / count[:, None, None])
-        return torch.stack(depths, 1), {"total": total, "count": count}
-
-
-def film(seed: int = 0, n_frames: int = 9, height: int = H, width: int = W) -> np.ndarray:
-    """One image that moves a pixel a frame."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
-    image = np.kron(coarse, np.ones((4, 4, 1), np.uint8))
-    return np.stack([np.roll(image, t, axis=1) for t in range(n_frames)])
-
-
-def averages(frames: np.ndarray, base: float = 1.0) -> np.ndarray:
-    """What `Average` says of a film."""
-    counts = np.arange(1, len(frames) + 1)[:, None, None]
-    return (base + np.cumsum(frames[..., 0].astype(np.float64), axis=0) / counts).astype(np.float32)
+        return super().forward(frames, state)
 
 
 def png(image: np.ndarray) -> bytes:
@@ -90,13 +62,6 @@ class Served:
         socket = connect(address, compression=None, proxy=None, **options).__enter__()
         assert '"hello"' in socket.recv(10)
         return socket
-
-
-def wait_until(is_so: Callable[[], object], seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < until, "it does not come"
-        time.sleep(0.005)
 
 
 def depth_of(message: Any) -> tuple[dict[str, Any], np.ndarray]:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
+from waiting import wait_until
 
 from steadydepth.jobs.limits import JobLimits
 from steadydepth.models.depth_net import DepthNet
@@ -107,17 +108,15 @@ class Server:
         with self.log.open("ab") as log:
             command = [sys.executable, "-c", self.CODE, str(self.model), str(self.folder), str(self.port)]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
+
+        def port() -> str:
             assert self.process.poll() is None, self.log.read_text(encoding="utf-8")
-            text = self.log.read_bytes()[begin:].decode()
-            if found := re.search(r"running on http://127\.0\.0\.1:(\d+)", text):
-                # The next one is where this one was: clients find it again.
-                self.port = int(found[1])
-                self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=60)
-                return self.http
-            time.sleep(0.02)
-        raise AssertionError(self.log.read_text(encoding="utf-8"))
+            found = re.search(r"running on http://127\.0\.0\.1:(\d+)", self.log.read_bytes()[begin:].decode())
+            return found[1] if found else ""
+
+        self.port = int(wait_until(port))  # the next one is where this one was: clients find it again
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=60)
+        return self.http
 
     def kill(self) -> None:
         self.process.kill()

@@ -8,12 +8,13 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
+from films import encode, set_display_matrix
+from known_depth import Red
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from steadydepth.data.checks import check_data
 from steadydepth.data.conversion import convert_videos
@@ -33,15 +34,6 @@ from steadydepth.types import InputError, State
 T, H, W = 4, 24, 40
 
 
-class Red(nn.Module):
-    """Depth is the red of the pixel plus one."""
-
-    claims = "metric"
-
-    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        return frames[:, :, 0] * 255 + 1, {}
-
-
 def images(n_frames: int = T, height: int = H, width: int = W) -> np.ndarray:
     """Red rises to the right and from frame to frame: which is which shows, and H.264 keeps it."""
     red = np.linspace(30, 150, width)[None, :] + 9 * np.arange(n_frames)[:, None]
@@ -50,47 +42,23 @@ def images(n_frames: int = T, height: int = H, width: int = W) -> np.ndarray:
     return video
 
 
-def encode(path: Path, frames: np.ndarray, *, codec: str, pix_fmt: str, times: tuple[int, ...] | None = None) -> Path:
-    """Ten frames a second, or each shown at one of `times` in hundredths of a second."""
-    unit = Fraction(1, 100) if times else Fraction(1, 10)
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream(codec, rate=10)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
-        stream.codec_context.time_base = unit
-        for image, time in zip(frames, times or range(len(frames)), strict=True):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pix_fmt)
-            frame.pts, frame.time_base = time, unit
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode())
-    return path
-
-
-def turn(video: Path) -> Path:
-    """Write the display matrix of a phone held upright into the track header of an MP4."""
-    data = video.read_bytes()
-    at = data.index(b"tkhd") + 4 + 40
-    matrix = [0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30]
-    video.write_bytes(data[:at] + b"".join(part.to_bytes(4, "big", signed=True) for part in matrix) + data[at + 36 :])
-    return video
-
-
 def make_odd(folder: Path) -> dict[str, tuple[Path, np.ndarray]]:
     """Each video with the images that a player would show."""
     plain, grey = images(), np.repeat(images()[..., :1], 3, axis=-1)
     large, one = images(1, 2160, 3840), images(1, 23, 39)
     return {
-        "ten_bits": (encode(folder / "ten_bits.mkv", plain, codec="libx264", pix_fmt="yuv444p10le"), plain),
+        "ten_bits": (encode(folder / "ten_bits.mkv", plain, pix_fmt="yuv444p10le"), plain),
         "grey": (encode(folder / "grey.mkv", grey, codec="ffv1", pix_fmt="gray"), grey),
         "turned": (
-            turn(encode(folder / "turned.mp4", plain, codec="libx264", pix_fmt="yuv444p")),
+            set_display_matrix(encode(folder / "turned.mp4", plain, pix_fmt="yuv444p"), 0, 1, -1, 0),
             np.rot90(plain, -1, (1, 2)),
         ),
         "uneven": (
-            encode(folder / "uneven.mkv", plain, codec="libx264", pix_fmt="yuv444p", times=(0, 3, 40, 44)),
+            encode(folder / "uneven.mkv", plain, pix_fmt="yuv444p", times=(0, 3, 40, 44), unit=Fraction(1, 100)),
             plain,
         ),
-        "one_odd": (encode(folder / "one_odd.mov", one, codec="libx264", pix_fmt="yuv444p"), one),
-        "uhd": (encode(folder / "uhd.mp4", large, codec="mpeg4", pix_fmt="yuv420p"), large),
+        "one_odd": (encode(folder / "one_odd.mov", one, pix_fmt="yuv444p"), one),
+        "uhd": (encode(folder / "uhd.mp4", large, codec="mpeg4"), large),
     }
 
 
@@ -111,7 +79,7 @@ def test_cut_and_empty_files_are_named_and_the_others_written(tmp_path, suffix):
     if suffix in (".png", ".jpg"):
         assert cv2.imwrite(str(good), noise[0])
     else:
-        encode(good, noise, codec="mpeg4" if suffix == ".avi" else "libx264", pix_fmt="yuv420p")
+        encode(good, noise, codec="mpeg4" if suffix == ".avi" else "libx264")
     data = good.read_bytes()
     broken = {"empty": b"", "words": b"hello " * 50, "cut_early": data[: len(data) // 9], "cut": data[: len(data) // 2]}
     for name, content in broken.items():
@@ -253,7 +221,7 @@ def test_an_address_gives_what_its_file_gives(tmp_path, address):
 
 def test_what_breaks_off_keeps_what_came_before(tmp_path, address, caplog):
     noise = np.random.default_rng(0).integers(0, 256, (20, H, W, 3), dtype=np.uint8)
-    whole = encode(tmp_path / "film.mkv", noise, codec="libx264", pix_fmt="yuv420p").read_bytes()
+    whole = encode(tmp_path / "film.mkv", noise).read_bytes()
     (tmp_path / "www" / "film.mkv").write_bytes(whole[: len(whole) // 2])
     predict_files(Predictor(Red()), [f"{address}/film.mkv"], tmp_path / "out")
     depth, _ = read_predictions(tmp_path / "out", "127_0_0_1_film_mkv")

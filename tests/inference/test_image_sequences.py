@@ -1,10 +1,12 @@
 """Image sequences as compositing programs have them: linear OpenEXR in, floats and images out, frame numbers kept."""
 
+from functools import partial
+
 import cv2
 import numpy as np
 import OpenEXR
 import pytest
-from torch import Tensor, nn
+from known_depth import Red
 
 from steadydepth.files.exr import read_exr
 from steadydepth.files.images import read_colour
@@ -13,18 +15,10 @@ from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor
 from steadydepth.ops.colours import colour_depth, depth_range
 from steadydepth.ops.depth_view import DepthView
-from steadydepth.types import InputError, State
+from steadydepth.types import InputError
 
 T, H, W = 3, 12, 20
-
-
-class Red(nn.Module):
-    def __init__(self, claims: str = "disparity", factor: float = 1.0) -> None:
-        super().__init__()
-        self.claims, self.factor = claims, factor
-
-    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        return frames[:, :, 0] * self.factor, {}
+red = partial(Red, factor=1.0, offset=0.0)
 
 
 def save_exr(path, **channels):
@@ -71,7 +65,7 @@ def test_an_exr_that_is_no_frame_is_named(tmp_path):
 
 @pytest.mark.parametrize(("format", "rtol"), [("exr", 1e-6), ("exr16", 5e-4)])
 def test_exr_in_and_out_with_the_numbers_of_the_frames(shot, tmp_path, format, rtol):
-    predict_files(Predictor(Red()), [shot], tmp_path / "out", format=format, keep_names=True)
+    predict_files(Predictor(red("disparity")), [shot], tmp_path / "out", format=format, keep_names=True)
     depth = tmp_path / "out" / "shot" / "depth"
     assert sorted(file.name for file in depth.iterdir()) == [f"shot.{n:04d}.exr" for n in (998, 999, 1000)]
     for number in (998, 999, 1000):
@@ -82,7 +76,7 @@ def test_exr_in_and_out_with_the_numbers_of_the_frames(shot, tmp_path, format, r
 
 
 def test_without_names_evaluate_reads_half_floats(shot, tmp_path):
-    predict_files(Predictor(Red()), [shot], tmp_path / "out", format="exr16")
+    predict_files(Predictor(red("disparity")), [shot], tmp_path / "out", format="exr16")
     depth, claims = read_predictions(tmp_path / "out", "shot")
     assert (depth.shape, claims) == ((T, H, W), "disparity")
     np.testing.assert_allclose(depth[2], read_colour(shot / "shot.1000.exr")[..., 0] / 255, rtol=5e-4, atol=1e-7)
@@ -90,7 +84,7 @@ def test_without_names_evaluate_reads_half_floats(shot, tmp_path):
 
 @pytest.mark.parametrize("claims", ["disparity", "metric"])
 def test_png_is_depth_in_colours_or_grey_of_16_bits(shot, tmp_path, claims):
-    predictor = Predictor(Red(claims))
+    predictor = Predictor(red(claims))
     predict_files(predictor, [shot], tmp_path / "out", format="png", keep_names=True, view=DepthView("viridis"))
     depth = np.stack([result.depth for result in predictor.stream(shot)])
     near, far = depth_range(depth, claims=claims)
@@ -116,17 +110,22 @@ def test_names_are_kept_only_where_there_are_any(tmp_path):
         (tmp_path / "twice").mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / "twice" / name), image)
     with pytest.raises(InputError, match="two images have one name but for the ending"):
-        predict_files(Predictor(Red()), [tmp_path / "twice"], tmp_path / "out", format="png", keep_names=True)
+        predict_files(
+            Predictor(red("disparity")), [tmp_path / "twice"], tmp_path / "out", format="png", keep_names=True
+        )
     (tmp_path / "walk" / "rgb").mkdir(parents=True)
     (tmp_path / "walk" / "meta.json").write_text('{"fps": 10}', encoding="utf-8")
     cv2.imwrite(str(tmp_path / "walk" / "rgb" / "0000.png"), image)
     with pytest.raises(InputError, match="its frames have no names to keep"):
-        predict_files(Predictor(Red()), [tmp_path / "walk"], tmp_path / "out", format="png", keep_names=True)
+        predict_files(Predictor(red("disparity")), [tmp_path / "walk"], tmp_path / "out", format="png", keep_names=True)
 
 
 def test_look_ahead_reaches_the_images_that_are_written(shot, tmp_path):
-    view, depth = DepthView(look_ahead=1), np.stack([result.depth for result in Predictor(Red()).stream(shot)])
-    predict_files(Predictor(Red()), [shot], tmp_path / "out", format="png", view=view)
+    view, depth = (
+        DepthView(look_ahead=1),
+        np.stack([result.depth for result in Predictor(red("disparity")).stream(shot)]),
+    )
+    predict_files(Predictor(red("disparity")), [shot], tmp_path / "out", format="png", view=view)
     each = [depth_range([one], claims="disparity") for one in depth]
     for number, window in enumerate((each[:2], each, each[1:])):
         near, far = np.mean(window, axis=0).tolist()

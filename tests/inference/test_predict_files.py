@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from films import encode
+from known_depth import Red
 from PIL import Image as PIL
 from torch import Tensor, nn
 
@@ -54,17 +56,6 @@ class Trailing(nn.Module):
         return torch.stack(depths, 1), {"log_depth": past}
 
 
-class Brightness(nn.Module):
-    """Depth is the red of the pixel plus an offset: what comes out is known by hand."""
-
-    def __init__(self, claims: str = "metric", offset: float = 1.0) -> None:
-        super().__init__()
-        self.claims, self.offset = claims, offset
-
-    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        return frames[:, :, 0] * 255 + self.offset, {}
-
-
 @pytest.fixture
 def frames() -> np.ndarray:
     """One image that moves a pixel a frame: random ones would be a cut each."""
@@ -94,7 +85,7 @@ def save(path: Path, image: np.ndarray) -> Path:
 
 
 def test_one_image_gives_its_depth_by_hand(frames, tmp_path):
-    predictor = Predictor(Brightness())
+    predictor = Predictor(Red())
     result = predictor.predict(frames[0])
     np.testing.assert_allclose(result.depth, frames[0, :, :, 0] + 1.0, rtol=1e-6)
     assert result.depth.dtype == np.float32
@@ -154,7 +145,7 @@ def test_every_kind_of_source_gives_the_same_depth(frames, tmp_path):
         next(predictor.stream(63))
 
 
-def test_stream_is_lazy_and_holds_one_frame(frames):
+def test_stream_is_lazy_and_holds_one_frame():
     asked = []
 
     def endless():
@@ -162,7 +153,7 @@ def test_stream_is_lazy_and_holds_one_frame(frames):
             asked.append(1)
             yield np.zeros((120, 160, 3), np.uint8)
 
-    stream = Predictor(Brightness()).stream(endless())
+    stream = Predictor(Red()).stream(endless())
     assert asked == []
     for _ in range(3):
         next(stream)
@@ -187,7 +178,7 @@ def test_model_is_in_evaluation_mode_and_needs_no_gradient(frames):
 def test_larger_frames_are_shrunk_for_the_network_and_depth_brought_back(frames):
     visible = []
 
-    class Watching(Brightness):
+    class Watching(Red):
         def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
             visible.append(tuple(frames.shape))
             return super().forward(frames)
@@ -203,18 +194,18 @@ def test_larger_frames_are_shrunk_for_the_network_and_depth_brought_back(frames)
     np.testing.assert_allclose(result.depth[:, 38], 10 + 90 * 1 / 8, rtol=1e-5)
     np.testing.assert_allclose(result.depth[:, 39], 10 + 90 * 3 / 8, rtol=1e-5)
     assert Predictor(Watching(), max_side=80).predict(wide).depth[0, 39] == 10
-    disparity = Predictor(Brightness("disparity"), max_side=20).predict(wide).depth
+    disparity = Predictor(Red("disparity"), max_side=20).predict(wide).depth
     np.testing.assert_array_equal(disparity, result.depth)
 
 
 def test_what_the_model_leaves_open_is_not_valid():
     image = np.full((H, W, 3), 5, np.uint8)
     image[3, 4, 0] = 0
-    result = Predictor(Brightness(offset=0.0)).predict(image)
+    result = Predictor(Red(offset=0.0)).predict(image)
     assert not result.valid[3, 4]
     assert result.valid.sum() == H * W - 1
-    assert Predictor(Brightness("disparity", offset=0.0)).predict(image).valid.all()
-    enlarged = Predictor(Brightness(offset=0.0), max_side=W - 1).predict(np.zeros((H, W, 3), np.uint8))
+    assert Predictor(Red("disparity", offset=0.0)).predict(image).valid.all()
+    enlarged = Predictor(Red(offset=0.0), max_side=W - 1).predict(np.zeros((H, W, 3), np.uint8))
     assert not enlarged.valid.any()
     assert np.isnan(enlarged.depth).all()
 
@@ -229,19 +220,19 @@ def test_what_the_model_leaves_open_is_not_valid():
 )
 def test_what_is_no_image_is_refused(image, said):
     with pytest.raises(InputError, match=f"an image is {said}; it is a numpy array of uint8"):
-        Predictor(Brightness()).predict(image)
+        Predictor(Red()).predict(image)
 
 
-def test_unusable_models_and_sources_are_refused(frames, tmp_path):
+def test_unusable_models_and_sources_are_refused(tmp_path):
     with pytest.raises(InputError, match="has claims None; set its attribute"):
         Predictor(nn.Identity())
     with pytest.raises(InputError, match="max_side is 0"):
-        Predictor(Brightness(), max_side=0)
+        Predictor(Red(), max_side=0)
     with pytest.raises(InputError, match=r"nothing\.mp4 does not exist"):
-        next(Predictor(Brightness()).stream(tmp_path / "nothing.mp4"))
+        next(Predictor(Red()).stream(tmp_path / "nothing.mp4"))
     (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
     with pytest.raises(InputError, match=r"notes\.txt is no image"):
-        next(Predictor(Brightness()).stream(tmp_path / "notes.txt"))
+        next(Predictor(Red()).stream(tmp_path / "notes.txt"))
 
 
 def make_inputs(folder: Path, frames: np.ndarray, ramp: np.ndarray) -> list[Path]:
@@ -281,7 +272,7 @@ def test_prediction_folder_holds_what_the_stream_gives(frames, ramp, tmp_path, f
 
 def test_mp4_shows_frame_and_depth_with_one_range(ramp, tmp_path):
     write_video(tmp_path / "film.mp4", ramp, 10.0)
-    (path,) = predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "out", format="mp4")
+    (path,) = predict_files(Predictor(Red()), [tmp_path / "film.mp4"], tmp_path / "out", format="mp4")
     assert probe_video(path).fps == 10.0
     decoded = np.stack(list(read_video(tmp_path / "film.mp4")))
     depth = decoded[..., 0].astype(np.float32) + 1
@@ -297,7 +288,7 @@ def test_mp4_shows_frame_and_depth_with_one_range(ramp, tmp_path):
 @pytest.mark.parametrize("claims", ["metric", "disparity", "affine"])
 def test_mkv_codes_give_the_depth_back(ramp, tmp_path, claims):
     write_video(tmp_path / "film.mp4", ramp, 10.0)
-    model = Brightness(claims, offset=-100.0 if claims == "affine" else 1.0)
+    model = Red(claims, offset=-100.0 if claims == "affine" else 1.0)
     written = predict_files(Predictor(model), [tmp_path / "film.mp4"], tmp_path / "out", format="mkv")
     assert [path.name for path in written] == ["film.mkv", "film.json", "film_preview.mp4"]
     says = json.loads(written[1].read_text(encoding="utf-8"))
@@ -311,13 +302,13 @@ def test_mkv_codes_give_the_depth_back(ramp, tmp_path, claims):
 
 def test_existing_outputs_are_refused_before_anything_is_done(frames, ramp, tmp_path):
     inputs, out = make_inputs(tmp_path, frames, ramp), tmp_path / "out"
-    predictor = Predictor(Brightness())
+    predictor = Predictor(Red())
     predict_files(predictor, inputs[1:2], out)
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     with pytest.raises(InputError, match=r"walk\.npz exists"):
         predict_files(predictor, inputs, out)
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
-    predict_files(Predictor(Brightness(offset=9.0)), inputs[1:2], out, overwrite=True)
+    predict_files(Predictor(Red(offset=9.0)), inputs[1:2], out, overwrite=True)
     np.testing.assert_allclose(read_predictions(out, "walk")[0], frames[..., 0] + 9.0, rtol=1e-6)
     for _ in range(2):
         predict_files(predictor, inputs[1:2], tmp_path / "images", format="png16", overwrite=True)
@@ -328,13 +319,13 @@ def test_inputs_are_never_overwritten(frames, ramp, tmp_path):
     inputs = make_inputs(tmp_path, frames, ramp)
     film = inputs[3].read_bytes()
     with pytest.raises(InputError, match=r"film\.mp4 is an input and would be overwritten"):
-        predict_files(Predictor(Brightness()), inputs[3:], tmp_path, format="mp4", overwrite=True)
+        predict_files(Predictor(Red()), inputs[3:], tmp_path, format="mp4", overwrite=True)
     with pytest.raises(InputError, match="room is an input and would be overwritten"):
-        predict_files(Predictor(Brightness()), inputs[2:3], tmp_path / "data", format="png16", overwrite=True)
+        predict_files(Predictor(Red()), inputs[2:3], tmp_path / "data", format="png16", overwrite=True)
     (tmp_path / "out" / "walk").mkdir(parents=True)
     (tmp_path / "out" / "walk" / "diary.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="walk is a folder with more than a prediction in it"):
-        predict_files(Predictor(Brightness()), inputs[1:2], tmp_path / "out", format="png16", overwrite=True)
+        predict_files(Predictor(Red()), inputs[1:2], tmp_path / "out", format="png16", overwrite=True)
     assert inputs[3].read_bytes() == film
     assert (tmp_path / "out" / "walk" / "diary.txt").read_text(encoding="utf-8") == "mine"
 
@@ -346,7 +337,7 @@ def test_failing_inputs_are_named_and_the_others_written(frames, ramp, tmp_path)
     image.write_bytes(image.read_bytes()[:-20])
     mixed = [tmp_path / "broken.mp4", inputs[0], image, tmp_path / "missing.png", inputs[3]]
     with pytest.raises(InputError) as error:
-        predict_files(Predictor(Brightness()), mixed, out)
+        predict_files(Predictor(Red()), mixed, out)
     message = str(error.value)
     assert message.startswith("3 input(s) failed, 2 written:")
     for name in ("broken.mp4", "cut.png", "missing.png"):
@@ -356,7 +347,7 @@ def test_failing_inputs_are_named_and_the_others_written(frames, ramp, tmp_path)
 
 
 def test_a_failing_model_leaves_nothing_and_names_the_input(ramp, tmp_path):
-    class Failing(Brightness):
+    class Failing(Red):
         def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
             raise RuntimeError("out of memory")
 
@@ -371,16 +362,16 @@ def test_wrong_format_and_clashing_names_are_refused(frames, tmp_path):
     one = save(tmp_path / "a.png", frames[0])
     other = save(tmp_path / "b" / "a.png", frames[0])
     with pytest.raises(InputError, match="format 'tiff' is unknown; there are npz, png16, mp4, mkv, exr"):
-        predict_files(Predictor(Brightness()), [one], tmp_path / "out", format="tiff")
+        predict_files(Predictor(Red()), [one], tmp_path / "out", format="tiff")
     with pytest.raises(InputError, match="would both be written as a"):
-        predict_files(Predictor(Brightness()), [one, other], tmp_path / "out")
+        predict_files(Predictor(Red()), [one, other], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_video_without_a_single_valid_depth_is_written_black(frames, tmp_path):
+def test_video_without_a_single_valid_depth_is_written_black(tmp_path):
     photo = save(tmp_path / "photo.png", np.zeros((H, W, 3), np.uint8))
     for format in ("npz", "png16", "exr", "mkv", "mp4"):
-        predict_files(Predictor(Brightness(offset=-1.0)), [photo], tmp_path / format, format=format)
+        predict_files(Predictor(Red(offset=-1.0)), [photo], tmp_path / format, format=format)
     assert np.isnan(read_predictions(tmp_path / "npz", "photo")[0]).all()
     assert np.isnan(read_predictions(tmp_path / "exr", "photo")[0]).all()
     assert np.isnan(read_predictions(tmp_path / "png16", "photo")[0]).all()
@@ -390,10 +381,10 @@ def test_video_without_a_single_valid_depth_is_written_black(frames, tmp_path):
 
 def test_max_side_of_a_call_holds_for_that_call(ramp, tmp_path):
     write_video(tmp_path / "film.mp4", ramp, 10.0)
-    predictor = Predictor(Brightness())
+    predictor = Predictor(Red())
     predict_files(predictor, [tmp_path / "film.mp4"], tmp_path / "out", max_side=12)
     depth, _ = read_predictions(tmp_path / "out", "film")
-    expected = np.stack([r.depth for r in Predictor(Brightness(), max_side=12).stream(tmp_path / "film.mp4")])
+    expected = np.stack([r.depth for r in Predictor(Red(), max_side=12).stream(tmp_path / "film.mp4")])
     np.testing.assert_array_equal(depth, expected)
     assert predictor.network.max_side is None
     assert math.isclose(depth.mean(), ramp[..., 0].mean() + 1, rel_tol=0.05)
@@ -401,12 +392,12 @@ def test_max_side_of_a_call_holds_for_that_call(ramp, tmp_path):
 
 def test_filter_of_a_call_smooths_what_is_written(ramp, tmp_path):
     write_video(tmp_path / "film.mp4", ramp, 10.0)
-    predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "out", filter="ema_0.8")
+    predict_files(Predictor(Red()), [tmp_path / "film.mp4"], tmp_path / "out", filter="ema_0.8")
     decoded = np.stack(list(read_video(tmp_path / "film.mp4")))
     expected = filter_depth("ema_0.8", decoded[..., 0].astype(np.float32) + 1, decoded, claims="metric")
     np.testing.assert_allclose(read_predictions(tmp_path / "out", "film")[0], expected, rtol=1e-5)
     with pytest.raises(InputError, match="filter 'mean': unknown"):
-        predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "other", filter="mean")
+        predict_files(Predictor(Red()), [tmp_path / "film.mp4"], tmp_path / "other", filter="mean")
     assert not (tmp_path / "other").exists()
 
 
@@ -414,7 +405,7 @@ def test_strength_is_applied_and_noted_in_every_format(ramp, tmp_path):
     write_video(tmp_path / "film.mp4", ramp, 10.0)
     decoded = np.stack(list(read_video(tmp_path / "film.mp4")))
     raw = decoded[..., 0].astype(np.float32) + 1
-    predictor = Predictor(Brightness(), filter="learned", strength=0.5)
+    predictor = Predictor(Red(), filter="learned", strength=0.5)
     predict_files(predictor, [tmp_path / "film.mp4"], tmp_path / "npz")
     expected = filter_depth(choose_filter("learned", 0.5), raw, decoded)
     np.testing.assert_allclose(read_predictions(tmp_path / "npz", "film")[0], expected, rtol=1e-5)
@@ -425,7 +416,7 @@ def test_strength_is_applied_and_noted_in_every_format(ramp, tmp_path):
         meta = json.loads((tmp_path / format / name).read_text(encoding="utf-8"))
         assert (meta["filter"], meta["strength"]) == ("learned", 0.25)
     with pytest.raises(InputError, match="it is of the filter learned"):
-        predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "other", strength=0.5)
+        predict_files(Predictor(Red()), [tmp_path / "film.mp4"], tmp_path / "other", strength=0.5)
 
 
 def test_a_filter_begins_anew_at_a_cut(ramp, tmp_path):
@@ -433,7 +424,7 @@ def test_a_filter_begins_anew_at_a_cut(ramp, tmp_path):
     outdoors[:, 4:24, 4:20] = 240
     for number, frame in enumerate([*indoors, *outdoors]):
         save(tmp_path / "film" / f"{number}.png", frame)
-    predict_files(Predictor(Brightness()), [tmp_path / "film"], tmp_path / "out", filter="ema_0.8")
+    predict_files(Predictor(Red()), [tmp_path / "film"], tmp_path / "out", filter="ema_0.8")
     shots = [
         filter_depth("ema_0.8", shot[..., 0].astype(np.float32) + 1, shot, claims="metric")
         for shot in (indoors, outdoors)
@@ -442,16 +433,8 @@ def test_a_filter_begins_anew_at_a_cut(ramp, tmp_path):
 
 
 def test_mp4_keeps_the_times_of_a_video(ramp, tmp_path):
-    with av.open(str(tmp_path / "film.mp4"), "w") as file:
-        stream = file.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 100)
-        for image, time in zip(ramp, (0, 3, 11, 40, 44), strict=True):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts, frame.time_base = time, Fraction(1, 100)
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode())
-    (path,) = predict_files(Predictor(Brightness()), [tmp_path / "film.mp4"], tmp_path / "out", format="mp4")
+    encode(tmp_path / "film.mp4", ramp, times=(0, 3, 11, 40, 44), unit=Fraction(1, 100))
+    (path,) = predict_files(Predictor(Red()), [tmp_path / "film.mp4"], tmp_path / "out", format="mp4")
     with av.open(str(path)) as file:
         assert [round(100 * frame.time) for frame in file.decode(video=0)] == [0, 3, 11, 40, 44]
 
@@ -459,14 +442,9 @@ def test_mp4_keeps_the_times_of_a_video(ramp, tmp_path):
 @pytest.mark.parametrize("format", ["npz", "mp4", "mkv"])
 def test_a_video_of_one_frame_and_odd_size(frames, tmp_path, format):
     write_video(tmp_path / "film.mp4", frames[:1, :23, :39], 10.0)
-    odd = tmp_path / "odd.mkv"
-    with av.open(str(odd), "w") as file:
-        stream = file.add_stream("ffv1", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 39, 23, "gray"
-        grey = av.VideoFrame.from_ndarray(frames[0, :23, :39, 0], format="gray")
-        file.mux(stream.encode(grey))
-        file.mux(stream.encode())
-    written = predict_files(Predictor(Brightness()), [tmp_path / "film.mp4", odd], tmp_path / "out", format=format)
+    grey = frames[:1, :23, :39, :1].repeat(3, axis=3)
+    odd = encode(tmp_path / "odd.mkv", grey, codec="ffv1", pix_fmt="gray")
+    written = predict_files(Predictor(Red()), [tmp_path / "film.mp4", odd], tmp_path / "out", format=format)
     assert {path.stem.removesuffix("_preview") for path in written} == {"film", "odd"}
     if format == "npz":
         depth = read_predictions(tmp_path / "out", "odd")[0]
@@ -478,24 +456,24 @@ def test_shards_share_out_all_inputs(frames, tmp_path):
     inputs = [save(tmp_path / f"{name}.png", frames[0]) for name in "abcde"]
     shares = []
     for index in (1, 2, 3):
-        written = predict_files(Predictor(Brightness()), inputs, tmp_path / "out", shard=(index, 3))
+        written = predict_files(Predictor(Red()), inputs, tmp_path / "out", shard=(index, 3))
         shares.append([path.stem for path in written if path.suffix == ".npz"])
     assert shares == [["a", "d"], ["b", "e"], ["c"]]
     with pytest.raises(InputError, match="shard 4/3: the first of four is 1/4"):
-        predict_files(Predictor(Brightness()), inputs, tmp_path / "out", shard=(4, 3))
+        predict_files(Predictor(Red()), inputs, tmp_path / "out", shard=(4, 3))
 
 
 def test_an_interrupted_run_goes_on_with_what_is_missing(frames, tmp_path):
     inputs = [save(tmp_path / f"{name}.png", frames[0]) for name in "abc"]
     out = tmp_path / "out"
-    predict_files(Predictor(Brightness()), inputs[:2], out)
+    predict_files(Predictor(Red()), inputs[:2], out)
     (out / "b_preview.png").unlink()  # cut between the depth and its preview
     before = (out / "a.npz").stat().st_mtime_ns
-    written = predict_files(Predictor(Brightness(offset=3.0)), inputs, out, resume=True)
+    written = predict_files(Predictor(Red(offset=3.0)), inputs, out, resume=True)
     assert [path.name for path in written] == ["b.npz", "b_preview.png", "c.npz", "c_preview.png"]
     assert (out / "a.npz").stat().st_mtime_ns == before
     np.testing.assert_allclose(read_predictions(out, "b")[0][0], frames[0, ..., 0] + 3.0, rtol=1e-6)
-    assert predict_files(Predictor(Brightness()), inputs, out, resume=True) == []
+    assert predict_files(Predictor(Red()), inputs, out, resume=True) == []
 
 
 @pytest.mark.parametrize("format", ["npz", "png16", "mkv"])
@@ -543,13 +521,13 @@ def test_a_run_that_goes_on_replaces_nothing_that_is_not_its_own(frames, tmp_pat
     for name, format in (("a.mkv", "mkv"), ("a.npz", "npz"), ("a_preview.png", "npz"), ("a.json", "mkv")):
         (out / name).write_text("precious", encoding="utf-8")
         with pytest.raises(InputError, match=f"{name} is there without the rest of what predict writes"):
-            predict_files(Predictor(Brightness()), [path], out, format=format, resume=True)
+            predict_files(Predictor(Red()), [path], out, format=format, resume=True)
         assert (out / name).read_text(encoding="utf-8") == "precious"
         (out / name).unlink()
-    predict_files(Predictor(Brightness()), [path], out, format="mkv")
+    predict_files(Predictor(Red()), [path], out, format="mkv")
     (out / "a_preview.png").unlink()
     (out / "a.json").unlink()
-    assert len(predict_files(Predictor(Brightness()), [path], out, format="mkv", resume=True)) == 3
+    assert len(predict_files(Predictor(Red()), [path], out, format="mkv", resume=True)) == 3
 
 
 def test_what_is_there_already_is_named_and_what_a_killed_run_left_is_removed(frames, tmp_path, caplog):
@@ -559,12 +537,12 @@ def test_what_is_there_already_is_named_and_what_a_killed_run_left_is_removed(fr
         (out / f".{name}.deadbeef.part.lock").touch()
     (out / ".a.abcdef01.part").mkdir()  # of a writer without a lock
     with hidden_folder(out, "a") as at_work:
-        predict_files(Predictor(Brightness()), [path], out)
+        predict_files(Predictor(Red()), [path], out)
         assert at_work.is_dir()  # that of a run that goes on
     left = sorted(each.name for each in out.iterdir() if each.name.startswith("."))
     assert left == [".a.abcdef01.part", ".b.deadbeef.part", ".b.deadbeef.part.lock"]
     with caplog.at_level("INFO"):
-        assert predict_files(Predictor(Brightness()), [path], out, resume=True) == []
+        assert predict_files(Predictor(Red()), [path], out, resume=True) == []
     assert "out: has the outputs of 1 inputs, which are left as they are" in caplog.text
 
 
@@ -572,7 +550,7 @@ def test_what_is_there_already_is_named_and_what_a_killed_run_left_is_removed(fr
 def test_nothing_is_left_beside_the_outputs(ramp, tmp_path, format):
     video = tmp_path / "räume 1.mp4"
     write_video(video, ramp, 25.0)
-    written = predict_files(Predictor(Brightness()), [video], tmp_path / "out", format=format)
+    written = predict_files(Predictor(Red()), [video], tmp_path / "out", format=format)
     assert sorted((tmp_path / "out").iterdir()) == sorted(written)
 
 
@@ -581,7 +559,7 @@ def test_outputs_of_which_one_cannot_be_replaced_all_stay(ramp, tmp_path, monkey
     video = tmp_path / "a.mp4"
     write_video(video, ramp, 25.0)
     out = tmp_path / "out"
-    paths = predict_files(Predictor(Brightness()), [video], out)
+    paths = predict_files(Predictor(Red()), [video], out)
     before = [path.read_bytes() for path in paths]
 
     def refuse(path, final, *, move=predict_module.move):
@@ -591,7 +569,7 @@ def test_outputs_of_which_one_cannot_be_replaced_all_stay(ramp, tmp_path, monkey
 
     monkeypatch.setattr(predict_module, "move", refuse)
     with pytest.raises(PermissionError) as raised:
-        predict_files(Predictor(Brightness(), filter="median"), [video], out, overwrite=True)
+        predict_files(Predictor(Red(), filter="median"), [video], out, overwrite=True)
     assert Path(raised.value.filename).name == "a_preview.mp4"
     assert raised.value.filename2 is None
     assert [path.read_bytes() for path in paths] == before
@@ -608,7 +586,7 @@ def test_a_folder_that_may_not_be_read_costs_the_others_nothing(frames, tmp_path
 
     monkeypatch.setattr(predict_module, "_open", refuse)
     with pytest.raises(SomeFailedError, match=r"a\.png: permission denied: ask its owner"):
-        predict_files(Predictor(Brightness()), inputs, tmp_path / "out")
+        predict_files(Predictor(Red()), inputs, tmp_path / "out")
     assert (tmp_path / "out" / "b.npz").is_file()
 
 
@@ -618,9 +596,9 @@ def test_outputs_of_one_name_and_an_empty_name_are_refused(frames, tmp_path):
     save(tmp_path / "a_preview.mp4" / "0.png", frames[0])
     inputs = [tmp_path / "a.mp4", tmp_path / "a_preview.mp4"]
     with pytest.raises(InputError, match=r"would both write a_preview\.mp4"):
-        predict_files(Predictor(Brightness()), inputs, tmp_path / "out", format="png16")
+        predict_files(Predictor(Red()), inputs, tmp_path / "out", format="png16")
     with pytest.raises(InputError, match="an empty name"):
-        predict_files(Predictor(Brightness()), [""], tmp_path / "out")
+        predict_files(Predictor(Red()), [""], tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", ["I;16", "I", "F"])
@@ -629,35 +607,35 @@ def test_images_of_pil_with_more_than_8_bits_are_refused(kind):
     image = PIL.fromarray(values.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[kind]))
     assert image.mode == kind
     with pytest.raises(InputError, match="has more than 8 bits"):
-        Predictor(Brightness()).predict(image)
+        Predictor(Red()).predict(image)
 
 
 def test_a_run_that_goes_on_in_another_format_or_onto_its_input_is_refused(frames, tmp_path):
     path, out = save(tmp_path / "a.png", frames[0]), tmp_path / "out"
-    predict_files(Predictor(Brightness()), [path], out, format="png16")
+    predict_files(Predictor(Red()), [path], out, format="png16")
     before = (out / "a" / "depth" / "0000.png").read_bytes()
     for other in ("exr", "png", "ply"):
         lens = Lens(focal_px=50.0) if other == "ply" else None
         with pytest.raises(InputError, match=f"a holds something else than {other}"):
-            predict_files(Predictor(Brightness()), [path], out, format=other, resume=True, lens=lens)
+            predict_files(Predictor(Red()), [path], out, format=other, resume=True, lens=lens)
     assert (out / "a" / "depth" / "0000.png").read_bytes() == before
-    assert predict_files(Predictor(Brightness()), [path], out, format="png16", resume=True) == []
+    assert predict_files(Predictor(Red()), [path], out, format="png16", resume=True) == []
     write_video(tmp_path / "clip.mp4", iter(frames), 25.0)
     with pytest.raises(InputError, match="is an input and would be overwritten"):
-        predict_files(Predictor(Brightness()), [tmp_path / "clip.mp4"], tmp_path, format="mp4", resume=True)
+        predict_files(Predictor(Red()), [tmp_path / "clip.mp4"], tmp_path, format="mp4", resume=True)
 
 
 def test_inputs_of_one_name_are_refused_in_whichever_shards_they_are(frames, tmp_path):
     inputs = [save(tmp_path / folder / "cam.png", frames[0]) for folder in "xy"]
     for shard in ((1, 2), (2, 2)):
         with pytest.raises(InputError, match="would both be written as cam"):
-            predict_files(Predictor(Brightness()), inputs, tmp_path / "out", shard=shard)
+            predict_files(Predictor(Red()), inputs, tmp_path / "out", shard=shard)
     (tmp_path / "x" / "cam.txt").write_text("no image", encoding="utf-8")
     with pytest.raises(SomeFailedError, match=r"cam\.txt"):
-        predict_files(Predictor(Brightness()), [*inputs[:1], tmp_path / "x" / "cam.txt"], tmp_path / "out")
+        predict_files(Predictor(Red()), [*inputs[:1], tmp_path / "x" / "cam.txt"], tmp_path / "out")
     assert (tmp_path / "out" / "cam.npz").is_file()
     with pytest.raises(InputError, match=r"\*\* stands alone|matches nothing"):
-        predict_files(Predictor(Brightness()), [str(tmp_path / "**.mp4")], tmp_path / "out")
+        predict_files(Predictor(Red()), [str(tmp_path / "**.mp4")], tmp_path / "out")
 
 
 @pytest.mark.gpu
@@ -671,5 +649,5 @@ def test_gpu_gives_what_the_cpu_gives(frames):
 def test_a_file_in_the_place_of_the_folder_is_named_before_anything_is_done(tmp_path):
     (tmp_path / "out").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match=r"out is a file, and .*out is to be a folder"):
-        predict_files(Predictor(Brightness()), [tmp_path / "none.png"], tmp_path / "out")
+        predict_files(Predictor(Red()), [tmp_path / "none.png"], tmp_path / "out")
     assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
-from torch import Tensor, nn
+from films import encode
+from known_depth import Red
 
 from steadydepth.files import video_read
 from steadydepth.files.stored_depth import read_predictions
@@ -16,34 +16,18 @@ from steadydepth.files.video_read import read_video
 from steadydepth.inference.live import stream_newest
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor
-from steadydepth.types import InputError, State
+from steadydepth.types import InputError
 
 T, H, W = 20, 24, 40
 # The last frames of a broken connection may have come in part.
 SURE = 15
 
 
-class Red(nn.Module):
-    """Depth is the red of the pixel plus one."""
-
-    claims = "metric"
-
-    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        return frames[:, :, 0] * 255 + 1, {}
-
-
 @pytest.fixture(scope="module")
 def film(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("rtsp") / "film.ts"
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("libx264", rate=10)
-        stream.height, stream.width, stream.pix_fmt = H, W, "yuv420p"
-        for number in range(T):
-            image = np.full((H, W, 3), 90, np.uint8)
-            image[..., 0] = np.linspace(30, 50, W) + 9 * number
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        file.mux(stream.encode())
-    return path
+    frames = np.full((T, H, W, 3), 90, np.uint8)
+    frames[..., 0] = np.linspace(30, 50, W) + 9 * np.arange(T)[:, None, None]
+    return encode(tmp_path_factory.mktemp("rtsp") / "film.ts", frames, rate=10)
 
 
 @pytest.fixture

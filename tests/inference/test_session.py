@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from known_depth import Average, Red, averages, film
+from torch import nn
 
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.evaluation.sources import predict_sequence
@@ -20,53 +21,9 @@ from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.session import Session
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.ops.resize import resize_depth
-from steadydepth.types import Clip, InputError, State
+from steadydepth.types import Clip, InputError
 
 T, H, W = 9, 40, 56
-
-
-class Average(nn.Module):
-    """Depth is one more than the mean red so far at each pixel; counts the frames it was shown at once."""
-
-    claims = "metric"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.chunks: list[int] = []
-
-    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        self.chunks.append(frames.shape[1])
-        total = state["total"] if state else torch.zeros_like(frames[:, 0, 0])
-        count = state["count"] if state else torch.zeros(len(frames))
-        depths = []
-        for frame in frames.unbind(1):
-            total, count = total + 255 * frame[:, 0], count + 1
-            depths.append(1 + total / count[:, None, None])
-        return torch.stack(depths, 1), {"total": total, "count": count}
-
-
-class Red(nn.Module):
-    claims = "metric"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.chunks: list[int] = []
-
-    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        self.chunks.append(frames.shape[1])
-        return 1 + 255 * frames[:, :, 0], {}
-
-
-def film(seed: int = 0, n_frames: int = T) -> np.ndarray:
-    """One image that moves a pixel a frame."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (H // 4, W // 4, 3), np.uint8)
-    image = np.kron(coarse, np.ones((4, 4, 1), np.uint8))
-    return np.stack([np.roll(image, t, axis=1) for t in range(n_frames)])
-
-
-def averages(frames: np.ndarray) -> np.ndarray:
-    counts = np.arange(1, len(frames) + 1)[:, None, None]
-    return (1 + np.cumsum(frames[..., 0], axis=0) / counts).astype(np.float32)
 
 
 def depths(results) -> np.ndarray:

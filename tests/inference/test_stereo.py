@@ -1,12 +1,13 @@
 """Stereo pairs: by hand, beside a second camera of the synthetic world, and as predict writes them."""
 
 from dataclasses import replace
+from functools import partial
 
 import av
 import cv2
 import numpy as np
 import pytest
-from torch import Tensor, nn
+from known_depth import Red
 
 from steadydepth.files.video_read import probe_video, read_video
 from steadydepth.files.video_write import write_video
@@ -19,9 +20,10 @@ from steadydepth.synthetic.rays import cast, make_grid
 from steadydepth.synthetic.scene import draw_scene
 from steadydepth.synthetic.shading import blur_textures, find_surface, rays_through, shade
 from steadydepth.synthetic.world import make_clip
-from steadydepth.types import InputError, State
+from steadydepth.types import InputError
 
 H, W = 12, 40
+red = partial(Red, factor=1.0, offset=0.0)
 
 
 def columns() -> np.ndarray:
@@ -127,13 +129,6 @@ def test_both_eyes_see_what_two_cameras_of_a_world_see():
         assert np.mean(error > 20) < 0.03 < np.mean(before > 20)
 
 
-class Red(nn.Module):
-    claims = "disparity"
-
-    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        return frames[:, :, 0], {}
-
-
 @pytest.fixture
 def film(tmp_path):
     rows = np.linspace(0, 250, 48).astype(np.uint8)
@@ -144,7 +139,7 @@ def film(tmp_path):
 
 @pytest.mark.parametrize(("format", "width"), [("sbs", 128), ("anaglyph", 64)])
 def test_predict_writes_pairs_with_the_times_of_the_video(film, tmp_path, format, width):
-    (path,) = predict_files(Predictor(Red()), [film], tmp_path / "out", format=format, stereo=Stereo(10.0))
+    (path,) = predict_files(Predictor(red("disparity")), [film], tmp_path / "out", format=format, stereo=Stereo(10.0))
     assert path.name == f"film_{format}.mp4"
     info = probe_video(path)
     assert (info.n_frames, info.height, info.width, info.fps) == (4, 48, width, 10.0)
@@ -157,7 +152,7 @@ def test_predict_writes_pairs_with_the_times_of_the_video(film, tmp_path, format
 
 def test_a_photo_becomes_an_image(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), columns())
-    (path,) = predict_files(Predictor(Red()), [tmp_path / "a.png"], tmp_path / "out", format="sbs")
+    (path,) = predict_files(Predictor(red("disparity")), [tmp_path / "a.png"], tmp_path / "out", format="sbs")
     assert path.name == "a_sbs.png"
     assert cv2.imread(str(path)).shape == (H, 2 * W, 3)
 

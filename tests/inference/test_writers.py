@@ -1,11 +1,12 @@
 """Formats of predict that need to know the camera."""
 
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
-from torch import Tensor, nn
+from known_depth import Red
 
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_read import read_depth_video
@@ -16,20 +17,10 @@ from steadydepth.inference.point_clouds import Lens, coloured_points, write_ply
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor
 from steadydepth.ops.depth_view import DepthView
-from steadydepth.types import Clip, InputError, State
+from steadydepth.types import Clip, InputError
 
 T, H, W = 3, 24, 40
-
-
-class Red(nn.Module):
-    """Depth is the red of the pixel; none where it is 0."""
-
-    def __init__(self, claims: str = "metric") -> None:
-        super().__init__()
-        self.claims = claims
-
-    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        return frames[:, :, 0] * 255, {}
+red = partial(Red, offset=0.0)  # no depth where nothing is red
 
 
 @pytest.fixture
@@ -47,7 +38,7 @@ def test_ply_is_a_cloud_a_frame_by_the_camera_of_the_folder_or_the_lens(frames, 
     K = np.array([[50, 0, 21], [0, 48, 13], [0, 0, 1.0]])
     folder = write_room(tmp_path, frames, K)
     for _ in range(2):
-        written = predict_files(Predictor(Red()), [folder], tmp_path / "out", format="ply", lens=lens, overwrite=True)
+        written = predict_files(Predictor(red()), [folder], tmp_path / "out", format="ply", lens=lens, overwrite=True)
     assert [path.name for path in written] == ["room", "room_preview.mp4"]
     assert sorted(path.name for path in (tmp_path / "out" / "room" / "points").iterdir()) == [
         "0000.ply",
@@ -71,9 +62,9 @@ def test_points_without_a_camera_or_a_depth_are_refused(frames, tmp_path):
     folder = write_room(tmp_path, frames, None)
     for format in ("ply", "rerun"):
         with pytest.raises(InputError, match=rf"{format} needs depth, .*claims disparity"):
-            predict_files(Predictor(Red("disparity")), [folder], tmp_path / "out", format=format)
+            predict_files(Predictor(red("disparity")), [folder], tmp_path / "out", format=format)
     with pytest.raises(InputError, match=r"room: the camera is not known; ply needs .*--fov"):
-        predict_files(Predictor(Red()), [folder], tmp_path / "out", format="ply")
+        predict_files(Predictor(red()), [folder], tmp_path / "out", format="ply")
     assert not (tmp_path / "out").exists()
 
 
@@ -81,7 +72,7 @@ def test_rerun_is_one_recording_for_a_video(frames, tmp_path):
     pytest.importorskip("rerun")
     reader = pytest.importorskip("rerun.chunk")
     folder = write_room(tmp_path, frames, None)
-    written = predict_files(Predictor(Red()), [folder], tmp_path / "out", format="rerun", lens=Lens(fov_deg=60.0))
+    written = predict_files(Predictor(red()), [folder], tmp_path / "out", format="rerun", lens=Lens(fov_deg=60.0))
     assert written == [tmp_path / "out" / "room.rrd"]
     chunks = [each for each in reader.RrdReader(written[0]).stream() if each.entity_path == "/world/points"]
     assert sum(each.num_rows for each in chunks) == T
@@ -97,7 +88,7 @@ def test_a_video_is_read_once_and_its_preview_is_made_of_the_frames_as_they_came
         times_read.append(1)
         return iter(wide)
 
-    source, predictor = Source("room", frames, n_frames=T), Predictor(Red())
+    source, predictor = Source("room", frames, n_frames=T), Predictor(red())
     cached = cache_depth(predictor, source, tmp_path, keep_side=320, report=lambda *_: None)
     assert [image.shape for image in cached.shrunk()] == [(32, 320, 3)] * T
     kept = list(cached.images(320, DepthView()))
@@ -111,7 +102,7 @@ def test_ranges_that_follow_do_not_cross_a_cut_of_a_network_without_memory(tmp_p
     shots = np.random.default_rng(0).integers(0, 256, (2, H, W, 3), dtype=np.uint8)
     images = np.stack([shots[0] // 8 + 1] * 8 + [shots[1] // 8 + 200] * 8)
     source = Source("film", lambda: iter(images), len(images), 10.0)
-    cached = cache_depth(Predictor(Red()), source, tmp_path, find_cuts=True, report=lambda *_: None)
+    cached = cache_depth(Predictor(red()), source, tmp_path, find_cuts=True, report=lambda *_: None)
     assert cached.starts == (0, 8)
     ranges = list(cached.ranges(DepthView(look_ahead=5)))
     assert ranges[7][1] < 50
@@ -120,7 +111,7 @@ def test_ranges_that_follow_do_not_cross_a_cut_of_a_network_without_memory(tmp_p
 
 def test_a_picture_of_one_row_is_written_as_mkv(tmp_path):
     cv2.imwrite(str(tmp_path / "row.png"), np.full((1, 40, 3), 9, np.uint8))
-    predict_files(Predictor(Red()), [tmp_path / "row.png"], tmp_path / "out", format="mkv")
+    predict_files(Predictor(red()), [tmp_path / "row.png"], tmp_path / "out", format="mkv")
     assert next(read_depth_video(tmp_path / "out" / "row.mkv")).shape == (1, 40)
 
 
@@ -135,7 +126,7 @@ def test_what_fails_while_it_is_written_gives_its_preview_up(tmp_path, monkeypat
 
     images = np.zeros((2, H, W, 3), np.uint8)
     source = Source("film", lambda: iter(images), len(images), 10.0)
-    cached = cache_depth(Predictor(Red()), source, tmp_path, report=lambda *_: None)
+    cached = cache_depth(Predictor(red()), source, tmp_path, report=lambda *_: None)
     monkeypatch.setattr(writers, "_write_preview", preview)
     monkeypatch.setitem(writers.FORMATS, "npz", fail)
     with pytest.raises(InputError, match="the disk is full"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from known_depth import Red
 
 from steadydepth.files.video_write import write_video
 from steadydepth.inference.filters import filter_depth
@@ -15,7 +15,6 @@ from steadydepth.inference.predictor import Predictor
 from steadydepth.inference.stereo import Stereo, side_by_side
 from steadydepth.ops.depth_view import DepthView
 from steadydepth.training.checkpoint import save_model
-from steadydepth.types import State
 
 HOME = Path(__file__).parent.parent.parent / "integrations" / "comfyui" / "__init__.py"
 
@@ -29,13 +28,6 @@ def nodes():
         patch.setitem(sys.modules, spec.name, module)
         spec.loader.exec_module(module)
         yield module
-
-
-class Red(nn.Module):
-    claims = "disparity"
-
-    def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        return frames[:, :, 0] + 0.1, {}
 
 
 def test_every_node_keeps_the_contract(nodes):
@@ -52,9 +44,9 @@ def test_every_node_keeps_the_contract(nodes):
             assert isinstance(kind, str | list)  # a type, or the choices of a list
 
 
-def test_a_graph_gives_what_the_package_gives(nodes, moving_clip, tmp_path):
+def test_a_graph_gives_what_the_package_gives(nodes, moving_clip):
     image = torch.from_numpy(moving_clip.frames).float() / 255  # an IMAGE batch
-    predictor = Predictor(Red())
+    predictor = Predictor(Red("disparity", 1.0, 0.1))
     (depth,) = nodes.PredictVideo().predict(predictor, image, "learned")
     expected = np.stack([one.depth for one in predictor.session(filter="learned").run(moving_clip.frames)])
     np.testing.assert_array_equal(depth.depth, expected)

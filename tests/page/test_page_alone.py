@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from browser import COLLECT, ORT_WEB, depths, needs_ort_web, opened_browser, opened_page, pixels, served_folder, until
+from browser import COLLECT, ORT_WEB, depths, needs_ort_web, opened_page, pixels, served_folder
 from torch import nn
+from waiting import wait_until
 
 from steadydepth.commands import export
 from steadydepth.errors import InputError
@@ -58,12 +59,6 @@ class Mean(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with opened_browser() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def page_of(browser, tmp_path_factory):
     """A page on an exported model; each is exported once."""
     folders = {}
@@ -94,8 +89,8 @@ def shown_by(browser, folder, paths):
         assert page.is_hidden("#tab-jobs")
         page.evaluate(COLLECT)
         page.set_input_files("#files", paths)
-        until(lambda: page.evaluate("window.results.length") == len(paths))
-        until(lambda: pixels(page, "raw").any())
+        wait_until(lambda: page.evaluate("window.results.length") == len(paths))
+        wait_until(lambda: pixels(page, "raw").any())
         return depths(page), depths(page, "filtered")
 
 
@@ -190,12 +185,12 @@ def test_the_camera_runs_without_a_server(browser, page_of, model, tmp_path):
     with served_folder(page_of(model)) as url, opened_page(browser, url) as page:
         page.select_option("#side", "320")
         page.click("#camera")
-        until(lambda: int(page.inner_text("#shown")) >= 3)
-        until(lambda: pixels(page, "raw").any())
+        wait_until(lambda: int(page.inner_text("#shown")) >= 3)
+        wait_until(lambda: pixels(page, "raw").any())
         assert pixels(page, "filtered").shape == (240, 320, 3)
         page.uncheck("#with-filter")
-        until(lambda: page.is_hidden("#filtered-figure"))
-        until(lambda: int(page.inner_text("#shown")) >= 1)
+        wait_until(lambda: page.is_hidden("#filtered-figure"))
+        wait_until(lambda: int(page.inner_text("#shown")) >= 1)
         page.screenshot(path=tmp_path / "alone.png")
 
 

@@ -6,10 +6,11 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from browser import COLLECT, depths, opened_browser, opened_page, pixels, until
-from served import film, serving
-from torch import nn
+from browser import COLLECT, depths, opened_page, pixels
+from known_depth import Red, film
+from served import serving
 from training_server import QUICK, make_archive, make_model
+from waiting import wait_until
 
 from steadydepth.jobs.store import Job
 from steadydepth.models.temporal_filter import WEIGHTS
@@ -17,21 +18,6 @@ from steadydepth.ops.colours import colour_depth, follow_range
 from steadydepth.page import page_files
 from steadydepth.serving.settings import Limits
 from steadydepth.serving.tokens import new_token
-
-
-class Red(nn.Module):
-    """Depth is 1 to 256 metres, as red as a pixel is."""
-
-    claims = "metric"
-
-    def forward(self, frames, state=None):
-        return 1 + 255 * frames[:, :, 0], {}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with opened_browser() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +39,7 @@ def number(page, id):
 def test_frames_of_the_camera_flow_and_their_depth_is_drawn(page, tmp_path):
     page.select_option("#side", "320")
     page.click("#camera")
-    until(lambda: number(page, "shown") >= 8)
+    wait_until(lambda: number(page, "shown") >= 8)
     raw, filtered = pixels(page, "raw"), pixels(page, "filtered")
     assert raw.shape == filtered.shape == pixels(page, "colour").shape == (240, 320, 3)
     for drawn in (raw, filtered):
@@ -76,9 +62,9 @@ def test_what_is_drawn_is_the_depth_of_the_image_in_the_package_s_colours(page, 
     cv2.imwrite(str(tmp_path / "one.png"), image[..., ::-1])
     page.evaluate(COLLECT)
     page.set_input_files("#files", tmp_path / "one.png")
-    depth = until(lambda: depths(page))[0]
+    depth = wait_until(lambda: depths(page))[0]
     assert np.median(np.abs(depth - (1 + image[..., 0].astype(np.float32)))) <= 2
-    until(lambda: pixels(page, "raw").any())
+    wait_until(lambda: pixels(page, "raw").any())
     shown = follow_range(None, depths(page, "filtered")[0], claims="metric")
     difference = np.abs(pixels(page, "raw").astype(int) - colour_depth(depth, *shown).astype(int))
     assert np.mean(difference.max(axis=2) > 12) < 1e-3  # a step of the colours, where rounding differs
@@ -96,9 +82,9 @@ def test_an_image_that_is_none_is_named_and_the_others_are_shown(page, red, tmp_
     for damaged in (images[0], images[2]):
         damaged.write_bytes(b"no image")
     page.set_input_files("#files", images)
-    until(lambda: number(page, "shown") == 2)
+    wait_until(lambda: number(page, "shown") == 2)
     assert page.inner_text("#message") == "2.png: no image that this browser reads"
-    until(lambda: not red.app.state.figures.streams)  # nothing is to come: the places are free
+    wait_until(lambda: not red.app.state.figures.streams)  # nothing is to come: the places are free
     assert pixels(page, "raw").any()
 
 
@@ -107,7 +93,7 @@ def test_images_go_on_where_a_connection_was_lost(browser, tmp_path):
     with serving(Red(), limits=limits) as server, opened_page(browser, server.url) as page:
         page.set_input_files("#files", write_images(tmp_path / "images", 9))
         # Until every frame was shown; each connection is cut after some of them.
-        until(lambda: number(page, "shown") == 9)
+        wait_until(lambda: number(page, "shown") == 9)
         assert number(page, "dropped") == 0
         page.faults.clear()
 
@@ -127,18 +113,18 @@ def test_what_was_begun_last_is_what_is_shown(page, red, tmp_path):
     )
     page.click("#camera")
     page.set_input_files("#files", write_images(tmp_path / "images", 2))
-    until(lambda: number(page, "shown") == 2)
+    wait_until(lambda: number(page, "shown") == 2)
     page.evaluate("window.allow()")
-    until(lambda: page.evaluate("window.cameras.length && window.cameras[0].getTracks()[0].readyState") == "ended")
+    wait_until(lambda: page.evaluate("window.cameras.length && window.cameras[0].getTracks()[0].readyState") == "ended")
     page.wait_for_timeout(300)
     assert number(page, "shown") == 2
-    until(lambda: not red.app.state.figures.streams)
+    wait_until(lambda: not red.app.state.figures.streams)
 
 
 def test_a_page_that_may_have_no_camera_says_what_it_needs(page):
     page.evaluate("Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
     page.click("#camera")
-    said = until(lambda: page.inner_text("#message"))
+    said = wait_until(lambda: page.inner_text("#message"))
     assert said == "a camera needs a page over TLS, or a server on this machine"
 
 
@@ -147,7 +133,7 @@ def test_the_keyboard_alone_is_enough(page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "camera"
     page.keyboard.press("Enter")
-    until(lambda: number(page, "shown") >= 2)
+    wait_until(lambda: number(page, "shown") >= 2)
     names = page.evaluate(
         """() => [...document.querySelectorAll("button, input, select")].filter((one) =>
           !(one.textContent.trim() || one.getAttribute("aria-label") || one.labels?.length)).map((one) => one.id)"""
@@ -159,7 +145,7 @@ def test_a_phone_has_nothing_beside_its_screen(page):
     page.set_viewport_size({"width": 360, "height": 640})
     page.select_option("#side", "320")
     page.click("#camera")
-    until(lambda: number(page, "shown") >= 1)
+    wait_until(lambda: number(page, "shown") >= 1)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     heights = page.evaluate("[...document.querySelectorAll('button, .button, select')].map((one) => one.offsetHeight)")
     assert min(height for height in heights if height) >= 44
@@ -223,16 +209,16 @@ def test_a_server_that_asks_for_a_token_gets_it(browser, tmp_path):
         assert "asks for a token" in page.inner_text("#message")
         page.fill("#token", "wrong")
         page.press("#token", "Enter")
-        until(lambda: "not known" in page.inner_text("#message"))
+        wait_until(lambda: "not known" in page.inner_text("#message"))
         page.fill("#token", trains)
         page.press("#token", "Enter")
-        until(lambda: "needs the scope predict" in page.inner_text("#message"))
+        wait_until(lambda: "needs the scope predict" in page.inner_text("#message"))
         page.fill("#token", token)
         page.press("#token", "Enter")
-        until(lambda: "metric" in page.inner_text("#model"))
+        wait_until(lambda: "metric" in page.inner_text("#model"))
         assert page.is_hidden("#tab-jobs")  # it may not train
         page.click("#camera")
-        until(lambda: number(page, "shown") >= 1)
+        wait_until(lambda: number(page, "shown") >= 1)
         # What the server refuses the browser notes as well.
         assert all("401" in fault or "403" in fault for fault in page.faults)
         page.faults.clear()
@@ -248,7 +234,7 @@ def test_a_job_is_started_and_finished_from_the_page(browser, tmp_path):
     ):
         page.click("#tab-jobs")
         page.set_input_files("#uploads-input", archive)
-        until(lambda: page.locator("#uploads .ready").count() == 1)
+        wait_until(lambda: page.locator("#uploads .ready").count() == 1)
         assert "2 sequences" in page.inner_text("#uploads")
         assert page.locator("#chosen input:checked").count() == 1
         page.select_option("#kind", "train")
@@ -257,8 +243,8 @@ def test_a_job_is_started_and_finished_from_the_page(browser, tmp_path):
             page.fill(f"[name='{name}']", str(value))
         page.fill("#name", "kitchen <b>")
         page.click("#order button")
-        until(lambda: page.locator("#job-list .running").count() == 1)
-        until(lambda: page.locator("#job-list .finished").count() == 1, seconds=180)
+        wait_until(lambda: page.locator("#job-list .running").count() == 1)
+        wait_until(lambda: page.locator("#job-list .finished").count() == 1, seconds=180)
         assert "kitchen <b>" in page.inner_text("#job-list")
         assert "step 6 of 6" in page.inner_text("#job-list")
         assert page.locator("#job-list polyline").count() == 2
@@ -274,10 +260,10 @@ def test_a_job_is_started_and_finished_from_the_page(browser, tmp_path):
             page.click("text=Download")
         assert download.value.suggested_filename.endswith(".zip")
         page.click("text=Put into service")
-        until(lambda: "in service" in page.inner_text("#job-list"))
+        wait_until(lambda: "in service" in page.inner_text("#job-list"))
         page.click("#tab-live")
         page.click("#camera")
-        until(lambda: page.inner_text("#model").startswith("job-"))
+        wait_until(lambda: page.inner_text("#model").startswith("job-"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a server trains on Linux and macOS alone")
@@ -290,11 +276,11 @@ def test_a_filter_that_was_tuned_on_the_server_is_offered_and_taken(browser, tmp
         shutil.copy(WEIGHTS, jobs.of(job) / "run")
         jobs.store.add(job)
         page.wait_for_selector("#filter", timeout=10_000)
-        until(lambda: page.inner_text("#filter").split("\n") == ["learned", "of job kitchen"])
+        wait_until(lambda: page.inner_text("#filter").split("\n") == ["learned", "of job kitchen"])
         asked = []
         page.on("websocket", lambda socket: asked.append(socket.url.rsplit("=", 1)[1]))
         page.select_option("#filter", "job-0123456789abcdef")
         page.click("#camera")
-        until(lambda: number(page, "shown") >= 2)
+        wait_until(lambda: number(page, "shown") >= 2)
         assert sorted(asked) == ["job-0123456789abcdef", "none"]
         assert pixels(page, "filtered").any(axis=2).mean() > 0.9

@@ -4,8 +4,10 @@ import json
 import sys
 
 import pytest
-from browser import opened_browser, opened_page, until
-from served import Average, serving
+from browser import opened_page
+from known_depth import Average
+from served import serving
+from waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a server trains on Linux and macOS alone")
 JOB = {
@@ -15,12 +17,6 @@ JOB = {
 UPLOAD = {
     "id": "a", "name": "walk.mp4", "size": 9, "received": 9, "state": "ready", "message": "", "sequences": ["walk"],
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with opened_browser() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +77,9 @@ def test_the_view_is_there_again_after_a_reload(page):
 
 def test_a_server_that_does_not_answer_is_told_until_it_does(page):
     page.lists.is_lost = True
-    until(lambda: page.inner_text("#message") == "no connection to the server; trying again")
+    wait_until(lambda: page.inner_text("#message") == "no connection to the server; trying again")
     page.lists.is_lost = False
-    until(lambda: not page.inner_text("#message"))
+    wait_until(lambda: not page.inner_text("#message"))
     page.faults.clear()  # the browser notes each request that was lost
 
 
@@ -98,7 +94,7 @@ def test_a_slow_server_is_not_asked_again_before_it_has_answered(page):
     page.wait_for_timeout(3500)
     assert len(most) == 1
     page.lists.answer(waiting.pop(), [])
-    until(lambda: page.wait_for_timeout(50) or len(most) == 2)  # routes are taken while the page is waited for
+    wait_until(lambda: page.wait_for_timeout(50) or len(most) == 2)  # routes are taken while the page is waited for
     page.unroute("**/v1/uploads", delay)
     page.lists.answer(waiting.pop(), [])
 
@@ -109,27 +105,27 @@ def test_what_has_ended_is_told_in_sight_and_to_screen_readers(page):
     page.wait_for_selector("#job-list .running")
     assert "kitchen" not in page.inner_text("#message")
     page.lists.jobs = [{**JOB, "state": "finished", "message": "better: flicker 2 to 1"}]
-    until(lambda: page.inner_text("#message") == "kitchen: finished: better: flicker 2 to 1")
+    wait_until(lambda: page.inner_text("#message") == "kitchen: finished: better: flicker 2 to 1")
     page.set_viewport_size({"width": 360, "height": 500})
     page.locator("#job-list").scroll_into_view_if_needed()
     assert page.evaluate("document.querySelector('#message').getBoundingClientRect().top") >= 0
     page.lists.uploads = [UPLOAD, {**UPLOAD, "id": "b", "name": "b.zip", "state": "refused", "message": "damaged"}]
-    until(lambda: page.inner_text("#message") == "b.zip: refused: damaged")
+    wait_until(lambda: page.inner_text("#message") == "b.zip: refused: damaged")
     assert "bad" in page.get_attribute("#message", "class")
 
 
 def test_a_job_before_its_first_step_and_after_its_last_says_what_it_does(page):
     page.lists.jobs = [JOB]
-    until(lambda: "step 0 of 6 · preparing" in page.inner_text("#job-list"))
+    wait_until(lambda: "step 0 of 6 · preparing" in page.inner_text("#job-list"))
     page.lists.jobs = [{**JOB, "doing": "the teacher's depth of video 2 of 9"}]
-    until(lambda: "step 0 of 6 · the teacher's depth of video 2 of 9" in page.inner_text("#job-list"))
+    wait_until(lambda: "step 0 of 6 · the teacher's depth of video 2 of 9" in page.inner_text("#job-list"))
     assert page.get_by_role("progressbar", name="kitchen trained").get_attribute("value") == "0"
     page.lists.lines = [{"step": step, "absolute": 1.0 / step} for step in range(1, 4)]
-    until(lambda: "step 3 of 6" in page.inner_text("#job-list"))
+    wait_until(lambda: "step 3 of 6" in page.inner_text("#job-list"))
     assert "teacher" not in page.inner_text("#job-list")
     page.lists.jobs = [{**JOB, "doing": "measuring the trained model"}]
     page.lists.lines = [{"step": step, "absolute": 1.0 / step} for step in range(4, 7)]
-    until(lambda: "step 6 of 6 · measuring" in page.inner_text("#job-list"))
+    wait_until(lambda: "step 6 of 6 · measuring" in page.inner_text("#job-list"))
 
 
 def test_two_clicks_at_once_start_one_job(page):
@@ -148,7 +144,7 @@ def test_two_clicks_at_once_start_one_job(page):
     orders[0].fulfill(status=201, content_type="application/json", body="{}")
     page.wait_for_timeout(500)
     page.click("#order button")
-    until(lambda: page.wait_for_timeout(50) or len(orders) == 2)
+    wait_until(lambda: page.wait_for_timeout(50) or len(orders) == 2)
     orders[1].fulfill(status=201, content_type="application/json", body="{}")
 
 
@@ -161,12 +157,12 @@ def test_a_job_is_deleted_only_after_a_question(page):
     assert not page.lists.asked
     page.once("dialog", lambda dialog: dialog.accept())
     page.click("#job-list button:has-text('Delete')")
-    until(lambda: page.wait_for_timeout(50) or page.lists.asked == ["DELETE"])
+    wait_until(lambda: page.wait_for_timeout(50) or page.lists.asked == ["DELETE"])
 
 
 def test_models_to_start_from_are_those_of_jobs_that_there_are(page):
     page.lists.jobs = [{**JOB, "state": "finished"}]
-    until(lambda: "of job kitchen" in page.inner_text("#start-model"))
+    wait_until(lambda: "of job kitchen" in page.inner_text("#start-model"))
     page.lists.jobs = [{**JOB, "id": "fedcba9876543210", "name": "garden", "state": "finished"}]
-    until(lambda: "of job garden" in page.inner_text("#start-model"))
+    wait_until(lambda: "of job garden" in page.inner_text("#start-model"))
     assert "kitchen" not in page.inner_text("#start-model")

@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from served import Average, averages, film, wait_until
+from known_depth import averages, film
+from served import Gated
 from torch import nn
+from waiting import wait_until
 
 from steadydepth.inference.network import Network
 from steadydepth.inference.predictor import Predictor, load
@@ -35,7 +37,7 @@ def run_all(batcher, films, start=lambda: None):
 
 
 def test_states_of_32_sessions_in_one_batch_never_mix():
-    model = Average()
+    model = Gated()
     model.gate.clear()
     batcher = Batcher(Network(model))
     films = [film(seed, n_frames=6) for seed in range(32)]
@@ -52,7 +54,7 @@ def test_states_of_32_sessions_in_one_batch_never_mix():
 
 
 def test_frames_of_two_sizes_and_beginnings_are_not_stacked():
-    model = Average()
+    model = Gated()
     model.gate.clear()
     batcher = Batcher(Network(model))
     films = [film(1, 3), film(2, 3, height=24), film(3, 4), film(4, 3, height=24)]
@@ -66,13 +68,13 @@ def test_frames_of_two_sizes_and_beginnings_are_not_stacked():
 
 
 def test_one_session_alone_waits_for_nobody():
-    batcher = Batcher(Network(Average()), wait_s=60.0)
+    batcher = Batcher(Network(Gated()), wait_s=60.0)
     [found] = run_all(batcher, [film(0, 3)])
     np.testing.assert_allclose(found, averages(film(0, 3)), rtol=1e-6)
 
 
 def test_a_state_is_a_copy_and_not_a_view_of_the_batch():
-    network = Network(Average())
+    network = Network(Gated())
     frames = film(0, 2)
     (_, state), (_, other) = network.step_together(list(frames), [None, None])
     assert state["total"].untyped_storage().nbytes() == state["total"].nbytes
@@ -80,7 +82,7 @@ def test_a_state_is_a_copy_and_not_a_view_of_the_batch():
 
 
 def test_a_failure_reaches_those_who_asked_and_the_next_frame_goes_on():
-    class Moody(Average):
+    class Moody(Gated):
         def forward(self, frames, state=None):
             if float(frames.max()) == 0:
                 raise RuntimeError("no light")
@@ -96,7 +98,7 @@ def test_a_failure_reaches_those_who_asked_and_the_next_frame_goes_on():
 
 
 def test_frames_of_many_that_do_not_fit_into_memory_together_are_predicted_in_parts():
-    class Small(Average):
+    class Small(Gated):
         most = 0
 
         def forward(self, frames, state=None):
@@ -118,7 +120,7 @@ def test_frames_of_many_that_do_not_fit_into_memory_together_are_predicted_in_pa
 
 
 def test_a_frame_among_many_that_does_not_fit_into_memory_is_told_to_each():
-    class Full(Average):
+    class Full(Gated):
         def forward(self, frames, state=None):
             raise torch.OutOfMemoryError("none")
 
@@ -127,7 +129,7 @@ def test_a_frame_among_many_that_does_not_fit_into_memory_is_told_to_each():
 
 
 def test_a_retired_network_answers_who_is_there_and_then_ends():
-    batcher = Batcher(Network(Average()))
+    batcher = Batcher(Network(Gated()))
     port = batcher.open()
     batcher.retire()
     assert batcher.open() is None
@@ -140,9 +142,9 @@ def test_a_retired_network_answers_who_is_there_and_then_ends():
 def test_models_change_under_load_without_a_lost_or_mixed_frame():
     """Each answer is that of the model that it names, from a beginning of its own."""
     bases = {"one": 1.0, "two": 1000.0}
-    models = Models(Predictor(Average(bases["one"])))
-    models.add("one", Predictor(Average(bases["one"])))
-    models.add("two", Predictor(Average(bases["two"])))
+    models = Models(Predictor(Gated(bases["one"])))
+    models.add("one", Predictor(Gated(bases["one"])))
+    models.add("two", Predictor(Gated(bases["two"])))
     is_over = threading.Event()
 
     def run(seed):
@@ -181,7 +183,7 @@ def test_what_cannot_be_put_into_service_changes_nothing(tmp_path):
         def forward(self, frames, state=None):
             raise RuntimeError("no")
 
-    models = Models(Predictor(Average()))
+    models = Models(Predictor(Gated()))
     models.add("missing", tmp_path / "missing")
     models.add("broken", Predictor(Broken()))
     for name, error in (("missing", InputError), ("broken", RuntimeError), ("nobody", InputError)):
@@ -202,7 +204,7 @@ def test_a_model_of_a_path_is_known_by_its_last_part(tmp_path, model):
 
 
 def test_a_terminal_begins_anew_after_a_failure():
-    class Fragile(Average):
+    class Fragile(Gated):
         def forward(self, frames, state=None):
             depth, state = super().forward(frames, state)
             if float(frames.max()) == 0:
@@ -221,7 +223,7 @@ def test_a_terminal_begins_anew_after_a_failure():
 
 
 def test_a_closed_terminal_takes_no_place():
-    models = Models(Predictor(Average()))
+    models = Models(Predictor(Gated()))
     terminal = Terminal(models)
     terminal.step(film(1)[0])
     terminal.close()

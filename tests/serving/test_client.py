@@ -1,6 +1,7 @@
 """The client over connections that are cut, servers that die, and through the commands; without torch."""
 
 import os
+import shutil
 import socket
 import ssl
 import struct
@@ -15,9 +16,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from served import Average, averages, film, serving
+from known_depth import averages, film
+from served import Gated, serving
 from training_server import make_model
 from typer.testing import CliRunner
+from waiting import wait_until
 
 import steadydepth as sd
 from steadydepth.cli import app
@@ -38,7 +41,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExc
 
 @pytest.fixture(scope="module")
 def served():
-    with serving(Average()) as server:
+    with serving(Gated()) as server:
         yield server
 
 
@@ -102,7 +105,7 @@ def test_one_image_comes_back_without_loss(served):
     client = Client(served.url)
     image = film(3)[0]
     answer = client.predict(image)
-    np.testing.assert_array_equal(answer.depth, Predictor(Average()).predict(image).depth)
+    np.testing.assert_array_equal(answer.depth, Predictor(Gated()).predict(image).depth)
     assert (answer.claims, answer.model) == ("metric", "model 1")
     assert client.models()["models"] == ["model"]
 
@@ -162,7 +165,7 @@ def test_a_live_stream_that_is_cut_goes_on_with_the_newest_frame(served):
 
 
 def test_back_pressure_a_slow_model_slows_a_recording_and_leaves_out_live_frames():
-    model = Average()
+    model = Gated()
     with serving(model) as server:
         model.gate.clear()
         n_read = 0
@@ -176,8 +179,7 @@ def test_back_pressure_a_slow_model_slows_a_recording_and_leaves_out_live_frames
         found: list = []
         thread = threading.Thread(target=lambda: found.extend(Client(server.url).stream(source(), encoding="rgb")))
         thread.start()
-        while n_read < 4:
-            time.sleep(0.01)
+        wait_until(lambda: n_read >= 4)
         time.sleep(0.3)
         assert n_read == 4  # two on their way, one kept, one in the hand of the thread that reads
         model.gate.set()
@@ -191,8 +193,7 @@ def test_back_pressure_a_slow_model_slows_a_recording_and_leaves_out_live_frames
         arguments = {"is_live": True, "encoding": "rgb"}
         thread = threading.Thread(target=lambda: live.extend(Client(server.url).stream(source(), **arguments)))
         thread.start()
-        while n_read < 30:
-            time.sleep(0.01)
+        wait_until(lambda: n_read == 30)
         model.gate.set()
         thread.join(30)
         assert len(live) <= 4
@@ -233,7 +234,7 @@ def test_what_the_client_is_told_it_says(served, tmp_path):
         list(Client(served.url).stream([large]))
     with pytest.raises(InputError, match=r"refuses it \(422\): the image is 3000 x 3000"):
         Client(served.url).predict(large)
-    with serving(Average(), tokens=tmp_path / "tokens") as guarded:
+    with serving(Gated(), tokens=tmp_path / "tokens") as guarded:
         for wrong in (None, "x"):
             with pytest.raises(InputError, match=r"refuses it \(401\): a token is needed"):
                 Client(guarded.url, token=wrong).models()
@@ -276,12 +277,13 @@ def test_a_handshake_that_breaks_off_is_tried_again(how):
     assert n_tried >= 2
 
 
-def test_a_client_that_sends_too_much_is_told_why(served):
-    with serving(Average(), limits=Limits(frame_bytes=1000)) as server:  # noqa: SIM117
+def test_a_client_that_sends_too_much_is_told_why():
+    with serving(Gated(), limits=Limits(frame_bytes=1000)) as server:  # noqa: SIM117
         with pytest.raises(InputError, match=r"frame 0 is 6768 bytes as rgb; .* takes 1000: shrink it"):
             list(Client(server.url).stream(film(1), encoding="rgb"))
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl on this machine")
 def test_tls_is_used_and_checked(tmp_path):
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
@@ -289,7 +291,7 @@ def test_tls_is_used_and_checked(tmp_path):
          "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"],
         check=True, capture_output=True,
     )  # fmt: skip
-    with serving(Average(), certificate=tmp_path / "cert.pem", key=tmp_path / "key.pem") as server:
+    with serving(Gated(), certificate=tmp_path / "cert.pem", key=tmp_path / "key.pem") as server:
         url = server.url.replace("http", "https")
         context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
         client = Client(url, context=context)
@@ -340,11 +342,11 @@ def test_a_server_that_is_killed_comes_back_and_the_clients_go_on(tmp_path, mode
         np.testing.assert_allclose(answer.depth, depth, rtol=1e-5)
 
 
-def test_predict_and_stream_through_a_server_are_those_of_the_model(tmp_path, served, capsys):
+def test_predict_and_stream_through_a_server_are_those_of_the_model(tmp_path, served):
     """The files of predict to the last bit; stream as far as JPEG and float16 let it."""
     frames = film(6, 8, height=48, width=64)
     write_video(tmp_path / "clip.mp4", list(frames), 10.0)
-    sd.predict(tmp_path / "clip.mp4", model=Average(), out=tmp_path / "here", filter="ema")
+    sd.predict(tmp_path / "clip.mp4", model=Gated(), out=tmp_path / "here", filter="ema")
     sd.predict(tmp_path / "clip.mp4", server=served.url, out=tmp_path / "there", filter="ema")
     here, _ = read_predictions(tmp_path / "here", "clip")
     there, claims = read_predictions(tmp_path / "there", "clip")
@@ -365,7 +367,7 @@ def test_predict_and_stream_through_a_server_are_those_of_the_model(tmp_path, se
     assert live[0].result.is_start
     assert near.mean() < 3
     image = ServedPredictor(served.url).predict(frames[0])
-    np.testing.assert_array_equal(image.depth, Predictor(Average()).predict(frames[0]).depth)
+    np.testing.assert_array_equal(image.depth, Predictor(Gated()).predict(frames[0]).depth)
     assert image.valid.all()
     steps = ServedPredictor(served.url).session()
     for frame, depth in zip(frames, averages(frames), strict=True):
@@ -405,7 +407,7 @@ def test_a_stream_whose_source_never_begins_names_the_source(served, monkeypatch
 
 
 def test_a_stream_that_ends_without_depth_names_the_server(monkeypatch):
-    model, over = Average(), threading.Event()
+    model, over = Gated(), threading.Event()
     # The time is over as soon as the server works at the frame, however long that took.
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + BEGIN_S * len(model.batches), sleep=time.sleep)
 
@@ -428,10 +430,10 @@ def test_a_stream_that_ends_without_depth_names_the_server(monkeypatch):
 def test_the_filter_of_a_server_is_left_out_on_request_and_noted(tmp_path):
     frames = film(2, 6, height=48, width=64)
     write_video(tmp_path / "clip.mp4", list(frames), 10.0)
-    with serving(Average(), filter="ema") as server:
+    with serving(Gated(), filter="ema") as server:
         for name, asked in (("own", None), ("none", "none"), ("ema", "ema")):
             sd.predict(tmp_path / "clip.mp4", server=server.url, out=tmp_path / name, filter=asked)
-        sd.predict(tmp_path / "clip.mp4", model=Average(), out=tmp_path / "here", filter="none")
+        sd.predict(tmp_path / "clip.mp4", model=Gated(), out=tmp_path / "here", filter="none")
     depth = {name: read_predictions(tmp_path / name, "clip")[0] for name in ("own", "none", "ema", "here")}
     np.testing.assert_array_equal(depth["none"], depth["here"])
     np.testing.assert_array_equal(depth["own"], depth["ema"])
@@ -442,12 +444,12 @@ def test_the_filter_of_a_server_is_left_out_on_request_and_noted(tmp_path):
 
 def weighted(base):
     """Models of another base have another checksum."""
-    model = Average(base)
+    model = Gated(base)
     model.register_buffer("base_of_it", torch.tensor(base))
     return model
 
 
-def test_a_video_through_a_server_is_of_one_model(tmp_path):
+def test_a_video_through_a_server_is_of_one_model():
     frames = film(2, 12)
     with serving(weighted(1.0)) as server:
         models = server.app.state.models

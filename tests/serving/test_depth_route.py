@@ -9,7 +9,8 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from served import Average, depth_of, film, png, rgb, serving
+from known_depth import Average, film
+from served import depth_of, png, rgb, serving
 
 from steadydepth.files.exr import read_exr
 from steadydepth.inference.predictor import Predictor

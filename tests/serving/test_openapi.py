@@ -6,7 +6,7 @@ import warnings
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
-from served import Average
+from known_depth import Average
 
 from steadydepth.inference.predictor import Predictor
 from steadydepth.serving.app import create_app

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from served import Average, film, serving
+from known_depth import Average, film
+from served import serving
 from typer.testing import CliRunner
 
 from steadydepth.cli import app

@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from known_depth import averages, film
 from safetensors.torch import save_file
-from served import Average, averages, depth_of, film, png, rgb, serving, wait_until
+from served import Gated, depth_of, png, rgb, serving
+from waiting import wait_until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import steadydepth as sd
@@ -31,7 +33,7 @@ from steadydepth.serving.settings import Limits, Settings
 
 @pytest.fixture(scope="module")
 def served():
-    with serving(Average()) as server:
+    with serving(Gated()) as server:
         yield server
 
 
@@ -54,7 +56,7 @@ def closing(stream, *messages):
 )  # png16: half a millimetre of depth above a metre
 def test_a_stream_is_what_the_model_says_offline(served, format, rtol):
     frames = film(3)
-    expected = np.stack([result.depth for result in Predictor(Average()).stream(list(frames))])
+    expected = np.stack([result.depth for result in Predictor(Gated()).stream(list(frames))])
     np.testing.assert_allclose(expected, averages(frames), rtol=1e-6)
     with served.open(f"format={format}") as stream:
         for number, frame in enumerate(frames):
@@ -79,13 +81,12 @@ def test_32_terminals_each_get_their_own_offline_depth(served):
 
 
 def test_the_newest_frame_wins_and_each_other_one_is_counted():
-    model = Average()
+    model = Gated()
     with serving(model) as server, server.open() as stream:
         model.gate.clear()
         frames = film(1, 3)
         stream.send(rgb(0, frames[0]))
-        while not model.batches:
-            time.sleep(0.005)
+        wait_until(lambda: model.batches)
         for number in range(1, 12):
             stream.send(rgb(number, frames[2 if number == 11 else 1]))
         skipped = [json.loads(stream.recv(20)) for _ in range(10)]
@@ -101,7 +102,7 @@ def test_the_newest_frame_wins_and_each_other_one_is_counted():
 
 
 def test_a_frame_is_in_the_network_while_its_neighbours_are_decoded_and_encoded(monkeypatch):
-    model, decoded = Average(), []
+    model, decoded = Gated(), []
 
     def decode(*given):
         decoded.append(given)
@@ -153,14 +154,13 @@ def test_a_session_begins_anew(served, how):
 
 
 def test_a_reset_of_a_frame_that_was_displaced_is_not_lost():
-    model = Average()
+    model = Gated()
     with serving(model) as server, server.open() as stream:
         frames = film(1, 4)
         ask(stream, rgb(0, frames[0]))
         model.gate.clear()
         stream.send(rgb(1, frames[1]))
-        while len(model.batches) < 2:
-            time.sleep(0.005)
+        wait_until(lambda: len(model.batches) == 2)
         stream.send(rgb(2, frames[2], reset=True))
         stream.send(rgb(3, frames[3]))
         assert json.loads(stream.recv(20))["id"] == 2
@@ -174,7 +174,7 @@ def test_a_reset_of_a_frame_that_was_displaced_is_not_lost():
 @pytest.mark.parametrize("filter", ["learned", "ema"])
 def test_a_filter_has_a_memory_for_each_terminal(served, filter):
     films = [film(1, 4), film(2, 4)]
-    offline = [[r.depth for r in Predictor(Average(), filter=filter).stream(list(frames))] for frames in films]
+    offline = [[r.depth for r in Predictor(Gated(), filter=filter).stream(list(frames))] for frames in films]
     streams = [served.open(f"format=float32&filter={filter}") for _ in films]
     for number in range(4):
         for frames, expected, stream in zip(films, offline, streams, strict=True):
@@ -185,7 +185,7 @@ def test_a_filter_has_a_memory_for_each_terminal(served, filter):
 
 def test_a_model_that_was_loaded_with_a_filter_is_served_with_it():
     frames = film(1, 3)
-    model = Predictor(Average(), filter="ema")
+    model = Predictor(Gated(), filter="ema")
     with serving(model) as server, server.open("format=float32") as stream:
         for number, expected in enumerate(model.stream(list(frames))):
             np.testing.assert_allclose(ask(stream, rgb(number, frames[number]))[1], expected.depth, rtol=1e-5)
@@ -193,7 +193,7 @@ def test_a_model_that_was_loaded_with_a_filter_is_served_with_it():
 
 def test_a_learned_filter_that_a_stream_names_has_the_strength_of_the_model_that_is_served():
     frames = film(1, 3)
-    model = Predictor(Average(), filter="learned", strength=0.5)
+    model = Predictor(Gated(), filter="learned", strength=0.5)
     expected = [result.depth for result in model.stream(list(frames))]
     assert not np.allclose(expected[2], [r.depth for r in model.stream(list(frames), strength=1.0)][2], rtol=1e-4)
     for default in (None, "ema"):
@@ -204,7 +204,7 @@ def test_a_learned_filter_that_a_stream_names_has_the_strength_of_the_model_that
 
 def test_a_filter_that_needs_later_frames_is_no_server_s_own():
     with pytest.raises(sd.InputError, match="learned_offline: looks at later frames"):
-        create_app(Settings(model=Predictor(Average()), filter="learned_offline"))
+        create_app(Settings(model=Predictor(Gated()), filter="learned_offline"))
 
 
 def test_a_frame_that_cannot_be_read_is_refused_and_the_stream_goes_on(served):
@@ -270,7 +270,7 @@ def test_ids_go_up(served):
 
 def test_limits_of_a_stream_are_kept():
     limits = Limits(requests_s=1e4, messages_s=50.0, frame_bytes=20_000, idle_s=0.6)
-    with serving(Average(), limits=limits) as server:
+    with serving(Gated(), limits=limits) as server:
         with server.open() as stream:
             assert closing(stream, bytes(20_001))[0] == 1009
         with server.open() as stream:
@@ -285,7 +285,7 @@ def test_limits_of_a_stream_are_kept():
                 assert json.loads(stream.recv(10))["type"] == "refused"
             assert closing(stream, wrong[-1]) == (1008, "20 frames were refused, one after another")
     # Their own server: on a busy machine three streams take longer to open than one may be idle there.
-    with serving(Average(), limits=Limits(sessions=3)) as server:
+    with serving(Gated(), limits=Limits(sessions=3)) as server:
         streams = [server.open() for _ in range(3)]
         with pytest.raises(InvalidStatus) as caught:
             server.open()
@@ -294,13 +294,13 @@ def test_limits_of_a_stream_are_kept():
             stream.close()
         wait_until(lambda: not server.app.state.figures.streams)
         server.open().close()
-    with serving(Average(), limits=Limits(session_s=0.3)) as server, server.open() as stream:
+    with serving(Gated(), limits=Limits(session_s=0.3)) as server, server.open() as stream:
         assert closing(stream) == (1001, "a stream ends after so long: open another")
 
 
 def test_a_client_that_takes_no_answer_is_let_go_and_others_go_on():
     """It keeps sending and never reads: its buffers fill, and after a while it is cut off."""
-    with serving(Average(), limits=Limits(requests_s=1e4, messages_s=1e5, send_s=0.5)) as server:
+    with serving(Gated(), limits=Limits(requests_s=1e4, messages_s=1e5, send_s=0.5)) as server:
         frames = film(1, 2, height=400, width=560)
         with server.open() as other:
             raw = socket.create_connection(("127.0.0.1", server.port))
@@ -333,7 +333,7 @@ def test_a_client_that_takes_no_answer_is_let_go_and_others_go_on():
 
 
 def test_a_client_that_goes_in_the_middle_of_a_frame_leaves_nothing_behind():
-    model = Average()
+    model = Gated()
     with serving(model) as server:
         model.gate.clear()
         stream = server.open()
@@ -350,7 +350,7 @@ def test_a_client_that_goes_in_the_middle_of_a_frame_leaves_nothing_behind():
 
 def test_another_model_takes_over_a_stream(served):
     frames = film(1, 4)
-    served.app.state.models.add("far", Predictor(Average(500.0)))
+    served.app.state.models.add("far", Predictor(Gated(500.0)))
     with served.open() as stream:
         ask(stream, rgb(0, frames[0]))
         served.app.state.models.put_into_service("far")
@@ -371,7 +371,7 @@ def test_a_stream_that_cannot_be_is_refused(served, query):
 @pytest.mark.skipif(sys.platform == "win32", reason="a server trains on Linux and macOS alone")
 def test_a_stream_chooses_a_filter_that_was_tuned_on_the_server(tmp_path):
     """By the name of its job, beside the others; deleted, it ends with the next model and names no path."""
-    with serving(Average(), data=tmp_path / "data") as server:
+    with serving(Gated(), data=tmp_path / "data") as server:
         jobs = server.app.state.jobs
         job = Job("0123456789abcdef", "filter", "mine", "ann", 1.0, "model", (), {}, state="finished")
         (jobs.of(job) / "run").mkdir(parents=True)
@@ -387,7 +387,7 @@ def test_a_stream_chooses_a_filter_that_was_tuned_on_the_server(tmp_path):
 
         frames = film(2, 6)
         expected = {
-            name: [result.depth for result in Predictor(Average(), filter=filter).stream(list(frames))]
+            name: [result.depth for result in Predictor(Gated(), filter=filter).stream(list(frames))]
             for name, filter in (("learned", "learned"), ("job-0123456789abcdef", str(jobs.of(job) / "run")))
         }
         assert np.abs(np.subtract(*expected.values())).max() > 0.01
@@ -403,7 +403,7 @@ def test_a_stream_chooses_a_filter_that_was_tuned_on_the_server(tmp_path):
             ask(stream, rgb(0, frames[0]))
             jobs.delete(job)
             ask(stream, rgb(1, frames[1]))
-            server.app.state.models.add("far", Predictor(Average(500.0)))
+            server.app.state.models.add("far", Predictor(Gated(500.0)))
             server.app.state.models.put_into_service("far")
             stream.send(rgb(2, frames[2]))
             said = json.loads(stream.recv(10))

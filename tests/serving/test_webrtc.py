@@ -2,12 +2,13 @@
 
 import asyncio
 import fractions
-import time
 
 import httpx
 import numpy as np
 import pytest
-from served import Average, film, serving
+from known_depth import Average, film
+from served import serving
+from waiting import wait_until
 
 from steadydepth.serving.messages import decode_depth, unpack
 from steadydepth.serving.settings import Limits
@@ -74,10 +75,7 @@ def test_depth_of_a_camera_comes_over_the_data_channel():
     with serving(Average(), webrtc=True) as server:
         answers, ended = asyncio.run(watch(server.url, image, 12))
         assert ended == [204, 404, 404]
-        until = time.monotonic() + 10
-        while server.app.state.figures.streams:
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        wait_until(lambda: not server.app.state.figures.streams)
         batcher = server.app.state.models.current.batcher
         assert batcher._n_open == 0
     numbers = [header["id"] for header, _ in answers]

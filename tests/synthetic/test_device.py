@@ -3,7 +3,6 @@ import pytest
 import torch
 import trimesh
 
-from steadydepth import cli
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.synthetic import device as renderer
 from steadydepth.synthetic.effects import Extras
@@ -58,15 +57,12 @@ def test_a_single_frame_has_no_flow_there_either():
     assert clip.frames.shape == (1, 36, 52, 3)
 
 
-def test_the_command_renders_on_the_device(tmp_path, monkeypatch, capsys):
+def test_the_command_renders_on_the_device(tmp_path, monkeypatch, run):
     words = "--clips 1 --frames 3 --seed 6 --height 36 --width 52 --workers 1 --device cpu"
-    monkeypatch.setattr("sys.argv", ["steadydepth", "data", "make", str(tmp_path / "world"), *words.split()])
     used = []
     render = renderer.render_on
     monkeypatch.setattr(renderer, "render_on", lambda device, *rest: used.append(device) or render(device, *rest))
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0
+    assert run("data", "make", tmp_path / "world", *words.split())[0] == 0
     assert used == [torch.device("cpu")]
     made = open_sequence(tmp_path / "world" / "fixed_000006").read()
     np.testing.assert_array_equal(made.frames, make_clip(6, fixed_camera=True, device="cpu", **SIZES).frames)

@@ -27,11 +27,6 @@ from steadydepth.training.step import train_step
 from steadydepth.types import InputError
 
 
-@pytest.fixture(autouse=True)
-def _tiny_models(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "helpers")
-
-
 class Toy(nn.Module):
     """A network with an encoder of two layers, and a weight that nothing uses."""
 
