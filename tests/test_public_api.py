@@ -98,12 +98,6 @@ def test_the_public_metrics_are_these():
         _ = metrics.tay
 
 
-def test_the_version_is_that_of_the_command():
-    assert run("import steadydepth; print('steadydepth', steadydepth.__version__)") == run(
-        "import sys; sys.argv = ['steadydepth', '--version']; from steadydepth.cli import main; main()"
-    )
-
-
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(AttributeError, match=r"'lod'; it has .*load"):
         _ = steadydepth.lod

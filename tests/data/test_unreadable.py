@@ -69,15 +69,6 @@ def test_a_name_that_is_not_utf8_has_its_cuts_kept(videos, tmp_path, monkeypatch
     assert len(list((tmp_path / "cache/steadydepth/cuts").iterdir())) == 1
 
 
-def test_a_home_that_cannot_be_written_costs_only_what_would_be_kept_there(videos, tmp_path, monkeypatch, caplog):
-    caplog.set_level(logging.INFO, "steadydepth")
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file/below"))
-    for _ in range(2):
-        assert shots_of(open_sequence(videos / "a.mp4")) == [range(5)]
-    assert caplog.text.count("looking for cuts") == 2
-
-
 @pytest.mark.parametrize("content", ["", "[]", '{"borders": 3}', '{"borders": [null]}', "[" * 100])
 def test_a_damaged_file_of_cuts_is_made_anew(videos, tmp_path, monkeypatch, content, caplog):
     caplog.set_level(logging.INFO, "steadydepth")
@@ -146,14 +137,6 @@ def test_labels_packed_in_shards_are_looked_at_too(tmp_path, caplog):
     samples = ClipSamples(tmp_path / "shards", **{**SETTINGS, "labels": "depth"})
     assert {sequence.name for sequence, _ in samples.clips} == {"fine"}
     assert "no pixel is measured in 3 of 3 images" in caplog.text
-
-
-def test_text_of_another_kind_says_how_to_save_it(tmp_path):
-    write_sequence(tmp_path, "a", [np.full((20, 30), 2000, np.uint16)])
-    (tmp_path / "a/meta.json").write_bytes('{"fps": 30}'.encode("utf-16"))
-    (fault,) = check_data(tmp_path)
-    assert "meta.json: is no UTF-8 text" in fault
-    assert "save it as UTF-8" in fault
 
 
 def test_a_damaged_image_costs_its_clips_alone(world, tmp_path, caplog):

@@ -206,12 +206,6 @@ def test_one_alignment_a_clip_hides_no_flicker(fixed_clip, noisy_depths):
     assert values["flicker"] > 2
 
 
-@pytest.mark.parametrize("align", ["frame", "per_frame", "image"])
-def test_aligning_each_frame_is_refused(fixed_clip, align):
-    with pytest.raises(InputError, match="once for a clip"):
-        evaluate_clip(fixed_clip.depth, fixed_clip, claims="metric", align=align)
-
-
 def test_an_inverted_prediction_is_flagged(fixed_clip):
     values = evaluate_clip(fixed_clip.depth, fixed_clip, claims="disparity")
     assert values["negative_scale"] is True

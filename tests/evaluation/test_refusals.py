@@ -71,7 +71,7 @@ def test_an_inverted_prediction_is_flagged_and_its_clips_are_named(world, tmp_pa
 
 
 @pytest.mark.parametrize("claims", ["metric", "affine"])
-@pytest.mark.parametrize("align", ["per_frame", "per-frame", "per_image", "image"])
+@pytest.mark.parametrize("align", ["per_frame", "per-frame", "frame", "per_image", "image"])
 def test_aligning_each_frame_is_refused_with_the_reason(fixed_clip, claims, align):
     with pytest.raises(InputError, match=r"once for a clip.*flicker"):
         evaluate_clip(fixed_clip.depth, fixed_clip, claims=claims, align=align)

@@ -122,18 +122,6 @@ np.save(folder + "/filtered.npy", np.stack(filtered))
     np.testing.assert_allclose(found, run(LearnedFilter("metric"), depth, frames), rtol=1e-4)
 
 
-def test_memory_stays_the_same_however_long_the_video(video):
-    """What is remembered after many frames has the shapes of what is remembered after two."""
-    frames, depth = video
-    learned = LearnedFilter("metric")
-    _, state = learned.step(depth[0], frames[0])
-    _, state = learned.step(depth[1], frames[1], state)
-    shapes = {name: (array.shape, array.dtype) for name, array in state.items()}
-    for number in range(60):
-        _, state = learned.step(depth[number % 6], frames[number % 6], state)
-    assert {name: (array.shape, array.dtype) for name, array in state.items()} == shapes
-
-
 def test_what_is_no_filter_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"none\.onnx does not exist"):
         ExportedFilter(tmp_path / "none.onnx", "metric")

@@ -4,7 +4,6 @@ import shutil
 import numpy as np
 import pytest
 
-from steadydepth.data.checks import check_data
 from steadydepth.data.commands import convert
 from steadydepth.data.conversion import convert_layout, convert_videos
 from steadydepth.data.sequence_folder import open_sequence
@@ -59,15 +58,6 @@ def test_mistakes_of_a_list_are_named_and_nothing_is_half_written(tmp_path, file
         list(convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out"))
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
     assert not (tmp_path / "a").exists()
-
-
-@pytest.mark.parametrize(("scale", "side"), [("1", "beyond 2e"), ("0.00001", "within 0.02 m")])
-def test_a_wrong_unit_is_caught_by_the_check(tmp_path, files, scale, side):
-    (tmp_path / "in" / "list.csv").write_text(f"image,depth,scale\n0.png,0_depth.png,{scale}\n", encoding="utf-8")
-    list(convert_layout("pairs", tmp_path / "in" / "list.csv", tmp_path / "out"))
-    (fault,) = check_data(tmp_path / "out")
-    assert side in fault
-    assert "correct depth_scale_m" in fault
 
 
 def test_depth_in_a_unit_that_cannot_be_is_said(tmp_path, files, caplog):

@@ -25,13 +25,20 @@ def test_the_last_step_is_that_of_the_last_complete_line(tmp_path, text, step):
     assert last_step(path) == step
 
 
-def test_lines_after_a_step_are_dropped_as_they_are_and_a_damaged_one_is_named(tmp_path):
+def test_lines_after_a_step_are_dropped_and_the_others_stay_as_they_are(tmp_path):
     path = tmp_path / "metrics.jsonl"
+    keep_lines_until(path, 10)
+    assert not path.exists()
     path.write_text(GOOD + '{"step":15}\n{"step": 20', encoding="utf-8")
     assert [line["step"] for line in read_log(path)] == [5, 10, 15]
     keep_lines_until(path, 10)
     assert path.read_bytes() == GOOD.encode()  # no line ends of another system
-    path.write_text(GOOD + "\0\0\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"metrics\.jsonl: line 3 is damaged"):
-        keep_lines_until(path, 10)
-    assert path.read_text(encoding="utf-8") == GOOD + "\0\0\n"
+
+
+@pytest.mark.parametrize("line", [b"\0\0\0", b"\xff", b"[]", b'{"step": null}', b"{}", b""])
+def test_a_line_that_the_power_took_is_named_and_the_log_stays(tmp_path, line):
+    path, text = tmp_path / "metrics.jsonl", b'{"step": 1}\n' + line + b'\n{"step": 2}\n'
+    path.write_bytes(text)
+    with pytest.raises(InputError, match=r"metrics\.jsonl: line 2 is damaged .*: delete that line"):
+        keep_lines_until(path, 2)
+    assert path.read_bytes() == text
