@@ -71,7 +71,7 @@ def run(monkeypatch, capsys):
 @pytest.fixture
 def model() -> DepthNet:
     torch.manual_seed(0)
-    return DepthNet(decoder_width=16).eval()
+    return DepthNet("test_efficientnet", decoder_width=16).eval()
 
 
 T, HEIGHT, WIDTH = 5, 12, 16

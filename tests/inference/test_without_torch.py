@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     folder = tmp_path_factory.mktemp("device")
-    save_model(DepthNet(decoder_width=16).eval(), folder / "model")
+    save_model(DepthNet("test_efficientnet", decoder_width=16).eval(), folder / "model")
     frames = make_clip(3, fixed_camera=False, n_frames=5, height=48, width=64).frames
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxtyping.config.jaxtyping_disable", True)

@@ -51,6 +51,7 @@ def test_saved_and_loaded_it_says_the_same(model, tmp_path):
 @pytest.mark.parametrize(
     ("encoder", "upsampling", "decoder"),
     [
+        ("tf_efficientnet_lite0", "bilinear", LightDecoder),
         ("mobilenetv3_small_100", "bilinear", LightDecoder),
         ("mobilenetv3_small_100", "guided", GuidedDecoder),
         ("resnet18", "bilinear", LightDecoder),

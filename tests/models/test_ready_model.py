@@ -59,10 +59,10 @@ def test_large_images_are_shrunk_to_the_size_that_it_is_for(rendered):
 
 
 def test_the_size_is_kept_with_the_model(tmp_path):
-    DepthNet(decoder_width=8, max_side=64).save_pretrained(tmp_path)
+    DepthNet("test_efficientnet", decoder_width=8, max_side=64).save_pretrained(tmp_path)
     assert sd.load(tmp_path).network.max_side == 64
     assert sd.load(tmp_path, max_side=96).network.max_side == 96
-    DepthNet(decoder_width=8).save_pretrained(tmp_path / "any")
+    DepthNet("test_efficientnet", decoder_width=8).save_pretrained(tmp_path / "any")
     assert sd.load(tmp_path / "any").network.max_side is None
 
 

@@ -17,7 +17,7 @@ from steadydepth.training.model_card import push, write_card
 
 CONFIG = """
 data: {root: %s, height: 32, width: 48}
-model: {weights: none, decoder_width: 8}
+model: {encoder: test_efficientnet, weights: none, decoder_width: 8}
 loss: {relative_weight: 0.7}
 optim: {steps: 1, batch: 1}
 run: {folder: %s, device: cpu}

@@ -94,7 +94,7 @@ def test_another_call_takes_nothing_of_one_that_was_cut_before_its_training(worl
             room.stabilise(video, model=start, **options)
     assert [path.name for path in (out / "videos").iterdir()] == ["walk"]
     torch.manual_seed(1)
-    save_model(DepthNet(decoder_width=16).eval(), tmp_path / "other")
+    save_model(DepthNet("test_efficientnet", decoder_width=16).eval(), tmp_path / "other")
     room.stabilise(world, model=tmp_path / "other", **options)
     assert sorted(path.name for path in (out / "videos").iterdir()) == ["fixed_000003", "moving_000004"]
     before = json.loads((out / "before" / "metrics.json").read_text(encoding="utf-8"))

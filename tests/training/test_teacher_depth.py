@@ -105,7 +105,7 @@ def test_a_video_that_is_added_meanwhile_takes_no_other_ones_file(world, tmp_pat
 
 
 def test_the_teacher_is_the_starting_model_whatever_its_upsampling_becomes(tmp_path):
-    save_model(DepthNet(decoder_width=8), tmp_path / "start")
+    save_model(DepthNet("test_efficientnet", decoder_width=8), tmp_path / "start")
     content = {
         "data": {"root": "x", "labels": "teacher", "motion": "none", "height": 64, "width": 64},
         "model": {"init": str(tmp_path / "start"), "upsampling": "guided"},
