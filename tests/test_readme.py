@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 BLOCKS = PYTHON.findall(README)
-# That of docs/export.md is held to the model in tests/exporters/test_state.py, that of docs/serving.md to a server in
-# tests/serving/test_serving_page.py.
+# That of docs/export.md is held to the model in tests/exporters/test_exported_state.py, that of docs/serving.md to a
+# server in tests/serving/test_serving_page.py.
 PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if page.name not in ("export.md", "serving.md"))
 ON_PAGES = {
     page.relative_to(ROOT / "docs").as_posix(): blocks

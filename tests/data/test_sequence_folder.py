@@ -198,7 +198,7 @@ def test_frame_without_a_valid_file_is_valid_wherever_it_has_depth(clip, folder)
     np.testing.assert_array_equal(read.valid[2], clip.valid[2])
 
 
-def test_video_file_is_a_sequence_without_labels(tmp_path, clip):
+def test_video_file_is_a_sequence_without_labels(tmp_path):
     smooth = np.repeat(np.arange(T, dtype=np.uint8) * 40, H * W * 3).reshape(T, H, W, 3)
     write_video(tmp_path / "street.mp4", smooth, 25.0)
     (path,) = find_sequences(tmp_path)
@@ -211,7 +211,7 @@ def test_video_file_is_a_sequence_without_labels(tmp_path, clip):
     assert check_data(tmp_path) == []
 
 
-def test_sequences_are_found_by_name_and_root_may_be_one(tmp_path, clip, folder):
+def test_sequences_are_found_by_name_and_root_may_be_one(clip, folder):
     root = folder.parent
     for name in ("b", "a"):
         shutil.copytree(folder, root / name)
@@ -432,7 +432,7 @@ def test_all_mistakes_of_a_folder_come_in_one_message(folder):
         assert str(folder) in line
 
 
-def test_check_lists_every_fault_of_a_tree_and_writes_nothing(folder, clip):
+def test_check_lists_every_fault_of_a_tree_and_writes_nothing(folder):
     root = folder.parent
     shutil.copytree(folder, root / "other")
     shutil.copytree(folder, root / "sound")

@@ -193,7 +193,7 @@ class Resized(nn.Module):
         return torch.from_numpy(np.stack([resize_depth(one, h, w) for one in depth]))[None], {}
 
 
-def test_a_file_that_differs_is_refused_and_not_left(tmp_path, monkeypatch):
+def test_a_file_that_differs_is_refused_and_not_left(tmp_path):
     class Restless(Tilted):
         def forward(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
             depth, state = super().forward(frames, state)

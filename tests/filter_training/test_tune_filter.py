@@ -92,7 +92,7 @@ def test_without_a_label_it_learns_from_depth_filtered_there_and_back(root):
     assert abs(float((shot.raw - shot.target).mean())) < 0.15
 
 
-def test_a_label_that_is_masked_out_teaches_nothing(root, tmp_path):
+def test_a_label_that_is_masked_out_teaches_nothing(tmp_path):
     clip = make_clip(9, fixed_camera=True, n_frames=10, height=48, width=64)
     masked = np.zeros(clip.depth.shape, bool)
     masked[:, 8:24, 8:32] = True

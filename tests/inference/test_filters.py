@@ -135,7 +135,7 @@ def test_a_hole_is_handed_on_and_never_remembered(name, depth, frames, poison):
     assert (smooth[others] > 0).all()
 
 
-def test_flow_follows_what_moves(frames):
+def test_flow_follows_what_moves():
     # One texture that moves two pixels a frame, and its depth with it: along the flow nothing changes.
     wide = np.random.default_rng(2).integers(0, 256, (40, 80, 3), dtype=np.uint8)
     wide = np.repeat(np.repeat(wide, 4, axis=0), 4, axis=1)[:48]

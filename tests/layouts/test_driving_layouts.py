@@ -102,7 +102,7 @@ def write_vkitti(write_png_at, write_jpg_at):
     return write
 
 
-def test_vkitti2_is_read_in_metres_and_its_sky_is_no_depth(tmp_path, make_scene, write_vkitti, assert_same):
+def test_vkitti2_is_read_in_metres_and_its_sky_is_no_depth(tmp_path, make_scene, write_vkitti):
     scene = make_scene(K)
     write_vkitti(tmp_path / "in", scene)
     scene.depth[:, 0, 0] = 0

@@ -54,7 +54,7 @@ def test_sintel_of_another_byte_order_is_refused(tmp_path, make_scene, write_sin
         list(convert_layout("sintel", tmp_path / "in", tmp_path / "out"))
 
 
-def test_tartanair_is_turned_from_ned_to_opencv(tmp_path, make_scene, write_png_at, quaternion, assert_same):
+def test_tartanair_is_turned_from_ned_to_opencv(tmp_path, make_scene, write_png_at, quaternion):
     scene = make_scene(np.array([[320.0, 0, 320], [0, 320, 240], [0, 0, 1]]))
     place = tmp_path / "in" / "office" / "office" / "Hard" / "P003"
     # A point in OpenCV axes (right, down, forward) is (forward, right, down) in NED.

@@ -127,7 +127,7 @@ def test_diode_images_keep_only_what_their_mask_says(tmp_path, write_png_at):
     np.testing.assert_array_equal(clip.frames[0], frame)
 
 
-def test_max_side_scales_camera_and_depth_together(tmp_path, make_scene, write_png_at):
+def test_max_side_scales_camera_and_depth_together(tmp_path, write_png_at):
     """Through the list of pairs, which has no camera, and DIODE, which has one."""
     place = tmp_path / "in" / "train" / "outdoor" / "scene_0" / "scan_0"
     write_png_at(place / "a.png", np.zeros((768, 1024, 3), np.uint8))

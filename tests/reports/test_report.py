@@ -292,7 +292,7 @@ def test_a_damaged_clip_costs_the_page_its_images_alone(world, tmp_path, caplog)
     assert f"no images of {data}: " in caplog.text
 
 
-def test_more_depths_than_are_as_wide_as_a_video_can_be_are_shown_smaller(tmp_path, monkeypatch):
+def test_more_depths_than_are_as_wide_as_a_video_can_be_are_shown_smaller(monkeypatch):
     monkeypatch.setattr("steadydepth.reports.clips.H264_SIDE", 400)
     wide = np.random.default_rng(0).integers(0, 255, (2, 40, 300, 3), dtype=np.uint8)
     found = _enlarge({"input": wide, "a": wide})
