@@ -101,7 +101,7 @@ def test_arkitscenes_without_cameras_is_named_and_the_rest_is_done(tmp_path, wri
     lens = tmp_path / "in/2/lowres_wide_intrinsics"
     lens.mkdir()
     (lens / "2_0.500.pincam").write_text("12 8 10 10 6 4", encoding="utf-8")
-    with pytest.raises(SomeFailedError, match=r"in/1: no images in lowres_wide, or no camera") as raised:
+    with pytest.raises(SomeFailedError, match=r"in[/\\]1: no images in lowres_wide, or no camera") as raised:
         list(convert_layout("arkitscenes", tmp_path / "in", tmp_path / "out"))
     assert [path.name for path in raised.value.written] == ["2"]
 
@@ -276,7 +276,7 @@ def test_a_damaged_record3d_file_is_named(tmp_path, make_scene):
     write_r3d(tmp_path / "no_lens.r3d", **write, pack=bytes, K=[1, 2])
     (tmp_path / "zip.r3d").write_bytes(b"PK no zip")
     expected = {
-        "short": r"short\.r3d, frame 0: cannot be read \(.*bytes for 44 x 32|short\.r3d, frame 0: .*LZFSE",
+        "short": r"short\.r3d, frame 0: cannot be read \(.*bytes for 44 x 32|short\.r3d, frame 0: .*LZFSE|lzfse is",
         "huge": r"huge\.r3d: 3 images and 3 poses",
         "poses": r"poses\.r3d: 3 images and 2 poses",
         "no_lens": r"no_lens\.r3d: cannot be read as a Record3D file",
