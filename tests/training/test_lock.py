@@ -14,7 +14,7 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, cap
     def refuse(*_, **__):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(lock, "take_lock", refuse)
+    monkeypatch.setattr(lock, "open_locked", refuse)
     with alone_in(tmp_path / "run", with_children=with_children):
         (tmp_path / "run/model").touch()
     assert "has no locks" in caplog.text

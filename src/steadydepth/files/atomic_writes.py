@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from steadydepth.errors import InputError
-from steadydepth.files.locks import take_lock
+from steadydepth.files.locks import open_locked
 
 _LOCK = ".lock"
 _TRIES = 10
@@ -122,11 +122,14 @@ def _remove_lock(lock: Path) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[bool]:
     """Whether the lock is ours; it ends with the process. Where there are no locks it is nobody's."""
-    with path.open("a") as file:
-        is_ours = False
-        with suppress(OSError):  # a file system without locks
-            is_ours = take_lock(file.fileno(), with_children=True)
-        yield is_ours
+    lock = None
+    with suppress(OSError):  # a file system without locks
+        lock = open_locked(path, with_children=True)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 @contextmanager

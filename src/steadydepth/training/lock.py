@@ -6,11 +6,11 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from steadydepth.errors import InputError
-from steadydepth.files.locks import take_lock
+from steadydepth.files.locks import open_locked
 from steadydepth.files.writing import writing_in
 
 logger = logging.getLogger(__name__)
@@ -31,29 +31,32 @@ def alone_in(folder: Path, *, with_children: bool = False) -> Iterator[None]:
     Raises:
         InputError: another process holds the lock, or the folder cannot be written.
     """
-    with writing_in(folder):
-        is_new = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a")
-    with lock:
-        try:
-            is_ours = take_lock(lock.fileno(), with_children=with_children)  # else it would be the loaders' as well
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            logger.warning(
-                "%s: the file system has no locks (%s): nothing keeps a second run out of this folder", folder, error
-            )
-            is_ours = True
-        if not is_ours:
-            raise InputError(
-                f"{folder}: another process trains here: let it end, or stop it, and the same command goes on"
-            )
-        os.set_inheritable(lock.fileno(), with_children)
+    with ExitStack() as held:
+        with writing_in(folder):
+            is_new = not folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
+            _hold(folder, held, with_children=with_children)
         try:
             yield
         finally:
             if is_new and [path.name for path in folder.glob("*")] == [LOCK]:
                 if sys.platform == "win32":
-                    lock.close()  # no file that is open can be removed there
+                    held.close()  # no file that is open can be removed there
                 shutil.rmtree(folder)
+
+
+def _hold(folder: Path, held: ExitStack, *, with_children: bool) -> None:
+    """Lock a folder until `held` is closed; a file system that has no locks is a warning."""
+    try:
+        lock = open_locked(folder / LOCK, with_children=with_children)  # else it would be the loaders' as well
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        logger.warning(
+            "%s: the file system has no locks (%s): nothing keeps a second run out of this folder", folder, error
+        )
+        return
+    if lock is None:
+        raise InputError(f"{folder}: another process trains here: let it end, or stop it, and the same command goes on")
+    held.callback(os.close, lock)
+    os.set_inheritable(lock, with_children)
