@@ -95,7 +95,10 @@ def test_a_model_that_cannot_be_opened_and_a_process_that_is_lost_are_named(star
     with pytest.raises(InputError, match=r"none: no model"), start("predict", str(tmp_path / "none")):
         pass
     with start("peak", "float32") as one:
-        psutil.Process(one.pid).kill()
+        process = psutil.Process(one.pid)
+        process.kill()
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
         with pytest.raises(InputError, match=r"float32: its process was lost \(exit status (-9|15)\)"):
             one.run(0.1)
 

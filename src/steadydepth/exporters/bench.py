@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -60,7 +60,7 @@ class TimedProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._process:  # which waits for its end
+        with suppress(OSError), self._process:  # which waits for its end; what a lost process was still to read is lost
             self._process.kill()
 
     @property
@@ -71,13 +71,15 @@ class TimedProcess:
     def run(self, seconds: float) -> None:
         """A turn of that length."""
         assert self._process.stdin is not None
-        print(seconds, file=self._process.stdin, flush=True)
+        with suppress(OSError):  # of a process that is lost, which its answer says
+            print(seconds, file=self._process.stdin, flush=True)
         self.turns.append(self._answer())
 
     def finish(self) -> dict[str, Any]:
         """The end of all turns: `memory_mib`, `device_memory_mib` and `flops`."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with suppress(OSError):
+            self._process.stdin.close()
         return self._answer()
 
     def _answer(self) -> Any:
