@@ -1,13 +1,13 @@
 """Training of the learned filter: what it learns from, and that it learns."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -125,13 +125,12 @@ def test_a_training_that_is_killed_goes_on_to_the_same_weights(config, tmp_path,
     # As many threads as here: with more of them sums are rounded otherwise.
     code = "import sys, torch; torch.set_num_threads(1); import steadydepth; steadydepth.train_filter(sys.argv[1])"
     (tmp_path / "filter.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
-    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "filter.yaml"], start_new_session=True) as process:
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "filter.yaml"]) as process:
         wait_until(lambda: process.poll() is not None or (folder / "checkpoint.pt").is_file())
         assert process.poll() is None
-        if sys.platform == "win32":  # those that draw end with it
-            process.kill()
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
+        drawing = psutil.Process(process.pid).children()
+        process.kill()
+    assert psutil.wait_procs(drawing, timeout=60)[1] == []
     assert not config.out.exists()
     with pytest.raises(InputError, match="learns otherwise was cut here"):
         train_filter(config.model_copy(update={"width": 8}))

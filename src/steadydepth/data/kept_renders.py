@@ -1,11 +1,8 @@
 """Rendered clips in files: rendered once, by processes that run ahead, and shown as often as a run wants."""
 
-import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from steadydepth.files.damage import reading
-from steadydepth.files.prefetch import processes_at_once
+from steadydepth.files.prefetch import pool_of
 from steadydepth.files.tensors import write_tensors
 from steadydepth.synthetic.batched import Rendered
 
@@ -53,8 +50,7 @@ def render_ahead(
 
     Yields: a function that waits until the file of a number is there; what failed in the process is raised from it.
     """
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes_at_once(workers), spawn, _begin, (begin, arguments))
+    pool = pool_of(workers, _begin, begin, arguments)
     waiting: dict[int, Future[None]] = {}
     rest = iter(numbers)
 
@@ -77,15 +73,7 @@ def _begin(begin: Callable[..., Render], arguments: tuple[object, ...]) -> None:
     # The run itself is asked to stop, by the keyboard too, and ends these processes then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     _render_here.append(begin(*arguments))
-
-
-def _end_with_parent() -> None:
-    """A run that is killed takes its processes with it."""
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _render(number: int) -> None:

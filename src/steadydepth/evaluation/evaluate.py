@@ -4,9 +4,8 @@ import logging
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import replace
-from multiprocessing import get_context
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from steadydepth.evaluation.sources import Source, sources_of_folder, sources_of
 from steadydepth.evaluation.summary import ScoredClip, build_report, mean_over_clips
 from steadydepth.evaluation.windows import Values
 from steadydepth.files.atomic_writes import check_folder, write_json
-from steadydepth.files.prefetch import ended_at_once, processes_at_once
+from steadydepth.files.prefetch import ended_at_once, pool_of, processes_at_once
 from steadydepth.files.stored_depth import open_array
 from steadydepth.inference.filters import choose_filter
 from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor
@@ -141,11 +140,9 @@ def _score_all(
             tell(f"scoring {source.name}", done, n_clips)
             yield source.name, _score_source(source, settings)
         return
-    # spawn, not fork: the caller may have started threads (torch, OpenCV) that a forked child would wait for.
     jobs = processes_at_once(jobs)
     threads = max(1, torch.get_num_threads() // jobs)
-    spawn = get_context("spawn")
-    with ended_at_once(ProcessPoolExecutor(jobs, spawn, initializer=_begin_worker, initargs=(threads,))) as pool:
+    with ended_at_once(pool_of(jobs, _begin_worker, threads)) as pool:
         tasks = {pool.submit(_score_source, source, settings): source.name for source in sources}
         for done, task in enumerate(as_completed(tasks), start=1):
             tell(f"scored {tasks[task]}", done, len(tasks))

@@ -6,10 +6,8 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,7 +21,7 @@ from steadydepth.config import FilterConfig
 from steadydepth.config_files import load_filter_config
 from steadydepth.data.cuts import shots_of
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
-from steadydepth.files.prefetch import processes_at_once
+from steadydepth.files.prefetch import pool_of
 from steadydepth.files.tensors import write_tensors
 from steadydepth.filter_training.clips import LabelledClip, Lesson, draw_lesson, label_clip
 from steadydepth.filter_training.learner import Learner
@@ -175,12 +173,7 @@ def _lessons(clips: list[LabelledClip], config: FilterConfig, *, first: int) -> 
                 if (array := getattr(clip, field.name)) is not None:
                     np.save(Path(folder) / f"{i:04d}_{field.name}.npy", array)
         arguments = (folder, len(clips), config)
-        with ProcessPoolExecutor(
-            processes_at_once(config.workers),
-            mp_context=get_context("spawn"),
-            initializer=_begin_worker,
-            initargs=arguments,
-        ) as pool:
+        with pool_of(config.workers, _begin_worker, *arguments) as pool:
 
             def drawn() -> Iterator[list[Lesson]]:
                 waiting = deque(pool.submit(_draw_here, number) for number in numbers[: 2 * config.workers])

@@ -2,12 +2,10 @@
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from steadydepth.files.prefetch import ended_at_once, processes_at_once
+from steadydepth.files.prefetch import ended_at_once, pool_of, processes_at_once
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_write import recode
 from steadydepth.ops.photometric import Photometric, augment_photometric
@@ -204,8 +202,7 @@ def make_world(
         for job in missing:
             on_clip(work(job))
         return [root / name for name in names]
-    # spawn, not fork: the caller may have started threads (torch, OpenCV) that a forked child would wait for.
-    with _one_thread_each(), ended_at_once(ProcessPoolExecutor(n_workers, get_context("spawn"))) as pool:
+    with _one_thread_each(), ended_at_once(pool_of(n_workers)) as pool:
         for path in pool.map(work, missing):
             on_clip(path)
     return [root / name for name in names]
