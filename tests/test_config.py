@@ -156,6 +156,14 @@ def test_paths_are_written_with_slashes_on_every_system(tmp_path):
     assert config.model_dump(mode="json")["run"]["folder"] == "a/b"
 
 
+@pytest.mark.parametrize(("separator", "written"), [("\\", "runs/plain"), ("/", "runs\\plain")])
+def test_a_model_s_path_is_written_with_slashes_where_backslashes_separate(tmp_path, monkeypatch, separator, written):
+    monkeypatch.setattr("steadydepth.config.run.sep", separator)
+    config = load_config(write(tmp_path, PLAIN), ["model.init=runs\\plain", "model.weights=runs\\plain"])
+    assert f"init: {written}\n" in dump_config(config)
+    assert f"weights: {written}\n" in dump_config(config)
+
+
 def test_a_tilde_is_home_in_every_path(tmp_path, monkeypatch):
     monkeypatch.setenv("USERPROFILE" if sys.platform == "win32" else "HOME", str(tmp_path))
     path = write(tmp_path, PLAIN | {"run": {"folder": "~/runs/a"}})

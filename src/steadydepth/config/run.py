@@ -1,5 +1,6 @@
 """Every key of a run, with its default, its bounds and what it means; those of its data are in `config.data`."""
 
+from os import sep
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,6 +50,12 @@ class ModelConfig(Section):
     checkpointing: bool = Field(
         False, description="Gradient checkpointing: less memory in training, for computing the encoder twice."
     )
+
+    @field_validator("init", "weights")
+    @classmethod
+    def _with_slashes_alone(cls, value: str | None) -> str | None:
+        """Text that may be a path: one of Windows has no backslashes, as paths that are written have none."""
+        return None if value is None else value.replace(sep, "/")
 
 
 class LossConfig(Section):
