@@ -88,7 +88,6 @@ def test_affine_claims_are_told_what_they_are_allowed(fixed_clip):
         ({"lengths": (8, 1)}, r"lengths \[1\]"),
         ({"opw": "raft"}, "choose khan, or nvds"),
         ({"jobs": 0}, "jobs 0"),
-        ({"chunk": 0}, "chunk 0"),
         ({"protocol": "vda_nyu"}, "crop eigen_nyu is for 480 x 640"),
         ({"protocol": "sintell"}, "choose one of plain"),
         ({"align": "per_frame"}, "once for a clip"),
