@@ -58,6 +58,8 @@ def configure(path: Path, arguments: argparse.Namespace, **changes: Any) -> Conf
     values += [f"{key}={'null' if value is None else value}" for key, value in changes.items()] + arguments.set
     config = load_config(path, values)
     data = config.model_dump()
+    if config.model.init is None:  # the network of the first stage
+        data["model"] = load_config(ROOT / "configs" / "ready.yaml", values).model.model_dump()
     synthetic = data["data"]["sources"][0]["synthetic"]
     synthetic |= {"assets": arguments.assets, "textures": arguments.textures, "keep": None}
     if torch.cuda.is_available():

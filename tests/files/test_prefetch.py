@@ -163,7 +163,7 @@ def test_the_processes_of_a_pool_end_with_the_one_that_is_killed():
         worker = psutil.Process(int(process.stdout.readline()))
         process.kill()
     try:
-        worker.wait(60)
+        assert psutil.wait_procs([worker], timeout=60)[1] == []
     finally:
         with suppress(psutil.NoSuchProcess):
             worker.kill()

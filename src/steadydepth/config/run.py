@@ -54,7 +54,7 @@ class ModelConfig(Section):
     @field_validator("init", "weights")
     @classmethod
     def _with_slashes_alone(cls, value: str | None) -> str | None:
-        """Text that may be a path: one of Windows has no backslashes, as paths that are written have none."""
+        """A name that is a path of Windows has slashes, as all paths in a config, so that it is one elsewhere too."""
         return None if value is None else value.replace(sep, "/")
 
 

@@ -194,8 +194,10 @@ def _report_in_lines(total: int) -> Report:
         last[:] = state, time.monotonic()
         stages = []
         for child in active:
-            done = f", step {last_step(child.run.folder / LOG)} of {child.run.config.optim.steps}"
-            stages.append(f"{child.run.name}: {child.stage}{done if child.stage == 'train' else ''}")
+            stage = f"{child.run.name}: {child.stage}"
+            if child.stage == "train":
+                stage += f", step {last_step(child.run.folder / LOG)} of {child.run.config.optim.steps}"
+            stages.append(stage)
         logger.info("%d of %d runs done; %s", finished, total, "; ".join(stages) or "none is running")
 
     return report

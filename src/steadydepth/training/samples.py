@@ -67,7 +67,10 @@ def open_samples(
     )
     common: dict[str, Any] = {
         "length": data.clip_length, "height": data.height, "width": data.width, "seed": seed, "numbers": numbers,
-        "augmentation": Augmentation(data.flip, photometric, data.max_crf, data.max_zoom, data.max_rotation_deg),
+        "augmentation": Augmentation(
+            flip=data.flip, photometric=photometric, max_crf=data.max_crf, max_zoom=data.max_zoom,
+            max_rotation_deg=data.max_rotation_deg,
+        ),
     }  # fmt: skip
     configs = data.all_sources()
     if len(configs) == 1 and configs[0].synthetic is not None:
