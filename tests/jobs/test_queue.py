@@ -27,6 +27,7 @@ from steadydepth.jobs import worker
 from steadydepth.jobs.limits import JobLimits
 from steadydepth.jobs.lock import LOCK, lock_file
 from steadydepth.jobs.plans import check_settings, config_of, describe, kinds
+from steadydepth.jobs.processes import Processes
 from steadydepth.jobs.queue import Jobs, served_name
 from steadydepth.jobs.receive import receive as unpack_and_check
 from steadydepth.jobs.store import OVER, Job, Store, Upload
@@ -592,6 +593,17 @@ def test_a_damaged_log_of_one_job_holds_up_no_other(jobs):
     assert [(job.losses, job.step) for job in jobs.store.all(Job)] == [(1, 0), (1, 4)]
     assert [jobs.curves(job) for job in jobs.store.all(Job)] == [[], [{"step": 4}]]
     assert [job.state for job in jobs.store.all(Job)] == ["failed", "failed"]  # for their model is gone
+
+
+def test_a_process_that_cannot_be_started_leaves_no_lock(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    processes = Processes()
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        processes.start(tmp_path, {"limits": {"threads": 1}})
+    assert not processes.is_alive(tmp_path)
 
 
 def test_a_process_that_let_go_of_its_lock_is_waited_for(jobs):

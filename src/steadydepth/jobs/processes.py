@@ -36,14 +36,16 @@ class Processes:
         lock = lock_file(folder / LOCK)
         if lock is None:
             return False
-        environment = os.environ | {"OMP_NUM_THREADS": str(order["limits"]["threads"]), "PYTHONUNBUFFERED": "1"}
-        with (folder / LOG_FILE).open("ab") as log:
-            self.children[folder] = subprocess.Popen(
-                [sys.executable, "-m", "steadydepth.jobs.worker", str(folder)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, pass_fds=[lock],
-                start_new_session=True,
-            )  # fmt: skip
-        os.close(lock)
+        try:
+            environment = os.environ | {"OMP_NUM_THREADS": str(order["limits"]["threads"]), "PYTHONUNBUFFERED": "1"}
+            with (folder / LOG_FILE).open("ab") as log:
+                self.children[folder] = subprocess.Popen(
+                    [sys.executable, "-m", "steadydepth.jobs.worker", str(folder)],
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, pass_fds=[lock],
+                    start_new_session=True,
+                )  # fmt: skip
+        finally:  # a lock that stays here would be taken for that of a process at work
+            os.close(lock)
         return True
 
     def is_alive(self, folder: Path) -> bool:
