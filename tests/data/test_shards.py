@@ -25,8 +25,10 @@ from steadydepth.data.shards.read import INDEX, MEMBERS, ROW
 from steadydepth.data.shards.store import read_range, url_of
 from steadydepth.data.shards.write import pack
 from steadydepth.errors import InputError, SomeFailedError
+from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_write import write_video
 from steadydepth.ops.optical_flow import consistent, dis_flow
+from steadydepth.types import Clip
 
 ARRAYS = ("frames", "depth", "valid", "objects", "flow", "flow_valid", "K", "cam_to_world")
 
@@ -231,6 +233,17 @@ def test_bombs_and_impostors_are_refused_before_they_unpack(copied):
         with pytest.raises(InputError, match=r"00000\.tar: fixed_000003/0000\.rgb") as error:
             open_sequence(copied / "fixed_000003").read(0, 1)
         assert message in str(error.value)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no file that is open")
+def test_a_pack_that_takes_the_place_of_another_is_read_anew(tmp_path):
+    for level in (10, 200):
+        frames = np.full((2, 16, 24, 3), level, np.uint8)
+        clip = Clip("a", frames, 10.0)
+        source = write_sequence(tmp_path / f"{level}", clip, depth_scale_m=None, source=None, licence=None)
+        shutil.rmtree(tmp_path / "shards", ignore_errors=True)
+        pack(source.parent, tmp_path / "shards", codec="png")
+        np.testing.assert_array_equal(open_sequence(tmp_path / "shards/a").read().frames, frames)
 
 
 def test_an_existing_folder_is_refused_and_a_failed_packing_leaves_nothing(world, packed, tmp_path, monkeypatch):

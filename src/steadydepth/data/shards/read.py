@@ -3,7 +3,7 @@
 import io
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -67,7 +67,8 @@ class Pack:
     root: Path
     index: Index
     rows: np.ndarray  # of ROW
-    sequences: dict[str, SequenceEntry] = field(default_factory=dict)
+    sequences: dict[str, SequenceEntry]
+    changed_ns: int | None  # when its index was, of a folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Member:
         row = self.pack.rows[self.row]
         size, path = int(row["size"]), self.pack.root / self.pack.index.shards[int(row["shard"])].name
         with reading(self, "from its shard", "copy the shard again"):
-            data = read_range(path, int(row["offset"]), size)
+            data = read_range(path, int(row["offset"]), size, version=self.pack.changed_ns)
         if len(data) < size:
             raise InputError(f"{self}: the shard is cut short; copy it again, or pack again")
         if zlib.crc32(data) != int(row["crc32"]):
@@ -161,7 +162,7 @@ def _read_pack(root: Path, changed_ns: int | None) -> Pack | None:
     rows = _read_rows(root, index, where)
     if fault := _fault(root, index, rows):
         raise InputError(f"{where}: {fault}; copy {INDEX} and {MEMBERS} again, or pack the sequences again")
-    return Pack(root, index, rows, {entry.name: entry for entry in index.sequences})
+    return Pack(root, index, rows, {entry.name: entry for entry in index.sequences}, changed_ns)
 
 
 def _read_rows(root: Path, index: Index, where: str) -> np.ndarray:

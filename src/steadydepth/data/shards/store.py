@@ -35,13 +35,14 @@ def read_whole(path: Path) -> bytes:
     return file_system.cat_file(there)
 
 
-def read_range(path: Path, start: int, size: int) -> bytes:
+def read_range(path: Path, start: int, size: int, *, version: int | None = None) -> bytes:
     """The bytes of a part of a file or URL, or as many of them as there are.
 
     Args:
         path: a file, or a URL as `url_of` knows it.
         start: the first byte.
         size: number of bytes.
+        version: of the file, which stays open; another one opens what is there now.
 
     Raises:
         FileNotFoundError: there is no file.
@@ -49,7 +50,7 @@ def read_range(path: Path, start: int, size: int) -> bytes:
     """
     url, process = url_of(path), os.getpid()
     if url is None:
-        return _opened(path, process).read(start, size)
+        return _opened(path, version, process).read(start, size)
     first, last = start // _BLOCK, (start + size - 1) // _BLOCK
     blocks = b"".join(_block(url, number, process) for number in range(first, last + 1))
     return blocks[start - first * _BLOCK :][:size]
@@ -76,7 +77,7 @@ class _Opened:
 
 
 @lru_cache(maxsize=_MOST_OPEN)
-def _opened(path: Path, process: int) -> _Opened:
+def _opened(path: Path, version: int | None, process: int) -> _Opened:
     return _Opened(path)
 
 
