@@ -3,7 +3,7 @@ import pytest
 
 from steadydepth.data.conversion import convert_layout
 from steadydepth.data.sequence_folder import open_sequence
-from steadydepth.types import InputError
+from steadydepth.errors import InputError, SomeFailedError
 
 K = np.array([[40.0, 0, 21.5], [0, 40, 16.0], [0, 0, 1]])
 
@@ -69,6 +69,16 @@ def test_kitti_is_read_in_metres_with_camera_and_poses(tmp_path, make_scene, wri
     (folder,) = convert_layout("kitti", tmp_path / "in", tmp_path / "out", split="train")
     assert folder.name == "2011_09_26_drive_0001_sync"
     assert_same(folder, scene, step_m=1 / 256)
+
+
+def test_a_first_pose_of_kitti_that_is_no_number_costs_no_other_frame(tmp_path, make_scene, write_kitti):
+    write_kitti(tmp_path / "in", make_scene(K))
+    (path,) = (tmp_path / "in").glob("*/*/oxts/data/0000000000.txt")
+    path.write_text(" ".join(["nan"] * 30), encoding="utf-8")
+    with pytest.raises(SomeFailedError, match=r"frame 0: .*0000000000\.txt: NaN or infinity in its pose") as raised:
+        list(convert_layout("kitti", tmp_path / "in", tmp_path / "out"))
+    (made,) = raised.value.written
+    assert open_sequence(made).n_frames == 2
 
 
 def test_kitti_frames_without_annotation_and_gaps(tmp_path, make_scene, write_kitti):

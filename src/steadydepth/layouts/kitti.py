@@ -123,10 +123,16 @@ def _all_oxts(drive: Path, numbers: list[int]) -> tuple[dict[int, Float64[np.nda
         LOG.warning("%s: missing, so without poses: extract all of the drive to have them", folder)
         return {}, {}
     for number in numbers:
+        path = folder / f"{number:010d}.txt"
         try:
-            found[number] = read_table(folder / f"{number:010d}.txt", 30)[0, :6]
+            pose = read_table(path, 30)[0, :6]
         except InputError as error:
             faults[number] = str(error)
+            continue
+        if np.isfinite(pose).all():
+            found[number] = pose
+        else:  # the first one is where the world begins
+            faults[number] = f"{path}: NaN or infinity in its pose: copy it again"
     return found, faults
 
 
