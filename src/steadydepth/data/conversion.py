@@ -14,6 +14,7 @@ from jaxtyping import Float32, UInt8
 from steadydepth.data.clips import fit_clip, shrunk_size
 from steadydepth.data.cuts import find_shots
 from steadydepth.data.sequence_listing import is_sequence
+from steadydepth.data.sequence_meta import check_meta
 from steadydepth.errors import InputError, failure
 from steadydepth.files.atomic_writes import check_name
 from steadydepth.files.listing import visible
@@ -176,11 +177,11 @@ class _UntilUnreadable:
                 "one size: check that they belong together"
             )
         poses = None if recording.cam_to_world is None else recording.cam_to_world[number : number + 1]
-        if not all(np.isfinite(numbers).all() for numbers in (recording.K, poses) if numbers is not None):
-            raise InputError(
-                f"{recording.name}, frame {number}: NaN or infinity in its camera or pose; copy the files they are in "
-                "again"
-            )
+        camera = {"K": recording.K, "cam_to_world": poses}
+        given = {name: array.tolist() for name, array in camera.items() if array is not None}
+        _, faults = check_meta({"fps": float(recording.fps), **given}, f"{recording.name}, frame {number}")
+        if faults:
+            raise InputError("\n".join(f"{fault}: copy the files that it is from again" for fault in faults))
         clip = Clip(
             recording.name,
             frame[None],

@@ -77,11 +77,16 @@ def read_meta(path: Path) -> tuple[SequenceMeta | None, list[str]]:
         return None, [f"{path}: cannot be read as JSON ({error}): write it again"]
     if not isinstance(values, dict):
         return None, [f'{path}: holds {type(values).__name__}; it is one JSON object such as {{"fps": 30}}']
+    return check_meta(values, str(path))
+
+
+def check_meta(values: dict[str, Any], where: str) -> tuple[SequenceMeta | None, list[str]]:
+    """What `values` say by the keys of meta.json, or None and every mistake in them, each beginning with `where`."""
     try:
         return SequenceMeta.model_validate(values), []
     except ValidationError as error:
         misspelt = _misspelt(values)
-        return None, [f"{path}: {_mistake(fault, misspelt)}" for fault in error.errors()]
+        return None, [f"{where}: {_mistake(fault, misspelt)}" for fault in error.errors()]
 
 
 def _mistake(fault: Any, misspelt: dict[str, str]) -> str:
