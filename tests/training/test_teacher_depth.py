@@ -134,6 +134,16 @@ def test_a_video_that_cannot_be_read_is_left_out_or_refused(world, tmp_path, mod
         write_teacher_depth(model, config_of(videos, tmp_path / "strict", strict=True), CPU)
 
 
+def test_a_video_that_cannot_be_opened_is_left_out_of_the_contrast_as_well(world, tmp_path, model):
+    videos = tmp_path / "videos"
+    shutil.copytree(world, videos)
+    (videos / "fixed_000003" / "meta.json").write_text("{}", encoding="utf-8")
+    config = config_of(videos, tmp_path / "run")
+    (files,) = write_teacher_depth(model, config, CPU)
+    assert len(files) == 1
+    assert contrast_lost(model, config, [files], CPU) >= 1
+
+
 def test_the_contrast_that_the_filter_took_is_asked_for(world, tmp_path, model):
     with torch.no_grad():
         model.decoder.head.weight *= 30  # edges above 5 %

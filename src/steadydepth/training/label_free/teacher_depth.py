@@ -21,7 +21,7 @@ from steadydepth.config import Config
 from steadydepth.data.clips import fit_clip
 from steadydepth.data.sequence_folder import Sequence as VideoSequence
 from steadydepth.data.sequence_folder import open_sequence
-from steadydepth.data.sequence_listing import find_sequences
+from steadydepth.data.sequence_listing import find_sequences, name_of
 from steadydepth.errors import InputError, failure
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.writing import writing_in
@@ -124,7 +124,7 @@ def contrast_lost(teacher: nn.Module, config: Config, files: Sequence[TeacherFil
         (path, files_of[name])
         for source, files_of in zip(config.data.all_sources(), files, strict=True)
         for path in (find_sequences(source.folder) if files_of else [])
-        if (name := open_sequence(path).name) in files_of
+        if (name := name_of(path)) in files_of
     ]
     places = [(path, file, t) for path, file in videos for t in range(len(np.load(file, mmap_mode="r")))]
     for path, file, t in places[:: -(-len(places) // N_FRAMES) or 1]:
