@@ -232,6 +232,21 @@ def test_a_closed_terminal_takes_no_place():
     assert models.current.batcher._n_open == 0
 
 
+def test_no_video_begins_on_a_server_that_ends():
+    models, found = Models(Predictor(Gated())), []
+
+    def begin():
+        with pytest.raises(RuntimeError, match="ends"):
+            models.open()
+        found.append("refused")
+
+    models.close()
+    asking = threading.Thread(target=begin, daemon=True)
+    asking.start()
+    asking.join(10)
+    assert found == ["refused"]
+
+
 @pytest.mark.parametrize("state", [True, False], ids=["state", "per-frame"])
 def test_an_exported_file_is_served_as_it_is_run(tmp_path, state):
     """Two terminals of other sizes than the file's, in turn, each as its own offline run."""

@@ -50,12 +50,13 @@ class Models:
         return self._current
 
     def open(self) -> tuple[InService, Port]:
-        """The one in service, and a network for one session, to be closed."""
-        while True:
-            current = self._current
-            # None: another one was put into service since the line before.
-            if (port := current.batcher.open()) is not None:
-                return current, port
+        """The one in service, and a network for one session, to be closed; RuntimeError after `close`."""
+        current = self._current
+        while (port := current.batcher.open()) is None:
+            before, current = current, self._current
+            if current is before:  # or another one was put into service since
+                raise RuntimeError("the server ends")
+        return current, port
 
     def names(self) -> list[str]:
         """All that are known."""
