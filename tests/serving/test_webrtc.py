@@ -10,6 +10,7 @@ from known_depth import Average, film
 from served import serving
 from waiting import wait_until
 
+from steadydepth.errors import InputError
 from steadydepth.serving.messages import decode_depth, unpack
 from steadydepth.serving.settings import Limits
 from steadydepth.serving.tokens import new_token
@@ -85,6 +86,25 @@ def test_depth_of_a_camera_comes_over_the_data_channel():
     depth = decode_depth(header, payload)
     assert depth.shape == (120, 160)
     assert np.abs(depth - 1 - image[..., 0]).mean() < 8
+
+
+class Fussy(Average):
+    """Refuses the first two frames."""
+
+    n_calls = 0
+
+    def forward(self, frames, state=None):
+        self.n_calls += 1
+        if self.n_calls <= 2:
+            raise InputError("not this one")
+        return super().forward(frames, state)
+
+
+def test_frames_that_are_refused_are_counted_and_the_next_are_answered():
+    with serving(Fussy(), webrtc=True) as server:
+        answers, _ = asyncio.run(watch(server.url, np.zeros((48, 64, 3), np.uint8), 2))
+        assert len(answers) == 2
+        assert server.app.state.figures.n_refused == 2
 
 
 def test_a_camera_ends_with_its_token_and_those_of_others_go_on(tmp_path, monkeypatch):

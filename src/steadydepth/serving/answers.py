@@ -103,3 +103,7 @@ class Answers:
         """One more is displaced by a newer one."""
         self.own.n_skipped += 1
         self.figures.n_skipped += 1
+
+    def refuse(self) -> None:
+        """One more could not be read or predicted."""
+        self.figures.n_refused += 1

@@ -18,7 +18,6 @@ from steadydepth.inference.session import Image
 from steadydepth.serving.access import Rates, requires
 from steadydepth.serving.answers import Answers, FilterName, Format, reserved
 from steadydepth.serving.encoding import decode_image, raw_image
-from steadydepth.serving.figures import Figures
 from steadydepth.serving.messages import MOST_ID, PROTOCOL, WINDOW, unpack
 from steadydepth.serving.models import Models, describe
 from steadydepth.serving.settings import Limits
@@ -92,8 +91,6 @@ class _Stream:
         self.socket, self.name, self.terminal = socket, name, terminal
         self.models: Models = state.models
         self.limits: Limits = state.settings.limits
-        self.figures: Figures = state.figures
-        self.own = self.figures.streams[name]
         self.answers = Answers(state, name, format)
         self._pool = state.pool
         self._newest: _Frame | None = None
@@ -183,7 +180,7 @@ class _Stream:
         self._reset_asked = False
         frame = _Frame(number, header, payload, is_reset, time_s, time.monotonic())
         self._newest = replace(frame, image=self._decode_ahead(frame))
-        self.own.is_waiting = True
+        self.answers.own.is_waiting = True
         self._changed.set()
         if displaced is not None:
             self.answers.skip()
@@ -221,7 +218,7 @@ class _Stream:
 
     def _take(self) -> _Frame | None:
         self._changed.clear()
-        self.own.is_waiting = False
+        self.answers.own.is_waiting = False
         frame, self._newest = self._newest, None
         return frame
 
@@ -257,7 +254,7 @@ class _Stream:
 
     def _refuse(self, frame: _Frame, error: Exception) -> dict[str, Any]:
         self._n_refused += 1
-        self.figures.n_refused += 1
+        self.answers.refuse()
         reason = str(error)
         if not isinstance(error, InputError):
             number = secrets.token_hex(4)

@@ -172,6 +172,7 @@ class _Peer:
                 message = await asyncio.shield(loop.run_in_executor(self._pool, self._compute, *taken))
             except InputError as error:
                 LOG.info("a frame over WebRTC is refused: %s", error)
+                self.answers.refuse()
                 continue
             self.answers.count(taken[2])
             for part in parts_of(message):
