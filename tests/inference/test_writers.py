@@ -6,8 +6,11 @@ from functools import partial
 import cv2
 import numpy as np
 import pytest
+import torch
 from known_depth import Red
+from torch import nn
 
+from steadydepth.files.images import write_png
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_read import read_depth_video
 from steadydepth.inference import writers
@@ -113,6 +116,25 @@ def test_a_picture_of_one_row_is_written_as_mkv(tmp_path):
     cv2.imwrite(str(tmp_path / "row.png"), np.full((1, 40, 3), 9, np.uint8))
     predict_files(Predictor(red()), [tmp_path / "row.png"], tmp_path / "out", format="mkv")
     assert next(read_depth_video(tmp_path / "out" / "row.mkv")).shape == (1, 40)
+
+
+class WithHole(nn.Module):
+    """Depth 3, 4 in a corner, and none at one pixel, whatever is shown."""
+
+    claims = "metric"
+
+    def forward(self, frames, state=None):
+        depth = torch.full(frames[:, :, 0].shape, 3.0)
+        depth[..., 5, 6], depth[..., 2, 3] = 4.0, torch.nan
+        return depth, {}
+
+
+def test_a_hole_in_the_depth_makes_no_other_in_an_mkv(tmp_path):
+    write_png(tmp_path / "room.png", np.zeros((61, 74, 3), np.uint8))
+    predictor = Predictor(WithHole(), max_side=7)
+    predict_files(predictor, [tmp_path / "room.png"], tmp_path / "out", format="mkv")
+    (codes,) = read_depth_video(tmp_path / "out/room.mkv")
+    np.testing.assert_array_equal(codes > 0, predictor.predict(tmp_path / "room.png").valid)
 
 
 def test_what_fails_while_it_is_written_gives_its_preview_up(tmp_path, monkeypatch):

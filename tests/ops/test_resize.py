@@ -27,6 +27,13 @@ def test_a_value_that_is_not_there_reaches_only_the_pixels_that_read_it(hole):
     assert (found[np.isfinite(found)] == 3).all()
 
 
+def test_a_hole_is_no_zero_in_the_mean_of_those_beside_it():
+    depth = np.full((6, 7), 3.0, np.float32)
+    depth[2, 3] = np.nan
+    found = resize_depth(depth, 49, 50)  # where some pixels read the hole with a weight below 0.001
+    np.testing.assert_allclose(found[np.isfinite(found)], 3, rtol=1e-6)
+
+
 def test_a_value_of_zero_is_a_value():
     depth = np.array([[0.0, 4.0]], np.float32)
     np.testing.assert_allclose(resize_depth(depth, 1, 4), [[0, 1, 3, 4]])

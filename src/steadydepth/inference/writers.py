@@ -177,7 +177,8 @@ def _write_mkv(folder: Path, cached: CachedDepth, output: Output) -> None:
     low, high = cached.ends()
     high = high if high > low else low + 1e-3 * abs(low) + 1e-6
     is_log = cached.claims in ("metric", "scale")
-    codes = (encode_range(depth, low, high, is_log=is_log) for depth in cached.depth.read())
+    # Resized beside a hole a value is rounded to one beyond the ends, which would be no value.
+    codes = (encode_range(np.clip(depth, low, high), low, high, is_log=is_log) for depth in cached.depth.read())
     write_depth_video(folder / f"{cached.source.name}.mkv", read_ahead(codes), cached.fps)
     share = "((code - 1) / 65534)"
     description = {

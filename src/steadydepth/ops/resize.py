@@ -91,7 +91,8 @@ def resize_depth(depth: np.ndarray, height: int, width: int) -> np.ndarray:
         return cv2.resize(depth, (width, height), interpolation=cv2.INTER_LINEAR)
     larger = cv2.resize(np.where(finite, depth, depth.dtype.type(0)), (width, height), interpolation=cv2.INTER_LINEAR)
     counted = cv2.resize(finite.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.where(counted > 0.999, larger, depth.dtype.type(np.nan))
+    # A hole that counts next to nothing, as by the rounding of a position, takes no value away and has no part in it.
+    return np.where(counted > 0.999, larger / np.maximum(counted, 0.999), depth.dtype.type(np.nan))
 
 
 def enlarge_measured(depth: np.ndarray, height: int, width: int, *, claims: str) -> np.ndarray:

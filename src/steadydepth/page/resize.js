@@ -63,7 +63,7 @@ export function resizeDepth(depth, h, w, height, width) {
   if (depth.every(Number.isFinite)) return separable(depth, w, 1, rows, columns);
   const larger = separable(depth.map((value) => (Number.isFinite(value) ? value : 0)), w, 1, rows, columns);
   const counted = separable(depth.map((value) => (Number.isFinite(value) ? 1 : 0)), w, 1, rows, columns);
-  return larger.map((value, pixel) => (counted[pixel] > 0.999 ? value : NaN));
+  return larger.map((value, pixel) => (counted[pixel] > 0.999 ? value / counted[pixel] : NaN));
 }
 
 function halves(size, target) {
