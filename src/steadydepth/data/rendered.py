@@ -18,13 +18,12 @@ from steadydepth.data.geometric import mirror
 from steadydepth.data.kept_renders import Render, read_render, render_ahead, write_render
 from steadydepth.data.rendered_cameras import code_clips, hold, photograph, view_clips
 from steadydepth.data.samples import NO_AUGMENTATION, Augmentation, Item
-from steadydepth.errors import InputError
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.ops.photometric import Photometric, augment_clips
 from steadydepth.synthetic.assets import load_assets, pack_assets
 from steadydepth.synthetic.batched import Rendered, World
 from steadydepth.synthetic.device import check_device
-from steadydepth.synthetic.effects import find_files
+from steadydepth.synthetic.effects import find_textures
 from steadydepth.synthetic.places import FPS, Scenes, draw_scenes
 from steadydepth.synthetic.textures import read_textures
 from steadydepth.synthetic.world import FRAME_AUGMENTATION
@@ -33,7 +32,6 @@ from steadydepth.types import Clip
 DEPTH_SCALE_M = 0.001  # 16 bits reach 65 m; where a street is longer its clips have coarser steps
 WORLD = 4  # counted up when the same numbers give other clips, so that kept ones are of one world
 CLIPS_AT_ONCE = 16  # that are drawn and rendered together; what a sample is depends on it
-_IMAGES = (".png", ".jpg", ".jpeg")
 
 
 class RenderedSamples(Dataset[Item]):
@@ -82,12 +80,8 @@ class RenderedSamples(Dataset[Item]):
         numbers: Sequence[int] = (),
         source: int = 0,
     ) -> None:
-        images = [] if textures is None else find_files(textures, _IMAGES)
-        if textures is not None and not images:
-            raise InputError(f"{textures}: has no PNG or JPEG images to take textures from")
-        self.world = World(
-            device, None if assets is None else load_assets(assets), read_textures(images) if images else None
-        )
+        images = None if textures is None else read_textures(find_textures(textures))
+        self.world = World(device, None if assets is None else load_assets(assets), images)
         self.length, self.height, self.width, self.motion = length, height, width, motion
         self.augmentation, self.seed, self.numbers, self.source = augmentation, seed, numbers, source
         self.repeats, self.keep, self.workers, self.stills = repeats, keep, workers, stills

@@ -3,13 +3,12 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import Float32, Float64
 
 from steadydepth.files.images import FRAME_SUFFIXES, read_colour
 from steadydepth.synthetic.meshes import MESH_SUFFIXES, read_mesh, stand
-from steadydepth.synthetic.scene import TEXELS, Scene, Solid, draw_texture, pose, swing
+from steadydepth.synthetic.scene import Scene, Solid, draw_texture, pose, seamless, swing
 from steadydepth.types import InputError
 
 SUBFRAMES = 5  # exposures that a blurred frame is the mean of; odd, so that the middle one is where the labels are
@@ -37,11 +36,8 @@ class Extras:
     def __post_init__(self) -> None:
         if self.compress is not None and not 0 <= self.compress <= 51:
             raise InputError(f"compress {self.compress}: a constant rate factor of H.264 is 0 to 51: try 30")
-        if self.textures is not None and not find_files(self.textures, FRAME_SUFFIXES):
-            raise InputError(
-                f"{self.textures}: no image for textures; a folder with {', '.join(FRAME_SUFFIXES)} at any depth: "
-                "check the path"
-            )
+        if self.textures is not None:
+            find_textures(self.textures)
         if self.meshes is not None and not find_files(self.meshes, MESH_SUFFIXES):
             raise InputError(
                 f"{self.meshes}: no mesh; a folder with {', '.join(MESH_SUFFIXES)} at any depth: check the path"
@@ -57,6 +53,15 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """The files in `folder` at any depth that end so, in order of their names; none that is hidden, as `._a.jpg`."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
     return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def find_textures(folder: Path) -> list[Path]:
+    """The images in `folder` at any depth; InputError where there is none."""
+    if images := find_files(folder, FRAME_SUFFIXES):
+        return images
+    raise InputError(
+        f"{folder}: no image for textures; a folder with {', '.join(FRAME_SUFFIXES)} at any depth: check the path"
+    )
 
 
 def dress(scene: Scene, extras: Extras, seed: int, *, fps: float, fixed_camera: bool) -> Scene:
@@ -80,7 +85,7 @@ def dress(scene: Scene, extras: Extras, seed: int, *, fps: float, fixed_camera: 
         solids = [part for solid in scene.solids for part in _bend(solid, seconds, streams[0])]
         scene = replace(scene, solids=solids)
     if extras.textures is not None:
-        images = find_files(extras.textures, FRAME_SUFFIXES)
+        images = find_textures(extras.textures)
         solids = [replace(solid, texture=_draw_crop(images, streams[1])) for solid in scene.solids]
         scene = replace(scene, solids=solids)
     if extras.shake and not fixed_camera:
@@ -125,16 +130,14 @@ def _reshape(solid: Solid, meshes: list[Path], generator: np.random.Generator) -
 
 
 def _draw_crop(images: list[Path], generator: np.random.Generator) -> Float32[np.ndarray, "texel texel 3"]:
-    """A square crop of one of the images, mirrored to both sides so that it wraps around without a seam."""
+    """A square crop of one of the images (`seamless`)."""
     image = read_colour(images[generator.integers(len(images))])
     height, width = image.shape[:2]
     side = max(1, int(min(height, width) * generator.uniform(0.25, 1)))
     top, left = generator.integers(height - side + 1), generator.integers(width - side + 1)
     crop = image[top : top + side, left : left + side]
-    half = cv2.resize(crop, (TEXELS // 2, TEXELS // 2), interpolation=cv2.INTER_AREA)
     # Images are encoded for the eye; a reflectance is linear.
-    linear = (half.astype(np.float32) / 255) ** np.float32(2.2)
-    return np.pad(linear, ((0, TEXELS // 2), (0, TEXELS // 2), (0, 0)), mode="symmetric")
+    return (seamless(crop).astype(np.float32) / 255) ** np.float32(2.2)
 
 
 def _draw_shake(generator: np.random.Generator, seconds: Float64[np.ndarray, "t"]) -> Float64[np.ndarray, "t 4 4"]:

@@ -84,6 +84,11 @@ def rotation(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Float[Tensor, "*n 3 3"
     return about_y @ about_x @ about_z
 
 
+def heading(yaw: Float[Tensor, "*n"]) -> Float[Tensor, "*n 3"]:
+    """The level direction at that angle about the vertical, radians."""
+    return torch.stack((yaw.sin(), torch.zeros_like(yaw), yaw.cos()), -1)
+
+
 def rigid(turn: Float[Tensor, "*n 3 3"], position: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 4 4"]:
     """Poses from rotations, which may scale as well, and positions."""
     pose = torch.zeros(*turn.shape[:-2], 4, 4)
@@ -120,7 +125,7 @@ class View:
     @property
     def ahead(self) -> Float[Tensor, "s 3"]:
         """Where the camera looks, level."""
-        return torch.stack((self.yaw.sin(), torch.zeros_like(self.yaw), self.yaw.cos()), -1)
+        return heading(self.yaw)
 
     @property
     def to_table(self) -> Float[Tensor, "s"]:
@@ -180,8 +185,7 @@ def _pick_spots(draw: Draw, view: View, extent: Float[Tensor, "s n 3"]) -> tuple
     reach = torch.where(view.is_kind("street"), 40.0, 9.0)[:, None]
     distance = torch.exp(draw.uniform(0.0, 1.0, n) * torch.log(reach / 0.7)) * 0.7
     angle = view.yaw[:, None] + draw.uniform(-0.75, 0.75, n)
-    direction = torch.stack((angle.sin(), torch.zeros_like(angle), angle.cos()), -1)
-    spot = view.eye[:, None] + distance[..., None] * direction
+    spot = view.eye[:, None] + distance[..., None] * heading(angle)
     limit = (half - 0.5 * extent.amax(dim=-1, keepdim=True)).clamp(min=0.1)
     spot = torch.maximum(torch.minimum(spot, limit), -limit)
     turn = draw.uniform(-math.pi, math.pi, n)

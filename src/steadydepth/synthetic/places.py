@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from steadydepth.synthetic.placement import KINDS, Draw, Placed, Pool, View, place_things, rigid, rotation
+from steadydepth.synthetic.placement import KINDS, Draw, Placed, Pool, View, heading, place_things, rigid, rotation
 
 # How often each is drawn. Diversity teaches more than realism does (WMGStereo, arXiv 2504.16930).
 SHARES = (0.37, 0.25, 0.13, 0.25)
@@ -107,7 +107,7 @@ def _draw_views(draw: Draw) -> tuple[View, Float[Tensor, "s"]]:
     half = torch.where(street[:, None], draw.uniform(12, 60, 3) * torch.tensor([1, 0.5, 1]), half)
     height = torch.where(street, draw.uniform(0.5, 3), draw.uniform(0.3, 1) * 1.7)
     yaw = draw.uniform(-math.pi, math.pi)
-    ahead = torch.stack((yaw.sin(), torch.zeros_like(yaw), yaw.cos()), -1)
+    ahead = heading(yaw)
     # From a wall the camera sees the room; of streets it sees one side.
     back = draw.uniform(0.1, 0.95)[:, None] * (half - 0.3).clamp(min=0.2) * torch.where(street, 0.4, 1)[:, None]
     eye = -ahead * back

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import cv2
 import numpy as np
 from jaxtyping import Float32, Float64
 
@@ -113,6 +114,12 @@ def draw_texture(
     first, second = generator.uniform(0.08, 0.95, size=(2, 3))
     image = first + mix[..., None] * (second - first)
     return np.clip(image * (1 + generator.uniform(0.05, 0.5) * (grain - 0.5)), 0, 1).astype(np.float32)
+
+
+def seamless(image: np.ndarray) -> np.ndarray:
+    """A square image (h, h, 3) as a texture, mirrored to both sides so that it wraps around without a seam."""
+    half = cv2.resize(image, (TEXELS // 2, TEXELS // 2), interpolation=cv2.INTER_AREA)
+    return np.pad(half, ((0, TEXELS // 2), (0, TEXELS // 2), (0, 0)), mode="symmetric")
 
 
 def pose(yaw: np.ndarray, pitch: np.ndarray, position: np.ndarray) -> Float64[np.ndarray, "t 4 4"]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from steadydepth.files.images import read_stored_colour
-from steadydepth.synthetic.scene import TEXELS, draw_texture
+from steadydepth.synthetic.scene import draw_texture, seamless
 
 PATTERNS = 192  # textures of the world's own
 LEVELS = 5  # of a texture, each half the size of the one before
@@ -69,7 +68,7 @@ def own_patterns() -> UInt8[np.ndarray, "n texel texel 3"]:
 
 
 def read_textures(paths: Sequence[Path]) -> UInt8[np.ndarray, "n texel texel 3"]:
-    """Square crops of images, mirrored so that they repeat without a seam, of the size of the world's own.
+    """Square crops of images, of the size of the world's own (`seamless`).
 
     Raises:
         InputError: an image cannot be read.
@@ -78,6 +77,5 @@ def read_textures(paths: Sequence[Path]) -> UInt8[np.ndarray, "n texel texel 3"]
     for path in paths:
         image, _ = read_stored_colour(path)
         side = min(image.shape[:2])
-        half = cv2.resize(image[:side, :side], (TEXELS // 2, TEXELS // 2), interpolation=cv2.INTER_AREA)
-        found.append(np.pad(half, ((0, TEXELS // 2), (0, TEXELS // 2), (0, 0)), mode="symmetric"))
+        found.append(seamless(image[:side, :side]))
     return np.stack(found)
