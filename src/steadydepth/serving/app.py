@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -41,9 +40,6 @@ def create_app(settings: Settings) -> FastAPI:
         InputError: the settings are unsafe or do not fit together, or the model cannot be read.
     """
     settings.check()
-    own = getattr(settings.model, "filter", ChosenFilter())
-    default = settings.filter or own
-    filters = Filters(default, strength=own.strength)
     app = FastAPI(
         title="steadydepth",
         summary="Depth of images and of live video",
@@ -53,8 +49,14 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         lifespan=_lifespan,
     )
-    limits = settings.limits
-    state = app.state
+    limits, state = settings.limits, app.state
+    own = getattr(settings.model, "filter", ChosenFilter())
+    state.jobs = None
+    state.filters = Filters(
+        settings.filter or own,
+        lambda who: {} if state.jobs is None else tuned_filters(state.jobs, who),
+        strength=own.strength,
+    )
     state.settings, state.access, state.audit = settings, Access(settings), Audit(settings.audit)
     state.models, state.figures, state.flicker_budget = Models(settings.model), Figures(), flicker_budget()
     state.registry = registry_of(state.figures, state.models)
@@ -62,11 +64,9 @@ def create_app(settings: Settings) -> FastAPI:
     state.peers = {}  # streams over WebRTC
     for router in [*routers, *([_webrtc_router()] if settings.webrtc else [])]:
         app.include_router(router)
-    state.jobs, state.filters = None, filters
     if settings.data is not None:
         state.jobs = Jobs(settings.data, models=state.models.sources, limits=settings.job_limits)
         put_back(state.jobs, state.models)
-        state.filters = Filters(default, partial(tuned_filters, state.jobs), strength=own.strength)
         app.include_router(uploads_router(state.jobs))
         app.include_router(jobs_router(state.jobs, state.models))
     app.add_middleware(Guard, settings=settings, audit=state.audit)

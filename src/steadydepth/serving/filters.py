@@ -9,10 +9,6 @@ from steadydepth.inference.filters import CAUSAL, NONE, ChosenFilter, choose_fil
 from steadydepth.serving.tokens import Identity
 
 
-def _none(who: Identity) -> dict[str, Path]:
-    return {}
-
-
 class Filters:
     """Filters by name.
 
@@ -29,9 +25,9 @@ class Filters:
     def __init__(
         self,
         default: str | ChosenFilter,
-        tuned: Callable[[Identity], Mapping[str, Path]] = _none,
+        tuned: Callable[[Identity], Mapping[str, Path]],
         *,
-        strength: float | None = None,
+        strength: float | None,
     ) -> None:
         self._tuned, self._strength = tuned, strength
         self.default = self._named(default) if isinstance(default, str) else default
