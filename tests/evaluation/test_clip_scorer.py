@@ -21,8 +21,8 @@ from steadydepth.evaluation.clip_scorer import Settings
 from steadydepth.evaluation.evaluate import _enough_jobs, evaluate, evaluate_clip, report_of
 from steadydepth.evaluation.footage import Footage, chosen_frames, excerpt, follow_flow, footage_of
 from steadydepth.evaluation.sources import Source, open_footage, predict_sequence, sources_of_folder
-from steadydepth.files.predictions import write_predictions
-from steadydepth.files.stored_depth import open_array, open_predictions
+from steadydepth.files.predictions import open_array, write_predictions
+from steadydepth.files.stored_depth import open_predictions
 from steadydepth.inference.filters import ChosenFilter, filter_depth
 from steadydepth.inference.predictor import Predictor
 from steadydepth.metrics.protocols import METRICS, TEMPORAL, choose_protocol

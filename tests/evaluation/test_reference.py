@@ -16,8 +16,7 @@ from steadydepth.evaluation.clip_scorer import Settings
 from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.evaluation.footage import footage_of
 from steadydepth.evaluation.sources import predict_sequence
-from steadydepth.files.predictions import write_predictions
-from steadydepth.files.stored_depth import open_array
+from steadydepth.files.predictions import open_array, write_predictions
 from steadydepth.inference.filters import filter_depth
 from steadydepth.metrics.accuracy import log_depth_correlation
 from steadydepth.metrics.protocols import choose_protocol

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from steadydepth.exporters.graph_rewrites import ENLARGED_BY_SLICES
+from steadydepth.files.damage import short
 from steadydepth.inference.runtime import METADATA, state_input, state_output
 from steadydepth.types import InputError
 
@@ -146,7 +147,7 @@ def trace(graph: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedPro
     try:
         return torch.export.export(graph, inputs, strict=False)
     except (RuntimeError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
-        raise InputError(f"torch.export cannot trace the model: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"torch.export cannot trace the model: {short(error)}") from error
 
 
 def _inputs(metadata: dict[str, Any], beside: dict[str, Any] | None = None) -> tuple[Tensor, ...]:

@@ -34,9 +34,13 @@ def write_predictions(folder: Path, name: str, depth: Float[np.ndarray, "t h w"]
 
     Returns: the path of the file.
     """
+    return write_prediction_frames(folder, name, open_array(depth, claims))
+
+
+def open_array(depth: Float[np.ndarray, "t h w"], claims: Claims) -> DepthFrames:
+    """Depth that is in memory already."""
     n_frames, height, width = depth.shape
-    frames = DepthFrames(claims, n_frames, height, width, lambda: (frame.astype(np.float32) for frame in depth))
-    return write_prediction_frames(folder, name, frames)
+    return DepthFrames(claims, n_frames, height, width, lambda: (frame.astype(np.float32) for frame in depth))
 
 
 def write_prediction_frames(

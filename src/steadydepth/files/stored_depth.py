@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import check_name
@@ -17,7 +17,7 @@ from steadydepth.files.depth_formats import read_npy_header
 from steadydepth.files.exr import read_exr
 from steadydepth.files.images import read_depth_codes
 from steadydepth.files.listing import visible
-from steadydepth.files.predictions import code_reader, known_claims
+from steadydepth.files.predictions import code_reader, known_claims, open_array
 from steadydepth.video_types import Claims, DepthFrames
 
 
@@ -42,12 +42,6 @@ def read_predictions(folder: Path, name: str) -> tuple[Float32[np.ndarray, "t h 
     """All that was predicted for a sequence, and what its numbers claim to be; InputError as `open_predictions`."""
     stored = open_predictions(folder, name)
     return np.stack(list(stored.read())), stored.claims
-
-
-def open_array(depth: Float[np.ndarray, "t h w"], claims: Claims) -> DepthFrames:
-    """Depth that is in memory already."""
-    n_frames, height, width = depth.shape
-    return DepthFrames(claims, n_frames, height, width, lambda: (frame.astype(np.float32) for frame in depth))
 
 
 def open_raw(path: Path, shape: tuple[int, int, int], claims: Claims) -> DepthFrames:

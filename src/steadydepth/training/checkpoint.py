@@ -15,6 +15,7 @@ from torch import nn
 
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import let_others_read, move, new_file
+from steadydepth.files.damage import short
 from steadydepth.files.writing import writing_in
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
             return _read(path)
         except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
             damaged.append(str(path))
-            logger.warning("%s: damaged (%s); looking for the checkpoint before it", path, " ".join(str(error).split()))
+            logger.warning("%s: damaged (%s); looking for the checkpoint before it", path, short(error))
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}): give us the right to read it") from error
     if damaged:

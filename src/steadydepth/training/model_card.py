@@ -19,7 +19,7 @@ from steadydepth.errors import InputError
 from steadydepth.evaluation.stored_report import read_report
 from steadydepth.evaluation.summary import table_rows
 from steadydepth.files.atomic_writes import write_text
-from steadydepth.files.damage import reading
+from steadydepth.files.damage import reading, short
 from steadydepth.models.declare import SIDECAR
 from steadydepth.models.load import model_files
 from steadydepth.synthetic.assets import load_assets
@@ -131,7 +131,7 @@ def push(run: str | Path, name: str, *, licence: str | None = None, private: boo
     # Its bases: the hub's versions use one HTTP library or another, and no connection is an error of that library.
     except (OSError, HFValidationError, *HfHubHTTPError.__bases__) as error:  # type: ignore[misc]
         raise InputError(
-            f"{name}: the hub does not take it: {' '.join(str(error).split())[:300]}: check the name, `hf auth login` "
+            f"{name}: the hub does not take it: {short(error)}: check the name, `hf auth login` "
             f"and the network; {folder} is complete"
         ) from error
     return str(address)
