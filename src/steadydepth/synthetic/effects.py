@@ -56,7 +56,11 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def find_textures(folder: Path) -> list[Path]:
-    """The images in `folder` at any depth; InputError where there is none."""
+    """The images in `folder` at any depth.
+
+    Raises:
+        InputError: there is none.
+    """
     if images := find_files(folder, FRAME_SUFFIXES):
         return images
     raise InputError(
