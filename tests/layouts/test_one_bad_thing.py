@@ -204,6 +204,15 @@ def test_key_frames_of_hypersim_that_are_none_are_named(tmp_path):
             list(convert_layout("hypersim", tmp_path / "in", tmp_path / "out"))
 
 
+def test_a_list_of_hypersim_with_a_frame_that_is_no_number_is_named(tmp_path):
+    write_hypersim(tmp_path / "in", 75.0)
+    (tmp_path / "in/metadata_images_split_scene_v1.csv").write_text(
+        "scene_name,camera_name,frame_id,split_partition_name\nai_001_001,cam_00,x,train\n", encoding="utf-8"
+    )
+    with pytest.raises(InputError, match=r"split_scene_v1\.csv: cannot be read as a list of numbered frames"):
+        list(convert_layout("hypersim", tmp_path / "in", tmp_path / "out", split="train"))
+
+
 def test_a_camera_of_hypersim_without_images_is_named(tmp_path):
     write_hypersim(tmp_path / "in", 75.0)
     (tmp_path / "in/ai_001_001/images/scene_cam_01_final_preview").mkdir()

@@ -6,7 +6,7 @@ import scipy.io
 
 from steadydepth.data.conversion import convert_layout
 from steadydepth.data.sequence_folder import open_sequence
-from steadydepth.errors import InputError
+from steadydepth.errors import InputError, SomeFailedError
 from steadydepth.layouts.nyu import into_colour, splat
 
 COLOUR_K = np.array([[518.857901, 0, 325.582449], [0, 519.469611, 253.736166], [0, 0, 1]])
@@ -125,6 +125,17 @@ def test_diode_images_keep_only_what_their_mask_says(tmp_path, write_png_at):
     expected[3, 4] = expected[5, 6] = 0
     np.testing.assert_array_equal(clip.depth[0], expected)
     np.testing.assert_array_equal(clip.frames[0], frame)
+
+
+def test_a_mask_of_diode_of_another_size_costs_no_other_image(tmp_path, write_png_at):
+    place = tmp_path / "in/val/indoors/scene_0/scan_0"
+    for name, rows in (("a", 5), ("b", 6)):
+        write_png_at(place / f"{name}.png", np.zeros((6, 8, 3), np.uint8))
+        np.save(place / f"{name}_depth.npy", np.ones((6, 8, 1), np.float32))
+        np.save(place / f"{name}_depth_mask.npy", np.ones((rows, 8)))
+    with pytest.raises(SomeFailedError, match=r"a_depth_mask\.npy: 5 x 8") as raised:
+        list(convert_layout("diode", tmp_path / "in", tmp_path / "out"))
+    assert [path.name for path in raised.value.written] == ["b"]
 
 
 def test_max_side_scales_camera_and_depth_together(tmp_path, write_png_at):

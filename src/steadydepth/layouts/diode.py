@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from steadydepth.files.depth_formats import read_numbers
+from steadydepth.files.images import check_size
 from steadydepth.layouts.recording import Recording, files_reader, pinhole
 
 SPLITS = ("train", "val")
@@ -34,5 +35,5 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Recording]:
 
 
 def _read_masked(path: Path) -> Float32[np.ndarray, "h w"]:
-    mask = read_numbers(path.with_name(path.name.replace("_depth.npy", "_depth_mask.npy")))
-    return np.where(mask > 0, read_numbers(path), np.float32(0))
+    depth, mask = read_numbers(path), path.with_name(path.name.replace("_depth.npy", "_depth_mask.npy"))
+    return np.where(check_size(mask, read_numbers(mask), *depth.shape) > 0, depth, np.float32(0))

@@ -86,7 +86,8 @@ def _of_split(folder: Path, split: str) -> set[tuple[str, str, int]]:
     if found is None:
         raise InputError(f"{folder / _SPLIT_FILE}: missing; --split reads the official list: put it there")
     lines = read_csv(found, ("scene_name", "camera_name", "frame_id", "split_partition_name"))
-    return {(scene, camera, int(frame)) for scene, camera, frame, part in lines if part == split}
+    with reading(found, "as a list of numbered frames"):
+        return {(scene, camera, int(frame)) for scene, camera, frame, part in lines if part == split}
 
 
 def _parts(
