@@ -154,6 +154,7 @@ def test_a_damaged_image_costs_its_clips_alone(world, tmp_path, caplog):
     assert 20 < sum(same) < 40  # what is fine is what it would have been
     again = ClipSamples(root, **{**SETTINGS, **changes})
     assert all(torch.equal(again[number]["frames"], items[number]["frames"]) for number in (0, same.index(False)))
+    assert 0 < len(again.frames_to_watch(len(again.clips))) == len(again.clips) - 2
     strict = ClipSamples(root, **{**SETTINGS, **changes}, strict=True)
     with pytest.raises(InputError, match=broken.name):
         list(map(strict.__getitem__, range(40)))

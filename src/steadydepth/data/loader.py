@@ -135,8 +135,18 @@ class ClipSamples(Dataset[Item]):
         chosen = self.held_out or self.clips
         count = min(count, len(chosen))
         chosen = [chosen[number * len(chosen) // count] for number in range(count)]
-        clips = [sequence.read(start, start + self.length) for sequence, start in chosen]
-        return [fit_clip(clip, self.height, self.width).frames for clip in clips]
+        clips, failed = [], {}
+        for sequence, start in chosen:
+            try:
+                clips.append(fit_clip(sequence.read(start, start + self.length), self.height, self.width).frames)
+            except InputError as error:
+                if self.strict:
+                    raise
+                failed[f"{sequence.name} at frame {start}"] = str(error)
+                logger.warning("left out: %s", error)
+        if not clips:
+            raise failure(failed, 0, [])
+        return clips
 
     def place(self, number: int) -> tuple[int, np.random.Generator]:
         """The clip of number `number` and the generator of its augmentation, from (seed, epoch, index) alone."""
