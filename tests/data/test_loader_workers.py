@@ -26,13 +26,6 @@ def test_items_are_gathered_as_torch_gathers_them(world):
     assert gathered["frames"].shape == (3, 3, 40, 56, 3)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_loader_processes_change_nothing(world, workers):
-    alone = load_items(open_samples(world, range(24)), batch=2, workers=0)
-    helped = load_items(open_samples(world, range(24)), batch=2, workers=workers)
-    assert sum(same(one, other) for one, other in zip(alone, helped, strict=True)) == 12
-
-
 @pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="no process is forked here")
 def test_loader_processes_free_nothing_of_the_process_that_they_are_forked_from(world, tmp_path):
     """What PyAV's frames wait for when they are freed are threads, of which a forked process has none."""

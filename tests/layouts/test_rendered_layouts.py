@@ -7,8 +7,6 @@ import pytest
 
 from steadydepth.data.conversion import convert_layout
 from steadydepth.data.sequence_folder import open_sequence
-from steadydepth.layouts.hypersim import planar
-from steadydepth.layouts.recording import pinhole
 from steadydepth.types import InputError
 
 K = np.array([[40.0, 0, 21.5], [0, 40, 16.0], [0, 0, 1]])
@@ -98,14 +96,6 @@ def test_hypersim_distance_becomes_planar_depth(tmp_path, make_scene, write_jpg_
     (folder,) = convert_layout("hypersim", tmp_path / "in", tmp_path / "out")
     assert folder.name == "ai_001_001_cam_00"
     assert_same(folder, scene, step_m=0.001, exact_frames=False)
-
-
-def test_planar_depth_by_hand():
-    """A pixel 3 to the right of the centre at f = 4: the ray is 5 / 4 as long as its depth."""
-    distance = np.full((1, 7), 10, np.float32)
-    assert planar(distance, pinhole(4.0, 4.0, 3.0, 0.0))[0].tolist() == pytest.approx(
-        [8, 8.9443, 9.7014, 10, 9.7014, 8.9443, 8], abs=1e-4
-    )
 
 
 def test_spring_disparity_becomes_depth(tmp_path, make_scene, write_png_at, assert_same):

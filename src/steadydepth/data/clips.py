@@ -108,7 +108,7 @@ def fit_clip(clip: Clip, height: int, width: int) -> Clip:
     return replace(clip, **fitted)
 
 
-def shrunk_size(height: int, width: int, max_side: int | None) -> tuple[int, int]:
+def even_size(height: int, width: int, max_side: int | None) -> tuple[int, int]:
     """Height and width with no side above `max_side`, even when they are changed at all.
 
     Args:

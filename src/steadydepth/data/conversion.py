@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from steadydepth.data.clips import fit_clip, shrunk_size
+from steadydepth.data.clips import even_size, fit_clip
 from steadydepth.data.cuts import find_shots
 from steadydepth.data.sequence_listing import is_sequence
 from steadydepth.data.sequence_meta import check_meta
@@ -190,7 +190,7 @@ class _UntilUnreadable:
             K=recording.K,
             cam_to_world=poses,
         )
-        return fit_clip(clip, *shrunk_size(frame.shape[0], frame.shape[1], self.max_side))
+        return fit_clip(clip, *even_size(frame.shape[0], frame.shape[1], self.max_side))
 
     def _fitting(self, depth: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
         """The depth that 16 bits hold, 0 elsewhere."""
@@ -331,5 +331,5 @@ def convert_parts(
 
 
 def _shrink(frame: UInt8[np.ndarray, "h w 3"], max_side: int | None) -> UInt8[np.ndarray, "i j 3"]:
-    size = shrunk_size(frame.shape[0], frame.shape[1], max_side)
+    size = even_size(frame.shape[0], frame.shape[1], max_side)
     return frame if size == frame.shape[:2] else cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)

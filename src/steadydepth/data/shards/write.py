@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from steadydepth.data.clips import fit_clip, shrunk_size
+from steadydepth.data.clips import even_size, fit_clip
 from steadydepth.data.cuts import Shots
 from steadydepth.data.sequence_folder import Sequence, find_sequences, open_sequence
 from steadydepth.data.shards.read import INDEX, KINDS, MEMBERS, ROW
@@ -136,7 +136,7 @@ def pack(
             try:
                 sequence = open_sequence(path)
                 _check_text(sequence.name, path)
-                height, width = size or shrunk_size(sequence.height, sequence.width, max_side)
+                height, width = size or even_size(sequence.height, sequence.width, max_side)
                 shots = Shots() if path.is_file() else None
                 frames = sequence.images() if shots is None else shots.watch(sequence.images())
                 for frame, images in enumerate(_stored(sequence, frames, height, width, flow=flow)):
