@@ -30,6 +30,19 @@ def depths(results) -> np.ndarray:
     return np.stack([result.depth for result in results])
 
 
+@pytest.mark.parametrize("make", [Average, Red])
+def test_frames_before_a_damaged_one_have_their_depth(make):
+    def damaged():
+        yield from film()[:6]
+        raise InputError("frame 6 is damaged")
+
+    found = Session(Network(make()), chunk=4).run(damaged())
+    expected = [result.depth for result in Session(Network(make()), chunk=4).run(film()[:6])]
+    np.testing.assert_array_equal([next(found).depth for _ in range(6)], expected)
+    with pytest.raises(InputError, match="frame 6 is damaged"):
+        next(found)
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 4, 100, None])
 def test_chunks_give_the_same_numbers(chunk):
     found = Session(Network(Average()), chunk=chunk).run(iter(film()))

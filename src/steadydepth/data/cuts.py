@@ -18,6 +18,7 @@ from steadydepth.data.sequence_folder import Sequence
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.listing import unbroken
+from steadydepth.files.prefetch import up_to_error
 from steadydepth.files.video_read import read_video
 
 logger = logging.getLogger(__name__)
@@ -98,24 +99,16 @@ def mark_cuts(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Iterator[tuple[UI
     Raises:
         InputError: that of the source, after the frames before it.
     """
-    shots, held, failed = Shots(), deque[np.ndarray](), None
-    source = iter(frames)
-    while True:
-        try:
-            frame = next(source)
-        except StopIteration:
-            break
-        except InputError as error:
-            failed = error
-            break
+    shots, held, failed = Shots(), deque[np.ndarray](), list[InputError]()
+    for frame in up_to_error(frames, failed):
         shots.see(frame)
         held.append(frame)
         if len(held) > _AROUND:
             yield held.popleft(), shots.ends_with_cut(_AROUND)
     while held:
         yield held.popleft(), shots.ends_with_cut(len(held))
-    if failed is not None:
-        raise failed
+    if failed:
+        raise failed[0]
 
 
 def find_shots(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> list[range]:

@@ -41,6 +41,14 @@ def read_ahead(items: Iterable[T]) -> Iterator[T]:
         thread.shutdown(wait=current_thread() not in own, cancel_futures=True)
 
 
+def up_to_error(items: Iterable[T], failed: list[InputError]) -> Iterator[T]:
+    """The same items until the source raises an InputError, which is put into `failed` for whoever has more to do."""
+    try:
+        yield from items
+    except InputError as error:
+        failed.append(error)
+
+
 def for_each_in_threads(function: Callable[[T], None], items: Iterable[T]) -> None:
     """Call `function` with every item, four at a time; no more of them are held, however many there are.
 

@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from steadydepth.data.cuts import Shots, mark_cuts
+from steadydepth.errors import InputError
+from steadydepth.files.prefetch import up_to_error
 from steadydepth.inference.filter_runtime import VideoFilter, filter_offline
 from steadydepth.inference.filters import ChosenFilter, FilterState, choose_filter, open_filter
 from steadydepth.ops.colours import is_measured
@@ -184,6 +186,9 @@ class Session:
 
         Args:
             images: uint8 RGB (h, w, 3); read as they are needed, further where cuts matter or the filter looks ahead.
+
+        Raises:
+            InputError: a frame is no image, or that of the source, after the frames before it.
         """
         predicted = self._predict(images)
         return _filter_shots(predicted, self._offline) if self._offline else (result for result, _ in predicted)
@@ -199,8 +204,8 @@ class Session:
         coming = mark_cuts(chain([first], images)) if self._remembers else ((image, False) for image in images)
         if self._remembers:
             next(coming)
-        held: list[Image] = []
-        for image, is_cut in coming:
+        held, failed = list[Image](), list[InputError]()
+        for image, is_cut in up_to_error(coming, failed):
             if is_cut or image.shape != (held[0].shape if held else self._shape):
                 yield from self._advance(held)
                 held = []
@@ -210,6 +215,8 @@ class Session:
                 yield from self._advance(held)
                 held = []
         yield from self._advance(held)
+        if failed:
+            raise failed[0]
 
     def _advance(self, images: list[Image]) -> Iterator[_Predicted]:
         """Consecutive frames of one size through the network and the filter."""
