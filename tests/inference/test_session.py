@@ -30,14 +30,14 @@ def depths(results) -> np.ndarray:
     return np.stack([result.depth for result in results])
 
 
-@pytest.mark.parametrize("make", [Average, Red])
-def test_frames_before_a_damaged_one_have_their_depth(make):
+@pytest.mark.parametrize(("make", "filter"), [(Average, "none"), (Red, "none"), (Red, "learned_offline")])
+def test_frames_before_a_damaged_one_have_their_depth(make, filter):
     def damaged():
         yield from film()[:6]
         raise InputError("frame 6 is damaged")
 
-    found = Session(Network(make()), chunk=4).run(damaged())
-    expected = [result.depth for result in Session(Network(make()), chunk=4).run(film()[:6])]
+    found, fine = (Session(Network(make()), filter=filter, chunk=4).run(one) for one in (damaged(), film()[:6]))
+    expected = [result.depth for result in fine]
     np.testing.assert_array_equal([next(found).depth for _ in range(6)], expected)
     with pytest.raises(InputError, match="frame 6 is damaged"):
         next(found)

@@ -237,6 +237,8 @@ class Session:
 
 def _filter_shots(predicted: Iterator[_Predicted], learned: VideoFilter) -> Iterator[Result]:
     """The results with their depth filtered there and back, each shot by itself."""
+    failed = list[InputError]()
+    predicted = up_to_error(predicted, failed)
     first = next(predicted, None)
     while first is not None:
         held, after = deque[Result](), list[_Predicted]()
@@ -245,6 +247,8 @@ def _filter_shots(predicted: Iterator[_Predicted], learned: VideoFilter) -> Iter
             raw = result.network_depth
             yield replace(result, network_depth=np.where(is_measured(raw, result.claims), depth, raw))
         first = after[0] if after else None
+    if failed:
+        raise failed[0]
 
 
 def _pairs_of_shot(
