@@ -25,9 +25,8 @@ from steadydepth.errors import InputError
 from steadydepth.filter_training.tune import tune_filter
 from steadydepth.jobs import worker
 from steadydepth.jobs.limits import JobLimits
-from steadydepth.jobs.lock import LOCK, lock_file
 from steadydepth.jobs.plans import check_settings, config_of, describe, kinds
-from steadydepth.jobs.processes import Processes
+from steadydepth.jobs.processes import LOCK, Processes, lock_file
 from steadydepth.jobs.queue import Jobs, served_name
 from steadydepth.jobs.receive import receive as unpack_and_check
 from steadydepth.jobs.store import OVER, Job, Store, Upload

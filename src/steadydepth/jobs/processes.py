@@ -1,6 +1,7 @@
-"""The process of each job: started in the job's folder, found by the lock that it holds there, and signalled.
+"""The process of each job, and of each check of an upload: started in its folder, and found by the lock that it has.
 
-Processes outlive a server that is killed; the lock is one of the open file, and so lives as long as the process.
+Processes outlive a server that is killed; the lock is one of the open file, and so lives as long as the process:
+whoever comes after that server sees what it left at work.
 """
 
 import json
@@ -13,10 +14,38 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from steadydepth.jobs.lock import LOCK, lock_file
+from steadydepth.files.locks import open_locked
 from steadydepth.jobs.worker import DOING, LOG_FILE, ORDER, OUTCOME, PID
 
+LOCK = "process.lock"
 PATIENCE_S = 60.0  # from the request to stop to SIGKILL: a step may take as long
+
+
+def lock_file(path: Path) -> int | None:
+    """An open file with its lock, for as long as it is open anywhere; None where another process has it."""
+    return open_locked(path, with_children=True, mode=0o600)
+
+
+def start_process(
+    module: str, folder: Path, order: Mapping[str, Any], lock: int, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a module of this room in a folder, whose order it reads and whose log it writes.
+
+    It has a session of its own: Ctrl-C on the server is none for it.
+
+    Args:
+        module: worker or receive.
+        folder: of the job or upload.
+        order: what it is to do.
+        lock: of `lock_file`, which lives in the process, however the server ends.
+        environment: in place of that of this process.
+    """
+    (folder / ORDER).write_text(json.dumps(order))
+    with (folder / LOG_FILE).open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", f"steadydepth.jobs.{module}", str(folder)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, pass_fds=[lock], start_new_session=True,
+        )  # fmt: skip
 
 
 class Processes:
@@ -32,18 +61,12 @@ class Processes:
         """
         for name in (OUTCOME, PID, DOING):
             (folder / name).unlink(missing_ok=True)
-        (folder / ORDER).write_text(json.dumps(order))
         lock = lock_file(folder / LOCK)
         if lock is None:
             return False
+        environment = os.environ | {"OMP_NUM_THREADS": str(order["limits"]["threads"]), "PYTHONUNBUFFERED": "1"}
         try:
-            environment = os.environ | {"OMP_NUM_THREADS": str(order["limits"]["threads"]), "PYTHONUNBUFFERED": "1"}
-            with (folder / LOG_FILE).open("ab") as log:
-                self.children[folder] = subprocess.Popen(
-                    [sys.executable, "-m", "steadydepth.jobs.worker", str(folder)],
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, pass_fds=[lock],
-                    start_new_session=True,
-                )  # fmt: skip
+            self.children[folder] = start_process("worker", folder, order, lock, environment)
         finally:  # a lock that stays here would be taken for that of a process at work
             os.close(lock)
         return True

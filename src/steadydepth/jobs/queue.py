@@ -20,9 +20,8 @@ from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file, write_json
 from steadydepth.filter_training.tune import NOTE
 from steadydepth.jobs.limits import JobLimits
-from steadydepth.jobs.lock import lock_file
 from steadydepth.jobs.plans import RUN, VIDEOS, check_settings
-from steadydepth.jobs.processes import PATIENCE_S, Processes
+from steadydepth.jobs.processes import PATIENCE_S, Processes, lock_file
 from steadydepth.jobs.store import OVER, Job, Store, Upload
 from steadydepth.jobs.unpack import remove
 from steadydepth.jobs.uploads import Uploads

@@ -15,6 +15,7 @@ from steadydepth.files.atomic_writes import write_json
 from steadydepth.jobs.limits import GIB, JobLimits, give_way
 from steadydepth.jobs.unpack import below_wrapping, is_archive, remove, unpack
 from steadydepth.jobs.uploads import DATA, FOUND, PART
+from steadydepth.jobs.worker import ORDER
 
 # How files of VIDEO_SUFFIXES begin. Decoders look at what is in a file, not at its name, and a playlist would name
 # other files.
@@ -37,7 +38,7 @@ _MEMORY = 8 * GIB  # of addresses, of which libraries alone take one or two
 
 def main(folder: Path) -> None:
     """Write what was found in the upload at `folder`."""
-    order = json.loads((folder / "order.json").read_text())
+    order = json.loads((folder / ORDER).read_text())
     limits = JobLimits(**order["limits"])
     give_way(limits.niceness)
     _limit(resource.RLIMIT_AS, _MEMORY, _MEMORY)

@@ -11,7 +11,6 @@ import re
 import secrets
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from typing import IO
 from steadydepth.errors import InputError
 from steadydepth.files.video_read import VIDEO_SUFFIXES
 from steadydepth.jobs.limits import JobLimits
-from steadydepth.jobs.lock import LOCK, lock_file
+from steadydepth.jobs.processes import LOCK, lock_file, start_process
 from steadydepth.jobs.store import Job, Store, Upload
 from steadydepth.jobs.unpack import ARCHIVES, remove
 
@@ -209,16 +208,10 @@ class Uploads:
         room = self.limits.stored_bytes - self.used_bytes() + upload.size  # the packed file goes when it is unpacked
         limits = vars(self.limits) | {"stored_bytes": room}
         order = {"name": upload.name, "size": upload.size, "sha256": upload.sha256, "limits": limits}
-        (folder / "order.json").write_text(json.dumps(order))
-        with (folder / "log.txt").open("ab") as log, self._of_busy:
+        with self._of_busy:
             if self._is_over:
                 return None
-            # A session of its own: Ctrl-C on the server is none for it. The lock lives in it, however the server ends.
-            process = subprocess.Popen(
-                [sys.executable, "-m", "steadydepth.jobs.receive", str(folder)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock], start_new_session=True,
-            )  # fmt: skip
-            self._checks[upload.id] = process
+            process = self._checks[upload.id] = start_process("receive", folder, order, lock)
         try:
             status = process.wait(self.limits.check_s)
         except subprocess.TimeoutExpired:
