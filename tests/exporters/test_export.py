@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -272,8 +273,10 @@ def test_what_is_no_exported_file_is_refused(files, tmp_path, monkeypatch):
     }.items():
         with pytest.raises(InputError, match=rf"(?s){name}.*{why}"):
             ExportedModel(tmp_path / name)
-    with pytest.raises(InputError, match=f"max_side is 20; an exported file has a size of its own, {H} x {W}"):
-        load(files["onnx"], max_side=20)
+    opened = load(files["onnx"])
+    for shrink in (partial(load, files["onnx"]), partial(Predictor, opened.network), opened.shrinking):
+        with pytest.raises(InputError, match=f"max_side is 20; an exported file has a size of its own, {H} x {W}"):
+            shrink(max_side=20)
     with pytest.raises(InputError, match=r"an image is float32 \(9, 8, 3\)"):
         ExportedModel(files["onnx"]).predict(np.zeros((9, 8, 3), np.float32))
     with pytest.raises(InputError, match="is an exported file already"):
@@ -291,6 +294,7 @@ def test_runtime_needs_no_torch(files, frames, tmp_path, to):
     np.save(tmp_path / "image.npy", frames[0, :30, :21])
     code = f"""
 import sys
+from functools import partial
 for name in ("torch", "torchvision", "timm", "jaxtyping", "av", "pydantic", "accelerate", "typer", "safetensors"):
     sys.modules[name] = None
 import numpy as np

@@ -15,9 +15,10 @@ from served import depth_of, png, rgb, serving
 from steadydepth.files.exr import read_exr
 from steadydepth.inference.predictor import Predictor
 from steadydepth.metrics.along_flow import flow_flicker, image_flow
+from steadydepth.serving.access import Rates
 from steadydepth.serving.audit import Audit
 from steadydepth.serving.encoding import encode_depth
-from steadydepth.serving.flicker import LiveFlicker, flicker_budget
+from steadydepth.serving.flicker import PAIRS_S, LiveFlicker
 from steadydepth.serving.messages import decode_depth, float16_scale
 
 
@@ -148,7 +149,7 @@ def _tensor(array):
 def test_live_flicker_is_measured_now_and_then():
     frames = film(7, 6, height=96, width=128)
     results = list(Predictor(Average()).stream(list(frames)))
-    flicker = LiveFlicker(flicker_budget())
+    flicker = LiveFlicker(Rates(PAIRS_S, PAIRS_S))
     flicker.see(results[0], now=100.0)
     assert flicker.value is None
     flicker.see(results[1], now=101.0)

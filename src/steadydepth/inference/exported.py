@@ -2,12 +2,11 @@
 
 import hashlib
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float32
 
-from steadydepth.errors import InputError
 from steadydepth.inference.runtime import ArrayState, ExportedModel
 from steadydepth.inference.session import Fitted, Image
 from steadydepth.ops.resize import fit_image
@@ -22,15 +21,6 @@ class ExportedNetwork:
         self.file = ExportedModel(path, threads=threads)
         self.claims = cast(Claims, self.file.claims)
         self.max_side: int | None = None  # it has one size
-
-    def refuse_side(self, max_side: int) -> NoReturn:
-        """Say that frames are not shrunk to a side that somebody asks for.
-
-        Raises:
-            InputError: always.
-        """
-        size = f"{self.file.height} x {self.file.width}"
-        raise InputError(f"max_side is {max_side}; an exported file has a size of its own, {size}: leave it out")
 
     def fit(self, image: Image) -> Fitted:
         """A frame at the size of the file."""

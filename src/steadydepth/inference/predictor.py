@@ -64,6 +64,11 @@ class Predictor:
         self.filter = choose_filter(filter, strength)
         self.network: Network | ExportedNetwork
         if isinstance(model, ExportedNetwork):
+            if max_side is not None:
+                size = f"{model.file.height} x {model.file.width}"
+                raise InputError(
+                    f"max_side is {max_side}; an exported file has a size of its own, {size}: leave it out"
+                )
             self.network = model
         else:
             from steadydepth.inference import network
@@ -86,9 +91,8 @@ class Predictor:
 
     def shrinking(self, max_side: int) -> "Predictor":
         """The same model, which sees frames shrunk to this longer side in pixels; InputError for an exported file."""
-        if isinstance(self.network, ExportedNetwork):
-            self.network.refuse_side(max_side)
-        return Predictor(self.model, device=self.device, max_side=max_side, filter=self.filter)
+        model = self.network if isinstance(self.network, ExportedNetwork) else self.network.model
+        return Predictor(model, device=self.device, max_side=max_side, filter=self.filter)
 
     @property
     def claims(self) -> Claims:
@@ -189,10 +193,7 @@ def load(
         InputError: there is no such model, or it cannot be read.
     """
     if is_exported(name):
-        exported = ExportedNetwork(name)
-        if max_side is not None:
-            exported.refuse_side(max_side)
-        return Predictor(exported, filter=filter, strength=strength)
+        return Predictor(ExportedNetwork(name), max_side=max_side, filter=filter, strength=strength)
     # Not at the top: scoring stored predictions needs no networks, which take a second and 200 MB to import.
     torch = import_package("torch", "torch", f"{name}: runs in torch, which is not installed; exported files need none")
     from steadydepth.models.load import load_model

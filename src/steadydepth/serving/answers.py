@@ -40,7 +40,8 @@ def reserved(state: Any, identity: Identity, connection: HTTPConnection) -> Iter
     figures: Figures = state.figures
     limits: Limits = state.settings.limits
     client = client_of(identity, connection)
-    if len(figures.streams) >= limits.sessions or figures.n_of(client) >= limits.sessions_a_client:
+    n_own = sum(each.client == client for each in figures.streams.values())
+    if len(figures.streams) >= limits.sessions or n_own >= limits.sessions_a_client:
         raise HTTPException(429, "too many streams are open", {"Retry-After": "5"})
     name = secrets.token_hex(6)
     # Counted before anything is waited for, so that many at once are not one too many.

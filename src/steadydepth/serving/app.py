@@ -15,11 +15,11 @@ from steadydepth.errors import InputError
 from steadydepth.inference.filters import ChosenFilter
 from steadydepth.jobs.queue import Jobs
 from steadydepth.serving import depth_route, page_route, status_route, stream_route
-from steadydepth.serving.access import Access
+from steadydepth.serving.access import Access, Rates
 from steadydepth.serving.audit import Audit
 from steadydepth.serving.figures import Figures, registry_of
 from steadydepth.serving.filters import Filters
-from steadydepth.serving.flicker import flicker_budget
+from steadydepth.serving.flicker import PAIRS_S
 from steadydepth.serving.jobs_route import jobs_router, put_back, tuned_filters
 from steadydepth.serving.models import Models
 from steadydepth.serving.protection import Guard
@@ -58,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
         strength=own.strength,
     )
     state.settings, state.access, state.audit = settings, Access(settings), Audit(settings.audit)
-    state.models, state.figures, state.flicker_budget = Models(settings.model), Figures(), flicker_budget()
+    state.models, state.figures, state.flicker_budget = Models(settings.model), Figures(), Rates(PAIRS_S, PAIRS_S)
     state.registry = registry_of(state.figures, state.models)
     state.pool = ThreadPoolExecutor(limits.sessions + limits.requests, "frames")
     state.peers = {}  # streams over WebRTC

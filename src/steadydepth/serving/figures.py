@@ -55,10 +55,6 @@ class Figures:
         # Where more came than are kept, the oldest one kept says how long it took.
         return len(times) / (max(now - times[0], 1e-3) if len(times) == _RECENT else 10)
 
-    def n_of(self, client: str) -> int:
-        """How many streams a client has open."""
-        return sum(each.client == client for each in self.streams.values())
-
 
 class _Shown(Collector):
     def __init__(self, figures: Figures, models: Models) -> None:

@@ -15,7 +15,7 @@ from steadydepth.serving.access import Rates
 _SIDE = 128  # pixels of the longer side
 _EVERY_S = 1.0  # between two pairs of one stream, each of which takes 12 ms
 _FOLLOW = 0.2  # how far each pair moves the mean
-_PAIRS_S = 4.0  # of all streams together: a twentieth of a processor
+PAIRS_S = 4.0  # of all streams together: a twentieth of a processor
 
 
 class LiveFlicker:
@@ -50,11 +50,6 @@ class LiveFlicker:
             flicker = _flicker(before, self._before)
             if np.isfinite(flicker):
                 self.value = flicker if self.value is None else self.value + _FOLLOW * (flicker - self.value)
-
-
-def flicker_budget() -> Rates:
-    """What all streams of a server may spend on it."""
-    return Rates(_PAIRS_S, _PAIRS_S)
 
 
 def _flicker(
