@@ -491,6 +491,9 @@ def test_png_cut_anywhere_is_noticed(tmp_path, data):
         ({"depth": np.ones((2, 8, 8), np.float32)}, r"depth is \(2, 8, 8\)"),
         ({"cam_to_world": np.tile(np.eye(4), (2, 1, 1))}, r"cam_to_world is \(2, 4, 4\)"),
         ({"objects": np.full((3, 8, 8), 300)}, "numbers of objects are 300 to 300"),
+        ({"flow": np.zeros((3, 8, 8, 2), np.float32)}, r"flow is \(3, 8, 8, 2\), .* it is \(2, 8, 8, 2\)"),
+        ({"K": np.diag([1.0, 1.0, np.nan])}, "K holds NaN or infinity"),
+        ({"cam_to_world": np.full((3, 4, 4), np.inf)}, "cam_to_world holds NaN or infinity"),
     ],
 )
 def test_a_clip_that_no_reader_would_take_is_not_written(tmp_path, change, why):

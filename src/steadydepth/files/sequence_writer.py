@@ -92,9 +92,14 @@ def _check_clip(clip: Clip, target: Path) -> None:
     if not 0 < clip.fps < np.inf:
         raise InputError(f"{target}: {clip.fps} frames a second; give a number above 0")
     needed = {"depth": shape, "valid": shape, "objects": shape, "cam_to_world": (len(frames), 4, 4), "K": (3, 3)}
+    pairs = (len(frames) - 1, *shape[1:])
+    needed |= {"flow": (*pairs, 2), "flow_valid": pairs}
     for name, size in needed.items():
         if (part := getattr(clip, name)) is not None and part.shape != size:
             raise InputError(f"{target}: {name} is {part.shape}, and for frames of {shape} it is {size}")
+    for name in ("K", "cam_to_world"):
+        if (part := getattr(clip, name)) is not None and not np.isfinite(part).all():
+            raise InputError(f"{target}: {name} holds NaN or infinity: leave it out, or correct it")
     if clip.objects is not None and (clip.objects.min() < 0 or clip.objects.max() > 255):
         found = f"{clip.objects.min()} to {clip.objects.max()}"
         raise InputError(f"{target}: numbers of objects are {found}; they are 0 to 255: count them anew")
