@@ -37,6 +37,14 @@ def test_measured_depth_is_never_blended(moving_clip):
     assert set(np.unique(small.depth)) <= set(np.unique(moving_clip.depth))
 
 
+def test_labels_lie_where_what_they_belong_to_lies():
+    ramp = np.tile(np.arange(96, dtype=np.uint8), (1, 48, 1))
+    clip = Clip("ramp", np.repeat(ramp[..., None], 3, axis=-1), 10.0, depth=ramp + np.float32(1), valid=ramp > 30)
+    small = fit_clip(clip, 16, 32)
+    np.testing.assert_array_equal(small.depth - 1, small.frames[..., 0])
+    np.testing.assert_array_equal(small.valid, small.frames[..., 0] > 30)
+
+
 def test_motion_points_back_to_where_the_pixel_was(moving_clip):
     motion, visible = clip_motion(moving_clip, "flow")
     assert motion.shape == (4, 48, 64, 2)

@@ -98,7 +98,8 @@ def fit_clip(clip: Clip, height: int, width: int) -> Clip:
     fitted: dict[str, Any] = {"frames": fit(clip.frames, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)}
     for name in ("depth", "valid", "objects", "flow", "flow_valid", "motion", "visible"):
         if (images := getattr(clip, name)) is not None:
-            fitted[name] = fit(images, cv2.INTER_NEAREST)
+            # INTER_NEAREST takes the first pixel of each cell, up to half a pixel of the result beside the frame's.
+            fitted[name] = fit(images, cv2.INTER_NEAREST_EXACT)
     ratio = np.array([scaled[0] / columns, scaled[1] / rows], np.float32)
     fitted |= {name: fitted[name] * ratio for name in ("flow", "motion") if name in fitted}
     if clip.K is not None:

@@ -142,7 +142,7 @@ def _shrunk(
     share = min(1.0, GUIDE_SIDE / min(image.shape[:2]))
     height, width = (max(2, 2 * round(side * share / 2)) for side in image.shape[:2])
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    nearest = None if truth is None else cv2.resize(truth, (width, height), interpolation=cv2.INTER_NEAREST)
+    nearest = None if truth is None else cv2.resize(truth, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     return small, resize_depth(depth.astype(np.float32), height, width), nearest
 
 
