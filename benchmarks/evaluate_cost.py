@@ -45,13 +45,13 @@ def make(root: Path, height: int, width: int, n_frames: int, n_drawn: int) -> No
             # The flow of the way back is not that of the label: it costs the same.
             name = f"{min(source, n_drawn - 2) if kind == 'flow' else source:04d}{suffix}"
             os.link(drawn / kind / name, target / kind / f"{t:04d}{suffix}")
-    meta = json.loads((drawn / "meta.json").read_text())
+    meta = json.loads((drawn / "meta.json").read_text(encoding="utf-8"))
     meta["cam_to_world"] = [meta["cam_to_world"][t] for t in order]
-    (target / "meta.json").write_text(json.dumps(meta))
+    (target / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     (video / "rgb").mkdir(parents=True)
     for image in (target / "rgb").iterdir():
         os.link(image, video / "rgb" / image.name)
-    (video / "meta.json").write_text(json.dumps({"fps": meta["fps"]}))
+    (video / "meta.json").write_text(json.dumps({"fps": meta["fps"]}), encoding="utf-8")
     truth, generator = open_sequence(drawn).read().depth, np.random.default_rng(0)
     raw = root / "depth.raw"
     depth = np.memmap(raw, np.float32, "w+", shape=(n_frames, height, width))

@@ -100,14 +100,19 @@ def _texts(folder: Path) -> None:
         "K": [[40, 0, 20], [0, 40, 15], [0, 0, 1]],
         "cam_to_world": [np.eye(4).tolist()],
     }
-    (folder / "meta.json").write_text(json.dumps(meta))
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     (folder / "config.yaml").write_text(
         "data: {root: x, labels: teacher, motion: none}\nmodel: {init: 'a.b:c', claims: metric}\noptim: {steps: 3e2}\n"
-        "run: {folder: y}\n"
+        "run: {folder: y}\n",
+        encoding="utf-8",
     )
-    (folder / "list.csv").write_text("image,depth,scale,sequence\na.png,b.png,0.001,walk\nc.png,d.png,0.001,walk\n")
-    (folder / "list.jsonl").write_text('{"image": "a.png", "depth": "b.npy", "fps": 10}\n' * 3)
-    (folder / "rgb.txt").write_text("# time file\n" + "".join(f"{1 + i / 30:.6f} rgb/{i}.png\n" for i in range(5)))
+    (folder / "list.csv").write_text(
+        "image,depth,scale,sequence\na.png,b.png,0.001,walk\nc.png,d.png,0.001,walk\n", encoding="utf-8"
+    )
+    (folder / "list.jsonl").write_text('{"image": "a.png", "depth": "b.npy", "fps": 10}\n' * 3, encoding="utf-8")
+    (folder / "rgb.txt").write_text(
+        "# time file\n" + "".join(f"{1 + i / 30:.6f} rgb/{i}.png\n" for i in range(5)), encoding="utf-8"
+    )
 
 
 def _shards(folder: Path) -> None:

@@ -41,7 +41,7 @@ def start(data: Path, folder: Path, workers: int) -> Launcher:
         "optim": {"steps": STEPS, "batch": 4},
         "run": {"folder": str(folder), "device": "cpu", "log_every": 1, "checkpoint_every": 3},
     }
-    config.write_text(json.dumps(content))  # JSON is YAML
+    config.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
     words += [f"--master-port={port}", "-m", "steadydepth", "train", "-c", str(config)]
     with folder.with_suffix(".log").open("ab") as log:
@@ -50,7 +50,7 @@ def start(data: Path, folder: Path, workers: int) -> Launcher:
 
 def children(launcher: Launcher) -> list[int]:
     path = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
-    return [int(one) for one in path.read_text().split()] if path.exists() else []
+    return [int(one) for one in path.read_text(encoding="utf-8").split()] if path.exists() else []
 
 
 def steps_logged(folder: Path) -> int:
@@ -117,7 +117,7 @@ def wait_until_dead(processes: list[int]) -> None:
 
 def ending(folder: Path) -> tuple[list[dict[str, float]], bytes]:
     """What must be the same: all losses, and the model."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [line | {"seconds": 0} for line in lines], (folder / "model.safetensors").read_bytes()
 
 

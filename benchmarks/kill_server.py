@@ -175,7 +175,7 @@ def main() -> None:
         "kills": dict(kills), "stream_answers": terminal.answers, "stream_starts": terminal.starts,
         "median_restart_s": round(sorted(seconds)[len(seconds) // 2], 2) if seconds else None, "wrong": wrong,
     }  # fmt: skip
-    (options.out / "kills.json").write_text(json.dumps(report, indent=1))
+    (options.out / "kills.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     print(json.dumps(report, indent=1))
     sys.exit(1 if wrong else 0)
 

@@ -82,7 +82,7 @@ def main() -> None:
     text = table(models, data=given.data, size=(height, width), seconds=given.seconds, threads=given.threads)
     print(text, end="")
     if given.out is not None:
-        given.out.write_text(text)
+        given.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

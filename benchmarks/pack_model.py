@@ -19,8 +19,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     size = pack_weights(arguments.run / "model.safetensors", arguments.out / "model.safetensors")
-    config = json.loads((arguments.run / "config.json").read_text()) | {"max_side": arguments.max_side}
-    (arguments.out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    config = json.loads((arguments.run / "config.json").read_text(encoding="utf-8")) | {"max_side": arguments.max_side}
+    (arguments.out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     print(f"{arguments.out}: {size / 1e6:.2f} MB")
 
 

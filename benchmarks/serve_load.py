@@ -209,7 +209,7 @@ def start_job(port: int, data: Path) -> int:
     order = {"kind": "train", "model": model, "uploads": [place.rsplit("/", 1)[1]], "settings": {"optim.steps": 20000}}
     job = ask("POST", "/v1/jobs", json.dumps(order).encode(), Content_Type="application/json")["id"]
     wait(lambda: (data / "jobs" / job / "run" / "metrics.jsonl").is_file())
-    return int((data / "jobs" / job / "pid").read_text())
+    return int((data / "jobs" / job / "pid").read_text(encoding="utf-8"))
 
 
 def wait(is_so: Callable[[], bool], seconds: float = 1800.0) -> None:
@@ -320,7 +320,7 @@ def main() -> None:
         found["memory_mb"] = memory
     alone.close()
     if given.out is not None:
-        given.out.write_text(json.dumps(found, indent=1) + "\n")
+        given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -363,7 +363,11 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     end = time.monotonic() + 60 * options.minutes
     results = options.out / "results.jsonl"
-    done = {json.loads(line)["name"] for line in results.read_text().splitlines()} if results.is_file() else set()
+    done = (
+        {json.loads(line)["name"] for line in results.read_text(encoding="utf-8").splitlines()}
+        if results.is_file()
+        else set()
+    )
     waiting = [name for name in runs_of(options) if name not in done]
     teachers = write_teachers(options, waiting)
     running: dict[str, tuple[subprocess.Popen[str], float]] = {}
@@ -375,7 +379,7 @@ def main() -> None:
         for name in ready[: max(options.jobs - n_busy, 0) if time.monotonic() < end else 0]:
             waiting.remove(name)
             shutil.rmtree(options.out / "runs" / name, ignore_errors=True)
-            log = (options.out / f"{name}.log").open("w")
+            log = (options.out / f"{name}.log").open("w", encoding="utf-8")
             process = subprocess.Popen(
                 [*command_of(options), "--one", name], stdout=subprocess.PIPE, stderr=log, text=True
             )
@@ -389,7 +393,7 @@ def main() -> None:
             del running[name]
             lines = process.stdout.read().splitlines() if process.stdout else []
             if process.returncode == 0 and lines:
-                with results.open("a") as file:
+                with results.open("a", encoding="utf-8") as file:
                     file.write(lines[-1] + "\n")
                 (options.out / f"{name}.log").unlink()
             print(name, "done" if process.returncode == 0 else f"failed ({process.returncode})", flush=True)

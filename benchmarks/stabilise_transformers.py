@@ -109,7 +109,7 @@ def main() -> None:
         "run": {"folder": str(run), "device": "cpu", "log_every": 1, "checkpoint_every": options.steps},
     }  # fmt: skip
     train(resolve_config(content, "benchmark"))
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     # The log's seconds begin with the first batch; a line also looks at the structure once.
     seconds = [after["seconds"] - before["seconds"] for before, after in pairwise(lines)]
     before, after = load_model(name), load_model(run)

@@ -159,7 +159,7 @@ def start_run(bench: Bench, name: str, *, world: int, cores: str) -> tuple[subpr
     sizes = [f"optim.batch={world * bench.asked.clips}", f"optim.steps={3 * steps}", f"run.log_every={steps}"]
     config = bench.make_config(name, *sizes)
     path = bench.folder / f"{name}.yaml"
-    path.write_text(dump_config(config))
+    path.write_text(dump_config(config), encoding="utf-8")
     words = ["taskset", "-c", cores, "env", "OMP_NUM_THREADS=1", sys.executable]
     words += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
     nowhere = subprocess.DEVNULL
@@ -170,7 +170,9 @@ def clips_per_second(process: subprocess.Popen[bytes], config: Config) -> float:
     """Of a run that has ended, from the first line of its log to the last."""
     if process.wait():
         raise SystemExit(f"{config.run.folder}: the run failed")
-    lines = [json.loads(line) for line in (config.run.folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (config.run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     steps, seconds = (lines[-1][name] - lines[0][name] for name in ("step", "seconds"))
     return config.optim.batch * steps / seconds
 
@@ -253,7 +255,7 @@ def main() -> None:
             tell(part, found[part])
     if asked.out:
         sizes = {name: getattr(asked, name) for name in ("clips", "frames", "height", "width", "rounds", "threads")}
-        asked.out.write_text(json.dumps({"asked": sizes, "found": found}, indent=1) + "\n")
+        asked.out.write_text(json.dumps({"asked": sizes, "found": found}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

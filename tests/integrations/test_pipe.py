@@ -62,7 +62,7 @@ def test_another_program_reads_what_the_command_writes(model, moving_clip, tmp_p
     )  # fmt: skip
     text = done.stderr.decode()
     assert done.returncode == 0, text
-    assert re.match(r"64x48 rgb24\nframe \d: ", text)
+    assert re.match(r"64x48 rgb24\r?\nframe \d: ", text)
     options = {"pixel_format": "rgb24", "video_size": "64x48"}
     with av.open(io.BytesIO(done.stdout), format="rawvideo", options=options) as file:
         images = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]

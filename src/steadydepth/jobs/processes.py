@@ -87,10 +87,10 @@ class Processes:
     def signal(self, folder: Path, number: signal.Signals) -> bool:
         """Send a signal to the process of a job; whether there was one."""
         pid = folder / PID
-        if not folder.is_dir() or not self.is_alive(folder) or not pid.is_file() or not pid.read_text():
+        if not folder.is_dir() or not self.is_alive(folder) or not pid.is_file() or not pid.read_text(encoding="utf-8"):
             return False
         try:
-            os.kill(int(pid.read_text()), number)
+            os.kill(int(pid.read_text(encoding="utf-8")), number)
         except ProcessLookupError:
             return False
         return True

@@ -284,7 +284,7 @@ class Jobs:
     def served(self) -> Job | None:
         """The job whose model was put into service last and is still there; None where there is none."""
         path = self.folder / SERVED
-        job = self.store.get(Job, json.loads(path.read_text())) if path.is_file() else None
+        job = self.store.get(Job, json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
         return job if job is not None and self.model_files(job) else None
 
     # -- processes
@@ -308,7 +308,7 @@ class Jobs:
             return
         self._asked.pop(job.id, None)
         outcome, now = self.of(job) / OUTCOME, time.time()
-        found = json.loads(outcome.read_text()) if outcome.is_file() else None
+        found = json.loads(outcome.read_text(encoding="utf-8")) if outcome.is_file() else None
         if found is not None and found["state"] in OVER:
             self.store.change(job, state=found["state"], message=found["message"], ended=now)
             logger.info("job %s: %s %s", job.id, found["state"], found["message"])

@@ -38,7 +38,7 @@ _MEMORY = 8 * GIB  # of addresses, of which libraries alone take one or two
 
 def main(folder: Path) -> None:
     """Write what was found in the upload at `folder`."""
-    order = json.loads((folder / ORDER).read_text())
+    order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
     limits = JobLimits(**order["limits"])
     give_way(limits.niceness)
     _limit(resource.RLIMIT_AS, _MEMORY, _MEMORY)

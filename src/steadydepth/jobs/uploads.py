@@ -221,7 +221,7 @@ class Uploads:
             del self._checks[upload.id]
             if self._is_over and status != 0:
                 return None
-        found = json.loads((folder / FOUND).read_text()) if (folder / FOUND).is_file() else {}
+        found = json.loads((folder / FOUND).read_text(encoding="utf-8")) if (folder / FOUND).is_file() else {}
         if status != 0 or not found:
             found = {"message": f"{upload.name}: could not be checked: too large for the server, or damaged"}
             logger.warning("upload %s: its check ended with %d", upload.id, status)

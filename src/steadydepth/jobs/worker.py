@@ -41,8 +41,8 @@ def _outcome(folder: Path) -> dict[str, str]:
     """What came of it: its state, and a message for the client."""
     try:
         _hear_requests()
-        (folder / PID).write_text(str(os.getpid()))
-        order = json.loads((folder / ORDER).read_text())
+        (folder / PID).write_text(str(os.getpid()), encoding="utf-8")
+        order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
         limits = JobLimits(**order["limits"])
         give_way(limits.niceness)
         keep_buffers()
