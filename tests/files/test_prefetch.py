@@ -1,3 +1,5 @@
+import _thread
+import signal
 import subprocess
 import sys
 import threading
@@ -10,7 +12,7 @@ import psutil
 import pytest
 from waiting import wait_until
 
-from steadydepth.files.prefetch import ended_at_once, for_each_in_threads, pool_of, read_ahead
+from steadydepth.files.prefetch import Feed, ended_at_once, for_each_in_threads, pool_of, read_ahead
 
 PATIENCE = 20
 
@@ -138,6 +140,20 @@ def test_what_is_forgotten_may_be_collected_in_its_own_thread():
     go.set()
     assert ended.wait(10)
     assert found == []
+
+
+def test_ctrl_c_is_noticed_while_a_source_is_silent():
+    """Also where it ends no wait for a lock, as on Windows, and as `interrupt_main` does it everywhere."""
+    before, silent = signal.signal(signal.SIGINT, signal.default_int_handler), Event()
+    feed = Feed(iter(lambda: silent.wait(PATIENCE), True), is_live=True, changed=threading.Condition())
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            threading.Timer(0.1, _thread.interrupt_main).start()
+            feed.next(None)
+        assert feed.kept is None  # nothing has come meanwhile
+    finally:
+        signal.signal(signal.SIGINT, before)
+        silent.set()
 
 
 def test_an_interrupt_ends_a_pool_without_waiting_for_what_is_under_way():

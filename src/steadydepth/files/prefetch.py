@@ -1,5 +1,6 @@
 """Reading ahead and writing behind: what waits for a disk, a decoder or an encoder does so in threads of its own."""
 
+import math
 import os
 import sys
 import threading
@@ -20,6 +21,7 @@ BEGIN_S = 10.0  # for the first item of a live source at the least: a camera may
 # Of decoded frames; one is enough to keep both sides busy, the other evens out frames that take longer.
 _AHEAD = 2
 _N_THREADS = 4
+_LOOK_EVERY_S = 0.5
 _END: Any = object()
 
 
@@ -151,8 +153,11 @@ class Feed(Generic[T]):
 
         Returns: its number, the item and when it came; None where there is none by then.
         """
+        end = math.inf if wait_s is None else time.monotonic() + wait_s
         with self._changed:
-            self._changed.wait_for(lambda: self.kept is not None or self.is_over, wait_s)
+            # In pieces: Ctrl-C ends no wait for a lock on Windows, and would be noticed with the next item alone.
+            while self.kept is None and not self.is_over and (left := end - time.monotonic()) > 0:
+                self._changed.wait(min(left, _LOOK_EVERY_S))
             return None if self.kept is None else self.take()
 
     def _read(self, items: Iterable[T]) -> None:
