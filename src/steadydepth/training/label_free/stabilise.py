@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steadydepth.config import Config
+from steadydepth.config import Config, ModelConfig
 from steadydepth.config_files import load_config
 from steadydepth.data.conversion import convert_video
 from steadydepth.data.loader import ClipSamples
@@ -126,8 +126,9 @@ def stabilise(
     if layers not in LAYERS:
         raise InputError(f"layers {layers!r}: train {' or '.join(LAYERS)}")
     given = [Path(one) for one in ([videos] if isinstance(videos, str | Path) else videos)]
+    named = ModelConfig(init=str(model)).init  # as a run's config names it: on Windows with other slashes
     asked = {
-        "videos": [str(one.resolve()) for one in given], "model": str(model), "minutes": minutes, "strength": strength,
+        "videos": [str(one.resolve()) for one in given], "model": named, "minutes": minutes, "strength": strength,
         "steps": steps, "max_side": max_side, "layers": layers, "seed": seed,
     }  # fmt: skip
     check_folder(out)
