@@ -18,6 +18,8 @@ from torch import nn
 from steadydepth.models.weights import read_weights
 from steadydepth.training.loop import train
 
+COMPILER = "cl" if sys.platform == "win32" else "g++"  # what torch takes of itself
+
 
 class Toy(nn.Module):
     """So small that compiling it takes seconds."""
@@ -50,7 +52,7 @@ def run_this(*arguments, **environment):
     )
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="nothing to compile with")
+@pytest.mark.skipif(shutil.which(COMPILER) is None, reason="nothing to compile with")
 def test_a_compiled_run_is_the_run_and_goes_on_where_it_was_cut(world, tmp_path):
     ended = run_this(world, tmp_path, TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
     assert ended.returncode == 0, ended.stderr
