@@ -4,6 +4,7 @@ import json
 import socket
 import stat
 import sys
+import threading
 import time
 from contextlib import closing, contextmanager, suppress
 from types import SimpleNamespace
@@ -357,6 +358,28 @@ def test_more_connections_than_there_may_be_are_ended():
             wait_until(lambda: sum(map(is_open, opened)) <= 60)
             assert sum(map(is_open, opened)) >= 50
         wait_until(lambda: ask(server, "GET", "/readyz").status_code == 200)
+
+
+def test_what_is_no_message_before_the_handshake_is_answered_ends_the_connection(monkeypatch, caplog):
+    asked, goes_on = threading.Event(), threading.Event()
+
+    def choose(*_):
+        asked.set()
+        assert goes_on.wait(60)
+
+    with serving(Average()) as server:
+        monkeypatch.setattr(server.app.state.filters, "choose", choose)
+        with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+            connection.sendall(
+                b"GET /v1/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            )
+            assert asked.wait(60)
+            connection.sendall(b"\xff" * 50)
+            with suppress(ConnectionError):
+                assert connection.recv(1) == b""
+        goes_on.set()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 def test_streams_are_bounded():
