@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import sys
 import time
 
 import cv2
@@ -240,4 +241,5 @@ def test_files_of_the_audit_log_are_its_owner_s_alone(tmp_path, monkeypatch):
     audit.close()
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert len(modes) > 2
-    assert set(modes.values()) == {0o600}
+    if sys.platform != "win32":  # where they have the rights of their folder
+        assert set(modes.values()) == {0o600}
