@@ -512,7 +512,14 @@ def test_a_polite_kill_leaves_nothing_behind(tmp_path, name):
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, creationflags=group)
     wait_until(lambda: process.poll() is not None or list(tmp_path.glob("out/.long.*.part/depth.raw")))
     assert process.poll() is None
-    process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", number))
+    try:
+        process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", number))
+    except OSError:
+        process.kill()
+        process.communicate()
+        if name != "SIGBREAK":
+            raise
+        pytest.skip("Ctrl-Break needs a console, and there is none here")
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert "Traceback" not in said
