@@ -40,7 +40,7 @@ def start_process(
         lock: of `lock_file`, which lives in the process, however the server ends.
         environment: in place of that of this process.
     """
-    (folder / ORDER).write_text(json.dumps(order))
+    (folder / ORDER).write_text(json.dumps(order), encoding="utf-8")
     with (folder / LOG_FILE).open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", f"steadydepth.jobs.{module}", str(folder)],
