@@ -183,11 +183,11 @@ def test_a_damaged_exr_is_named(tmp_path, depth):
 def test_a_folder_of_both_kinds_or_with_a_gap_is_refused(tmp_path, depth):
     folder = write_prediction_exr(tmp_path, "a", iter(depth), "metric", fps=10.0) / "depth"
     cv2.imwrite(str(folder / "0005.png"), np.ones((H, W), np.uint16))
-    with pytest.raises(InputError, match="holds other files"):
+    with pytest.raises(InputError, match=r"holds no 0005\.exr and 0005\.png"):
         read_predictions(tmp_path, "a")
     (folder / "0005.png").unlink()
     (folder / "0002.exr").unlink()
-    with pytest.raises(InputError, match="holds other files"):
+    with pytest.raises(InputError, match=r"holds no 0002\.exr"):
         read_predictions(tmp_path, "a")
 
 
@@ -273,7 +273,14 @@ def cut_image(folder):
 
 
 BAD_IMAGES = {
-    "gap": (lambda folder: (folder / "depth" / "0002.png").unlink(), "other files than 0000.png, 0001.png"),
+    "gap": (
+        lambda folder: (folder / "depth" / "0002.png").unlink(),
+        r"holds no 0002\.png; .*add those that are missing",
+    ),
+    "other names": (
+        lambda folder: (folder / "depth" / "0002.png").rename(folder / "depth" / "2.png"),
+        r"no 0002\.png and 2\.png; it has 0000\.png, 0001\.png",
+    ),
     "truncated": (cut_image, r"0002\.png: truncated PNG"),
     "8 bits": (
         lambda f: cv2.imwrite(str(f / "depth" / "0002.png"), np.ones((H, W), np.uint8)),
@@ -282,6 +289,9 @@ BAD_IMAGES = {
     "size": (lambda f: cv2.imwrite(str(f / "depth" / "0002.png"), np.ones((H, 9), np.uint16)), r"\(24, 9\), the first"),
     "no meta": (lambda folder: (folder / "meta.json").unlink(), "as JSON with claims and depth_scale_m"),
     "no scale": (meta(depth_scale_m=...), "as JSON with claims and depth_scale_m"),
+    "scale of 0": (meta(depth_scale_m=0), "a step of 0 from 0; a step is above 0"),
+    "scale below 0": (meta(depth_scale_m=-0.001), "a step of -0.001 from 0; a step is above 0"),
+    "offset of NaN": (meta(depth_offset=float("nan")), "a step of 0.001 from nan; .*finite"),
     "no claims": (meta(claims=...), "as JSON with claims and depth_scale_m"),
     "unknown claims": (meta(claims="inverse"), "claims 'inverse'; it is one of"),
 }

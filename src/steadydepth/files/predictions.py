@@ -236,13 +236,19 @@ def find_predictions(folder: Path) -> list[str]:
 
 
 def code_reader(meta: dict[str, Any], *, is_exr: bool) -> Callable[[np.ndarray], Float32[np.ndarray, "h w"]]:
-    """What turns an image of a prediction folder into values by its meta.json; KeyError where the scale is missing.
+    """What turns an image of a prediction folder into values by its meta.json.
 
     The floats of OpenEXR are the values themselves. The code 0 of images is no value, NaN.
+
+    Raises:
+        KeyError: the scale is missing.
+        ValueError: the scale or the offset is none.
     """
     if is_exr:
         return lambda values: values.astype(np.float32, copy=False)
     scale, offset = float(meta["depth_scale_m"]), float(meta.get("depth_offset", 0.0))
+    if not (0 < scale < np.inf and np.isfinite(offset)):
+        raise ValueError(f"a step of {scale:g} from {offset:g}; a step is above 0, and both are finite")
     return lambda codes: np.where(codes > 0, codes * np.float64(scale) + offset, np.nan).astype(np.float32)
 
 

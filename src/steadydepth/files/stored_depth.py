@@ -5,6 +5,7 @@ import math
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from re import fullmatch
 from typing import Any
 
 import numpy as np
@@ -115,9 +116,16 @@ def _open_images(folder: Path) -> DepthFrames:
         meta = json.loads(meta_path.read_text(encoding="utf-8-sig"))
         claims, decode = meta["claims"], code_reader(meta, is_exr=is_exr)
     files = sorted(file.name for file in visible(depth))
-    named = [f"{number:04d}{'.exr' if is_exr else '.png'}" for number in range(len(files))]
+    suffix = ".exr" if is_exr else ".png"
+    named = [f"{number:04d}{suffix}" for number in range(len(files))]
     if not files or files != sorted(named):
-        raise InputError(f"{depth}: holds other files than 0000.png, 0001.png, ... (or .exr) without gaps: renumber")
+        missing = [f"no {name}" for name in named if name not in files][:1]
+        strange = [name for name in files if not fullmatch(rf"\d{{4,}}{suffix}", name)][:1]
+        found = " and ".join([*missing, *strange]) or "nothing"
+        raise InputError(
+            f"{depth}: holds {found}; it has 0000.png, 0001.png, ... (or .exr) and nothing else, one for each frame "
+            "of the sequence: name them so, and add those that are missing"
+        )
     paths, known = [depth / name for name in named], known_claims(claims, meta_path)
     read_one: Callable[[Path], np.ndarray] = read_exr if is_exr else read_depth_codes
     height, width = read_one(paths[0]).shape
