@@ -50,16 +50,29 @@ def test_a_size_that_only_rounding_made_another_shape_is_resized(fixed_clip, siz
     assert values["abs_rel"] > 0
 
 
-def test_strict_names_the_frame_that_is_not_finite(world, tmp_path):
+def test_strict_names_the_frame_that_is_not_finite_and_without_it_they_are_named(world, tmp_path, caplog):
     def poison(depth):
         depth = depth.copy()
         depth[3, 7, 8] = np.inf
         return depth
 
     write(tmp_path, world, poison)
+    caplog.set_level(logging.WARNING)
     with pytest.raises(InputError, match=r"fixed_000003, frame 3: .*not finite"):
         evaluate(tmp_path, world, strict=True)
     assert evaluate(tmp_path, world, controls=False)["header"]["n_nonfinite"] == 2
+    assert "NaN or infinite" in caplog.text
+    assert "1 in fixed_000003, 1 in moving_000004" in caplog.text
+
+
+def test_labels_of_which_no_pixel_counts_are_named(world, tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    report = evaluate(write(tmp_path, world), world, controls=False)
+    assert report["mean"]["abs_rel"] == 0
+    assert not caplog.text
+    report = evaluate(tmp_path, world, controls=False, max_depth=0.01)
+    assert report["mean"]["abs_rel"] is None
+    assert "fixed_000003, moving_000004; look at depth_scale_m of meta.json, and at max_depth" in caplog.text
 
 
 def test_an_inverted_prediction_is_flagged_and_its_clips_are_named(world, tmp_path, caplog):

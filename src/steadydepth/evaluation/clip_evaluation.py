@@ -70,6 +70,7 @@ def score_clip(
         curves=scorer.curves,
         lengths=scorer.length_values(),
         clipped=fits["model"].clipped,
+        lost_label=footage.depth is not None and not has_label,
     )
 
 

@@ -188,6 +188,18 @@ def report_of(scored: Mapping[str, ScoredClip | str], settings: Settings, *, dat
     turned = [name for name, clip in clips.items() if clip.methods["model"]["negative_scale"]]
     if turned:
         LOG.warning("negative scale, so near and far are exchanged in the prediction of: %s", ", ".join(turned))
+    holes = {name: clip.methods["model"]["n_nonfinite"] for name, clip in clips.items()}
+    if any(holes.values()):
+        listed = ", ".join(f"{number} in {name}" for name, number in holes.items() if number)
+        LOG.warning("predicted values that are NaN or infinite are scored as they are, NaN as very near: %s", listed)
+    if unlabelled := [name for name, clip in clips.items() if clip.lost_label]:
+        LOG.warning(
+            "no pixel of the depth images counts, all being 0 or outside %g to %g m, so they are not scored against "
+            "them: %s; look at depth_scale_m of meta.json, and at max_depth (--max-depth)",
+            settings.protocol.dmin,
+            settings.protocol.dmax,
+            ", ".join(unlabelled),
+        )
     clipped = {name: clip.clipped for name, clip in clips.items() if clip.clipped > _MOST_CLIPPED}
     if clipped:
         LOG.warning(

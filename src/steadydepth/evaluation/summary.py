@@ -61,6 +61,7 @@ class ScoredClip:
     curves: Mapping[str, list[float | None]]
     lengths: Mapping[int | None, Values] = field(default_factory=dict)
     clipped: float = 0.0  # share of the pixels whose disparity the protocol raised before the fit
+    lost_label: bool = False  # there are depth images, and no pixel of them counts
 
 
 def build_report(
