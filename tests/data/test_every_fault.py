@@ -161,7 +161,7 @@ if not MAY_LINK:
 VIDEOS = {
     "words.mp4": "cannot be read as video",
     "sound.mp4": "no video stream",
-    "cut_mp4.mp4": "truncated or damaged",
+    "cut_mp4.mp4": "truncated or damaged at 0.",
     "cut_mkv.mkv": "truncated",
     "pq.mp4": "high dynamic range",
     "fields.mp4": "interlaced",

@@ -206,7 +206,9 @@ def address(tmp_path):
 
 def test_an_address_gives_what_its_file_gives(tmp_path, address):
     write_video(tmp_path / "www" / "film.mp4", images(), 12.5)
-    with pytest.raises(SomeFailedError, match=r"gone\.mp4: cannot be read as video"):
+    with pytest.raises(
+        SomeFailedError, match=r"gone\.mp4: cannot be read as video \(.*\): check the address, and that it sends"
+    ):
         predict_files(Predictor(Red()), [f"{address}/gone.mp4", f"{address}/film.mp4"], tmp_path / "out", format="mp4")
     written = tmp_path / "out" / "127_0_0_1_film_mp4.mp4"
     info = probe_video(written)

@@ -198,6 +198,10 @@ def opened_video(path: Path | str) -> Iterator[tuple[Any, Any]]:
     except av.error.ExitError as error:
         raise InputError(f"{path}: no answer for {_PATIENCE_S:g} s: check the address, and that it sends") from error
     except av.error.FFmpegError as error:
+        if isinstance(path, str):
+            raise InputError(
+                f"{path}: cannot be read as video ({error.strerror}): check the address, and that it sends"
+            ) from error
         raise InputError(
             f"{path}: cannot be read as video ({error.strerror}); a video is a complete "
             f"{', '.join(VIDEO_SUFFIXES)}: encode or copy it again"
@@ -307,7 +311,8 @@ class _End:
         if not packet.size:
             return
         if packet.is_corrupt:
-            raise InputError(f"{self.path}: truncated or damaged at frame time {packet.pts}: encode or copy it again")
+            where = "" if packet.pts is None else f" at {float(packet.pts * packet.time_base):.2f} s"
+            raise InputError(f"{self.path}: truncated or damaged{where}: encode or copy it again")
         shown = packet.pts or 0
         self.first = min(self.first, shown) if self.n_packets else shown
         self.last = max(self.last, shown) if self.n_packets else shown
