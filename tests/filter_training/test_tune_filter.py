@@ -126,6 +126,26 @@ def test_videos_that_are_too_short_or_missing_are_named(root, tmp_path):
         tune_filter(root / "film.mp4", model=Uneasy(), out=tmp_path / "tuned", batches=0)
 
 
+def test_a_video_that_cannot_be_read_costs_the_others_nothing(root, tmp_path, caplog):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "a_text.mp4").write_text("no video", encoding="utf-8")
+    with pytest.raises(InputError, match=r"1 input\(s\) failed.*\n.*a_text\.mp4: cannot be read as video"):
+        tune_filter(videos, model=Uneasy(), out=tmp_path / "tuned", batches=1)
+    for name in ("film.mp4", "z_cut.mp4"):
+        (videos / name).write_bytes((root / "film.mp4").read_bytes())
+    data = (videos / "z_cut.mp4").read_bytes()
+    (videos / "z_cut.mp4").write_bytes(data[: len(data) * 2 // 3])
+    tune_filter(videos, model=Uneasy(), out=tmp_path / "tuned", batches=1)
+    assert "left out: " in caplog.text
+    assert "a_text.mp4: cannot be read" in caplog.text
+    assert "z_cut.mp4: truncated" in caplog.text
+    alone = tune_filter(root / "film.mp4", model=Uneasy(), out=tmp_path / "alone", batches=1)
+    weights = [load_file(tmp_path / name / WEIGHTS.name) for name in ("tuned", "alone")]
+    assert alone is not None
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[1])
+
+
 def test_it_learns_from_shards_as_from_a_folder(root, tmp_path):
     pack(root / "world", tmp_path / "packed")
     packed = next(_read_shots(find_sequences(tmp_path / "packed")[0], Predictor(Uneasy())))

@@ -180,6 +180,26 @@ def test_long_videos_are_taken_in_pieces_evenly_spread_and_short_ones_whole(tmp_
     assert open_sequence(tmp_path / "out" / "measured" / "walk_000018").n_frames == 5
 
 
+def test_a_video_that_cannot_be_read_costs_the_others_nothing(tmp_path, video, monkeypatch, caplog):
+    (tmp_path / "text.mp4").write_text("no video", encoding="utf-8")
+    (tmp_path / "damaged.mp4").write_bytes(video.read_bytes())
+    with pytest.raises(InputError, match=r"1 input\(s\) failed.*\n.*text\.mp4: cannot be read as video"):
+        room._gather([tmp_path / "text.mp4"], tmp_path / "none", n_frames=14, max_side=32)
+
+    def convert(path, *others, **options):
+        if path.name == "damaged.mp4":  # a frame in its middle, which only decoding finds
+            raise InputError("damaged.mp4: truncated or damaged at 1.00 s")
+        return convert_video(path, *others, **options)
+
+    monkeypatch.setattr(room, "convert_video", convert)
+    room._gather([tmp_path], tmp_path / "out", n_frames=1000, max_side=32)
+    for folder in ("videos", "measured"):
+        assert [path.name for path in (tmp_path / "out" / folder).iterdir()] == ["walk"]
+    assert "left out: " in caplog.text
+    assert "text.mp4: cannot be read" in caplog.text
+    assert "left out: damaged.mp4" in caplog.text
+
+
 @pytest.mark.parametrize("n_frames", [1, 2])
 def test_videos_too_short_to_learn_from_are_refused_at_once_in_words_of_this_command(tmp_path, start, n_frames):
     (tmp_path / "short" / "rgb").mkdir(parents=True)

@@ -1,6 +1,7 @@
 """Tune the learned filter to one model and to videos like those it will filter, with labels or without."""
 
 import copy
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from steadydepth.data.cuts import mark_cuts
 from steadydepth.data.sequence_folder import Sequence as SequenceFolder
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
+from steadydepth.errors import failure
 from steadydepth.files.atomic_writes import write_json
 from steadydepth.files.tensors import write_tensors
 from steadydepth.filter_training.clips import Lesson, mirrored
@@ -37,6 +39,8 @@ from steadydepth.types import Claims, InputError
 MOST_FRAMES = 480  # of a video that are learned from: its first ones
 LEAST_FRAMES = 8  # of a shot
 NOTE = "tuning.json"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def tune_filter(
     predictor = as_predictor(model)
     given = [videos] if isinstance(videos, str | Path) else list(videos)
     paths = [path for each in map(Path, given) for path in find_sequences(each)]
-    shots = [shot for path in paths for shot in _read_shots(path, predictor)]
+    shots = _read_all(paths, predictor)
     if not shots:
         raise InputError(
             f"{', '.join(map(str, given))}: no shot has {LEAST_FRAMES} frames with a predicted depth at every pixel: "
@@ -112,6 +116,21 @@ def _refuse_other(out: Path) -> None:
     of_a_cut = {CHECKPOINT, PREVIOUS, LOG, WEIGHTS.name}
     if out.exists() and not (out.is_dir() and all(it.name in of_a_cut or it.name[0] == "." for it in out.iterdir())):
         raise InputError(f"{out} exists and is never overwritten: choose another name, or move it away")
+
+
+def _read_all(paths: Sequence[Path], predictor: Predictor) -> list[Lesson]:
+    """The shots of all videos; a video that cannot be read is named and left out, InputError where none can."""
+    shots: list[Lesson] = []
+    failed: dict[str, str] = {}
+    for path in paths:
+        try:
+            shots += list(_read_shots(path, predictor))
+        except InputError as error:
+            failed[str(path)] = str(error)
+            logger.warning("left out: %s", error)
+    if len(failed) == len(paths):
+        raise failure(failed, 0, [])
+    return shots
 
 
 def _read_shots(path: Path, predictor: Predictor) -> Iterator[Lesson]:
