@@ -443,6 +443,20 @@ def test_an_order_that_does_not_fit_is_refused(jobs, change, words):
         jobs.submit(order.pop("kind"), **order)
 
 
+def test_training_on_what_has_no_depth_is_refused_when_it_is_asked_for(jobs, files):
+    upload = ready(jobs, files)
+    order = {"owner": "ann", "model": "small", "settings": SMALL}
+    assert jobs.submit("train", uploads=(upload.id,), **order).state == "queued"
+    film = Upload("fedcba9876543210", "walk.mp4", 9, None, "ann", time.time(), state="ready")
+    (jobs.uploads.of(film) / DATA).mkdir(parents=True)
+    (jobs.uploads.of(film) / DATA / "walk.mp4").write_bytes(b"any video")
+    jobs.store.add(film)
+    with pytest.raises(InputError, match=r"uploads: walk\.mp4: no depth images; .*stabilise, which needs none"):
+        jobs.submit("train", uploads=(upload.id, film.id), **order)
+    assert jobs.submit("stabilise", owner="ann", model="small", uploads=(film.id,)).state == "queued"
+    assert len(jobs.store.all(Job)) == 2
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [

@@ -167,6 +167,11 @@ class Jobs:
         if wrong or not uploads or len(set(uploads)) != len(uploads):
             rule = "numbers of uploads that are ready, each once"
             raise InputError(f"uploads: {', '.join(wrong) or list(uploads)}: {kind} takes {rule}")
+        if kind == "train" and (bare := [name for one in held if one for name in self.uploads.without_depth(one)]):
+            raise InputError(
+                f"uploads: {', '.join(bare)}: no depth images; train learns from uploads that have them for every "
+                "sequence: choose stabilise, which needs none, or upload sequence folders with depth/"
+            )
         if sum(job.state not in OVER for job in self.store.all(Job)) >= self.limits.waiting:
             raise InputError(f"{self.limits.waiting} jobs are waiting, the most that may: try again later")
         title = "".join(letter for letter in name if letter.isprintable())[:100].strip() or kind

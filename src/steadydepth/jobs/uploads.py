@@ -105,6 +105,10 @@ class Uploads:
             taken = {each.stem if each.is_file() else each.name for each in into.iterdir()}
             (into / (f"{stem}_{upload.id}{suffix}" if stem in taken else name)).symlink_to(path)
 
+    def without_depth(self, upload: Upload) -> list[str]:
+        """Names of the sequences of an upload that have no depth/, as videos have none."""
+        return [name for path, name in _sequences(self.of(upload) / DATA, upload) if not (path / "depth").is_dir()]
+
     def used_bytes(self) -> int:
         """What all uploads take on the disk."""
         taken = 0
