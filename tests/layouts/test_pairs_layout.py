@@ -93,7 +93,7 @@ def test_a_folder_of_videos_becomes_sequences(tmp_path):
 
 
 def test_an_unknown_layout_names_those_there_are(tmp_path):
-    with pytest.raises(InputError, match="kitty: unknown layout; there is tum, bonn, kitti"):
+    with pytest.raises(InputError, match="kitty: unknown layout; there is video, videos, tum, bonn, kitti"):
         next(convert_layout("kitty", tmp_path, tmp_path / "out"))
 
 

@@ -167,7 +167,7 @@ def app(
 
 
 def export(
-    model: ModelName,
+    model: Annotated[str, typer.Option("--model", help="A folder, hub name, or package.module:factory.")],
     to: Annotated[str, typer.Option(help="onnx, openvino, litert, executorch, coreml or web.")],
     size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the network's images, as 192x256.")],
     out: Annotated[

@@ -69,7 +69,7 @@ def find_recordings(layout: str, folder: Path, split: str | None = None) -> Iter
         InputError: there is neither, or no such layout or split.
     """
     if layout not in LAYOUTS:
-        raise InputError(f"{layout}: unknown layout; there is {', '.join(LAYOUTS)}")
+        raise InputError(f"{layout}: unknown layout; there is video, videos, {', '.join(LAYOUTS)}")
     if not folder.exists():
         raise InputError(f"{folder} does not exist; it is where {layout} was extracted: check the path")
     splits = LAYOUTS[layout].splits
