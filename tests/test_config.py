@@ -217,3 +217,12 @@ def test_adapters_and_chosen_parts_are_not_trained_together(tmp_path):
     )
     with pytest.raises(InputError, match=r"model\.lora: trains adapters and the decoder, .*leave one of them out"):
         load_config(tmp_path / "run.yaml")
+
+
+def test_a_mapping_where_a_list_belongs_is_named_with_a_list(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "base: demo\ntest: clips\nout: o\nmethods: {plain: {loss.relative_weight: 0}, steady: []}\n", encoding="utf-8"
+    )
+    with pytest.raises(InputError, match=r"methods\.plain: \{'loss.relative_weight': 0\}: .* a list, such as \[a, b\]"):
+        load_compare_config(path)

@@ -99,7 +99,9 @@ def _describe_mistake(error: dict[str, Any], root: type[Section]) -> str:
     if error["type"] == "missing":
         also = f" or as {'.'.join(path)}=VALUE" if root is Config and len(path) == 2 else ""
         return f"{'.'.join(path)}: missing; give it in the file{also}"
-    return f"{'.'.join(path)}: {error['input']!r}: {error['msg']}"
+    # YAML has no tuples.
+    rule = "Input should be a list, such as [a, b]" if error["type"] == "tuple_type" else error["msg"]
+    return f"{'.'.join(path)}: {error['input']!r}: {rule}"
 
 
 def list_mistakes(where: str, mistakes: list[str]) -> InputError:
