@@ -54,6 +54,7 @@ def predict(
     filter: str | None = None,
     strength: float | None = None,
     seconds: float | None = None,
+    fps: float | None = None,
     lens: Lens | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
@@ -76,6 +77,7 @@ def predict(
         filter: none, learned, a simple filter's name or a tuned filter's folder; None takes the model's own.
         strength: of the learned filter, from 0 to 1.
         seconds: end of a camera or URL; Ctrl-C ends it as well.
+        fps: frames a second of folders of images, which do not say; None is 25.
         lens: the camera of `ply` and `rerun`, in place of that of a sequence folder.
         progress: called with the name, the frames done and the frames in all, 0 where that is not known.
 
@@ -103,6 +105,7 @@ def predict(
         filter=filter,
         strength=strength,
         seconds=seconds,
+        fps=fps,
         lens=lens,
         progress=progress,
     )

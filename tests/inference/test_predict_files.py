@@ -506,6 +506,26 @@ def test_a_run_that_goes_on_names_what_was_made_otherwise_and_makes_it_anew_when
     assert predict_files(Predictor(model), inputs, out, **options) == []
 
 
+def test_a_folder_of_images_has_the_rate_that_is_asked_for(frames, tmp_path):
+    shot, out = tmp_path / "shot", tmp_path / "out"
+    for number, frame in enumerate(frames):
+        save(shot / f"{number}.png", frame)
+    write_video(tmp_path / "film.mp4", frames, 10.0)
+    inputs = [shot, tmp_path / "film.mp4"]
+    predict_files(Predictor(Red()), inputs, out, format="mp4", fps=24.0)
+    assert [probe_video(out / f"{name}.mp4").fps for name in ("shot", "film")] == [24.0, 10.0]
+    predict_files(Predictor(Red()), inputs, out, format="png16", fps=24.0)
+    assert [json.loads((out / name / "meta.json").read_text())["fps"] for name in ("shot", "film")] == [24.0, 10.0]
+    assert predict_files(Predictor(Red()), inputs, out, format="png16", fps=24.0, resume=True) == []
+    with pytest.raises(InputError, match=r"shot: was made with fps 24.0 and not 25.0\n"):
+        predict_files(Predictor(Red()), inputs, out, format="png16", resume=True)
+    with pytest.raises(InputError, match="no input is a folder of images"):
+        predict_files(Predictor(Red()), inputs[1:], out, fps=24.0, overwrite=True)
+    for fps in (0.0, math.inf, math.nan):
+        with pytest.raises(InputError, match="more than 0"):
+            predict_files(Predictor(Red()), inputs, out, fps=fps)
+
+
 def test_what_an_older_version_did_not_note_is_not_compared(frames, tmp_path):
     path, out = save(tmp_path / "a.png", frames[0]), tmp_path / "out"
     predict_files(Predictor(Trailing()), [path], out)

@@ -67,6 +67,7 @@ def predict(
     seconds: Annotated[
         float | None, typer.Option(min=0, help="Of a camera or URL: stop after so long; Ctrl-C does as well.")
     ] = None,
+    fps: Annotated[float | None, typer.Option(help="Of folders of images: frames a second; else 25.")] = None,
     focal: Annotated[float | None, typer.Option(help="Of ply and rerun: focal length in pixels of the input.")] = None,
     fov: Annotated[float | None, typer.Option(help="Of ply and rerun: degrees from left to right.")] = None,
 ) -> None:
@@ -99,6 +100,7 @@ def predict(
             filter=filter,
             strength=strength,
             seconds=seconds,
+            fps=fps,
             lens=None if focal is None and fov is None else Lens(focal, fov),
         )
     except SomeFailedError as error:

@@ -1,6 +1,7 @@
 """Anything with frames in; files of depth out, each complete or not there, in constant memory."""
 
 import logging
+import math
 import os
 import zipfile
 from collections.abc import Sequence
@@ -53,6 +54,7 @@ def predict_files(
     filter: str | ChosenFilter | None = None,
     strength: float | None = None,
     seconds: float | None = None,
+    fps: float | None = None,
     lens: Lens | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
@@ -76,6 +78,7 @@ def predict_files(
         filter: what `filters.choose_filter` takes, in place of the predictor's own.
         strength: of the learned filter, from 0 to 1.
         seconds: end of a camera or URL; Ctrl-C ends it as well.
+        fps: frames a second of folders of images, which do not say; None is 25.
         lens: the camera of `ply` and `rerun`, in place of that of a sequence folder.
         progress: is called with (what, frames done, frames in all or 0); None shows a bar on a terminal.
 
@@ -95,6 +98,8 @@ def predict_files(
         predictor = predictor.shrinking(max_side)
     output = replace(output, made_by=predictor.noted() if format in NOTING else {})
     sources, failed = _open_all(inputs, shard or (1, 1), lens, out, format)
+    if fps is not None:
+        sources = _at_rate(sources, fps)
     _check_cameras(sources, format)
     _check_names(sources, format, keep_names=keep_names)
     _refuse_inputs(sources, out, format)
@@ -170,6 +175,17 @@ def _open(given: Input, lens: Lens | None) -> Source:
     return source if lens is None else replace(source, camera=lens.K)
 
 
+def _at_rate(sources: dict[Input, Source], fps: float) -> dict[Input, Source]:
+    """The same sources, folders of images with so many frames a second."""
+    if not 0 < fps < math.inf:
+        raise InputError(f"fps {fps:g}: frames a second are more than 0: give 24, for example")
+    if sources and all(source.names is None for source in sources.values()):
+        raise InputError(f"fps {fps:g}: no input is a folder of images, and the others have a rate: leave it out")
+    return {
+        given: source if source.names is None else replace(source, fps=float(fps)) for given, source in sources.items()
+    }
+
+
 def _check_cameras(sources: dict[Input, Source], format: str) -> None:
     without = [str(given) for given, source in sources.items() if source.camera is None]
     if format in NEED_CAMERA and without:
@@ -206,8 +222,10 @@ def _made_otherwise(
     for given, source in sources.items():
         path = out / outputs(source, format)[0]
         there = read_noted(path)  # what an older version did not note is not compared
-        differ = [key for key in noted if key in there and there[key] != noted[key]]
-        words = ["another model" if key == "model" else f"{key} {there[key]} and not {noted[key]}" for key in differ]
+        # A folder of images has the rate that is asked for; others have their own.
+        wanted = noted if source.names is None or source.n_frames == 1 else {**noted, "fps": source.fps}
+        differ = [key for key in wanted if key in there and there[key] != wanted[key]]
+        words = ["another model" if key == "model" else f"{key} {there[key]} and not {wanted[key]}" for key in differ]
         if words:
             found[given] = f"{path}: was made with {', '.join(words)}"
     if found and not overwrite:
