@@ -526,6 +526,11 @@ def test_a_folder_of_images_has_the_rate_that_is_asked_for(frames, tmp_path):
             predict_files(Predictor(Red()), inputs, out, fps=fps)
 
 
+def test_files_have_no_end_but_their_own(frames, tmp_path):
+    with pytest.raises(InputError, match="seconds 5: no input is a camera or URL"):
+        predict_files(Predictor(Red()), [save(tmp_path / "a.png", frames[0])], tmp_path / "out", seconds=5.0)
+
+
 def test_what_an_older_version_did_not_note_is_not_compared(frames, tmp_path):
     path, out = save(tmp_path / "a.png", frames[0]), tmp_path / "out"
     predict_files(Predictor(Trailing()), [path], out)

@@ -100,6 +100,8 @@ def predict_files(
     sources, failed = _open_all(inputs, shard or (1, 1), lens, out, format)
     if fps is not None:
         sources = _at_rate(sources, fps)
+    if seconds is not None and sources and not any(source.is_live for source in sources.values()):
+        raise InputError(f"seconds {seconds:g}: no input is a camera or URL; files are read to their end: leave it out")
     _check_cameras(sources, format)
     _check_names(sources, format, keep_names=keep_names)
     _refuse_inputs(sources, out, format)
