@@ -152,6 +152,7 @@ def test_pickles_are_refused_unless_they_hold_tensors_alone(own, tmp_path):
         ("mine.net:buidl,claims=metric", r"no attribute 'buidl'"),
         ("mine.nets:build,claims=metric", r"PYTHONPATH=FOLDER"),
         ("mine.net:word,claims=metric", r"gives str; it makes an nn\.Module"),
+        (__file__, r"no model but a file; a model is a folder.*give the model that it was exported from"),
         ("nowhere", r"no model: config\.json and model\.safetensors not there.*hub name"),
     ],
 )

@@ -214,6 +214,12 @@ def test_videos_too_short_to_learn_from_are_refused_at_once_in_words_of_this_com
     assert not (tmp_path / "calm" / "videos").exists()
 
 
+def test_what_is_no_model_is_refused_before_the_videos_are_prepared(tmp_path, video):
+    with pytest.raises(InputError, match="no model"):
+        room.stabilise(video, model=tmp_path / "none", out=tmp_path / "calm")
+    assert not (tmp_path / "calm/videos").exists()
+
+
 def test_two_videos_of_one_name_and_numbers_that_are_none_are_refused(tmp_path, video, start):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "walk.mp4").write_bytes(video.read_bytes())

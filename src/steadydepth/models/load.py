@@ -72,6 +72,11 @@ def _is_of_hub(plain: str) -> bool:
 
 
 def _load_folder(folder: Path, name: str, declared: Declared) -> nn.Module:
+    if folder.is_file():
+        raise InputError(
+            f"{name}: no model but a file; a model is a folder, a hub name or package.module:factory. What is exported "
+            "runs, and is not trained, compared or exported again: give the model that it was exported from"
+        )
     beside = _read_json(folder / SIDECAR, name)
     factory = beside.pop("factory", None)
     declared = declared.over(read_declared(beside, f"{name}: {SIDECAR}"))

@@ -27,6 +27,7 @@ from steadydepth.evaluation.stored_report import read_report
 from steadydepth.files.atomic_writes import check_folder, move, write_json
 from steadydepth.files.linked_folders import link_folder
 from steadydepth.inference.predictor import load
+from steadydepth.models.load import load_model
 from steadydepth.training.checkpoint import CARD
 from steadydepth.training.label_free.learning_rate import N_KEPT, N_STEPS, find_learning_rate
 from steadydepth.training.label_free.teacher_depth import remove_teacher_depth
@@ -139,6 +140,7 @@ def stabilise(
         else:
             n_frames = MOST_FRAMES if minutes is None else int(min(max(150 * minutes, PIECE), MOST_FRAMES))
             if not (out / VIDEOS).is_dir():
+                load_model(model)  # what is no model is refused before the videos are prepared
                 _gather(given, out, n_frames=n_frames, max_side=max_side)
             config = _plan(out, asked, device)
         before = _measure(str(model), out, BEFORE)
