@@ -1,5 +1,6 @@
 """`WS /v1/stream` over real sockets: what comes out, in which order, when a session begins anew, what is refused."""
 
+import asyncio
 import json
 import socket
 import sys
@@ -12,7 +13,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from known_depth import averages, film
+from fastapi import WebSocket
+from known_depth import Average, averages, film
 from safetensors.torch import save_file
 from served import Gated, depth_of, png, rgb, serving
 from waiting import wait_until
@@ -27,8 +29,10 @@ from steadydepth.models.temporal_filter import WEIGHTS, load_gates
 from steadydepth.serving import answers, stream_route
 from steadydepth.serving.app import create_app
 from steadydepth.serving.encoding import encode_depth, raw_image
+from steadydepth.serving.figures import StreamFigures
 from steadydepth.serving.messages import pack
 from steadydepth.serving.settings import Limits, Settings
+from steadydepth.serving.terminals import Terminal
 
 
 @pytest.fixture(scope="module")
@@ -347,6 +351,38 @@ def test_a_client_that_goes_in_the_middle_of_a_frame_leaves_nothing_behind():
         wait_until(lambda: batcher._n_open == 0)
         with server.open() as again:
             assert ask(again, rgb(0, film(1)[0]))[0]["start"]
+
+
+async def answer_one_that_goes(app, turns):
+    """A stream whose client sends a frame, and goes `turns` turns of the loop before its answer is sent."""
+    is_gone = asyncio.Event()
+    messages = [{"type": "websocket.receive", "bytes": rgb(0, film(1)[0])}, {"type": "websocket.connect"}]
+
+    async def receive():
+        if messages:
+            return messages.pop()
+        await is_gone.wait()
+        return {"type": "websocket.disconnect", "code": 1006}
+
+    async def send(message):
+        if message.get("bytes"):
+            is_gone.set()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+    scope = {"type": "websocket", "app": app, "state": {}, "headers": [], "subprotocols": []}
+    client = WebSocket(scope, receive, send)
+    await client.accept()
+    async with asyncio.timeout(20):
+        await stream_route._Stream(client, "a", Terminal(app.state.models), "float32").run()
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_the_stream_of_a_client_that_goes_while_it_is_answered_ends(turns):
+    app = create_app(Settings(model=Predictor(Average())))
+    app.state.figures.streams["a"] = StreamFigures("ann")
+    asyncio.run(answer_one_that_goes(app, turns))
+    app.state.models.close()
 
 
 def test_another_model_takes_over_a_stream(served):

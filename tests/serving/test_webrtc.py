@@ -61,7 +61,8 @@ async def watch(url, image, n_answers):
         made = await http.post("/v1/webrtc?format=float16", content=connection.localDescription.sdp, headers=kind)
         assert made.status_code == 201, made.text
         await connection.setRemoteDescription(aiortc.RTCSessionDescription(made.text, "answer"))
-        await asyncio.wait_for(is_done.wait(), 30)
+        async with asyncio.timeout(30):
+            await is_done.wait()
         place = made.headers["location"]
         ended = [(await http.delete(place)).status_code for _ in range(3)]
     await connection.close()

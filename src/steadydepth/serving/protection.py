@@ -130,7 +130,8 @@ class _Body:
         now = time.monotonic()
         self._ends = self._ends or now + self._limits.body_s
         try:
-            message = await asyncio.wait_for(self._receive(), max(0.0, self._ends - now))
+            async with asyncio.timeout(max(0.0, self._ends - now)):
+                message = await self._receive()
         except TimeoutError:
             late = f"a body is there within {self._limits.body_s:g} s"
             raise HTTPException(408, late, {"Connection": "close"}) from None

@@ -143,11 +143,12 @@ class _Stream:
         rates = Rates(self.limits.messages_s, 2 * self.limits.messages_s)
         while True:
             try:
-                message = await asyncio.wait_for(self.socket.receive(), self.limits.idle_s)
+                async with asyncio.timeout(self.limits.idle_s):
+                    message = await self.socket.receive()
             except TimeoutError:
                 raise _Over(1001, f"no frame in {self.limits.idle_s:g} s") from None
-            # A network that waits takes the frame before first, or this one would displace it. From Python 3.12 on
-            # `wait_for` lets nobody else run where a message is at hand.
+            # A network that waits takes the frame before first, or this one would displace it: nobody else runs where a
+            # message is at hand.
             await asyncio.sleep(0)
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code", 1005))
@@ -283,7 +284,10 @@ class _Stream:
 
     async def _in_time(self, sending: Awaitable[None]) -> None:
         try:
-            await asyncio.wait_for(sending, self.limits.send_s)
+            # Not `wait_for`, which before Python 3.12 loses a cancellation in the moment in which it is done: a stream
+            # of a client that goes just then would never end.
+            async with asyncio.timeout(self.limits.send_s):
+                await sending
         except TimeoutError:
             # What the client does not take would be kept until the kernel gives it up.
             if (abort := self.socket.scope.get("state", {}).get("abort")) is not None:

@@ -57,7 +57,8 @@ async def offer(
     name = place.enter_context(reserved(state, identity, request))
     peer = _Peer(request, name, Terminal(state.models, filter=chosen), format)
     try:
-        answer = await asyncio.wait_for(peer.answer(body.decode()), settings.limits.header_s)
+        async with asyncio.timeout(settings.limits.header_s):
+            answer = await peer.answer(body.decode())
     except Exception as error:  # of a parser that says what is wrong with text in many ways
         LOG.info("an offer is refused: %r", error)
         await peer.connection.close()
@@ -146,7 +147,8 @@ class _Peer:
     async def _read(self) -> None:
         number = 0
         while True:
-            frame = await asyncio.wait_for(self._track.recv(), self.limits.idle_s)
+            async with asyncio.timeout(self.limits.idle_s):
+                frame = await self._track.recv()
             if self._newest is not None:
                 self.answers.skip()
             self._newest = number, frame, time.monotonic()
