@@ -1,11 +1,14 @@
 """The mistakes that the user can put right. Apart from the other nouns, so that `--help` needs no torch."""
 
+import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+LOG = logging.getLogger(__name__)
 _MOST_LINES = 50
 
 
@@ -39,6 +42,24 @@ def failure(failed: Mapping[str, str], n_fine: int, written: list[Path]) -> Inpu
     more = [f"... and {len(lines) - _MOST_LINES} more"] * (len(lines) > _MOST_LINES)
     message = "\n".join([f"{len(failed)} input(s) failed, {n_fine} written:", *lines[:_MOST_LINES], *more])
     return SomeFailedError(message, written) if n_fine else InputError(message)
+
+
+@contextmanager
+def leaving_out(name: object, failed: dict[str, str], *, strict: bool = False) -> Iterator[None]:
+    """Name an input that cannot be read and go on without it: its mistake ends the block, and no more than that.
+
+    Args:
+        name: of the input.
+        failed: takes the reason by that name, for `failure` where nothing is left.
+        strict: whether one that cannot be read ends everything.
+    """
+    try:
+        yield
+    except InputError as error:
+        if strict:
+            raise
+        failed[str(name)] = str(error)
+        LOG.warning("left out: %s", error)
 
 
 def why_refused(error: InputError | PermissionError) -> str:

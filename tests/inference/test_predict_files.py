@@ -515,12 +515,15 @@ def test_a_folder_of_images_has_the_rate_that_is_asked_for(frames, tmp_path):
     predict_files(Predictor(Red()), inputs, out, format="mp4", fps=24.0)
     assert [probe_video(out / f"{name}.mp4").fps for name in ("shot", "film")] == [24.0, 10.0]
     predict_files(Predictor(Red()), inputs, out, format="png16", fps=24.0)
-    assert [json.loads((out / name / "meta.json").read_text())["fps"] for name in ("shot", "film")] == [24.0, 10.0]
+    assert [json.loads((out / name / "meta.json").read_text(encoding="utf-8"))["fps"] for name in ("shot", "film")] == [
+        24.0,
+        10.0,
+    ]
     assert predict_files(Predictor(Red()), inputs, out, format="png16", fps=24.0, resume=True) == []
     with pytest.raises(InputError, match=r"shot: was made with fps 24.0 and not 25.0\n"):
         predict_files(Predictor(Red()), inputs, out, format="png16", resume=True)
     with pytest.raises(InputError, match="no input is a folder of images"):
-        predict_files(Predictor(Red()), inputs[1:], out, fps=24.0, overwrite=True)
+        predict_files(Predictor(Red()), [*inputs[1:], shot / "0.png"], out, fps=24.0, overwrite=True)
     for fps in (0.0, math.inf, math.nan):
         with pytest.raises(InputError, match="more than 0"):
             predict_files(Predictor(Red()), inputs, out, fps=fps)

@@ -382,7 +382,9 @@ def test_the_stream_of_a_client_that_goes_while_it_is_answered_ends(turns):
     app = create_app(Settings(model=Predictor(Average())))
     app.state.figures.streams["a"] = StreamFigures("ann")
     asyncio.run(answer_one_that_goes(app, turns))
+    wait_until(lambda: app.state.models.current.batcher._n_open == 0)
     app.state.models.close()
+    assert app.state.figures.n_refused == 0
 
 
 def test_another_model_takes_over_a_stream(served):

@@ -25,7 +25,7 @@ from steadydepth.data.clips import (
 from steadydepth.data.opened_shots import open_shots, with_flow
 from steadydepth.data.samples import NO_AUGMENTATION, Augmentation, Item, augment_sample
 from steadydepth.data.sequence_folder import Sequence as VideoSequence
-from steadydepth.errors import InputError, failure
+from steadydepth.errors import InputError, failure, leaving_out
 from steadydepth.types import Labels
 
 logger = logging.getLogger(__name__)
@@ -135,15 +135,10 @@ class ClipSamples(Dataset[Item]):
         chosen = self.held_out or self.clips
         count = min(count, len(chosen))
         chosen = [chosen[number * len(chosen) // count] for number in range(count)]
-        clips, failed = [], {}
+        clips, failed = [], dict[str, str]()
         for sequence, start in chosen:
-            try:
+            with leaving_out(f"{sequence.name} at frame {start}", failed, strict=self.strict):
                 clips.append(fit_clip(sequence.read(start, start + self.length), self.height, self.width).frames)
-            except InputError as error:
-                if self.strict:
-                    raise
-                failed[f"{sequence.name} at frame {start}"] = str(error)
-                logger.warning("left out: %s", error)
         if not clips:
             raise failure(failed, 0, [])
         return clips

@@ -8,7 +8,7 @@ from steadydepth.data.cuts import shots_of
 from steadydepth.data.depth_labels import without_depth
 from steadydepth.data.sequence_folder import Sequence, open_sequence
 from steadydepth.data.sequence_listing import find_sequences
-from steadydepth.errors import InputError, failure
+from steadydepth.errors import InputError, failure, leaving_out
 
 logger = logging.getLogger(__name__)
 Opened = tuple[Sequence, list[range]]  # a sequence, and the frames of each of its shots
@@ -30,18 +30,13 @@ def open_shots(root: Path, *, find_shots: bool, needs_depth: bool, strict: bool)
     Raises:
         InputError: nothing can be read, or a sequence has no depth/ and it is needed.
     """
-    opened, failed = [], {}
+    opened, failed = [], dict[str, str]()
     for path in find_sequences(root):
-        try:
+        with leaving_out(path, failed, strict=strict):
             sequence = open_sequence(path)
             if needs_depth and sequence.has_depth and (faults := without_depth(sequence)):
                 raise InputError("\n".join(faults))
             opened.append((sequence, shots_of(sequence) if find_shots else [range(sequence.n_frames)]))
-        except InputError as error:
-            if strict:
-                raise
-            failed[str(path)] = str(error)
-            logger.warning("left out: %s", error)
     if not opened:
         raise failure(failed, 0, [])
     for sequence, _ in opened:

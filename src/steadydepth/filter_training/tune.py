@@ -1,7 +1,6 @@
 """Tune the learned filter to one model and to videos like those it will filter, with labels or without."""
 
 import copy
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from steadydepth.data.cuts import mark_cuts
 from steadydepth.data.sequence_folder import Sequence as SequenceFolder
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences
-from steadydepth.errors import failure
+from steadydepth.errors import failure, leaving_out
 from steadydepth.files.atomic_writes import write_json
 from steadydepth.files.tensors import write_tensors
 from steadydepth.filter_training.clips import Lesson, mirrored
@@ -39,8 +38,6 @@ from steadydepth.types import Claims, InputError
 MOST_FRAMES = 480  # of a video that are learned from: its first ones
 LEAST_FRAMES = 8  # of a shot
 NOTE = "tuning.json"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -123,11 +120,8 @@ def _read_all(paths: Sequence[Path], predictor: Predictor) -> list[Lesson]:
     shots: list[Lesson] = []
     failed: dict[str, str] = {}
     for path in paths:
-        try:
+        with leaving_out(path, failed):
             shots += list(_read_shots(path, predictor))
-        except InputError as error:
-            failed[str(path)] = str(error)
-            logger.warning("left out: %s", error)
     if len(failed) == len(paths):
         raise failure(failed, 0, [])
     return shots

@@ -43,6 +43,11 @@ class Source:
     camera: Camera | None = None
     names: tuple[str, ...] | None = None  # of the files of a folder of images, without their endings
 
+    @property
+    def says_no_rate(self) -> bool:
+        """Whether it is a folder of images, which have no times of their own."""
+        return self.names is not None and self.n_frames != 1
+
 
 def open_source(source: Input | Iterable[np.ndarray]) -> Source:
     """The frames of a path, a camera (its index), a URL (text with ://) or an iterator of uint8 RGB images.

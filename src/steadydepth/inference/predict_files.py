@@ -181,10 +181,10 @@ def _at_rate(sources: dict[Input, Source], fps: float) -> dict[Input, Source]:
     """The same sources, folders of images with so many frames a second."""
     if not 0 < fps < math.inf:
         raise InputError(f"fps {fps:g}: frames a second are more than 0: give 24, for example")
-    if sources and all(source.names is None for source in sources.values()):
-        raise InputError(f"fps {fps:g}: no input is a folder of images, and the others have a rate: leave it out")
+    if sources and not any(source.says_no_rate for source in sources.values()):
+        raise InputError(f"fps {fps:g}: no input is a folder of images, and the others need no rate: leave it out")
     return {
-        given: source if source.names is None else replace(source, fps=float(fps)) for given, source in sources.items()
+        given: replace(source, fps=float(fps)) if source.says_no_rate else source for given, source in sources.items()
     }
 
 
@@ -225,7 +225,7 @@ def _made_otherwise(
         path = out / outputs(source, format)[0]
         there = read_noted(path)  # what an older version did not note is not compared
         # A folder of images has the rate that is asked for; others have their own.
-        wanted = noted if source.names is None or source.n_frames == 1 else {**noted, "fps": source.fps}
+        wanted = {**noted, "fps": source.fps} if source.says_no_rate else noted
         differ = [key for key in wanted if key in there and there[key] != wanted[key]]
         words = ["another model" if key == "model" else f"{key} {there[key]} and not {wanted[key]}" for key in differ]
         if words:

@@ -21,7 +21,7 @@ from steadydepth.data.loader_workers import load_items
 from steadydepth.data.samples import make_batch
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences, name_clashes, name_of
-from steadydepth.errors import InputError, failure
+from steadydepth.errors import InputError, failure, leaving_out
 from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.evaluation.stored_report import read_report
 from steadydepth.files.atomic_writes import check_folder, move, write_json
@@ -208,7 +208,12 @@ def _gather(videos: list[Path], out: Path, *, n_frames: int, max_side: int) -> N
         raise InputError("\n".join(clashes))
     if packed := [path for path in found if not path.exists()]:
         raise InputError(f"{packed[0]}: is packed: give the folder or the videos that it was packed from")
-    lengths, failed = _lengths_of(found)
+    lengths, failed = dict[Path, int](), dict[str, str]()
+    for path in found:
+        with leaving_out(path, failed):
+            lengths[path] = open_sequence(path).n_frames
+    if not lengths:
+        raise failure(failed, 0, [])
     longest, least = max(lengths, key=lengths.__getitem__), load_config("stabilise").data.clip_length
     if lengths[longest] < least:
         has = f"has {lengths[longest]} frame{'s' if lengths[longest] > 1 else ''}, and no other one has more"
@@ -224,38 +229,16 @@ def _gather(videos: list[Path], out: Path, *, n_frames: int, max_side: int) -> N
             if (part / name).exists():
                 pass  # of a call that was cut
             elif path.is_file():
-                try:
+                with leaving_out(path, failed):
                     convert_video(path, part, name=name, start=start, stop=stop, max_side=max_side)
-                except InputError as error:
-                    _leave_out(path, error, failed)
-                    continue
             else:
                 link_folder(path, part / name)
-            if measured < MOST_MEASURED:
+            if measured < MOST_MEASURED and (part / name).exists():
                 measured += stop - start
                 link_folder(part / name, out / MEASURED / name, target=Path("..") / VIDEOS / name)
     if not any(part.iterdir()):
         raise failure(failed, 0, [])
     move(part, out / VIDEOS)
-
-
-def _lengths_of(paths: list[Path]) -> tuple[dict[Path, int], dict[str, str]]:
-    """Number of frames of each video that can be read, and why the others, which are left out, cannot."""
-    lengths: dict[Path, int] = {}
-    failed: dict[str, str] = {}
-    for path in paths:
-        try:
-            lengths[path] = open_sequence(path).n_frames
-        except InputError as error:
-            _leave_out(path, error, failed)
-    if not lengths:
-        raise failure(failed, 0, [])
-    return lengths, failed
-
-
-def _leave_out(path: Path, error: InputError, failed: dict[str, str]) -> None:
-    failed[str(path)] = str(error)
-    logger.warning("left out: %s", error)
 
 
 def _pieces(n_frames: int, share: float) -> list[tuple[int, int]]:

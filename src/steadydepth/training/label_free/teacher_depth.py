@@ -22,7 +22,7 @@ from steadydepth.data.clips import fit_clip
 from steadydepth.data.sequence_folder import Sequence as VideoSequence
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.data.sequence_listing import find_sequences, name_of
-from steadydepth.errors import InputError, failure
+from steadydepth.errors import failure, leaving_out
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.writing import writing_in
 from steadydepth.inference.filters import OFFLINE, choose_filter
@@ -62,20 +62,14 @@ def write_teacher_depth(teacher: nn.Module, config: Config, device: torch.device
         paths = find_sequences(source.folder) if source.labels == "teacher" else []
         files, failed = {}, dict[str, str]()
         for index, path in enumerate(paths):
-            try:
+            with leaving_out(path, failed, strict=config.data.strict):
                 sequence = open_sequence(path)
                 # Named, not counted: a video that is added meanwhile does not move those of the others.
                 target = folder / str(number) / f"{sequence.name}.npy"
                 if not target.is_file():
                     logger.info("%s: the teacher's depth of video %d of %d", config.run.folder, index + 1, len(paths))
                     _write(Network(teacher, device=device), sequence, target, config)
-            except InputError as error:
-                if config.data.strict:
-                    raise
-                logger.warning("left out: %s", error)
-                failed[str(path)] = str(error)
-                continue
-            files[sequence.name] = target
+                files[sequence.name] = target
         if failed and not files:
             raise failure(failed, 0, [])
         found.append(files)
