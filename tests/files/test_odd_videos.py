@@ -243,17 +243,28 @@ def test_a_colon_in_a_relative_path_is_no_protocol(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize(
     ("name", "codec"),
-    [("a.mts", "libx264"), ("a.mpg", "mpeg2video"), ("a.3gp", "mpeg4"), ("a.flv", "flv"), ("a.wmv", "wmv2")],
+    [
+        *(("a.mts", "libx264"), ("a.mpg", "mpeg2video"), ("a.3gp", "mpeg4"), ("a.flv", "flv"), ("a.wmv", "wmv2")),
+        ("a.gif", "gif"),
+    ],
 )
 def test_the_containers_of_camcorders_and_old_phones_are_videos(tmp_path, name, codec):
     frames = moving(12)
-    films.encode(tmp_path / name, frames, codec=codec, format="mpegts" if name == "a.mts" else None)
+    pixels = "rgb8" if codec == "gif" else "yuv420p"
+    films.encode(tmp_path / name, frames, codec=codec, pix_fmt=pixels, format="mpegts" if name == "a.mts" else None)
     sequence = open_sequence(tmp_path / name)
     assert (sequence.n_frames, round(sequence.fps, 2)) == (12, 25)
     shown = [int(np.abs(frames.astype(int) - image).mean((1, 2, 3)).argmin()) for image in sequence.images()]
     assert shown == list(range(12))
     part = sequence.read_frames(7, 9)
     assert [int(np.abs(frames.astype(int) - image).mean((1, 2, 3)).argmin()) for image in part] == [7, 8]
+
+
+def test_a_gif_that_is_cut_is_truncated(tmp_path):
+    path = films.encode(tmp_path / "a.gif", moving(12), codec="gif", pix_fmt="rgb8")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"a\.gif: truncated"):
+        probe_video(path)
 
 
 def add_dolby_vision(video: Path, target: Path, profile: int, compatibility: int) -> None:

@@ -299,6 +299,17 @@ def test_frames_keep_their_times_and_the_video_its_sound(tmp_path, name):
     assert probe_video(written).n_frames == 7
 
 
+def test_frames_of_depth_keep_their_times(tmp_path):
+    times = [0, 40, 55, 190, 200, 610, 650]
+    source = with_sound(tmp_path / "clip.mp4", times)
+    codes = np.arange(7 * H * W, dtype=np.uint16).reshape(7, H, W)
+    write_depth_video(tmp_path / "depth.mkv", codes, probe_video(source).fps, like=source)
+    assert shown_at_ms(tmp_path / "depth.mkv") == times
+    np.testing.assert_array_equal(list(read_depth_video(tmp_path / "depth.mkv")), codes)
+    with av.open(str(tmp_path / "depth.mkv")) as file:
+        assert not file.streams.audio
+
+
 def test_frames_beyond_the_known_times_follow_one_by_one():
     assert [video_write._time_of(number, np.array([3, 9]), 5) for number in range(4)] == [3, 9, 14, 19]
 

@@ -18,7 +18,7 @@ from steadydepth.files.image_formats import size_fault, turn
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".exr")
 # Images as well, of kinds that are not read.
 OTHER_IMAGES = (
-    *(".gif", ".jp2", ".j2k", ".jxl", ".ppm", ".pnm", ".pgm", ".pfm", ".hdr", ".tga"),
+    *(".jp2", ".j2k", ".jxl", ".ppm", ".pnm", ".pgm", ".pfm", ".hdr", ".tga"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".raw"),
 )
 # What to do where an image is turned by EXIF and its labels may be as it is stored or as it is shown.

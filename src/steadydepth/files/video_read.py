@@ -23,7 +23,7 @@ from steadydepth.files.damage import refuse_pipe
 from steadydepth.files.dolby_vision import base_layer
 
 VIDEO_SUFFIXES = (
-    *(".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v"),
+    *(".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".gif"),
     *(".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".mxf", ".3gp", ".flv", ".wmv", ".ogv"),
 )
 LOG = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def read_video(
             interlaced fields); None warns.
 
     Raises:
-        InputError: the source is missing, no video or damaged; or, at its end, it ends before its header declared.
+        InputError: the source is missing, no video or damaged; or, at its end, it ends too early.
     """
     reported: set[str] = set()
     report = report or (lambda fault: _warn_once(f"{path}: {fault}"))
@@ -299,7 +299,7 @@ def scan_video(path: Path) -> tuple[int, np.ndarray | None]:
 
 
 class _End:
-    """Sees the packets of a stream, and says at the end whether all were there that its header promised."""
+    """Sees the packets of a stream, and says at the end whether all were there that the file promises."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = path
@@ -320,7 +320,7 @@ class _End:
         self.n_packets += 1
 
     def check(self, container: Any, stream: Any, *, is_from_start: bool) -> None:
-        """InputError when less came out of the file than its header says; FFmpeg itself ends without a word."""
+        """InputError when less came out of the file than it promises; FFmpeg itself ends without a word."""
         unit_s = float(stream.time_base)
         frame_s = float(1 / stream.average_rate) if stream.average_rate else 0.0
         if "mp4" in container.format.name:
@@ -330,8 +330,11 @@ class _End:
         if self.n_packets > 1:  # the rate of the header may be the tick of a clock
             frame_s = max(frame_s, (self.last - self.first) * unit_s / (self.n_packets - 1))
         is_short = is_from_start and _says_its_length(container, stream) and self.n_packets < stream.frames
+        if container.format.name == "gif" and isinstance(self.path, Path):
+            # It promises no length, but ends with a semicolon.
+            is_short = not self.path.read_bytes().rstrip(b"\0").endswith(b";")
         if is_short or self.end * unit_s < promised_s - 2 * frame_s:
-            raise InputError(f"{self.path}: truncated; it ends before its header says: copy or encode it again")
+            raise InputError(f"{self.path}: truncated; it ends too early: copy or encode it again")
 
 
 def _says_its_length(container: Any, stream: Any) -> bool:

@@ -49,16 +49,21 @@ def write_video(
         preset: x264's; "ultrafast" takes a third of the time for a file half as large again.
     """
     options = {"crf": "18", "preset": preset}
-    _encode(path, frames, fps, codec="libx264", options=lambda first: options, to_video_frame=_to_yuv, like=like)
+    _encode(
+        *(path, frames, fps, like), sound=like, codec="libx264", options=lambda first: options, to_video_frame=_to_yuv
+    )
 
 
-def write_depth_video(path: Path, depth_codes: Iterable[UInt16[np.ndarray, "h w"]], fps: float) -> None:
+def write_depth_video(
+    path: Path, depth_codes: Iterable[UInt16[np.ndarray, "h w"]], fps: float, *, like: Path | None = None
+) -> None:
     """Write 16-bit codes without loss: FFV1, gray16le, Matroska, a checksum in every slice. Complete or not at all.
 
     Args:
         path: replaced where it exists.
         depth_codes: of one size.
-        fps: frames a second.
+        fps: frames a second, where `like` gives no times.
+        like: a video of as many frames: each is shown when its own is, to the millisecond.
     """
 
     def options(first: np.ndarray) -> dict[str, str]:
@@ -66,7 +71,7 @@ def write_depth_video(path: Path, depth_codes: Iterable[UInt16[np.ndarray, "h w"
         slices = next((number for number in _SLICES if first.size <= number * _SLICE_PIXELS), _SLICES[-1])
         return {"level": "3", "slicecrc": "1", "slices": str(slices if min(first.shape) >= _SLICES[0] else 1)}
 
-    _encode(path, depth_codes, fps, codec="ffv1", options=options, to_video_frame=_to_grey)
+    _encode(path, depth_codes, fps, like, sound=None, codec="ffv1", options=options, to_video_frame=_to_grey)
 
 
 def recode(frames: UInt8[np.ndarray, "t h w 3"], *, crf: int) -> UInt8[np.ndarray, "t h w 3"]:
@@ -90,11 +95,12 @@ def _encode(
     path: Path,
     images: Iterable[np.ndarray],
     fps: float,
+    like: Path | None,
     *,
+    sound: Path | None,
     codec: str,
     options: Callable[[np.ndarray], dict[str, str]],
     to_video_frame: Callable[[np.ndarray], Any],
-    like: Path | None = None,
 ) -> None:
     images = iter(images)
     first = next(images, None)
@@ -111,7 +117,7 @@ def _encode(
     in_container = {"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".mov", ".m4v") else {}
     with (
         new_file(path) as part,
-        _sound_of(like) as (template, sound),
+        _sound_of(sound) as (template, packets),
         open_container(str(part.absolute()), "w", options=in_container) as container,
     ):
         # As a broadcaster writes it, 30000/1001; a frame in an hour as it is.
@@ -133,7 +139,7 @@ def _encode(
                     frame.pts, frame.time_base = _time_of(number, times, round(1 / (fps * time_base))), time_base
                 yield frame
 
-        _mux(container, stream, _with_sound(container, copied, checked(), sound))
+        _mux(container, stream, _with_sound(container, copied, checked(), packets))
 
 
 def _mux(container: Any, stream: Any, frames: Iterator[Any]) -> None:

@@ -179,7 +179,8 @@ def _write_mkv(folder: Path, cached: CachedDepth, output: Output) -> None:
     is_log = cached.claims in ("metric", "scale")
     # Resized beside a hole a value is rounded to one beyond the ends, which would be no value.
     codes = (encode_range(np.clip(depth, low, high), low, high, is_log=is_log) for depth in cached.depth.read())
-    write_depth_video(folder / f"{cached.source.name}.mkv", read_ahead(codes), cached.fps)
+    source = cached.source
+    write_depth_video(folder / f"{source.name}.mkv", read_ahead(codes), cached.fps, like=source.video)
     share = "((code - 1) / 65534)"
     description = {
         "claims": cached.claims,
@@ -192,7 +193,7 @@ def _write_mkv(folder: Path, cached: CachedDepth, output: Output) -> None:
         "fps": cached.fps,
         "n_frames": cached.depth.n_frames,
     }
-    (folder / f"{cached.source.name}.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    (folder / f"{source.name}.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_preview(folder: Path, cached: CachedDepth, output: Output, is_given_up: Event) -> None:

@@ -30,6 +30,7 @@ _BEGINNINGS = re.compile(
         rb"FLV\x01",
         rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF, of WMV
         rb"OggS",
+        rb"GIF8[79]a",
     )),
     re.DOTALL,
 )  # fmt: skip
