@@ -418,7 +418,7 @@ def test_the_note_names_what_loses_the_edges_of_the_first_report():
     }
 
 
-def test_a_clip_that_cannot_be_read_is_named_and_the_rest_counts(world, tmp_path):
+def test_a_clip_that_cannot_be_read_is_named_once_and_the_rest_counts(world, tmp_path, caplog):
     data = tmp_path / "data"
     shutil.copytree(world, data)
     (data / "fixed_000003" / "rgb" / "0002.png").write_bytes(b"not an image")
@@ -426,9 +426,12 @@ def test_a_clip_that_cannot_be_read_is_named_and_the_rest_counts(world, tmp_path
     assert list(report["clips"]) == ["moving_000004"]
     assert "0002.png" in report["failed"]["fixed_000003"]
     assert report["header"]["n_failed"] == 1
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["fixed_000003 is left out"]
+    caplog.clear()
     (data / "moving_000004" / "rgb" / "0000.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"(?s)fixed_000003.*moving_000004"):
         evaluate(Brightness(), data)
+    assert not caplog.records  # the error has named them
 
 
 def test_missing_predictions_and_claims_are_named(world, tmp_path):

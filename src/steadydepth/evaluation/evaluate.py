@@ -82,11 +82,7 @@ def _evaluate_sources(
     if controls:
         assert isinstance(sources, list)
         settings = replace(settings, constant=_geometric_mean(sources, tell))
-    scored: dict[str, ScoredClip | str] = {}
-    for name, found in _score_all(sources, settings, n_jobs, tell):
-        scored[name] = found
-        if isinstance(found, str):
-            LOG.warning("%s is left out: %s", name, found)
+    scored = dict(_score_all(sources, settings, n_jobs, tell))
     tell("scored", len(scored), len(scored))
     return report_of(scored, settings, data=data)
 
@@ -181,6 +177,8 @@ def report_of(scored: Mapping[str, ScoredClip | str], settings: Settings, *, dat
     if not clips:
         listed = "\n".join(f"{name}: {why}" for name, why in failed.items())
         raise InputError(f"no clip of {data or 'the data'} could be evaluated\n{listed}")
+    for name, why in failed.items():
+        LOG.warning("%s is left out: %s", name, why)
     report = build_report(list(clips.values()), failed, data=data, protocol=settings.protocol)
     report["curves"] = {name: dict(clip.curves) for name, clip in clips.items()}
     if settings.lengths:
