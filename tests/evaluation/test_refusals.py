@@ -75,6 +75,27 @@ def test_labels_of_which_no_pixel_counts_are_named(world, tmp_path, caplog):
     assert "fixed_000003, moving_000004; look at depth_scale_m of meta.json, and at max_depth" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("factor", "words"),
+    [
+        (1100, "the predictions are about 1100 times the labels, so the predictions seem to be in millimetres"),
+        (100, "the predictions are about 100 times the labels, so the predictions seem to be in centimetres"),
+        (0.001, "the labels are about 1000 times the predictions, so the labels seem to be in millimetres"),
+        (10, ""),
+        (1, ""),
+    ],
+)
+def test_metres_that_are_another_unit_are_named_once(world, tmp_path, caplog, factor, words):
+    write(tmp_path, world, lambda depth: factor * depth)
+    evaluate(tmp_path, world, controls=False)
+    assert [words in record.getMessage() for record in caplog.records] == ([True] if words else [])
+    caplog.clear()
+    evaluate(tmp_path, world, controls=False, align="scale")
+    write(tmp_path, world, lambda depth: factor * depth, claims="scale")
+    evaluate(tmp_path, world, controls=False)
+    assert not caplog.records
+
+
 def test_an_inverted_prediction_is_flagged_and_its_clips_are_named(world, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         report = evaluate(write(tmp_path, world, claims="disparity"), world, controls=False)

@@ -1,5 +1,6 @@
 """A prediction aligned to the label once for a clip, in constant memory: sums from each frame, then a number."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -69,6 +70,7 @@ class ClipFit:
     low: float = 0.0  # the smallest finite predicted value, or 0 where none is below 0
     mean: float = 1.0  # of the finite predicted values
     clipped: float = 0.0  # share of the fitted pixels whose disparity the protocol raised before the fit
+    times_label: float | None = None  # of metres that are scored as they are: the typical ratio to the label
 
     def depth(self, values: Float64[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]:
         """Depth in metres, cleaned to the protocol's range; without a label of unknown scale, positive and finite."""
@@ -146,9 +148,12 @@ class Fitter:
 
     def add(self, values: Pixels, label: LabelFrame) -> None:
         """One frame of the first round."""
-        if self.chosen != "none":
+        if self.chosen != "none" or self.claims == "metric":
             x, y = self._pairs(values, label)
-            if self.chosen != "scale":
+            if self.chosen == "none":
+                positive = x > 0
+                self._line = self._line + Moments.of(np.log(x[positive]), np.log(y[positive]))
+            elif self.chosen != "scale":
                 self._line = self._line + Moments.of(x, y)
             else:
                 for counts, one in zip(self._counts, (x, y), strict=True):
@@ -198,7 +203,13 @@ class Fitter:
             low=self._low,
             mean=self._total / max(self._n_values - self._n_nonfinite, 1),
             clipped=self._n_clipped / max(self._n_fitted, 1),
+            times_label=self._times_label(),
         )
+
+    def _times_label(self) -> float | None:
+        """Geometric mean of d / g, where nothing is fitted."""
+        line = self._line
+        return math.exp(float(line.x_mean - line.y_mean)) if self.chosen == "none" and line.n else None
 
     def _ratio(self) -> float:
         if not self._halves[0]:

@@ -70,6 +70,7 @@ def score_clip(
         curves=scorer.curves,
         lengths=scorer.length_values(),
         clipped=fits["model"].clipped,
+        times_label=fits["model"].times_label,
         lost_label=footage.depth is not None and not has_label,
     )
 

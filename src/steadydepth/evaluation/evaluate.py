@@ -36,6 +36,9 @@ from steadydepth.types import Claims, Clip, InputError
 LOG = logging.getLogger(__name__)
 # Share of the pixels that a sky, of which the disparity is 0, may well be.
 _MOST_CLIPPED = 0.01
+# Metres in another unit are so many times what they should be, within a model's own error of scale.
+_UNITS = {1000.0: "millimetres", 100.0: "centimetres"}
+_MOST_ERROR_OF_SCALE = 1.2
 # Scored in half a minute or more; a process spends a few seconds on its imports.
 _PIXELS_A_PROCESS = 20_000_000
 
@@ -198,6 +201,7 @@ def report_of(scored: Mapping[str, ScoredClip | str], settings: Settings, *, dat
             settings.protocol.dmax,
             ", ".join(unlabelled),
         )
+    _warn_of_unit([clip.times_label for clip in clips.values() if clip.times_label is not None])
     clipped = {name: clip.clipped for name, clip in clips.items() if clip.clipped > _MOST_CLIPPED}
     if clipped:
         LOG.warning(
@@ -207,6 +211,20 @@ def report_of(scored: Mapping[str, ScoredClip | str], settings: Settings, *, dat
             ", ".join(f"{share:.0%} of {name}" for name, share in clipped.items()),
         )
     return report
+
+
+def _warn_of_unit(times_label: list[float]) -> None:
+    """Name the unit that predictions, or labels, seem to have in place of metres."""
+    middle = float(np.median(times_label)) if times_label else 1.0
+    larger, smaller = ("predictions", "labels") if middle > 1 else ("labels", "predictions")
+    times = max(middle, 1 / middle)
+    for factor, unit in _UNITS.items():
+        if factor / _MOST_ERROR_OF_SCALE < times < factor * _MOST_ERROR_OF_SCALE:
+            LOG.warning(
+                "the %s are about %.0f times the %s, so the %s seem to be in %s, or the %s %g times too small: look at "
+                "depth_scale_m of meta.json, or write metres; --align scale leaves the unit open",
+                larger, times, smaller, larger, unit, smaller, factor,
+            )  # fmt: skip
 
 
 def _of_length(clips: Mapping[str, ScoredClip], length: int | None) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class ScoredClip:
     curves: Mapping[str, list[float | None]]
     lengths: Mapping[int | None, Values] = field(default_factory=dict)
     clipped: float = 0.0  # share of the pixels whose disparity the protocol raised before the fit
+    times_label: float | None = None  # how many times the label predicted metres are, which nothing is fitted to
     lost_label: bool = False  # there are depth images, and no pixel of them counts
 
 
