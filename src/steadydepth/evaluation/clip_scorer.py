@@ -1,7 +1,7 @@
 """All numbers of one clip, for one method or for several that share what the label and the frames say.
 
-Given one frame after another; never more than three are held. What a frame adds is a part (`metrics.sums`), so the
-numbers do not depend on how the clip was cut up for reading.
+Given one frame after another; never more than three are held. What a frame adds is a part (`metrics.accumulators`), so
+the numbers do not depend on how the clip was cut up for reading.
 """
 
 from collections.abc import Iterable, Mapping
@@ -164,14 +164,12 @@ class ClipScorer:
         here, there = first.label, second.label
         match = photometric_match(motion.warping, here.valid & motion.warping.visible, first.colours, second.colours)
         parts |= along_flow.warping_parts(before.depth, now.depth, match)
-        own: dict[str, Part] = {}
         if here.valid.all() and there.valid.all():
-            own |= {name: part.only(-1) for name, part in parts.items()}
+            own = {name: part.only(-1) for name, part in parts.items()}
         else:
-            own |= self._label_pair(before, now, followed, match)
-        size = self._size
+            own = self._label_pair(before, now, followed, match)
         change = self._of_methods(now.depth) - self._of_methods(before.depth)
-        parts |= temporal.tcc_parts(change, there.truth - here.truth, here.valid & there.valid, *size)
+        parts |= temporal.tcc_parts(change, there.truth - here.truth, here.valid & there.valid, *self._size)
         if now.change is not None:
             parts |= dynamic.label_change_parts(now.change)
         if first.moving is not None and second.moving is not None and motion.label is not None:
@@ -206,16 +204,14 @@ class ClipScorer:
         if poses is None or K is None or here is None or there is None:
             return {}, {}
         move = pose_move(K, poses[source.frame.number], poses[target.frame.number], self._size)
-        static, static_there = source.frame.static, target.frame.static
-        if static is None or static_there is None:
-            static, static_there = np.zeros((2, len(here.valid)), bool)
         parts = self._alignment_errors(source, target, move, slice(None), self._inside, self._inside)
         if here.valid.all() and there.valid.all() and self._inside.all():
             own = {"tae": parts["tae"].only(-1)}
         else:
             own = {"tae": self._alignment_errors(source, target, move, slice(-1, None), here.valid, there.valid)["tae"]}
-        if source.frame.static is None:
-            return {"tae": parts["tae"]}, own
+        static, static_there = source.frame.static, target.frame.static
+        if static is None or static_there is None:
+            return parts, own
         rigid = rigid_match(here.truth, static, there.log, static_there, move)
         return parts | temporal.rigid_parts(source.depth, target.log, rigid), own
 
@@ -244,13 +240,10 @@ class ClipScorer:
         labels = [moment.frame.label for moment in (first, middle, last)]
         if any(label is None for label in labels):
             return parts
-        valid = [label.valid for label in labels if label is not None]
-        if all(one.all() for one in valid):
-            own = {name: part.only(-1) for name, part in parts.items()}
-        else:
-            known = valid[1][tracked.pixels] & sees_only(valid[0], tracked.behind) & sees_only(valid[2], tracked.ahead)
-            truths = (first.log[-1:], middle.log[-1:], last.log[-1:])
-            own = along_flow.flow_roughness_parts(truths, tracked.only(known))
+        before, now, after = (label.valid for label in labels if label is not None)
+        known = now[tracked.pixels] & sees_only(before, tracked.behind) & sees_only(after, tracked.ahead)
+        truths = (first.log[-1:], middle.log[-1:], last.log[-1:])
+        own = along_flow.flow_roughness_parts(truths, tracked.only(known))
         if middle.change is not None and last.change is not None:
             parts |= dynamic.label_bend_parts(middle.change, last.change)
         sets = [moment.frame.moving for moment in (first, middle, last)]

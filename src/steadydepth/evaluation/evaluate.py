@@ -21,7 +21,7 @@ from steadydepth.evaluation.clip_evaluation import score_clip
 from steadydepth.evaluation.clip_scorer import Settings
 from steadydepth.evaluation.footage import footage_of
 from steadydepth.evaluation.sources import Source, sources_of_folder, sources_of_model, with_reference
-from steadydepth.evaluation.summary import ScoredClip, build_report, mean_over_clips
+from steadydepth.evaluation.summary import ScoredClip, build_report
 from steadydepth.evaluation.windows import Values
 from steadydepth.files.atomic_writes import check_folder, write_json
 from steadydepth.files.predictions import open_array
@@ -29,7 +29,7 @@ from steadydepth.files.prefetch import ended_at_once, pool_of, processes_at_once
 from steadydepth.inference.filters import choose_filter
 from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor
 from steadydepth.metrics.arrays import as_array
-from steadydepth.metrics.protocols import TEMPORAL, Protocol, choose_protocol
+from steadydepth.metrics.protocols import Protocol, choose_protocol
 from steadydepth.progress import Progress
 from steadydepth.types import Claims, Clip, InputError
 
@@ -183,9 +183,6 @@ def report_of(scored: Mapping[str, ScoredClip | str], settings: Settings, *, dat
     for name, why in failed.items():
         LOG.warning("%s is left out: %s", name, why)
     report = build_report(list(clips.values()), failed, data=data, protocol=settings.protocol)
-    report["curves"] = {name: dict(clip.curves) for name, clip in clips.items()}
-    if settings.lengths:
-        report["lengths"] = {str(length or "all"): _of_length(clips, length) for length in settings.lengths}
     turned = [name for name, clip in clips.items() if clip.methods["model"]["negative_scale"]]
     if turned:
         LOG.warning("negative scale, so near and far are exchanged in the prediction of: %s", ", ".join(turned))
@@ -225,12 +222,6 @@ def _warn_of_unit(times_label: list[float]) -> None:
                 "depth_scale_m of meta.json, or write metres; --align scale leaves the unit open",
                 larger, times, smaller, larger, unit, smaller, factor,
             )  # fmt: skip
-
-
-def _of_length(clips: Mapping[str, ScoredClip], length: int | None) -> dict[str, Any]:
-    of_clips = {name: dict(clip.lengths[length]) for name, clip in clips.items()}
-    mean = mean_over_clips(of_clips.values())
-    return {"mean": {name: value for name, value in mean.items() if name in TEMPORAL}, "clips": of_clips}
 
 
 def evaluate(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from steadydepth.metrics.protocols import EDGES, METRICS, MIN_SAMPLES, Protocol
+from steadydepth.metrics.protocols import EDGES, METRICS, MIN_SAMPLES, TEMPORAL, Protocol
 
 Values = Mapping[str, float | int | None]
 
@@ -68,7 +68,7 @@ class ScoredClip:
 def build_report(
     records: Sequence[ScoredClip], failed: Mapping[str, str], *, data: str, protocol: Protocol
 ) -> dict[str, Any]:
-    """The dict that becomes metrics.json: version, header, means, clips, label, failed; controls if there are any.
+    """The dict that becomes metrics.json: version, header, means, clips, label, failed, curves; controls, lengths.
 
     Args:
         records: of the clips that were scored, one or more.
@@ -88,7 +88,17 @@ def build_report(
         "label": {record.name: dict(record.label) for record in records},
         "failed": dict(failed),
     }
-    return report | {"controls": tables} if tables else report
+    report |= {"controls": tables} if tables else {}
+    report["curves"] = {record.name: dict(record.curves) for record in records}
+    if lengths := records[0].lengths:
+        report["lengths"] = {str(length or "all"): _of_length(records, length) for length in lengths}
+    return report
+
+
+def _of_length(records: Sequence[ScoredClip], length: int | None) -> dict[str, Any]:
+    clips = {record.name: dict(record.lengths[length]) for record in records}
+    mean = mean_over_clips(clips.values())
+    return {"mean": {name: mean[name] for name in TEMPORAL}, "clips": clips}
 
 
 def _header(records: Sequence[ScoredClip], protocol: Protocol) -> dict[str, Any]:
