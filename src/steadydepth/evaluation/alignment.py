@@ -1,6 +1,5 @@
 """A prediction aligned to the label once for a clip, in constant memory: sums from each frame, then a number."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -190,9 +189,9 @@ class Fitter:
         """
         if self._n_values and self._n_nonfinite == self._n_values:
             raise InputError("every predicted value is NaN or infinite: nothing can be scored; look at the model")
-        scale, shift = 1.0, 0.0
+        scale, shift, line = 1.0, 0.0, self._line
         if self.chosen != "none":
-            scale, shift = (self._ratio(), 0.0) if self.chosen == "scale" else fit_line(self._line)
+            scale, shift = (self._ratio(), 0.0) if self.chosen == "scale" else fit_line(line)
         return ClipFit(
             align=self.chosen,
             claims=self.claims,
@@ -203,13 +202,9 @@ class Fitter:
             low=self._low,
             mean=self._total / max(self._n_values - self._n_nonfinite, 1),
             clipped=self._n_clipped / max(self._n_fitted, 1),
-            times_label=self._times_label(),
+            # The geometric mean of d / g.
+            times_label=float(np.exp(line.x_mean - line.y_mean)) if self.chosen == "none" and line.n else None,
         )
-
-    def _times_label(self) -> float | None:
-        """Geometric mean of d / g, where nothing is fitted."""
-        line = self._line
-        return math.exp(float(line.x_mean - line.y_mean)) if self.chosen == "none" and line.n else None
 
     def _ratio(self) -> float:
         if not self._halves[0]:

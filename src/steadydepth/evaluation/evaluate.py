@@ -76,22 +76,23 @@ def evaluate_clip(
 
 
 def _evaluate_sources(
-    sources: Iterable[Source], settings: Settings, jobs: int | None, tell: Progress, *, controls: bool, data: str
+    sources: list[Source], settings: Settings, jobs: int | None, tell: Progress, *, controls: bool, data: str
 ) -> dict[str, Any]:
     """The report over clips that are read frame by frame; one that fails is named in it, unless it is strict."""
-    if controls or jobs is None:
-        sources = list(sources)
     n_jobs = _enough_jobs(sources) if jobs is None else jobs
     if controls:
-        assert isinstance(sources, list)
         settings = replace(settings, constant=_geometric_mean(sources, tell))
     scored = dict(_score_all(sources, settings, n_jobs, tell))
     tell("scored", len(scored), len(scored))
     return report_of(scored, settings, data=data)
 
 
-def _settings(align: str, protocol: Protocol, lengths: Iterable[int | None], *, strict: bool, opw: str) -> Settings:
+def _settings(
+    align: str, protocol: Protocol, lengths: Iterable[int | None], *, strict: bool, opw: str, jobs: int | None
+) -> Settings:
     choose_alignment(align, "metric")
+    if jobs is not None and jobs < 1:
+        raise InputError(f"jobs {jobs}: give 1 or more processes")
     lengths = tuple(lengths)
     if wrong := [one for one in lengths if one is not None and not (isinstance(one, Integral) and one >= 2)]:
         raise InputError(f"lengths {wrong}: a window has 2 frames or more, or all of them")
@@ -128,15 +129,12 @@ def _enough_jobs(sources: Iterable[Source]) -> int:
 
 
 def _score_all(
-    sources: Iterable[Source], settings: Settings, jobs: int, tell: Progress
+    sources: list[Source], settings: Settings, jobs: int, tell: Progress
 ) -> Iterator[tuple[str, ScoredClip | str]]:
     """Each clip and what was found on it, or why nothing was, in order."""
-    n_clips = len(sources) if isinstance(sources, list) else 0
-    if jobs < 1:
-        raise InputError(f"jobs {jobs}: give 1 or more processes")
     if jobs == 1:
         for done, source in enumerate(sources):
-            tell(f"scoring {source.name}", done, n_clips)
+            tell(f"scoring {source.name}", done, len(sources))
             yield source.name, _score_source(source, settings)
         return
     jobs = processes_at_once(jobs)
@@ -198,7 +196,7 @@ def report_of(scored: Mapping[str, ScoredClip | str], settings: Settings, *, dat
             settings.protocol.dmax,
             ", ".join(unlabelled),
         )
-    _warn_of_unit([clip.times_label for clip in clips.values() if clip.times_label is not None])
+    _warn_of_unit(clips.values())
     clipped = {name: clip.clipped for name, clip in clips.items() if clip.clipped > _MOST_CLIPPED}
     if clipped:
         LOG.warning(
@@ -210,9 +208,10 @@ def report_of(scored: Mapping[str, ScoredClip | str], settings: Settings, *, dat
     return report
 
 
-def _warn_of_unit(times_label: list[float]) -> None:
+def _warn_of_unit(clips: Iterable[ScoredClip]) -> None:
     """Name the unit that predictions, or labels, seem to have in place of metres."""
-    middle = float(np.median(times_label)) if times_label else 1.0
+    known = [clip.times_label for clip in clips if clip.times_label is not None]
+    middle = float(np.median(known)) if known else 1.0
     larger, smaller = ("predictions", "labels") if middle > 1 else ("labels", "predictions")
     times = max(middle, 1 / middle)
     for factor, unit in _UNITS.items():
@@ -278,7 +277,7 @@ def evaluate(
     if out is not None:
         check_folder(Path(out))
     paths, chosen = find_sequences(Path(data)), choose_protocol(protocol, max_depth=max_depth)
-    settings, tell = _settings(align, chosen, lengths, strict=strict, opw=opw), progress or (lambda *_: None)
+    settings, tell = _settings(align, chosen, lengths, strict=strict, opw=opw, jobs=jobs), progress or (lambda *_: None)
     with tempfile.TemporaryDirectory(prefix="steadydepth-", ignore_cleanup_errors=True) as keep:
         sources: Iterable[Source]
         if is_model:
@@ -287,7 +286,7 @@ def evaluate(
             sources = sources_of_folder(Path(model_or_predictions), paths, filter=applied)
         if reference is not None:
             sources = with_reference(sources, paths, as_predictor(reference), Path(keep), chosen)
-        report = _evaluate_sources(sources, settings, jobs, tell, controls=controls, data=str(data))
+        report = _evaluate_sources(list(sources), settings, jobs, tell, controls=controls, data=str(data))
     predictions = None if is_model else str(model_or_predictions)
     report["header"] |= {"model": model_name, "predictions": predictions, **applied.noted()}
     if out is not None:
