@@ -443,6 +443,18 @@ def test_an_order_that_does_not_fit_is_refused(jobs, change, words):
         jobs.submit(order.pop("kind"), **order)
 
 
+def test_a_job_that_the_full_disk_refuses_leaves_no_folder(jobs, files, monkeypatch):
+    def full(_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    upload = ready(jobs, files)
+    monkeypatch.setattr(jobs.store, "add", full)
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        jobs.submit("train", owner="ann", model="small", uploads=(upload.id,), settings=SMALL)
+    assert list((jobs.folder / "jobs").iterdir()) == []
+    assert jobs.uploads.of(upload).is_dir()  # to which the folder had links
+
+
 def test_training_on_what_has_no_depth_is_refused_when_it_is_asked_for(jobs, files):
     upload = ready(jobs, files)
     order = {"owner": "ann", "model": "small", "settings": SMALL}

@@ -177,11 +177,15 @@ class Jobs:
         title = "".join(letter for letter in name if letter.isprintable())[:100].strip() or kind
         job = Job(secrets.token_hex(8), kind, title, owner, time.time(), model, tuple(uploads), chosen)
         folder = self.of(job)
-        (folder / VIDEOS).mkdir(parents=True)
-        for upload in held:
-            assert upload is not None
-            self.uploads.link_sequences(upload, folder / VIDEOS)
-        self.store.add(job)
+        try:
+            (folder / VIDEOS).mkdir(parents=True)
+            for upload in held:
+                assert upload is not None
+                self.uploads.link_sequences(upload, folder / VIDEOS)
+            self.store.add(job)
+        except BaseException:  # a full disk, for one: no folder stays that no job owns
+            remove(folder)
+            raise
         return job
 
     def of(self, job: Job) -> Path:
