@@ -25,8 +25,10 @@ from steadydepth.inference import runtime
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor, load
 from steadydepth.inference.runtime import ExportedModel
+from steadydepth.models.declare import Declared
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.load import load_model
+from steadydepth.models.per_frame import PerFrame
 from steadydepth.ops.resize import fit_image, resize_depth
 from steadydepth.types import InputError, State
 
@@ -232,6 +234,28 @@ def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"onnxscript is not installed: pip install 'steadydepth\[onnx\]'"):
         export_model(Tilted(), tmp_path / "a.onnx", to="onnx", **size)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_tracer_cannot_follow_is_not_taken_for_a_wrong_size(tmp_path):
+    def brightest(images: Tensor) -> Tensor:
+        return images.mean(1) + (2.0 if images.mean() > 0.5 else 1.0)
+
+    model = PerFrame(brightest, Declared(claims="scale"), "mine.net:build")
+    with pytest.raises(InputError, match=r"^torch\.export cannot trace the model: "):
+        export_model(model, tmp_path / "a.onnx", to="onnx", height=H, width=W)
+
+
+def test_a_disk_without_room_for_the_file_is_told(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    openvino = pytest.importorskip("openvino")
+    (tmp_path / "a.xml").write_text("the one before", encoding="utf-8")
+    monkeypatch.setattr(openvino, "save_model", full)
+    with pytest.raises(InputError, match=r"a\.xml: OpenVINO cannot write it \(basic_ios.*make room"):
+        export_model(Tilted(), tmp_path / "a.xml", to="openvino", height=H, width=W)
+    assert (tmp_path / "a.xml").read_text(encoding="utf-8") == "the one before"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.xml"]
 
 
 @pytest.mark.parametrize(("to", "name", "folder"), [("onnx", "a.onnx", "a.onnx"), ("openvino", "a.xml", "a.bin")])

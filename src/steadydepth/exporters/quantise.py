@@ -18,7 +18,7 @@ from steadydepth.data.sequence_folder import find_sequences, open_sequence
 from steadydepth.errors import import_extra
 from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.exporters.export import check_target, export_model, relative_difference, staging
-from steadydepth.exporters.targets import quiet
+from steadydepth.exporters.targets import quiet, save_openvino
 from steadydepth.files.atomic_writes import write_json
 from steadydepth.inference.predictor import load
 from steadydepth.inference.runtime import METADATA, ExportedModel
@@ -218,7 +218,7 @@ def _quantise_openvino(exact: Path, out: Path, images: list[np.ndarray], metadat
         ),
     )
     quantised.set_rt_info(metadata, METADATA)
-    openvino.save_model(quantised, out, compress_to_fp16=False)
+    save_openvino(quantised, out)
 
 
 _QUANTISERS = {"onnx": _quantise_onnx, "openvino": _quantise_openvino}

@@ -72,8 +72,18 @@ def _write_openvino(graph: nn.Module, metadata: dict[str, Any], path: Path) -> N
     write_onnx(graph, metadata, path.with_suffix(".onnx"), decompositions=ENLARGED_BY_SLICES)
     model = openvino.Core().read_model(path.with_suffix(".onnx"))
     model.set_rt_info(json.dumps(metadata), METADATA)
-    # Half precision would be half the size, and above the tolerance.
-    openvino.save_model(model, path, compress_to_fp16=False)
+    save_openvino(model, path)
+
+
+def save_openvino(model: Any, path: Path) -> None:
+    """Write a model of OpenVINO; InputError where it cannot, as on a full disk."""
+    import openvino
+
+    try:
+        # Half precision would be half the size, and above the tolerance.
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise InputError(f"{path.name}: OpenVINO cannot write it ({error}): make room, or take another disk") from error
 
 
 def _write_litert(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:

@@ -71,6 +71,8 @@ class PerFrame(nn.Module):
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, AssertionError) as error:
+            if torch.compiler.is_exporting():  # which no other size helps
+                raise
             why = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{self.factory}: fails on frames of {h} x {w}: {why}: does it take other sizes? Declare them as "
