@@ -197,8 +197,6 @@ def export(
             "export-filter writes the learned filter, and a page (to web) brings it in any case"
         )
     network = predictor.model
-    if int8 and to == "web":
-        raise InputError("web: has no int8; give --to onnx, or leave --int8 out")
     if int8 and data is not None:
         found = export_int8(network, path, to=to, height=height, width=width, data=Path(data), licence=licence)
         return Exported(path, before=found["before"], after=found["after"])

@@ -1,6 +1,9 @@
 """int8 files: near the float ones, no nearer than 8 bits can be, and measured."""
 
+import errno
 import json
+import os
+import re
 import sys
 
 import cv2
@@ -55,7 +58,7 @@ class Attending(Small):
 # A last convolution of more than one pixel reaches the file as one of 1 x 1 to its taps.
 @pytest.mark.parametrize("last", [1, 3])
 @pytest.mark.parametrize("to", ["onnx", "openvino"])
-def test_int8_is_near_and_measured_before_and_after(world, tmp_path, to, last):
+def test_int8_is_near_and_measured_before_and_after(world, tmp_path, to, last, caplog):
     if to == "openvino":
         pytest.importorskip("nncf")
     model, suffix = Small(last), {"onnx": "onnx", "openvino": "xml"}[to]
@@ -73,6 +76,7 @@ def test_int8_is_near_and_measured_before_and_after(world, tmp_path, to, last):
     assert len(np.unique(file.run(images[0])[0])) > 400
     assert report["median_difference"] == pytest.approx(np.median(relative), rel=0.5)
     assert report["n_calibration"] == 10
+    assert "only 10 frames to calibrate int8 on: give 32 or more" in caplog.text
     for name in ("abs_rel", "flicker"):
         assert report["before"][name] > 0
         assert report["after"][name] == pytest.approx(report["before"][name], rel=0.2)
@@ -83,7 +87,7 @@ def test_int8_is_near_and_measured_before_and_after(world, tmp_path, to, last):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_zeros_of_disparity_and_any_name_of_the_file_are_measured_like_others(world, tmp_path):
+def test_zeros_of_disparity_and_any_name_of_the_file_are_measured_like_others(world, tmp_path, caplog, monkeypatch):
     class Sky(Small):
         claims = "disparity"
 
@@ -92,11 +96,26 @@ def test_zeros_of_disparity_and_any_name_of_the_file_are_measured_like_others(wo
             return (depth.log() - 0.2).relu(), state
 
     out = tmp_path / "float32.onnx"  # not the name of what it is measured beside
+    monkeypatch.setattr(quantise, "_FEW", 10)
     report = export_int8(Sky(), out, to="onnx", height=H, width=W, data=world)
     images = [cv2.resize(frame, (W, H)) for frame in calibration_frames(world)]
     assert 0 < np.mean([ExportedModel(out).run(image)[0] == 0 for image in images]) < 0.5
     assert 0 < report["median_difference"] < 0.1
     assert report["after"]["flicker"] != report["before"]["flicker"]
+    assert "to calibrate" not in caplog.text  # as many as there are to be
+
+
+def test_a_file_keeps_its_measurement_where_there_is_no_room_for_a_new_one(world, tmp_path, monkeypatch):
+    def full(path, _):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    out = tmp_path / "small.onnx"
+    out.write_text("the one before", encoding="utf-8")
+    monkeypatch.setattr(quantise, "write_json", full)
+    with pytest.raises(OSError, match=re.escape(str(report_path(out)))):
+        export_int8(Small(), out, to="onnx", height=H, width=W, data=world)
+    assert out.read_text(encoding="utf-8") == "the one before"
+    assert list(tmp_path.iterdir()) == [out]
 
 
 @pytest.mark.parametrize(
