@@ -1,5 +1,6 @@
 """Jobs as a server runs them, without HTTP."""
 
+import errno
 import json
 import os
 import shutil
@@ -318,6 +319,15 @@ def test_what_a_job_cannot_do_is_its_message_without_paths(jobs, files):
     job = run_until(jobs, job, "failed")
     assert "videos" in job.message or "clip" in job.message
     assert str(jobs.folder) not in job.message
+
+
+def test_a_job_for_which_the_disk_has_no_room_says_so(tmp_path, monkeypatch):
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "run"))
+
+    monkeypatch.setattr(worker, "_hear_requests", full)  # the first of what it does
+    message = "No space left on device; the log of the job has it"
+    assert worker._outcome(tmp_path) == {"state": "failed", "message": message}
 
 
 def test_a_session_of_its_own_gives_way_as_a_whole():

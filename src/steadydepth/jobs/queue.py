@@ -346,7 +346,7 @@ class Jobs:
         step = last_step(self.of(job) / CURVES)
         losses = 1 if step > job.step else job.losses + 1
         if losses > _MOST_LOSSES:
-            message = f"its process was lost {losses} times at step {step}, most likely for want of memory"
+            message = f"its process was lost {losses} times at step {step}, most likely for want of memory or of disk"
             self.store.change(job, state="failed", ended=now, message=message)
             return
         logger.warning("job %s: its process was lost; it goes on from its checkpoint", job.id)

@@ -52,9 +52,10 @@ def _outcome(folder: Path) -> dict[str, str]:
         return {"state": "stopped", "message": ""} if done is None else {"state": "finished", "message": done}
     except InputError as error:
         return {"state": "failed", "message": without_paths(str(error), folder)}
-    except Exception:  # whatever it is, it must not be started again
+    except Exception as error:  # whatever it is, it must not be started again
         logger.exception("failed")
-        return {"state": "failed", "message": "an error inside; the log of the job has it"}
+        why = getattr(error, "strerror", None) or "an error inside"  # the first of a full disk, for one
+        return {"state": "failed", "message": f"{why}; the log of the job has it"}
 
 
 class _Stopped(BaseException):
