@@ -76,7 +76,11 @@ def _write_openvino(graph: nn.Module, metadata: dict[str, Any], path: Path) -> N
 
 
 def save_openvino(model: Any, path: Path) -> None:
-    """Write a model of OpenVINO; InputError where it cannot, as on a full disk."""
+    """Write a model of OpenVINO.
+
+    Raises:
+        InputError: it cannot be written, as on a full disk.
+    """
     import openvino
 
     try:
