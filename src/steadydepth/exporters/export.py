@@ -135,8 +135,13 @@ def export_model(
             return None
         file = ExportedNetwork(part)
         rounded = [module for module in model.modules() if isinstance(module, TransformersDepth)]
-        if rounded:
-            _report_rounding(out, _greatest_difference(file, model, images))
+        if rounded and (lost := _greatest_difference(file, model, images)) > TOLERANCE:
+            logger.warning(
+                "%s: does not round resized images to 8 bits, as the model's processor does: its depth differs from "
+                "the model's by up to %.2g of it; at a size that the processor keeps it does not",
+                out,
+                lost,
+            )
         for module in rounded:
             module.rounds_pixels = False
         difference = _greatest_difference(file, model, images)
@@ -146,16 +151,6 @@ def export_model(
                 "pass; nothing is written: try another format or size"
             )
     return difference
-
-
-def _report_rounding(out: Path, difference: float) -> None:
-    if difference > TOLERANCE:
-        logger.warning(
-            "%s: does not round resized images to 8 bits, as the model's processor does: its depth differs from the "
-            "model's by up to %.2g of it; at a size that the processor keeps it does not",
-            out,
-            difference,
-        )
 
 
 def check_target(out: Path, to: str) -> None:

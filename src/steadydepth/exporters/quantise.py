@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,8 @@ from steadydepth.types import InputError
 
 N_CALIBRATION = 64  # images, spread evenly over clips and their frames
 # Fewer are warned of; longer clips always give more. Of steadydepth-small, calibrated on 3, 8 and 32 frames of a
-# hand-held clip, a twentieth of the pixels of other clips was off by more than 25, 21 and 19 % of the float32 depth; of a
-# fixed camera, whose frames are alike, 3 did nearly as well as 64.
+# hand-held clip, a twentieth of the pixels of other clips was off by more than 25, 21 and 19 % of the float32 depth; of
+# a fixed camera, whose frames are alike, 3 did nearly as well as 64.
 _FEW = N_CALIBRATION // 2
 logger = logging.getLogger(__name__)
 
@@ -107,17 +108,6 @@ def _median_difference(one: ExportedModel, other: ExportedModel, images: list[np
     return float(np.median(np.stack(differences)))
 
 
-class _Reader:
-    """Images as ONNX Runtime's calibration asks for them."""
-
-    def __init__(self, images: list[np.ndarray]) -> None:
-        self._rest = iter(images)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        image = next(self._rest, None)
-        return None if image is None else {"image": image[None]}
-
-
 def _quantise_onnx(exact: Path, out: Path, images: list[np.ndarray], metadata: str) -> None:
     """Static, QDQ, a scale for each channel; from the last convolution on floats: 256 depths are visible as steps."""
     import onnx
@@ -133,11 +123,12 @@ def _quantise_onnx(exact: Path, out: Path, images: list[np.ndarray], metadata: s
     prepared = out.with_name("prepared.onnx")
     quant_pre_process(str(exact), str(prepared), skip_symbolic_shape=True)
     kept, operators = _keep_last_in_floats(prepared)
+    inputs = ({"image": image[None]} for image in images)
     with quiet(""):
         quantization.quantize_static(
             str(prepared),
             str(out),
-            _Reader(images),
+            SimpleNamespace(get_next=lambda: next(inputs, None)),  # as calibration asks for them
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             # Processors with AVX2 alone add two products in 16 bits, and cut off what weights of 8 bits make of them:

@@ -162,12 +162,12 @@ class Jobs:
         # A model of a job that is in service is known by that name until the next start alone; its job stays.
         if model in {served_name(job) for job in self.store.all(Job)}:
             model = f"job:{model.removeprefix(_SERVED_AS)}"
-        held = [self.store.get(Upload, id) for id in uploads]
-        wrong = [id for id, upload in zip(uploads, held, strict=True) if upload is None or upload.state != "ready"]
+        held = [one for id in uploads if (one := self.store.get(Upload, id)) is not None and one.state == "ready"]
+        wrong = sorted(set(uploads) - {upload.id for upload in held})
         if wrong or not uploads or len(set(uploads)) != len(uploads):
             rule = "numbers of uploads that are ready, each once"
             raise InputError(f"uploads: {', '.join(wrong) or list(uploads)}: {kind} takes {rule}")
-        if kind == "train" and (bare := [name for one in held if one for name in self.uploads.without_depth(one)]):
+        if kind == "train" and (bare := [name for one in held for name in self.uploads.without_depth(one)]):
             raise InputError(
                 f"uploads: {', '.join(bare)}: no depth images; train learns from uploads that have them for every "
                 "sequence: choose stabilise, which needs none, or upload sequence folders with depth/"
@@ -180,7 +180,6 @@ class Jobs:
         try:
             (folder / VIDEOS).mkdir(parents=True)
             for upload in held:
-                assert upload is not None
                 self.uploads.link_sequences(upload, folder / VIDEOS)
             self.store.add(job)
         except BaseException:  # a full disk, for one: no folder stays that no job owns
