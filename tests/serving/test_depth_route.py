@@ -100,6 +100,7 @@ def test_a_small_file_that_says_it_is_huge_is_refused_before_it_is_unpacked(http
 
 def test_a_server_says_what_it_has(http):
     assert http.get("/healthz").json() == {"status": "ok"}
+    assert [http.head(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]  # as monitors ask
     assert http.get("/readyz").json() == {"status": "ready"}
     assert http.get("/v1/models").json() == {
         "model": "model", "version": 1, "claims": "metric", "models": ["model"],

@@ -90,12 +90,14 @@ def _listed(request: Request) -> dict[str, Any]:
     return {**describe(current), "made_by": current.made_by, "models": state.models.names(), **filters}
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", summary="Whether the process lives")
 async def healthz() -> dict[str, str]:
     """For whoever restarts it: it answers, and that is all."""
     return {"status": "ok"}
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", summary="Whether it can predict", responses={503: {"description": "Not now"}})
 async def readyz(request: Request, response: Response) -> dict[str, str]:
     """For whoever sends it work: a model is in service."""
