@@ -180,6 +180,20 @@ def test_sequences_without_the_flow_that_is_asked_for_are_named_once_and_left_ou
     assert len(ClipSamples(root, **asked, strides=(0,)).clips) > 0  # the same frame over and over moves nowhere
 
 
+def test_sequences_without_depth_or_too_short_are_named_and_left_out(tmp_path, caplog):
+    fine = np.full((20, 30), 2000, np.uint16)
+    for name, n_frames in (("a", 3), ("bare", 3), ("c", 1)):
+        write_sequence(tmp_path, name, [fine] * n_frames)
+    shutil.rmtree(tmp_path / "bare" / "depth")
+    settings = {**SETTINGS, "labels": "depth"}
+    assert {sequence.name for sequence, _ in ClipSamples(tmp_path, **settings).clips} == {"a"}
+    bare, brief = (record.message for record in caplog.records)
+    assert bare.startswith(f"left out: {tmp_path / 'bare'}: has no depth/; data.labels=teacher trains without")
+    assert brief == f"left out: {tmp_path}: 1 sequence(s) of fewer than data.clip_length 2 frames: c"
+    with pytest.raises(InputError, match=r"bare: has no depth/"):
+        ClipSamples(tmp_path, **settings, strict=True)
+
+
 @needs_links
 @pytest.mark.parametrize("kind", ["depth", "valid"])
 def test_labels_behind_a_link_that_leads_nowhere_are_named(tmp_path, kind):

@@ -120,8 +120,8 @@ class DataConfig(Section):
     )
     strict: bool = Field(
         False,
-        description="Stop at a sequence or an image that cannot be read, or at depth images that hold none; without "
-        "it, it is named and left out.",
+        description="Stop at a sequence or an image that cannot be read, or at one without the depth or flow that is "
+        "asked for; without it, it is named and left out.",
     )
     find_cuts: bool = Field(
         True,

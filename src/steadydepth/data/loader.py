@@ -26,6 +26,7 @@ from steadydepth.data.opened_shots import open_shots, with_flow
 from steadydepth.data.samples import NO_AUGMENTATION, Augmentation, Item, augment_sample
 from steadydepth.data.sequence_folder import Sequence as VideoSequence
 from steadydepth.errors import InputError, failure, leaving_out
+from steadydepth.files.damage import short
 from steadydepth.types import Labels
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,10 @@ class ClipSamples(Dataset[Item]):
             trained = [(s, part) for (s, _), of_shot in zip(shots, parts, strict=True) for part in of_shot]
             clips = [(s, part[start], part.stop) for s, part in trained for start in clip_starts(len(part), length)]
             self.clips, stops = [(s, start) for s, start, _ in clips], [stop for _, _, stop in clips]
+            brief = [s.name for s, of_one in opened if max(map(len, of_one), default=0) < length]
+            if brief and self.clips:
+                rule = f"{len(brief)} sequence(s) of fewer than data.clip_length {length} frames"
+                logger.warning("left out: %s: %s: %s", root, rule, short(", ".join(brief)))
         if not self.clips:
             raise InputError(
                 f"{root}: no sequence has {length} frames; lower data.clip_length, give longer videos, or take their "

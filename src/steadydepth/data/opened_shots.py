@@ -11,6 +11,9 @@ from steadydepth.data.sequence_listing import find_sequences
 from steadydepth.errors import InputError, failure, leaving_out
 
 logger = logging.getLogger(__name__)
+NO_DEPTH = (
+    "has no depth/; data.labels=teacher trains without labels, and so do labels teacher and none of one of data.sources"
+)
 Opened = tuple[Sequence, list[range]]  # a sequence, and the frames of each of its shots
 
 
@@ -22,29 +25,27 @@ def open_shots(root: Path, *, find_shots: bool, needs_depth: bool, strict: bool)
     Args:
         root: folder of sequence folders, videos or shards.
         find_shots: where a video file has cuts; otherwise each sequence is one shot.
-        needs_depth: a sequence whose depth images hold none is one that cannot be read.
-        strict: what cannot be read is an error.
+        needs_depth: a sequence without depth images, or whose depth images hold none, is left out as well.
+        strict: what is to be left out is an error.
 
     Returns: each sequence with the frames of its shots.
 
     Raises:
-        InputError: nothing can be read, or a sequence has no depth/ and it is needed.
+        InputError: nothing is left.
     """
-    opened, failed = [], dict[str, str]()
+    opened, lacking, failed = [], list[Path](), dict[str, str]()
     for path in find_sequences(root):
         with leaving_out(path, failed, strict=strict):
             sequence = open_sequence(path)
-            if needs_depth and sequence.has_depth and (faults := without_depth(sequence)):
+            if needs_depth and not sequence.has_depth:
+                lacking.append(path)
+                continue
+            if needs_depth and (faults := without_depth(sequence)):
                 raise InputError("\n".join(faults))
             opened.append((sequence, shots_of(sequence) if find_shots else [range(sequence.n_frames)]))
+    _name_lacking(lacking, NO_DEPTH, is_error=strict or not opened)
     if not opened:
         raise failure(failed, 0, [])
-    for sequence, _ in opened:
-        if needs_depth and not sequence.has_depth:
-            raise InputError(
-                f"{root / sequence.name}: has no depth/; data.labels=teacher trains without labels, and so do "
-                "labels teacher and none of one of data.sources"
-            )
     return opened
 
 
@@ -66,8 +67,12 @@ def with_flow(root: Path, opened: list[Opened], length: int, *, strict: bool) ->
             kept.append((sequence, shots))
         else:
             lacking.append(root / sequence.name)
-    if lacking and (strict or not kept):
-        raise InputError(f"{lacking[0]}: {NO_FLOW}")
-    for path in lacking:
-        logger.warning("left out: %s: %s", path, NO_FLOW)
+    _name_lacking(lacking, NO_FLOW, is_error=strict or not kept)
     return kept
+
+
+def _name_lacking(lacking: list[Path], rule: str, *, is_error: bool) -> None:
+    if lacking and is_error:
+        raise InputError(f"{lacking[0]}: {rule}")
+    for path in lacking:
+        logger.warning("left out: %s: %s", path, rule)
