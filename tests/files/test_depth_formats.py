@@ -142,3 +142,6 @@ def test_two_layers_with_depth_and_tiff_of_bytes_are_refused(tmp_path):
     Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "a.tif")
     with pytest.raises(InputError, match=r"a\.tif: holds L of 8 bits"):
         read_numbers(tmp_path / "a.tif")
+    cv2.imwrite(str(tmp_path / "b.tif"), np.zeros((3, 4), np.float64))
+    with pytest.raises(InputError, match=r"b\.tif: .*not read, such as float64: they are float32"):
+        read_numbers(tmp_path / "b.tif")

@@ -81,12 +81,13 @@ def test_a_first_pose_of_kitti_that_is_no_number_costs_no_other_frame(tmp_path, 
     assert open_sequence(made).n_frames == 2
 
 
-def test_kitti_frames_without_annotation_and_gaps(tmp_path, make_scene, write_kitti):
+def test_kitti_frames_without_annotation_and_gaps(tmp_path, make_scene, write_kitti, caplog):
     write_kitti(tmp_path / "in", make_scene(K), numbers=(0, 1, 5), labelled=(1,))
     made = list(convert_layout("kitti", tmp_path / "in", tmp_path / "out"))
     assert [path.name[-5:] for path in made] == ["00000", "00002"]
     assert list(open_sequence(made[0]).labels["depth"]) == [1]
     assert not open_sequence(made[1]).has_depth
+    assert f"no depth in 1 of the 2 sequences written: {made[1].name}: docs/data.md" in caplog.text
     with pytest.raises(InputError, match="nothing of kitti in it"):
         list(convert_layout("kitti", tmp_path / "in", tmp_path / "other", split="val"))
 

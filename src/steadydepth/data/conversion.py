@@ -17,6 +17,7 @@ from steadydepth.data.sequence_listing import is_sequence
 from steadydepth.data.sequence_meta import check_meta
 from steadydepth.errors import InputError, failure
 from steadydepth.files.atomic_writes import check_name
+from steadydepth.files.damage import short
 from steadydepth.files.listing import visible
 from steadydepth.files.sequence_writer import write_clips
 from steadydepth.files.video_read import VIDEO_SUFFIXES, probe_video, read_video
@@ -76,6 +77,11 @@ def convert_layout(
             LOG.warning("%s: has %d frames, none from %d on: left out", recording.name, recording.n_frames, start)
         else:
             yield from _write_parts(root, recording, numbers, max_side, outcome)
+    if outcome.bare and layout != "pairs":  # whose list says which images have depth
+        LOG.warning(
+            "no depth in %d of the %d sequences written: %s: docs/data.md says where its files lie",
+            len(outcome.bare), len(outcome.written), short(", ".join(outcome.bare)),
+        )  # fmt: skip
     outcome.close()
 
 
@@ -86,6 +92,7 @@ class _Outcome:
     written: list[Path] = field(default_factory=list)
     n_kept: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    bare: list[str] = field(default_factory=list)  # names of those written without any depth
 
     def keep(self, target: Path) -> None:
         """Leave what is there already."""
@@ -127,6 +134,7 @@ def _write_parts(
                 return
         else:
             outcome.written.append(path)
+            outcome.bare += [] if clips.n_measured else [path.name]
             yield path
         clips.report()
         if clips.fault is not None:

@@ -108,8 +108,15 @@ def _read_pgm(path: Path) -> np.ndarray:
 
 
 def _read_tiff(path: Path) -> np.ndarray:
+    from PIL import UnidentifiedImageError
+
     with warnings.catch_warnings(action="ignore"):  # of damage, which is an error as well
-        image = open_image(path.read_bytes(), "TIFF")
+        try:
+            image = open_image(path.read_bytes(), "TIFF")
+        except UnidentifiedImageError as error:  # which says no more than that
+            raise ValueError(
+                "damaged, or of numbers that are not read, such as float64: they are float32, int32 or uint16"
+            ) from error
         sides = _allowed(path, (image.height, image.width))
         if not image.mode.startswith(("I", "F")):
             raise InputError(
