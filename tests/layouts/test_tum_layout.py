@@ -47,6 +47,15 @@ def test_tum_is_read_in_metres_with_camera_and_poses(tmp_path, make_scene, write
     assert sequence.licence == "CC-BY-4.0"
 
 
+def test_poses_out_of_order_are_those_of_their_times(tmp_path, make_scene, write_tum, assert_same):
+    scene = make_scene(TUM_K)
+    write_tum(tmp_path / "walk", scene, [100.0, 100.033, 100.067])
+    listed = tmp_path / "walk" / "groundtruth.txt"
+    listed.write_text("\n".join(reversed(listed.read_text(encoding="utf-8").splitlines())), encoding="utf-8")
+    (folder,) = convert_layout("tum", tmp_path, tmp_path / "out")
+    assert_same(folder, scene, step_m=1 / 5000)
+
+
 def test_bonn_poses_are_those_of_the_camera(tmp_path, make_scene, write_tum, assert_same):
     """The markers' pose T of a camera pose C: C = inv(ros) T ros m, with m's rotation made a rotation."""
     scene = make_scene(np.array([[542.822841, 0, 315.59352], [0, 542.57687, 237.756098], [0, 0, 1]]))

@@ -80,6 +80,7 @@ def _parts(
     times, images = _stamped(place / "rgb.txt")
     depth_times, depths = _stamped(place / "depth.txt")
     poses = read_table(place / "groundtruth.txt", 8)
+    poses = poses[np.argsort(poses[:, 0], kind="stable")]
     depth_of, pose_of = nearest(times, depth_times), nearest(times, poses[:, 0])
     # An image may stand without depth, but not without a pose.
     kept = np.flatnonzero(pose_of >= 0)
