@@ -2,11 +2,13 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from small_runs import make_config, read_log, train_until_cut
 
 from steadydepth.evaluation.evaluate import evaluate
+from steadydepth.files.video_write import write_video
 from steadydepth.models.load import load_model
 from steadydepth.training import validation
 from steadydepth.training.failures import explained
@@ -89,6 +91,11 @@ def test_a_validation_that_cannot_be_is_refused_before_the_start(world, tmp_path
         train(make_config(world, tmp_path / "run", **options))
     with pytest.raises(InputError, match=r"run\.best_by: wrong: is no metric .* choose abs_rel"):
         train(make_config(world, tmp_path / "run", run={"best_by": "wrong"}))
+    (tmp_path / "bare").mkdir()
+    write_video(tmp_path / "bare" / "a.mp4", iter(np.zeros((2, 32, 48, 3), np.uint8)), 10.0)
+    options["data"] = {"validation": str(tmp_path / "bare")}
+    with pytest.raises(InputError, match=r"bare: no sequence has depth/, which abs_rel needs: .*best_by=flicker_flow"):
+        train(make_config(world, tmp_path / "run", **options))
     assert not (tmp_path / "run").exists()
 
 

@@ -1,13 +1,15 @@
 """Validation during a run with the metrics of evaluate: the best model is kept, and early stopping."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from steadydepth.config import Config
-from steadydepth.data.sequence_listing import find_sequences
+from steadydepth.data.sequence_folder import find_sequences, open_sequence
 from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.metrics.protocols import METRICS
 from steadydepth.models.adapt import without_lora
@@ -23,10 +25,22 @@ BEST = "best"
 
 
 def check_validation(config: Config) -> None:
-    """InputError before anything starts where `data.validation` has no clips, or `run.best_by` has no best value."""
-    if config.data.validation is not None:
-        find_sequences(config.data.validation)
+    """InputError before anything starts where `data.validation` or `run.best_by` cannot choose the best model."""
     check_metric("run.best_by", config.run.best_by)
+    folder, metric = config.data.validation, config.run.best_by
+    if folder is None:
+        return
+    paths = find_sequences(folder)
+    if not metric.endswith("_flow") and not any(map(_has_depth, paths)):
+        raise InputError(
+            f"{folder}: no sequence has depth/, which {metric} needs: add it, or set run.best_by=flicker_flow"
+        )
+
+
+def _has_depth(path: Path) -> bool:
+    with suppress(InputError):  # evaluating names it
+        return open_sequence(path).has_depth
+    return False
 
 
 def check_metric(key: str, metric: str) -> None:
