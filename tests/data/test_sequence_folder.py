@@ -391,6 +391,11 @@ BAD_FOLDERS = {
     "fps infinite": (meta(fps=float("inf")), "meta.json", "fps inf: Input should be a finite number"),
     "fps text": (meta(fps="30"), "meta.json", "fps '30': Input should be a valid number"),
     "K 2x3": (meta(K=[[1, 0, 0], [0, 1, 0]]), "meta.json", "K: a camera matrix is 3x3"),
+    "K flat": (
+        meta(K=[50, 0, 20, 0, 50, 12, 0, 0, 1]),
+        "meta.json",
+        "K.0 50: Input should be a valid list: 3x3, pixels",
+    ),
     "K ragged": (meta(K=[[1, 0, 0], [0, 1, 0], [0, 1]]), "meta.json", "K: a camera matrix is 3x3"),
     "K singular": (meta(K=[[50, 0, 20], [0, 0, 12], [0, 0, 1]]), "meta.json", "K: singular"),
     "K zero": (meta(K=[[0, 0, 0]] * 3), "meta.json", "K: singular"),
@@ -418,6 +423,15 @@ def test_bad_folder_is_named_with_its_rule(folder, case):
         open_sequence(folder)
     assert str(folder / where) in str(error.value)
     assert rule in str(error.value)
+
+
+def test_one_fault_of_many_files_or_numbers_is_one_line(folder):
+    change_meta(folder, K=[50, 0, 20, 0, 50, 12, 0, 0, 1])
+    for file in (folder / "depth").iterdir():
+        file.rename(file.with_suffix(".npy"))
+    files, K = sorted(check_data(folder.parent))
+    assert files.startswith(f"{folder / 'depth' / '0000.npy'} to 0004.npy: only numbered images stand here, 0000.png")
+    assert "meta.json: K.0 50: " in K
 
 
 def test_all_mistakes_of_a_folder_come_in_one_message(folder):

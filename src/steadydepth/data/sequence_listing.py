@@ -141,12 +141,15 @@ def _numbered(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[int, Path],
     # A link that leads nowhere, say to a disk that is not mounted, would be passed over as labels that are not there.
     if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
         faults.append(f"{folder}: is no folder, or a link that leads to none: fetch what it names, or remove it")
+    found = list[tuple[Path, str | None]]()
     for file in sorted(visible(folder)):
+        fault = None
         if file.suffix.lower() not in suffixes or not (file.stem.isascii() and file.stem.isdigit()):
             rule = f"only numbered images stand here, 0000{suffixes[0]}, 0001{suffixes[0]}, ..."
-            faults.append(f"{file}: {rule}: rename or remove it")
+            fault = f"{file}: {rule}: rename or remove it, or let steadydepth data convert pairs write them so"
         elif int(file.stem) in files:
-            faults.append(f"{file}: frame {int(file.stem)} is there twice ({files[int(file.stem)].name}): remove one")
+            fault = f"{file}: frame {int(file.stem)} is there twice ({files[int(file.stem)].name}): remove one"
         else:
             files[int(file.stem)] = file
-    return files, faults
+        found.append((file, fault))
+    return files, faults + join_neighbours(found)

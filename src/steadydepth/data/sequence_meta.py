@@ -86,7 +86,8 @@ def check_meta(values: dict[str, Any], where: str) -> tuple[SequenceMeta | None,
         return SequenceMeta.model_validate(values), []
     except ValidationError as error:
         misspelt = _misspelt(values)
-        return None, [f"{where}: {_mistake(fault, misspelt)}" for fault in error.errors()]
+        first = {fault["loc"][0]: fault for fault in reversed(error.errors())}  # of each key
+        return None, [f"{where}: {_mistake(first[key], misspelt)}" for key in reversed(first)]
 
 
 def _mistake(fault: Any, misspelt: dict[str, str]) -> str:
@@ -95,7 +96,8 @@ def _mistake(fault: Any, misspelt: dict[str, str]) -> str:
         hint = f"rename {misspelt[where]}" if where in misspelt else "write it"
         return f"{where}: missing; every sequence has it: {hint}"
     value = "" if isinstance(fault["input"], dict | list) else f" {fault['input']!r}"
-    return f"{where}{value}: {fault['msg'].removeprefix('Value error, ')}"
+    rule = SequenceMeta.model_fields[fault["loc"][0]].description if fault["loc"][1:] else None
+    return f"{where}{value}: {fault['msg'].removeprefix('Value error, ')}{f': {rule}' if rule else ''}"
 
 
 def against_files(path: Path, meta: SequenceMeta, n_frames: int, *, has_depth_folder: bool) -> list[str]:
