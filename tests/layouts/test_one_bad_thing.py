@@ -1,6 +1,7 @@
 """One bad frame, pose or scene costs the others nothing: each is named at the end, and the same command goes on."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import cv2
@@ -69,6 +70,19 @@ def test_a_pose_that_cannot_be_read_is_a_gap_and_named(tmp_path, scenes, damage,
     assert made == SPLIT
     assert "scene0001_00, frame 2: " in said
     assert f"{Path('pose/2.txt')}: {words}" in said
+
+
+def test_scannet_of_other_exporters_pads_its_numbers_and_has_png(tmp_path, scenes):
+    for file in [path for kind in ("color", "depth", "pose") for path in (scenes / kind).iterdir()]:
+        file.rename(file.with_stem(file.stem.zfill(6)))
+    for file in list((scenes / "color").iterdir()):
+        cv2.imwrite(str(file.with_suffix(".png")), cv2.imread(str(file)))
+        file.unlink()
+    shutil.rmtree(tmp_path / "in/scene0002_00/color")
+    (tmp_path / "in/scene0002_00/color").mkdir()
+    made, said = convert(tmp_path)
+    assert made == {"scene0001_00": 6}
+    assert f"{tmp_path / 'in/scene0002_00/color'}: no 0.jpg and on" in said
 
 
 @pytest.mark.parametrize("kept", [range(6), (0, 1, 2, 4, 5), (0,)])

@@ -50,11 +50,14 @@ def _scenes(folder: Path, split: str) -> set[str]:
 
 
 def _parts(place: Path) -> Iterator[Found]:
-    images, labels = numbered(place / "color", "", ".jpg"), numbered(place / "depth", "", ".png")
+    images = numbered(place / "color", "", ".jpg") or numbered(place / "color", "", ".png")
+    if not images:
+        raise InputError(f"{place / 'color'}: no 0.jpg and on: extract it again")
+    labels, tracked_in = numbered(place / "depth", "", ".png"), numbered(place / "pose", "", ".txt")
     poses = {}
     for number in images:
         try:
-            poses[number] = read_table(place / "pose" / f"{number}.txt", 4)
+            poses[number] = read_table(tracked_in.get(number, place / "pose" / f"{number}.txt"), 4)
         except InputError as error:
             yield Unreadable(f"{place.name}, frame {number}", str(error))
     numbers = [number for number, pose in poses.items() if _is_tracked(pose)]
