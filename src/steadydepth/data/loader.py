@@ -22,7 +22,7 @@ from steadydepth.data.clips import (
     hold_out,
     skip_frames,
 )
-from steadydepth.data.opened_shots import open_shots, with_flow
+from steadydepth.data.opened_shots import open_shots
 from steadydepth.data.samples import NO_AUGMENTATION, Augmentation, Item, augment_sample
 from steadydepth.data.sequence_folder import Sequence as VideoSequence
 from steadydepth.errors import InputError, failure, leaving_out
@@ -83,13 +83,16 @@ class ClipSamples(Dataset[Item]):
         source: int = 0,
     ) -> None:
         opened = open_shots(
-            root, find_shots=find_cuts and labels != "single", needs_depth=labels in ("depth", "single"), strict=strict
+            root,
+            find_shots=find_cuts and labels != "single",
+            needs_depth=labels in ("depth", "single"),
+            needs_flow=motion == "flow" and labels != "single" and any(strides),
+            length=length,
+            strict=strict,
         )
         self.teacher_depth = teacher_depth or {}
         if labels == "teacher" and teacher_depth is not None:
             opened = [(sequence, shots) for sequence, shots in opened if sequence.name in self.teacher_depth]
-        if motion == "flow" and labels != "single" and any(strides):
-            opened = with_flow(root, opened, length, strict=strict)
         self.held_out: list[tuple[VideoSequence, int]] = []
         if labels == "single":
             self.clips = [(s, number) for s, _ in opened for number in sorted(s.labels["depth"])]

@@ -25,7 +25,11 @@ BEST = "best"
 
 
 def check_validation(config: Config) -> None:
-    """InputError before anything starts where `data.validation` or `run.best_by` cannot choose the best model."""
+    """See, before anything starts, that `data.validation` and `run.best_by` can choose the best model.
+
+    Raises:
+        InputError: they cannot.
+    """
     check_metric("run.best_by", config.run.best_by)
     folder, metric = config.data.validation, config.run.best_by
     if folder is None:
