@@ -1,9 +1,9 @@
 """Hypersim: <scene>/images/scene_<cam>_final_preview and _geometry_hdf5, cameras in <scene>/_detail.
 
 depth_meters.hdf5 is the distance to the camera's centre, not planar depth: z = d / |K^-1 (x, y, 1)|. The camera of a
-scene is in metadata_camera_parameters.csv, which the authors publish beside the data, in or above IN: its projection
-M_proj, or its field of view; without it the focal length is 886.81 px of the 1024 x 768 images, which is not that of
-every scene. Camera axes are x right, y up, z backward; positions are in asset
+scene is in metadata_camera_parameters.csv, which the authors publish beside the data, in or above IN; without it the
+focal length is 886.81 px of the 1024 x 768 images. Many scenes have a tilted or shifted lens, which sees what a camera
+that is turned sees: K and poses are of that one. Camera axes are x right, y up, z backward; positions are in asset
 units, of which _detail/metadata_scene.csv says the metres. Frames are key frames far apart, so the rate is 1.
 `split` reads metadata_images_split_scene_v1.csv in or above IN.
 Source: github.com/apple/ml-hypersim (README; contrib/mikeroberts3000; its issue 9 for the planar depth).
@@ -21,6 +21,7 @@ from steadydepth.files.damage import reading
 from steadydepth.files.depth_formats import open_h5, read_numbers
 from steadydepth.layouts.recording import (
     Found,
+    Matrix,
     Recording,
     each,
     in_or_above,
@@ -35,7 +36,6 @@ from steadydepth.types import InputError
 
 LOG = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
-_SIZE = 768, 1024
 _DEFAULT_K = pinhole(886.81, 886.81, (1024 - 1) / 2, (768 - 1) / 2)
 _CAMERA_FILE = "metadata_camera_parameters.csv"
 _TO_OPENCV = np.diag([1.0, -1, -1, 1])
@@ -61,8 +61,8 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
     yield from each(places, read)
 
 
-def _cameras(folder: Path) -> dict[str, Float64[np.ndarray, "3 3"]]:
-    """The camera of each scene that the authors' list names; none where there is no list."""
+def _cameras(folder: Path) -> dict[str, tuple[Matrix, Matrix]]:
+    """K and turn of the camera of each scene that the authors' list names; none where there is no list."""
     found = in_or_above(folder, _CAMERA_FILE)
     if found is None:
         return {}
@@ -70,15 +70,16 @@ def _cameras(folder: Path) -> dict[str, Float64[np.ndarray, "3 3"]]:
         return {line["scene_name"]: _camera(line) for line in csv.DictReader(file)}
 
 
-def _camera(line: dict[str, str]) -> Float64[np.ndarray, "3 3"]:
-    """K of OpenCV's axes, from OpenGL's projection where it is given, else from the horizontal field of view."""
-    height, width = (int(float(line.get(f"settings_output_img_{side}") or 0)) for side in ("height", "width"))
-    height, width = height or _SIZE[0], width or _SIZE[1]
-    if line.get("M_proj_00"):
-        xx, xz, yy, yz = (float(line[f"M_proj_{place}"]) for place in ("00", "02", "11", "12"))
-        return pinhole(xx * width / 2, yy * height / 2, ((1 - xz) * width - 1) / 2, ((1 + yz) * height - 1) / 2)
-    focal_px = width / 2 / np.tan(float(line["settings_camera_fov"]) / 2)
-    return pinhole(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2)
+def _camera(line: dict[str, str]) -> tuple[Matrix, Matrix]:
+    """K, and the turn from its axes to those of the poses, both of OpenCV, from OpenGL's projection."""
+    height, width = (float(line[f"settings_output_img_{side}"]) for side in ("height", "width"))
+    to_ndc = np.array([[float(line[f"M_proj_{row}{column}"]) for column in range(3)] for row in (0, 1, 3)])
+    to_pixels = np.array([[width / 2, 0, (width - 1) / 2], [0, -height / 2, (height - 1) / 2], [0, 0, 1]])
+    # A ray is to_rays @ (x, y, 1), and a tilted camera sees what one that is turned sees: to_rays = turn @ inv(K).
+    turn, inverse = np.linalg.qr(np.linalg.inv(to_pixels @ to_ndc @ _TO_OPENCV[:3, :3]))
+    signs = np.sign(np.diag(inverse))
+    K = np.linalg.inv(signs[:, None] * inverse)
+    return K / K[2, 2], turn * signs
 
 
 def _of_split(folder: Path, split: str) -> set[tuple[str, str, int]]:
@@ -90,15 +91,13 @@ def _of_split(folder: Path, split: str) -> set[tuple[str, str, int]]:
         return {(scene, camera, int(frame)) for scene, camera, frame, part in lines if part == split}
 
 
-def _parts(
-    scene: Path, camera: str, files: dict[int, Path], K: Float64[np.ndarray, "3 3"] | None
-) -> Iterator[Recording]:
-    if K is None:
+def _parts(scene: Path, camera: str, files: dict[int, Path], own: tuple[Matrix, Matrix] | None) -> Iterator[Recording]:
+    if own is None:
         LOG.warning(
             "%s: its own camera is not known; the usual one is taken, by which walls may bend: put %s beside the data",
             scene.name, _CAMERA_FILE,
         )  # fmt: skip
-        K = _DEFAULT_K
+    K, turn = own or (_DEFAULT_K, np.eye(3))
     labels = numbered(scene / "images" / f"scene_{camera}_geometry_hdf5", "frame.", ".depth_meters.hdf5")
     poses = _poses(scene / "_detail", camera)
     numbers = list(files)
@@ -113,7 +112,7 @@ def _parts(
         source="Hypersim",
         licence="CC-BY-SA-3.0",
         K=K,
-        cam_to_world=poses[numbers],
+        cam_to_world=poses[numbers] @ rigid(turn, np.zeros(3)),
     )
     yield from unbroken_parts(published, np.diff(numbers) == 1)
 
@@ -121,8 +120,9 @@ def _parts(
 def planar(distance: Float32[np.ndarray, "h w"], K: Float64[np.ndarray, "3 3"]) -> Float32[np.ndarray, "h w"]:
     """Depth along the optical axis from the distance to the centre of the camera K."""
     height, width = distance.shape
-    x, y = (np.arange(width) - K[0, 2]) / K[0, 0], (np.arange(height)[:, None] - K[1, 2]) / K[1, 1]
-    return (distance / np.sqrt(x**2 + y**2 + 1)).astype(np.float32)
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    rays = np.stack((x, y, np.ones_like(x)), axis=-1) @ np.linalg.inv(K).T
+    return (distance / np.linalg.norm(rays, axis=-1)).astype(np.float32)
 
 
 def _poses(detail: Path, camera: str) -> Float64[np.ndarray, "n 4 4"]:
