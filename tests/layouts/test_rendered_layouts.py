@@ -53,7 +53,8 @@ def test_sintel_of_another_byte_order_is_refused(tmp_path, make_scene, write_sin
 
 
 def test_tartanair_is_turned_from_ned_to_opencv(tmp_path, make_scene, write_png_at, quaternion):
-    scene = make_scene(np.array([[320.0, 0, 320], [0, 320, 240], [0, 0, 1]]))
+    # 640 pixels show 90 degrees, half of them on either side of the axis, which is between two pixels.
+    scene = make_scene(np.array([[320.0, 0, 319.5], [0, 320, 239.5], [0, 0, 1]]))
     place = tmp_path / "in" / "office" / "office" / "Hard" / "P003"
     # A point in OpenCV axes (right, down, forward) is (forward, right, down) in NED.
     ned = np.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])

@@ -1,6 +1,7 @@
 """TartanAir: <environment>/{Easy,Hard}/P*/ with image_left, depth_left (.npy, metres) and pose_left.txt.
 
-One camera for all, 640 x 480 with a field of view of 90 degrees; poses are in the NED axes x forward, y right, z down.
+One camera for all, 640 x 480 with a field of view of 90 degrees about the middle of the image; poses are in the NED
+axes x forward, y right, z down.
 Source: github.com/castacks/tartanair_tools, data_type.md. It gives no frame rate: 30 is written.
 """
 
@@ -48,6 +49,6 @@ def _recording(images: Path) -> Recording:
         depth_scale_m=0.002,
         source="TartanAir",
         licence="CC-BY-4.0",
-        K=pinhole(320.0, 320.0, 320.0, 240.0),
+        K=pinhole(320.0, 320.0, 319.5, 239.5),
         cam_to_world=_TO_NED.T @ poses @ _TO_NED,
     )
