@@ -4,9 +4,11 @@ import struct
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from steadydepth.data.conversion import convert_layout
 from steadydepth.data.sequence_folder import open_sequence
+from steadydepth.errors import SomeFailedError
 from steadydepth.types import InputError
 
 K = np.array([[40.0, 0, 21.5], [0, 40, 16.0], [0, 0, 1]])
@@ -52,29 +54,58 @@ def test_sintel_of_another_byte_order_is_refused(tmp_path, make_scene, write_sin
         list(convert_layout("sintel", tmp_path / "in", tmp_path / "out"))
 
 
-def test_tartanair_is_turned_from_ned_to_opencv(tmp_path, make_scene, write_png_at, quaternion):
+def pack_bytes(depth):
+    """Depth of TartanAir V2 in RGBA: the bytes of its floats are B, G, R, A."""
+    return depth.astype("<f4")[..., None].view(np.uint8)[..., [2, 1, 0, 3]]
+
+
+@pytest.mark.parametrize(
+    ("folder", "camera", "height", "fps"), [("office/Hard", "left", 480, 30), ("Data_hard", "lcam_front", 640, 10)]
+)
+def test_tartanair_is_turned_from_ned_to_opencv(
+    tmp_path, make_scene, write_png_at, quaternion, folder, camera, height, fps
+):
     # 640 pixels show 90 degrees, half of them on either side of the axis, which is between two pixels.
-    scene = make_scene(np.array([[320.0, 0, 319.5], [0, 320, 239.5], [0, 0, 1]]))
-    place = tmp_path / "in" / "office" / "office" / "Hard" / "P003"
+    scene = make_scene(np.array([[320.0, 0, 319.5], [0, 320, (height - 1) / 2], [0, 0, 1]]))
+    place = tmp_path / "in" / "office" / folder / "P003"
     # A point in OpenCV axes (right, down, forward) is (forward, right, down) in NED.
     ned = np.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
     lines = []
     for i in range(3):
-        write_png_at(place / "image_left" / f"{i:06d}_left.png", scene.frames[i])
-        (place / "depth_left").mkdir(exist_ok=True)
+        write_png_at(place / f"image_{camera}" / f"{i:06d}_{camera}.png", scene.frames[i])
         depth = scene.depth[i].astype(np.float32)
         depth[0, 0] = 10000  # the sky
-        np.save(place / "depth_left" / f"{i:06d}_left_depth.npy", depth)
+        path = place / f"depth_{camera}" / f"{i:06d}_{camera}_depth.npy"
+        path.parent.mkdir(exist_ok=True)
+        if camera == "left":
+            np.save(path, depth)
+        else:
+            Image.fromarray(pack_bytes(depth), "RGBA").save(path.with_suffix(".png"))
         pose = ned @ scene.poses[i] @ np.linalg.inv(ned)
         lines.append(" ".join(f"{number:.9f}" for number in [*pose[:3, 3], *quaternion(pose[:3, :3])]))
-    (place / "pose_left.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder,) = convert_layout("tartanair", tmp_path / "in", tmp_path / "out", split="Hard")
-    assert folder.name == "office_Hard_P003"
-    clip = open_sequence(folder).read()
+    (place / f"pose_{camera}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (made,) = convert_layout("tartanair", tmp_path / "in", tmp_path / "out", split="Hard")
+    assert made.name == f"office_{place.parent.name}_P003"
+    assert open_sequence(made).fps == fps
+    clip = open_sequence(made).read()
     assert (clip.depth[:, 0, 0] == 0).all()
     np.testing.assert_allclose(clip.depth[:, 1:], scene.depth[:, 1:], atol=0.00101)
     np.testing.assert_allclose(clip.cam_to_world, scene.poses, atol=1e-7)
     np.testing.assert_allclose(clip.K, scene.K)
+
+
+def test_packed_depth_of_tartanair_that_is_none_is_named(tmp_path, write_png_at):
+    place = tmp_path / "in/office/Data_easy/P000"
+    for i in range(2):
+        write_png_at(place / f"image_lcam_front/{i:06d}_lcam_front.png", np.full((8, 8, 3), 9, np.uint8))
+    write_png_at(place / "depth_lcam_front/000000_lcam_front_depth.png", np.full((8, 8), 9, np.uint16))
+    Image.fromarray(pack_bytes(np.full((8, 8), 3.0)), "RGBA").save(
+        place / "depth_lcam_front/000001_lcam_front_depth.png"
+    )
+    (place / "pose_lcam_front.txt").write_text("0 0 0 0 0 0 1\n" * 2, encoding="utf-8")
+    with pytest.raises(SomeFailedError, match=r"000000_lcam_front_depth\.png: cannot be read as PNG of four") as raised:
+        list(convert_layout("tartanair", tmp_path / "in", tmp_path / "out"))
+    assert [path.name for path in raised.value.written] == ["office_Data_easy_P000_00001"]
 
 
 def test_hypersim_distance_becomes_planar_depth(tmp_path, make_scene, write_jpg_at, assert_same):
