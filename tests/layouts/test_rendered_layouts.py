@@ -149,6 +149,20 @@ def test_spring_disparity_becomes_depth(tmp_path, make_scene, write_png_at, asse
     assert_same(folder, scene, step_m=0.002)
 
 
+def test_spring_takes_the_focal_length_of_each_frame(tmp_path, write_png_at):
+    """The same disparity of a lens that zooms in is farther away: z = fx 0.065 m / disparity."""
+    place = tmp_path / "in" / "train" / "0007"
+    for i in range(3):
+        write_png_at(place / "frame_left" / f"frame_left_{i + 1:04d}.png", np.full((8, 10, 3), 9, np.uint8))
+        write_h5(place / "disp1_left" / f"disp1_left_{i + 1:04d}.dsp5", "disparity", np.full((16, 20), 2, np.float32))
+    (place / "cam_data").mkdir()
+    (place / "cam_data" / "intrinsics.txt").write_text("400 400 5 4\n600 600 5 4\n800 800 5 4\n", encoding="utf-8")
+    one = " ".join(map(str, np.eye(4).ravel()))
+    (place / "cam_data" / "extrinsics.txt").write_text(f"{one}\n" * 3, encoding="utf-8")
+    (folder,) = convert_layout("spring", tmp_path / "in", tmp_path / "out")
+    np.testing.assert_allclose(open_sequence(folder).read().depth[:, 0, 0], [13.0, 19.5, 26.0], atol=0.0011)
+
+
 def test_pointodyssey_is_read_in_metres_with_camera_and_poses(
     tmp_path, make_scene, write_png_at, write_jpg_at, assert_same
 ):
@@ -157,7 +171,8 @@ def test_pointodyssey_is_read_in_metres_with_camera_and_poses(
     for i in range(3):
         write_jpg_at(place / "rgbs" / f"rgb_{i:05d}.jpg", scene.frames[i])
         write_png_at(place / "depths" / f"depth_{i:05d}.png", np.rint(scene.depth[i] / 1000 * 65535).astype(np.uint16))
-    np.savez(place / "anno.npz", intrinsics=np.tile(K, (3, 1, 1)), extrinsics=np.linalg.inv(scene.poses))
+    from_edge = K + np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])  # Blender's: the middle of 960 pixels is at 480
+    np.savez(place / "anno.npz", intrinsics=np.tile(from_edge, (3, 1, 1)), extrinsics=np.linalg.inv(scene.poses))
     (folder,) = convert_layout("pointodyssey", tmp_path / "in", tmp_path / "out", split="val")
     assert folder.name == "val_ani1"
     assert_same(folder, scene, step_m=1000 / 65535, exact_frames=False)

@@ -1,7 +1,8 @@
 """PointOdyssey: {train,val,test}/<sequence>/{rgbs,depths} and anno.npz with cameras.
 
-Depth is 16-bit PNG, 65535 for 1000 m, which is the sky; extrinsics are world to camera, intrinsics 3 x 3, one a frame.
-Source: github.com/y-zheng18/point_odyssey (README, utils).
+Depth is 16-bit PNG, 65535 for 1000 m, which is the sky; extrinsics are world to camera, intrinsics 3 x 3, one a frame,
+of pixels that are counted from the edge of the image: its middle is at half of its width.
+Source: github.com/y-zheng18/point_odyssey (README, utils; render_human.py for the intrinsics).
 """
 
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ def _recording(images: Path) -> Recording:
         depth_scale_m=1000 / 65535,
         source="PointOdyssey",
         licence="CC-BY-NC-SA-4.0",
-        K=K[0],
+        K=K[0] - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]],
         cam_to_world=inverted(extrinsics, images.parent / "anno.npz"),
     )
 

@@ -6,6 +6,7 @@ Source: spring-benchmark.org and github.com/cv-stuttgart/flow_library, spring_ut
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,16 +39,12 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
         extrinsics = read_table(scene / "cam_data" / "extrinsics.txt", 16)
         if not len(intrinsics) == len(extrinsics) == len(files):
             raise InputError(f"{scene / 'cam_data'}: {len(extrinsics)} cameras, {len(files)} images: extract it again")
-        focal_px = float(intrinsics[0, 0])
+        focal_px = dict(zip(files, intrinsics[:, 0].tolist(), strict=True))
         yield Recording(
             name=f"spring_{scene.name}",
             fps=24.0,
             n_frames=len(files),
-            read=numbered_reader(
-                files,
-                labels,
-                lambda path, focal_px=focal_px: _read_depth(path, focal_px),  # type: ignore[misc]
-            ),
+            read=numbered_reader(files, labels, partial(_read_depth, focal_px)),
             depth_scale_m=0.002,
             source="Spring",
             licence="CC-BY-4.0",
@@ -58,7 +55,8 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
     yield from each(sorted(folder.glob("train/*/frame_left")), read)
 
 
-def _read_depth(path: Path, focal_px: float) -> Float32[np.ndarray, "h w"]:
+def _read_depth(focal_px: dict[int, float], path: Path) -> Float32[np.ndarray, "h w"]:
     disparity = read_numbers(path)[::2, ::2]
     visible = disparity > 0  # NaN is not
-    return np.where(visible, focal_px * _BASELINE_M / np.where(visible, disparity, 1), 0).astype(np.float32)
+    scale = focal_px[int(path.stem.rpartition("_")[2])] * _BASELINE_M  # of its own frame: some lenses zoom
+    return np.where(visible, scale / np.where(visible, disparity, 1), 0).astype(np.float32)
