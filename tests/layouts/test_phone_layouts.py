@@ -165,6 +165,21 @@ def test_stray_scanner_does_not_trust_low_confidence_and_splits_at_a_pause(tmp_p
     np.testing.assert_allclose(open_sequence(second).read().depth[0, :, :20], depth[2, :, :20], atol=0.0006)
 
 
+def test_the_first_frame_of_stray_scanner_that_its_video_hides_moves_no_other(tmp_path, make_scene):
+    """The app's video begins with its second frame; depth, confidence and odometry.csv with the first."""
+    scene = make_scene(K, h=32, w=44)
+    frames, depth, camera, poses = as_stored(scene, UPRIGHT_Y, 0)
+    place = tmp_path / "in"
+    write_stray(place, frames, depth, camera, poses)
+    write_video(place / "rgb.mp4", iter(frames[1:]), 60.0)
+    (made,) = convert_layout("stray_scanner", place, tmp_path / "out")
+    clip = open_sequence(made).read()
+    np.testing.assert_allclose(clip.depth, depth[1:], atol=0.0006)
+    np.testing.assert_allclose(clip.cam_to_world, poses[1:], atol=1e-6)
+    errors = np.abs(clip.frames[:, None].astype(float) - frames[None, 1:]).mean(axis=(2, 3, 4))
+    assert (errors.argmin(axis=1) == [0, 1]).all(), errors
+
+
 def test_stray_scanner_refuses_a_video_that_is_not_of_its_odometry(tmp_path, make_scene):
     scene = make_scene(K, h=32, w=44)
     place = tmp_path / "in"

@@ -2,8 +2,9 @@
 
 Depth is 16-bit PNG in millimetres, 256 x 192, named by the number of its frame; colour, mostly 1920 x 1440, is resized
 to it, and so is K. Pixels of low confidence were not measured. Poses are camera to world, OpenCV axes, y of the world
-up; images are written upright.
-Source: github.com/strayrobots/scanner (docs/format.md, OdometryEncoder.swift).
+up; images are written upright. The app gives the first frame a time before the video begins (-1/60 s), so that an edit
+list hides it: the video has a frame less than odometry.csv has lines, and its first is that of the second line.
+Source: github.com/strayrobots/scanner (docs/format.md; DatasetEncoder, VideoEncoder and OdometryEncoder.swift).
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ from steadydepth.types import InputError
 
 _UP = np.array([0.0, 1, 0])
 _COLUMNS = ("timestamp", "x", "y", "z", "qx", "qy", "qz", "qw")
-_MOST_APART = 2  # frames at the end, of the video and of odometry.csv
+_MOST_APART = 2  # frames of the video and lines of odometry.csv
 
 
 def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
@@ -51,8 +52,12 @@ def _parts(place: Path) -> Iterator[Recording]:
             f"{place}: rgb.mp4 has {video.n_frames} frames, odometry.csv {len(table)} lines; they belong together one "
             "by one: copy the recording again"
         )
-    table = table[: video.n_frames]
-    depths, confidences = (numbered(place / kind, "", ".png") for kind in ("depth", "confidence"))
+    hidden = int(len(table) > video.n_frames)
+    table = table[hidden : hidden + video.n_frames]
+    depths, confidences = (
+        {number - hidden: path for number, path in numbered(place / kind, "", ".png").items()}
+        for kind in ("depth", "confidence")
+    )
     if not depths:
         raise InputError(f"{place / 'depth'}: no images; its size is taken from them: copy the recording again")
     times, poses = table[:, 0], quaternion_poses(table[:, 1:])
