@@ -341,7 +341,7 @@ def _says_its_length(container: Any, stream: Any) -> bool:
     """Whether the header's number of frames can be trusted: an edit list hides frames that it counts."""
     if "mp4" not in container.format.name or not stream.frames or not stream.duration or not stream.average_rate:
         return False
-    return abs(float(stream.duration * stream.time_base * stream.average_rate) - stream.frames) < 1.5
+    return abs(float(stream.duration * stream.time_base * stream.average_rate) - stream.frames) < 0.5
 
 
 def _is_first(frame: Any, stream: Any) -> bool:
