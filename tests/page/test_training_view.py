@@ -122,11 +122,36 @@ def test_a_job_before_its_first_step_and_after_its_last_says_what_it_does(page):
     wait_until(lambda: "step 0 of 6 · the teacher's depth of video 2 of 9" in page.inner_text("#job-list"))
     assert page.get_by_role("progressbar", name="kitchen trained").get_attribute("value") == "0"
     page.lists.lines = [{"step": step, "absolute": 1.0 / step} for step in range(1, 4)]
+    page.lists.jobs = [{**JOB, "doing": "step 3 of 6: absolute 0.3333"}]
     wait_until(lambda: "step 3 of 6" in page.inner_text("#job-list"))
-    assert "teacher" not in page.inner_text("#job-list")
+    assert "absolute 0.3333" not in page.inner_text("#job-list")
     page.lists.jobs = [{**JOB, "doing": "measuring the trained model"}]
-    page.lists.lines = [{"step": step, "absolute": 1.0 / step} for step in range(4, 7)]
-    wait_until(lambda: "step 6 of 6 · measuring" in page.inner_text("#job-list"))
+    wait_until(lambda: "step 3 of 6 · measuring" in page.inner_text("#job-list"))  # its log has not each step
+    page.lists.jobs = [{**JOB, "state": "finished"}]
+    wait_until(lambda: "step 6 of 6" in page.inner_text("#job-list"))
+
+
+def test_the_model_that_was_put_into_service_is_named_above(page):
+    served = {"model": "job-0123456789abcdef", "claims": "disparity", "models": [], "filters": []}
+    page.route("**/v1/models", lambda route: page.lists.answer(route, served))
+    wait_until(lambda: page.inner_text("#model").startswith("job-0123456789abcdef, disparity"))
+
+
+def test_a_file_that_the_server_calls_otherwise_is_listed_once_while_it_is_sent(page):
+    waiting = []
+    there = {"Location": "/v1/uploads/b"}
+    page.route("**/v1/uploads", lambda route: (
+        route.fulfill(status=201, headers=there) if route.request.method == "POST" else route.fallback()
+    ))  # fmt: skip
+    page.route("**/v1/uploads/b", lambda route: waiting.append(route))
+    page.lists.uploads = [{**UPLOAD, "id": "b", "name": "clip _1_.mp4", "state": "receiving", "received": 3}]
+    page.wait_for_selector("#uploads .receiving")
+    page.set_input_files("#uploads-input", {"name": "clip [1].mp4", "mimeType": "video/mp4", "buffer": b"123456789"})
+    wait_until(lambda: page.wait_for_timeout(50) or waiting)
+    assert page.inner_text("#uploads").split("\n")[:2] == ["clip [1].mp4", "sending"]
+    page.lists.uploads = [{**UPLOAD, "id": "b", "name": "clip _1_.mp4"}]
+    waiting.pop().fulfill(status=204, headers={"Upload-Offset": "9"})
+    wait_until(lambda: page.inner_text("#uploads").split("\n")[:2] == ["clip _1_.mp4", "ready"])
 
 
 def test_two_clicks_at_once_start_one_job(page):

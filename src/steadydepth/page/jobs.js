@@ -1,7 +1,7 @@
 // Uploads and jobs: what is there, what is new, and the curves of what runs.
 
 import { drawChart } from "./chart.js";
-import { showFilters } from "./live.js";
+import { nameModel, showFilters } from "./live.js";
 import { Refused, askJson } from "./server.js";
 import { sendFile } from "./tus.js";
 
@@ -60,8 +60,8 @@ export class JobsView {
   upload(files) {
     for (const file of files) {
       const key = `${file.name} ${performance.now()}`;
-      const show = (sent) => {
-        this.sending.set(key, { name: file.name, sent, size: file.size });
+      const show = (sent, place) => {
+        this.sending.set(key, { id: place?.split("/").at(-1), name: file.name, sent, size: file.size });
         this.showUploads();
       };
       show(0);
@@ -127,9 +127,8 @@ export class JobsView {
     const coming = [...this.sending].map(([key, { name, sent, size }]) => [
       key, { sent }, () => row(name, "sending", "", {}, progress(`${name} sent`, sent, size)),
     ]);
-    const names = new Set([...this.sending.values()].map(({ name }) => name));
-    const others = there.filter(([, upload]) => upload.state !== "receiving" || !names.has(upload.name));
-    this.fill(find("uploads"), [...others, ...coming]);
+    const ids = [...this.sending.values()].map(({ id }) => id);
+    this.fill(find("uploads"), [...there.filter(([id]) => !ids.includes(id)), ...coming]);
     this.showChosen();
   }
 
@@ -147,6 +146,7 @@ export class JobsView {
   }
 
   showModels() {
+    find("model").textContent = nameModel(this.models.model, this.models.claims);
     const finished = this.jobs.filter((job) => job.state === "finished" && job.kind !== "filter");
     const served = this.models.models.filter((name) => !name.startsWith("job-"));
     const all = [...served.map((name) => [name, name]), ...finished.map((job) => [`job:${job.id}`, `of job ${job.name}`])];
@@ -183,11 +183,12 @@ export class JobsView {
     if (OVER.includes(job.state) && !inService) {
       acts.Delete = () => this.remove(`v1/jobs/${job.id}`, `Delete the job ${job.name}, with what it trained and its report?`);
     }
-    const steps = job.settings["optim.steps"] ?? job.settings.steps ?? job.settings.batches, step = lines.at(-1)?.step ?? 0;
+    const steps = job.settings["optim.steps"] ?? job.settings.steps ?? job.settings.batches, isDone = job.state === "finished";
+    const step = isDone ? steps : lines.at(-1)?.step ?? 0;
     const words = [this.kinds[job.kind].title, `from ${job.model}`];
     if (steps && job.state !== "queued") words.push(`step ${step} of ${steps}`);
-    // Between the first step and the last the curve says more.
-    if (job.state === "running" && (!lines.length || step >= steps)) words.push(job.doing || "preparing");
+    // Of its steps the curve says more.
+    if (job.state === "running" && !/^(step|batch) /.test(job.doing)) words.push(job.doing || "preparing");
     if (inService) words.push("in service");
     if (job.message) words.push(job.message);
     const parts = [];

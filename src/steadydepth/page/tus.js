@@ -8,7 +8,7 @@ const GOOD_S = 2; // that a piece takes, about
 const PATIENCE = 40; // attempts in a row without a byte: about five minutes, in which a server has started again
 const PASSING = [408, 409, 423, 429, 460, 500, 502, 503, 504]; // of HTTP, which may be over at the next attempt
 
-// `onProgress` is called with the bytes that are there.
+// `onProgress` is called with the bytes that are there, and the address of the upload.
 export async function sendFile(file, onProgress) {
   const key = `upload ${file.name} ${file.size} ${file.lastModified}`;
   let place = localStorage.getItem(key), offset = place && (await insist(() => offsetOf(place))), size = 1 << 20;
@@ -24,7 +24,7 @@ export async function sendFile(file, onProgress) {
       size = Math.max(LEAST, size >> 1);
       offset = (await offsetOf(place)) ?? offset;
     }
-    onProgress(offset);
+    onProgress(offset, place);
     if (offset === file.size) return;
     const begun = performance.now();
     offset = await sendPiece(place, file.slice(offset, offset + size), offset);
@@ -32,7 +32,7 @@ export async function sendFile(file, onProgress) {
     size = Math.min(MOST, Math.max(LEAST, Math.round((size * GOOD_S) / Math.max(took, GOOD_S / 2))));
   };
   while (offset < file.size) await insist(sendNext);
-  onProgress(offset);
+  onProgress(offset, place);
   localStorage.removeItem(key);
 }
 
