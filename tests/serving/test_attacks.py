@@ -341,6 +341,15 @@ def test_who_closes_its_half_gets_its_answer_or_nothing(plain):
     assert ask(plain, "POST", "/v1/depth").status_code == 200
 
 
+def test_who_leaves_in_the_middle_of_a_body_is_no_failure_of_the_server(plain, caplog):
+    """As a page does that is loaded anew while it sends a file."""
+    with caplog.at_level("INFO", "steadydepth"):
+        with connections(plain, 1) as (gone,):
+            gone.sendall(POST + b"Content-Length: 1000\r\n\r\nx")
+        wait_until(lambda: any('"/v1/depth", "status": 499' in record.getMessage() for record in caplog.records))
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def is_open(connection):
     connection.setblocking(False)
     try:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import unicodedata
 import zipfile
 from base64 import b64encode
 from functools import partial
@@ -140,6 +141,11 @@ def test_an_upload_that_cannot_be_is_refused(http, headers, status):
     assert http.post("/v1/uploads", headers=TUS | headers).status_code == status
 
 
+def test_an_empty_file_is_named(http):
+    answer = http.post("/v1/uploads", headers=TUS | {"Upload-Length": "0", "Upload-Metadata": metadata("a.mp4")})
+    assert answer.json()["detail"].startswith("a.mp4: 0 bytes; a file has 1 to ")
+
+
 def test_a_request_that_is_sent_again_with_its_key_gives_the_same_upload(files, tmp_path):
     """The answer to the first one was lost: the sender does not know its upload, which would stay empty for a day."""
 
@@ -165,6 +171,9 @@ def test_a_name_is_a_title_and_never_a_path(http):
     place = begin_upload(http, "../../../etc/cron.d/evil<script>.mp4", b"12345")
     found = find(http, "uploads", place.rsplit("/", 1)[1])
     assert found["name"] == "evil_script_.mp4"
+    http.delete(place, headers=TUS)
+    place = begin_upload(http, unicodedata.normalize("NFD", "k\u00fcche.mp4"), b"12345")  # as macOS sends it
+    assert find(http, "uploads", place.rsplit("/", 1)[1])["name"] == "k\u00fcche.mp4"
     http.delete(place, headers=TUS)
     for number in ("..", "%2e%2e", "..%2f..", "x", "0" * 16):
         assert http.head(f"/v1/uploads/{number}", headers=TUS).status_code in (404, 405, 422)
@@ -206,7 +215,10 @@ def test_a_job_from_order_to_model_in_service(http, files):
     assert "flicker_flow" in report.text
     assert "sandbox" in report.headers["content-security-policy"]
     assert "script-src" not in report.headers["content-security-policy"]
-    archive = zipfile.ZipFile(io.BytesIO(http.get(f"/v1/jobs/{job['id']}/model").content))
+    content = http.get(f"/v1/jobs/{job['id']}/model").content
+    asked = http.head(f"/v1/jobs/{job['id']}/model")
+    assert (asked.status_code, asked.headers["content-length"], asked.content) == (200, str(len(content)), b"")
+    archive = zipfile.ZipFile(io.BytesIO(content))
     assert archive.namelist() == ["config.json", "model.safetensors"]
     assert json.loads(archive.read("config.json"))
     before = load((files[0] / "model.safetensors").read_bytes())

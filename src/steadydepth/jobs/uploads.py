@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -77,7 +78,7 @@ class Uploads:
             raise InputError(f"{title}: neither a video ({', '.join(VIDEO_SUFFIXES)}) nor an archive of sequences "
                              f"({', '.join(ARCHIVES)})")  # fmt: skip
         if not 0 < size <= self.limits.upload_bytes:
-            raise InputError(f"{title}: {size} bytes; a file has 1 to {self.limits.upload_bytes}: split it")
+            raise InputError(f"{title}: {size} bytes; a file has 1 to {self.limits.upload_bytes}: split a larger one")
         if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise InputError(f"{title}: a sha256 is 64 hexadecimal digits")
         held = self.store.all(Upload)
@@ -252,7 +253,7 @@ def _sequences(data: Path, upload: Upload) -> Iterator[tuple[Path, str]]:
 
 def _as_title(name: str) -> str:
     """The last part of a name that a client gave, without what no file is called; the rest is not ours to keep."""
-    last = re.split(r"[/\\]", name)[-1]
+    last = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]  # macOS takes letters and their marks apart
     return re.sub(r"[^\w .()+-]", "_", last).strip(" .")[-100:] or "unnamed"
 
 

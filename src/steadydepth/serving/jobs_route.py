@@ -168,6 +168,7 @@ def _add_results(router: APIRouter, jobs: Jobs, models: Models) -> None:
 
     Ticket = Annotated[str | None, Query(max_length=100, description="of POST /v1/jobs/ID/ticket, in place of a token")]
 
+    @router.head("/jobs/{id}/report", include_in_schema=False)
     @router.get("/jobs/{id}/report", response_class=Response)
     def show_report(id: Id, request: Request, ticket: Ticket = None) -> Response:
         """The page of a finished job: scores before and after, curves, images."""
@@ -176,6 +177,7 @@ def _add_results(router: APIRouter, jobs: Jobs, models: Models) -> None:
             raise HTTPException(404, "this job has no report, or not yet")
         return FileResponse(page, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
 
+    @router.head("/jobs/{id}/model", include_in_schema=False)
     @router.get("/jobs/{id}/model", response_class=Response)
     def download_model(id: Id, request: Request, ticket: Ticket = None) -> Response:
         """The model of a finished job as a zip of its files."""

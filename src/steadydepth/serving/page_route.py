@@ -12,6 +12,7 @@ from steadydepth.serving.tokens import Identity
 router = APIRouter(include_in_schema=False)
 
 
+@router.head("/", include_in_schema=False)
 @router.get("/")
 def show_page() -> FileResponse:
     """The page itself."""

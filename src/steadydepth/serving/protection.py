@@ -7,7 +7,7 @@ import time
 from urllib.parse import SplitResult, urlsplit
 
 from fastapi import HTTPException
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -76,6 +76,8 @@ class Guard:
                 await _refusal(*fault)(scope, receive, send_guarded)
                 return
             await self.app(scope, _Body(receive, self.settings) if is_http else receive, send_guarded)
+        except ClientDisconnect:
+            status = 499  # it went in the middle of its body: nobody waits for an answer, and nothing is wrong here
         except Exception:
             # What went wrong goes to the log alone; the number joins it with the client's answer.
             number = secrets.token_hex(4)

@@ -39,7 +39,7 @@ def uploads_router(jobs: Jobs) -> APIRouter:
         who: Who,
         request: Request,
         tus: Tus,
-        length: Annotated[int, Header(alias="Upload-Length", ge=1, description="bytes", examples=[1048576])],
+        length: Annotated[int, Header(alias="Upload-Length", description="bytes", examples=[1048576])],
         metadata: Annotated[
             str,
             Header(

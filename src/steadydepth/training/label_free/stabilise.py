@@ -77,7 +77,7 @@ class Stabilised:
         if self.has_worked:
             return f"steadier: {what}"
         reason = "it is not steadier" if left > MOST_FLICKER else "edges were lost"
-        return f"not as wanted, {reason}: {what}; more --steps or --minutes, more video, or another --strength may help"
+        return f"not as wanted, {reason}: {what}; more steps or time, more video, or another strength may help"
 
     @property
     def has_worked(self) -> bool:
