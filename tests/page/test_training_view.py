@@ -84,6 +84,28 @@ def test_a_server_that_does_not_answer_is_told_until_it_does(page):
     page.faults.clear()
 
 
+def test_a_token_that_is_known_no_more_is_asked_for_and_not_sent_again(page):
+    asked = []
+
+    def refuse(route):
+        asked.append(route)
+        route.fulfill(status=401, content_type="application/json", body='{"detail": "a token is needed"}')
+
+    page.route("**/v1/models", refuse)
+    page.wait_for_selector("#sign-in", timeout=10_000)
+    assert page.inner_text("#message") == "That token is not known."
+    page.wait_for_timeout(2500)
+    assert len(asked) == 1
+    page.unroute("**/v1/models", refuse)
+    page.fill("#token", "another")
+    page.press("#token", "Enter")
+    page.lists.jobs = [JOB]
+    page.wait_for_selector("#job-list .running")
+    assert page.is_hidden("#sign-in")
+    assert page.inner_text("#message") == ""
+    page.faults.clear()
+
+
 def test_a_slow_server_is_not_asked_again_before_it_has_answered(page):
     waiting, most = [], []
 

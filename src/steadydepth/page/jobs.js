@@ -33,16 +33,19 @@ export class JobsView {
     this.watch();
   }
 
-  // Refreshes for as long as the page is open, each time some while after the last answer.
+  // Refreshes for as long as the page is open, each time some while after the last answer; not with a token that is
+  // known no more: for too many of those the server answers nobody at this address.
   async watch() {
     for (;;) {
       await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
-      if (!document.hidden) await this.refresh().catch((error) => this.lost(error));
+      if (!document.hidden && find("sign-in").hidden) await this.refresh().catch((error) => this.lost(error));
     }
   }
 
   lost(error) {
-    if (!this.isLost) this.say(`${error.message}; trying again`, true);
+    const isUnknown = error.status === 401;
+    find("sign-in").hidden = !isUnknown;
+    if (isUnknown || !this.isLost) this.say(isUnknown ? "That token is not known." : `${error.message}; trying again`, true);
     this.isLost = true;
   }
 
