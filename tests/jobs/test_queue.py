@@ -442,9 +442,9 @@ def test_jobs_wait_for_their_turn_and_leave_the_queue(jobs, files, monkeypatch):
         ({"model": None}, "model is missing; there are small"),
         ({"model": "/etc"}, "no such model; there are small"),
         ({"model": "job:../../x"}, "no such model"),
-        ({"uploads": ()}, "train takes numbers of uploads"),
-        ({"uploads": ("../..",)}, "train takes numbers of uploads"),
-        ({"kind": "filter", "uploads": ()}, "filter takes numbers of uploads"),
+        ({"uploads": ()}, "uploads: none is chosen: train takes one or more that are ready"),
+        ({"uploads": ("../..",)}, "train takes one or more that are ready"),
+        ({"kind": "filter", "uploads": ()}, "filter takes one or more that are ready"),
     ],
 )
 def test_an_order_that_does_not_fit_is_refused(jobs, change, words):

@@ -176,6 +176,15 @@ def test_a_file_that_the_server_calls_otherwise_is_listed_once_while_it_is_sent(
     wait_until(lambda: page.inner_text("#uploads").split("\n")[:2] == ["clip _1_.mp4", "ready"])
 
 
+def test_a_setting_out_of_bounds_is_shown_where_the_settings_are_closed(page):
+    page.click("summary")
+    page.fill("[name='steps']", "0")
+    page.click("summary")
+    page.click("#order button")
+    page.wait_for_selector("[name='steps']:focus")
+    assert page.is_visible("[name='steps']")
+
+
 def test_two_clicks_at_once_start_one_job(page):
     orders = []
 

@@ -165,8 +165,8 @@ class Jobs:
         held = [one for id in uploads if (one := self.store.get(Upload, id)) is not None and one.state == "ready"]
         wrong = sorted(set(uploads) - {upload.id for upload in held})
         if wrong or not uploads or len(set(uploads)) != len(uploads):
-            rule = "numbers of uploads that are ready, each once"
-            raise InputError(f"uploads: {', '.join(wrong) or list(uploads)}: {kind} takes {rule}")
+            named = ", ".join(wrong or uploads) or "none is chosen"
+            raise InputError(f"uploads: {named}: {kind} takes one or more that are ready, each once")
         if kind == "train" and (bare := [name for one in held for name in self.uploads.without_depth(one)]):
             raise InputError(
                 f"uploads: {', '.join(bare)}: no depth images; train learns from uploads that have them for every "

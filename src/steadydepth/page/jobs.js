@@ -29,6 +29,8 @@ export class JobsView {
       // The second click of two that come at once orders nothing.
       if (!this.isStarting) this.doing(() => this.start());
     });
+    // What is not in sight cannot say what is wrong with it.
+    find("settings").addEventListener("invalid", () => (find("settings").parentElement.open = true), true);
     this.showKind();
     this.watch();
   }
