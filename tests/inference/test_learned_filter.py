@@ -5,6 +5,7 @@ import pytest
 
 from steadydepth.inference.filter_runtime import filter_offline
 from steadydepth.inference.learned_filter import LearnedFilter
+from steadydepth.models.filter_gates import WEIGHTS
 from steadydepth.synthetic.world import make_clip
 from steadydepth.types import InputError
 
@@ -124,3 +125,22 @@ def test_images_that_cannot_be_written_are_filtered_alike(video):
     for depth, image, expected in zip(raw, read_only, run(learned, clip, raw[:3], 3), strict=False):
         out, state = learned.step(depth, image, state)
         np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "message"),
+    [
+        ((48, 64, 3), np.float32, r"an image is float32"),
+        ((48, 64, 4), np.uint8, r"an image is uint8 \(48, 64, 4\)"),
+        ((24, 32, 3), np.uint8, r"depth is \(48, 64\), its image \(24, 32\)"),
+    ],
+)
+def test_an_image_that_is_none_or_of_another_size_than_its_depth_is_refused(shape, kind, message):
+    with pytest.raises(InputError, match=message):
+        LearnedFilter("metric").step(np.ones((48, 64), np.float32), np.ones(shape, kind))
+
+
+def test_weights_may_be_text(video):
+    clip, raw = video
+    learned = LearnedFilter("metric", weights=str(WEIGHTS))
+    np.testing.assert_array_equal(run(learned, clip, raw[:3], 3), run(LearnedFilter("metric"), clip, raw[:3], 3))

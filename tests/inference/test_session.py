@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from known_depth import Average, Red, averages, film
+from PIL import Image as PIL
 from torch import nn
 
 from steadydepth.data.sequence_folder import open_sequence
@@ -17,7 +18,7 @@ from steadydepth.inference.filters import choose_filter, filter_depth
 from steadydepth.inference.live import stream_newest
 from steadydepth.inference.network import Network, _inside
 from steadydepth.inference.predict_files import predict_files
-from steadydepth.inference.predictor import Predictor
+from steadydepth.inference.predictor import Predictor, load
 from steadydepth.inference.session import Session
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.ops.resize import resize_depth
@@ -245,3 +246,64 @@ def test_a_state_that_streams_could_not_share_is_refused():
 
     with pytest.raises(TypeError, match="a state of NoneType"):
         next(Session(Network(Broken())).run(film()))
+
+
+@pytest.mark.parametrize("answer", [torch.ones(1, 1, 40, 56), {"depth": torch.ones(1, 1, 40, 56)}, (None, {})])
+def test_a_model_that_returns_no_depth_and_state_is_told_what_it_returns(answer):
+    class Broken(Red):
+        def forward(self, frames, state=None):
+            return answer
+
+    with pytest.raises(TypeError, match=r"it returns a tensor of depth \(b, t, h, w\) and a state"):
+        next(Session(Network(Broken())).run(film()))
+
+
+def test_what_is_no_module_is_refused_and_not_asked_for_its_claims(monkeypatch):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    for model in ("steadydepth-small", Predictor(Red()), Red().forward):
+        with pytest.raises(InputError, match=r"it is an nn\.Module; load takes names"):
+            Predictor(model)
+    with pytest.raises(InputError, match="name is Red; load takes text or a path"):
+        load(Red())
+
+
+@pytest.mark.parametrize(("make", "filter"), [(Red, "none"), (Red, "ema"), (Average, "none"), (Red, "learned_offline")])
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_a_source_may_fill_one_array_again_and_again(make, filter, chunk):
+    def frames():
+        image = np.empty((H, W, 3), np.uint8)
+        for frame in film():
+            image[:] = frame
+            yield image
+
+    predictor = Predictor(make(), filter=filter)
+    found = depths(predictor.stream(frames(), chunk=chunk))
+    np.testing.assert_array_equal(found, depths(predictor.stream(film(), chunk=chunk)))
+
+
+@pytest.mark.parametrize(("make", "filter"), [(Red, "ema"), (Red, "learned"), (Average, "none")])
+def test_who_draws_on_the_images_of_results_makes_no_cut(make, filter):
+    predictor = Predictor(make(), filter=filter)
+    found = []
+    for result in predictor.stream(film()):
+        found.append(result.depth.copy())
+        result.image[:] = 0
+        result.depth[:] = 0
+    np.testing.assert_array_equal(found, depths(predictor.stream(film())))
+
+
+@pytest.mark.parametrize("source", [None, 1.5])
+def test_what_is_no_source_is_named(source, monkeypatch):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    with pytest.raises(InputError, match="give a path, a camera's index, a URL or images in order"):
+        Predictor(Red()).stream(source)
+
+
+def test_a_tensor_with_a_gradient_and_a_closed_image_are_images_or_are_named():
+    image = torch.from_numpy(film()[0]).permute(2, 0, 1) / 255
+    found = Predictor(Red()).predict(image.requires_grad_())
+    np.testing.assert_array_equal(found.depth, Predictor(Red()).predict(film()[0]).depth)
+    closed = PIL.fromarray(film()[0])
+    closed.close()
+    with pytest.raises(InputError, match="an image of PIL cannot be read"):
+        Predictor(Red()).predict(closed)

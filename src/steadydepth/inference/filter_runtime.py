@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from steadydepth.errors import InputError, import_package
 from steadydepth.ops.fast_flow import flow_of_contrasts, local_contrasts
 from steadydepth.ops.filter_step import begin, filter_step, find_unit, from_log, guide_factor, padding
+from steadydepth.ops.resize import check_image
 
 STRENGTH = 1.0  # docs/filter.md has the trade-off
 CLAIMS = ("metric", "scale", "affine", "disparity")  # of `video_types.Claims`, whose module needs jaxtyping
@@ -65,7 +66,12 @@ class VideoFilter:
             state: what the step before returned; None at the beginning, after a cut or a gap.
 
         Returns: the filtered depth, of the same type, and the state for the next step; empty while no depth was finite.
+
+        Raises:
+            InputError: the image is none, or of another size than the depth.
         """
+        if depth.shape != check_image(image).shape[:2]:
+            raise InputError(f"depth is {depth.shape}, its image {image.shape[:2]}: resize one to the other first")
         if not state and not np.isfinite(depth).any():
             return depth, {}
         contrasts, frame = _guide(image)

@@ -18,6 +18,7 @@ from steadydepth.files.images import FRAME_SUFFIXES, OTHER_IMAGES, read_colour
 from steadydepth.files.listing import counted, gaps_between, in_order, visible
 from steadydepth.files.prefetch import read_ahead
 from steadydepth.files.video_read import VIDEO_SUFFIXES, leads_nowhere, names_a_file, probe_video, read_video
+from steadydepth.ops.resize import check_image
 
 LOG = logging.getLogger(__name__)
 Image = UInt8[np.ndarray, "h w 3"]
@@ -52,7 +53,8 @@ class Source:
 def open_source(source: Input | Iterable[np.ndarray]) -> Source:
     """The frames of a path, a camera (its index), a URL (text with ://) or an iterator of uint8 RGB images.
 
-    InputError when a path is missing or holds neither images nor video.
+    Raises:
+        InputError: a path is missing or holds neither images nor video, or the source is none of these.
     """
     if isinstance(source, int):
         return Source(source_name(source), lambda: _camera_frames(source), fps=None, is_live=True)
@@ -60,7 +62,12 @@ def open_source(source: Input | Iterable[np.ndarray]) -> Source:
         return Source(source_name(source), lambda: read_ahead(read_video(source)), fps=None, is_live=True)
     if isinstance(source, Path | str):
         return _open_path(Path(source))
-    return Source("frames", lambda: iter(source))
+    if not isinstance(source, Iterable):
+        raise InputError(
+            f"a source is {type(source).__name__}; give a path, a camera's index, a URL or images in order"
+        )
+    # Copies: frames are read ahead and remembered, and many a source fills one array again and again.
+    return Source("frames", lambda: (check_image(image).copy() for image in source))
 
 
 def source_name(source: Input) -> str:

@@ -19,5 +19,5 @@ class LearnedFilter(VideoFilter):
         InputError: the strength is not from 0 to 1, or there is no such file.
     """
 
-    def __init__(self, claims: Claims, *, strength: float = STRENGTH, weights: Path | None = None) -> None:
+    def __init__(self, claims: Claims, *, strength: float = STRENGTH, weights: str | Path | None = None) -> None:
         super().__init__(ArrayGates(weights), claims, strength=strength)

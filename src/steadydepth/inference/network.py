@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 
 from steadydepth.inference.session import Fitted, Image
-from steadydepth.method.sequence import check_state
+from steadydepth.method.sequence import check_answer, check_state
 from steadydepth.models.declare import claims_of
 from steadydepth.ops.resize import shrink_image
 from steadydepth.types import InputError, State
@@ -40,8 +40,10 @@ class Network:
                 them as they are.
 
         Raises:
-            InputError: the model claims nothing, or `max_side` is below 1.
+            InputError: the model is no module or claims nothing, or `max_side` is below 1.
         """
+        if not isinstance(model, nn.Module):
+            raise InputError(f"the model is {type(model).__name__}; it is an nn.Module; load takes names")
         self.claims = claims_of(model)
         if max_side is not None and max_side < 1:
             raise InputError(f"max_side is {max_side}; it is the longer side in pixels for the network: give 1 or more")
@@ -110,7 +112,7 @@ class Network:
         # Only around the model: a mode left on while a generator rests would leak into the caller's code.
         with _evaluating(self.model):
             frames = torch.from_numpy(shown).to(self.device).permute(0, 1, 4, 2, 3).float() / 255
-            predicted, state = self.model(frames, state)
+            predicted, state = check_answer(self.model(frames, state))
             depth = predicted.float().cpu().numpy()
         if depth.shape != shown.shape[:4]:
             raise ValueError(f"the model gave depth of {depth.shape} for frames of {shown.shape[:4]}; they are equal")

@@ -192,6 +192,10 @@ def load(
     Raises:
         InputError: there is no such model, or it cannot be read.
     """
+    if not isinstance(name, str | Path):
+        raise InputError(
+            f"a model's name is {type(name).__name__}; load takes text or a path, Predictor takes a network"
+        )
     if is_exported(name):
         return Predictor(ExportedNetwork(name), max_side=max_side, filter=filter, strength=strength)
     # Not at the top: scoring stored predictions needs no networks, which take a second and 200 MB to import.
@@ -227,11 +231,11 @@ def as_image(image: AnyImage) -> Image:
             raise InputError(f"an image of PIL's mode {image.mode} has more than 8 bits: scale it to 8, and to RGB")
         try:
             return check_image(np.array(ImageOps.exif_transpose(image).convert("RGB")))
-        except OSError as error:  # PIL reads the pixels of a file when they are asked for
+        except (OSError, ValueError) as error:  # PIL reads the pixels of a file when they are asked for
             raise InputError(f"an image of PIL cannot be read ({error}): open another file") from error
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(image, torch.Tensor):
-        return _of_tensor(image)
+        return _of_tensor(image.detach())
     return check_image(image)
 
 
@@ -241,4 +245,4 @@ def _of_tensor(image: Tensor) -> Image:
     low, high = float(image.min()), float(image.max())
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
         raise InputError(f"an image is a tensor from {low:g} to {high:g}; its values are in [0, 1]: divide by 255")
-    return np.ascontiguousarray((image.detach() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())
+    return np.ascontiguousarray((image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())

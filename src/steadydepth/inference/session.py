@@ -185,7 +185,8 @@ class Session:
         """Depth of each frame of a recording, from its beginning; a cut is known by the frames around it.
 
         Args:
-            images: uint8 RGB (h, w, 3); read as they are needed, further where cuts matter or the filter looks ahead.
+            images: uint8 RGB (h, w, 3), an array each; read as they are needed, further where cuts matter or the filter
+                looks ahead.
 
         Raises:
             InputError: a frame is no image, or that of the source, after the frames before it.
@@ -199,9 +200,11 @@ class Session:
         first = next(images, None)
         if first is None:
             return
-        # The first frame by itself tells whether the network remembers anything: only then do cuts matter.
+        # The first frame by itself tells whether the network remembers anything: only then do cuts matter. They are
+        # looked for in a copy, as the image of a result is the caller's to draw on.
+        begin = first.copy()
         yield from self._advance([first])
-        coming = mark_cuts(chain([first], images)) if self._remembers else ((image, False) for image in images)
+        coming = mark_cuts(chain([begin], images)) if self._remembers else ((image, False) for image in images)
         if self._remembers:
             next(coming)
         held, failed = list[Image](), list[InputError]()

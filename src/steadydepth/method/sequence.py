@@ -1,6 +1,7 @@
 """Step 1, sequence processing: frames in, depth of the same length out."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -27,16 +28,30 @@ def process_sequence(
 
     Raises:
         InputError: there is no frame.
-        TypeError: the model returns a state that is not a dict of tensors batched as the frames are.
+        TypeError: the model returns no depth, or a state that is not a dict of tensors batched as the frames are.
     """
     length = frames.shape[1]
     if length == 0:
         raise InputError("a clip needs at least one frame")
     depths = []
     for part in frames.split(chunk or length, dim=1):
-        depth, state = model(part, state)
+        depth, state = check_answer(model(part, state))
         depths.append(depth)
     return torch.cat(depths, dim=1), check_state(state, len(frames))
+
+
+def check_answer(answer: Any) -> tuple[torch.Tensor, Any]:
+    """What a model returned, where it honours the contract: depth and a state, which `check_state` checks.
+
+    Raises:
+        TypeError: it is something else, such as the depth alone of a network of images.
+    """
+    if not isinstance(answer, tuple | list) or len(answer) != 2 or not isinstance(answer[0], torch.Tensor):
+        raise TypeError(
+            f"the model returned {type(answer).__name__}; it returns a tensor of depth (b, t, h, w) and a state, {{}} "
+            "for none; models.per_frame.PerFrame makes such a model of a network of images"
+        )
+    return answer[0], answer[1]
 
 
 def check_state(state: object, batch: int) -> State:

@@ -21,13 +21,13 @@ N_GATES = 4
 REACH = (-8.0, 2.0)  # within which the logarithm of the largest detail that passes lies
 
 
-def read_filter_weights(weights: Path) -> dict[str, Float32[np.ndarray, "..."]]:
+def read_filter_weights(weights: str | Path) -> dict[str, Float32[np.ndarray, "..."]]:
     """The arrays of a file of weights by name, as `FilterGates` of torch names them.
 
     Raises:
         InputError: there are no such weights, or they are damaged or of another network.
     """
-    if not weights.is_file():
+    if not Path(weights).is_file():
         raise InputError(f"{weights}: no such file of weights; train the filter with configs/temporal_filter.yaml")
     with reading(weights, "as weights", "write them again with train-filter or tune-filter", SafetensorError):
         arrays = load_file(weights)
@@ -57,7 +57,7 @@ class ArrayGates:
         InputError: as `read_filter_weights`.
     """
 
-    def __init__(self, weights: Path | None = None) -> None:
+    def __init__(self, weights: str | Path | None = None) -> None:
         arrays = read_filter_weights(weights or WEIGHTS)
         weighted = [(arrays[f"layers.{i}.weight"], arrays[f"layers.{i}.bias"]) for i in range(len(DILATIONS))]
         # A matrix for each of the nine taps.
