@@ -120,6 +120,9 @@ def test_what_an_input_stands_for(tmp_path, monkeypatch):
     assert expand_input("gone.mp4") == [Path("gone.mp4")]
     with pytest.raises(InputError, match=r"\*\.mp4 matches nothing"):
         expand_input("*.mp4")
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    with pytest.raises(InputError, match="an input is ndarray; give paths"):
+        expand_input(images(1)[0])
 
 
 def test_an_address_gives_its_name_without_the_password():

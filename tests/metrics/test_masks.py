@@ -62,3 +62,25 @@ def test_a_mask_of_anything_else_is_refused(tiny, wrong):
     ):
         with pytest.raises(InputError, match=f"a mask holds {wrong}: .* such as mask > 0.5"):
             refuse()
+
+
+@pytest.mark.parametrize("frames", [np.s_[:, ::2], np.s_[1:]])
+def test_flow_of_another_size_or_length_than_the_depth_is_refused(tiny, frames, monkeypatch):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    depth, truth, moving, kept = (each[frames] for each in (tiny.depth, tiny.truth, tiny.moving, tiny.valid))
+    for score in (
+        lambda: metrics.flow_flicker(depth, tiny.two_way),
+        lambda: metrics.flow_roughness(depth, tiny.two_way),
+        lambda: metrics.opw_nvds(depth, tiny.frames, tiny.two_way),
+        lambda: metrics.warping_scores(depth, tiny.frames, tiny.two_way, tiny.two_way.forward_visible, kept),
+        lambda: metrics.change_scores(depth, truth, moving, tiny.two_way),
+        lambda: metrics.bend_scores(depth, truth, moving, tiny.two_way),
+    ):
+        with pytest.raises(InputError, match=r"flow is .*, and for this depth .*: resize the depth first"):
+            score()
+
+
+def test_depth_of_one_frame_without_its_axis_is_refused(monkeypatch, tiny):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    with pytest.raises(InputError, match=r"depth is \(12, 16\); it is \(t, h, w\)"):
+        metrics.accuracy_scores(tiny.depth[0], tiny.truth[0], tiny.valid[0])

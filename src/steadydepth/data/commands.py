@@ -33,8 +33,9 @@ def make(
         seed: of the first clip; the next takes the next.
         assets: models that `assets` packed, or `sweethome3d` for those of Debian's package: rooms, tables, clutter and
             streets of them in place of boxes and balls.
-        options: the others of `synthetic.world.make_world`: height, width, fps, workers, extras, device, on_clip; with
-            `assets` those of `data.rendered.make_rendered`: height, width, textures, device, on_clip.
+        options: the others of `synthetic.world.make_world`: height, width, fps, workers (2 processes; any but 1 wants a
+            script to have `if __name__ == "__main__":`), extras, device, on_clip; with `assets` those of
+            `data.rendered.make_rendered`: height, width, textures, device, on_clip.
 
     Returns: the folders, in order of their seeds.
     """
@@ -68,7 +69,7 @@ def convert(
         max_side: shrink to this longer side in pixels.
         split_shots: find the cuts of a video: a sequence for each shot.
 
-    Returns: each sequence folder as soon as it is written.
+    Returns: each sequence folder as soon as it is written; each is begun when it is asked for, so `list` converts all.
 
     Raises:
         InputError: an option does not fit the layout, or something cannot be read.

@@ -227,7 +227,10 @@ def find_predictions(folder: Path) -> list[str]:
         InputError: the folder is missing or has none.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; predictions are a folder with one npz a sequence: check the path")
+        raise InputError(
+            f"{folder} is no folder; predictions are a folder with one npz a sequence: check the path "
+            "(from Python a model is what load returns)"
+        )
     names = {path.stem for path in visible(folder) if path.suffix == ".npz"}
     names |= {path.name for path in visible(folder) if (path / "depth").is_dir()}
     if not names:

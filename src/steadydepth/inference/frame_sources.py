@@ -94,10 +94,14 @@ def expand_input(given: Path | str) -> list[Input]:
     integer, or all that match a pattern (*, ?, [..], ** for folders in folders).
 
     Raises:
-        InputError: nothing matches the pattern.
+        InputError: nothing matches the pattern, or it is neither text nor a path.
     """
     if isinstance(given, str) and "://" in given:
         return [given]
+    if not isinstance(given, Path | str):
+        raise InputError(
+            f"an input is {type(given).__name__}; give paths, URLs or cameras as text; Predictor takes arrays"
+        )
     if given == "":
         raise InputError("an empty name: give an image, a folder or a video; is a variable of the shell not set?")
     text, path = str(given), Path(given)

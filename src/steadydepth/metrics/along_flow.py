@@ -73,9 +73,9 @@ def warping_scores(
     Returns: one float64 a method (*m) for each name; NaN where there is no sample.
 
     Raises:
-        InputError: a mask holds a number other than 0 and 1.
+        InputError: a mask holds a number other than 0 and 1, or the flow is not of this depth.
     """
-    stack, start, known = Stack(depth), as_mask(kept), as_mask(flow_valid)
+    stack, start, known = Stack(depth, flow), as_mask(kept), as_mask(flow_valid)
     total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ("opw", "rtc_1.01", "rtc_1.25")}
     for t in range(stack.n_frames - 1):
         match = photometric_match(
@@ -121,9 +121,9 @@ def flow_flicker(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) -> S
     Returns: one float64 a method (*m) for each name; NaN where there is no sample.
 
     Raises:
-        InputError: a mask holds a number other than 0 and 1.
+        InputError: a mask holds a number other than 0 and 1, or the flow is not of this depth.
     """
-    stack = Stack(depth)
+    stack = Stack(depth, flow)
     total: dict[str, Part] = {"flicker_flow": Mean(np.zeros(1), 0.0), "n_followed": Count(0)}
     for t in range(1, stack.n_frames):
         correspondence = correspondences_of(flow.pair(t - 1)).backward
@@ -164,9 +164,9 @@ def flow_roughness(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) ->
     Returns: one float64 a method (*m) for each name; NaN where there is no sample.
 
     Raises:
-        InputError: a mask holds a number other than 0 and 1.
+        InputError: a mask holds a number other than 0 and 1, or the flow is not of this depth.
     """
-    stack = Stack(depth)
+    stack = Stack(depth, flow)
     total: dict[str, Part] = {"rough_flow": Mean(np.zeros(1), 0.0), "n_followed_twice": Count(0)}
     for t in range(1, stack.n_frames - 1):
         ahead, behind = correspondences_of(flow.pair(t)).forward, correspondences_of(flow.pair(t - 1)).backward
@@ -207,7 +207,7 @@ def opw_nvds(depth: Images, frames: UInt8[np.ndarray, "t h w 3"], flow: TwoWayFl
 
     Returns: one float64 a method (*m).
     """
-    stack = Stack(depth)
+    stack = Stack(depth, flow)
     total: dict[str, Part] = {"opw_nvds": Mean(np.zeros(1), 0.0)}
     for t in range(1, stack.n_frames):
         colours = colours_of(frames[t - 1]), colours_of(frames[t])
@@ -265,7 +265,7 @@ def label_flow(flow: Float32[np.ndarray, "p h w 2"], flow_valid: PairMask, depth
     Returns: flow both ways, and where it is visible.
 
     Raises:
-        InputError: a mask holds a number other than 0 and 1.
+        InputError: a mask holds a number other than 0 and 1, or the flow is not of this depth.
     """
     return two_way_from_labels(flow, as_mask(flow_valid), as_array(depth).astype(np.float32), as_mask(valid))
 

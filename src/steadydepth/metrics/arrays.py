@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steadydepth.errors import InputError
 from steadydepth.metrics.accumulators import Parts
+from steadydepth.ops.bidirectional_flow import TwoWayFlow
 
 # *m: any number of methods scored together on one clip; they share what is computed from the label.
 Images = Float[Tensor, "*m t h w"] | Float[np.ndarray, "*m t h w"]
@@ -57,14 +58,23 @@ def as_mask(values: Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]) -> Bool[n
 
 
 class Stack:
-    """Depth (*m, t, h, w) of one or several methods, taken a frame at a time as layers."""
+    """Depth (*m, t, h, w) of one or several methods, taken a frame at a time as layers.
 
-    def __init__(self, depth: Images) -> None:
+    Raises:
+        InputError: it has fewer axes, or the flow is not that between its frames.
+    """
+
+    def __init__(self, depth: Images, flow: TwoWayFlow | None = None) -> None:
         array = as_array(depth)
+        if array.ndim < 3:
+            raise InputError(f"depth is {array.shape}; it is (t, h, w), of several methods (m, t, h, w)")
         self.shape = array.shape[:-3]
         self.n_frames, self.height, self.width = array.shape[-3:]
         self.size = self.height, self.width
         self._methods = array.reshape(-1, *array.shape[-3:])
+        pairs = (self.n_frames - 1, *self.size)
+        if flow is not None and flow.forward.shape[:-1] != pairs:
+            raise InputError(f"flow is {flow.forward.shape[:-1]}, and for this depth {pairs}: resize the depth first")
 
     def frame(self, t: int) -> Layers:
         """Frame `t`."""

@@ -144,9 +144,9 @@ def change_scores(depth: Images, truth: Truth, moving: Mask, flow: TwoWayFlow) -
     Returns: one float64 a method (*m) for each name; NaN where there is no sample.
 
     Raises:
-        InputError: a mask holds a number other than 0 and 1.
+        InputError: a mask holds a number other than 0 and 1, or the flow is not of this depth.
     """
-    stack = Stack(depth)
+    stack = Stack(depth, flow)
     total: dict[str, Part] = {"vel": Mean(np.zeros(1), 0.0), "gain": Gain(np.zeros(1), 0.0, 0, LEAST_CHANGE)}
     total["n_tracked"] = Count(0)
     for t in range(stack.n_frames - 1):
@@ -197,9 +197,9 @@ def bend_scores(depth: Images, truth: Truth, moving: Mask, flow: TwoWayFlow) -> 
     Returns: one float64 a method (*m) for each name; NaN where there is no sample.
 
     Raises:
-        InputError: a mask holds a number other than 0 and 1.
+        InputError: a mask holds a number other than 0 and 1, or the flow is not of this depth.
     """
-    stack = Stack(depth)
+    stack = Stack(depth, flow)
     total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ("acc", "rough")}
     total["n_tracked_twice"] = Count(0)
     for t in range(1, stack.n_frames - 1):
