@@ -103,6 +103,11 @@ def test_a_model_that_cannot_be_opened_and_a_process_that_is_lost_are_named(star
             one.run(0.1)
 
 
+def test_one_model_needs_no_list(tmp_path):
+    with pytest.raises(InputError, match="none: no model"):
+        bench(str(tmp_path / "none"), **SIZE, seconds=0.1)
+
+
 def test_the_first_calls_of_a_turn_do_not_count():
     calls: list[float] = []
 

@@ -1,5 +1,6 @@
 """What a model remembers goes through the file: equal to eager, streams apart, begun anew by zeros."""
 
+import pickle
 import re
 import subprocess
 import sys
@@ -192,6 +193,13 @@ def test_the_file_names_its_state_and_begins_with_zeros(files):
     assert [one.name for one in graph.input] == ["image", state_input("mean"), state_input("started")]
     assert [one.name for one in graph.output] == ["depth", state_output("mean"), state_output("started")]
     assert sum(node.op_type == "Conv" for node in graph.node) == 1  # both cases share the network
+
+
+def test_another_process_is_sent_a_predictor_of_a_file(case):
+    predictor, images = load(case[1], filter="learned"), draw(3)
+    sent = pickle.loads(pickle.dumps(predictor))
+    found, expected = ([result.depth for result in one.stream(images)] for one in (sent, predictor))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_operations_are_those_of_one_frame():

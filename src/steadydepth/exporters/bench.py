@@ -94,7 +94,7 @@ class TimedProcess:
 
 
 def bench(
-    models: list[str],
+    models: str | list[str],
     *,
     height: int,
     width: int,
@@ -111,7 +111,8 @@ def bench(
     differences take several.
 
     Args:
-        models: folders, which run in torch at that size, and exported files, which must have it and run on the CPU.
+        models: one or several: folders, which run in torch at that size, and exported files, which must have it and run
+            on the CPU.
         height: rows of the images.
         width: columns of the images.
         threads: how many each runtime may use.
@@ -128,6 +129,7 @@ def bench(
     Raises:
         InputError: a model does not load, or its process ended, or `out` cannot be a file.
     """
+    models = [models] if isinstance(models, str) else models
     _check_sizes(models, height, width)
     if out is not None:
         check_file(Path(out))

@@ -11,6 +11,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,16 @@ class ExportedModel:
         self._alone: AbstractContextManager[Any] = (
             nullcontext() if path.suffix == SUFFIXES["onnx"] else threading.Lock()
         )
-        self.path = path
+        self.path, self._threads = path, threads
         self.metadata = _check_metadata(metadata, path)
         self.claims: str = self.metadata["claims"]
         self.height: int = self.metadata["height"]
         self.width: int = self.metadata["width"]
         self.state_names: tuple[str, ...] = tuple(self.metadata["state"])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the file anew."""
+        return partial(type(self), threads=self._threads), (self.path,)
 
     def initial_state(self) -> ArrayState:
         """The state with which every stream begins: zeros; empty for a file of a per-frame model."""
