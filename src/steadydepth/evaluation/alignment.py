@@ -69,7 +69,7 @@ class ClipFit:
     low: float = 0.0  # the smallest finite predicted value, or 0 where none is below 0
     mean: float = 1.0  # of the finite predicted values
     clipped: float = 0.0  # share of the fitted pixels whose disparity the protocol raised before the fit
-    times_label: float | None = None  # of metres that are scored as they are: the typical ratio to the label
+    times_label: float | None = None  # of metres that are scored as they are: the geometric mean of d / g
 
     def depth(self, values: Float64[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]:
         """Depth in metres, cleaned to the protocol's range; without a label of unknown scale, positive and finite."""
@@ -128,7 +128,8 @@ class Fitter:
         self._halves: list[list[tuple[int, int]]] = [[], []]
         self._second: list[dict[int, np.ndarray]] = [{}, {}]
         self._n_nonfinite = self._n_values = self._n_fitted = self._n_clipped = 0
-        self._total = self._low = 0.0
+        self._total = self._low = self._log_ratio = 0.0
+        self._n_ratios = 0
 
     @property
     def n_rounds(self) -> int:
@@ -147,16 +148,18 @@ class Fitter:
 
     def add(self, values: Pixels, label: LabelFrame) -> None:
         """One frame of the first round."""
-        if self.chosen != "none" or self.claims == "metric":
-            x, y = self._pairs(values, label)
-            if self.chosen == "none":
-                positive = x > 0
-                self._line = self._line + Moments.of(np.log(x[positive]), np.log(y[positive]))
-            elif self.chosen != "scale":
-                self._line = self._line + Moments.of(x, y)
-            else:
-                for counts, one in zip(self._counts, (x, y), strict=True):
-                    counts += count_keys(one.astype(np.float32))
+        if self.chosen == "none" and self.claims != "metric":
+            return
+        x, y = self._pairs(values, label)
+        if self.chosen == "none":
+            ratios = (x / y)[x > 0]
+            self._log_ratio += float(np.log(ratios).sum())
+            self._n_ratios += len(ratios)
+        elif self.chosen != "scale":
+            self._line = self._line + Moments.of(x, y)
+        else:
+            for counts, one in zip(self._counts, (x, y), strict=True):
+                counts += count_keys(one.astype(np.float32))
 
     def begin_second_round(self) -> None:
         """Between the rounds: which values the middle ones begin as."""
@@ -189,9 +192,9 @@ class Fitter:
         """
         if self._n_values and self._n_nonfinite == self._n_values:
             raise InputError("every predicted value is NaN or infinite: nothing can be scored; look at the model")
-        scale, shift, line = 1.0, 0.0, self._line
+        scale, shift = 1.0, 0.0
         if self.chosen != "none":
-            scale, shift = (self._ratio(), 0.0) if self.chosen == "scale" else fit_line(line)
+            scale, shift = (self._ratio(), 0.0) if self.chosen == "scale" else fit_line(self._line)
         return ClipFit(
             align=self.chosen,
             claims=self.claims,
@@ -202,8 +205,7 @@ class Fitter:
             low=self._low,
             mean=self._total / max(self._n_values - self._n_nonfinite, 1),
             clipped=self._n_clipped / max(self._n_fitted, 1),
-            # The geometric mean of d / g.
-            times_label=float(np.exp(line.x_mean - line.y_mean)) if self.chosen == "none" and line.n else None,
+            times_label=float(np.exp(self._log_ratio / self._n_ratios)) if self._n_ratios else None,
         )
 
     def _ratio(self) -> float:

@@ -331,8 +331,10 @@ class _End:
             frame_s = max(frame_s, (self.last - self.first) * unit_s / (self.n_packets - 1))
         is_short = is_from_start and _says_its_length(container, stream) and self.n_packets < stream.frames
         if container.format.name == "gif" and isinstance(self.path, Path):
-            # It promises no length, but ends with a semicolon.
-            is_short = not self.path.read_bytes().rstrip(b"\0").endswith(b";")
+            # It promises no length, but ends with a semicolon, and perhaps zeros.
+            with self.path.open("rb") as file:
+                file.seek(max(0, self.path.stat().st_size - 64))
+                is_short = not file.read().rstrip(b"\0").endswith(b";")
         if is_short or self.end * unit_s < promised_s - 2 * frame_s:
             raise InputError(f"{self.path}: truncated; it ends too early: copy or encode it again")
 

@@ -50,7 +50,14 @@ def write_video(
     """
     options = {"crf": "18", "preset": preset}
     _encode(
-        *(path, frames, fps, like), sound=like, codec="libx264", options=lambda first: options, to_video_frame=_to_yuv
+        path,
+        frames,
+        fps,
+        like,
+        sound=like,
+        codec="libx264",
+        options=lambda first: options,
+        to_video_frame=_to_yuv,
     )
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 
 from steadydepth.inference.session import Fitted, Image
-from steadydepth.method.sequence import check_answer, check_state
+from steadydepth.method.sequence import check_outputs, check_state
 from steadydepth.models.declare import claims_of
 from steadydepth.ops.resize import shrink_image
 from steadydepth.types import InputError, State
@@ -112,7 +112,7 @@ class Network:
         # Only around the model: a mode left on while a generator rests would leak into the caller's code.
         with _evaluating(self.model):
             frames = torch.from_numpy(shown).to(self.device).permute(0, 1, 4, 2, 3).float() / 255
-            predicted, state = check_answer(self.model(frames, state))
+            predicted, state = check_outputs(self.model(frames, state))
             depth = predicted.float().cpu().numpy()
         if depth.shape != shown.shape[:4]:
             raise ValueError(f"the model gave depth of {depth.shape} for frames of {shown.shape[:4]}; they are equal")

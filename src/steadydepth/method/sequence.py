@@ -35,23 +35,23 @@ def process_sequence(
         raise InputError("a clip needs at least one frame")
     depths = []
     for part in frames.split(chunk or length, dim=1):
-        depth, state = check_answer(model(part, state))
+        depth, state = check_outputs(model(part, state))
         depths.append(depth)
     return torch.cat(depths, dim=1), check_state(state, len(frames))
 
 
-def check_answer(answer: Any) -> tuple[torch.Tensor, Any]:
+def check_outputs(outputs: Any) -> tuple[torch.Tensor, Any]:
     """What a model returned, where it honours the contract: depth and a state, which `check_state` checks.
 
     Raises:
         TypeError: it is something else, such as the depth alone of a network of images.
     """
-    if not isinstance(answer, tuple | list) or len(answer) != 2 or not isinstance(answer[0], torch.Tensor):
+    if not isinstance(outputs, tuple | list) or len(outputs) != 2 or not isinstance(outputs[0], torch.Tensor):
         raise TypeError(
-            f"the model returned {type(answer).__name__}; it returns a tensor of depth (b, t, h, w) and a state, {{}} "
+            f"the model returned {type(outputs).__name__}; it returns a tensor of depth (b, t, h, w) and a state, {{}} "
             "for none; models.per_frame.PerFrame makes such a model of a network of images"
         )
-    return answer[0], answer[1]
+    return outputs[0], outputs[1]
 
 
 def check_state(state: object, batch: int) -> State:

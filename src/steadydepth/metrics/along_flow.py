@@ -206,6 +206,9 @@ def opw_nvds(depth: Images, frames: UInt8[np.ndarray, "t h w 3"], flow: TwoWayFl
         flow: flow between neighbouring frames, pixels.
 
     Returns: one float64 a method (*m).
+
+    Raises:
+        InputError: the flow is not of this depth.
     """
     stack = Stack(depth, flow)
     total: dict[str, Part] = {"opw_nvds": Mean(np.zeros(1), 0.0)}
@@ -265,7 +268,7 @@ def label_flow(flow: Float32[np.ndarray, "p h w 2"], flow_valid: PairMask, depth
     Returns: flow both ways, and where it is visible.
 
     Raises:
-        InputError: a mask holds a number other than 0 and 1, or the flow is not of this depth.
+        InputError: a mask holds a number other than 0 and 1.
     """
     return two_way_from_labels(flow, as_mask(flow_valid), as_array(depth).astype(np.float32), as_mask(valid))
 
