@@ -255,6 +255,7 @@ def test_a_job_is_started_and_finished_from_the_page(browser, tmp_path):
             page.click("text=Report")
         popup.value.wait_for_load_state()
         assert "flicker_flow" in popup.value.content()
+        assert popup.value.title() == "steadydepth: kitchen <b>"
         popup.value.close()
         with page.expect_download() as download:
             page.click("text=Download")

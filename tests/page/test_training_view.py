@@ -160,6 +160,29 @@ def test_the_model_that_was_put_into_service_is_named_above(page):
     assert page.inner_text("#model").startswith("job-0123456789abcdef, disparity")
 
 
+def test_the_first_model_comes_back_into_service(page):
+    served = {
+        "model": "job-0123456789abcdef",
+        "claims": "scale",
+        "models": ["small", "job-0123456789abcdef"],
+        "filters": [],
+    }
+    put = []
+
+    def take(route):
+        put.append(route.request.post_data_json)
+        served["model"] = "small"
+        page.lists.answer(route, served)
+
+    page.lists.jobs = [{**JOB, "state": "finished"}]
+    page.route("**/v1/models", lambda route: page.lists.answer(route, served))
+    page.route("**/v1/models/current", take)
+    page.click("#job-list button:has-text('Put small back')")
+    wait_until(lambda: page.inner_text("#model").startswith("small"))
+    assert put == [{"model": "small"}]
+    assert page.locator("#job-list button:has-text('Put into service')").count() == 1
+
+
 def test_a_file_that_the_server_calls_otherwise_is_listed_once_while_it_is_sent(page):
     waiting = []
     there = {"Location": "/v1/uploads/b"}
@@ -175,6 +198,28 @@ def test_a_file_that_the_server_calls_otherwise_is_listed_once_while_it_is_sent(
     page.lists.uploads = [{**UPLOAD, "id": "b", "name": "clip _1_.mp4"}]
     waiting.pop().fulfill(status=204, headers={"Upload-Offset": "9"})
     wait_until(lambda: page.inner_text("#uploads").split("\n")[:2] == ["clip _1_.mp4", "ready"])
+
+
+def test_a_file_on_its_way_can_be_cancelled(page):
+    waiting, gone = [], []
+
+    def take(route):
+        if route.request.method != "DELETE":
+            return waiting.append(route)
+        gone.append(route)
+        return route.fulfill(status=204)
+
+    page.route("**/v1/uploads", lambda route: (
+        route.fulfill(status=201, headers={"Location": "/v1/uploads/b"}) if route.request.method == "POST"
+        else route.fallback()
+    ))  # fmt: skip
+    page.route("**/v1/uploads/b", take)
+    page.set_input_files("#uploads-input", {"name": "walk2.mp4", "mimeType": "video/mp4", "buffer": b"123456789"})
+    wait_until(lambda: page.wait_for_timeout(50) or waiting)
+    page.click("#uploads button:has-text('Cancel')")
+    wait_until(lambda: page.wait_for_timeout(50) or gone)
+    wait_until(lambda: "walk2.mp4" not in page.inner_text("#uploads"))
+    assert page.inner_text("#message") == ""
 
 
 def test_a_setting_out_of_bounds_is_shown_where_the_settings_are_closed(page):

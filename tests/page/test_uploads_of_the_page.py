@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(NODE is None, reason="no Node on this machine")
 PROGRAM = """
 import { sendFile } from "./tus.js";
 
-const { failing, known, gone } = JSON.parse(process.argv[2]);
+const { failing, known, gone, cancelAt } = JSON.parse(process.argv[2]);
 const store = new Map(), asked = [], shown = [], keys = [];
 globalThis.localStorage = {
   getItem: (key) => store.get(key) ?? null, setItem: (key, value) => store.set(key, value),
@@ -28,12 +28,14 @@ if (known) {
   store.set(name, "/v1/uploads/old");
   if (!gone) there.set("/v1/uploads/old", [new Uint8Array(await file.slice(0, known).arrayBuffer())]);
 }
-globalThis.fetch = async (place, { method, headers, body }) => {
+globalThis.fetch = async (place, { method, headers, body, signal }) => {
+  signal?.throwIfAborted();
   asked.push(`${method} ${place.split("/").at(-1)} ${headers["Upload-Offset"] ?? ""}`.trim());
   if (method === "POST") keys.push(headers["Upload-Metadata"].split("key ")[1]);
   const failure = failing[method]?.shift();
   if (failure === "lost") throw new TypeError("fetch failed");
   if (failure) return new Response(null, { status: failure });
+  if (method === "DELETE") return new Response(null, { status: there.delete(place) ? 204 : 404 });
   if (method === "POST") {
     there.set("/v1/uploads/new", []);
     return new Response(null, { status: 201, headers: { Location: "/v1/uploads/new" } });
@@ -45,8 +47,13 @@ globalThis.fetch = async (place, { method, headers, body }) => {
   return new Response(null, { status: method === "PATCH" ? 204 : 200, headers: { "Upload-Offset": size } });
 };
 let error = null;
+const stop = new AbortController();
+const show = (bytes) => {
+  shown.push(bytes);
+  if (cancelAt !== null && bytes >= cancelAt) stop.abort();
+};
 try {
-  await sendFile(file, (bytes) => shown.push(bytes));
+  await sendFile(file, show, stop.signal);
 } catch (caught) {
   error = caught.message;
 }
@@ -63,8 +70,8 @@ def send(tmp_path):
     (tmp_path / "package.json").write_text('{"type": "module"}', encoding="utf-8")
     (tmp_path / "send.js").write_text(PROGRAM, encoding="utf-8")
 
-    def run(known=0, gone=False, **failing):
-        given = json.dumps({"failing": failing, "known": known, "gone": gone})
+    def run(known=0, gone=False, cancel_at=None, **failing):
+        given = json.dumps({"failing": failing, "known": known, "gone": gone, "cancelAt": cancel_at})
         done = subprocess.run([NODE, "send.js", given], cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
@@ -119,3 +126,10 @@ def test_a_piece_that_is_lost_is_sent_again_and_smaller_from_where_the_server_is
     found = send(PATCH=[413])
     assert found["asked"] == ["POST uploads", "PATCH new 0"]
     assert found["error"] == "the server answered 413"
+
+
+@pytest.mark.parametrize(("failures", "times"), [([], 1), ([423, "lost", 503], 4), ([404], 1)])
+def test_a_file_that_is_cancelled_is_taken_back_from_the_server(send, failures, times):
+    found = send(cancel_at=1 << 20, DELETE=failures)
+    assert found["asked"] == ["POST uploads", "PATCH new 0"] + ["DELETE new"] * times
+    assert (found["shown"], found["error"], found["kept"]) == ([0, 1 << 20], None, None)

@@ -303,7 +303,8 @@ class Jobs:
         except InputError as error:  # gone since the job was taken; the others go on
             self.store.change(job, state="failed", ended=time.time(), message=str(error))
             return
-        order = {"kind": job.kind, "settings": job.settings, "model": model, "limits": vars(self.limits)}
+        limits = vars(self.limits)
+        order = {"kind": job.kind, "name": job.name, "settings": job.settings, "model": model, "limits": limits}
         if self.processes.start(self.of(job), order):
             logger.info("job %s (%s): started", job.id, job.kind)
 

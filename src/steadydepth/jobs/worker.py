@@ -115,7 +115,7 @@ def _work(order: dict[str, Any], folder: Path, limits: JobLimits) -> str | None:
     from steadydepth.training.loop import train
 
     train(config_of(order["settings"], order["model"], folder, limits))
-    return _report(order["model"], folder) if (folder / RUN / CARD).is_file() else None
+    return _report(order, folder) if (folder / RUN / CARD).is_file() else None
 
 
 def _tune_filter(order: dict[str, Any], folder: Path) -> str | None:
@@ -140,11 +140,11 @@ def _stabilise(order: dict[str, Any], folder: Path) -> str | None:
     found = stabilise(folder / VIDEOS, model=order["model"], out=folder / RUN, **order["settings"])
     if found is None:
         return None
-    _keep_page(write_report([folder / RUN], folder / f".{REPORT}"), folder)
+    _keep_page(write_report([folder / RUN], folder / f".{REPORT}", title=order["name"]), folder)
     return found.verdict
 
 
-def _report(model: str, folder: Path) -> str:
+def _report(order: dict[str, Any], folder: Path) -> str:
     """Measure the model before and after on the sequences of the job, and write the page of both; a line of that."""
     from steadydepth.evaluation.evaluate import evaluate
     from steadydepth.evaluation.stored_report import read_report
@@ -152,12 +152,12 @@ def _report(model: str, folder: Path) -> str:
     from steadydepth.jobs.plans import RUN, VIDEOS
     from steadydepth.reports.report import write_report
 
-    before, data = folder / "before", folder / VIDEOS
+    model, before, data = order["model"], folder / "before", folder / VIDEOS
     for name, out in ((model, before), (str(folder / RUN), folder / RUN)):
         if not (out / "metrics.json").is_file():
             logger.info("measuring the %s model", "starting" if out is before else "trained")
             evaluate(load(name), data, out=out, controls=False, model_name=name, reference=load(model))
-    _keep_page(write_report([before, folder / RUN], folder / f".{REPORT}"), folder)
+    _keep_page(write_report([before, folder / RUN], folder / f".{REPORT}", title=order["name"]), folder)
     means = [read_report(out)["mean"] for out in (before, folder / RUN)]
     shown = {"flicker_flow": "flicker along the flow {:.2f} to {:.2f} %", "abs_rel": "abs_rel {:.3f} to {:.3f}"}
     found = {name: [mean.get(name) for mean in means] for name in shown}

@@ -64,9 +64,10 @@ export class JobsView {
 
   upload(files) {
     for (const file of files) {
-      const key = `${file.name} ${performance.now()}`;
+      const key = `${file.name} ${performance.now()}`, stop = new AbortController();
+      const cancel = () => stop.abort();
       const show = (sent, place) => {
-        this.sending.set(key, { id: place?.split("/").at(-1), name: file.name, sent, size: file.size });
+        this.sending.set(key, { id: place?.split("/").at(-1), name: file.name, sent, size: file.size, cancel });
         this.showUploads();
       };
       show(0);
@@ -74,7 +75,7 @@ export class JobsView {
       const fail = (error) => {
         throw error instanceof Refused ? error : new Error(`${file.name}: ${error.message}; choose the file again to go on`);
       };
-      this.doing(() => sendFile(file, show).catch(fail).finally(end));
+      this.doing(() => sendFile(file, show, stop.signal).catch(fail).finally(end));
     }
   }
 
@@ -129,8 +130,8 @@ export class JobsView {
         Delete: () => this.remove(`v1/uploads/${upload.id}`, `Delete ${upload.name} from the server?`),
       }),
     ]);
-    const coming = [...this.sending].map(([key, { name, sent, size }]) => [
-      key, { sent }, () => row(name, "sending", "", {}, progress(`${name} sent`, sent, size)),
+    const coming = [...this.sending].map(([key, { name, sent, size, cancel }]) => [
+      key, { sent }, () => row(name, "sending", "", { Cancel: cancel }, progress(`${name} sent`, sent, size)),
     ]);
     const ids = [...this.sending.values()].map(({ id }) => id);
     this.fill(find("uploads"), [...there.filter(([id]) => !ids.includes(id)), ...coming]);
@@ -153,13 +154,17 @@ export class JobsView {
   showModels() {
     find("model").textContent = nameModel(this.models.model, this.models.claims);
     const finished = this.jobs.filter((job) => job.state === "finished" && job.kind !== "filter");
-    const served = this.models.models.filter((name) => !name.startsWith("job-"));
-    const all = [...served.map((name) => [name, name]), ...finished.map((job) => [`job:${job.id}`, `of job ${job.name}`])];
+    const all = [...this.served().map((name) => [name, name]), ...finished.map((job) => [`job:${job.id}`, `of job ${job.name}`])];
     const select = find("start-model"), chosen = select.value;
     if (select.dataset.shown === JSON.stringify(all)) return;
     select.dataset.shown = JSON.stringify(all);
     select.replaceChildren(...all.map(([value, text]) => new Option(text, value)));
     if (all.some(([value]) => value === chosen)) select.value = chosen;
+  }
+
+  // The models that the server was started with.
+  served() {
+    return this.models.models.filter((name) => !name.startsWith("job-"));
   }
 
   showFilters() {
@@ -183,6 +188,7 @@ export class JobsView {
     if (job.state === "finished" && job.kind !== "filter") {
       acts.Report = () => this.doing(() => this.openLink(job, "report"));
       if (!inService) acts["Put into service"] = act("serve");
+      else for (const model of this.served()) acts[`Put ${model} back`] = () => this.doing(() => putBack(model));
     }
     if (job.state === "finished") acts.Download = () => this.doing(() => this.openLink(job, "model"));
     if (OVER.includes(job.state) && !inService) {
@@ -241,6 +247,10 @@ export class JobsView {
     for (const element of [...list.children]) if (!wanted.includes(element)) element.remove();
     wanted.forEach((element, at) => list.children[at] !== element && list.insertBefore(element, list.children[at] ?? null));
   }
+}
+
+function putBack(model) {
+  return askJson("v1/models/current", "PUT", { model });
 }
 
 function describe(upload) {

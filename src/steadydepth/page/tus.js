@@ -8,9 +8,22 @@ const GOOD_S = 2; // that a piece takes, about
 const PATIENCE = 40; // attempts in a row without a byte: about five minutes, in which a server has started again
 const PASSING = [408, 409, 423, 429, 460, 500, 502, 503, 504]; // of HTTP, which may be over at the next attempt
 
-// `onProgress` is called with the bytes that are there, and the address of the upload.
-export async function sendFile(file, onProgress) {
+// `onProgress` is called with the bytes that are there, and the address of the upload. When `signal` aborts, the upload
+// is taken back from the server.
+export async function sendFile(file, onProgress, signal) {
   const key = `upload ${file.name} ${file.size} ${file.lastModified}`;
+  try {
+    await sendAll(file, key, onProgress, signal);
+  } catch (error) {
+    if (!signal?.aborted) throw error;
+    const place = localStorage.getItem(key);
+    if (place) await insistOn(() => remove(place));
+  }
+  localStorage.removeItem(key);
+}
+
+async function sendAll(file, key, onProgress, signal) {
+  const insist = (attempt) => insistOn(attempt, signal);
   let place = localStorage.getItem(key), offset = place && (await insist(() => offsetOf(place))), size = 1 << 20;
   if (offset == null) {
     // Sent again after an answer that was lost, it gives the same upload.
@@ -27,18 +40,18 @@ export async function sendFile(file, onProgress) {
     onProgress(offset, place);
     if (offset === file.size) return;
     const begun = performance.now();
-    offset = await sendPiece(place, file.slice(offset, offset + size), offset);
+    offset = await sendPiece(place, file.slice(offset, offset + size), offset, signal);
     const took = (performance.now() - begun) / 1e3;
     size = Math.min(MOST, Math.max(LEAST, Math.round((size * GOOD_S) / Math.max(took, GOOD_S / 2))));
   };
   while (offset < file.size) await insist(sendNext);
   onProgress(offset, place);
-  localStorage.removeItem(key);
 }
 
 // What `attempt` gives, tried again as long as it fails for a reason that may pass; it is told whether it is tried again.
-async function insist(attempt) {
+async function insistOn(attempt, signal) {
   for (let failures = 0; ; ) {
+    signal?.throwIfAborted();
     try {
       return await attempt(failures > 0);
     } catch (error) {
@@ -66,14 +79,20 @@ async function offsetOf(place) {
   }
 }
 
-async function sendPiece(place, piece, offset) {
+async function remove(place) {
+  await ask(place, { method: "DELETE", headers: TUS }).catch((error) => {
+    if (error.status !== 404) throw error;
+  });
+}
+
+async function sendPiece(place, piece, offset, signal) {
   const headers = { ...TUS, "Content-Type": "application/offset+octet-stream", "Upload-Offset": offset };
   // Only secure pages may compute it; elsewhere the server's own look at the file has to do.
   if (crypto.subtle) {
     const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await piece.arrayBuffer()));
     headers["Upload-Checksum"] = `sha256 ${base64(digest)}`;
   }
-  return Number((await ask(place, { method: "PATCH", headers, body: piece })).headers.get("Upload-Offset"));
+  return Number((await ask(place, { method: "PATCH", headers, body: piece, signal })).headers.get("Upload-Offset"));
 }
 
 function base64(bytes) {

@@ -43,12 +43,17 @@ def _find(folders: list[Path], file: str) -> dict[str, Path]:
     return {named(path): path for path in paths}
 
 
-def write_report(runs: list[Path], out: Path | None = None) -> Path:
+def write_report(runs: list[Path], out: Path | None = None, *, title: str | None = None) -> Path:
     """One page of runs and evaluations at `out`, or as report.html in the first folder; returns its path.
 
     Folders are taken with those directly inside them; of a run under way there are the curves so far. Evaluations on
     the same data stand in one section; what `verify --out verify.json` found stands in the last. Beside the page,
     flicker.webp shows the first labelled clip.
+
+    Args:
+        runs: folders of runs and of evaluations.
+        out: the page.
+        title: of the page; None for the name of the first folder.
 
     Raises:
         InputError: a folder is missing, or holds neither a run nor an evaluation, or `out` cannot be a file.
@@ -72,7 +77,7 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
     proofs = list(_find(runs, "verify.json").values())
     sections = [_section(data, group, page.parent) for data, group in groups.items()]
     sections += [_cost_section(proofs)] if proofs else []
-    write_text(page, render_page(f"steadydepth: {runs[0].resolve().name}", sections, curves=draw_curves(logs)))
+    write_text(page, render_page(f"steadydepth: {title or runs[0].resolve().name}", sections, curves=draw_curves(logs)))
     return page
 
 
