@@ -9,6 +9,7 @@ import films
 import numpy as np
 import pytest
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from PIL import Image
 
 from steadydepth.data.checks import check_data
 from steadydepth.data.conversion import convert_video
@@ -309,6 +310,16 @@ def test_frames_of_depth_keep_their_times(tmp_path):
     np.testing.assert_array_equal(list(read_depth_video(tmp_path / "depth.mkv")), codes)
     with av.open(str(tmp_path / "depth.mkv")) as file:
         assert not file.streams.audio
+
+
+def test_frames_of_a_gif_keep_their_delays(tmp_path):
+    images = [Image.fromarray(np.full((H, W), 12 * number, np.uint8)) for number in range(6)]
+    delays = [40, 40, 500, 40, 1000, 100]
+    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=delays)
+    source = tmp_path / "a.gif"
+    write_video(tmp_path / "written.mp4", read_video(source), probe_video(source).fps, like=source)
+    assert shown_at_ms(tmp_path / "written.mp4") == shown_at_ms(source) == [0, 40, 80, 580, 620, 1620]
+    np.testing.assert_array_equal(list(read_video(source, 4, 6)), list(read_video(source))[4:6])
 
 
 def test_frames_beyond_the_known_times_follow_one_by_one():

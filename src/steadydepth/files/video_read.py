@@ -269,7 +269,7 @@ def _scan(path: Path, _size: int, _changed: int) -> tuple[int, np.ndarray | None
                     keys.append((len(times) - 1, packet.pts))
         end.check(container, stream, is_from_start=True)
         # AVI keeps no time of showing: FFmpeg guesses it, and differently after a seek when there are B-frames.
-        has_times = any(name in container.format.name for name in ("mp4", "matroska"))
+        has_times = any(name in container.format.name for name in ("mp4", "matroska", "gif"))
     if not keys or keys[0][0] > 0 or _shown_before(times, keys[0][1]):
         # What stands before the first key frame cannot be decoded, or not all of it: only decoding shows it.
         times = [frame.pts for frame, _ in _decoded(path)]
