@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from films import pan
 from slow_loops import bilinear
 
 from steadydepth import metrics
@@ -22,11 +23,13 @@ from steadydepth.evaluation.evaluate import _enough_jobs, evaluate, evaluate_cli
 from steadydepth.evaluation.footage import Footage, chosen_frames, excerpt, follow_flow, footage_of
 from steadydepth.evaluation.sources import Source, open_footage, predict_sequence, sources_of_folder
 from steadydepth.files.predictions import open_array, write_predictions
+from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.stored_depth import open_predictions
 from steadydepth.inference.filters import ChosenFilter, filter_depth
 from steadydepth.inference.predictor import Predictor
 from steadydepth.metrics.protocols import METRICS, TEMPORAL, choose_protocol
-from steadydepth.ops.resize import fit_image, resize_depth
+from steadydepth.ops.resize import fit_image
+from steadydepth.video_types import Clip
 
 CLIPS = ("fixed_000003", "moving_000004")
 
@@ -172,7 +175,7 @@ def test_a_clip_that_stops_a_strict_evaluation_stops_its_processes(stored, world
 @pytest.mark.parametrize(("share", "threads", "expected"), [(1, 8, 2), (1, 1, 1), (15_361, 8, 1), (40_000, 8, 1)])
 def test_no_more_processes_than_pay_for_their_start(stored, world, monkeypatch, share, threads, expected):
     # Two clips of 5 frames of 48 x 64 are 30720 pixels.
-    sources = sources_of_folder(stored, sorted(world.iterdir()), filter=ChosenFilter())
+    sources = sources_of_folder(stored, sorted(world.iterdir()), choose_protocol("plain"), filter=ChosenFilter())
     monkeypatch.setattr("steadydepth.evaluation.evaluate._PIXELS_A_PROCESS", share)
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)
     assert _enough_jobs(sources) == expected
@@ -185,8 +188,31 @@ def test_a_stored_prediction_is_filtered_at_its_own_size(world, tmp_path):
     small = np.stack([fit_image(frame, 24, 32) for frame in frames])
     depth = np.random.default_rng(0).uniform(2, 9, (len(frames), 24, 32)).astype(np.float32)
     write_predictions(tmp_path, CLIPS[0], depth, "metric")
-    (source,) = sources_of_folder(tmp_path, [path], filter=ChosenFilter("ema_0.8"))
-    expected = [resize_depth(one, *frames.shape[1:3]) for one in filter_depth("ema_0.8", depth, small)]
+    (source,) = sources_of_folder(tmp_path, [path], choose_protocol("plain"), filter=ChosenFilter("ema_0.8"))
+    expected = filter_depth("ema_0.8", depth, small)
+    np.testing.assert_allclose(np.stack(list(source.open_depth().read())), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "size", "predicted", "numbers", "rows", "columns"),
+    [
+        ("vda_nyu", (480, 640), (426, 560), range(3), slice(45, 471), slice(41, 601)),
+        ("vda_scannet", (64, 96), (48, 74), range(0, 7, 3), slice(8, 56), slice(11, 85)),
+        ("kitti", (375, 1242), (352, 1216), range(3), slice(23, 375), slice(13, 1229)),
+    ],
+)
+def test_a_stored_prediction_of_a_part_is_filtered_along_that_part(
+    tmp_path, protocol, size, predicted, numbers, rows, columns
+):
+    """The filter follows the images: those that were predicted, and what of them."""
+    frames = pan(0, numbers[-1] + 1, *size)
+    clip = Clip("part", frames, 10.0)
+    path = write_sequence(tmp_path / "data", clip, depth_scale_m=None, source="a test", licence=None)
+    chosen = frames[numbers.start : numbers.stop : numbers.step]
+    depth = np.random.default_rng(0).uniform(2, 9, (len(chosen), *predicted)).astype(np.float32)
+    write_predictions(tmp_path, "part", depth, "metric")
+    (source,) = sources_of_folder(tmp_path, [path], choose_protocol(protocol), filter=ChosenFilter("flow_ema"))
+    expected = filter_depth("flow_ema", depth, np.ascontiguousarray(chosen[:, rows, columns]))
     np.testing.assert_allclose(np.stack(list(source.open_depth().read())), expected, rtol=1e-6)
 
 

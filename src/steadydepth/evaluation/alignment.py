@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32, Float64
 
 from steadydepth.evaluation.footage import Footage, LabelFrame, chosen_frames
 from steadydepth.metrics.arrays import Pixels, log_depth
-from steadydepth.metrics.protocols import KB_SIZE, Protocol, clean
+from steadydepth.metrics.protocols import KB_SIZE, Protocol, clean, kb_part
 from steadydepth.ops.alignment import (
     LEAST_DISPARITY,
     Alignment,
@@ -268,9 +268,8 @@ class Prediction:
         A prediction for BTS's KITTI crop is pasted where it was cut, and 0 is around it, in protocols that say so.
         """
         height, width = self.footage.height, self.footage.width
-        if self.protocol.pastes_kb and values.shape == KB_SIZE and height >= KB_SIZE[0] and width >= KB_SIZE[1]:
-            left = int((width - KB_SIZE[1]) / 2)
+        if (part := kb_part(self.protocol, values.shape, height, width)) is not None:
             pasted = np.zeros((height, width))
-            pasted[height - KB_SIZE[0] :, left : left + KB_SIZE[1]] = values
+            pasted[part] = values
             return pasted.ravel()
         return resize_depth(values.astype(np.float64), height, width).ravel()

@@ -283,7 +283,7 @@ def evaluate(
         if is_model:
             sources = sources_of_model(model_or_predictions, paths, Path(keep), chosen, filter=applied, tell=tell)
         else:
-            sources = sources_of_folder(Path(model_or_predictions), paths, filter=applied)
+            sources = sources_of_folder(Path(model_or_predictions), paths, chosen, filter=applied)
         if reference is not None:
             sources = with_reference(sources, paths, as_predictor(reference), Path(keep), chosen)
         report = _evaluate_sources(list(sources), settings, jobs, tell, controls=controls, data=str(data))

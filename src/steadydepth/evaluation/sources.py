@@ -19,7 +19,7 @@ from steadydepth.files.stored_depth import open_predictions, open_raw
 from steadydepth.inference.filters import NONE, ChosenFilter
 from steadydepth.inference.predictor import Predictor, as_predictor
 from steadydepth.inference.session import Fitted, Image, Session, VideoSession
-from steadydepth.metrics.protocols import Protocol
+from steadydepth.metrics.protocols import Protocol, kb_part
 from steadydepth.ops.resize import fit_image
 from steadydepth.progress import Progress
 from steadydepth.types import DepthFrames, InputError, State
@@ -149,12 +149,13 @@ def with_reference(
         yield replace(source, open_reference=opened)
 
 
-def sources_of_folder(folder: Path, paths: list[Path], *, filter: ChosenFilter) -> list[Source]:
+def sources_of_folder(folder: Path, paths: list[Path], protocol: Protocol, *, filter: ChosenFilter) -> list[Source]:
     """Each sequence with its stored prediction.
 
     Args:
         folder: of predictions.
         paths: of the sequences.
+        protocol: says which frames, and what of them, was predicted.
         filter: applied to what is stored.
 
     Raises:
@@ -169,17 +170,18 @@ def sources_of_folder(folder: Path, paths: list[Path], *, filter: ChosenFilter) 
     if unknown := predicted - known:
         LOG.warning("%s: predictions of sequences that the data does not have: %s", folder, ", ".join(sorted(unknown)))
     return [
-        Source(name_of(path), partial(open_footage, path), partial(open_stored, folder, path, filter=filter))
+        Source(name_of(path), partial(open_footage, path), partial(open_stored, folder, path, protocol, filter=filter))
         for path in paths
     ]
 
 
-def open_stored(folder: Path, path: Path, *, filter: ChosenFilter) -> DepthFrames:
-    """The stored prediction of a sequence; behind a filter at the size of its frames, filtered whenever it is read.
+def open_stored(folder: Path, path: Path, protocol: Protocol, *, filter: ChosenFilter) -> DepthFrames:
+    """The stored prediction of a sequence, filtered whenever it is read, at its own size.
 
     Args:
         folder: of predictions.
         path: of the sequence.
+        protocol: says which frames, and what of them, was predicted.
         filter: applied to what is stored.
 
     Raises:
@@ -188,18 +190,22 @@ def open_stored(folder: Path, path: Path, *, filter: ChosenFilter) -> DepthFrame
     stored = open_predictions(folder, name_of(path))
     if filter.name == NONE:
         return stored
-    footage = open_footage(path)
+    whole, every = open_footage(path), replace(protocol, stride=1, max_frames=None)
+    footage = excerpt(whole, every if stored.n_frames == whole.n_frames else protocol)
     if stored.n_frames != footage.n_frames:
         raise InputError(
-            f"{folder}: {stored.n_frames} predicted frames of {footage.name}, which has {footage.n_frames}: a filter "
+            f"{folder}: {stored.n_frames} predicted frames of {footage.name}, which has {whole.n_frames}: a filter "
             "needs each frame; predict them all, or leave the filter out"
         )
+    size = stored.height, stored.width
+    part = kb_part(protocol, size, footage.height, footage.width) or (slice(None), slice(None))
 
-    def read() -> Iterator[Float32[np.ndarray, "h w"]]:
+    def read() -> Iterator[Float32[np.ndarray, "i j"]]:
         session = Session(_Stored(stored), filter=filter)
-        return (result.depth for result in session.run(footage.images()))
+        shown = (np.ascontiguousarray(image[part]) for image in footage.images())
+        return (result.network_depth for result in session.run(shown))
 
-    return DepthFrames(stored.claims, footage.n_frames, footage.height, footage.width, read)
+    return DepthFrames(stored.claims, stored.n_frames, *size, read)
 
 
 class _Stored:

@@ -208,6 +208,21 @@ def crop_mask(crop: str | None, height: int, width: int) -> Bool[np.ndarray, "h 
     return mask
 
 
+def kb_part(protocol: Protocol, size: tuple[int, int], height: int, width: int) -> tuple[slice, slice] | None:
+    """Rows and columns of an image that a prediction for BTS's crop of KITTI is of; None for any other prediction.
+
+    Args:
+        protocol: says whether such predictions are known by their size.
+        size: height and width of the prediction.
+        height: rows of the image.
+        width: columns of the image.
+    """
+    if not protocol.pastes_kb or size != KB_SIZE or height < KB_SIZE[0] or width < KB_SIZE[1]:
+        return None
+    left = int((width - KB_SIZE[1]) / 2)
+    return slice(height - KB_SIZE[0], height), slice(left, left + KB_SIZE[1])
+
+
 def valid_labels(
     depth: Float[np.ndarray, "*t h w"], valid: Bool[np.ndarray, "*t h w"], protocol: Protocol
 ) -> Bool[np.ndarray, "*t h w"]:

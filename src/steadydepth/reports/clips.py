@@ -150,7 +150,7 @@ def _depth_in_units_of_claims(
     if not isinstance(source, Path):
         stop = None if filter.is_offline else n_frames  # there and back is from the end
         return predict_sequence(source, sequence, filter=filter, stop=stop)[:n_frames], claims_of(source)
-    stored = open_stored(source, sequence.path, filter=filter)
+    stored = open_stored(source, sequence.path, _protocol_of(shown.report), filter=filter)
     if stored.n_frames != sequence.n_frames:
         raise InputError(f"{source}: {stored.n_frames} predicted frames for {sequence.n_frames}: predict every frame")
     return np.stack(list(islice(stored.read(), n_frames))), stored.claims
