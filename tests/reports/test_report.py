@@ -264,6 +264,15 @@ def test_stored_predictions_are_shown_as_they_were_scored(world, tmp_path):
     np.testing.assert_allclose(scored_depth(shown, sequence, sequence.read()), truth[CLIPS[0]], rtol=1e-5)
 
 
+def test_predictions_of_a_part_of_each_frame_are_not_stretched_over_all_of_it(world, tmp_path):
+    sequence = open_sequence(world / CLIPS[0])
+    part = sequence.read().depth[:, 8:-8, 11:-11]
+    write_predictions(tmp_path / "a", CLIPS[0], part, "metric")
+    shown = Shown(tmp_path / "a", {"header": HEADER | {"protocol": "vda_scannet"}, "clips": {}})
+    with pytest.raises(InputError, match="predicts a part of each frame, as vda_scannet has it"):
+        scored_depth(shown, sequence, sequence.read())
+
+
 def test_predictions_of_different_claims_are_each_shown_as_they_were_aligned(world, tmp_path):
     truth = {name: open_sequence(world / name).read().depth for name in CLIPS}
     write_predictions(tmp_path / "a", CLIPS[0], 1 / (2 * truth[CLIPS[0]]), "disparity")

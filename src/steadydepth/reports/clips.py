@@ -21,7 +21,7 @@ from steadydepth.evaluation.sources import open_stored, predict_sequence
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.video_write import H264_SIDE, write_video
 from steadydepth.inference.filters import choose_filter
-from steadydepth.metrics.protocols import Protocol, choose_protocol, valid_labels
+from steadydepth.metrics.protocols import Protocol, choose_protocol, crop_slices, kb_part, valid_labels
 from steadydepth.models.declare import claims_of
 from steadydepth.ops.alignment import Alignment
 from steadydepth.ops.resize import resize_depth
@@ -124,7 +124,8 @@ def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.nda
         clip: its first frames.
 
     Raises:
-        InputError: there is no prediction for each frame of the sequence, or its filter is gone.
+        InputError: there is no prediction for each frame of the sequence, or of a part of it alone; or its filter is
+            gone.
     """
     raw, claims = _depth_in_units_of_claims(shown, sequence, len(clip.frames))
     fitted = shown.report["clips"].get(clip.name, {})
@@ -150,7 +151,11 @@ def _depth_in_units_of_claims(
     if not isinstance(source, Path):
         stop = None if filter.is_offline else n_frames  # there and back is from the end
         return predict_sequence(source, sequence, filter=filter, stop=stop)[:n_frames], claims_of(source)
-    stored = open_stored(source, sequence.path, _protocol_of(shown.report), filter=filter)
+    protocol, whole = _protocol_of(shown.report), (sequence.height, sequence.width)
+    stored = open_stored(source, sequence.path, protocol, filter=filter)
+    part = kb_part(protocol, (stored.height, stored.width), *whole) or crop_slices(protocol.cut, *whole)
+    if part != crop_slices(None, *whole):
+        raise InputError(f"{source}: predicts a part of each frame, as {protocol.name} has it, and is not shown")
     if stored.n_frames != sequence.n_frames:
         raise InputError(f"{source}: {stored.n_frames} predicted frames for {sequence.n_frames}: predict every frame")
     return np.stack(list(islice(stored.read(), n_frames))), stored.claims
