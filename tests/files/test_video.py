@@ -335,18 +335,20 @@ def test_sound_of_mp3_is_copied(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["ts", "flv"])
-def test_sound_stays_with_frames_that_have_no_times_of_their_own(tmp_path, suffix):
-    """Transport streams begin at any time, and frames of such files are written from 0 on."""
+def test_sound_stays_with_frames_that_begin_at_any_time_and_come_at_changing_rate(tmp_path, suffix):
+    """As transport streams do, of which the frames are written from 0 on."""
 
     def begins(path: Path, kind: str) -> float:
         with av.open(str(path)) as file:
             return min(float(packet.pts * packet.time_base) for packet in file.demux(**{kind: 0}) if packet.size)
 
-    source = with_sound(tmp_path / f"clip.{suffix}", [0, 40, 80, 120, 160], begin_s=3600 if suffix == "ts" else 0)
+    times = [0, 40, 80, 380, 420]
+    source = with_sound(tmp_path / f"clip.{suffix}", times, begin_s=3600 if suffix == "ts" else 0)
     written = tmp_path / "written.mp4"
     write_video(written, read_video(source), 25.0, like=source)
     assert len(heard(written)) == len(heard(source)) > 10
     assert begins(source, "video") > (3599 if suffix == "ts" else 0.05)
+    assert shown_at_ms(written) == times
     assert begins(written, "video") == 0
     assert begins(written, "audio") == pytest.approx(begins(source, "audio") - begins(source, "video"), abs=1e-3)
 

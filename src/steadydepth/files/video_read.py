@@ -32,6 +32,10 @@ _SAME_RATE = 0.01
 _HDR = {16: "PQ, as of HDR10 and Dolby Vision", 18: "HLG"}  # transfer functions of ITU-T H.273
 # Ratios of width to height that a pixel may have.
 _WIDEST_PIXEL = 8.0
+# Containers, by FFmpeg's names, that keep when each frame is shown; and files of them that an index says where each
+# lies, so that a seek is exact, and that begin at 0. The clock of others, as of a broadcast, begins at any time.
+_WITH_TIMES = ("mp4", "matroska", "gif", "mpegts", "flv", "asf")
+FROM_ZERO = (".mp4", ".mov", ".m4v", ".3gp", ".mkv", ".webm", ".gif")
 _PATIENCE_S = 10.0  # with a server, when connecting and for each packet
 
 
@@ -226,7 +230,7 @@ def _frames_from(path: Path | str, start: int, stop: int | None) -> Iterator[tup
         n_frames, times = scan_video(path)
         if start >= n_frames:
             return
-        if times is not None:
+        if times is not None and path.suffix.lower() in FROM_ZERO:
             after_seek = _decoded(path, from_time=int(times[start]))
             try:
                 first = next(after_seek, None)
@@ -269,7 +273,7 @@ def _scan(path: Path, _size: int, _changed: int) -> tuple[int, np.ndarray | None
                     keys.append((len(times) - 1, packet.pts))
         end.check(container, stream, is_from_start=True)
         # AVI keeps no time of showing: FFmpeg guesses it, and differently after a seek when there are B-frames.
-        has_times = any(name in container.format.name for name in ("mp4", "matroska", "gif"))
+        has_times = any(name in container.format.name for name in _WITH_TIMES)
     if not keys or keys[0][0] > 0 or _shown_before(times, keys[0][1]):
         # What stands before the first key frame cannot be decoded, or not all of it: only decoding shows it.
         times = [frame.pts for frame, _ in _decoded(path)]

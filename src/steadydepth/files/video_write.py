@@ -17,7 +17,7 @@ from jaxtyping import UInt8, UInt16
 
 from steadydepth.errors import InputError
 from steadydepth.files.atomic_writes import new_file
-from steadydepth.files.video_read import open_container, opened_video, scan_video
+from steadydepth.files.video_read import FROM_ZERO, open_container, opened_video, scan_video
 
 LOG = logging.getLogger(__name__)
 H264_SIDE = 16384
@@ -119,12 +119,12 @@ def _encode(
             f"{path}: {width} x {height} is more than H.264 takes, {H264_SIDE} a side: shrink the input, or write "
             "npz, png16, exr or mkv"
         )
-    times, time_base = (None, Fraction(1)) if like is None else _times(like)
+    times, time_base, begin_s = (None, Fraction(1), Fraction(0)) if like is None else _times(like)
     # The index first, so that a browser plays while it loads.
     in_container = {"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".mov", ".m4v") else {}
     with (
         new_file(path) as part,
-        _sound_of(sound) as (template, packets),
+        _sound_of(sound, begin_s) as (template, packets),
         open_container(str(part.absolute()), "w", options=in_container) as container,
     ):
         # As a broadcaster writes it, 30000/1001; a frame in an hour as it is.
@@ -162,13 +162,18 @@ def _mux(container: Any, stream: Any, frames: Iterator[Any]) -> None:
     container.mux(stream.encode())
 
 
-def _times(path: Path) -> tuple[np.ndarray, Fraction]:
-    """When frames are shown, in the time base beside it; that of the first alone where the file does not say."""
+def _times(path: Path) -> tuple[np.ndarray, Fraction, Fraction]:
+    """When frames are shown, in the time base beside it, and what of the clock of the file is 0 there, in seconds.
+
+    That of the first alone where the file does not say.
+    """
     times = scan_video(path)[1]
-    if times is None:
-        return np.zeros(1, np.int64), Fraction(1, 90000)
     with opened_video(path) as (_, stream):
-        return times, Fraction(stream.time_base)  # PyAV 19 has a type of its own
+        unit_s = Fraction(stream.time_base)  # PyAV 19 has a type of its own
+        begin = 0 if times is not None and path.suffix.lower() in FROM_ZERO else stream.start_time or 0
+    if times is None:
+        return np.zeros(1, np.int64), Fraction(1, 90000), begin * unit_s
+    return times - begin, unit_s, begin * unit_s
 
 
 def _time_of(number: int, times: np.ndarray, step: int) -> int:
@@ -177,8 +182,8 @@ def _time_of(number: int, times: np.ndarray, step: int) -> int:
 
 
 @contextmanager
-def _sound_of(path: Path | None) -> Iterator[tuple[Any, Iterator[Any]]]:
-    """The first sound of a video that an MP4 can hold, and its packets; (None, none) when there is not one."""
+def _sound_of(path: Path | None, begin_s: Fraction) -> Iterator[tuple[Any, Iterator[Any]]]:
+    """The first sound of a video that an MP4 can hold, and its packets `begin_s` sooner; (None, none) without one."""
     if path is None:
         yield None, iter(())
         return
@@ -193,10 +198,7 @@ def _sound_of(path: Path | None) -> Iterator[tuple[Any, Iterator[Any]]]:
         if not streams:
             yield None, iter(())
             return
-        # Where frames have no times of their own they begin at 0, and so does the sound that belongs to the first.
-        video = container.streams.video[0]
-        late = Fraction(0) if scan_video(path)[1] is not None else (video.start_time or 0) * Fraction(video.time_base)
-        yield streams[0], (_earlier(packet, late) for packet in container.demux(streams[0]) if packet.size)
+        yield streams[0], (_earlier(packet, begin_s) for packet in container.demux(streams[0]) if packet.size)
 
 
 def _earlier(packet: Any, seconds: Fraction) -> Any:
