@@ -20,7 +20,7 @@ from steadydepth.data.loader import ClipSamples
 from steadydepth.data.sequence_folder import open_sequence
 from steadydepth.errors import InputError
 from steadydepth.files.dolby_vision import base_layer
-from steadydepth.files.video_read import probe_video, read_video
+from steadydepth.files.video_read import frame_times_s, probe_video, read_video
 from steadydepth.files.video_write import write_video
 
 H, W = 48, 64
@@ -258,6 +258,13 @@ def test_the_containers_of_camcorders_and_old_phones_are_videos(tmp_path, name, 
     assert shown == list(range(12))
     part = sequence.read_frames(7, 9)
     assert [int(np.abs(frames.astype(int) - image).mean((1, 2, 3)).argmin()) for image in part] == [7, 8]
+
+
+def test_times_of_fields_are_not_taken_for_those_of_frames(tmp_path):
+    """Of an interlaced transport stream two packets may be one frame."""
+    films.encode(tmp_path / "a.ts", moving(12))
+    films.encode(tmp_path / "fields.ts", moving(12), **{"x264-params": "interlaced=1"})
+    assert [len(frame_times_s(tmp_path / name)) for name in ("a.ts", "fields.ts")] == [12, 0]
 
 
 def test_a_gif_that_is_cut_is_truncated(tmp_path):

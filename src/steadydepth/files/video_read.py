@@ -274,12 +274,19 @@ def _scan(path: Path, _size: int, _changed: int) -> tuple[int, np.ndarray | None
         end.check(container, stream, is_from_start=True)
         # AVI keeps no time of showing: FFmpeg guesses it, and differently after a seek when there are B-frames.
         has_times = any(name in container.format.name for name in _WITH_TIMES)
+        # There the two fields of a frame may be packets of their own, each with its time.
+        has_times &= container.format.name != "mpegts" or not _is_interlaced(path)
     if not keys or keys[0][0] > 0 or _shown_before(times, keys[0][1]):
         # What stands before the first key frame cannot be decoded, or not all of it: only decoding shows it.
         times = [frame.pts for frame, _ in _decoded(path)]
     if not has_times or None in times or len(set(times)) < len(times):
         return len(times), None
     return len(times), np.sort(np.array(times, np.int64))
+
+
+def _is_interlaced(path: Path) -> bool:
+    first = next(_decoded(path), None)
+    return first is not None and bool(first[0].interlaced_frame)
 
 
 def _shown_before(times: list[int | None], key: int | None) -> bool:
