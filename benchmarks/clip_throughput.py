@@ -1,11 +1,12 @@
-"""Clips a second from loose PNG and from shards, beside what decoding and resizing the same files allows.
+"""Measure clips a second from loose PNG and from shards, against decoding and resizing the same files alone.
 
     python benchmarks/clip_throughput.py                     # video frames at 640x480 with synthetic depth
     python benchmarks/clip_throughput.py --data DATA --size 192x256 --workers 1 2
 
-Packs DATA three ways into a temporary folder and reads all of them in turns: bytes and RGB-D frames a second of each,
-then clips a second of the loader with each number of processes, as a share of what one process that only decodes and
-resizes reaches, times the processes. Medians of all rounds. Run with OMP_NUM_THREADS=1 on an idle machine.
+DATA is packed in three ways into a temporary folder, and all are read in turns. For each it prints bytes and RGB-D
+frames a second, then clips a second of the loader with each number of processes, as a share of the rate of one process
+that only decodes and resizes, times the number of processes. Numbers are medians over all rounds. Run with
+OMP_NUM_THREADS=1 on an idle machine.
 """
 
 import argparse

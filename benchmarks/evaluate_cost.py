@@ -1,10 +1,10 @@
-"""What evaluate costs: frames a second beside the decoding of the same files alone, and memory by length of the clip.
+"""Measure the cost of evaluate: frames a second against decoding the same files alone, and memory by clip length.
 
     .venv/bin/python benchmarks/evaluate_cost.py --frames 100 2000 --root runs/cost
 
-One synthetic clip is written and walked back and forth, by links, to any length. The jobs: decode, every file; plain,
-evaluate with all labels; controls, the same beside the controls; video, frames alone, without labels and controls. Each
-number is of a process of its own, on --threads threads; a run on an idle machine is the one to believe.
+One synthetic clip is written, and repeated back and forth by links to any length. The jobs: `decode` reads every file;
+`plain` evaluates with all labels; `controls` adds the controls; `video` has frames only, without labels and controls.
+Each number comes from a process of its own, on --threads threads. Run it on an idle machine.
 """
 
 import argparse

@@ -1,12 +1,11 @@
-"""How much faster exported files are than torch eager, and whether a steady model costs more than a plain one.
+"""Measure how much faster exported files are than torch eager, and whether a steady model costs more than a plain one.
 
     .venv/bin/python benchmarks/export_speed.py --model runs/demo/steady --plain runs/demo/plain
 
-Files that --root does not have yet are exported first (int8 where nncf is installed for OpenVINO). Then every network
-has its turns, in --processes of its own, for --seconds in all: all numbers are of one run, and the ratios are the ones
-to believe. The complete call takes a 640 x 480 image to depth of that size. MiDaS v2.1 small, with random weights, runs
-at its own 256 x 256 in the same runtimes. An idle machine, please; where others share it, the fastest turn of each
-network is what it takes when they rest.
+Files missing in --root are exported first (int8 for OpenVINO if nncf is installed). Then all networks take turns, each
+in --processes of its own, for --seconds in total. Compare ratios, as all numbers come from one run. The complete call
+goes from a 640 x 480 image to depth of that size. MiDaS v2.1 small, with random weights, runs at its own 256 x 256 in
+the same runtimes. Use an idle machine; on a shared one, the fastest turn of each network is closest to its true time.
 """
 
 import argparse

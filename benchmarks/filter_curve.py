@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/filter_curve.py --model runs/demo/plain --data runs/demo/data/test
     .venv/bin/python benchmarks/filter_curve.py --predictions FOLDER --data DATA --strengths 0.9 --decays 0.8
 
-Each row is a filter of the same predictions: ratios of its metrics to those without it, delta1 in points, means over
-the clips. Edges are those of the prediction itself (edges_kept).
+Each row is a filter of the same predictions: ratios of its metrics to those without a filter (delta1: difference in
+points), as means over the clips. Edges are compared with those of the unfiltered prediction (edges_kept).
 """
 
 import argparse

@@ -1,11 +1,10 @@
-"""What the learned filter costs beside a network: both in ONNX Runtime, in turns, in one run.
+"""Measure the cost of the learned filter against a network: both in ONNX Runtime, in turns, in one run.
 
     .venv/bin/python benchmarks/filter_speed.py --model runs/demo/steady --size 192x256
 
 The model is exported first, unless it is a file. A turn is one frame of a moving view through the model, through the
-filter (optical flow, warps and its network: all of it), and through the flow alone. Time is that of the
-processor, of the turn that a tenth of all undercut, as machines are shared; the ratio is the one to believe. One thread
-each.
+filter (optical flow, warps and its network: all of it), and through the flow alone. Times are
+processor times at the 10th percentile of all turns, as machines are shared; compare the ratios. Each uses one thread.
 """
 
 import argparse

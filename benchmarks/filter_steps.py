@@ -1,11 +1,11 @@
-"""How the learned filter answers to a step: a cut, a light, a knock, lost frames, a thing that passes; still for long.
+"""Measure how the learned filter reacts to a cut, a light, a knock, lost frames, a passing object, and a still view.
 
     .venv/bin/python benchmarks/filter_steps.py
 
-Depth is the truth of the synthetic world with flicker of the full frame and of its parts. Each row is the error of
-log depth (mean over pixels and over 12 draws of the flicker, in percent) in the frames from the step on, raw and
-filtered, and what the filtered error is long after. The last rows are of 2,000 frames of a still view and of 10,000
-frames in constant memory.
+The input is true depth of the synthetic world, with flicker of the full frame and of its parts. Each row has the error
+of log depth (mean over pixels and over 12 draws of the flicker, in percent) in the frames from the change on, raw and
+filtered, and the filtered error long after. The last rows are 2,000 frames of a still view, and memory over 10,000
+frames.
 """
 
 import resource

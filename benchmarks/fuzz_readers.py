@@ -1,10 +1,10 @@
-"""Damaged files through every reader: nothing but InputError, no hang, no flood of memory, nothing written elsewhere.
+"""Read damaged files with every reader; accept only InputError: no hang, bounded memory, nothing written elsewhere.
 
     python benchmarks/fuzz_readers.py --number 10000 --seed 0 [--kinds png npz mp4] [--keep FOLDER]
 
-Files of each kind are written once, small; then each input is one of them with bytes changed, cut out, doubled, swapped
-or set to extremes, and read by what reads that kind. Inputs are read in a process of their own, many one after another;
-what ends that process, by a signal, by time or by memory, is a finding too. Exit status 1 when there is one.
+A small file of each kind is written once. Each input is one of them with bytes changed, removed, doubled, swapped or
+set to extremes, and is read by the reader of that kind. A separate process reads many inputs one after another. An
+input that ends the process, by a signal, by time or by memory, is a finding too. Exit status 1 if there is a finding.
 """
 
 import argparse

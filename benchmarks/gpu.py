@@ -1,12 +1,12 @@
-"""What a GPU is for, in one script: speed of the rendered world and of training steps, and the ready model.
+"""Use a GPU: measure the rendered world and training steps, and train the ready model.
 
     python benchmarks/gpu.py speed --assets runs/ready/assets.npz --weights package
     python benchmarks/gpu.py base --assets runs/ready/assets.npz --minutes 5 --out runs/ready
     python benchmarks/gpu.py second --assets runs/ready/assets.npz --minutes 4 --out runs/ready
 
-`base` goes on from the model of the package (`--init none` begins with the encoder alone, `--init RUN` with another)
-for accuracy, and `second` from `base` with the relative loss (`steady`) and without it (`plain`), side by side. Both
-measure a step first, and take as many as the minutes allow; SIGTERM ends a run with what it has learnt.
+`base` continues from the model of the package for accuracy (`--init none` starts from the encoder alone, `--init RUN`
+from another model). `second` continues from `base` with the relative loss (`steady`) and without it (`plain`), side by
+side. Both measure a step first, and do as many steps as the minutes allow. SIGTERM ends a run and keeps its weights.
 """
 
 import argparse

@@ -1,8 +1,9 @@
-"""Whether the absolute and the relative loss pull the same way: cosines of their gradients over batches.
+"""Measure whether the absolute and the relative loss agree: cosines of their gradients over batches.
 
     .venv/bin/python benchmarks/gradient_agreement.py -c configs/demo.yaml runs/compare/plain-0 runs/compare/steady-0
 
-Without a folder, the starting weights of the config. In the weights, and in the predicted depth.
+Cosines are given for the weights and for the predicted depth. Without a folder, the starting weights of the config are
+used.
 """
 
 import argparse

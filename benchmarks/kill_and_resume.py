@@ -1,11 +1,11 @@
-"""A run of two processes, killed (-9) at random moments, ends as one that nothing has cut.
+"""Check that a run of two processes, killed (-9) at random moments, ends like an uninterrupted one.
 
     python benchmarks/kill_and_resume.py --out runs/kills
 
-20 kills over 4 runs. When: while the processes start, in a step, or while a checkpoint is being written. Who: one of
-the two processes, which torchrun survives, all of them and torchrun, as when the power goes, or torchrun alone: then
-the processes train on, and the same command must be refused until they are killed as well. Exit status 1 when a log of
-losses or a byte of a model differs. Without --data the clips are made.
+20 kills over 4 runs. When: while the processes start, in a step, or while a checkpoint is written. Which: one of the
+two processes, which torchrun survives; all of them and torchrun, as in a power cut; or torchrun alone: then the
+processes continue, and the same command must be refused until they are killed as well. Exit status 1 if a log of losses
+or a byte of a model differs. Without --data the clips are made.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""A server, killed (-9) at random moments of uploads, jobs and streams, loses nothing.
+"""Check that a server, killed (-9) at random moments of uploads, jobs and streams, loses nothing.
 
     python benchmarks/kill_server.py --out runs/server-kills
 
 20 kills over rounds; each round uploads a file in pieces, trains on it, and has a stream open all the while. Half of
-the kills take the process of the job along, as when the power goes. Then the server is started again on the same port.
-Exit status 1 when a byte that was acknowledged is gone, a file arrives damaged, a job does not end with the very
-weights of a run that nothing cut, or a stream does not come back. Without --model and --data they are made.
+the kills include the process of the job, as in a power cut. Then the server is started again on the same port. Exit
+status 1 if an acknowledged byte is lost, a file arrives damaged, the weights of a job differ from those of an
+uninterrupted run, or a stream does not come back. Without --model and --data they are made.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""The table of ready models: licence, size, speed and temporal consistency, by one command.
+"""Write the table of ready models: licence, size, speed, accuracy and temporal consistency.
 
     .venv/bin/python benchmarks/models_table.py --data runs/demo/data/test --out table.md
     .venv/bin/python benchmarks/models_table.py --data runs/demo/data/test --also runs/demo/plain runs/demo/steady
 
-The models are those of `sd.list_models()`, whatever they are, and the folders or names of --also. A model whose weights
-are neither on this machine nor to be had from the hub is in the table, without numbers. Speed is a frame of --size
-through each, in turns, in torch; it depends on the machine and on what else runs there, the order of the models less.
-Temporal consistency is what `evaluate` measures on the clips of --data, of the model alone and behind the learned
-filter: flicker along the flow in percent of depth, and abs_rel after one alignment a clip, as its claims call for.
+The models are those of `sd.list_models()`, and the folders or names of --also. A model whose weights are neither on
+this machine nor available from the hub is listed without numbers. Speed is the time of a frame of --size in torch,
+measured in turns. It depends on the machine and its other load; the order of the models depends less on them. Temporal
+consistency is what `evaluate` measures on the clips of --data, of the model alone and behind the learned filter:
+flicker along the flow in percent of depth, and abs_rel after one alignment per clip, as its claims require.
 """
 
 import argparse

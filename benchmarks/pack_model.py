@@ -1,4 +1,4 @@
-"""A model of a finished run as it travels in the package: weights of 16 bits, and for which size of image it is.
+"""Pack the model of a finished run for the package: 16-bit weights, and the image size that it is meant for.
 
 python benchmarks/pack_model.py runs/ready/steady src/steadydepth/models/steadydepth_small --max-side 256
 """

@@ -1,11 +1,11 @@
-"""Video file to depth: all in one process against its parts, timed one after the other in the same run.
+"""Measure the time from video file to depth, against its parts, timed in turns in one run.
 
     .venv/bin/python benchmarks/predict_speed.py --model steady.onnx
 
-Decoding alone and the model alone, with what it needs before and after, are timed on the same frames, then the stream
-of the file, which decodes ahead in a thread; a share above 100 % is what the overlap gains. The formats of predict
-follow, writing included. One of each in turn, --rounds times; the medians count. Of an exported file, last, what a call
-costs over its bare network: uint8 image in, float32 depth of its size out; and the same with the image processor of
+On the same frames it times decoding alone, the model alone (with its pre- and postprocessing), and the stream of the
+file, which decodes ahead in a thread; a share above 100 % is the gain of this overlap. Then follow the formats of
+predict, writing included. All take turns, --rounds times; numbers are medians. For an exported file it last prints what
+a call (uint8 image to float32 depth of its size) costs over its bare network, and the same with the image processor of
 transformers before and after that network.
 """
 

@@ -1,9 +1,9 @@
-"""A server that is killed (SIGKILL) at random moments and started again, while terminals stream from it.
+"""Kill a server (SIGKILL) at random moments and restart it, while clients stream from it.
 
     .venv/bin/python benchmarks/serve_kills.py --model runs/mine --kills 20
 
-Three recordings go through the client, again and again until the last kill; each must come back complete, in order,
-each frame as the offline run has it. Prints what was answered, and how long the terminals were without an answer.
+Three recordings go through the client, again and again until the last kill. Each must come back complete, in order, and
+equal to the offline run frame by frame. It prints what was answered, and how long the clients were without an answer.
 """
 
 import argparse

@@ -1,16 +1,15 @@
-"""A server under load on this machine: frames a second against the model alone, latency, memory, order, states.
+"""Measure a server under load: frames a second against the model alone, latency, memory, order, states.
 
     .venv/bin/python benchmarks/serve_load.py --model steady --terminals 1 8 32 --seconds 20 --out load.json
 
-The server is a process of its own with one thread for its network, the terminals are threads of this one: JPEG of
-192 x 256 there, float16 back, at most two frames of each on their way. The model alone runs in a process of its own
-with one thread as well, one frame after another, and as many at once as fill the device. Both take turns, --rounds
-times, so that what else the machine does is shared evenly; rates are over all rounds, and beside them stands what each
-process had of the processor for a frame, which other work on the machine changes little. Then one terminal floods the
-server at five times its rate, and 32 terminals show it different clips behind a filter with a memory, each compared
-with its own offline run. --job trains a model on the server, and measures the load with its process at work and held,
-in turns: what predictions lose to it. --minutes repeats the load of the most terminals for so long and notes the memory
-of the server every ten seconds.
+The server is a process of its own with one thread for its network. The clients ("terminals") are threads of this
+process: they send JPEG of 192 x 256 and receive float16, with at most two unanswered frames each. The model alone also
+runs in a process of its own with one thread: one frame after another, and in batches that fill the device. Both take
+turns, --rounds times, so that other load on the machine is shared evenly. Rates are over all rounds; beside them is the
+processor time for a frame, which other load changes little. Then one client floods the server at five times its rate,
+and 32 clients send different clips behind a filter with a memory, each compared with its own offline run. --job trains
+a model on the server, and measures the load with its process running and paused, in turns: what predictions lose to it.
+--minutes repeats the load of the most clients for so long, and notes the memory of the server every ten seconds.
 """
 
 import argparse

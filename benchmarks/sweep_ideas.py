@@ -1,6 +1,6 @@
-"""Ideas that the package does not have, as changes of the package in this process: the sweep tries them.
+"""Ideas that the package does not have: the sweep tries them by patching the package in its process.
 
-Each function changes what a run started afterwards in the same process does. None is undone: a run is a process.
+Each function affects runs that start afterwards in the same process. No patch is undone, as each run is a process.
 """
 
 import math

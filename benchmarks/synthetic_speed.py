@@ -1,10 +1,10 @@
-"""The synthetic world: frames a second that `data make` writes, with one process and with two.
+"""Measure the frames a second that `data make` writes, with one process and with two.
 
     .venv/bin/python benchmarks/synthetic_speed.py
 
 Whole clips, half with a moving camera, written as sequence folders. The clock starts when each process has written its
-first clip, so that starting Python does not count. Frames a CPU second are of everything that was done, starting
-further processes included: they say what a core can do while others use it as well.
+first clip, so that starting Python does not count. Frames per CPU second include all work, also starting
+further processes: they show what a core can do while others use it as well.
 """
 
 import argparse

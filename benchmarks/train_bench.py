@@ -1,4 +1,4 @@
-"""What the parts of train_step.py share: the config, a batch that is ready, and arms that are timed in turns."""
+"""Shared code of train_step.py: the config, a prepared batch, and arms that are timed in turns."""
 
 import argparse
 import random

@@ -1,20 +1,19 @@
-"""What a training step costs, as ratios in one run: each part takes its arms in turns, in an order drawn every round.
+"""Measure a training step, as ratios in one run: each part runs its arms in turns, in an order drawn every round.
 
     python benchmarks/train_step.py --out train_step.json
     python benchmarks/train_step.py --parts a b --height 48 --width 64 --rounds 3
 
-a  our loop, with its log lines, against a bare PyTorch loop of the same net, loss, optimizer and clipping
-b  the relative loss and its gradient, as a share of the bare step: the change alone and as the config has it, at the
-   same pixel and along ready flow, and DIS flow in line
+a  our loop, with its log lines, against a bare PyTorch loop with the same net, loss, optimizer and clipping
+b  the relative loss and its gradient, as a share of the bare step: the change alone and as in the config, at the
+   same pixel and along precomputed flow, and DIS flow in line
 c  the network in channels_last against contiguous
 d  bf16 against float32
-e  checkpointing by encoder stage against none: activations kept for the way back, and time
+e  checkpointing by encoder stage against none: activations kept for the backward pass, and time
 f  waiting for data, as a share of a step, with the real loader
-g  two processes against one, a thread and a core each, twice the clips: speed over twice the speed; and against two
-   runs side by side that know nothing of each other, which is what the machine allows
-h  rendering the clips of a step (`synthetic` of data.sources) against the step: clips that are new, and clips that are
-   shown again in another light; with --assets of furniture, without it of simple bodies. It takes minutes, and is run
-   where --parts names it
+g  two processes against one, a thread and a core each, with twice the clips: speed over twice the speed; and against
+   two independent runs side by side, the limit of the machine
+h  rendering the clips of a step (`synthetic` of data.sources) against the step: new clips, and clips shown again in
+   other light; of furniture with --assets, else of simple bodies. It takes minutes; only with --parts h
 
 The net and the loss are those of configs/demo.yaml; the clips are made, unless --data names a folder of them. A ratio
 is the median over the rounds, with its quartiles.

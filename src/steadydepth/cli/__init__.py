@@ -35,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
-    help="Train, evaluate and run per-frame depth models whose video depth does not flicker.",
+    help="Temporally consistent depth of video: filter, train, evaluate, run, export and serve depth models.",
 )
 
 
@@ -49,7 +49,7 @@ def _print_version(asked: bool) -> bool:
 @app.callback()
 def _before_any(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version)
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     keep_buffers()
@@ -67,7 +67,7 @@ for _command in (
 
 @app.command()
 def doctor() -> None:
-    """Say what this installation has: versions, devices, codecs, optional parts, and what to install for the rest."""
+    """List what is installed: versions, devices, codecs, optional parts, and what to install for the rest."""
     from steadydepth.diagnosis import diagnose
 
     for line in diagnose():

@@ -13,20 +13,20 @@ from steadydepth.progress import show_progress
 
 def make(
     root: Annotated[Path, typer.Argument(help="Folder that gets the sequence folders.")],
-    clips: Annotated[int, typer.Option(min=1, help="How many; every other one has a fixed camera.")] = 80,
+    clips: Annotated[int, typer.Option(min=1, help="Number of clips; every other one has a fixed camera.")] = 80,
     frames: Annotated[int, typer.Option(min=2, help="Frames in a clip.")] = 12,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first clip; the next takes the next.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first clip; the next clip has the next one.")] = 0,
     height: Annotated[int, typer.Option(min=32, help="Rows.")] = 96,
     width: Annotated[int, typer.Option(min=32, help="Columns.")] = 128,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     device: Annotated[str | None, typer.Option(help="Render on this device of torch, such as cuda.")] = None,
-    meshes: Annotated[Path | None, typer.Option(help="Folder of GLB, glTF, OBJ, PLY or STL: shapes of things.")] = None,
+    meshes: Annotated[Path | None, typer.Option(help="Folder of GLB, glTF, OBJ, PLY or STL: object shapes.")] = None,
     textures: Annotated[Path | None, typer.Option(help="Folder of images, shown on all surfaces.")] = None,
-    shake: Annotated[bool, typer.Option("--shake", help="Moving cameras shake and roll as in a hand.")] = False,
-    deform: Annotated[bool, typer.Option("--deform", help="Moving objects stretch and swing arms.")] = False,
-    blur: Annotated[bool, typer.Option("--blur", help="Motion blurs; labels are of the middle moment.")] = False,
-    rolling: Annotated[bool, typer.Option("--rolling", help="Rows are exposed one after the other; slow.")] = False,
-    compress: Annotated[int | None, typer.Option(help="Rate factor (CRF, 0 to 51) of H.264 for the frames.")] = None,
+    shake: Annotated[bool, typer.Option("--shake", help="Shake and roll moving cameras, as if hand-held.")] = False,
+    deform: Annotated[bool, typer.Option("--deform", help="Make moving objects stretch and swing arms.")] = False,
+    blur: Annotated[bool, typer.Option("--blur", help="Motion blur; labels are of mid-exposure.")] = False,
+    rolling: Annotated[bool, typer.Option("--rolling", help="Rolling shutter; slow.")] = False,
+    compress: Annotated[int | None, typer.Option(help="Compress frames as H.264 with this CRF, 0 to 51.")] = None,
     assets: Annotated[
         str | None,
         typer.Option(
@@ -95,7 +95,7 @@ def assets(
 
 
 def check(root: Annotated[Path, typer.Argument(help="Folder of sequence folders or videos.")]) -> None:
-    """List every fault of a data folder at once; exit status 1 if there is one. Nothing is changed.
+    """List every fault of a data folder, without changing anything; exit status 1 if there is one.
 
     Example: steadydepth data check runs/world
     """
@@ -112,25 +112,25 @@ def convert(
     layout: Annotated[
         str,
         typer.Argument(
-            help="What the input is: video, videos (a folder of them), pairs (a .csv or .jsonl list), tum, bonn, "
+            help="Kind of the input: video, videos (a folder of them), pairs (a .csv or .jsonl list), tum, bonn, "
             "kitti, vkitti2, sintel, tartanair, nyu, scannet, hypersim, spring, diode, pointodyssey, arkitscenes, "
             "replica, stray_scanner or record3d (recordings of an iPhone), or rosbag."
         ),
     ],
     source: Annotated[Path, typer.Argument(help="The file, or the folder that the data set was extracted to.")],
     root: Annotated[Path, typer.Argument(help="Folder that gets the sequence folders.")],
-    name: Annotated[str | None, typer.Option(help="Name of the sequence of a video; the file's without it.")] = None,
-    split: Annotated[str | None, typer.Option(help="Only this official part of the data set: docs/data.md.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of a video's sequence; default: the file's.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this official split: see docs/data.md.")] = None,
     start: Annotated[int, typer.Option(min=0, help="First frame of each sequence.")] = 0,
     stop: Annotated[int | None, typer.Option(help="Frame after the last.")] = None,
-    max_side: Annotated[int | None, typer.Option(help="Shrink to this side.")] = None,
+    max_side: Annotated[int | None, typer.Option(help="Shrink to this longer side.")] = None,
     split_shots: Annotated[
-        bool, typer.Option("--split-shots", help="Find the cuts of a video: a sequence for each shot.")
+        bool, typer.Option("--split-shots", help="Detect the cuts of a video and write a sequence per shot.")
     ] = False,
 ) -> None:
     """Write sequence folders from a public data set, a list of images and depth, or videos.
 
-    Sequences that are there already are left as they are: the same command again goes on where it was cut.
+    Existing sequences are kept: run the same command again to resume.
 
     Example: steadydepth data convert tum rgbd_dataset_freiburg3_walking_xyz DATA --max-side 320
     """
@@ -146,13 +146,13 @@ def convert(
 def pack(
     root: Annotated[Path, typer.Argument(help="Folder of sequence folders or videos.")],
     out: Annotated[Path, typer.Argument(help="New folder that gets the shards and their index.")],
-    shard_size: Annotated[str, typer.Option(help="A shard ends at so many bytes: 500MB, 1GB.")] = "1GB",
+    shard_size: Annotated[str, typer.Option(help="Size of a shard, such as 500MB or 1GB.")] = "1GB",
     codec: Annotated[str, typer.Option(help="zstd (lossless, fast to read), or png.")] = "zstd",
-    size: Annotated[str | None, typer.Option(help="Scale and cut to HxW, as training does.")] = None,
-    max_side: Annotated[int | None, typer.Option(min=2, help="Shrink to this side.")] = None,
-    flow: Annotated[bool, typer.Option("--flow", help="Keep DIS flow, which data.motion=dis then takes.")] = False,
+    size: Annotated[str | None, typer.Option(help="Scale and crop to HxW, as training does.")] = None,
+    max_side: Annotated[int | None, typer.Option(min=2, help="Shrink to this longer side.")] = None,
+    flow: Annotated[bool, typer.Option("--flow", help="Store DIS flow, for data.motion=dis.")] = False,
 ) -> None:
-    """Write sequences into few tar files that are faster to read, here or behind a URL.
+    """Write sequences into a few tar files that are faster to read, from a disk or a URL.
 
     Example: steadydepth data pack runs/world runs/shards --size 96x128
     """

@@ -17,32 +17,33 @@ def evaluate(
         str | None, typer.Option(help="A folder, hub name, package.module:factory, or exported file.")
     ] = None,
     predictions: Annotated[Path | None, typer.Option(help="A prediction folder, in place of a model.")] = None,
-    align: Annotated[str, typer.Option(help="auto, none, scale, affine or disparity; once for a clip.")] = "auto",
-    max_depth: Annotated[float | None, typer.Option(help="Labels beyond this are left out, metres.")] = None,
+    align: Annotated[str, typer.Option(help="Per clip: auto, none, scale, affine or disparity.")] = "auto",
+    max_depth: Annotated[float | None, typer.Option(help="Ignore labels beyond this, metres.")] = None,
     controls: Annotated[bool, typer.Option(help="Also score a constant, EMA, median and flow-guided EMA.")] = True,
     filter: Annotated[
         str | None,
-        typer.Option(help="Score after it: none, learned, learned_offline, ema, ema_0.8, median, flow_ema, a folder."),
+        typer.Option(help="Filter first: none, learned, learned_offline, ema, ema_0.8, median, flow_ema, a folder."),
     ] = None,
     strength: Strength = None,
     reference: Annotated[
-        str | None, typer.Option(help="A model whose depth is to be kept: log_depth_correlation and edges_kept.")
+        str | None, typer.Option(help="A model to compare with: adds log_depth_correlation and edges_kept.")
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="What counts, as a benchmark has it: plain, kitti, nyu, sintel, bonn, scannet, vda_...")
+        str,
+        typer.Option(help="What counts, as in a benchmark: plain, kitti, nyu, sintel, bonn, scannet, vda_..."),
     ] = "plain",
-    lengths: Annotated[str | None, typer.Option(help="Also over windows of so many frames, such as 8,32,all.")] = None,
-    opw: Annotated[str, typer.Option(help="khan, or nvds for that script's warping error as well.")] = "khan",
+    lengths: Annotated[str | None, typer.Option(help="Also score windows of so many frames: 8,32,all.")] = None,
+    opw: Annotated[str, typer.Option(help="khan, or nvds to add the warping error of NVDS's script.")] = "khan",
     strict: Annotated[bool, typer.Option(help="Stop at a value that is not finite, or a clip that fails.")] = False,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes that score clips side by side; without it as many as pay for their start."),
+        typer.Option(min=1, help="Processes that score clips; default: as many as save time."),
     ] = None,
     bootstrap: Annotated[
-        int, typer.Option(min=0, help="Resamples of clips for 95 % intervals of the means, such as 2000; 0 for none.")
+        int, typer.Option(min=0, help="Resamples of clips for 95 % intervals of the means, such as 2000; 0: none.")
     ] = 0,
     versus: Annotated[
-        Path | None, typer.Option(help="A metrics.json of the same clips: say what is better, clip by clip.")
+        Path | None, typer.Option(help="A metrics.json of the same clips to compare with, clip by clip.")
     ] = None,
 ) -> None:
     """Measure accuracy and temporal consistency of a model or of stored predictions; writes metrics.json.

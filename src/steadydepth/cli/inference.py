@@ -30,50 +30,52 @@ def predict(
     format: Annotated[
         str, typer.Option(help="npz, png16, exr, exr16, mkv, mp4, png, sbs, anaglyph, ply or rerun.")
     ] = "npz",
-    colours: Annotated[str, typer.Option(help="Of mp4, png and previews: grey, or a map of matplotlib.")] = "turbo",
+    colours: Annotated[str, typer.Option(help="For mp4, png and previews: grey, or a matplotlib map.")] = "turbo",
     range: Annotated[
-        str, typer.Option(metavar="LOW-HIGH", help="What is shown of the depth: percentiles, or median.")
+        str, typer.Option(metavar="LOW-HIGH", help="Range of depth that is shown: percentiles, or median.")
     ] = "2-98",
     look_ahead: Annotated[
-        int | None, typer.Option(help="Frames before and after of which the range is taken; else the complete video.")
+        int | None,
+        typer.Option(help="Take the range from so many frames on both sides, not from the complete video."),
     ] = None,
-    near: Annotated[float | None, typer.Option(help="What is shown as nearest, in the units of the model.")] = None,
-    far: Annotated[float | None, typer.Option(help="What is shown as farthest.")] = None,
+    near: Annotated[float | None, typer.Option(help="Nearest depth that is shown, in the units of the model.")] = None,
+    far: Annotated[float | None, typer.Option(help="Farthest depth that is shown.")] = None,
     linear: Annotated[bool, typer.Option("--linear", help="Show depth itself, not inverse depth.")] = False,
     separation: Annotated[
-        float, typer.Option(help="Of sbs and anaglyph: disparity of near to far in % of the width.")
+        float, typer.Option(help="For sbs and anaglyph: disparity between near and far, % of the width.")
     ] = 2.5,
     convergence: Annotated[
-        float, typer.Option(help="Of the same: what lies in the screen, 0 the farthest, 1 the nearest.")
+        float, typer.Option(help="For sbs and anaglyph: depth of the screen, 0 (farthest) to 1 (nearest).")
     ] = 0.5,
     keep_names: Annotated[
-        bool, typer.Option("--keep-names", help="Files of frames have the names, and numbers, of the input's images.")
+        bool, typer.Option("--keep-names", help="Name files of frames after the input's images.")
     ] = False,
-    max_side: Annotated[int | None, typer.Option(help="Shrink inputs to this side for the network.")] = None,
+    max_side: Annotated[int | None, typer.Option(help="Shrink inputs to this longer side for the network.")] = None,
     overwrite: Annotated[
-        bool, typer.Option(help="Replace outputs that exist; with --resume those alone that were made otherwise.")
+        bool, typer.Option(help="Replace existing outputs; with --resume only those made with other settings.")
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Leave out inputs whose outputs are all there; name those made otherwise.")
+        bool,
+        typer.Option("--resume", help="Skip inputs whose outputs are there; name those made with other settings."),
     ] = False,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Every N-th input from the I-th on, for N machines.")
+        str | None, typer.Option(metavar="I/N", help="Process every N-th input from the I-th on, for N machines.")
     ] = None,
     filter: Annotated[
         str | None,
-        typer.Option(help="Of videos: none, learned, learned_offline, ema, ema_0.8, median, flow_ema, or a folder."),
+        typer.Option(help="For videos: none, learned, learned_offline, ema, ema_0.8, median, flow_ema, or a folder."),
     ] = None,
     strength: Strength = None,
     seconds: Annotated[
-        float | None, typer.Option(min=0, help="Of a camera or URL: stop after so long; Ctrl-C does as well.")
+        float | None, typer.Option(min=0, help="Stop recording a camera or URL after this time; or press Ctrl-C.")
     ] = None,
-    fps: Annotated[float | None, typer.Option(help="Of folders of images: frames a second; else 25.")] = None,
-    focal: Annotated[float | None, typer.Option(help="Of ply and rerun: focal length in pixels of the input.")] = None,
-    fov: Annotated[float | None, typer.Option(help="Of ply and rerun: degrees from left to right.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second of folders of images; default 25.")] = None,
+    focal: Annotated[float | None, typer.Option(help="For ply and rerun: focal length, pixels of the input.")] = None,
+    fov: Annotated[float | None, typer.Option(help="For ply and rerun: horizontal field of view, degrees.")] = None,
 ) -> None:
-    """Depth of images, folders, videos, cameras and URLs; one colour range for each video.
+    """Predict depth of images, folders, videos, cameras and URLs; one colour range for each video.
 
-    Inputs that cannot be read are named at the end, the others done; exit status 1 then, and 2 when none could.
+    Inputs that cannot be read are named at the end, and the others are done: exit status 1, or 2 if none could be read.
 
     Example: steadydepth predict clip.mp4 --out out --format mp4
     """
@@ -116,17 +118,17 @@ def stream(
     source: Annotated[str, typer.Argument(help="A camera's index, a URL, a video or a folder of images.")],
     model: ModelOrServer = None,
     server: ServerUrl = None,
-    seconds: Annotated[float | None, typer.Option(min=0, help="Stop after so long.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Stop after this time.")] = None,
     filter: Annotated[
-        str | None, typer.Option(help="none, learned, ema, ema_0.8, median, flow_ema, or a folder.")
+        str | None, typer.Option(help="Filter: none, learned, ema, ema_0.8, median, flow_ema, or a folder.")
     ] = None,
     strength: Strength = None,
-    show: Annotated[bool, typer.Option("--show", help="In a window as well; q ends it.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show a window as well; q ends it.")] = False,
     pipe: Annotated[
-        str | None, typer.Option(help="Raw frames to standard output: rgb24 (colours) or grayf32le (depth).")
+        str | None, typer.Option(help="Write raw frames to standard output: rgb24 (colours) or grayf32le (depth).")
     ] = None,
 ) -> None:
-    """Depth of live frames, always the newest, until Ctrl-C: those that came while the model worked are left out.
+    """Predict depth of live frames until Ctrl-C; always the newest: frames that arrive meanwhile are skipped.
 
     Example: steadydepth stream 0 --show
     """
@@ -154,12 +156,12 @@ def stream(
 
 def app(
     model: ModelName = "steadydepth-small",
-    host: Annotated[str, typer.Option(help="Another than 127.0.0.1 lets other machines in, without a password.")] = (
+    host: Annotated[str, typer.Option(help="Any but 127.0.0.1 lets other machines in, without a password.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="Of that address.")] = 7860,
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
 ) -> None:
-    """A page to drop a video on: frame, raw depth and filtered depth beside each other, until Ctrl-C.
+    """Serve a page to drop a video on; it shows frame, raw and filtered depth side by side. Ctrl-C ends it.
 
     Example: steadydepth app
     """
@@ -181,19 +183,19 @@ def export(
     data: Annotated[
         Path | None, typer.Option(help="Sequence folders or videos to check with, and to calibrate int8 on.")
     ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="8-bit integers; measured before and after on --data.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit integers; evaluated before and after on --data.")] = False,
     licence: Annotated[
-        str | None, typer.Option(help="Licence of the weights, noted in the file; of a ready model it is known.")
+        str | None, typer.Option(help="Licence of the weights, noted in the file; known for ready models.")
     ] = None,
     ort: Annotated[
         Path | None,
-        typer.Option(help="Of web: where npm put onnxruntime-web, or its .tgz; ./node_modules without it."),
+        typer.Option(help="For web: folder of onnxruntime-web, or its .tgz; default ./node_modules."),
     ] = None,
-    webgpu: Annotated[bool, typer.Option("--webgpu", help="Of web: with the library that can use a GPU.")] = False,
+    webgpu: Annotated[bool, typer.Option("--webgpu", help="For web: add the library that can use a GPU.")] = False,
 ) -> None:
-    """Write a model as a file that other runtimes run, checked against the model (a file for Core ML cannot be here).
+    """Write a model as a file for another runtime, and compare the file with the model (except for Core ML).
 
-    To web: a folder with a page that runs the model and the learned filter in a browser; docs/export.md.
+    --to web writes a folder with a page that runs the model and the learned filter in a browser. See docs/export.md.
 
     Example: steadydepth export --model runs/demo/steady --to onnx --size 192x256 --out steady.onnx
     """
@@ -216,7 +218,7 @@ def export(
 
 
 def export_filter(
-    out: Annotated[Path, typer.Option(help="The file, .onnx.")],
+    out: Annotated[Path, typer.Option(help="The file to write, .onnx.")],
     filter: Annotated[str, typer.Option(help="learned, or a folder that tune-filter wrote.")] = "learned",
 ) -> None:
     """Write the learned filter as a file that runs without torch, for videos of any size.
@@ -231,13 +233,13 @@ def export_filter(
 def bench(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Model folders and exported files.")],
     size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the images.")] = "192x256",
-    threads: Annotated[int, typer.Option(min=1, help="Of the processor, for each model.")] = 2,
-    seconds: Annotated[float, typer.Option(min=0, help="For all together.")] = 10.0,
-    processes: Annotated[int, typer.Option(min=1, help="Of each model; its times are means over them.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads of each model.")] = 2,
+    seconds: Annotated[float, typer.Option(min=0, help="Time for all models together.")] = 10.0,
+    processes: Annotated[int, typer.Option(min=1, help="Processes per model; its times are means over them.")] = 1,
     device: Annotated[str, typer.Option(help="For folders: auto, cpu, cuda, ...; files run on the CPU.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="A json file for the numbers.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A JSON file to write the numbers to.")] = None,
 ) -> None:
-    """Latency, frames a second and memory of models side by side, and their share of the machine's peak.
+    """Compare models: latency, frames a second, memory, and share of the machine's peak.
 
     Example: steadydepth bench runs/demo/steady steady.onnx steady.xml --size 192x256
     """

@@ -10,20 +10,19 @@ ModelName = Annotated[
     str, typer.Option("--model", help="A folder, hub name, package.module:factory, or exported file.")
 ]
 Strength = Annotated[
-    float | None, typer.Option(min=0, max=1, help="Of the learned filter: from 0, the depth as it is, to 1.")
+    float | None, typer.Option(min=0, max=1, help="Strength of the learned filter: from 0 (no filter) to 1.")
 ]
 
 ModelOrServer = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="A folder, hub name, package.module:factory, or exported file; without it steadydepth-small, which is in "
-        "the package.",
+        help="A folder, hub name, package.module:factory, or exported file; default: the package's steadydepth-small.",
     ),
 ]
 ServerUrl = Annotated[
     str | None,
-    typer.Option("--server", metavar="URL", help="In place of --model; its token is in STEADYDEPTH_TOKEN."),
+    typer.Option("--server", metavar="URL", help="Server in place of --model; its token is in STEADYDEPTH_TOKEN."),
 ]
 
 

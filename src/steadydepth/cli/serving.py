@@ -15,30 +15,29 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; beyond this machine only with --tokens.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 8000,
     filter: Annotated[
-        str | None, typer.Option(help="Of streams that name none: none, learned, ema, ema_0.8, median or flow_ema.")
+        str | None,
+        typer.Option(help="For streams that name none: none, learned, ema, ema_0.8, median or flow_ema."),
     ] = None,
-    tokens: Annotated[Path | None, typer.Option(help="The file of tokens; clients need one of them.")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="File of tokens; clients then need one of them.")] = None,
     new_token: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Add a token to --tokens, print it and end.")
+        str | None, typer.Option(metavar="NAME", help="Add a token to --tokens, print it and exit.")
     ] = None,
-    scopes: Annotated[str, typer.Option(help="Of --new-token: some of predict,train,admin.")] = "predict",
+    scopes: Annotated[str, typer.Option(help="Scopes of --new-token: some of predict,train,admin.")] = "predict",
     name: Annotated[
-        list[str] | None, typer.Option(help="A further name of this server, as clients write it; may be repeated.")
+        list[str] | None, typer.Option(help="Another name of this server that clients use; may be repeated.")
     ] = None,
     proxy: Annotated[
-        str | None, typer.Option(help="Address of a reverse proxy whose X-Forwarded headers are believed.")
+        str | None, typer.Option(help="Address of a reverse proxy whose X-Forwarded headers are trusted.")
     ] = None,
-    certificate: Annotated[Path | None, typer.Option(help="PEM file, for TLS.")] = None,
-    key: Annotated[Path | None, typer.Option(help="PEM file, of the certificate.")] = None,
-    audit: Annotated[Path | None, typer.Option(help="A file for the audit log; otherwise it is in the log.")] = None,
-    webrtc: Annotated[
-        bool, typer.Option("--webrtc", help="Cameras over WebRTC as well; needs steadydepth[webrtc].")
-    ] = (False),
-    data: Annotated[Path | None, typer.Option(help="A folder for uploads and jobs; without it nothing trains.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="PEM file of the certificate, for TLS.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's key.")] = None,
+    audit: Annotated[Path | None, typer.Option(help="File for the audit log; default: the log.")] = None,
+    webrtc: Annotated[bool, typer.Option("--webrtc", help="Accept WebRTC cameras (extra webrtc).")] = (False),
+    data: Annotated[Path | None, typer.Option(help="Folder for uploads and jobs; default: no training.")] = None,
 ) -> None:
-    """Serve a model: images and streams of frames in, depth out, over HTTP and WebSocket, until Ctrl-C.
+    """Serve a model over HTTP and WebSocket until Ctrl-C: clients send images or streams of frames and get depth.
 
     Example: steadydepth serve --filter learned
     """

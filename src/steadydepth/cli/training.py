@@ -31,15 +31,15 @@ def train(
         list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values in place of the file's.")
     ] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="With every line of the log, say where the time of the steps went.")
+        bool, typer.Option("--profile", help="Add the shares of time to every line of the log.")
     ] = False,
     keys: Annotated[
         bool, typer.Option("--keys", is_eager=True, callback=_print_keys, help="Print every key of a config and stop.")
     ] = False,
 ) -> None:
-    """Train or fine-tune a model; the same command again goes on where it was cut.
+    """Train or fine-tune a model; run the same command again to resume.
 
-    Ctrl-C or SIGTERM ends it after the step under way, with a checkpoint. Several processes: docs/scale.md.
+    Ctrl-C or SIGTERM ends it after the current step, with a checkpoint. Several processes: docs/scale.md.
 
     Example: steadydepth train -c configs/demo.yaml loss.relative_weight=0 run.folder=runs/plain
     """
@@ -66,22 +66,22 @@ def stabilise(
     videos: Annotated[list[str], typer.Argument(metavar="VIDEO...", help="Videos, sequence folders, folders of them.")],
     model: Annotated[str, typer.Option("--model", help="A folder, hub name, or package.module:factory.")],
     out: Annotated[Path, typer.Option(help="Folder that gets the model, its log and a page.")],
-    minutes: Annotated[float | None, typer.Option(help="About how long it may take; 600 steps without it.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Approximate time; without it 600 steps.")] = None,
     strength: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Of the learned filter that teaches, 0 to 1.")
+        float | None, typer.Option(min=0, max=1, help="Strength of the learned filter that teaches, 0 to 1.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="In place of what --minutes allows.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of steps, in place of --minutes.")] = None,
     max_side: Annotated[int, typer.Option(min=32, help="Longer side of the frames to train on, pixels.")] = 320,
     layers: Annotated[
         str,
-        typer.Option(help="all are trained, or the coarse ones: less steady, and few videos do less harm on others."),
+        typer.Option(help="all, or coarse: less steady, but a few videos do less harm to other scenes."),
     ] = "all",
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn: another one is another try.")] = 0,
-    device: Annotated[str, typer.Option(help="auto takes a GPU where there is one; or cpu.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; another one gives another run.")] = 0,
+    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), or cpu.")] = "auto",
 ) -> None:
-    """Make a model steady on your own videos, without labels; it then runs as fast as before.
+    """Train a model to be steady on your own videos, without labels; it then runs as fast as before.
 
-    Exit status 1 where the model did not become steadier, or lost its edges; the same command goes on where it was cut.
+    Exit status 1 if the model did not become steadier, or lost its edges. Run the same command again to resume.
 
     Example: steadydepth stabilise holiday.mp4 --model runs/mine --out runs/calm --minutes 20
     """
@@ -120,7 +120,7 @@ def compare(
         ),
     ] = None,
 ) -> None:
-    """Train and evaluate several methods over seeds and print one table; the same command again goes on.
+    """Train and evaluate several methods over seeds and print one table; run it again to resume.
 
     Example: steadydepth compare -c configs/compare.yaml seeds=[0] optim.steps=200 out=runs/quick
     """
@@ -145,7 +145,7 @@ def search(
         typer.Argument(metavar="[[SECTION.]KEY=VALUE]...", help="Keys of the search, or of what all runs share."),
     ] = None,
 ) -> None:
-    """Search numeric keys for the best metric and print one table; the same command again goes on.
+    """Search numeric keys for the best metric and print one table; run it again to resume.
 
     Example: steadydepth search -c configs/search.yaml trials=8 keep.abs_rel=0.01 out=runs/quick
     """
@@ -169,7 +169,7 @@ def search(
 def train_filter(
     config: ConfigFile,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the config, as sequences=400.")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the config, such as sequences=400.")
     ] = None,
 ) -> None:
     """Train the learned filter on the synthetic world and write its weights.
@@ -189,7 +189,7 @@ def tune_filter(
     model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder that gets the filter; --filter takes it.")],
     batches: Annotated[int, typer.Option(min=1, help="Batches of sequences to learn from.")] = 40,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
 ) -> None:
     """Tune the learned filter to a model and to videos, labelled or not.
 
@@ -207,13 +207,13 @@ def tune_filter(
 
 
 def verify(
-    before: Annotated[str, typer.Argument(help="The model as it came.")],
-    after: Annotated[str, typer.Argument(help="The model as it was trained.")],
-    size: Annotated[str, typer.Option(help="Rows x columns of the frame they are compared on.")] = "96x128",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the clock; each runs both, in turns.")] = 15,
-    out: Annotated[Path | None, typer.Option(help="A JSON file of the comparison.")] = None,
+    before: Annotated[str, typer.Argument(help="The model before training.")],
+    after: Annotated[str, typer.Argument(help="The model after training.")],
+    size: Annotated[str, typer.Option(help="Rows x columns of the frame for the comparison.")] = "96x128",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of timing; each runs both models in turns.")] = 15,
+    out: Annotated[Path | None, typer.Option(help="A JSON file to write the comparison to.")] = None,
 ) -> None:
-    """Show that training added no cost: same parameters, same graph, same latency; exit status 1 if not.
+    """Check that training added no cost: same parameters, graph and latency; exit status 1 if not.
 
     Example: steadydepth verify runs/demo/plain runs/demo/stabilised --out verify.json
     """
@@ -233,11 +233,11 @@ def verify(
 
 def push(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
-    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="What it is called on the hub.")],
-    licence: Annotated[str | None, typer.Option(help="Licence of the weights, as apache-2.0; none without it.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Only its owner sees it.")] = False,
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Its name on the hub.")],
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights, such as apache-2.0.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make it visible to its owner only.")] = False,
 ) -> None:
-    """Put a trained model on the hub, with a model card of its data, claims and scores.
+    """Upload a trained model to the hub, with a model card of its data, claims and scores.
 
     Example: steadydepth push runs/mine me/steady-depth --licence apache-2.0 --private
     """
@@ -248,7 +248,7 @@ def push(
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or a folder of them such as runs/demo.")],
-    out: Annotated[Path | None, typer.Option(help="The page; report.html in the first folder without it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the first folder.")] = None,
 ) -> None:
     """Write one self-contained page: tables, loss curves, images and video.
 

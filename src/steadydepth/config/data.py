@@ -36,16 +36,16 @@ class SyntheticConfig(Section):
     """Clips that are rendered while training, of `data.clip_length` frames and the size of training frames."""
 
     assets: Path | None = Field(
-        None, description="File of models that `data assets` wrote; without it boxes, balls, cylinders and cones."
+        None, description="File of 3D models that `data assets` wrote. Default: boxes, balls, cylinders and cones."
     )
-    textures: Path | None = Field(None, description="Folder of images that surfaces take as textures.")
+    textures: Path | None = Field(None, description="Folder of images that are used as textures.")
     repeats: int = Field(
         1,
         ge=1,
-        description="Each clip is shown so many times, in another light each time: rendering costs less.",
+        description="Show each clip so many times, each time in other light: less rendering.",
     )
     keep: Path | None = Field(
-        None, description="Folder that takes what is rendered, for other runs and for `repeats` over the complete run."
+        None, description="Folder to keep rendered clips in, for other runs and for `repeats` over the complete run."
     )
 
 
@@ -56,11 +56,14 @@ class SourceConfig(Section):
     synthetic: SyntheticConfig | None = Field(
         None, description="In place of `root`: the synthetic world, rendered on the device of the run."
     )
-    labels: Literal["depth", "teacher", "none"] = Field("depth", description=f"{LABELS}; none: relative loss alone.")
+    labels: Literal["depth", "teacher", "none"] = Field("depth", description=f"{LABELS}; none: only the relative loss.")
     share: float = Field(
-        1.0, ge=0.001, le=1000, description="Its share of the samples, relative to the other shares, to a thousandth."
+        1.0,
+        ge=0.001,
+        le=1000,
+        description="Share of the samples, relative to the other shares, rounded to a thousandth.",
     )
-    single: bool = Field(False, description="Frames are single images, drawn one by one: absolute loss alone.")
+    single: bool = Field(False, description="Frames are single images, drawn one by one: only the absolute loss.")
     motion: Literal["none", "flow", "dis"] | None = Field(None, description="In place of `data.motion`.")
 
     @property
@@ -103,29 +106,29 @@ class DataConfig(Section):
         1.0,
         ge=0,
         le=1,
-        description="Labels teacher: of the learned filter, there and back over each video; 0: the model as it is.",
+        description="For labels teacher: strength of the learned filter (forwards and backwards); 0: no filter.",
     )
     validation: Path | None = Field(None, description="Folder of clips with depth that `run.validate_every` scores.")
     motion: Literal["none", "flow", "dis"] = Field(
         "flow",
-        description="Pairs at the same pixel (none), along the flow files, or along DIS flow of the frames; what is "
-        "rendered has its exact flow for either.",
+        description="How pixels of two frames are paired: at the same place (none), along the flow files, or along DIS "
+        "flow of the frames. Rendered clips use their exact flow for both.",
     )
     clip_length: int = Field(3, ge=2, description="Frames in a clip.")
     strides: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (1,),
         min_length=1,
-        description="Steps between the frames, one drawn per clip; 0 repeats one frame, with another photometric draw. "
-        "Of what is rendered the next frame stands for every other step.",
+        description="Steps between the frames, one drawn per clip; 0 repeats one frame with other photometric "
+        "augmentation. For rendered clips every other step means the next frame.",
     )
     strict: bool = Field(
         False,
-        description="Stop at a sequence or an image that cannot be read, or at one without the depth or flow that is "
-        "asked for; without it, it is named and left out.",
+        description="Stop at a sequence or image that cannot be read, or that lacks the required depth or flow. By "
+        "default it is named and left out.",
     )
     find_cuts: bool = Field(
         True,
-        description="No clip crosses a cut between shots; each video file is decoded once, before the first step.",
+        description="Detect cuts, so that no clip crosses one; each video file is decoded once before the first step.",
     )
     height: int = Field(96, ge=32, description="Rows of a training frame.")
     width: int = Field(128, ge=32, description="Columns of a training frame.")

@@ -14,33 +14,33 @@ class ModelConfig(Section):
 
     init: str | None = Field(
         None,
-        description="A model to start from: a folder, a hub name or package.module:factory (docs/models.md); `encoder` "
-        "to `max_side` are then its own (but see `upsampling`).",
+        description="A model to start from: a folder, a hub name or package.module:factory (docs/models.md). It sets "
+        "`encoder` to `max_side` (but see `upsampling`).",
     )
     encoder: str = Field("tf_efficientnet_lite0", description="A timm encoder: a convolutional net, or a ViT.")
     weights: str = Field("package", description="package, timm (downloads), none, or a file of encoder weights.")
     decoder_width: int = Field(48, ge=8, description="Channels of the decoder.")
     upsampling: Literal["bilinear", "guided"] | None = Field(
         None,
-        description="How the decoder ends: bilinear, or guided: its edges lie where the finest features of the image "
-        "do. Without it bilinear, or as `init` ends; an `init` that train wrote can be made guided.",
+        description="Upsampling of the decoder: bilinear, or guided (edges follow the finest features of the image). "
+        "Default: that of `init`, or bilinear. An `init` that train wrote can be made guided.",
     )
     min_depth: float = Field(0.3, gt=0, description="Nearest depth the network can predict, metres.")
     max_depth: float = Field(20.0, gt=0, description="Farthest depth the network can predict, metres.")
     max_side: int | None = Field(
         None,
         ge=32,
-        description="Longer side in pixels of the images that it is for: longer ones are shrunk to it in use.",
+        description="Longer side, pixels, of images in use: larger ones are shrunk to it.",
     )
     claims: Literal["metric", "scale", "affine", "disparity"] | None = Field(
         None,
-        description="What its numbers mean: metres, or depth or inverse depth up to a factor (and an offset). Without "
-        "it metres, or what is known of `init`.",
+        description="What its numbers mean: metres, or depth or inverse depth up to a factor (and an offset). "
+        "Default: what is known of `init`, or metres.",
     )
     train: tuple[str, ...] = Field(
         (),
-        description="What is trained: encoder, decoder, norms, coarse (layers at a twelfth of the resolution of the "
-        "image or less), or beginnings of parameter names; all without it.",
+        description="Parts that are trained: encoder, decoder, norms, coarse (layers at a twelfth of the resolution of "
+        "the image or less), or beginnings of parameter names. Default: all.",
     )
     lora: int = Field(
         0,
@@ -48,7 +48,7 @@ class ModelConfig(Section):
         description="Rank of LoRA adapters that are trained in place of the encoder's weights; merged when saved.",
     )
     checkpointing: bool = Field(
-        False, description="Gradient checkpointing: less memory in training, for computing the encoder twice."
+        False, description="Gradient checkpointing: less memory in training, but the encoder is computed twice."
     )
 
     @field_validator("init", "weights")
@@ -62,7 +62,7 @@ class LossConfig(Section):
     """Target loss = absolute + relative_weight x relative."""
 
     absolute: Literal["log_l1", "silog", "affine_invariant"] = Field(
-        "log_l1", description="Each frame against its label."
+        "log_l1", description="The loss of each frame against its label."
     )
     gradient: float = Field(
         0.0,
@@ -80,16 +80,16 @@ class LossConfig(Section):
     edge_aware: bool = Field(True, description="`smoothness` is relaxed at the edges of the image.")
     relative: Literal["change", "warping", "geometry", "disparity", "disparity_size"] = Field(
         "change",
-        description="What is compared between two frames; `change`: the change of log depth with the true change.",
+        description="Comparison between two frames; `change`: the change of log depth with the true change.",
     )
-    robust: Literal["l1", "huber", "charbonnier", "l2"] = Field("l1", description="How an error of the change counts.")
+    robust: Literal["l1", "huber", "charbonnier", "l2"] = Field("l1", description="Penalty of an error of the change.")
     trim: float = Field(
-        0.0, ge=0, lt=1, description="Share of the pairs of a clip that is left out, those with the largest errors."
+        0.0, ge=0, lt=1, description="Share of the pairs of a clip that is left out: those with the largest errors."
     )
     frame_offsets: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (1,), min_length=1, description="Frame i is paired with frame i - offset, for each of them."
+        (1,), min_length=1, description="Frame i is paired with frame i - offset, for each offset."
     )
-    both_frames: bool = Field(True, description="False: no gradient for the earlier frame of a pair.")
+    both_frames: bool = Field(True, description="false: no gradient for the earlier frame of a pair.")
     moving_weight: float = Field(
         0.0, ge=0, description="Extra weight, inside the relative loss, of pairs whose true depth changes."
     )
@@ -101,30 +101,32 @@ class LossConfig(Section):
     relative_features: float = Field(
         0.0,
         ge=0,
-        description="Weight, inside the relative loss, of the difference of what the network's last layer is given, "
-        "between the frames of a clip that is one frame in different light (stride 0).",
+        description="Weight, inside the relative loss, of the difference of the last layer's input features between "
+        "the frames of a clip of one repeated frame (stride 0).",
     )
     motion_gain_weight: float = Field(
         0.0,
         ge=0,
-        description="Weight, inside the relative loss, of the distance of the motion gain, the predicted share of the "
-        "true change, from 1.",
+        description="Weight, inside the relative loss, of the motion gain's distance from 1 (predicted share of the "
+        "true change).",
     )
-    relative_weight: float = Field(1.0, ge=0, description="0 trains the plain model: absolute loss only.")
+    relative_weight: float = Field(1.0, ge=0, description="Weight of the relative loss; 0 trains the plain model.")
     min_log_depth_correlation: float = Field(
         0.95,
         ge=0,
         le=1,
-        description="Without labels: least log-depth correlation with the starting model; below it the run goes "
-        "back to the weights before, and on with half of the learning rate; 0: never.",
+        description="Without labels: least log-depth correlation with the starting model. Below it the run restores "
+        "earlier weights and halves the learning rate; 0: never.",
     )
     min_edges_kept: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="Without labels: least share of the starting model's edges (`edges_kept`), as the correlation.",
+        description="Without labels: least share of the starting model's edges (`edges_kept`), with the same effect.",
     )
-    relative_ramp: float = Field(0.33, ge=0, le=1, description="The weight grows from 0 over this share of the steps.")
+    relative_ramp: float = Field(
+        0.33, ge=0, le=1, description="`relative_weight` grows from 0 over this share of the steps."
+    )
 
 
 class OptimConfig(Section):
@@ -133,9 +135,9 @@ class OptimConfig(Section):
     steps: int = Field(ge=1, description="Weight updates.")
     batch: int = Field(4, ge=1, description="Clips in a step, over all processes.")
     accumulate: int = Field(
-        1, ge=1, description="The clips of a step pass through the network in so many parts, for less memory."
+        1, ge=1, description="The clips of a step pass through the network in so many parts, to save memory."
     )
-    learning_rate: float = Field(1e-3, gt=0, description="Highest learning rate, of the decoder.")
+    learning_rate: float = Field(1e-3, gt=0, description="Highest learning rate of the decoder.")
     encoder_learning_rate: float = Field(
         0.3, ge=0, description="The encoder's learning rate, as a share of `learning_rate`."
     )
@@ -143,16 +145,16 @@ class OptimConfig(Section):
         1.0,
         gt=0,
         le=1,
-        description="Learning rate of each layer of the encoder, as a share of that of the layer after it.",
+        description="Learning rate of each layer of the encoder, as a share of the next layer's.",
     )
     warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps over which the learning rate grows from 0.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay (none for biases and norms).")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients with a larger norm are scaled to this norm.")
     max_skipped: int = Field(
-        10, ge=1, description="So many steps in a row without a finite gradient stop the run; fewer are skipped."
+        10, ge=1, description="Steps without a finite gradient are skipped; so many in a row stop the run."
     )
     freeze_batch_norm_after: float = Field(
-        1.0, ge=0, le=1, description="Batch norm keeps its statistics after this share of the steps: 0 to fine-tune."
+        1.0, ge=0, le=1, description="Batch norm statistics are frozen after this share of the steps: 0 to fine-tune."
     )
     average: float = Field(
         0.99, ge=0, lt=1, description="Decay of the running average (EMA) of the weights; the average is saved."
@@ -160,13 +162,13 @@ class OptimConfig(Section):
 
 
 class RunConfig(Section):
-    """Where the run lives and how often it writes."""
+    """Folder, device and precision of the run, and how often it writes."""
 
     folder: Path = Field(description="Run folder: config, metrics.jsonl, checkpoint and model.")
-    seed: int = Field(0, ge=0, description="Starting weights, data order and augmentation follow from it.")
-    device: Literal["auto", "cpu"] = Field("auto", description="auto takes a GPU when there is one.")
+    seed: int = Field(0, ge=0, description="Determines starting weights, data order and augmentation.")
+    device: Literal["auto", "cpu"] = Field("auto", description="auto takes a GPU if there is one.")
     precision: Literal["no", "bf16", "fp16"] = Field(
-        "no", description="bf16, or fp16 on a GPU, computes the network in 16 bits; losses and weights stay in 32."
+        "no", description="bf16, or fp16 on a GPU: the network computes in 16 bits; losses and weights stay in 32."
     )
 
     @field_validator("precision", mode="before")
@@ -176,7 +178,7 @@ class RunConfig(Section):
         return "no" if value is False else value
 
     compile: bool = Field(
-        False, description="torch.compile the network in training, for GPUs: the first step takes minutes."
+        False, description="Compile the network in training (torch.compile), for GPUs: the first step takes minutes."
     )
     shard: bool = Field(
         False, description="Shard weights, gradients and optimizer over the processes (FSDP2), for large models."
@@ -186,12 +188,10 @@ class RunConfig(Section):
     validate_every: int = Field(
         0, ge=0, description="Steps between evaluations on `data.validation`, a multiple of `log_every`; 0: never."
     )
-    best_by: str = Field("abs_rel", description="The metric of evaluate whose best model is kept in best/.")
-    patience: int = Field(
-        0, ge=0, description="So many evaluations in a row that are no better stop the run; 0 never does."
-    )
+    best_by: str = Field("abs_rel", description="Metric of evaluate by which best/ keeps the best model.")
+    patience: int = Field(0, ge=0, description="Stop after so many evaluations in a row without improvement; 0: never.")
     tracker: Literal["tensorboard", "wandb", "mlflow", "trackio"] | None = Field(
-        None, description="Where the lines of metrics.jsonl go as well; its package must be installed."
+        None, description="Tracker that also receives the lines of metrics.jsonl; its package must be installed."
     )
 
 
