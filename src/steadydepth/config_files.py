@@ -237,7 +237,7 @@ def _describe(section: type[Section]) -> list[str]:
     """What a section is, and a table of its keys."""
     lines = [str(section.__doc__), "", "| key | default | meaning |", "| --- | --- | --- |"]
     for key, field in section.model_fields.items():
-        default = "must be given" if field.is_required() else f"`{_plain(field.default)}`"
+        default = "required" if field.is_required() else f"`{_plain(field.default)}`"
         lines.append(f"| `{key}` | {default} | {field.description} |")
     return [*lines, ""]
 
