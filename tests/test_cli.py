@@ -1,6 +1,7 @@
 """The commands as a user types them: what they write, and how they refuse what is wrong."""
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import yaml
 from waiting import wait_until
 
 import steadydepth
-from steadydepth import commands
+from steadydepth import cli, commands
 from steadydepth.cli.expansion import expand
 from steadydepth.files.images import write_png
 from steadydepth.files.video_write import write_video
@@ -328,6 +329,16 @@ def test_the_version_is_printed(run):
 
     assert run("--version")[:2] == (0, f"steadydepth {version('steadydepth')}\n")
     assert steadydepth.__version__ == version("steadydepth")
+
+
+def test_a_name_that_a_pipe_does_not_take_is_shown_by_its_numbers(monkeypatch):
+    usual = "surrogateescape" if sys.platform == "win32" else "strict"
+    shown = io.TextIOWrapper(io.BytesIO(), "cp1252", usual)
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(cli, "app", lambda *_, **__: sys.stdout.write("\u65e5\u672c.mp4"))
+    cli.main()
+    shown.flush()
+    assert shown.buffer.getvalue().strip() == rb"\u65e5\u672c.mp4"
 
 
 def test_doctor_tells_versions_devices_and_codecs(run):

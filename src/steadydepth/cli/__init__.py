@@ -83,8 +83,9 @@ app.add_typer(data_app, name="data")
 def main() -> None:
     """The `steadydepth` command: 0 done, 2 the user's mistake (one message), 1 anything else."""
     for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal cannot show, not in its letters or not in UTF-8, is shown by its numbers.
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        # A name that the terminal cannot show, not in its letters or not in UTF-8, is shown by its numbers. On Windows
+        # the errors are not strict, and as fatal: a pipe has the letters of one language.
+        if isinstance(stream, io.TextIOWrapper) and (stream.errors == "strict" or sys.platform == "win32"):
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
