@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -94,6 +95,14 @@ def test_file_gives_what_the_model_gives(net, files, frames, to):
     np.testing.assert_allclose(np.stack([file.predict(frame) for frame in frames]), expected, **CLOSE)
     first, _ = file.predict(frames[0]), file.predict(frames[1])
     np.testing.assert_allclose(first, expected[0], **CLOSE)  # the second call did not write into the first one's depth
+
+
+@pytest.mark.parametrize("to", KINDS)
+def test_a_file_that_runs_may_be_removed(files, frames, to, tmp_path):
+    shutil.copytree(files[to].parent, tmp_path / "files")
+    file = ExportedModel(tmp_path / "files" / files[to].name)
+    shutil.rmtree(tmp_path / "files")
+    np.testing.assert_array_equal(file.predict(frames[0]), ExportedModel(files[to]).predict(frames[0]))
 
 
 @pytest.mark.parametrize("to", KINDS)

@@ -22,7 +22,7 @@ from steadydepth.exporters.export import check_target, export_model, relative_di
 from steadydepth.exporters.targets import quiet, save_openvino
 from steadydepth.files.atomic_writes import write_json
 from steadydepth.inference.predictor import load
-from steadydepth.inference.runtime import METADATA, ExportedModel
+from steadydepth.inference.runtime import METADATA, ExportedModel, openvino_core
 from steadydepth.ops.resize import fit_image
 from steadydepth.types import InputError
 
@@ -199,12 +199,11 @@ def _quantise_openvino(exact: Path, out: Path, images: list[np.ndarray], metadat
     Those of nncf's default cut off the rarest values: of the demo's model that made 7 % more flicker, these make 2 %.
     """
     import nncf
-    import openvino
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     nncf.set_log_level(logging.ERROR)
-    model = openvino.Core().read_model(exact)
+    model = openvino_core().read_model(exact)
     batches = [image[None] for image in images]
     operators = model.get_ordered_ops()
     # A transformer may end in a product.

@@ -169,14 +169,20 @@ def _open_onnx(path: Path, threads: int | None) -> tuple[Network, str]:
     return lambda image, state: session.run(None, _by_name(image, state)), metadata
 
 
+def openvino_core() -> Any:
+    """What reads and compiles models of OpenVINO, without mapping them on Windows, which removes no mapped file."""
+    core = import_package("openvino", "openvino").Core()
+    core.set_property({"ENABLE_MMAP": sys.platform != "win32"})
+    return core
+
+
 def _open_openvino(path: Path, threads: int | None) -> tuple[Network, str]:
-    openvino = import_package("openvino", "openvino")
     # Where a processor has bfloat16, OpenVINO would take it for float32: steps of 0.4 %, as large as flicker.
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
+    core = openvino_core()
     try:
-        core = openvino.Core()
         model = core.read_model(path)
         with _kept_signal_stack():
             request = core.compile_model(model, "CPU", settings).create_infer_request()
