@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from steadydepth.files.stored_depth import read_predictions
 from steadydepth.files.video_read import read_video
 from steadydepth.files.video_write import write_video
 from steadydepth.inference import runtime
+from steadydepth.inference.exported import ExportedNetwork
 from steadydepth.inference.predict_files import predict_files
 from steadydepth.inference.predictor import Predictor, load
 from steadydepth.inference.runtime import ExportedModel
@@ -103,6 +105,25 @@ def test_a_file_that_runs_may_be_removed(files, frames, to, tmp_path):
     file = ExportedModel(tmp_path / "files" / files[to].name)
     shutil.rmtree(tmp_path / "files")
     np.testing.assert_array_equal(file.predict(frames[0]), ExportedModel(files[to]).predict(frames[0]))
+
+
+def test_nobody_has_the_file_open_when_it_is_moved_or_refused(tmp_path, monkeypatch):
+    """Windows moves and removes no file that is."""
+    opened, moved = [], []
+
+    def open_one(path):
+        network = ExportedNetwork(path)
+        opened.append(weakref.ref(network.file))
+        return network
+
+    monkeypatch.setattr(export, "ExportedNetwork", open_one)
+    monkeypatch.setattr(export, "move", lambda *_: moved.extend(one() for one in opened))
+    export_model(Tilted(), tmp_path / "a.onnx", to="onnx", height=H, width=W)
+    assert moved == [None]
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(InputError, match="differs from the model"):
+        export_model(Tilted(), tmp_path / "a.onnx", to="onnx", height=H, width=W)
+    assert [one() for one in opened] == [None, None]
 
 
 @pytest.mark.parametrize("to", KINDS)

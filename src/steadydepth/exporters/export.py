@@ -133,18 +133,7 @@ def export_model(
         WRITERS[to](graph, metadata, part)
         if not is_checked:
             return None
-        file = ExportedNetwork(part)
-        rounded = [module for module in model.modules() if isinstance(module, TransformersDepth)]
-        if rounded and (lost := _greatest_difference(file, model, images)) > TOLERANCE:
-            logger.warning(
-                "%s: does not round resized images to 8 bits, as the model's processor does: its depth differs from "
-                "the model's by up to %.2g of it; at a size that the processor keeps it does not",
-                out,
-                lost,
-            )
-        for module in rounded:
-            module.rounds_pixels = False
-        difference = _greatest_difference(file, model, images)
+        difference = _difference_of_file(part, model, images, out)
         if not difference <= TOLERANCE:
             raise InputError(
                 f"{out}: differs from the model by {difference:.2g} of its depth, and at most {TOLERANCE:g} is let "
@@ -259,6 +248,22 @@ def staging(out: Path) -> Iterator[Path]:
                 if out.with_suffix(suffix).is_dir():
                     shutil.rmtree(out.with_suffix(suffix))
                 move(part.with_suffix(suffix), out.with_suffix(suffix))
+
+
+def _difference_of_file(part: Path, model: nn.Module, images: list[Image], out: Path) -> float:
+    """What `export_model` returns of the file `part`, which is open here alone: Windows moves no file that is."""
+    file = ExportedNetwork(part)
+    rounded = [module for module in model.modules() if isinstance(module, TransformersDepth)]
+    if rounded and (lost := _greatest_difference(file, model, images)) > TOLERANCE:
+        logger.warning(
+            "%s: does not round resized images to 8 bits, as the model's processor does: its depth differs from the "
+            "model's by up to %.2g of it; at a size that the processor keeps it does not",
+            out,
+            lost,
+        )
+    for module in rounded:
+        module.rounds_pixels = False
+    return _greatest_difference(file, model, images)
 
 
 def _greatest_difference(file: ExportedNetwork, model: nn.Module, images: list[Image]) -> float:
