@@ -37,31 +37,22 @@ def open_locked(path: Path, *, with_children: bool, mode: int = 0o666) -> int | 
     Raises:
         OSError: the file cannot be opened, or the file system has no locks.
     """
-    return _open(path, with_children, mode)
-
-
-if sys.platform == "win32":
-
-    def _open(path: Path, _with_children: bool, _mode: int) -> int | None:
-        """Open a file so that nobody else can open it for writing: locks of bytes are not inherited, open files are."""
+    if sys.platform == "win32":
+        # So that nobody else can open it for writing: locks of bytes are not inherited, open files are.
         handle = _create_file(str(path), _GENERIC_WRITE, _FILE_SHARE_READ, None, _OPEN_ALWAYS, 0, None)
         if handle != _INVALID:
             return msvcrt.open_osfhandle(handle, os.O_APPEND)
         if (code := ctypes.get_last_error()) == _SHARING_VIOLATION:
             return None
         raise OSError(None, ctypes.FormatError(code), str(path), code)
-
-else:
-
-    def _open(path: Path, with_children: bool, mode: int) -> int | None:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
-        # The one is of the open file, and so of whoever inherits it; the other of the process.
-        take = fcntl.flock if with_children else fcntl.lockf
-        try:
-            take(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(file)
-            if isinstance(error, BlockingIOError | PermissionError):
-                return None
-            raise
-        return file
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
+    # The one is of the open file, and so of whoever inherits it; the other of the process.
+    take = fcntl.flock if with_children else fcntl.lockf
+    try:
+        take(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(file)
+        if isinstance(error, BlockingIOError | PermissionError):
+            return None
+        raise
+    return file

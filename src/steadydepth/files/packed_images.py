@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from steadydepth.errors import import_extra
+from steadydepth.files.image_formats import MOST_PIXELS
 
 _SIGNATURE = b"\x89SDR"
 # Of Zstandard; 3 packs video frames no smaller, and unpacks them a third slower.
@@ -41,11 +42,6 @@ def encode_image(image: np.ndarray) -> bytes:
     return _SKIPPABLE + _HEADER.pack(_SIGNATURE, image.itemsize, channels, differs, height, width) + data
 
 
-def image_size(data: bytes) -> tuple[int, int]:
-    """Height and width that the header of an encoded image says; ValueError when it is no such header."""
-    return _header(data)[3:]
-
-
 def decode_image(data: bytes) -> np.ndarray:
     """The image that was encoded; ValueError saying what is wrong with `data`."""
     itemsize, channels, differs, height, width = _header(data)
@@ -70,8 +66,8 @@ def _header(data: bytes) -> tuple[int, int, bool, int, int]:
     _, itemsize, channels, differs, height, width = _HEADER.unpack_from(data, start)
     if itemsize not in (1, 2) or channels not in (1, 3):
         raise ValueError(f"says that it has {channels} channels of {itemsize} bytes; 1 or 3, of 1 or 2, can be read")
-    if not height or not width:
-        raise ValueError(f"says that it has {height} x {width} pixels")
+    if not 0 < height * width <= MOST_PIXELS:
+        raise ValueError(f"says that it is {height} x {width} pixels, of which there are 1 to {MOST_PIXELS}")
     if differs and channels == 1:
         raise ValueError("says that its one channel is a difference of colours")
     return itemsize, channels, differs, height, width
