@@ -1,7 +1,8 @@
 """Which sequences a folder holds, and which frames and labels a sequence: by their names, none of them opened."""
 
 from collections.abc import Iterable
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 
 from steadydepth.data.shards.read import find_pack, find_packed
@@ -117,22 +118,13 @@ def join_neighbours(faults: Iterable[tuple[Path, str | None]]) -> list[str]:
     Args:
         faults: every file in order, and its fault, which begins with its path; None where it has none.
     """
-    stretches = list[list[Path]]()
-    before: tuple[Path | None, str | None] = (None, None)
-    lines = list[str]()
-    for file, fault in faults:
-        rule = fault and fault.removeprefix(f"{file}: ")
-        is_same = rule is not None and (file.parent, rule) == before
-        before = (file.parent, rule)
-        if is_same:
-            stretches[-1].append(file)
-        elif rule is not None:
-            stretches.append([file])
-            lines.append(rule)
-    return [
-        f"{files[0]}{f' to {files[-1].name}' if files[1:] else ''}: {rule}"
-        for files, rule in zip(stretches, lines, strict=True)
-    ]
+    rules = [(file.parent, fault and fault.removeprefix(f"{file}: "), file) for file, fault in faults]
+    lines = []
+    for (_, rule), stretch in groupby(rules, key=itemgetter(0, 1)):
+        first, *others = (file for _, _, file in stretch)
+        if rule is not None:
+            lines.append(f"{first}{f' to {others[-1].name}' if others else ''}: {rule}")
+    return lines
 
 
 def _numbered(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[int, Path], list[str]]:

@@ -49,11 +49,10 @@ class SequenceMeta(BaseModel):
 
 def _array(values: list[Any], shape: tuple[int, ...], rule: str) -> Float64[np.ndarray, "..."]:
     try:
-        array = np.array(values, np.float64).reshape(shape) if values else np.zeros(shape)
-        fits = np.shape(values) == shape
-    except ValueError:
-        fits = False
-    if not fits:
+        array = np.array(values, np.float64)
+    except ValueError:  # lists of several lengths
+        array = np.zeros(0)
+    if array.shape != shape:
         raise ValueError(f"{rule}: this one is not")
     if not np.isfinite(array).all():
         raise ValueError(f"{rule} of finite numbers: NaN or infinity is in it")
