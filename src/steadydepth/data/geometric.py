@@ -1,6 +1,5 @@
 """One draw of geometry for a clip: the camera zooms, turns about its axis, and a part of its image is kept."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,7 +86,7 @@ def look(view: View, height: int, width: int, K: Float64[np.ndarray, "3 3"] | No
         K: of the camera that took the frames; without it the view turns about the middle of the image.
     """
     before = np.array([[width, 0, (width - 1) / 2], [0, width, (height - 1) / 2], [0, 0, 1]]) if K is None else K
-    there = _zoomed(before, view, height, width) @ _turn(view.turn_rad) @ np.linalg.inv(before)
+    there = _zoomed(before, view, height, width) @ _turn(view.turn_rad)[:3, :3] @ np.linalg.inv(before)
     y, x = np.mgrid[:height, :width]
     source = np.stack((x, y, np.ones_like(x)), axis=-1) @ np.linalg.inv(there).T
     at = source[..., :2].astype(np.float32)
@@ -107,21 +106,17 @@ def view_sample(sample: Sample, view: View) -> Sample:
     height, width = clip.frames.shape[1:3]
     seen, poses = look(view, height, width, clip.K), clip.cam_to_world
 
-    def shown(take: Callable[[Any], np.ndarray], images: np.ndarray | None) -> np.ndarray | None:
-        return None if images is None else take(images)
-
+    takes: dict[str, Any] = {"valid": seen.known, "objects": seen.nearest, "flow": seen.moved, "flow_valid": seen.known}
+    shown = {name: take(getattr(clip, name)) for name, take in takes.items() if getattr(clip, name) is not None}
     viewed = replace(
         clip,
         frames=seen.frames(clip.frames),
         depth=None if clip.depth is None else seen.nearest(clip.depth) * seen.inside,
-        valid=shown(seen.known, clip.valid),
-        objects=shown(seen.nearest, clip.objects),
-        flow=shown(seen.moved, clip.flow),
-        flow_valid=shown(seen.known, clip.flow_valid),
         motion=None,
         visible=None,
         K=None if clip.K is None else _zoomed(clip.K, view, height, width),
-        cam_to_world=None if poses is None else poses @ _homogeneous(_turn(view.turn_rad).T),
+        cam_to_world=None if poses is None else poses @ _turn(view.turn_rad).T,
+        **shown,
     )
     if sample.motion is None or sample.visible is None:
         return replace(sample, clip=viewed)
@@ -138,15 +133,9 @@ def _zoomed(K: Float64[np.ndarray, "3 3"], view: View, height: int, width: int) 
     return zoomed
 
 
-def _turn(angle_rad: float) -> Float64[np.ndarray, "3 3"]:
+def _turn(angle_rad: float) -> Float64[np.ndarray, "4 4"]:
     cos, sin = np.cos(angle_rad), np.sin(angle_rad)
-    return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-
-
-def _homogeneous(rotation: Float64[np.ndarray, "3 3"]) -> Float64[np.ndarray, "4 4"]:
-    pose = np.eye(4)
-    pose[:3, :3] = rotation
-    return pose
+    return np.array([[cos, -sin, 0, 0], [sin, cos, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 
 
 def _stays(motion: np.ndarray, height: int, width: int) -> np.ndarray:
