@@ -99,8 +99,6 @@ def _timed(folder: Path, suffix: str) -> tuple[Float64[np.ndarray, "n"], list[Pa
 def _beside(times: Float64[np.ndarray, "n"], folder: Path) -> list[Path | None]:
     """For each of `times` the PNG of `folder` that is named by it."""
     others, files = _timed(folder, ".png")
-    if len(files) == 0:
-        return [None] * len(times)
     return [files[number] if number >= 0 else None for number in nearest(times, others, _SAME_S)]
 
 

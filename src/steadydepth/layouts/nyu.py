@@ -62,7 +62,7 @@ def find_recordings(folder: Path, split: str | None) -> Iterator[Found]:
 def _raw(scene: Path) -> Iterator[Recording]:
     images, depths = _stamped(scene, "r-*.ppm"), _stamped(scene, "d-*.pgm")
     times, depth_times = np.array([time for time, _ in images]), np.array([time for time, _ in depths])
-    paired = nearest(times, depth_times, _NEAR_S) if len(depths) else np.full(len(images), -1)
+    paired = nearest(times, depth_times, _NEAR_S)
     kept = np.flatnonzero(paired >= 0)
     if len(kept) == 0:
         raise InputError(f"{scene}: no image has depth, d-*.pgm, within {_NEAR_S} s: extract it again")

@@ -81,7 +81,6 @@ class _Topic:
     name: str
     connections: list[Any]
     first: Any  # message
-    encoding: str
 
 
 def _parts(place: Path) -> Iterator[Recording]:
@@ -90,10 +89,8 @@ def _parts(place: Path) -> Iterator[Recording]:
         if depth is not None:
             _check_registered(place, colour, depth)
         times, recorded = _times(reader, colour)
-        depth_of, depth_recorded = np.full(len(times), -1), [0]
-        if depth is not None:
-            depth_times, depth_recorded = _times(reader, depth)
-            depth_of = nearest(times, depth_times, _NEAR_S)
+        depth_times, depth_recorded = _times(reader, depth) if depth is not None else (np.zeros(0), [])
+        depth_of = nearest(times, depth_times, _NEAR_S)
         step_s = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
         pairs = [(at, depth_recorded[n] if n >= 0 else None) for at, n in zip(recorded, depth_of, strict=True)]
         recording = Recording(
@@ -121,7 +118,7 @@ def _topics(place: Path, reader: Any) -> tuple[_Topic, _Topic | None]:
             continue
         first = reader.deserialize(found[2], found[0].msgtype)
         encoding = getattr(first, "encoding", None) or first.format
-        topic = _Topic(name, connections, first, encoding)
+        topic = _Topic(name, connections, first)
         is_depth = encoding in ("16UC1", "32FC1") or _COMPRESSED_DEPTH in encoding
         if is_depth or (encoding == "mono16" and "depth" in name.lower()):  # mono16 may be infrared light as well
             depths.append(topic)

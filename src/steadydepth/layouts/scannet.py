@@ -65,14 +65,14 @@ def _parts(place: Path) -> Iterator[Found]:
         raise InputError(f"{place}: no frame of color/ has a finite pose in pose/: extract it again")
     if not labels:
         raise InputError(f"{place}: no image in depth/, which says the size: extract it again")
-    sizes = [path for number, path in labels.items() if number in images] or list(labels.values())
+    sized = next((path for number, path in labels.items() if number in images), next(iter(labels.values())))
     steps = np.diff(numbers)
     step = int(steps.min()) if len(steps) else 1  # SensReader may leave frames out
     tracked = Recording(
         name=place.name,
         fps=_RATE_HZ / step,
         n_frames=len(numbers),
-        read=_reader([images[number] for number in numbers], [labels.get(number) for number in numbers], sizes),
+        read=_reader([images[number] for number in numbers], [labels.get(number) for number in numbers], sized),
         depth_scale_m=0.001,
         source="ScanNet",
         licence="ScanNet Terms of Use",
@@ -87,13 +87,13 @@ def _is_tracked(pose: Float64[np.ndarray, "n m"]) -> bool:
     return bool(pose.shape == (4, 4) and np.isfinite(pose).all() and abs(np.linalg.det(pose[:3, :3]) - 1) < 0.1)
 
 
-def _reader(images: list[Path], labels: list[Path | None], sizes: list[Path]) -> Callable[[int], Frame]:
-    """Colour at the size of depth, of which `sizes` are images; a frame without depth is one without a label."""
+def _reader(images: list[Path], labels: list[Path | None], sized: Path) -> Callable[[int], Frame]:
+    """Colour at the size of depth, of which `sized` is an image; a frame without depth is one without a label."""
     read_depth = scaled(0.001)
 
     @lru_cache(maxsize=1)
     def size() -> tuple[int, ...]:
-        return read_depth(sizes[0]).shape
+        return read_depth(sized).shape
 
     def read(number: int) -> Frame:
         label = labels[number]

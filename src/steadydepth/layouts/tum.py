@@ -116,7 +116,7 @@ def _stamped(path: Path) -> tuple[Float64[np.ndarray, "n"], list[Path]]:
 def nearest(
     times: Float64[np.ndarray, "n"], others: Float64[np.ndarray, "m"], within: float = _NEAR_S
 ) -> Int[np.ndarray, "n"]:
-    """For each time the number of the nearest of others, -1 when it is too far or taken.
+    """For each time the number of the nearest of others, -1 when there is none, or it is too far or taken.
 
     One that two times are nearest to goes to the nearer of them.
 
@@ -125,6 +125,8 @@ def nearest(
         others: seconds, in order.
         within: seconds, the farthest that is taken.
     """
+    if len(others) == 0:
+        return np.full(len(times), -1)
     after = np.searchsorted(others, times).clip(1, max(1, len(others) - 1))
     before = after - 1
     after = np.minimum(after, len(others) - 1)
