@@ -62,11 +62,9 @@ def _override(text: str, where: str, root: type[Section], name: str) -> Any:
     As YAML, 2024 would be a number, `on` a yes, and what follows ` #` a comment.
     """
     section: type[Section] | None = root
-    *sections, key = name.split(".")
-    for part in sections:
+    for part in name.split("."):
         field = section.model_fields.get(part) if section is not None else None
         section = None if field is None else _section(field.annotation)
-    field = section.model_fields.get(key) if section is not None else None
     held = () if field is None else get_args(field.annotation) or (field.annotation,)
     kinds = [kind for kind in held if kind is not type(None)]
     holds_text = bool(kinds) and all(isinstance(kind, type) and issubclass(kind, str | Path) for kind in kinds)

@@ -85,10 +85,6 @@ class SourceConfig(Section):
             raise ValueError("synthetic: rendered clips have depth: labels must be depth, and single false")
         if self.synthetic is not None and self.motion == "dis":
             raise ValueError("synthetic: rendered clips have their exact flow: motion must be flow or none")
-        return self
-
-    @model_validator(mode="after")
-    def _images_have_depth(self) -> "SourceConfig":
         if self.single and self.labels != "depth":
             raise ValueError("single: images have the absolute loss alone, so their labels must be depth")
         return self
