@@ -7,7 +7,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,10 +16,12 @@ import numpy as np
 from steadydepth.data.clips import even_size, fit_clip
 from steadydepth.data.cuts import Shots
 from steadydepth.data.sequence_folder import Sequence, find_sequences, open_sequence
+from steadydepth.data.sequence_listing import LABELS
+from steadydepth.data.sequence_meta import SequenceMeta
 from steadydepth.data.shards.read import INDEX, KINDS, MEMBERS, ROW
 from steadydepth.errors import InputError, failure, import_extra
 from steadydepth.files.atomic_writes import new_folder
-from steadydepth.files.images import encode_flow, encode_png, read_depth_codes, read_flow, read_labels
+from steadydepth.files.images import encode_flow, encode_png
 from steadydepth.files.packed_images import encode_image
 from steadydepth.ops.bidirectional_flow import backward_from_frames
 from steadydepth.types import Clip
@@ -181,18 +183,15 @@ def _stored(
 
 def _fitted(sequence: Sequence, frame: int, image: np.ndarray, height: int, width: int) -> Clip:
     """One frame and its labels at that size; the depth in the codes that it is stored in."""
-    files = {kind: files[frame] for kind, files in sequence.labels.items() if frame in files}
-    labels: dict[str, np.ndarray] = {}
-    if "depth" in files:
-        labels["depth"] = read_depth_codes(files["depth"]).astype(np.float32)
-    if "objects" in files:
-        labels["objects"] = read_labels(files["objects"])
-    if "valid" in files:
-        labels["valid"] = read_labels(files["valid"]) != 0
-    if "flow" in files:
-        labels["flow"], labels["flow_valid"] = read_flow(files["flow"])
-    alone: dict[str, Any] = {name: label[None] for name, label in labels.items()}
-    return fit_clip(Clip(sequence.name, image[None], sequence.fps, K=sequence.K, **alone), height, width)
+    in_codes = replace(sequence, depth_scale_m=1.0)
+    labels: dict[str, Any] = {
+        kind: in_codes.read_label(kind, frame)[None] for kind in LABELS if frame in sequence.labels.get(kind, {})
+    }
+    if "valid" in labels:
+        labels["valid"] = labels["valid"] != 0
+    if "flow" in labels:
+        labels |= {"flow": labels["flow"][..., :2], "flow_valid": labels["flow"][..., 2] != 0}
+    return fit_clip(Clip(sequence.name, image[None], sequence.fps, K=sequence.K, **labels), height, width)
 
 
 def _label_codes(sequence: Sequence, clip: Clip, frame: int) -> Images:
@@ -212,10 +211,9 @@ def _meta(sequence: Sequence, height: int, width: int) -> dict[str, Any]:
     """What meta.json says, the camera at that size."""
     blank = np.zeros((1, sequence.height, sequence.width, 3), np.uint8)
     camera = fit_clip(Clip(sequence.name, blank, sequence.fps, K=sequence.K), height, width).K
-    meta = {key: getattr(sequence, key) for key in ("fps", "fixed_camera", "depth_scale_m", "source", "licence")}
-    meta["K"] = None if camera is None else camera.tolist()
-    meta["cam_to_world"] = None if sequence.cam_to_world is None else sequence.cam_to_world.tolist()
-    return {key: value for key, value in meta.items() if value is not None}
+    meta = {key: getattr(sequence, key) for key in SequenceMeta.model_fields} | {"K": camera}
+    plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in meta.items()}
+    return {key: value for key, value in plain.items() if value is not None}
 
 
 def _write_index(folder: Path, shards: _Shards, entries: list[dict[str, Any]]) -> None:
