@@ -59,8 +59,6 @@ class RenderedSamples(Dataset[Item]):
         InputError: the models or the images cannot be read.
     """
 
-    labels = "depth"
-
     def __init__(
         self,
         device: torch.device,
@@ -123,7 +121,6 @@ class RenderedSamples(Dataset[Item]):
         """Sample `number` as a clip with all that is known of it."""
         chunk, row = divmod(number, CLIPS_AT_ONCE)
         rendered, scenes = self._clips(chunk), self._scenes(chunk)
-        frames = self._chunk(chunk)["frames"][row].cpu().numpy()
         focal = float(scenes.focal_px[row]) * self.width
         # The label of a pixel is that of the first of its rays, a quarter of a pixel up and left of its middle.
         K = np.array([[focal, 0, (self.width - 0.5) / 2], [0, focal, (self.height - 0.5) / 2], [0, 0, 1]])
@@ -134,7 +131,7 @@ class RenderedSamples(Dataset[Item]):
 
         return Clip(
             name=name,
-            frames=np.round(frames * 255).astype(np.uint8),
+            frames=_in_bytes(self._chunk(chunk)["frames"][row]).cpu().numpy(),
             fps=FPS,
             depth=part("depth").astype(np.float32),
             valid=np.isfinite(part("depth")),
@@ -298,11 +295,9 @@ def make_rendered(
     credits = sorted({one.split(";")[0] for one in load_assets(Path(assets)).credits})
     source = f"steadydepth synthetic world, with models under {'; '.join(credits)}"
     names = [f"rendered_{seed}_{number:06d}" for number in range(n_clips)]
-    for first in range(0, n_clips, CLIPS_AT_ONCE):
-        numbers = range(first, min(first + CLIPS_AT_ONCE, n_clips))
-        missing = [number for number in numbers if not (root / names[number] / "meta.json").exists()]
-        for number in missing:
-            clip = samples.clip(number, names[number])
+    for number, name in enumerate(names):
+        if not (root / name / "meta.json").exists():
+            clip = samples.clip(number, name)
             assert clip.depth is not None
             step_m = DEPTH_SCALE_M * math.ceil(float(clip.depth.max()) / (65535 * DEPTH_SCALE_M))
             on_clip(write_sequence(root, clip, depth_scale_m=step_m, source=source, licence=None))
