@@ -70,16 +70,13 @@ def read_raw(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> Ite
 
 def _open_npz(path: Path) -> DepthFrames:
     kind = "as an npz of plain arrays", "write it again"
-    with reading(path, *kind):
-        # Opened here: NumPy leaves a file open that turns out to be no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            missing = [key for key in ("depth", "claims") if key not in arrays]
-            if missing:
-                raise InputError(
-                    f"{path}: no array {' and no array '.join(missing)}; it has depth and claims: add them"
-                )
-            claims = arrays["claims"]
-        with zipfile.ZipFile(path) as archive, archive.open("depth.npy") as member:
+    # Opened here: NumPy leaves a file open that turns out to be no archive.
+    with reading(path, *kind), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        missing = [key for key in ("depth", "claims") if key not in arrays]
+        if missing:
+            raise InputError(f"{path}: no array {' and no array '.join(missing)}; it has depth and claims: add them")
+        claims = arrays["claims"]
+        with arrays.zip.open("depth.npy") as member:
             shape, in_columns, dtype = read_npy_header(member)
         if dtype.hasobject:
             raise ValueError("pickled objects, which could run code")
@@ -87,8 +84,7 @@ def _open_npz(path: Path) -> DepthFrames:
             raise InputError(f"{path}: depth is {short(dtype)} {shape}; it is float16 or float32 (t, h, w)")
         known = known_claims(claims.item() if claims.ndim == 0 else claims, path)
         if in_columns:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return open_array(arrays["depth"], known)
+            return open_array(arrays["depth"], known)
 
     def read() -> Iterator[Float32[np.ndarray, "h w"]]:
         with reading(path, *kind), zipfile.ZipFile(path) as archive, archive.open("depth.npy") as member:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -48,17 +48,7 @@ def write_video(
         like: a video of as many frames: each is shown when its own is, at whatever rate, and the sound is copied.
         preset: x264's; "ultrafast" takes a third of the time for a file half as large again.
     """
-    options = {"crf": "18", "preset": preset}
-    _encode(
-        path,
-        frames,
-        fps,
-        like,
-        sound=like,
-        codec="libx264",
-        options=lambda first: options,
-        to_video_frame=_to_yuv,
-    )
+    _encode(path, frames, fps, like, codec="libx264", options=lambda first: {"crf": "18", "preset": preset})
 
 
 def write_depth_video(
@@ -78,7 +68,7 @@ def write_depth_video(
         slices = next((number for number in _SLICES if first.size <= number * _SLICE_PIXELS), _SLICES[-1])
         return {"level": "3", "slicecrc": "1", "slices": str(slices if min(first.shape) >= _SLICES[0] else 1)}
 
-    _encode(path, depth_codes, fps, like, sound=None, codec="ffv1", options=options, to_video_frame=_to_grey)
+    _encode(path, depth_codes, fps, like, codec="ffv1", options=options)
 
 
 def recode(frames: UInt8[np.ndarray, "t h w 3"], *, crf: int) -> UInt8[np.ndarray, "t h w 3"]:
@@ -104,16 +94,15 @@ def _encode(
     fps: float,
     like: Path | None,
     *,
-    sound: Path | None,
-    codec: str,
+    codec: Literal["libx264", "ffv1"],
     options: Callable[[np.ndarray], dict[str, str]],
-    to_video_frame: Callable[[np.ndarray], Any],
 ) -> None:
-    images = iter(images)
+    """Colour with the sound of `like`, or depth; `options` are those of the codec for the first image."""
+    images, is_colour = iter(images), codec == "libx264"
     first = next(images, None)
     if first is None:
         raise InputError(f"{path}: no frame to write; a video has at least one")
-    if codec == "libx264" and max(first.shape) > H264_SIDE:
+    if is_colour and max(first.shape) > H264_SIDE:
         height, width = first.shape[:2]
         raise InputError(
             f"{path}: {width} x {height} is more than H.264 takes, {H264_SIDE} a side: shrink the input, or write "
@@ -124,7 +113,7 @@ def _encode(
     in_container = {"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".mov", ".m4v") else {}
     with (
         new_file(path) as part,
-        _sound_of(sound, begin_s) as (template, packets),
+        _sound_of(like if is_colour else None, begin_s) as (template, packets),
         open_container(str(part.absolute()), "w", options=in_container) as container,
     ):
         # As a broadcaster writes it, 30000/1001; a frame in an hour as it is.
@@ -141,7 +130,7 @@ def _encode(
                     raise InputError(
                         f"{path}: frame {number} is {image.shape}, the first is {first.shape}; one size a video"
                     )
-                frame = to_video_frame(image)
+                frame = _to_yuv(image) if is_colour else _to_grey(image)
                 if times is not None:
                     frame.pts, frame.time_base = _time_of(number, times, round(1 / (fps * time_base))), time_base
                 yield frame
