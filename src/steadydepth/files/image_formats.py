@@ -13,9 +13,8 @@ from jaxtyping import UInt8
 from steadydepth.errors import import_extra
 from steadydepth.files.damage import UNREADABLE
 
-# What files of these kinds begin with; those of AVIF and HEIC say it from their fifth byte on.
-_WEBP, _BMP, _TIFF = b"RIFF", b"BM", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_EXR = b"v/1\x01"
+# What files of these kinds begin with; those of WebP, AVIF and HEIC say it further on.
+_STARTS = {b"BM": "BMP", **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"), b"v/1\x01": "OpenEXR"}
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # A header of a few bytes can promise more than there is memory for: 16384 x 8192 is asked before anything is decoded.
 MOST_PIXELS = 2**27
@@ -26,21 +25,15 @@ LOG = logging.getLogger(__name__)
 
 def kind_of(data: bytes) -> str | None:
     """WebP, BMP, TIFF, AVIF, HEIC or OpenEXR by the first bytes of a file; None for any other."""
-    if data.startswith(_WEBP) and data[8:12] == b"WEBP":
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WebP"
-    if data.startswith(_BMP):
-        return "BMP"
-    if data.startswith(_TIFF):
-        return "TIFF"
-    if data.startswith(_EXR):
-        return "OpenEXR"
     if data[4:8] == b"ftyp":
         brands = data[8:12] + data[16:64]
         if b"avif" in brands or b"avis" in brands:
             return "AVIF"
         if any(brand in brands for brand in _HEIF_BRANDS):
             return "HEIC"
-    return None
+    return next((kind for start, kind in _STARTS.items() if data.startswith(start)), None)
 
 
 def size_fault(height: int, width: int) -> str | None:

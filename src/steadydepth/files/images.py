@@ -101,14 +101,12 @@ def read_stored_colour(path: ImageFile) -> tuple[UInt8[np.ndarray, "h w 3"], int
         except ValueError as error:
             raise InputError(f"{path}: cannot be read as {kind} ({error}): write or copy the file again") from error
     _check_complete(path, data)
-    if packed_images.is_packed(data):
-        return _expect(path, _unpack(path, data), _COLOUR), 1
     if data.startswith(_PNG_SIGNATURE) and data[24] == 16:
         raise InputError(f"{path}: a 16-bit image; frames are 8-bit RGB: convert it to 8 bits")
     if data.startswith(_PNG_SIGNATURE) and (number := image_formats.animation_of(data)) > 1:
         image_formats.say_first_of(str(path), number)
-    stored = _decode(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    return cv2.cvtColor(stored, cv2.COLOR_BGR2RGB), image_formats.orientation(data)
+    stored = _decode(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, _COLOUR)
+    return stored, image_formats.orientation(data)
 
 
 def read_labelled_colour(path: ImageFile) -> UInt8[np.ndarray, "h w 3"]:
@@ -241,37 +239,26 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def _read_as(path: ImageFile, kind: _Kind) -> np.ndarray:
-    """The image as it is stored, colours as RGB."""
     data = _bytes_of(path)
     _check_complete(path, data)
-    if packed_images.is_packed(data):
-        return _expect(path, _unpack(path, data), kind)
-    image = _expect(path, _decode(path, data, cv2.IMREAD_UNCHANGED), kind)
-    return image if kind.ndim == 2 else image[..., ::-1]
+    return _decode(path, data, cv2.IMREAD_UNCHANGED, kind)
 
 
-def _expect(path: ImageFile, image: np.ndarray, kind: _Kind) -> np.ndarray:
-    if image.dtype != kind.dtype or image.ndim != kind.ndim or (kind.ndim == 3 and image.shape[2] != 3):
-        channels = 1 if image.ndim == 2 else image.shape[2]
-        raise InputError(f"{path}: {8 * image.dtype.itemsize}-bit with {channels} channel(s); {kind.rule}")
-    return image
-
-
-def _unpack(path: ImageFile, data: bytes) -> np.ndarray:
+def _decode(path: ImageFile, data: bytes, flags: int, kind: _Kind) -> np.ndarray:
+    """The image as it is stored, colours as RGB; `flags` are OpenCV's."""
+    is_packed = packed_images.is_packed(data)
     try:
-        return packed_images.decode_image(data)
+        image = packed_images.decode_image(data) if is_packed else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except ValueError as error:
         raise InputError(f"{path}: {error}; write the file again") from error
-
-
-def _decode(path: ImageFile, data: bytes, flags: int) -> np.ndarray:
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # more pixels than OpenCV agrees to hold, for one
         raise InputError(f"{path}: cannot be decoded ({error.err}): write the file again") from error
     if image is None:
         raise InputError(f"{path}: cannot be decoded; write the file again")
-    return image
+    if image.dtype != kind.dtype or image.ndim != kind.ndim or (kind.ndim == 3 and image.shape[2] != 3):
+        channels = 1 if image.ndim == 2 else image.shape[2]
+        raise InputError(f"{path}: {8 * image.dtype.itemsize}-bit with {channels} channel(s); {kind.rule}")
+    return image if is_packed or kind.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _check_complete(path: ImageFile, data: bytes) -> None:
