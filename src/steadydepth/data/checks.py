@@ -1,7 +1,7 @@
 """Every fault of a data folder at once, each with the file, the rule and the way out; nothing is changed."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,12 @@ from steadydepth.types import InputError
 
 # Of what the median pixel shows: a hand before the lens, a valley from a mountain.
 _NEAREST_M, _FARTHEST_M = 0.05, 500.0
+_READERS: dict[str, Callable[[Path], np.ndarray]] = {
+    "depth": read_depth_codes,
+    "objects": read_labels,
+    "flow": lambda file: read_flow(file)[0],
+    "valid": read_labels,
+}
 
 
 def check_data(root: str | Path) -> list[str]:
@@ -131,23 +137,25 @@ def _check_folder(path: Path) -> list[str]:
     shots, numbers, medians, labels_seen = Shots(), list[int](), [], DepthSeen()
     wrong = dict[Path, str]()
     sizes = dict[Path, tuple[int, int]]()
-    files = list(_all_files(rgb, labels))
-    for file, read in files:
+    readers = _READERS | {"rgb": read_labelled_colour if any(labels.values()) else read_colour}
+    files = [("rgb", file) for file in rgb]
+    files += [(kind, labels[kind][number]) for kind in LABELS for number in sorted(labels[kind])]
+    for kind, file in files:
         try:
-            image = read(file)
+            image = readers[kind](file)
         except InputError as error:
             wrong[file] = str(error)
             continue
         sizes[file] = (image.shape[0], image.shape[1])
-        if read in (read_colour, read_labelled_colour):
+        if kind == "rgb":
             shots.see(image)
             numbers.append(int(file.stem))
-        elif read is read_depth_codes:
+        elif kind == "depth":
             labels_seen.see(image)
             if image.any():
                 medians.append(np.median(image[image > 0]))
     wrong |= _other_sizes(sizes, rgb)
-    faults += join_neighbours([(file, wrong.get(file)) for file, _ in files])
+    faults += join_neighbours([(file, wrong.get(file)) for _, file in files])
     faults += _shot_faults(path, shots, numbers) + labels_seen.faults(path / "depth")
     return meta_faults + faults + _units(path, float(np.median(medians)) if medians else None, meta)
 
@@ -173,17 +181,3 @@ def _units(path: Path, median_code: float | None, meta: SequenceMeta | None) -> 
         f"{path / 'depth'}: half of the depth is {side} {median_m:.3g} m; half of a scene is {_NEAREST_M} to "
         f"{_FARTHEST_M} m away: correct depth_scale_m of meta.json, the metres of one step"
     ]
-
-
-def _all_files(
-    rgb: list[Path], labels: dict[str, dict[int, Path]]
-) -> Iterator[tuple[Path, Callable[[Path], np.ndarray]]]:
-    readers = {
-        "depth": read_depth_codes,
-        "objects": read_labels,
-        "flow": lambda file: read_flow(file)[0],
-        "valid": read_labels,
-    }
-    yield from ((file, read_labelled_colour if any(labels.values()) else read_colour) for file in rgb)
-    for kind in LABELS:
-        yield from ((labels[kind][number], readers[kind]) for number in sorted(labels[kind]))
