@@ -13,10 +13,11 @@ from statistics import median
 import cv2
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
+from pydantic import BaseModel
 
 from steadydepth.data.sequence_folder import Sequence
 from steadydepth.errors import InputError
-from steadydepth.files.atomic_writes import new_file
+from steadydepth.files.atomic_writes import write_text
 from steadydepth.files.listing import unbroken
 from steadydepth.files.prefetch import up_to_error
 from steadydepth.files.video_read import read_video
@@ -93,6 +94,12 @@ class Shots:
         return [stretch for stretch in stretches if len(stretch) > _MOST_EQUAL]
 
 
+class _Kept(BaseModel):
+    """What is kept of a video file: where its shots begin, and the last one ends."""
+
+    borders: list[int]
+
+
 def mark_cuts(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], bool]]:
     """Each frame, and whether it begins a new shot by the rule of `find_shots`; two frames are read ahead.
 
@@ -132,15 +139,14 @@ def shots_of(sequence: Sequence) -> list[range]:
         return _between([0, *sequence.cuts, sequence.n_frames])
     kept = _kept_at(sequence.path)
     try:
-        borders = _read_borders(kept)
+        borders = _Kept.model_validate_json(kept.read_bytes()).borders
     except (OSError, ValueError):  # not there, or damaged
         logger.info("%s: looking for cuts", sequence.path)
         shots = find_shots(read_video(sequence.path))
         borders = [0, *(shot.stop for shot in shots)]
         content = {"video": str(sequence.path.resolve()), "borders": borders}
         try:
-            with new_file(kept) as part:
-                part.write_text(json.dumps(content), encoding="ascii")
+            write_text(kept, json.dumps(content))
         except OSError as error:
             logger.info("%s: cuts are not kept for the next time: %s", sequence.path, error)
     return _between(borders)
@@ -148,15 +154,6 @@ def shots_of(sequence: Sequence) -> list[range]:
 
 def _between(borders: Iterable[int]) -> list[range]:
     return [range(start, stop) for start, stop in pairwise(borders)]
-
-
-def _read_borders(kept: Path) -> list[int]:
-    """ValueError when the file is damaged."""
-    content = json.loads(kept.read_text(encoding="ascii"))
-    borders = content.get("borders") if isinstance(content, dict) else None
-    if not isinstance(borders, list) or not all(isinstance(border, int) for border in borders):
-        raise ValueError(f"{kept}: no list of borders")
-    return borders
 
 
 def _kept_at(video: Path) -> Path:

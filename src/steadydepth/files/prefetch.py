@@ -66,8 +66,7 @@ def for_each_in_threads(function: Callable[[T], None], items: Iterable[T]) -> No
             while running:
                 running.popleft().result()
         finally:
-            for future in running:
-                future.cancel()
+            threads.shutdown(cancel_futures=True)
 
 
 def processes_at_once(asked: int) -> int:

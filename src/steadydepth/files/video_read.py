@@ -202,14 +202,9 @@ def opened_video(path: Path | str) -> Iterator[tuple[Any, Any]]:
     except av.error.ExitError as error:
         raise InputError(f"{path}: no answer for {_PATIENCE_S:g} s: check the address, and that it sends") from error
     except av.error.FFmpegError as error:
-        if isinstance(path, str):
-            raise InputError(
-                f"{path}: cannot be read as video ({error.strerror}): check the address, and that it sends"
-            ) from error
-        raise InputError(
-            f"{path}: cannot be read as video ({error.strerror}); a video is a complete "
-            f"{', '.join(VIDEO_SUFFIXES)}: encode or copy it again"
-        ) from error
+        rule = f"; a video is a complete {', '.join(VIDEO_SUFFIXES)}: encode or copy it again"
+        rule = ": check the address, and that it sends" if isinstance(path, str) else rule
+        raise InputError(f"{path}: cannot be read as video ({error.strerror}){rule}") from error
     except UnicodeDecodeError as error:  # text in the file's own metadata
         raise InputError(f"{path}: cannot be read as video ({error}): encode or copy it again") from error
 
