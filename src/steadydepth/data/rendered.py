@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -145,28 +146,22 @@ class RenderedSamples(Dataset[Item]):
 
     def batches(self, batch: int) -> Iterator[Item]:
         """The samples in order, `batch` at a time, on the device that renders them."""
-        if not (self.keep and self.workers):
-            yield from self._batches(batch, lambda number: None)
-            return
-        chunks = dict.fromkeys(number // CLIPS_AT_ONCE for number in self.numbers)
-        shown = dict.fromkeys(self._shown(chunk) for chunk in chunks)
-        wanted = [clips for clips in shown if not self._file(clips).is_file()]
-        with render_ahead(_begin_rendering, (self._same,), wanted, self.workers) as wait_for:
-            yield from self._batches(batch, wait_for)
-
-    def _batches(self, batch: int, wait_for: Callable[[int], None]) -> Iterator[Item]:
-        for first in range(0, len(self.numbers) - batch + 1, batch):
-            numbers = self.numbers[first : first + batch]
-            chunks = list(dict.fromkeys(number // CLIPS_AT_ONCE for number in numbers))
-            for chunk in chunks:
-                wait_for(self._shown(chunk))
-            parts = [self._chunk(chunk) for chunk in chunks]
-            rows = torch.tensor(
-                [chunks.index(number // CLIPS_AT_ONCE) * CLIPS_AT_ONCE + number % CLIPS_AT_ONCE for number in numbers],
-                device=self.world.device,
-            )
-            joined = {name: torch.cat([part[name] for part in parts])[rows] for name in parts[0]}
-            yield joined | {"labels": ("depth",) * batch, "source": (self.source,) * batch}
+        ahead: AbstractContextManager[Callable[[int], None]] = nullcontext(lambda number: None)
+        if self.keep and self.workers:
+            shown = dict.fromkeys(self._shown(number // CLIPS_AT_ONCE) for number in self.numbers)
+            wanted = [clips for clips in shown if not self._file(clips).is_file()]
+            ahead = render_ahead(_begin_rendering, (self._same,), wanted, self.workers)
+        with ahead as wait_for:
+            for first in range(0, len(self.numbers) - batch + 1, batch):
+                numbers = self.numbers[first : first + batch]
+                chunks = list(dict.fromkeys(number // CLIPS_AT_ONCE for number in numbers))
+                for chunk in chunks:
+                    wait_for(self._shown(chunk))
+                parts = [self._chunk(chunk) for chunk in chunks]
+                places = [chunks.index(n // CLIPS_AT_ONCE) * CLIPS_AT_ONCE + n % CLIPS_AT_ONCE for n in numbers]
+                rows = torch.tensor(places, device=self.world.device)
+                joined = {name: torch.cat([part[name] for part in parts])[rows] for name in parts[0]}
+                yield joined | {"labels": ("depth",) * batch, "source": (self.source,) * batch}
 
     @torch.no_grad()
     def _render(self, clips: int) -> Rendered:
