@@ -185,19 +185,13 @@ class _UntilUnreadable:
                 "one size: check that they belong together"
             )
         poses = None if recording.cam_to_world is None else recording.cam_to_world[number : number + 1]
-        camera = {"K": recording.K, "cam_to_world": poses}
+        camera: dict[str, Any] = {"K": recording.K, "cam_to_world": poses}
         given = {name: array.tolist() for name, array in camera.items() if array is not None}
         _, faults = check_meta({"fps": float(recording.fps), **given}, f"{recording.name}, frame {number}")
         if faults:
             raise InputError("\n".join(f"{fault}: copy the files that it is from again" for fault in faults))
-        clip = Clip(
-            recording.name,
-            frame[None],
-            recording.fps,
-            depth=None if depth is None else self._fitting(depth)[None],
-            K=recording.K,
-            cam_to_world=poses,
-        )
+        fitting = None if depth is None else self._fitting(depth)[None]
+        clip = Clip(recording.name, frame[None], recording.fps, depth=fitting, **camera)
         return fit_clip(clip, *even_size(frame.shape[0], frame.shape[1], self.max_side))
 
     def _fitting(self, depth: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:

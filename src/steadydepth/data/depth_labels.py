@@ -62,7 +62,6 @@ def without_depth(sequence: Sequence) -> list[str]:
             break
         with suppress(InputError):
             seen.see(read_depth_codes(images[number]))
-    some_hold_depth = seen.n_empty < seen.n_images
-    if some_hold_depth:
+    if seen.n_empty < seen.n_images:  # some hold depth
         seen.n_empty = 0
     return seen.faults(sequence.path / "depth")

@@ -22,6 +22,7 @@ from steadydepth.layouts.recording import (
     places,
     quaternion_poses,
     read_table,
+    rigid,
     scaled,
     unbroken_parts,
 )
@@ -52,8 +53,7 @@ def find_bonn(folder: Path, split: str | None) -> Iterator[Found]:
     """Recordings of Bonn RGB-D Dynamic in `folder`, or `folder` itself; lens distortion (k1 = 0.04) is left in."""
     # As published it stretches by up to 6 %: the nearest rotation is taken.
     left, _, right = np.linalg.svd(_BONN_MARKERS[:, :3])
-    markers = np.eye(4)
-    markers[:3] = np.column_stack((left @ right, _BONN_MARKERS[:, 3]))
+    markers = rigid(left @ right, _BONN_MARKERS[:, 3])
 
     def read(place: Path) -> Iterator[Recording]:
         yield from _parts(
