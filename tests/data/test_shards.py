@@ -334,6 +334,14 @@ def test_a_sequence_that_breaks_off_leaves_nothing_in_the_shards_of_the_others(w
         assert all(name.startswith(f"{good}/") for name in members)
 
 
+def test_a_label_of_another_size_than_its_frames_is_not_scaled_into_a_shard(world, tmp_path):
+    data = shutil.copytree(world, tmp_path / "data")
+    cv2.imwrite(str(data / "moving_000004" / "depth" / "0000.png"), np.ones((24, 32), np.uint16))
+    with pytest.raises(SomeFailedError, match=r"depth.0000\.png: 24 x 32 in a sequence of 48 x 64"):
+        pack(data, tmp_path / "shards", size=(40, 56), codec="png")
+    assert [path.name for path in find_sequences(tmp_path / "shards")] == ["fixed_000003"]
+
+
 def test_a_name_that_is_no_utf_8_costs_the_others_nothing(world, tmp_path):
     names = [path.name for path in find_sequences(world)]
     shutil.copytree(world, tmp_path / "data")
