@@ -45,14 +45,15 @@ def open_locked(path: Path, *, with_children: bool, mode: int = 0o666) -> int | 
         if (code := ctypes.get_last_error()) == _SHARING_VIOLATION:
             return None
         raise OSError(None, ctypes.FormatError(code), str(path), code)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
-    # The one is of the open file, and so of whoever inherits it; the other of the process.
-    take = fcntl.flock if with_children else fcntl.lockf
-    try:
-        take(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(file)
-        if isinstance(error, BlockingIOError | PermissionError):
-            return None
-        raise
-    return file
+    else:  # noqa: RET506 (what mypy leaves out as on Windows)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
+        # The one is of the open file, and so of whoever inherits it; the other of the process.
+        take = fcntl.flock if with_children else fcntl.lockf
+        try:
+            take(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(file)
+            if isinstance(error, BlockingIOError | PermissionError):
+                return None
+            raise
+        return file
