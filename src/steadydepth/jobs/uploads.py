@@ -3,7 +3,6 @@
 What a client names is a title, never a path: everything lies below a number that the server has drawn.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -15,7 +14,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -119,16 +118,17 @@ class Uploads:
                     taken += (Path(folder) / name).lstat().st_size
         return taken
 
-    def claim(self, upload: Upload) -> bool:
-        """Whether the caller alone may send a piece of it from now on, until `release`; False while another one is."""
+    @contextmanager
+    def claim(self, upload: Upload) -> Iterator[bool]:
+        """Whether the caller alone may send a piece of it, as long as the block lasts; False while another one is."""
         with self._of_busy:
             is_free = upload.id not in self._busy
             self._busy.add(upload.id)
-            return is_free
-
-    def release(self, upload: Upload) -> None:
-        """The end of what `claim` began."""
-        self._busy.discard(upload.id)
+        try:
+            yield is_free
+        finally:
+            if is_free:
+                self._busy.discard(upload.id)
 
     def begin_piece(self, upload: Upload) -> IO[bytes]:
         """The file of an upload, open behind the bytes that count; what a cut piece left after them is dropped."""
@@ -230,15 +230,13 @@ class Uploads:
         if status != 0 or not found:
             found = {"message": f"{upload.name}: could not be checked: too large for the server, or damaged"}
             logger.warning("upload %s: its check ended with %d", upload.id, status)
-        is_ready = not found.get("message")
-        after = (
-            {"state": "ready", "sequences": tuple(found["sequences"])} if is_ready else {"state": "refused", **found}
-        )
-        checked = self.store.change(upload, **after)
+        sequences, message = tuple(found.get("sequences", ())), found.get("message", "")
+        state = "refused" if message else "ready"
+        checked = self.store.change(upload, state=state, sequences=sequences, message=message)
         # Not before: a server that is killed in between checks it again.
         if checked is not None:
             (folder / PART).unlink(missing_ok=True)
-            if not is_ready:
+            if message:
                 remove(folder / DATA)
         return checked
 
@@ -255,8 +253,3 @@ def _as_title(name: str) -> str:
     """The last part of a name that a client gave, without what no file is called; the rest is not ours to keep."""
     last = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]  # macOS takes letters and their marks apart
     return re.sub(r"[^\w .()+-]", "_", last).strip(" .")[-100:] or "unnamed"
-
-
-def checksum(kind: str) -> "hashlib._Hash | None":
-    """A digest by the name that a client gave; None where it is not taken."""
-    return hashlib.new(kind) if kind in ("sha1", "sha256") else None

@@ -1,17 +1,16 @@
 """Uploads over HTTP by tus 1.0 (tus.io): pieces, offsets and checksums, as its clients send them."""
 
 import base64
-import binascii
+import hashlib
 import logging
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, HTTPException, Request, Response
 
 from steadydepth.jobs.queue import Jobs
 from steadydepth.jobs.store import Upload
-from steadydepth.jobs.uploads import checksum
 from steadydepth.serving.owned import Id, Who, find, is_of
 
 logger = logging.getLogger(__name__)
@@ -86,31 +85,28 @@ def uploads_router(jobs: Jobs) -> APIRouter:
         if request.headers.get("content-type") != "application/offset+octet-stream":
             raise HTTPException(415, "a piece is application/offset+octet-stream")
         upload = await run_sync(find, jobs, Upload, id, who)
-        if not uploads.claim(upload):
-            raise HTTPException(423, "another request is sending a piece of this upload")
-        try:
+        with uploads.claim(upload) as is_ours:
+            if not is_ours:
+                raise HTTPException(423, "another request is sending a piece of this upload")
             # It may have got on until it was ours.
             upload = await run_sync(find, jobs, Upload, id, who)
             if upload.state != "receiving" or offset != upload.received:
                 raise HTTPException(409, f"the upload is {upload.state}, with {upload.received} bytes")
-            upload = await _receive(jobs, upload, request, _digest_of(digest))
-        except OSError as error:  # a full disk, for one
-            logger.exception("a piece of upload %s cannot be written", id)
-            raise HTTPException(507, f"the server cannot write the piece: {error.strerror}") from None
-        finally:
-            uploads.release(upload)
+            try:
+                upload = await _receive(jobs, upload, request, _digest_of(digest))
+            except OSError as error:  # a full disk, for one
+                logger.exception("a piece of upload %s cannot be written", id)
+                raise HTTPException(507, f"the server cannot write the piece: {error.strerror}") from None
         return Response(status_code=204, headers=_TUS_HEADERS | {"Upload-Offset": str(upload.received)})
 
     @router.delete("/uploads/{id}", status_code=204)
     def delete_upload(id: Id, who: Who) -> Response:
         """Delete an upload with its files."""
         upload = find(jobs, Upload, id, who)
-        if not uploads.claim(upload):
-            raise HTTPException(423, "another request is sending a piece of this upload")
-        try:
+        with uploads.claim(upload) as is_ours:
+            if not is_ours:
+                raise HTTPException(423, "another request is sending a piece of this upload")
             uploads.delete(upload)
-        finally:
-            uploads.release(upload)
         return Response(status_code=204, headers=_TUS_HEADERS)
 
     @router.get("/uploads")
@@ -132,11 +128,9 @@ async def _receive(jobs: Jobs, upload: Upload, request: Request, digest: tuple[A
                 raise HTTPException(413, f"more than the {upload.size} bytes that were promised")
             block += chunk
             if len(block) >= _BLOCK:
-                await run_sync(file.write, bytes(block))
-                _update(digest, block)
+                await run_sync(_write, file, block, digest)
                 block.clear()
-        await run_sync(file.write, bytes(block))
-        _update(digest, block)
+        await run_sync(_write, file, block, digest)
         is_complete = digest is None or digest[0].digest() == digest[1]
     finally:
         # Of a piece that was cut, what came counts, unless it was to be checked.
@@ -149,7 +143,8 @@ async def _receive(jobs: Jobs, upload: Upload, request: Request, digest: tuple[A
     return after
 
 
-def _update(digest: tuple[Any, bytes] | None, block: bytearray) -> None:
+def _write(file: IO[bytes], block: bytearray, digest: tuple[Any, bytes] | None) -> None:
+    file.write(block)
     if digest is not None:
         digest[0].update(block)
 
@@ -158,13 +153,10 @@ def _digest_of(header: str | None) -> tuple[Any, bytes] | None:
     if header is None:
         return None
     kind, _, value = header.partition(" ")
-    digest = checksum(kind)
     try:
-        if digest is not None:
-            return digest, base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError):
-        pass
-    raise HTTPException(400, "Upload-Checksum is sha1 or sha256, a space, and the digest in base64")
+        return {"sha1": hashlib.sha1, "sha256": hashlib.sha256}[kind](), base64.b64decode(value, validate=True)
+    except (KeyError, ValueError):
+        raise HTTPException(400, "Upload-Checksum is sha1 or sha256, a space, and the digest in base64") from None
 
 
 def _metadata(header: str) -> dict[str, str]:
@@ -173,7 +165,7 @@ def _metadata(header: str) -> dict[str, str]:
         key, _, value = pair.strip().partition(" ")
         try:
             found[key] = base64.b64decode(value, validate=True).decode()
-        except (binascii.Error, ValueError) as error:
+        except ValueError as error:
             raise HTTPException(400, "Upload-Metadata is names, each followed by its value in base64") from error
     return found
 
