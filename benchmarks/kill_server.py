@@ -192,7 +192,7 @@ def uncut(out: Path, archive: Path, model: Path) -> dict[str, np.ndarray]:
     folder = out / "uncut"
     unpack(archive, "world.zip", folder / "videos", JobLimits())
     settings = check_settings("train", SETTINGS, JobLimits())
-    train(config_of(settings, str(model), folder, JobLimits()))
+    train(config_of(settings, str(model), folder))
     return load_file(folder / "run" / "model.safetensors")
 
 

@@ -506,7 +506,7 @@ def test_every_setting_reaches_the_config(tmp_path):
         each.key: each.choices[-1] if each.choices else each.least if each.least else each.most
         for each in kinds(limits)["train"].settings
     }
-    config = config_of(check_settings("train", changed, limits), "model", tmp_path, limits)
+    config = config_of(check_settings("train", changed, limits), "model", tmp_path)
     for key, value in changed.items():
         section, name = key.split(".")
         assert getattr(getattr(config, section), name) == value

@@ -84,7 +84,7 @@ def test_uploads_and_jobs_go_on_after_kill_9(server, tmp_path):
     folder = tmp_path / "uncut"
     unpack(archive, "world.zip", folder / "videos", JobLimits())
     settings = check_settings("train", STEPS, JobLimits())
-    train(config_of(settings, str(server.model), folder, JobLimits()))
+    train(config_of(settings, str(server.model), folder))
     cut = load_file(Path(server.folder) / "jobs" / job / "run" / "model.safetensors")
     whole = load_file(folder / "run" / "model.safetensors")
     assert cut.keys() == whole.keys()

@@ -39,13 +39,18 @@ class Setting:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of job: what it is for, what may be set, and what is set for it."""
+    """A kind of job: what it is for, and what may be set."""
 
     title: str
     settings: tuple[Setting, ...]
-    fixed: Mapping[str, Any]
 
 
+# What a client cannot set of a `train` job.
+_FIXED: Mapping[str, Mapping[str, Any]] = {
+    "data": {"exposure": 0.15, "white_balance": 0.04, "gamma": 0.08, "noise": 0.02, "vignetting": 0.08},
+    "loss": {"relative_ramp": 1},
+    "optim": {"freeze_batch_norm_after": 0.5},
+}
 _STRENGTH = DataConfig.model_fields["teacher_strength"].default
 
 
@@ -60,7 +65,6 @@ def kinds(limits: JobLimits) -> dict[str, Kind]:
                 Setting("strength", "strength of the filter that teaches", _STRENGTH, 0, 1),
                 Setting("max_side", "longer side of a training frame", 320, 32, 1024),
             ),
-            {},
         ),
         # Those of configs/demo.yaml, for a model that is there already; without its stills.
         "train": Kind(
@@ -79,9 +83,6 @@ def kinds(limits: JobLimits) -> dict[str, Kind]:
                 Setting("data.width", "columns of a training frame", 176, 32, 1024),
                 Setting("run.seed", "seed", 0, 0, 2**31 - 1),
             ),
-            {"data": {"exposure": 0.15, "white_balance": 0.04, "gamma": 0.08, "noise": 0.02, "vignetting": 0.08},
-             "loss": {"relative_ramp": 1},
-             "optim": {"freeze_batch_norm_after": 0.5}},
         ),
         "filter": Kind(
             "Tune the learned filter to a model and to your videos",
@@ -89,7 +90,6 @@ def kinds(limits: JobLimits) -> dict[str, Kind]:
                 Setting("batches", "batches of three sequences", 40, 1, 1000),
                 Setting("seed", "seed", 0, 0, 2**31 - 1),
             ),
-            {},
         ),
     }  # fmt: skip
 
@@ -127,19 +127,18 @@ def check_settings(kind: str, settings: Mapping[str, object], limits: JobLimits)
     return {key: settings.get(key, setting.default) for key, setting in allowed.items()}
 
 
-def config_of(settings: Mapping[str, Any], model: str, folder: Path, limits: JobLimits) -> Config:
+def config_of(settings: Mapping[str, Any], model: str, folder: Path) -> Config:
     """The run of a `train` job in its folder.
 
     Args:
         settings: with defaults, by key.
         model: that the run begins with.
         folder: of the job.
-        limits: of the server.
 
     Raises:
         InputError: the settings do not fit together.
     """
-    content: dict[str, dict[str, Any]] = {name: dict(keys) for name, keys in kinds(limits)["train"].fixed.items()}
+    content = {name: dict(keys) for name, keys in _FIXED.items()}
     for key, value in settings.items():
         section, _, name = key.partition(".")
         content.setdefault(section, {})[name] = value

@@ -72,7 +72,9 @@ class Processes:
         return True
 
     def is_alive(self, folder: Path) -> bool:
-        """Whether the process of a job is at work."""
+        """Whether the process of a job is at work; none is where somebody removed its folder."""
+        if not folder.is_dir():
+            return False
         lock, process = lock_file(folder / LOCK), self.children.get(folder)
         if lock is not None:
             os.close(lock)
@@ -86,11 +88,10 @@ class Processes:
 
     def signal(self, folder: Path, number: signal.Signals) -> bool:
         """Send a signal to the process of a job; whether there was one."""
-        pid = folder / PID
-        if not folder.is_dir() or not self.is_alive(folder) or not pid.is_file() or not pid.read_text(encoding="utf-8"):
+        if not self.is_alive(folder):
             return False
         try:
-            os.kill(int(pid.read_text(encoding="utf-8")), number)
-        except ProcessLookupError:
+            os.kill(int((folder / PID).read_text(encoding="utf-8")), number)
+        except (FileNotFoundError, ValueError, ProcessLookupError):  # it has just begun, or has just ended
             return False
         return True

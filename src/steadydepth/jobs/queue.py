@@ -51,10 +51,8 @@ class Jobs:
         InputError: another server works in the folder, or its store is of another version.
     """
 
-    def __init__(
-        self, folder: Path, *, models: Callable[[], Mapping[str, str]], limits: JobLimits | None = None
-    ) -> None:
-        self.folder, self.models, self.limits = folder.resolve(), models, limits or JobLimits()
+    def __init__(self, folder: Path, *, models: Callable[[], Mapping[str, str]], limits: JobLimits) -> None:
+        self.folder, self.models, self.limits = folder.resolve(), models, limits
         (self.folder / "jobs").mkdir(parents=True, exist_ok=True)
         self._own = lock_file(self.folder / "server.lock")
         if self._own is None:
@@ -65,13 +63,12 @@ class Jobs:
         self._asked: dict[str, float] = {}  # jobs that were asked to stop, and when
         self._checks: dict[str, threading.Thread] = {}
         self._ends, self._is_over = threading.Event(), False
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
 
     # -- the server's own
 
     def start(self) -> None:
         """Take up what an earlier server left, and work until `stop`."""
-        self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -80,11 +77,10 @@ class Jobs:
             return
         self._is_over = True
         self._ends.set()
-        if self._thread is not None:
+        if self._thread.is_alive():
             self._thread.join()
         self.uploads.stop_checks()
-        working = [job for job in self.store.all(Job) if job.state in ("running", "cancelling")]
-        alive = [job for job in working if self.of(job).is_dir()]
+        alive = [job for job in self.store.all(Job) if job.state in ("running", "cancelling")]
         asked: set[str] = set()
         deadline = time.monotonic() + PATIENCE_S
         while (

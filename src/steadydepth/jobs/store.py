@@ -70,6 +70,7 @@ class Store:
     def __init__(self, path: Path | str) -> None:
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._connection.row_factory = sqlite3.Row
         try:
             layout = self._connection.execute("PRAGMA user_version").fetchone()[0]
             if layout not in (0, _LAYOUT):
@@ -127,11 +128,9 @@ class Store:
             self._connection.execute(f"DELETE FROM {type(row).__name__} WHERE id = ?", (row.id,))
 
     def _select(self, kind: type[Row], clause: str, *values: str) -> list[Row]:
-        names = [each.name for each in fields(kind)]
-        query = f"SELECT {', '.join(names)} FROM {kind.__name__} {clause}"
         with self._lock:
-            rows = self._connection.execute(query, values).fetchall()
-        return [kind(**_unpacked(dict(zip(names, row, strict=True)))) for row in rows]
+            rows = self._connection.execute(f"SELECT * FROM {kind.__name__} {clause}", values).fetchall()
+        return [kind(**_unpacked(dict(row))) for row in rows]
 
 
 def _packed(values: dict[str, Any]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def _work(order: dict[str, Any], folder: Path, limits: JobLimits) -> str | None:
     from steadydepth.training.checkpoint import CARD
     from steadydepth.training.loop import train
 
-    train(config_of(order["settings"], order["model"], folder, limits))
+    train(config_of(order["settings"], order["model"], folder))
     return _report(order, folder) if (folder / RUN / CARD).is_file() else None
 
 

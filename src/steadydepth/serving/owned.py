@@ -2,17 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from fastapi import HTTPException
 
 from steadydepth.errors import InputError
 from steadydepth.jobs.queue import Jobs
-from steadydepth.jobs.store import Job, Upload
+from steadydepth.jobs.store import Job, Row, Upload
 from steadydepth.serving.access import requires
 from steadydepth.serving.tokens import Identity
 
-Row = TypeVar("Row", Upload, Job)
 Who = Annotated[Identity, requires("train")]
 Id = Annotated[str, "the number that the server gave it"]
 
