@@ -235,25 +235,19 @@ class _Stream:
 
     async def _finish(self, frame: _Frame, answer: Answer | Exception, begun: float) -> None:
         """Send what a frame gets."""
-        encoded = answer if isinstance(answer, Exception) else await self._encode(frame, answer, begun)
-        if isinstance(encoded, Exception):
-            await self._say(**self._refuse(frame, encoded))
-            if self._n_refused >= _MOST_REFUSED:
-                raise _Over(1008, f"{_MOST_REFUSED} frames were refused, one after another")
+        try:
+            if isinstance(answer, Exception):
+                raise answer
+            message = partial(self.answers.message, answer, frame.number, arrived=frame.arrived, begun=begun)
+            encoded = await asyncio.get_running_loop().run_in_executor(self._pool, message)
+        except Exception as error:
+            await self._refuse(frame, error)
             return
         self._n_refused = 0
         self.answers.count(frame.arrived)
         await self._send(self.socket.send_bytes(encoded))
 
-    async def _encode(self, frame: _Frame, answer: Answer, begun: float) -> bytes | Exception:
-        loop = asyncio.get_running_loop()
-        message = partial(self.answers.message, answer, frame.number, arrived=frame.arrived, begun=begun)
-        try:
-            return await loop.run_in_executor(self._pool, message)
-        except Exception as error:
-            return error
-
-    def _refuse(self, frame: _Frame, error: Exception) -> dict[str, Any]:
+    async def _refuse(self, frame: _Frame, error: Exception) -> None:
         self._n_refused += 1
         self.answers.refuse()
         reason = str(error)
@@ -261,7 +255,9 @@ class _Stream:
             number = secrets.token_hex(4)
             LOG.error("error %s in a frame of a stream", number, exc_info=error)
             reason = f"internal error {number}"
-        return {"type": "refused", "id": frame.number, "reason": reason}
+        await self._say(type="refused", id=frame.number, reason=reason)
+        if self._n_refused >= _MOST_REFUSED:
+            raise _Over(1008, f"{_MOST_REFUSED} frames were refused, one after another")
 
     def _predict(self, frame: _Frame) -> Answer:
         """In a thread: the next frame of the terminal."""
