@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 
-from steadydepth.errors import InputError
+from steadydepth.errors import InputError, import_extra
 from steadydepth.inference.filters import ChosenFilter
 from steadydepth.jobs.queue import Jobs
 from steadydepth.serving import depth_route, page_route, status_route, stream_route
@@ -37,9 +37,8 @@ def create_app(settings: Settings) -> FastAPI:
     frames), jobs.
 
     Raises:
-        InputError: the settings are unsafe or do not fit together, or the model cannot be read.
+        InputError: the model or the filter cannot be read, aiortc is missing, or another server works in `data`.
     """
-    settings.check()
     app = FastAPI(
         title="steadydepth",
         summary="Depth of images and of live video",
@@ -62,8 +61,10 @@ def create_app(settings: Settings) -> FastAPI:
     state.registry = registry_of(state.figures, state.models)
     state.pool = ThreadPoolExecutor(limits.sessions + limits.requests, "frames")
     state.peers = {}  # streams over WebRTC
-    for router in [*routers, *([_webrtc_router()] if settings.webrtc else [])]:
+    for router in routers:
         app.include_router(router)
+    if settings.webrtc:
+        app.include_router(import_extra("steadydepth.serving.webrtc_route", "webrtc", "aiortc is not installed").router)
     if settings.data is not None:
         state.jobs = Jobs(settings.data, models=state.models.sources, limits=settings.job_limits)
         put_back(state.jobs, state.models)
@@ -74,14 +75,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(InputError, _wrong_input)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
-
-
-def _webrtc_router() -> APIRouter:
-    try:
-        from steadydepth.serving import webrtc_route
-    except ImportError as error:
-        raise InputError(f"{error.name} is not installed: pip install 'steadydepth[webrtc]'") from error
-    return webrtc_route.router
 
 
 @asynccontextmanager

@@ -25,62 +25,50 @@ def run_server(settings: Settings) -> None:
     """Serve until interrupted (SIGINT, SIGTERM).
 
     Raises:
-        InputError: the settings are unsafe or do not fit together, the model cannot be read, or the address is taken.
+        InputError: the model or the certificate cannot be read, or the address is taken.
     """
-    settings.check()
     _check_address(settings)  # before a model is loaded, which may take minutes
     server = make_server(settings)
     # The network's thread asks for the interpreter after each of its hundreds of kernels; waiting 5 ms, as is usual,
     # behind threads that read and write frames cost a sixth of the frames a second of eight terminals on two cores.
     sys.setswitchinterval(_SWITCH_S)
     keep_buffers()
-    asyncio.run(_run(server, settings))
-
-
-async def _run(server: uvicorn.Server, settings: Settings) -> None:
-    serving = asyncio.create_task(_listen(server, settings))
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.01)
-    if server.started:
-        # The port that it has got, where any free one was asked for.
-        host, port = server.servers[0].sockets[0].getsockname()[:2]
-        scheme = "http" if settings.certificate is None else "https"
-        LOG.info("serving at %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
-    await serving
+    asyncio.run(server.serve())
 
 
 def _check_address(settings: Settings) -> None:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, address in found:
-            with socket.socket(family, kind, protocol) as tried:
-                if sys.platform != "win32":  # as asyncio does: it would share a port there
-                    tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                tried.bind(address)
+        socket.create_server((settings.host, settings.port), family=family).close()
     except OSError as error:
         # Others are left to asyncio, which does without a family that this machine has not.
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            raise _no_address(settings, error) from error
+            raise _no_address(settings.host, settings.port, error) from error
 
 
-def _no_address(settings: Settings, error: BaseException | None) -> InputError:
-    return InputError(f"{settings.host}:{settings.port}: cannot be listened on ({error}): choose another --port")
+def _no_address(host: str, port: int, error: BaseException | None) -> InputError:
+    return InputError(f"{host}:{port}: cannot be listened on ({error}): choose another --port")
 
 
-async def _listen(server: uvicorn.Server, settings: Settings) -> None:
-    try:
-        await server.serve()
-    except SystemExit as error:  # uvicorn's word for an address that it cannot listen on
-        raise _no_address(settings, error.__context__) from error
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says where it listens; InputError where it cannot."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        config = self.config
+        try:
+            await super().startup(sockets)
+        except SystemExit as error:  # uvicorn's word for an address that it cannot listen on
+            raise _no_address(config.host, config.port, error.__context__) from error
+        # The port that it has got, where any free one was asked for.
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        LOG.info("serving at %s://%s:%d", "https" if config.ssl else "http", f"[{host}]" if ":" in host else host, port)
 
 
 def make_server(settings: Settings) -> uvicorn.Server:
     """The server, not running yet.
 
     Raises:
-        InputError: the settings are unsafe or do not fit together, or the model or the certificate cannot be read.
+        InputError: the model or the certificate cannot be read.
     """
     app = create_app(settings)
     limits = settings.limits
@@ -108,7 +96,7 @@ def make_server(settings: Settings) -> uvicorn.Server:
     except OSError as error:  # ssl.SSLError is one
         files = f"{settings.certificate}, {settings.key}"
         raise InputError(f"{files}: no certificate with its key, for TLS ({error}): give PEM files") from error
-    return uvicorn.Server(config)
+    return _Server(config)
 
 
 def _limited(limits: Limits) -> type[asyncio.Protocol]:

@@ -33,7 +33,11 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to serve; `check` says what does not fit together."""
+    """How to serve.
+
+    Raises:
+        InputError: the settings are unsafe, or do not fit together.
+    """
 
     model: Any  # a name that `load` takes, or a Predictor
     filter: str | None = None  # of streams that name none; None takes the Predictor's own
@@ -58,12 +62,8 @@ class Settings:
         except ValueError:  # a name
             return False
 
-    def check(self) -> None:
-        """See that the settings are safe, and can work.
-
-        Raises:
-            InputError: they are not.
-        """
+    def __post_init__(self) -> None:
+        """See that the settings are safe, and can work."""
         if not self.is_local and self.tokens is None:
             raise InputError(
                 f"host {self.host} is reached from other machines, and nobody would be asked who they are: make a "
