@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import closing
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
@@ -90,11 +91,8 @@ def _answer(state: Any, data: bytes, format: Format) -> tuple[Answer, bytes, dic
     """In a thread: the network, and what is before and after it."""
     settings: Settings = state.settings
     image = decode_image(data, settings.limits.pixels)
-    terminal = Terminal(state.models)
-    try:
+    with closing(Terminal(state.models)) as terminal:
         answer = terminal.step(image)
-    finally:
-        terminal.close()
     try:
         if format == "png16":
             header, body = encode_depth(answer.result, "png16")

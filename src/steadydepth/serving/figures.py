@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 import numpy as np
 from prometheus_client import CollectorRegistry
@@ -87,17 +88,16 @@ class _Shown(Collector):
         yield from self._sessions()
 
     def _sessions(self) -> Iterable[Metric]:
-        flicker = GaugeMetricFamily(
-            "steadydepth_session_flicker", "Flicker along optical flow, per cent of depth a frame", labels=["session"]
-        )
-        frames = GaugeMetricFamily("steadydepth_session_frames", "Answered frames", labels=["session"])
-        skipped = GaugeMetricFamily("steadydepth_session_skipped", "Displaced frames", labels=["session"])
-        for name, each in list(self._figures.streams.items()):
-            if each.flicker is not None:
-                flicker.add_metric([name], each.flicker)
-            frames.add_metric([name], each.n_frames)
-            skipped.add_metric([name], each.n_skipped)
-        yield from (flicker, frames, skipped)
+        for name, text, value_of in (
+            ("flicker", "Flicker along optical flow, per cent of depth a frame", attrgetter("flicker")),
+            ("frames", "Answered frames", attrgetter("n_frames")),
+            ("skipped", "Displaced frames", attrgetter("n_skipped")),
+        ):
+            metric = GaugeMetricFamily(f"steadydepth_session_{name}", text, labels=["session"])
+            for session, each in list(self._figures.streams.items()):
+                if (value := value_of(each)) is not None:
+                    metric.add_metric([session], value)
+            yield metric
 
 
 def registry_of(figures: Figures, models: Models) -> CollectorRegistry:

@@ -12,6 +12,7 @@ from steadydepth.metrics.along_flow import flow_flicker, image_flow
 from steadydepth.ops.resize import shrink_image
 from steadydepth.serving.access import Rates
 
+_Seen = tuple[Image, Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]  # of one answer: image, depth, what counts
 _SIDE = 128  # pixels of the longer side
 _EVERY_S = 1.0  # between two pairs of one stream, each of which takes 12 ms
 _FOLLOW = 0.2  # how far each pair moves the mean
@@ -29,7 +30,7 @@ class LiveFlicker:
     def __init__(self, budget: Rates) -> None:
         self.value: float | None = None
         self._budget, self._due = budget, 0.0
-        self._before: tuple[Image, Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]] | None = None
+        self._before: _Seen | None = None
 
     def see(self, result: Result, now: float | None = None) -> None:
         """The next answer; `now` in seconds."""
@@ -52,10 +53,7 @@ class LiveFlicker:
                 self.value = flicker if self.value is None else self.value + _FOLLOW * (flicker - self.value)
 
 
-def _flicker(
-    before: tuple[Image, Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]],
-    now: tuple[Image, Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]],
-) -> float:
+def _flicker(before: _Seen, now: _Seen) -> float:
     images, depths, kept = (np.stack(pair) for pair in zip(before, now, strict=True))
     safe = np.where(kept, depths, np.float32(1))
     scores = flow_flicker(torch.from_numpy(safe), image_flow(images), torch.from_numpy(kept))

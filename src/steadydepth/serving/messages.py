@@ -6,6 +6,7 @@ payload: an image or its pixels from the terminal, depth from the server.
 
 import json
 import math
+from contextlib import suppress
 from typing import Any
 
 import cv2
@@ -36,10 +37,9 @@ def unpack(message: bytes) -> tuple[dict[str, Any], memoryview]:
     length = int.from_bytes(message[:4], "little")
     if len(message) < 4 or not 2 <= length <= min(MOST_HEADER_BYTES, len(message) - 4):
         raise InputError(f"a message begins with the length of its header, 2 to {MOST_HEADER_BYTES}, in 4 bytes")
-    try:
+    header = None
+    with suppress(ValueError, RecursionError):
         header = json.loads(message[4 : 4 + length].decode())
-    except (ValueError, RecursionError) as error:
-        raise InputError("the header of a message is a JSON object in UTF-8") from error
     if not isinstance(header, dict):
         raise InputError("the header of a message is a JSON object in UTF-8")
     return header, memoryview(message)[4 + length :]

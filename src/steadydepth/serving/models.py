@@ -42,18 +42,13 @@ class Models:
         name = "model" if isinstance(model, Predictor) else _plain(str(model))
         self._known: dict[str, str | Path | Predictor] = {name: model}
         self._lock = threading.Lock()
-        self._current = InService(name, 1, predictor, Batcher(predictor.network), predictor.noted())
-
-    @property
-    def current(self) -> InService:
-        """The one in service."""
-        return self._current
+        self.current = InService(name, 1, predictor, Batcher(predictor.network), predictor.noted())
 
     def open(self) -> tuple[InService, Port]:
         """The one in service, and a network for one session, to be closed; RuntimeError after `close`."""
-        current = self._current
+        current = self.current
         while (port := current.batcher.open()) is None:
-            before, current = current, self._current
+            before, current = current, self.current
             if current is before:  # or another one was put into service since
                 raise RuntimeError("the server ends")
         return current, port
@@ -95,14 +90,14 @@ class Models:
             predictor = model if isinstance(model, Predictor) else load(model)
             # The first call of a network is slow, and shows what is broken: neither is for the streams to find out.
             predictor.predict(np.zeros((192, 256, 3), np.uint8))
-            before, made_by = self._current, predictor.noted()
-            self._current = InService(name, before.version + 1, predictor, Batcher(predictor.network), made_by)
+            before, made_by = self.current, predictor.noted()
+            self.current = InService(name, before.version + 1, predictor, Batcher(predictor.network), made_by)
             before.batcher.retire()
-        return self._current
+        return self.current
 
     def close(self) -> None:
         """End; open streams are answered to their end."""
-        self._current.batcher.retire()
+        self.current.batcher.retire()
 
 
 def _plain(name: str) -> str:

@@ -12,11 +12,11 @@ from steadydepth.serving.tokens import Identity
 router = APIRouter(include_in_schema=False)
 
 
-@router.head("/", include_in_schema=False)
+@router.head("/")
 @router.get("/")
 def show_page() -> FileResponse:
     """The page itself."""
-    return _file("index.html")
+    return show_part("index", "html")
 
 
 @router.get("/page.json")
@@ -28,11 +28,7 @@ def show_rights(request: Request, identity: Annotated[Identity, requires("predic
 @router.get("/{name}.{suffix}")
 def show_part(name: str, suffix: str) -> FileResponse:
     """A script, a style sheet or an image of it."""
-    return _file(f"{name}.{suffix}")
-
-
-def _file(name: str) -> FileResponse:
-    path = page_files().get(name)
+    path = page_files().get(f"{name}.{suffix}")
     if path is None:
         raise HTTPException(404)
     # Asked for again each time, and answered with 304: a page never meets scripts of another version.

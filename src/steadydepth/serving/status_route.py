@@ -1,6 +1,5 @@
 """What a server says of itself: its models, whether it is well, and its counts; and the change of the model."""
 
-import asyncio
 import logging
 from typing import Any
 
@@ -52,9 +51,12 @@ class Choice(BaseModel):
 
 
 @router.get("/v1/models", dependencies=[requires("predict")], summary="The models", response_model=ModelList)
-async def models(request: Request) -> dict[str, Any]:
+def models(request: Request) -> dict[str, Any]:
     """The models by name, and the one in service."""
-    return await asyncio.to_thread(_listed, request)
+    state = request.app.state
+    filters = {"filter": state.filters.default_name, "filters": state.filters.names(request.state.identity)}
+    current = state.models.current
+    return {**describe(current), "made_by": current.made_by, "models": state.models.names(), **filters}
 
 
 @router.put(
@@ -64,30 +66,22 @@ async def models(request: Request) -> dict[str, Any]:
     response_model=ModelList,
     responses={404: {"description": "No model has that name"}},
 )
-async def put_into_service(request: Request, choice: Choice) -> dict[str, Any]:
+def put_into_service(request: Request, choice: Choice) -> dict[str, Any]:
     """Load a known model and put it in the place of the one in service; streams go on, and begin anew on it."""
     known: Models = request.app.state.models
     audit: Audit = request.app.state.audit
     if choice.model not in known.names():
         raise HTTPException(404, "no model has that name")
     try:
-        # In a thread of its own: those of the pool are for frames.
-        now = await asyncio.to_thread(known.put_into_service, choice.model)
+        now = known.put_into_service(choice.model)
     except Exception:
         # What it says names files of this machine.
         LOG.exception("%s is not put into service", choice.model)
         raise HTTPException(422, "the model cannot be read, or fails: the log says why") from None
     if request.app.state.jobs is not None:
-        await asyncio.to_thread(request.app.state.jobs.note_served, now.name)
+        request.app.state.jobs.note_served(now.name)
     audit.note("model in service", model=now.name, version=now.version, who=request.state.identity.name)
-    return await asyncio.to_thread(_listed, request)
-
-
-def _listed(request: Request) -> dict[str, Any]:
-    state = request.app.state
-    filters = {"filter": state.filters.default_name, "filters": state.filters.names(request.state.identity)}
-    current = state.models.current
-    return {**describe(current), "made_by": current.made_by, "models": state.models.names(), **filters}
+    return models(request)
 
 
 @router.head("/healthz", include_in_schema=False)

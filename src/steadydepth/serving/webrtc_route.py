@@ -13,7 +13,7 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from steadydepth.errors import InputError
 from steadydepth.serving.access import requires
 from steadydepth.serving.answers import Answers, FilterName, Format, reserved
-from steadydepth.serving.settings import Limits, Settings
+from steadydepth.serving.settings import Settings
 from steadydepth.serving.terminals import Terminal
 from steadydepth.serving.tokens import Identity
 
@@ -118,11 +118,10 @@ class _Peer:
 
     async def run(self, place: ExitStack) -> None:
         """Until the client goes, a limit is reached or it is cancelled; then `place` is given back."""
-        limits: Limits = self.limits
         revoked = self._request.app.state.access.revoked(self._request, "predict")
         tasks = [asyncio.create_task(work) for work in (self._read(), self._answer_all(), self.is_over.wait(), revoked)]
         try:
-            await asyncio.wait(tasks, timeout=limits.session_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, timeout=self.limits.session_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
@@ -164,8 +163,7 @@ class _Peer:
             taken, self._newest = self._newest, None
             self.answers.own.is_waiting = False
             channel = self._channel
-            if taken is None:
-                continue
+            assert taken is not None
             if channel is None or channel.readyState != "open" or channel.bufferedAmount > _MOST_WAITING_BYTES:
                 self.answers.skip()
                 continue
