@@ -11,7 +11,7 @@ import numpy as np
 from steadydepth.errors import InputError, import_extra
 from steadydepth.files.prefetch import read_ahead
 from steadydepth.files.video_write import write_video
-from steadydepth.inference.depth_cache import cache_depth
+from steadydepth.inference.depth_cache import CachedDepth, cache_depth
 from steadydepth.inference.filters import NAMES, choose_filter
 from steadydepth.inference.frame_sources import open_source
 from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor
@@ -49,17 +49,13 @@ def compare_filter(
     view, source = view or DepthView(), open_source(Path(video))
     view.check(predictor.claims)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        kept = {}
-        for name in ("none", filter):
-            (Path(folder) / name).mkdir(exist_ok=True)
-            kept[name] = cache_depth(
-                predictor,
-                source,
-                Path(folder) / name,
-                filter=choose_filter(name),
-                report=lambda what, done, total: None,
-            )
-        raw, filtered = kept["none"], kept[filter]
+
+        def predicted(name: str) -> CachedDepth:
+            kept = Path(folder) / name
+            kept.mkdir(exist_ok=True)
+            return cache_depth(predictor, source, kept, filter=choose_filter(name), report=lambda *_: None)
+
+        raw, filtered = predicted("none"), predicted(filter)
 
         def images() -> Any:
             depths = zip(raw.frames(), filtered.depth.read(), raw.ranges(view), strict=False)

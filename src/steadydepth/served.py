@@ -94,26 +94,26 @@ class ServedPredictor(Predictor):
         Raises:
             InputError: a strength or a folder is asked for.
         """
-        chosen = self.choose_filter(filter, strength)
-        return _ServedSession(self, chosen, asked=None if chosen is self.filter else chosen.name)
+        return _ServedSession(self, self.choose_filter(filter, strength))
 
 
 class _ServedSession:
     """One video through a server, without loss there and back."""
 
-    def __init__(self, predictor: ServedPredictor, filter: ChosenFilter, *, asked: str | None) -> None:
-        self._predictor, self.filter, self._asked = predictor, filter, asked
+    def __init__(self, predictor: ServedPredictor, filter: ChosenFilter) -> None:
+        self._predictor, self.filter = predictor, filter
+        self._asked = None if filter is predictor.filter else filter.name
+        self.claims = predictor.claims
         self._given: SimpleQueue[np.ndarray] = SimpleQueue()
         self._steps: Iterator[Result] | None = None
 
-    @property
-    def claims(self) -> Claims:
-        """What the numbers of its model mean."""
-        return self._predictor.claims
-
     def run(self, images: Iterable[np.ndarray]) -> Iterator[Result]:
-        answers = self._predictor.client.stream(images, filter=self._asked, format="zstd", encoding="png")
-        return (self._result(answer) for answer in answers)
+        for answer in self._predictor.client.stream(images, filter=self._asked, format="zstd", encoding="png"):
+            # Another model begins anew, as what comes over a new connection does, maybe of a server that was started
+            # again.
+            if answer.is_start:
+                self._predictor.refuse_another(answer)
+            yield _result(answer)
 
     def step(self, image: np.ndarray, *, time_s: float | None = None) -> Result:
         """One frame, waited for; `stream_served` keeps two on their way. No gaps in time are looked for."""
@@ -122,12 +122,6 @@ class _ServedSession:
             # The source never ends by itself: its thread goes with the process.
             self._steps = self.run(self._given.get() for _ in count())
         return next(self._steps)
-
-    def _result(self, answer: StreamedDepth) -> Result:
-        # Another model begins anew, as what comes over a new connection does, maybe of a server that was started again.
-        if answer.is_start:
-            self._predictor.refuse_another(answer)
-        return _result(answer)
 
 
 def stream_served(

@@ -7,6 +7,7 @@ import re
 import ssl
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, urlencode, urlsplit
 
@@ -147,12 +148,8 @@ class Client:
     def _request(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[bytes, http.client.HTTPMessage]:
-        if self._is_tls:
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                self._place, timeout=self.timeout_s, context=self._context
-            )
-        else:
-            connection = http.client.HTTPConnection(self._place, timeout=self.timeout_s)
+        secure = partial(http.client.HTTPSConnection, context=self._context)
+        connection = (secure if self._is_tls else http.client.HTTPConnection)(self._place, timeout=self.timeout_s)
         try:
             connection.request(method, self._path + path, body, {**self._headers, **(headers or {})})
             answer = connection.getresponse()
