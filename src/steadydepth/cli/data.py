@@ -1,6 +1,7 @@
 """The commands that make, check and convert data."""
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,12 +54,7 @@ def make(
     own: dict[str, Any] = (
         {"assets": assets, "textures": textures} if assets is not None else {"workers": workers, "extras": extras}
     )
-    done: list[Path] = []
-
-    def count(path: Path) -> None:
-        done.append(path)
-        report(str(root), len(done), clips)
-
+    numbers = count(1)
     with show_progress() as report:
         made = make_data(
             root,
@@ -68,7 +64,7 @@ def make(
             height=height,
             width=width,
             device=device,
-            on_clip=count,
+            on_clip=lambda _: report(str(root), next(numbers), clips),
             **own,
         )
     print(f"{root}: {len(made)} sequences")

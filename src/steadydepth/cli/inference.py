@@ -84,7 +84,6 @@ def predict(
     from steadydepth.inference.stereo import Stereo
     from steadydepth.ops.depth_view import DepthView
 
-    complaint = ""
     try:
         written = predict_all(
             inputs,
@@ -106,12 +105,11 @@ def predict(
             lens=None if focal is None and fov is None else Lens(focal, fov),
         )
     except SomeFailedError as error:
-        written, complaint = error.written, str(error)
+        for path in error.written:
+            print(path)
+        raise
     for path in written:
         print(path)
-    if complaint:
-        print(f"steadydepth: {complaint}", file=sys.stderr)
-        raise typer.Exit(1)
 
 
 def stream(
