@@ -26,8 +26,19 @@ const LOW = 0.02, HIGH = 0.98; // percentiles that are left to the ends of the c
 const FOLLOW = 0.02; // how far each frame moves the range
 const STRIDE = 4; // rows and columns between two values that are looked at
 
+// Whether numbers of these claims are distances, above 0; others are inverse or have an offset.
+export function isDepth(claims) {
+  return claims === "metric" || claims === "scale";
+}
+
 export function isMeasured(value, claims) {
-  return Number.isFinite(value) && (claims === "affine" || claims === "disparity" || value > 0);
+  return Number.isFinite(value) && (value > 0 || !isDepth(claims));
+}
+
+// Of sorted values, between the two nearest.
+export function quantile(sorted, share) {
+  const place = share * (sorted.length - 1), below = Math.floor(place);
+  return sorted[below] + (place - below) * (sorted[Math.min(below + 1, sorted.length - 1)] - sorted[below]);
 }
 
 // [near, far] of one frame alone; null where nothing has a value.
@@ -41,12 +52,7 @@ function frameRange(depth, width, claims) {
   }
   if (!values.length) return null;
   const sorted = Float64Array.from(values).sort();
-  const at = (share) => {
-    const place = share * (sorted.length - 1), below = Math.floor(place);
-    const above = Math.min(below + 1, sorted.length - 1);
-    return sorted[below] + (place - below) * (sorted[above] - sorted[below]);
-  };
-  let low = at(LOW), high = at(HIGH);
+  let low = quantile(sorted, LOW), high = quantile(sorted, HIGH);
   if (high - low <= 1e-6 * Math.max(Math.abs(low), Math.abs(high))) {
     low -= 0.01 * Math.abs(low) + 1e-6;
     high += 0.01 * Math.abs(high) + 1e-6;
@@ -63,14 +69,14 @@ export function followRange(before, depth, width, claims) {
 
 // RGBA of depth; what has no value is black.
 export function colourDepth(depth, [near, far], claims) {
-  const isDepth = claims === "metric" || claims === "scale";
-  const end = isDepth ? 1 / far : far, step = 255 / ((isDepth ? 1 / near : near) - end);
+  const shown = isDepth(claims) ? (value) => 1 / value : (value) => value;
+  const end = shown(far), step = 255 / (shown(near) - end);
   const out = new Uint8ClampedArray(4 * depth.length);
   for (let pixel = 0; pixel < depth.length; pixel++) {
     const value = depth[pixel];
     out[4 * pixel + 3] = 255;
     if (!isMeasured(value, claims)) continue;
-    const code = Math.round(Math.min(255, Math.max(0, ((isDepth ? 1 / value : value) - end) * step)));
+    const code = Math.round(Math.min(255, Math.max(0, (shown(value) - end) * step)));
     out.set(TURBO.subarray(3 * code, 3 * code + 3), 4 * pixel);
   }
   return out;

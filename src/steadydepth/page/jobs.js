@@ -1,11 +1,11 @@
 // Uploads and jobs: what is there, what is new, and the curves of what runs.
 
 import { drawChart } from "./chart.js";
+import { fillSelect, find, make } from "./dom.js";
 import { nameModel, showFilters } from "./live.js";
 import { Refused, askJson } from "./server.js";
 import { sendFile } from "./tus.js";
 
-const find = (id) => document.getElementById(id);
 const OVER = ["finished", "failed", "cancelled"];
 const BAD = ["failed", "refused"];
 const ENDS = [...OVER, ...BAD, "ready"]; // of jobs and of uploads
@@ -142,11 +142,9 @@ export class JobsView {
     const before = new Map([...find("chosen").querySelectorAll("input")].map((tick) => [tick.value, tick.checked]));
     const ready = (this.uploads ?? []).filter((upload) => upload.state === "ready");
     if (ready.length && ready.length === before.size && ready.every((upload) => before.has(upload.id))) return;
-    const ticks = ready.map((upload) => {
-      const tick = Object.assign(document.createElement("input"), { type: "checkbox", value: upload.id });
-      tick.checked = before.get(upload.id) ?? true;
-      return labelled(tick, upload.name);
-    });
+    const ticks = ready.map(({ id, name }) =>
+      make("label", {}, make("input", { type: "checkbox", value: id, checked: before.get(id) ?? true }), name),
+    );
     const hint = ticks.length ? [] : ["None is ready yet."];
     find("chosen").replaceChildren(find("chosen").querySelector("legend"), ...ticks, ...hint);
   }
@@ -154,12 +152,8 @@ export class JobsView {
   showModels() {
     find("model").textContent = nameModel(this.models.model, this.models.claims);
     const finished = this.jobs.filter((job) => job.state === "finished" && job.kind !== "filter");
-    const all = [...this.served().map((name) => [name, name]), ...finished.map((job) => [`job:${job.id}`, `of job ${job.name}`])];
-    const select = find("start-model"), chosen = select.value;
-    if (select.dataset.shown === JSON.stringify(all)) return;
-    select.dataset.shown = JSON.stringify(all);
-    select.replaceChildren(...all.map(([value, text]) => new Option(text, value)));
-    if (all.some(([value]) => value === chosen)) select.value = chosen;
+    const trained = finished.map((job) => [`job:${job.id}`, `of job ${job.name}`]);
+    fillSelect(find("start-model"), [...this.served().map((name) => [name, name]), ...trained]);
   }
 
   // The models that the server was started with.
@@ -215,9 +209,8 @@ export class JobsView {
   // Links send no token: a ticket for this one job takes its place.
   async openLink(job, what) {
     const { ticket } = await askJson(`v1/jobs/${job.id}/ticket`, "POST");
-    const link = document.createElement("a");
-    Object.assign(link, { href: `v1/jobs/${job.id}/${what}?ticket=${ticket}`, target: "_blank", rel: "noopener" });
-    link.click();
+    const href = `v1/jobs/${job.id}/${what}?ticket=${ticket}`;
+    make("a", { href, target: "_blank", rel: "noopener" }).click();
   }
 
   async start() {
@@ -269,45 +262,29 @@ function curvesOf(lines) {
 }
 
 function row(name, state, words, acts, ...parts) {
-  const item = document.createElement("li"), head = document.createElement("div"), buttons = document.createElement("div");
-  head.className = "head";
-  buttons.className = "acts";
-  const title = Object.assign(document.createElement("strong"), { textContent: name });
-  const mark = Object.assign(document.createElement("span"), { textContent: state, className: `state ${state}` });
-  for (const [text, act] of Object.entries(acts)) {
-    const button = Object.assign(document.createElement("button"), { type: "button", textContent: text });
-    button.setAttribute("aria-label", `${text}: ${name}`);
+  const buttons = Object.entries(acts).map(([text, act]) => {
+    const button = make("button", { type: "button", ariaLabel: `${text}: ${name}` }, text);
     button.addEventListener("click", act);
-    buttons.append(button);
-  }
-  head.append(title, mark, buttons);
-  item.append(head, Object.assign(document.createElement("p"), { textContent: words }), ...parts);
-  return item;
+    return button;
+  });
+  const mark = make("span", { className: `state ${state}` }, state);
+  const head = make("div", { className: "head" }, make("strong", {}, name), mark, make("div", { className: "acts" }, ...buttons));
+  return make("li", {}, head, make("p", {}, words), ...parts);
 }
 
 function progress(label, value, max) {
-  const bar = Object.assign(document.createElement("progress"), { value, max });
-  bar.setAttribute("aria-label", label);
-  return bar;
+  return make("progress", { value, max, ariaLabel: label });
 }
 
 function fieldOf(setting) {
   if (setting.choices.length) {
-    const select = Object.assign(document.createElement("select"), { name: setting.key });
-    select.replaceChildren(...setting.choices.map((choice) => new Option(choice, choice)));
+    const select = make("select", { name: setting.key }, ...setting.choices.map((choice) => new Option(choice, choice)));
     select.value = setting.default;
-    return labelled(select, setting.label);
+    return make("label", {}, setting.label, select);
   }
-  const input = Object.assign(document.createElement("input"), {
+  const input = make("input", {
     type: "number", name: setting.key, min: setting.least, max: setting.most, step: setting.is_whole ? 1 : "any",
     value: setting.default, required: true,
   });
-  return labelled(input, setting.label);
-}
-
-function labelled(field, text) {
-  const label = document.createElement("label");
-  if (field.type === "checkbox") label.append(field, text);
-  else label.append(text, field);
-  return label;
+  return make("label", {}, setting.label, input);
 }

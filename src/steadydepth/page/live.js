@@ -1,9 +1,9 @@
 // The live view: frames of a source beside their depth, raw and filtered, and what it costs.
 
 import { colourDepth, followRange } from "./colours.js";
+import { fillSelect, find } from "./dom.js";
 import { ImageSource, VideoSource } from "./source.js";
 
-const find = (id) => document.getElementById(id);
 const RECENT = 40; // frames that rates and latencies are of
 const CLAIMS = {
   metric: "metric depth", scale: "depth up to scale", affine: "depth up to scale and shift",
@@ -26,7 +26,7 @@ export class LiveView {
     });
     find("stop").addEventListener("click", () => this.stop());
     for (const id of ["with-filter", "filter"]) {
-      find(id).addEventListener("change", () => this.source && this.restart());
+      find(id).addEventListener("change", () => this.source && this.begin(this.makeSource));
     }
   }
 
@@ -61,10 +61,6 @@ export class LiveView {
       const reasons = { NotAllowedError: "the camera may not be used", NotFoundError: "there is no camera" };
       this.say(reasons[error.name] ?? error.message, true);
     }
-  }
-
-  restart() {
-    this.begin(this.makeSource);
   }
 
   prepare() {
@@ -179,13 +175,8 @@ export class LiveView {
 // The filters to choose from: the learned one, and those that were tuned on the server.
 export function showFilters(names, titles = {}) {
   const tuned = names.filter((name) => name.startsWith("job-"));
-  const select = find("filter"), chosen = select.value;
-  const options = [["learned", "learned"], ...tuned.map((name) => [name, titles[name] ?? name])];
   find("which-filter").hidden = !tuned.length;
-  if (JSON.stringify(options) === select.dataset.shown) return;
-  select.dataset.shown = JSON.stringify(options);
-  select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
-  if (options.some(([value]) => value === chosen)) select.value = chosen;
+  fillSelect(find("filter"), [["learned", "learned"], ...tuned.map((name) => [name, titles[name] ?? name])]);
 }
 
 function sized(canvas, width, height) {

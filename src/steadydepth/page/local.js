@@ -12,7 +12,6 @@ export class LocalDepth {
     this.worker.onmessage = ({ data }) => {
       if (data.kind === "ready") {
         this.isReady = true;
-        this.runsOn = data.runsOn;
         onState("");
       } else if (data.kind === "failed") {
         onState(`the model does not run here: ${data.reason}`);

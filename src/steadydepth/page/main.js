@@ -1,8 +1,8 @@
 // The page: its tabs, and the live view. On a server it also has jobs; without one depth is computed right here.
 
+import { find } from "./dom.js";
 import { LiveView, nameModel, showFilters } from "./live.js";
 
-const find = (id) => document.getElementById(id);
 const isLocal = document.documentElement.dataset.runs === "browser";
 
 export function say(text, isBad = false) {
@@ -39,13 +39,12 @@ find("tabs").addEventListener("keydown", (event) => {
 });
 
 let jobs = null;
-const isLive = () => !find("live").hidden;
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
     document.body.classList.toggle("dragging", kind === "dragenter" || kind === "dragover");
     if (kind !== "drop" || !event.dataTransfer.files.length) return;
-    if (isLive()) live.openFiles(event.dataTransfer.files);
+    if (!find("live").hidden) live.openFiles(event.dataTransfer.files);
     else jobs?.upload(event.dataTransfer.files);
   });
 }

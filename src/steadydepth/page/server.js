@@ -26,8 +26,8 @@ export async function ask(path, options = {}) {
 }
 
 export async function askJson(path, method = "GET", body = undefined) {
-  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
-  const answer = await ask(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  const sent = body && { headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  const answer = await ask(path, { method, ...sent });
   return answer.status === 204 ? null : answer.json();
 }
 

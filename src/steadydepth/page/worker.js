@@ -1,5 +1,6 @@
 // The worker of the page without a server: the model, and the learned filter behind it, in ONNX Runtime Web.
 
+import { isDepth, isMeasured, quantile } from "./colours.js";
 import { fitImage, resizeDepth } from "./resize.js";
 
 const TYPES = { float32: Float32Array, float64: Float64Array, int32: Int32Array, uint8: Uint8Array, bool: Uint8Array };
@@ -34,9 +35,8 @@ async function open({ withFilter }) {
   web = await (await fetch(new URL("web.json", import.meta.url))).json();
   const files = await Promise.all([web.model, ...(withFilter && web.filter ? [web.filter] : [])].map(bytesOf));
   await begin("wasm", "./ort.wasm.min.mjs", files);
-  let runsOn = "WebAssembly";
-  if (web.webgpu && (await hasGpu())) runsOn = await tryGpu(files);
-  self.postMessage({ kind: "ready", runsOn });
+  if (web.webgpu && (await navigator.gpu?.requestAdapter())) await tryGpu(files);
+  self.postMessage({ kind: "ready" });
 }
 
 async function bytesOf(name) {
@@ -55,10 +55,6 @@ async function begin(provider, library, files) {
   filter = files[1] ? await ort.InferenceSession.create(files[1], { ...options, executionProviders: ["wasm"] }) : null;
 }
 
-async function hasGpu() {
-  return Boolean(await navigator.gpu?.requestAdapter());
-}
-
 // The GPU where it is faster than WebAssembly and gives the same depth.
 async function tryGpu(files) {
   const [slow, expected] = await clock();
@@ -67,12 +63,11 @@ async function tryGpu(files) {
     await begin("webgpu", "./ort.webgpu.min.mjs", files);
     const [fast, found] = await clock();
     const isSame = found.every((value, at) => Math.abs(value - expected[at]) <= 0.01 * Math.abs(expected[at]) + 1e-6);
-    if (isSame && fast < slow) return "WebGPU";
+    if (isSame && fast < slow) return;
   } catch (error) {
     console.info(`WebGPU is not used: ${error.message}`);
   }
   [ort, network, filter] = before;
-  return "WebAssembly";
 }
 
 // Milliseconds of the best of three steps on one image, and its depth.
@@ -134,16 +129,14 @@ async function smooth(image, depth) {
 
 // What the filter takes for 0 and for 1 in a video, from its first frame: ops/filter_step.py has the rule.
 function unitOf(depth) {
-  const isDepth = web.claims === "metric" || web.claims === "scale";
   const stride = Math.max(1, Math.floor(depth.length / 50000)), values = [];
   for (let at = 0; at < depth.length; at += stride) {
-    if (Number.isFinite(depth[at]) && (!isDepth || depth[at] > 0)) values.push(depth[at]);
+    if (isMeasured(depth[at], web.claims)) values.push(depth[at]);
   }
   if (!values.length) return Float32Array.of(0, 1);
   const mean = (list) => list.reduce((sum, value) => sum + value, 0) / list.length;
-  if (isDepth) return Float32Array.of(0, Math.exp(mean(values.map(Math.log))));
-  const sorted = Float64Array.from(values).sort(), place = 0.01 * (sorted.length - 1), low = Math.floor(place);
-  const offset = sorted[low] + (place - low) * (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]);
+  if (isDepth(web.claims)) return Float32Array.of(0, Math.exp(mean(values.map(Math.log))));
+  const sorted = Float64Array.from(values).sort(), offset = quantile(sorted, 0.01);
   const least = 1e-6 * sorted.reduce((most, value) => Math.max(most, Math.abs(value)), 0) + 1e-12;
   return Float32Array.of(offset, Math.max(mean(values) - offset, least));
 }
@@ -158,8 +151,7 @@ function zeros(described) {
 }
 
 function enlarge(depth, height, width) {
-  const isDepth = web.claims === "metric" || web.claims === "scale";
   // What is no depth is not blended with others.
-  const safe = isDepth ? depth.map((value) => (value > 0 ? value : NaN)) : depth;
+  const safe = isDepth(web.claims) ? depth.map((value) => (value > 0 ? value : NaN)) : depth;
   return resizeDepth(safe, web.height, web.width, height, width);
 }
