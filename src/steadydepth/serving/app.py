@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
@@ -25,9 +25,6 @@ from steadydepth.serving.models import Models
 from steadydepth.serving.protection import Guard
 from steadydepth.serving.settings import Settings
 from steadydepth.serving.uploads_route import uploads_router
-
-# Every router of the server.
-routers: list[APIRouter] = [depth_route.router, stream_route.router, status_route.router, page_route.router]
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -61,8 +58,8 @@ def create_app(settings: Settings) -> FastAPI:
     state.registry = registry_of(state.figures, state.models)
     state.pool = ThreadPoolExecutor(limits.sessions + limits.requests, "frames")
     state.peers = {}  # streams over WebRTC
-    for router in routers:
-        app.include_router(router)
+    for part in (depth_route, stream_route, status_route, page_route):
+        app.include_router(part.router)
     if settings.webrtc:
         app.include_router(import_extra("steadydepth.serving.webrtc_route", "webrtc", "aiortc is not installed").router)
     if settings.data is not None:
