@@ -14,7 +14,7 @@ from steadydepth.data.clips import chain_motion
 from steadydepth.data.geometric import mirror
 from steadydepth.filter_training.imagined import imagine
 from steadydepth.ops.bidirectional_flow import two_way_from_labels
-from steadydepth.ops.fast_flow import fast_flow
+from steadydepth.ops.fast_flow import fast_flow, pixel_grid
 from steadydepth.types import Clip, InputError
 
 MARGIN_PX = 16  # a clip is cut out of its frames this much smaller, so that the camera can be knocked
@@ -39,10 +39,15 @@ class Drawn:
 
     frames: UInt8[np.ndarray, "t h w 3"]
     depth: Float32[np.ndarray, "t h w"]
-    motion: Float32[np.ndarray, "t h w 2"]  # estimated, as in use: where each pixel was, in pixels (x, y) from here
-    true_motion: Float32[np.ndarray, "t h w 2"]
+    true_motion: Float32[np.ndarray, "t h w 2"]  # where each pixel was in the frame before, in pixels (x, y) from here
     visible: Bool[np.ndarray, "t h w"]  # True where the frame before shows the same point
-    predicted: Float32[np.ndarray, "t h w"] | None
+    predicted: Float32[np.ndarray, "t h w"] | None = None
+
+    @property
+    def motion(self) -> Float32[np.ndarray, "t h w 2"]:
+        """The motion as in use, estimated from the frames."""
+        steps = [fast_flow(now, before) for before, now in pairwise(self.frames)]
+        return np.stack([np.zeros_like(self.true_motion[0]), *steps])
 
 
 @dataclass(frozen=True)
@@ -70,15 +75,7 @@ def label_clip(clip: Clip, predicted: Float32[np.ndarray, "t h w"] | None = None
             f"{clip.name}: has pixels without depth; a clip that teaches has one at each: leave this one out"
         )
     flow = two_way_from_labels(clip.flow, clip.flow_valid, clip.depth, clip.valid)
-    return LabelledClip(
-        clip.frames,
-        clip.depth,
-        flow.forward,
-        flow.backward,
-        flow.forward_visible,
-        flow.backward_visible,
-        predicted,
-    )
+    return LabelledClip(clip.frames, clip.depth, **vars(flow), predicted=predicted)
 
 
 def draw_clip(clip: LabelledClip, occluders: LabelledClip, n_frames: int, generator: np.random.Generator) -> Drawn:
@@ -95,26 +92,15 @@ def draw_clip(clip: LabelledClip, occluders: LabelledClip, n_frames: int, genera
         generator: draws every choice.
     """
     numbers = _draw_numbers(len(clip.frames), n_frames, generator)
-    motion, visible = _chain(clip, numbers)
-    drawn = Drawn(
-        clip.frames[numbers],
-        clip.depth[numbers],
-        motion,
-        motion,
-        visible,
-        None if clip.predicted is None else clip.predicted[numbers],
-    )
-    if drawn.predicted is None:
+    predicted = None if clip.predicted is None else clip.predicted[numbers]
+    drawn = Drawn(clip.frames[numbers], clip.depth[numbers], *_chain(clip, numbers), predicted)
+    if predicted is None:
         for _ in range(generator.choice(3, p=(0.4, 0.4, 0.2))):
             drawn = _pass_in_front(drawn, occluders, generator)
         if generator.random() < 0.3:
             drawn = _switch_light(drawn, generator)
     drawn = _knock(drawn, generator)
-    if generator.random() < 0.5:
-        drawn = mirrored(drawn)
-    steps = [fast_flow(now, before) for before, now in pairwise(drawn.frames)]
-    estimated = np.stack([np.zeros_like(drawn.motion[0]), *steps])
-    return replace(drawn, motion=estimated)
+    return mirrored(drawn) if generator.random() < 0.5 else drawn
 
 
 def cut_to(one: Drawn, other: Drawn, at: int) -> Drawn:
@@ -122,19 +108,12 @@ def cut_to(one: Drawn, other: Drawn, at: int) -> Drawn:
 
     Args:
         one: before the cut.
-        other: after it, as long and as large.
+        other: after it, as long and as large, and predicted if the first is.
         at: number of the first frame after the cut, at least 1.
     """
-    predicted = None
-    if one.predicted is not None and other.predicted is not None:
-        predicted = np.concatenate((one.predicted[:at], other.predicted[at:]))
-    frames, depth, motion, true_motion, visible = (
-        np.concatenate((getattr(one, name)[:at], getattr(other, name)[at:]))
-        for name in ("frames", "depth", "motion", "true_motion", "visible")
-    )
-    motion[at] = fast_flow(frames[at], frames[at - 1])
-    visible[at] = False
-    return Drawn(frames, depth, motion, true_motion, visible, predicted)
+    parts = {name: np.concatenate((part[:at], getattr(other, name)[at:])) for name, part in _parts(one).items()}
+    parts["visible"][at] = False
+    return Drawn(**parts)
 
 
 def draw_lesson(
@@ -177,38 +156,34 @@ def _draw_numbers(length: int, n_frames: int, generator: np.random.Generator) ->
     odd = generator.random(n_frames - 1) < (0.08 if generator.random() < 0.5 else 0.0)
     steps[odd] = generator.choice((0, 0, 2, 3), size=odd.sum())
     numbers = np.concatenate(([0], np.cumsum(steps)))
-    room = length - 1 - numbers[-1]
-    numbers = numbers + generator.integers(room + 1) if room >= 0 else _bounce(numbers, length - 1)
-    return numbers if generator.random() < 0.5 else length - 1 - numbers
-
-
-def _bounce(numbers: Int64[np.ndarray, "t"], last: int) -> Int64[np.ndarray, "t"]:
-    """Numbers beyond `last` run back: the clip is played there and back."""
-    return last - np.abs(last - numbers % (2 * last))
+    last = length - 1
+    room = last - numbers[-1]
+    # Where there are too few, the clip is played there and back.
+    numbers = numbers + generator.integers(room + 1) if room >= 0 else last - np.abs(last - numbers % (2 * last))
+    return numbers if generator.random() < 0.5 else last - numbers
 
 
 def _chain(
     clip: LabelledClip, numbers: Int64[np.ndarray, "t"]
 ) -> tuple[Float32[np.ndarray, "t h w 2"], Bool[np.ndarray, "t h w"]]:
     """True motion from each drawn frame back to the one drawn before, over the frames between; 0 of one shown again."""
-    _, height, width = clip.depth.shape
-    motions, visibles = [np.zeros((height, width, 2), np.float32)], [np.zeros((height, width), bool)]
-    for before, now in pairwise(numbers):
-        motion, visible = np.zeros((height, width, 2), np.float32), np.ones((height, width), bool)
+    shape = len(numbers), *clip.depth.shape[1:]
+    motion, visible = np.zeros((*shape, 2), np.float32), np.zeros(shape, bool)
+    for i, (before, now) in enumerate(pairwise(numbers), start=1):
         if now > before:
-            motion, visible = chain_motion(clip.backward[before:now], clip.backward_visible[before:now])
+            motion[i], visible[i] = chain_motion(clip.backward[before:now], clip.backward_visible[before:now])
         elif now < before:
             ahead = slice(now, before)
-            motion, visible = chain_motion(clip.forward[ahead][::-1], clip.forward_visible[ahead][::-1])
-        motions.append(motion)
-        visibles.append(visible)
-    return np.stack(motions), np.stack(visibles)
+            motion[i], visible[i] = chain_motion(clip.forward[ahead][::-1], clip.forward_visible[ahead][::-1])
+        else:
+            visible[i] = True
+    return motion, visible
 
 
 def _sampled(image: Float32[np.ndarray, "h w *c"], motion: Float32[np.ndarray, "h w 2"]) -> np.ndarray:
     """`image` where each pixel moves to; 0 outside."""
-    y, x = np.mgrid[: image.shape[0], : image.shape[1]].astype(np.float32)
-    return cv2.remap(image, x + motion[..., 0], y + motion[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    at = pixel_grid(*image.shape[:2]) + motion
+    return cv2.remap(image, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
 
 def _pass_in_front(drawn: Drawn, occluders: LabelledClip, generator: np.random.Generator) -> Drawn:
@@ -271,18 +246,11 @@ def _knock(drawn: Drawn, generator: np.random.Generator) -> Drawn:
         return np.stack([np.roll(one, (-y, -x), (0, 1)) for one, (x, y) in zip(array, offsets, strict=True)])[cut]
 
     jumps = np.diff(offsets, axis=0, prepend=offsets[:1]).astype(np.float32)
-    motion = window(drawn.true_motion) + jumps[:, None, None]
-    y, x = np.mgrid[: motion.shape[1], : motion.shape[2]].astype(np.float32)
-    at_x, at_y = motion[..., 0] + x, motion[..., 1] + y
-    inside = (at_x >= 0) & (at_y >= 0) & (at_x <= x.shape[1] - 1) & (at_y <= x.shape[0] - 1)
-    return Drawn(
-        window(drawn.frames),
-        window(drawn.depth),
-        motion,
-        motion,
-        window(drawn.visible) & inside,
-        None if drawn.predicted is None else window(drawn.predicted),
-    )
+    parts = {name: window(part) for name, part in _parts(drawn).items()}
+    motion = parts["true_motion"] + jumps[:, None, None]
+    at = motion + pixel_grid(*motion.shape[1:3])
+    inside = ((at >= 0) & (at <= (motion.shape[2] - 1, motion.shape[1] - 1))).all(axis=-1)
+    return Drawn(**parts | {"true_motion": motion, "visible": parts["visible"] & inside})
 
 
 Shown = TypeVar("Shown", Drawn, Lesson)
@@ -290,5 +258,10 @@ Shown = TypeVar("Shown", Drawn, Lesson)
 
 def mirrored(shown: Shown) -> Shown:
     """The same from left to right."""
-    parts = {name: torch.from_numpy(part) for name, part in vars(shown).items() if part is not None}
-    return replace(shown, **{name: mirror(name, part, 2).numpy() for name, part in parts.items()})
+    parts = {name: mirror(name, torch.from_numpy(part), 2).numpy() for name, part in _parts(shown).items()}
+    return replace(shown, **parts)
+
+
+def _parts(shown: Drawn | Lesson) -> dict[str, np.ndarray]:
+    """The arrays by name, as far as they are there."""
+    return {name: part for name, part in vars(shown).items() if part is not None}
