@@ -1,44 +1,31 @@
 import pytest
 import torch
-from torch import nn
 
 from steadydepth.method.sequence import process_sequence
 from steadydepth.types import InputError
 
 
-class Counting(nn.Module):
-    """Depth = mean of the frame + how many frames came before: a network with a memory, small enough to see through."""
+def test_a_model_begins_anew_with_each_clip_and_its_state_is_returned():
+    given = []
 
-    def forward(self, frames, state=None):
-        first = torch.zeros(len(frames), dtype=torch.int64) if state is None else state["count"]
-        count = first[:, None] + torch.arange(frames.shape[1])
-        return frames.mean(dim=2) + 1 + count[..., None, None], {"count": first + frames.shape[1]}
+    def model(frames, state):
+        given.append(state)
+        return frames[:, :, 0], {"count": torch.full((len(frames),), frames.shape[1])}
+
+    for length in (5, 2):
+        depth, state = process_sequence(model, torch.zeros(2, length, 3, 2, 4))
+        assert depth.shape == (2, length, 2, 4)
+        assert state["count"].tolist() == [length, length]
+    assert given == [None, None]
 
 
 def test_streaming_equals_offline(model, clip):
     offline, _ = process_sequence(model, clip.frames)
-    for chunk in (1, 2):
-        streamed, _ = process_sequence(model, clip.frames, chunk=chunk)
-        torch.testing.assert_close(streamed, offline, rtol=1e-4, atol=1e-4)
-
-
-def test_state_goes_from_chunk_to_chunk_in_the_order_of_the_frames():
-    frames = torch.arange(5.0).view(1, 5, 1, 1, 1).expand(1, 5, 3, 2, 4)
-    expected = torch.tensor([1.0, 3, 5, 7, 9])
-    for chunk in (None, 1, 2, 5, 9):
-        depth, state = process_sequence(Counting(), frames, chunk=chunk)
-        torch.testing.assert_close(depth[0, :, 0, 0], expected)
-        assert state["count"].tolist() == [5]
-    depth, state = process_sequence(Counting(), frames, {"count": torch.tensor([10])})
-    torch.testing.assert_close(depth[0, :, 0, 0], expected + 10)
-    assert state["count"].tolist() == [15]
-
-
-def test_streams_in_one_batch_keep_their_states_apart():
-    frames = torch.zeros(2, 3, 3, 2, 4)
-    depth, state = process_sequence(Counting(), frames, {"count": torch.tensor([0, 7])}, chunk=1)
-    torch.testing.assert_close(depth[:, -1, 0, 0], torch.tensor([3.0, 10.0]))
-    assert state["count"].tolist() == [3, 10]
+    streamed, state = [], None
+    for part in clip.frames.split(2, dim=1):
+        depth, state = model(part, state)
+        streamed.append(depth)
+    torch.testing.assert_close(torch.cat(streamed, dim=1), offline, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

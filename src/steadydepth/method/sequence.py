@@ -9,20 +9,13 @@ from steadydepth.types import Depth, Frames, InputError, State
 
 
 def process_sequence(
-    model: Callable[[Frames, State | None], tuple[Depth, State]],
-    frames: Frames,
-    state: State | None = None,
-    *,
-    chunk: int | None = None,
+    model: Callable[[Frames, State | None], tuple[Depth, State]], frames: Frames
 ) -> tuple[Depth, State]:
     """One depth image for each frame, in order, and the state that the last frame left.
 
     Args:
         model: called as a `VideoDepthModel`; wrapped for several processes or not.
         frames: (b, t, 3, h, w), RGB in [0, 1]; t >= 1.
-        state: what an earlier call returned, to go on from; None begins anew.
-        chunk: frames that pass through the model at a time; the same numbers for less memory, since the state goes on
-            from each chunk to the next. None takes all at once.
 
     Returns: depth (b, t, h, w) in the units of what the model claims, and its state.
 
@@ -30,14 +23,10 @@ def process_sequence(
         InputError: there is no frame.
         TypeError: the model returns no depth, or a state that is not a dict of tensors batched as the frames are.
     """
-    length = frames.shape[1]
-    if length == 0:
+    if frames.shape[1] == 0:
         raise InputError("a clip needs at least one frame")
-    depths = []
-    for part in frames.split(chunk or length, dim=1):
-        depth, state = check_outputs(model(part, state))
-        depths.append(depth)
-    return torch.cat(depths, dim=1), check_state(state, len(frames))
+    depth, state = check_outputs(model(frames, None))
+    return depth, check_state(state, len(frames))
 
 
 def check_outputs(outputs: Any) -> tuple[torch.Tensor, Any]:
