@@ -26,23 +26,25 @@ class Declared:
     normalise: str | None = None  # imagenet: frames less its mean, over its deviation
     weights: str | None = None  # a file for the network that a factory builds
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is declared, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
     def only(self, name: str, *known: str) -> None:
         """See that nothing is declared that this kind of model has no use for.
 
         Raises:
             InputError: something else is declared.
         """
-        given = [field.name for field in fields(self) if getattr(self, field.name) is not None]
-        if unknown := [word for word in given if word not in known]:
+        if unknown := [word for word in self.given if word not in known]:
             raise InputError(f"{name}: {', '.join(unknown)}: such a model takes only {', '.join(known)}")
 
     def over(self, other: "Declared") -> "Declared":
         """What is declared here, and where nothing is, what is there; a size rule replaces a size rule."""
-        mine = {field.name: getattr(self, field.name) for field in fields(self)}
-        given = {key: value for key, value in mine.items() if value is not None}
-        if "size" in given or "multiple" in given:
+        if self.size or self.multiple:
             other = replace(other, size=None, multiple=None)
-        return replace(other, **given)
+        return replace(other, **self.given)
 
 
 def split_name(name: str) -> tuple[str, Declared]:

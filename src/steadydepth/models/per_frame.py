@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -99,8 +100,7 @@ class PerFrame(nn.Module):
         own = self.network.state_dict().items()
         weights = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in own}
         save_file(weights, Path(folder) / WEIGHTS)
-        declared = {key: value for key, value in vars(self.declared).items() if value is not None and key != "weights"}
-        content = {"factory": self.factory} | declared
+        content = {"factory": self.factory} | replace(self.declared, weights=None).given
         (Path(folder) / SIDECAR).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

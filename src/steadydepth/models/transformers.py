@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from steadydepth.errors import import_extra
 from steadydepth.models.claimed import floor_depth
 from steadydepth.models.declare import SIDECAR, Declared, claims_or_refuse
 from steadydepth.types import Claims, Depth, Frames, InputError, State
@@ -50,13 +51,11 @@ class TransformersDepth(nn.Module):
         files: the processor's files as they came, by name, to be saved with the model.
     """
 
-    def __init__(
-        self, network: nn.Module, processor: Any, claims: Claims, files: dict[str, bytes] | None = None
-    ) -> None:
+    def __init__(self, network: nn.Module, processor: Any, claims: Claims, files: dict[str, bytes]) -> None:
         super().__init__()
         self.network, self.processor = network, processor
         self.claims: Claims = claims
-        self.files = files or {}  # the processor's files as they came
+        self.files = files
         # What it resizes. A graph for other runtimes has no resize of integers; export compares like with like.
         self.rounds_pixels = True
 
@@ -94,8 +93,6 @@ class TransformersDepth(nn.Module):
         """What transformers loads without this package, and beside it what the model claims."""
         folder = Path(folder)
         self.network.save_pretrained(folder)  # type: ignore[operator]
-        if not self.files:
-            self.processor.save_pretrained(folder)
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
         (folder / SIDECAR).write_text(json.dumps({"claims": self.claims}, indent=2) + "\n", encoding="utf-8")
@@ -114,19 +111,14 @@ def load_transformers(folder: Path, name: str, declared: Declared) -> Transforme
     """
     from huggingface_hub.errors import StrictDataclassError
 
-    try:
-        from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
-    except ImportError as error:
-        raise InputError(
-            f"{name}: a transformers model, which needs the extra: pip install 'steadydepth[transformers]'"
-        ) from error
+    library = import_extra("transformers", "transformers", f"{name}: a transformers model, which needs the extra")
     declared.only(name, "claims")
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = library.AutoConfig.from_pretrained(folder)
         claims = claims_or_refuse(name, declared.claims or table_claims(config), _kind(config))
-        processor = AutoImageProcessor.from_pretrained(folder)
+        processor = library.AutoImageProcessor.from_pretrained(folder)
         # dtype: a step in float16 would lose what is learned.
-        network, loaded = AutoModelForDepthEstimation.from_pretrained(
+        network, loaded = library.AutoModelForDepthEstimation.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True
         )
     except InputError:
