@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,7 +17,7 @@ from steadydepth.files.prefetch import pool_of
 from steadydepth.files.tensors import write_tensors
 from steadydepth.synthetic.batched import Rendered
 
-_AHEAD = 4  # files that each process is asked for before they are wanted
+_AHEAD = 4  # things that each process is asked for before they are wanted
 # Renders what belongs in the file of a number. Each process builds its own: models and textures are too large to send.
 Render = Callable[[int], None]
 
@@ -37,28 +38,28 @@ def read_render(path: Path, device: torch.device) -> dict[str, Tensor]:
 
 
 @contextmanager
-def render_ahead(
-    begin: Callable[..., Render], arguments: tuple[object, ...], numbers: Sequence[int], workers: int
-) -> Iterator[Callable[[int], None]]:
-    """Processes that make the files of `numbers`, in order, a few ahead of what is asked for.
+def make_ahead(
+    begin: Callable[..., Callable[[int], Any]], arguments: tuple[object, ...], numbers: Sequence[int], workers: int
+) -> Iterator[Callable[[int], Any]]:
+    """Processes that make what belongs to each of `numbers`, in order, a few ahead of what is asked for.
 
     Args:
-        begin: called with `arguments` in each process; it returns what makes the file of a number.
+        begin: called with `arguments` in each process; it returns what makes what belongs to a number.
         arguments: what a process can be sent.
-        numbers: of the files, in the order in which they are wanted.
+        numbers: in the order in which they are wanted.
         workers: processes, at least 1.
 
-    Yields: a function that waits until the file of a number is there; what failed in the process is raised from it.
+    Yields: a function that waits for what is made of a number; what failed in the process is raised from it.
     """
     pool = pool_of(workers, _begin, begin, arguments)
-    waiting: dict[int, Future[None]] = {}
+    waiting: dict[int, Future[Any]] = {}
     rest = iter(numbers)
 
-    def wait_for(number: int) -> None:
+    def wait_for(number: int) -> Any:
         while len(waiting) < _AHEAD * workers and (wanted := next(rest, None)) is not None:
-            waiting[wanted] = pool.submit(_render, wanted)
-        if (one := waiting.pop(number, None)) is not None:
-            one.result()
+            waiting[wanted] = pool.submit(_make, wanted)
+        one = waiting.pop(number, None)
+        return None if one is None else one.result()
 
     try:
         yield wait_for
@@ -66,15 +67,15 @@ def render_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_render_here: list[Render] = []  # of this process, one
+_make_here: list[Callable[[int], Any]] = []  # of this process, one
 
 
-def _begin(begin: Callable[..., Render], arguments: tuple[object, ...]) -> None:
+def _begin(begin: Callable[..., Callable[[int], Any]], arguments: tuple[object, ...]) -> None:
     # The run itself is asked to stop, by the keyboard too, and ends these processes then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    _render_here.append(begin(*arguments))
+    _make_here.append(begin(*arguments))
 
 
-def _render(number: int) -> None:
-    _render_here[0](number)
+def _make(number: int) -> Any:
+    return _make_here[0](number)

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from steadydepth.data.call_cache import CallCache
 from steadydepth.data.geometric import mirror
-from steadydepth.data.kept_renders import Render, read_render, render_ahead, write_render
+from steadydepth.data.kept_renders import Render, make_ahead, read_render, write_render
 from steadydepth.data.rendered_cameras import code_clips, hold, photograph, view_clips
 from steadydepth.data.samples import NO_AUGMENTATION, Augmentation, Item
 from steadydepth.files.sequence_writer import write_sequence
@@ -150,7 +150,7 @@ class RenderedSamples(Dataset[Item]):
         if self.keep and self.workers:
             shown = dict.fromkeys(self._shown(number // CLIPS_AT_ONCE) for number in self.numbers)
             wanted = [clips for clips in shown if not self._file(clips).is_file()]
-            ahead = render_ahead(_begin_rendering, (self._same,), wanted, self.workers)
+            ahead = make_ahead(_begin_rendering, (self._same,), wanted, self.workers)
         with ahead as wait_for:
             for first in range(0, len(self.numbers) - batch + 1, batch):
                 numbers = self.numbers[first : first + batch]

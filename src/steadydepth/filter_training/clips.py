@@ -111,7 +111,7 @@ def cut_to(one: Drawn, other: Drawn, at: int) -> Drawn:
         other: after it, as long and as large, and predicted if the first is.
         at: number of the first frame after the cut, at least 1.
     """
-    parts = {name: np.concatenate((part[:at], getattr(other, name)[at:])) for name, part in _parts(one).items()}
+    parts = {name: np.concatenate((part[:at], getattr(other, name)[at:])) for name, part in parts_of(one).items()}
     parts["visible"][at] = False
     return Drawn(**parts)
 
@@ -246,7 +246,7 @@ def _knock(drawn: Drawn, generator: np.random.Generator) -> Drawn:
         return np.stack([np.roll(one, (-y, -x), (0, 1)) for one, (x, y) in zip(array, offsets, strict=True)])[cut]
 
     jumps = np.diff(offsets, axis=0, prepend=offsets[:1]).astype(np.float32)
-    parts = {name: window(part) for name, part in _parts(drawn).items()}
+    parts = {name: window(part) for name, part in parts_of(drawn).items()}
     motion = parts["true_motion"] + jumps[:, None, None]
     at = motion + pixel_grid(*motion.shape[1:3])
     inside = ((at >= 0) & (at <= (motion.shape[2] - 1, motion.shape[1] - 1))).all(axis=-1)
@@ -258,10 +258,10 @@ Shown = TypeVar("Shown", Drawn, Lesson)
 
 def mirrored(shown: Shown) -> Shown:
     """The same from left to right."""
-    parts = {name: mirror(name, torch.from_numpy(part), 2).numpy() for name, part in _parts(shown).items()}
+    parts = {name: mirror(name, torch.from_numpy(part), 2).numpy() for name, part in parts_of(shown).items()}
     return replace(shown, **parts)
 
 
-def _parts(shown: Drawn | Lesson) -> dict[str, np.ndarray]:
+def parts_of(shown: LabelledClip | Drawn | Lesson) -> dict[str, np.ndarray]:
     """The arrays by name, as far as they are there."""
     return {name: part for name, part in vars(shown).items() if part is not None}

@@ -2,12 +2,10 @@
 
 import logging
 import math
-import signal
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,10 +18,10 @@ from torch import Tensor, nn
 from steadydepth.config import FilterConfig
 from steadydepth.config_files import load_filter_config
 from steadydepth.data.cuts import shots_of
+from steadydepth.data.kept_renders import make_ahead
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
-from steadydepth.files.prefetch import pool_of
 from steadydepth.files.tensors import write_tensors
-from steadydepth.filter_training.clips import LabelledClip, Lesson, draw_lesson, label_clip
+from steadydepth.filter_training.clips import LabelledClip, Lesson, draw_lesson, label_clip, parts_of
 from steadydepth.filter_training.learner import Learner
 from steadydepth.models.load import load_model
 from steadydepth.models.temporal_filter import FilterGates, TemporalFilter, load_gates
@@ -168,46 +166,20 @@ def _lessons(clips: list[LabelledClip], config: FilterConfig, *, first: int) -> 
         return
     with TemporaryDirectory(prefix="steadydepth-") as folder:
         # Mapped into each process, so that all share one copy.
-        for i, clip in enumerate(clips):
-            for field in fields(clip):
-                if (array := getattr(clip, field.name)) is not None:
-                    np.save(Path(folder) / f"{i:04d}_{field.name}.npy", array)
-        arguments = (folder, len(clips), config)
-        with pool_of(config.workers, _begin_worker, *arguments) as pool:
-
-            def drawn() -> Iterator[list[Lesson]]:
-                waiting = deque(pool.submit(_draw_here, number) for number in numbers[: 2 * config.workers])
-                for number in numbers:
-                    ready = waiting.popleft().result()
-                    if (later := number + 2 * config.workers) < config.sequences:
-                        waiting.append(pool.submit(_draw_here, later))
-                    yield ready
-
-            try:
-                yield drawn()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        for number, clip in enumerate(clips):
+            (Path(folder) / str(number)).mkdir()
+            for name, array in parts_of(clip).items():
+                np.save(Path(folder) / str(number) / f"{name}.npy", array)
+        with make_ahead(_begin_drawing, (folder, len(clips), config), numbers, config.workers) as drawn:
+            yield map(drawn, numbers)
 
 
-_mapped: tuple[list[LabelledClip], FilterConfig]  # of a process that draws
-
-
-def _begin_worker(folder: str, n_clips: int, config: FilterConfig) -> None:
-    global _mapped  # what a process of a pool keeps between its tasks
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of the group; how it ends is for the first to say
-    torch.set_num_threads(1)
+def _begin_drawing(folder: str, n_clips: int, config: FilterConfig) -> Callable[[int], list[Lesson]]:
+    """What draws a batch by its number, in a process of its own."""
     cv2.setNumThreads(1)
-    clips = []
-    for i in range(n_clips):
-        paths = {field.name: Path(folder) / f"{i:04d}_{field.name}.npy" for field in fields(LabelledClip)}
-        clips.append(
-            LabelledClip(**{name: np.load(path, mmap_mode="r") for name, path in paths.items() if path.exists()})
-        )
-    _mapped = clips, config
-
-
-def _draw_here(number: int) -> list[Lesson]:
-    return _draw(*_mapped, number)
+    files = [(Path(folder) / str(number)).iterdir() for number in range(n_clips)]
+    clips = [LabelledClip(**{path.stem: np.load(path, mmap_mode="r") for path in paths}) for paths in files]
+    return partial(_draw, clips, config)
 
 
 def _draw(clips: list[LabelledClip], config: FilterConfig, number: int) -> list[Lesson]:

@@ -21,8 +21,10 @@ class Places:
 
     def only(self, chosen: Int64[np.ndarray, "k"]) -> "Places":
         """The places of those numbers."""
-        parts = (self.first, self.right, self.down, self.inside)
-        return Places(*(part.take(chosen, mode="clip") for part in parts), self.width)
+        first, right, down, inside = (
+            part.take(chosen, mode="clip") for part in (self.first, self.right, self.down, self.inside)
+        )
+        return Places(first, right, down, inside, self.width)
 
     def pixels(self, block: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The upper left, upper right, lower left and lower right pixels of those places, as far as they are read."""
