@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import get_args
 
 from steadydepth.config import CompareConfig, Config, FilterName
@@ -51,18 +50,13 @@ def plan_runs(config: CompareConfig) -> Plan:
     if mistakes:
         raise list_mistakes("comparison", mistakes)
     curve_seeds = config.seeds if config.curve is None or config.curve.seeds is None else config.curve.seeds
-    rows: dict[str, Row] = {
-        name: {
-            seed: _plan_run(name, seed, one, config)
-            for seed in (config.seeds if name in config.methods else curve_seeds)
-        }
-        for name, one in resolved.items()
+    methods: dict[str, Row] = {
+        name: {seed: _plan_run(name, seed, resolved[name], config) for seed in config.seeds} for name in config.methods
     }
-    methods = {name: rows[name] for name in config.methods}
-    known = {_without_folder(run): run for row in methods.values() for run in row.values()}
+    known = {(dump_config(resolved[name]), seed): run for name, row in methods.items() for seed, run in row.items()}
     curve: dict[str, Row] = {
-        name: {seed: known.get(_without_folder(run), run) for seed, run in row.items()}
-        for name, row in rows.items()
+        name: {seed: known.get((dump_config(one), seed)) or _plan_run(name, seed, one, config) for seed in curve_seeds}
+        for name, one in resolved.items()
         if name not in methods
     }
     return Plan(methods, curve)
@@ -157,8 +151,3 @@ def _plan_run(row: str, seed: int, resolved: Config, config: CompareConfig) -> P
     # The constant of the first method is a row of every table.
     constant = ("constant",) if row == next(iter(config.methods)) else ()
     return PlannedRun(name, resolved.model_copy(update={"run": run}), (*constant, *filters_of(row, config)))
-
-
-def _without_folder(run: PlannedRun) -> str:
-    anywhere = run.config.run.model_copy(update={"folder": Path()})
-    return dump_config(run.config.model_copy(update={"run": anywhere}))
