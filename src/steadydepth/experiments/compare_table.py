@@ -136,11 +136,7 @@ def _mean_of(report: Report, means: str, name: str) -> float | None:
 
 def _ratio(name: str, reports: Reports, plain: Reports, means: str) -> float | None:
     """Mean over seeds divided by plain's, over the seeds in which both have a value; None where plain's is 0."""
-    pairs = [
-        (_mean_of(report, means, name), _mean_of(plain[seed], means, name))
-        for seed, report in reports.items()
-        if seed in plain
-    ]
+    pairs = [[_mean_of(one[seed], means, name) for one in (reports, plain)] for seed in reports if seed in plain]
     known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
     theirs = sum(pair[1] for pair in known)
     return sum(pair[0] for pair in known) / theirs if theirs else None

@@ -100,15 +100,14 @@ def carry_out(runs: list[PlannedRun], series: Series) -> dict[str, str]:
         InputError: before anything starts, where another run lives in the folder of one of them.
     """
     refuse_other_runs(runs)
-    left = [run for run in runs if next_stage(run, series) is not None]
+    left = [(run, stage) for run in runs if (stage := next_stage(run, series)) is not None]
     logger.info("%s: %d runs, %d finished before", series.out, len(runs), len(runs) - len(left))
     waiting, failed, active = deque(left), dict[str, str](), list[_Child]()
     with _reporting(len(left)) as report:
         try:
             while waiting or active:
                 while waiting and len(active) < series.jobs:
-                    run = waiting.popleft()
-                    active.append(_start(run, next_stage(run, series) or "evaluate", series))
+                    active.append(_start(*waiting.popleft(), series))
                 report(active, len(left) - len(waiting) - len(active))
                 time.sleep(LOOK_EVERY)
                 for child in [child for child in active if child.process.poll() is not None]:

@@ -121,16 +121,11 @@ def _correspondence(valid: Valid, motion: Motion, visible: Visible, offset: int)
 def _pair_along(depth: Depth, valid: Valid, correspondences: Sequence[Correspondence]) -> DepthPairs:
     """As `pair_with_previous`, harmless pairs, along correspondences that were found for the same `valid`."""
     safe = torch.where(valid, depth, 1)  # before any logarithm, or NaN reaches the gradient
-    return DepthPairs(
-        _join([safe[:, correspondence.offset :] for correspondence in correspondences]),
-        _join([_previous(safe, correspondence) for correspondence in correspondences]),
-        _join([correspondence.valid for correspondence in correspondences]),
-        harmless=True,
-    )
-
-
-def _join(pairs: list[Tensor]) -> Tensor:
-    return pairs[0] if len(pairs) == 1 else torch.cat(pairs, dim=1)
+    found = [(safe[:, one.offset :], _previous(safe, one), one.valid) for one in correspondences]
+    if len(found) == 1:
+        return DepthPairs(*found[0], harmless=True)
+    current, previous, both = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+    return DepthPairs(current, previous, both, harmless=True)
 
 
 def _previous(depth: Depth, correspondence: Correspondence) -> Float[Tensor, "b q h w"]:

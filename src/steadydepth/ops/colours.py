@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from steadydepth.errors import InputError
+from steadydepth.errors import InputError, import_extra
 from steadydepth.video_types import Claims
 
 # The first and last 2 % of a video's pixels are left to the ends of the colours: one speck does not set the range.
@@ -190,18 +190,12 @@ def colour_map(name: str) -> UInt8[np.ndarray, "256 3"]:
         return np.repeat(steps[:, None], 3, axis=1)
     if name in _OF_OPENCV:
         return cv2.applyColorMap(steps[:, None], getattr(cv2, f"COLORMAP_{name.upper()}"))[:, 0, ::-1].copy()
-    try:
-        from matplotlib import colormaps
-    except ImportError as error:
-        raise InputError(
-            f"colours {name!r}: without matplotlib there are grey, {', '.join(_OF_OPENCV)}: take one of them, or "
-            "pip install 'steadydepth[colours]'"
-        ) from error
-    if name not in colormaps:
-        raise InputError(
-            f"colours {name!r}: unknown; choose grey or a colour map of matplotlib: {', '.join(_OF_OPENCV)}, Spectral_r"
-        )
-    return np.rint(255 * np.asarray(colormaps[name](steps))[:, :3]).astype(np.uint8)
+    others = ", ".join(_OF_OPENCV)
+    way_out = f", or take grey, {others}"
+    maps = import_extra("matplotlib", "colours", f"colours {name!r}: needs matplotlib", way_out).colormaps
+    if name not in maps:
+        raise InputError(f"colours {name!r}: unknown; choose grey or a colour map of matplotlib: {others}, Spectral_r")
+    return np.rint(255 * np.asarray(maps[name](steps))[:, :3]).astype(np.uint8)
 
 
 def error_top(errors: Iterable[Depth], valids: Iterable[Mask]) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from steadydepth.config import Config
 from steadydepth.types import InputError
@@ -104,11 +104,7 @@ def shard(model: nn.Module) -> None:
 
 def gather(state: Any) -> Any:
     """The same state with complete tensors in place of sharded ones; called in all processes together."""
-
-    def complete(value: Any) -> Any:
-        return value.full_tensor() if isinstance(value, DTensor) else value
-
-    return tree_map(complete, state)
+    return tree_map_only(DTensor, DTensor.full_tensor, state)
 
 
 def spread(state: Mapping[str, Any], like: Mapping[str, Tensor]) -> dict[str, Any]:
