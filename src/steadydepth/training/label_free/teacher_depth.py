@@ -7,14 +7,14 @@ costs what a step with measured depth costs.
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from torch import nn
 
 from steadydepth.config import Config
@@ -89,15 +89,11 @@ def _write(network: Network, sequence: VideoSequence, target: Path, config: Conf
     # Not mapped: Windows neither renames nor removes a file that is, be it by the traceback of an error.
     with writing_in(config.run.folder), new_file(target) as part, part.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-        results = session.run(_fitted(sequence, height, width))
+        # The frames as training sees them, before augmentation.
+        clips = (Clip(sequence.name, image[None], sequence.fps) for image in sequence.images())
+        results = session.run(fit_clip(clip, height, width).frames[0] for clip in clips)
         for _, result in zip(range(sequence.n_frames), results, strict=True):
             file.write(result.measured.astype("<f4").tobytes())
-
-
-def _fitted(sequence: VideoSequence, height: int, width: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """The frames of a video as training sees them, before augmentation."""
-    for image in sequence.images():
-        yield fit_clip(Clip(sequence.name, image[None], sequence.fps), height, width).frames[0]
 
 
 def contrast_lost(teacher: nn.Module, config: Config, files: Sequence[TeacherFiles], device: torch.device) -> float:
