@@ -1,4 +1,7 @@
-"""Step 3, loss calculation: target = absolute + weight x relative, as means over the clips of a batch."""
+"""Step 3, loss calculation: target = absolute + weight x relative, as means over the clips of a batch.
+
+All losses of `absolute_loss` and `relative_loss` stand here for users, as `steadydepth.losses`.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -6,53 +9,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steadydepth.method.absolute_loss import (
-    absolute_loss,
-    affine_invariant,
-    gradient_matching,
-    log_l1,
-    lost_edges,
-    silog,
-    smoothness,
-)
+from steadydepth.method.absolute_loss import absolute_loss as absolute_loss
+from steadydepth.method.absolute_loss import affine_invariant as affine_invariant
+from steadydepth.method.absolute_loss import gradient_matching as gradient_matching
+from steadydepth.method.absolute_loss import log_l1 as log_l1
+from steadydepth.method.absolute_loss import lost_edges as lost_edges
+from steadydepth.method.absolute_loss import silog as silog
+from steadydepth.method.absolute_loss import smoothness as smoothness
 from steadydepth.method.pairing import PairedClips
-from steadydepth.method.relative_loss import (
-    change_error,
-    charbonnier,
-    disparity_error,
-    disparity_size_error,
-    feature_difference,
-    geometry_error,
-    huber,
-    motion_gain,
-    relative_loss,
-    warping_error,
-)
+from steadydepth.method.relative_loss import change_error as change_error
+from steadydepth.method.relative_loss import charbonnier as charbonnier
+from steadydepth.method.relative_loss import disparity_error as disparity_error
+from steadydepth.method.relative_loss import disparity_size_error as disparity_size_error
+from steadydepth.method.relative_loss import feature_difference as feature_difference
+from steadydepth.method.relative_loss import geometry_error as geometry_error
+from steadydepth.method.relative_loss import huber as huber
+from steadydepth.method.relative_loss import motion_gain as motion_gain
+from steadydepth.method.relative_loss import relative_loss as relative_loss
+from steadydepth.method.relative_loss import warping_error as warping_error
 from steadydepth.types import DepthPairs, LossTerms
-
-# All losses stand here for users, as `steadydepth.losses`.
-__all__ = [
-    "absolute_loss",
-    "affine_invariant",
-    "calculate_losses",
-    "change_error",
-    "charbonnier",
-    "disparity_error",
-    "disparity_size_error",
-    "feature_difference",
-    "geometry_error",
-    "gradient_matching",
-    "huber",
-    "log_l1",
-    "lost_edges",
-    "mean_over_parts",
-    "motion_gain",
-    "relative_loss",
-    "silog",
-    "smoothness",
-    "target_loss",
-    "warping_error",
-]
 
 Scalar = Float[Tensor, ""]
 AbsoluteLoss = Callable[..., Tensor]  # of depth, truth and valid (b t h w), and frames=(b t 3 h w)
