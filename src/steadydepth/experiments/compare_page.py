@@ -1,6 +1,6 @@
 """A comparison as one self-contained page: its tables, and accuracy and edges against temporal consistency."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +80,12 @@ def _cell(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
     }
 
 
-def _planes(result: Mapping[str, Any]) -> list[str]:
+def _planes(result: Mapping[str, Any]) -> Iterator[str]:
     rows = table_rows(result)
-    charts = []
     for choices, upwards in _PLANES:
         across = next((metric for metric in choices if best_row(metric, rows) is not None), None)
-        if across is not None:
-            charts.append(_plane(result, rows, across, upwards))
-    return [chart for chart in charts if chart]
+        if across is not None and (chart := _plane(result, rows, across, upwards)):
+            yield chart
 
 
 def _plane(result: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], across: str, upwards: str) -> str:

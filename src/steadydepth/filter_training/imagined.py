@@ -48,7 +48,8 @@ def imagine(frames: Frames, depth: Depth, generator: torch.Generator) -> Imagine
     level = torch.exp(uniform(-2.3, 0.0))  # of all flicker: 0.1 to 1
     flicker = torch.zeros_like(flattened)
     for cells, most in ((1, 0.1), (3, 0.1), (8, 0.08), (24, 0.05), (48, 0.03)):
-        field = _in_time(_field(b, t, h, w, cells, generator, even=cells == 1), uniform(-0.4, 0.95))
+        noise = _field(b, t, h, w, cells, generator) if cells > 1 else torch.randn(b, t, 1, 1, generator=generator)
+        field = _in_time(noise, uniform(-0.4, 0.95))
         flicker = flicker + level * uniform(0.0, most) * field
     # Contrast that breathes with the frame.
     flicker = flicker + level * uniform(0.0, 0.1) * torch.randn(b, t, 1, 1, generator=generator) * (flattened - middle)
@@ -72,10 +73,8 @@ def _blur(clips: Clips, sigma: float) -> Clips:
     return flat[:, 0].unflatten(0, clips.shape[:2])
 
 
-def _field(b: int, t: int, h: int, w: int, cells: int, generator: torch.Generator, *, even: bool = False) -> Clips:
-    """Smooth noise of deviation about 1, with so many cells along the shorter side; or one number for a frame."""
-    if even:
-        return torch.randn(b, t, 1, 1, generator=generator).expand(b, t, h, w)
+def _field(b: int, t: int, h: int, w: int, cells: int, generator: torch.Generator) -> Clips:
+    """Smooth noise of deviation about 1, with so many cells along the shorter side."""
     size = cells + 1, max(2, round(cells * w / h) + 1)
     return 1.5 * F.interpolate(
         torch.randn(b, t, *size, generator=generator), (h, w), mode="bicubic", align_corners=True

@@ -1,7 +1,6 @@
 """What the training of a learned filter is at: kept in a folder while it goes on, so that one that was cut goes on."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,3 @@ class Learner:
         """Delete the checkpoints: the weights are written."""
         for name in (CHECKPOINT, PREVIOUS):
             (self.folder / name).unlink(missing_ok=True)
-
-    def remove(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)

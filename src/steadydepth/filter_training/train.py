@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from steadydepth.ops.masked import masked_mean
 from steadydepth.ops.warp import follow, sample
 from steadydepth.synthetic.world import make_world
 from steadydepth.training.signals import asked_to_stop
-from steadydepth.types import Clip, Depth, Frames, InputError, State
+from steadydepth.types import Clip, Depth, InputError, State
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def train_filter(config: FilterConfig | Path | str) -> Path | None:
         if not learn(learner, lessons):
             return None
     write_tensors(config.out, gates.state_dict())
-    learner.remove()
+    shutil.rmtree(learner.folder, ignore_errors=True)
     return config.out
 
 
@@ -149,12 +150,9 @@ def _read_clips(config: FilterConfig) -> list[LabelledClip]:
 
 @torch.inference_mode()
 def _predict(base: nn.Module, clip: Clip) -> np.ndarray:
-    depth, _ = base(_as_frames(clip.frames[None]), None)
+    frames = torch.from_numpy(clip.frames[None]).permute(0, 1, 4, 2, 3).float() / 255
+    depth, _ = base(frames, None)
     return depth[0].float().numpy()
-
-
-def _as_frames(images: np.ndarray) -> Frames:
-    return torch.from_numpy(images).permute(0, 1, 4, 2, 3).float() / 255
 
 
 @contextmanager

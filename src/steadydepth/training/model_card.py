@@ -183,11 +183,9 @@ def _score_lines(folder: Path) -> Iterator[str]:
         return
     report = read_report(folder)
     header = report["header"]
-    if header.get("filter", "none") != "none":
-        return  # of the model behind a filter, which is not what the card is of
-    if header.get("model") is None or Path(header["model"]).resolve() != folder.resolve():
-        return
-    if not (rows := table_rows({"this model": report})):
+    is_of_this = header.get("model") is not None and Path(header["model"]).resolve() == folder.resolve()
+    # A model behind a filter is not what the card is of.
+    if not is_of_this or header.get("filter", "none") != "none" or not (rows := table_rows({"this model": report})):
         return
     columns = [name for name in rows[0] if name != "best"]
     yield from ("## Accuracy and temporal consistency", "")

@@ -311,8 +311,6 @@ def _measure(model: str, out: Path, folder: str, reference: str | None = None) -
     path = out / folder / "metrics.json"
     if not path.is_file():
         logger.info("%s: measuring the %s model", out, "starting" if reference is None else "trained")
-        other = None if reference is None else load(reference)
-        evaluate(
-            load(model), out / MEASURED, out=path.parent, controls=False, model_name=model, reference=other, jobs=None
-        )
+        videos, to = out / MEASURED, path.parent
+        evaluate(load(model), videos, out=to, controls=False, model_name=model, reference=reference, jobs=None)
     return dict(read_report(path)["mean"])
