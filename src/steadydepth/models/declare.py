@@ -79,11 +79,14 @@ def read_declared(given: dict[str, Any], where: str) -> Declared:
         )
     if given.get("multiple") is not None and given.get("size") is not None:
         raise InputError(f"{where}: multiple and size: the network takes one size or multiples: give one of them")
+    if (normalise := given.get("normalise")) not in (None, "imagenet"):
+        way_out = "there is imagenet; without it the network takes RGB in [0, 1]"
+        raise InputError(f"{where}: normalise={normalise}: {way_out}")
     return Declared(
         claims=None if given.get("claims") is None else claims_or_refuse(where, given["claims"]),
         multiple=None if given.get("multiple") is None else _count(given["multiple"], where),
         size=None if given.get("size") is None else _size(given["size"], where),
-        normalise=_choice(given.get("normalise"), "imagenet", where),
+        normalise=normalise,
         weights=given.get("weights"),
     )
 
@@ -134,9 +137,3 @@ def _size(value: Any, where: str) -> tuple[int, int]:
     if int(height) < 1 or int(width) < 1:
         raise InputError(f"{where}: size={value}: it is HEIGHTxWIDTH in pixels, such as 384x512")
     return int(height), int(width)
-
-
-def _choice(value: Any, choice: str, where: str) -> str | None:
-    if value not in (None, choice):
-        raise InputError(f"{where}: normalise={value}: there is {choice}; without it the network takes RGB in [0, 1]")
-    return value

@@ -158,7 +158,4 @@ def start_state(depth: Float[Tensor, "b h w"], guides: Float[Tensor, "b 3 i j"],
 
 
 def _pad(maps: Float[Tensor, "b *c h w"], rows: int, columns: int) -> Float[Tensor, "b *c i j"]:
-    if not rows and not columns:
-        return maps
-    flat = maps.flatten(0, -3)[:, None]
-    return F.pad(flat, (0, columns, 0, rows), mode="replicate")[:, 0].unflatten(0, maps.shape[:-2])
+    return F.pad(maps, (0, columns, 0, rows), mode="replicate") if rows or columns else maps

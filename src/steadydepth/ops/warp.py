@@ -16,12 +16,8 @@ def pixel_grid(height: int, width: int, like: Tensor) -> Float[Tensor, "h w 2"]:
         width: columns of the image.
         like: gives device and type.
     """
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=like.dtype, device=like.device),
-        torch.arange(width, dtype=like.dtype, device=like.device),
-        indexing="ij",
-    )
-    return torch.stack((x, y), dim=-1)
+    x, y = (torch.arange(size, dtype=like.dtype, device=like.device) for size in (width, height))
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
 
 
 def as_grid(at: Float[Tensor, "n i j 2"], height: int, width: int) -> Float[Tensor, "n i j 2"]:
