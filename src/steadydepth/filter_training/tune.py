@@ -131,9 +131,8 @@ def _read_shots(path: Path, predictor: Predictor) -> Iterator[Lesson]:
     """Each shot of a video as one long lesson, at the size at which the filter compares frames."""
     sequence = open_sequence(path)
     held: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
-    images = (image for image, _ in zip(sequence.images(), range(MOST_FRAMES), strict=False))
-    results = predictor.session(filter="none").run(images)
-    cuts = mark_cuts(image for image, _ in zip(sequence.images(), range(MOST_FRAMES), strict=False))
+    results = predictor.session(filter="none").run(islice(sequence.images(), MOST_FRAMES))
+    cuts = mark_cuts(islice(sequence.images(), MOST_FRAMES))
     for number, (result, (_, is_cut)) in enumerate(zip(results, cuts, strict=True)):
         if is_cut and held:
             yield from _as_lesson(held, predictor.claims)

@@ -115,7 +115,8 @@ def load_transformers(folder: Path, name: str, declared: Declared) -> Transforme
     declared.only(name, "claims")
     try:
         config = library.AutoConfig.from_pretrained(folder)
-        claims = claims_or_refuse(name, declared.claims or table_claims(config), _kind(config))
+        kind = _kind(config)
+        claims = claims_or_refuse(name, declared.claims or CLAIMS.get(kind) or CLAIMS.get((kind[0], None)), kind)
         processor = library.AutoImageProcessor.from_pretrained(folder)
         # dtype: a step in float16 would lose what is learned.
         network, loaded = library.AutoModelForDepthEstimation.from_pretrained(
@@ -128,12 +129,6 @@ def load_transformers(folder: Path, name: str, declared: Declared) -> Transforme
     _check_weights(name, network, loaded)
     files = {file: (folder / file).read_bytes() for file in PROCESSOR_FILES if (folder / file).is_file()}
     return TransformersDepth(network, processor, claims, files).eval()
-
-
-def table_claims(config: Any) -> Claims | None:
-    """What a model of this config of transformers claims, from the table; None where the table has no entry."""
-    kind = _kind(config)
-    return CLAIMS.get(kind) or CLAIMS.get((kind[0], None))
 
 
 def _kind(config: Any) -> tuple[str, str | None]:
