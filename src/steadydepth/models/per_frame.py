@@ -69,24 +69,21 @@ class PerFrame(nn.Module):
     def _run(self, images: Float[Tensor, "n 3 _ _"], h: int, w: int) -> Float[Tensor, "n 1 _ _"]:
         try:
             predicted = self.network(images)
-        except torch.OutOfMemoryError:
-            raise
         except (RuntimeError, ValueError, AssertionError) as error:
-            if torch.compiler.is_exporting():  # which no other size helps
+            # What no other size helps, and what others explain.
+            if torch.compiler.is_exporting() or isinstance(error, torch.OutOfMemoryError):
                 raise
             why = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{self.factory}: fails on frames of {h} x {w}: {why}: does it take other sizes? Declare them as "
                 f"{self.factory},multiple=N or {self.factory},size=HxW"
             ) from error
-        if (
-            not isinstance(predicted, Tensor)
-            or predicted.ndim not in (3, 4)
-            or (predicted.ndim == 4 and predicted.shape[1] != 1)
-        ):
+        if isinstance(predicted, Tensor) and predicted.ndim == 3:
+            predicted = predicted[:, None]
+        if not isinstance(predicted, Tensor) or predicted.ndim != 4 or predicted.shape[1] != 1:
             found = tuple(predicted.shape) if isinstance(predicted, Tensor) else type(predicted).__name__
             raise InputError(f"{self.factory}: gives {found}; its depth is a tensor (n, h, w) or (n, 1, h, w)")
-        return predicted if predicted.ndim == 4 else predicted[:, None]
+        return predicted
 
     def save_pretrained(self, folder: str | Path) -> None:
         """The network's own state_dict, and beside it how the network is made and what was declared.
