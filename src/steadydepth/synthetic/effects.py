@@ -81,20 +81,18 @@ def dress(scene: Scene, extras: Extras, seed: int, *, fps: float, fixed_camera: 
     seconds = np.arange(len(scene.cam_to_world)) / fps
     # A stream for each extra: none changes what another draws.
     streams = [np.random.default_rng((seed, number)) for number in (1, 2, 3, 5)]
+    solids, poses = scene.solids, scene.cam_to_world
     if extras.meshes is not None:
         paths = find_files(extras.meshes, MESH_SUFFIXES)
-        solids = [scene.solids[0], *(_reshape(solid, paths, streams[3]) for solid in scene.solids[1:])]
-        scene = replace(scene, solids=solids)
+        solids = [solids[0], *(_reshape(solid, paths, streams[3]) for solid in solids[1:])]
     if extras.deform:
-        solids = [part for solid in scene.solids for part in _bend(solid, seconds, streams[0])]
-        scene = replace(scene, solids=solids)
+        solids = [part for solid in solids for part in _bend(solid, seconds, streams[0])]
     if extras.textures is not None:
         images = find_textures(extras.textures)
-        solids = [replace(solid, texture=_draw_crop(images, streams[1])) for solid in scene.solids]
-        scene = replace(scene, solids=solids)
+        solids = [replace(solid, texture=_draw_crop(images, streams[1])) for solid in solids]
     if extras.shake and not fixed_camera:
-        scene = replace(scene, cam_to_world=scene.cam_to_world @ _draw_shake(streams[2], seconds))
-    return scene
+        poses = poses @ _draw_shake(streams[2], seconds)
+    return replace(scene, solids=solids, cam_to_world=poses)
 
 
 def draw_shutter(seed: int) -> Float64[np.ndarray, "m"]:

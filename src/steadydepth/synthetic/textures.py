@@ -22,17 +22,14 @@ class Textures:
 
     def __init__(self, images: UInt8[np.ndarray, "n texel texel 3"], device: torch.device) -> None:
         level = (torch.from_numpy(images).to(device).movedim(-1, 1).float() / 255) ** 2.2
-        rows = []
-        self.sides, self.starts, start = [], [], 0
+        sides, rows = [], []
         for _ in range(LEVELS):
-            self.sides.append(level.shape[-1])
-            self.starts.append(start)
+            sides.append(level.shape[-1])
             rows.append(level.movedim(1, -1).reshape(-1, 3).half())
-            start += len(rows[-1])
             level = F.avg_pool2d(level, 2)
         self.texels = torch.cat(rows)
-        self.side = torch.tensor(self.sides, device=device)
-        self.start = torch.tensor(self.starts, device=device)
+        self.side = torch.tensor(sides, device=device)
+        self.start = torch.tensor([0, *map(len, rows)][:-1], device=device).cumsum(0)
 
     def look_up(
         self, number: Int64[Tensor, "n"], uv: Float[Tensor, "n 2"], footprint: Float[Tensor, "n"]
@@ -44,7 +41,7 @@ class Textures:
             uv: place in it; it repeats at every whole number.
             footprint: how much of it a pixel covers.
         """
-        level = torch.log2((footprint * self.sides[0]).clamp(min=1)).round().long().clamp(max=LEVELS - 1)
+        level = torch.log2((footprint * self.side[0]).clamp(min=1)).round().long().clamp(max=LEVELS - 1)
         side, start = self.side[level], self.start[level]
         place = (uv - uv.floor()) * side[:, None] - 0.5
         low = place.floor()

@@ -123,10 +123,7 @@ def make_clip(
         place = check_device(device)
         label, render = partial(label_on, place), partial(render_on, place)
     labels = [label(strip, width, readout=readout) for strip in strips]
-    depth, objects, flow, flow_valid = (
-        np.concatenate([getattr(one, name) for one in labels], axis=1)
-        for name in ("depth", "objects", "flow", "flow_valid")
-    )
+    joined = {name: np.concatenate([getattr(one, name) for one in labels], axis=1) for name in vars(labels[0])}
     if extras.blur:
         shutter = draw_shutter(seed)
         strips = [replace(strip, scene=at_moments(strip.scene, shutter)) for strip in strips]
@@ -139,11 +136,8 @@ def make_clip(
         name=f"{'fixed' if fixed_camera else 'moving'}_{seed:06d}",
         frames=frames if extras.compress is None else recode(frames, crf=extras.compress),
         fps=fps,
-        depth=depth,
-        valid=depth > 0,
-        objects=objects,
-        flow=flow,
-        flow_valid=flow_valid,
+        **joined,
+        valid=joined["depth"] > 0,
         K=scene.K,
         cam_to_world=scene.cam_to_world,
         fixed_camera=fixed_camera,
