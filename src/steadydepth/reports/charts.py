@@ -89,12 +89,11 @@ def line_chart(
     legend, legend_height = _legend([line.name for line in shown], width)
     low, high = min(values), max(values)
     across = _padded(min(min(line.x) for line in shown if line.x), max(max(line.x) for line in shown if line.x), 0)
-    up = (
-        _padded(math.log10(low), math.log10(high), 0.05)
-        if is_log
-        else (min(low, 0), _padded(min(low, 0), high, 0.05)[1])
-    )
-    up = (10 ** up[0], 10 ** up[1]) if is_log else up
+    if is_log:
+        first, last = _padded(math.log10(low), math.log10(high), 0.05)
+        up = 10**first, 10**last
+    else:
+        up = min(low, 0), _padded(min(low, 0), high, 0.05)[1]
     axes = _Axes(across, up, 58, width - 12, 26 + legend_height, height - 38, is_log)
     drawn = [_drawn_line(line, number, axes) for number, line in enumerate(shown)]
     return _svg(title, width, height, [legend, _frame(axes, x_label, y_label), *drawn])

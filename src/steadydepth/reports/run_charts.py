@@ -66,21 +66,12 @@ def _point(
 
 def draw_clip(name: str, reports: Reports) -> list[str]:
     """Error of each frame and change of each pair of frames in the clip `name`, a line for each report with curves."""
-    curves = {one: (report.get("curves") or {}).get(name) or {} for one, report in reports.items()}
-    consistency = next(
-        (metric for metric in FLICKER if any(_has_values(curve.get(metric)) for curve in curves.values())), None
-    )
-    charts = []
-    for metric in ("abs_rel", consistency):
-        if metric is not None:
-            lines = [
-                Line(one, range(len(curve[metric])), curve[metric])
-                for one, curve in curves.items()
-                if _has_values(curve.get(metric))
-            ]
-            charts.append(line_chart(_NAMES[metric], lines, x_label="frame", y_label=_axis(metric)))
-    return [chart for chart in charts if chart]
+    all_curves = {one: (report.get("curves") or {}).get(name) or {} for one, report in reports.items()}
 
+    def draw(metric: str) -> str:
+        curves = {one: curve.get(metric) or [] for one, curve in all_curves.items()}
+        known = {one: curve for one, curve in curves.items() if any(value is not None for value in curve)}
+        lines = [Line(one, range(len(curve)), curve) for one, curve in known.items()]
+        return line_chart(_NAMES[metric], lines, x_label="frame", y_label=_axis(metric))
 
-def _has_values(curve: list[float | None] | None) -> bool:
-    return curve is not None and any(value is not None for value in curve)
+    return [chart for chart in (draw("abs_rel"), next(filter(None, map(draw, FLICKER)), "")) if chart]
