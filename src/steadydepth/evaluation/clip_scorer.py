@@ -74,14 +74,14 @@ class ClipScorer:
         self._footage, self._with_opw_nvds = footage, settings.with_opw_nvds
         self._size = footage.height, footage.width
         self._static_pixels = None if static_set is None else np.flatnonzero(static_set)
-        self._n_fixed = 0 if self._static_pixels is None else len(self._static_pixels)
         self._inside = crop_mask(settings.protocol.crop, footage.height, footage.width).ravel()
         self._recent: list[Moment] = []
         self._total: dict[str, Part] = {}
         self._label_total: dict[str, Part] = {}
         self._series: PixelSeries | None = None
         self._windows = [Window(length) for length in settings.lengths]
-        self._counts = {"n_frames": 0, "n_skipped": 0, "n_static": 0, "n_moving": 0}
+        n_fixed = 0 if self._static_pixels is None else len(self._static_pixels)
+        self._counts = {"n_frames": 0, "n_skipped": 0, "n_static": 0, "n_moving": 0, "n_fixed": n_fixed}
         self.curves: dict[str, list[float | None]] = {name: [] for name in (*FRAME_CURVES, *PAIR_CURVES)}
 
     def add(
@@ -167,7 +167,7 @@ class ClipScorer:
         if here.valid.all() and there.valid.all():
             own = {name: part.only(-1) for name, part in parts.items()}
         else:
-            own = self._label_pair(before, now, followed, match)
+            own = _label_pair(before, now, followed, match, here.valid, there.valid)
         change = self._of_methods(now.depth) - self._of_methods(before.depth)
         parts |= temporal.tcc_parts(change, there.truth - here.truth, here.valid & there.valid, *self._size)
         if now.change is not None:
@@ -187,16 +187,6 @@ class ClipScorer:
         self._label_total = merge(self._label_total, own)
         return parts
 
-    def _label_pair(self, before: Moment, now: Moment, followed: Match, match: Match) -> dict[str, Part]:
-        """What the label scores along flow, where it may read its own valid pixels alone."""
-        here, there = before.frame.label, now.frame.label
-        assert here is not None
-        assert there is not None
-        known = there.valid[followed.pixels] & sees_only(here.valid, followed.at)
-        parts = along_flow.flow_flicker_parts(before.log[-1:], now.log[-1:], followed.only(known))
-        shown = match.only(sees_only(there.valid, match.at))
-        return parts | along_flow.warping_parts(before.depth[-1:], now.depth[-1:], shown)
-
     def _of_direction(self, source: Moment, target: Moment) -> tuple[dict[str, Part], dict[str, Part]]:
         """Along the poses from one frame to its neighbour; and what the label scores there with holes of its own."""
         poses, K = self._footage.cam_to_world, self._footage.K
@@ -212,8 +202,8 @@ class ClipScorer:
         static, static_there = source.frame.static, target.frame.static
         if static is None or static_there is None:
             return parts, own
-        rigid = rigid_match(here.truth, static, there.log, static_there, move)
-        return parts | temporal.rigid_parts(source.depth, target.log, rigid), own
+        match = rigid_match(here.truth, static, there.log, static_there, move)
+        return parts | temporal.rigid_parts(source.depth, target.log, match, move), own
 
     def _alignment_errors(
         self, source: Moment, target: Moment, move: RigidMove, methods: slice, kept: Chosen, kept_there: Chosen
@@ -283,7 +273,7 @@ class ClipScorer:
 
     def values(self, fits: Mapping[str, ClipFit]) -> dict[str, Values]:
         """Every metric of METRICS, and the counts behind them, for each method; None where one does not apply."""
-        common: Values = {**self._counts, "n_fixed": self._n_fixed, "fixed_camera": self._footage.fixed_camera}
+        common: Values = {**self._counts, "fixed_camera": self._footage.fixed_camera}
         nothing: Values = dict.fromkeys(METRICS)
         found = {}
         for method, name in enumerate(self.methods):
@@ -300,9 +290,18 @@ class ClipScorer:
 
     def length_values(self) -> dict[int | None, Values]:
         """For each of the lengths the temporal metrics of the first method, windows averaged."""
-        n_static, n_moving = self._counts["n_static"], self._counts["n_moving"]
-        counts: Values = {"n_fixed": self._n_fixed, "n_static": n_static, "n_moving": n_moving}
+        counts: Values = {name: self._counts[name] for name in ("n_fixed", "n_static", "n_moving")}
         return {window.length: window.values() | counts for window in self._windows}
+
+
+def _label_pair(
+    before: Moment, now: Moment, followed: Match, match: Match, here: Chosen, there: Chosen
+) -> dict[str, Part]:
+    """What the label scores along flow, where it may read its own valid pixels alone: those of `here` and `there`."""
+    known = there[followed.pixels] & sees_only(here, followed.at)
+    parts = along_flow.flow_flicker_parts(before.log[-1:], now.log[-1:], followed.only(known))
+    shown = match.only(sees_only(there, match.at))
+    return parts | along_flow.warping_parts(before.depth[-1:], now.depth[-1:], shown)
 
 
 def _alignment_values(fit: ClipFit) -> Values:

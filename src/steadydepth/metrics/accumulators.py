@@ -4,9 +4,10 @@ A part is what one frame, one pair of frames or one clip adds. Parts of a metric
 and `result` makes the number, NaN where nothing was counted. Everything is float64, one number a method (m).
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -16,15 +17,18 @@ from steadydepth.ops.moments import Moments
 Numbers = Float64[np.ndarray, "..."]
 
 
-@runtime_checkable
-class Part(Protocol):
-    """Something that can be added to its like, and comes to a number for each method."""
+@dataclass(frozen=True)
+class Part:
+    """Sums that can be added to those of its like, each one number or one for each method, and come to a number."""
 
-    def __add__(self, other: Any) -> "Part": ...
+    def __add__(self, other: Any) -> Any:
+        return replace(self, **{name: value + getattr(other, name) for name, value in vars(self).items()})
 
-    def only(self, method: int) -> "Part":
-        """What belongs to one method."""
+    def only(self, method: int) -> Any:
+        """The part of one method alone."""
+        return replace(self, **{name: _one(value, method) for name, value in vars(self).items()})
 
+    @abstractmethod
     def result(self) -> Numbers:
         """What the sums come to, one number or one for each method; NaN where nothing was counted."""
 
@@ -40,10 +44,14 @@ def merge(first: Parts, second: Parts) -> dict[str, Part]:
     return both
 
 
-def _one(values: Numbers | float, method: int) -> Numbers:
+def no_means(*names: str) -> dict[str, Part]:
+    """Means of nothing under those names, to which parts are added."""
+    return {name: Mean(np.zeros(1), 0.0) for name in names}
+
+
+def _one(values: Any, method: int) -> Any:
     """The value of one method, where there is one for each."""
-    array = np.asarray(values)
-    return array if array.ndim == 0 or len(array) == 1 else array[[method]]
+    return values if np.ndim(values) == 0 or len(values) == 1 else values[[method]]
 
 
 def _divide(total: Numbers, count: Numbers) -> Numbers:
@@ -52,44 +60,30 @@ def _divide(total: Numbers, count: Numbers) -> Numbers:
 
 
 @dataclass(frozen=True)
-class Mean:
+class Mean(Part):
     """A total and what it is divided by: samples, frames or pairs, one number or one for each method."""
 
     total: Numbers
     count: Numbers | float
 
-    def __add__(self, other: "Mean") -> "Mean":
-        return Mean(self.total + other.total, self.count + other.count)
-
-    def only(self, method: int) -> "Mean":
-        """The part of one method alone."""
-        return Mean(_one(self.total, method), _one(self.count, method))
-
     def result(self) -> Numbers:
-        """What the sums come to, one number or one for each method; NaN where nothing was counted."""
+        """The total over the count; NaN where nothing was counted."""
         return _divide(self.total, np.asarray(self.count, np.float64))
 
 
 @dataclass(frozen=True)
-class Count:
+class Count(Part):
     """How many there are, the same for all methods."""
 
     total: int
 
-    def __add__(self, other: "Count") -> "Count":
-        return Count(self.total + other.total)
-
-    def only(self, method: int) -> "Count":
-        """The part of one method alone."""
-        return self
-
     def result(self) -> Numbers:
-        """What the sums come to, one number or one for each method; NaN where nothing was counted."""
+        """The number for all methods."""
         return np.array(float(self.total))
 
 
 @dataclass(frozen=True)
-class Gain:
+class Gain(Part):
     """sum v v* / sum v*^2; NaN where v*, over `count` samples, is below `least` in its root mean square."""
 
     product: Numbers
@@ -97,22 +91,17 @@ class Gain:
     count: int
     least: float
 
-    def __add__(self, other: "Gain") -> "Gain":
-        both = self.product + other.product, self.energy + other.energy, self.count + other.count
-        return Gain(*both, self.least)
-
-    def only(self, method: int) -> "Gain":
-        """The part of one method alone."""
-        return Gain(_one(self.product, method), self.energy, self.count, self.least)
+    def __add__(self, other: Any) -> Any:
+        return replace(super().__add__(other), least=self.least)
 
     def result(self) -> Numbers:
-        """What the sums come to, one number or one for each method; NaN where nothing was counted."""
+        """The gain of each method."""
         changing = self.energy > self.least**2 * max(self.count, 1)
         return _divide(self.product, np.array(self.energy if changing else 0.0))
 
 
 @dataclass(frozen=True)
-class Correlation:
+class Correlation(Part):
     """Pearson correlation of each method with another row."""
 
     moments: Moments
@@ -122,17 +111,14 @@ class Correlation:
         """One part, of at least one pixel."""
         return cls(Moments.of(values, other))
 
-    def __add__(self, other: "Correlation") -> "Correlation":
-        return Correlation(self.moments + other.moments)
-
-    def only(self, method: int) -> "Correlation":
+    def only(self, method: int) -> Any:
         """The part of one method alone."""
         own = self.moments
         of_method = {name: _one(getattr(own, name), method) for name in ("x_mean", "xx", "xy")}
-        return Correlation(replace(own, **of_method))
+        return replace(self, moments=replace(own, **of_method))
 
     def result(self) -> Numbers:
-        """What the sums come to, one number or one for each method; NaN where nothing was counted."""
+        """The correlation of each method; NaN where it or the other row is constant."""
         own = self.moments
         # Rounding leaves a constant about 1e-16 of its size for a deviation: that is none.
         spread = np.asarray(own.xx > own.n * (1e-12 * own.x_mean) ** 2)
@@ -164,20 +150,13 @@ class PixelSeries:
     def __add__(self, other: "PixelSeries") -> "PixelSeries":
         return PixelSeries(self.moments + other.moments)
 
-    def deviation(self) -> Float64[np.ndarray, "m s"]:
-        """Population standard deviation of each pixel that has two values or more."""
-        known = np.asarray(self.moments.n) >= 2
-        return np.sqrt(np.asarray(self.moments.xx)[:, known] / np.asarray(self.moments.n)[known])
-
-    def slope(self) -> Float64[np.ndarray, "m s"]:
-        """Least-squares slope over time of each pixel that has two values or more."""
-        known = np.asarray(self.moments.n) >= 2
-        return np.asarray(self.moments.xy)[:, known] / np.asarray(self.moments.yy)[known]
-
 
 def steady_results(series: PixelSeries, n_frames: int) -> dict[str, Numbers]:
     """tsd, tsd_p95 and drift of log depth at the pixels of the static set, over `n_frames`; NaN without a pixel."""
-    deviation, slope = series.deviation(), series.slope()
+    count, xx, xy, yy = (np.asarray(getattr(series.moments, name)) for name in ("n", "xx", "xy", "yy"))
+    known = count >= 2
+    # Of each pixel that has two values or more: population standard deviation, and least-squares slope over time.
+    deviation, slope = np.sqrt(xx[:, known] / count[known]), xy[:, known] / yy[known]
     n_methods, n = deviation.shape
     if not n:
         return dict.fromkeys(("tsd", "tsd_p95", "drift"), np.full(n_methods, np.nan))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float64
 
-from steadydepth.metrics.accumulators import Correlation, Mean, Part, merge
+from steadydepth.metrics.accumulators import Correlation, Mean, Part, merge, no_means
 from steadydepth.metrics.arrays import (
     Chosen,
     Images,
@@ -54,7 +54,7 @@ def accuracy_scores(depth: Images, truth: Truth, valid: Mask) -> Scores:
         InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
-    total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ACCURACY}
+    total = no_means(*ACCURACY)
     for t in range(stack.n_frames):
         true, kept = pixels_of(truth, valid, t)
         layers = np.where(kept, stack.frame(t), 1.0)

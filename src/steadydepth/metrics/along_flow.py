@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from torch import Tensor
 
-from steadydepth.metrics.accumulators import Count, Mean, Part, merge
+from steadydepth.metrics.accumulators import Count, Mean, Part, merge, no_means
 from steadydepth.metrics.arrays import (
     LEAST_DEPTH_M,
     Chosen,
@@ -76,7 +76,7 @@ def warping_scores(
         InputError: a mask holds a number other than 0 and 1, or the flow is not of this depth.
     """
     stack, start, known = Stack(depth, flow), as_mask(kept), as_mask(flow_valid)
-    total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ("opw", "rtc_1.01", "rtc_1.25")}
+    total = no_means("opw", "rtc_1.01", "rtc_1.25")
     for t in range(stack.n_frames - 1):
         match = photometric_match(
             correspondences_of(flow.pair(t)).forward,
@@ -124,7 +124,7 @@ def flow_flicker(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) -> S
         InputError: a mask holds a number other than 0 and 1, or the flow is not of this depth.
     """
     stack = Stack(depth, flow)
-    total: dict[str, Part] = {"flicker_flow": Mean(np.zeros(1), 0.0), "n_followed": Count(0)}
+    total = no_means("flicker_flow") | {"n_followed": Count(0)}
     for t in range(1, stack.n_frames):
         correspondence = correspondences_of(flow.pair(t - 1)).backward
         now = _frame_of(kept, t)
@@ -167,7 +167,7 @@ def flow_roughness(depth: Images, flow: TwoWayFlow, kept: Mask | None = None) ->
         InputError: a mask holds a number other than 0 and 1, or the flow is not of this depth.
     """
     stack = Stack(depth, flow)
-    total: dict[str, Part] = {"rough_flow": Mean(np.zeros(1), 0.0), "n_followed_twice": Count(0)}
+    total = no_means("rough_flow") | {"n_followed_twice": Count(0)}
     for t in range(1, stack.n_frames - 1):
         ahead, behind = correspondences_of(flow.pair(t)).forward, correspondences_of(flow.pair(t - 1)).backward
         tracked = triple(ahead, behind, _frame_of(kept, t - 1), _frame_of(kept, t), _frame_of(kept, t + 1))
@@ -211,7 +211,7 @@ def opw_nvds(depth: Images, frames: UInt8[np.ndarray, "t h w 3"], flow: TwoWayFl
         InputError: the flow is not of this depth.
     """
     stack = Stack(depth, flow)
-    total: dict[str, Part] = {"opw_nvds": Mean(np.zeros(1), 0.0)}
+    total = no_means("opw_nvds")
     for t in range(1, stack.n_frames):
         colours = colours_of(frames[t - 1]), colours_of(frames[t])
         part = nvds_part(stack.frame(t - 1), stack.frame(t), *colours, correspondences_of(flow.pair(t - 1)).backward)

@@ -66,15 +66,6 @@ class Landings:
         """What each pixel reads there."""
         return places_at(*self.at, *self.flow.shape[:2])
 
-    def of(self, pixels: Int64[np.ndarray, "k"]) -> Places:
-        """What those pixels read: few are placed by themselves, many share the places of all."""
-        x, y = self.at
-        if len(pixels) == len(x):
-            return self.places
-        if "places" in self.__dict__ or 2 * len(pixels) > len(x):
-            return self.places.only(pixels)
-        return places_at(x[pixels], y[pixels], *self.flow.shape[:2])
-
 
 @dataclass(frozen=True)
 class Correspondence:
@@ -86,7 +77,7 @@ class Correspondence:
     def match(self, start: Chosen, end: Chosen | None = None) -> Match:
         """Pixels of `start` that land inside the image and, with `end`, read pixels of `end` alone."""
         pixels = np.flatnonzero(start)
-        at = self.to.of(pixels)
+        at = self.to.places.only(pixels)
         landed = at.inside if end is None else sees_only(end, at)
         return Match(pixels, at).only(landed)
 
@@ -132,13 +123,11 @@ def triple(
 class RigidMove:
     """How the points of one camera's pixels project into another, for any depth d along the pixel's ray.
 
-    The depth there is d * ray_z + offset_z, the pixel (x, y) the first two of d * ray + offset over the third.
+    The depth there is the third of d * ray + offset, the pixel (x, y) the first two over the third.
     """
 
     ray: Float64[np.ndarray, "3 n"]
     offset: Float64[np.ndarray, "3"]
-    ray_z: Pixels
-    offset_z: float
     size: tuple[int, int]  # height and width of both images
 
 
@@ -146,7 +135,7 @@ def pose_move(K: Float64[np.ndarray, "3 3"], source: Pose, target: Pose, size: t
     """The move between two poses of a camera.
 
     Args:
-        K: camera matrix, pixels; the middle of the first pixel is at 0.
+        K: camera matrix, pixels; the middle of the first pixel is at 0, and its last row is 0, 0, 1.
         source: pose of the frame that points are from.
         target: pose of the frame that they are brought to.
         size: height and width of both images.
@@ -154,24 +143,11 @@ def pose_move(K: Float64[np.ndarray, "3 3"], source: Pose, target: Pose, size: t
     transform = np.linalg.inv(target) @ source
     turned = transform[:3, :3] @ np.linalg.inv(K)
     x, y = np.arange(size[1], dtype=np.float64), np.arange(size[0], dtype=np.float64)[:, None]
-
-    def plane(row: Float64[np.ndarray, "3"]) -> Pixels:
-        return (row[0] * x + (row[1] * y + row[2])).ravel()
-
-    ray = np.stack([plane(row) for row in K @ turned])
-    return RigidMove(ray, K @ transform[:3, 3], plane(turned[2]), float(transform[2, 3]), size)
+    ray = np.stack([(row[0] * x + (row[1] * y + row[2])).ravel() for row in K @ turned])
+    return RigidMove(ray, K @ transform[:3, 3], size)
 
 
-@dataclass(frozen=True)
-class RigidMatch:
-    """A match of static points; a depth d at the source pixel is the depth d * ray_z + offset_z in the target."""
-
-    match: Match
-    ray_z: Pixels
-    offset_z: float
-
-
-def rigid_match(truth: Pixels, kept: Chosen, target_log: Pixels, target_kept: Chosen, move: RigidMove) -> RigidMatch:
+def rigid_match(truth: Pixels, kept: Chosen, target_log: Pixels, target_kept: Chosen, move: RigidMove) -> Match:
     """Static pixels, and where the label's depth and the poses put them.
 
     Kept where all neighbours of the landing are static and valid, and the label there is the same surface: |ln g_target
@@ -188,12 +164,12 @@ def rigid_match(truth: Pixels, kept: Chosen, target_log: Pixels, target_kept: Ch
     surface = sample(target_log[None], places)[0]
     same = np.abs(surface - np.log(np.where(z > 0, z, 1))) <= 0.01
     pixels = np.flatnonzero(kept & same & sees_only(target_kept, places))
-    return RigidMatch(Match(pixels, places.only(pixels)), pick(move.ray_z, pixels), move.offset_z)
+    return Match(pixels, places.only(pixels))
 
 
 def reproject(truth: Pixels, move: RigidMove) -> tuple[Pixels, Places]:
     """Depth of every pixel in the other camera, and its place there: outside the image where it is not before it."""
-    z = truth * move.ray_z + move.offset_z
+    z = truth * move.ray[2] + move.offset[2]
     # Rounded, or a camera that stands still lands 1e-14 px beside each pixel and asks for one more neighbour.
     x, y = (np.where(z > 0, at[0], np.nan).round(6) for at in landing(truth[None], move, slice(None)))
     return z, places_at(x, y, *move.size)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from steadydepth.metrics.accumulators import Count, Gain, Mean, Part, merge
+from steadydepth.metrics.accumulators import Count, Gain, Mean, Part, merge, no_means
 from steadydepth.metrics.along_flow import bend
 from steadydepth.metrics.arrays import (
     Chosen,
@@ -147,8 +147,7 @@ def change_scores(depth: Images, truth: Truth, moving: Mask, flow: TwoWayFlow) -
         InputError: a mask holds a number other than 0 and 1, or the flow is not of this depth.
     """
     stack = Stack(depth, flow)
-    total: dict[str, Part] = {"vel": Mean(np.zeros(1), 0.0), "gain": Gain(np.zeros(1), 0.0, 0, LEAST_CHANGE)}
-    total["n_tracked"] = Count(0)
+    total = no_means("vel") | {"gain": Gain(np.zeros(1), 0.0, 0, LEAST_CHANGE), "n_tracked": Count(0)}
     for t in range(stack.n_frames - 1):
         (now, here), (after, there) = pixels_of(truth, moving, t), pixels_of(truth, moving, t + 1)
         correspondence = correspondences_of(flow.pair(t)).forward
@@ -200,8 +199,7 @@ def bend_scores(depth: Images, truth: Truth, moving: Mask, flow: TwoWayFlow) -> 
         InputError: a mask holds a number other than 0 and 1, or the flow is not of this depth.
     """
     stack = Stack(depth, flow)
-    total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ("acc", "rough")}
-    total["n_tracked_twice"] = Count(0)
+    total = no_means("acc", "rough") | {"n_tracked_twice": Count(0)}
     for t in range(1, stack.n_frames - 1):
         frames = [pixels_of(truth, moving, i) for i in (t - 1, t, t + 1)]
         tracked = triple(
@@ -264,7 +262,7 @@ def label_change_scores(depth: Images, truth: Truth, valid: Mask) -> Scores:
         InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
-    total: dict[str, Part] = {name: Mean(np.zeros(1), 0.0) for name in ("ltg_static", "ltg_moving", "lta_moving")}
+    total = no_means("ltg_static", "ltg_moving", "lta_moving")
     total |= {name: Count(0) for name in ("n_unchanged", "n_changed", "n_changed_twice")}
     before = None
     for t in range(stack.n_frames - 1):

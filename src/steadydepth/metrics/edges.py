@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from steadydepth.metrics.accumulators import Gain, Mean, Part, merge
+from steadydepth.metrics.accumulators import Gain, Mean, Part, merge, no_means
 from steadydepth.metrics.arrays import (
     LEAST_DEPTH_M,
     Chosen,
@@ -53,7 +53,7 @@ def boundary_f1(depth: Images, truth: Truth, valid: Mask) -> Float64[Tensor, "*m
     Returns: one float64 a method; NaN where the label of no frame has a relation at t = 1.05.
     """
     stack = Stack(depth)
-    total: dict[str, Part] = {"boundary_f1": Mean(np.zeros(1), 0.0)}
+    total = no_means("boundary_f1")
     for t in range(stack.n_frames):
         true, kept = pixels_of(truth, valid, t)
         layers = np.maximum(stack.frame(t), LEAST_DEPTH_M)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from steadydepth.metrics.accumulators import Count, Mean, Part, PixelSeries, merge, steady_results
+from steadydepth.metrics.accumulators import Count, Mean, Part, PixelSeries, merge, no_means, steady_results
 from steadydepth.metrics.arrays import (
     Chosen,
     Images,
@@ -36,7 +36,7 @@ from steadydepth.metrics.arrays import (
     pick,
     pixels_of,
 )
-from steadydepth.metrics.correspondences import RigidMatch, RigidMove, landing, pose_move, rigid_match
+from steadydepth.metrics.correspondences import Match, RigidMove, landing, pose_move, rigid_match
 from steadydepth.ops.sampling import sample
 
 STATIC_CHANGE = math.log(1.01)
@@ -56,6 +56,7 @@ class StaticSearch:
 
     def __init__(self) -> None:
         self._n_frames = 0
+        self._count, self._low, self._high, self._passed = map(np.asarray, (0, np.inf, -np.inf, False))
 
     def add(self, log_truth: Pixels, valid: Chosen, objects_moving: Bool[np.ndarray, "h w"] | None) -> None:
         """Look at the next frame.
@@ -65,16 +66,12 @@ class StaticSearch:
             valid: where it counts.
             objects_moving: pixels of moving objects; None where the data does not say.
         """
-        if not self._n_frames:
-            self._count = np.zeros(len(valid), np.int64)
-            self._low, self._high = np.full(len(valid), np.inf), np.full(len(valid), -np.inf)
-            self._passed = np.zeros(len(valid), bool)
         self._n_frames += 1
-        self._count += valid
-        np.minimum(self._low, log_truth, out=self._low, where=valid)
-        np.maximum(self._high, log_truth, out=self._high, where=valid)
+        self._count = self._count + valid
+        self._low = np.minimum(self._low, np.where(valid, log_truth, np.inf))
+        self._high = np.maximum(self._high, np.where(valid, log_truth, -np.inf))
         if objects_moving is not None and objects_moving.any():
-            self._passed |= grow(objects_moving).ravel()
+            self._passed = self._passed | grow(objects_moving).ravel()
 
     def result(self) -> Chosen:
         """The set, from all frames."""
@@ -125,7 +122,7 @@ def fixed_camera_scores(depth: Images, valid: Mask, static_set: PixelSet) -> Sco
     """
     stack, chosen = Stack(depth), np.flatnonzero(as_mask(static_set))
     measured = as_mask(valid).reshape(stack.n_frames, -1)[:, chosen]
-    flicker: dict[str, Part] = {"flicker": Mean(np.zeros(1), 0.0)}
+    flicker = no_means("flicker")
     series, before = None, None
     for t in range(stack.n_frames):
         log = pick(stack.log(t), chosen)
@@ -177,27 +174,28 @@ def rigid_error(depth: Images, truth: Truth, valid: Mask, static: Mask, *, K: Ma
     stack = Stack(depth)
     camera, poses = (as_array(one).astype(np.float64) for one in (K, cam_to_world))
     still = as_mask(static) & as_mask(valid)
-    total: dict[str, Part] = {"sre": Mean(np.zeros(1), 0.0), "n_rigid": Count(0)}
+    total = no_means("sre") | {"n_rigid": Count(0)}
     for t in range(stack.n_frames - 1):
         for source, target in ((t, t + 1), (t + 1, t)):
             (true, kept), (other, there) = pixels_of(truth, still, source), pixels_of(truth, still, target)
             move = pose_move(camera, poses[source], poses[target], stack.size)
             match = rigid_match(true, kept, np.log(other), there, move)
-            total = merge(total, rigid_parts(stack.frame(source), stack.log(target), match))
+            total = merge(total, rigid_parts(stack.frame(source), stack.log(target), match, move))
     return stack.scores(total)
 
 
-def rigid_parts(depth: Layers, target_log: Layers, rigid: RigidMatch) -> dict[str, Part]:
+def rigid_parts(depth: Layers, target_log: Layers, match: Match, move: RigidMove) -> dict[str, Part]:
     """What one direction of a pair of frames adds to `sre`.
 
     Args:
         depth: of each method in the source frame, metres.
         target_log: log depth of each method in the other frame.
-        rigid: static pixels of the source, and where they are in the other.
+        match: static pixels of the source, and where they are in the other.
+        move: from the camera of the source to that of the other frame.
     """
-    pixels = rigid.match.pixels
-    moved = pick(depth, pixels) * rigid.ray_z + rigid.offset_z
-    error = np.abs(sample(target_log, rigid.match.at) - log_depth(moved))
+    pixels = match.pixels
+    moved = pick(depth, pixels) * pick(move.ray[2], pixels) + move.offset[2]
+    error = np.abs(sample(target_log, match.at) - log_depth(moved))
     return {"sre": Mean(100 * layer_sums(error), float(len(pixels))), "n_rigid": Count(len(pixels))}
 
 
@@ -223,7 +221,7 @@ def tae(depth: Images, kept: Mask, *, K: Matrix, cam_to_world: Poses) -> Float64
     stack = Stack(depth)
     camera, poses = (as_array(one).astype(np.float64) for one in (K, cam_to_world))
     used = as_mask(kept).reshape(stack.n_frames, -1)
-    total: dict[str, Part] = {"tae": Mean(np.zeros(1), 0.0)}
+    total = no_means("tae")
     for t in range(stack.n_frames - 1):
         for source, target in ((t, t + 1), (t + 1, t)):
             move = pose_move(camera, poses[source], poses[target], stack.size)
@@ -254,7 +252,7 @@ def splat(
     layer = np.arange(n_methods)[:, None] * n
     for block in blocks(n_methods, n):
         own = depth[:, block]
-        z = own * move.ray_z[block] + move.offset_z
+        z = own * move.ray[2, block] + move.offset[2]
         x, y = (np.rint(at, out=at) for at in landing(own, move, block))
         inside = (z > 0) & (x >= 0) & (y >= 0) & (x < width) & (y < height) & (image[block] >= 0)
         y *= width
@@ -303,7 +301,7 @@ def tcc(depth: Images, truth: Truth, valid: Mask) -> Float64[Tensor, "*m"]:
         InputError: a mask holds a number other than 0 and 1.
     """
     stack = Stack(depth)
-    total: dict[str, Part] = {"tcc": Mean(np.zeros(1), 0.0)}
+    total = no_means("tcc")
     for t in range(stack.n_frames - 1):
         (now, here), (after, there) = pixels_of(truth, valid, t), pixels_of(truth, valid, t + 1)
         change = stack.frame(t + 1) - stack.frame(t)
