@@ -45,8 +45,8 @@ def score_clip(
         flat = _constant(settings.constant, footage, depth)
         predictions["constant"] = Prediction(flat, footage, clip.n_frames, protocol)
     fits, static_set, has_label = _survey(footage, predictions, settings)
-    controls = None if settings.constant is None else _Controls()
-    beside = None if reference is None else _Comparison(fits, has_controls=controls is not None)
+    # Of depth as it is scored, and as it is compared with the reference: each remembers its own.
+    controls, compared = (None, None) if settings.constant is None else (_Controls(), _Controls())
     methods = ("model", "constant", *CONTROLS) if controls is not None else ("model",)
     scorer = ClipScorer(footage, settings, methods, static_set)
     values = {name: one.read() for name, one in predictions.items()}
@@ -54,7 +54,8 @@ def score_clip(
         raw = {name: one.resize(next(values[name])) for name, one in predictions.items()}
         found = {name: fits[name].depth(one) for name, one in raw.items()}
         depths, logs = _methods(found, frame, controls)
-        scorer.add(frame, depths, logs, None if beside is None else beside.next(raw, found["reference"], frame))
+        beside = None if reference is None else _compare(raw, found["reference"], frame, fits, compared)
+        scorer.add(frame, depths, logs, beside)
     flow = "label" if footage.flow is not None else "DIS"
     return ScoredClip(
         name=footage.name,
@@ -126,18 +127,19 @@ class _Controls:
     def __init__(self) -> None:
         self._memories: dict[str, Memory] = {}
 
-    def next(self, log: Pixels, frame: SceneFrame) -> dict[str, Pixels]:
-        """The next frame as each filter leaves it; `log` is finite."""
+    def next(self, log: Pixels, frame: SceneFrame) -> list[Pixels]:
+        """The next frame as each of CONTROLS leaves it; `log` is finite."""
 
         def motion() -> tuple[Places, Bool[np.ndarray, "n"]]:
             assert frame.before is not None
             flow = frame.before.image.backward
             return flow.to.places, flow.visible
 
-        found = {}
-        for name, step in FILTERS.items():
-            found[name], self._memories[name] = step(log, self._memories.get(name, {}), motion)
-        return {name: found[name] for name in CONTROLS}
+        found = []
+        for name in CONTROLS:
+            smooth, self._memories[name] = FILTERS[name](log, self._memories.get(name, {}), motion)
+            found.append(smooth)
+        return found
 
 
 def _methods(
@@ -148,23 +150,22 @@ def _methods(
     log = log_depth(model)
     if controls is None:
         return [model], [log]
-    smooth = list(controls.next(log, frame).values())
+    smooth = controls.next(log, frame)
     depths = [model, found["constant"], *map(np.exp, smooth)]
     return depths, [log, log_depth(found["constant"]), *smooth]
 
 
-class _Comparison:
-    """A prediction, its controls and a reference frame by frame, in log depth that needs no label."""
-
-    def __init__(self, fits: Mapping[str, ClipFit], *, has_controls: bool) -> None:
-        self._fits = fits
-        self._controls = _Controls() if has_controls else None
-
-    def next(self, raw: Mapping[str, Pixels], aligned: Pixels, frame: SceneFrame) -> ReferenceFrame:
-        """The next frame, of what is predicted for it by name (`raw`) and the reference as it is scored, in metres."""
-        logs = {name: fit.comparable_log(raw[name], self._fits["reference"]) for name, fit in self._fits.items()}
-        methods = [logs["model"]]
-        if self._controls is not None:
-            methods += [logs["constant"], *self._controls.next(logs["model"], frame).values()]
-        valid = np.isfinite(raw["reference"])
-        return ReferenceFrame(log_depth(aligned), logs["reference"], valid, np.stack(methods))
+def _compare(
+    raw: Mapping[str, Pixels],
+    aligned: Pixels,
+    frame: SceneFrame,
+    fits: Mapping[str, ClipFit],
+    controls: _Controls | None,
+) -> ReferenceFrame:
+    """In log depth that needs no label, what is predicted by name (`raw`), and its controls; `aligned` is in metres."""
+    logs = {name: fit.comparable_log(raw[name], fits["reference"]) for name, fit in fits.items()}
+    methods = [logs["model"]]
+    if controls is not None:
+        methods += [logs["constant"], *controls.next(logs["model"], frame)]
+    valid = np.isfinite(raw["reference"])
+    return ReferenceFrame(log_depth(aligned), logs["reference"], valid, np.stack(methods))

@@ -75,18 +75,6 @@ def evaluate_clip(
     return dict(score_clip(footage_of(clip), open_array(array, claims), settings).methods["model"])
 
 
-def _evaluate_sources(
-    sources: list[Source], settings: Settings, jobs: int | None, tell: Progress, *, controls: bool, data: str
-) -> dict[str, Any]:
-    """The report over clips that are read frame by frame; one that fails is named in it, unless it is strict."""
-    n_jobs = _enough_jobs(sources) if jobs is None else jobs
-    if controls:
-        settings = replace(settings, constant=_geometric_mean(sources, tell))
-    scored = dict(_score_all(sources, settings, n_jobs, tell))
-    tell("scored", len(scored), len(scored))
-    return report_of(scored, settings, data=data)
-
-
 def _settings(
     align: str, protocol: Protocol, lengths: Iterable[int | None], *, strict: bool, opw: str, jobs: int | None
 ) -> Settings:
@@ -286,7 +274,12 @@ def evaluate(
             sources = sources_of_folder(Path(model_or_predictions), paths, chosen, filter=applied)
         if reference is not None:
             sources = with_reference(sources, paths, as_predictor(reference), Path(keep), chosen)
-        report = _evaluate_sources(list(sources), settings, jobs, tell, controls=controls, data=str(data))
+        listed = list(sources)
+        if controls:
+            settings = replace(settings, constant=_geometric_mean(listed, tell))
+        scored = dict(_score_all(listed, settings, _enough_jobs(listed) if jobs is None else jobs, tell))
+        tell("scored", len(scored), len(scored))
+        report = report_of(scored, settings, data=str(data))
     predictions = None if is_model else str(model_or_predictions)
     report["header"] |= {"model": model_name, "predictions": predictions, **applied.noted()}
     if out is not None:

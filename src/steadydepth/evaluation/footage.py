@@ -225,64 +225,49 @@ def scene_frames(footage: Footage, protocol: Protocol, *, has_label: bool) -> It
         protocol: says where labels count.
         has_label: whether depth is read.
     """
-    splitter = _Splitter(footage) if has_label else None
+    last: SceneFrame | None = None
     now: SceneFrame | None = None
     for number, image in enumerate(footage.images()):
         label = read_label(footage, number, protocol) if has_label else None
         after = SceneFrame(number, image, colours_of(image), label)
         if now is not None:
             after = replace(after, before=_motion(footage, now, after))
-            yield now if splitter is None else splitter.split(now, after, after.before)
-        now = after
+            yield _split(footage, now, after)
+        last, now = now, after
     if now is not None:
-        yield now if splitter is None else splitter.split(now, splitter.last, None)
+        yield _split(footage, now, last)
 
 
-class _Splitter:
-    """Distinguishes static pixels from moving ones by the best that the data has."""
-
-    def __init__(self, footage: Footage) -> None:
-        self.source = split_source(footage)
-        self.size = footage.height, footage.width
-        self.last: SceneFrame | None = None
-        self.K, self.poses = footage.K, footage.cam_to_world
-        if self.source == "fixed camera":
-            self.K, self.poses = np.eye(3), np.tile(np.eye(4), (footage.n_frames, 1, 1))
-
-    def split(self, frame: SceneFrame, other: SceneFrame | None, motion: Motion | None) -> SceneFrame:
-        """`frame` with its sets: `other` is the frame after it or, for the last, before it; `motion` leads onward."""
-        self.last = frame
-        label = frame.label
-        assert label is not None
-        if label.objects_moving is not None:
-            found = split_by_objects(label.objects_moving[None], label.valid.reshape(1, *self.size))
-            return replace(frame, static=found.static.ravel(), moving=found.moving.ravel())
-        if self.K is None or self.poses is None:
-            return frame
-        if other is None or other.label is None:
-            nothing = np.zeros(len(label.valid), bool)
-            return replace(frame, static=nothing, moving=nothing)
-        move = pose_move(self.K, self.poses[frame.number], self.poses[other.number], self.size)
-        there = other.label
-        static, moving = split_frame(label.truth, label.valid, there.log, there.valid, move)
-        correspondences = (
-            motion.label if motion is not None else frame.before.label if frame.before is not None else None
-        )
-        if correspondences is not None:
-            moving &= (correspondences.forward if motion is not None else correspondences.backward).visible
-        return replace(frame, static=static, moving=moving)
+def _split(footage: Footage, frame: SceneFrame, other: SceneFrame | None) -> SceneFrame:
+    """`frame` with the sets that the best of the data distinguishes, by the frame after it or, for the last, before."""
+    label, source, size = frame.label, split_source(footage), (footage.height, footage.width)
+    if label is None or source is None:
+        return frame
+    if label.objects_moving is not None:
+        found = split_by_objects(label.objects_moving[None], label.valid.reshape(1, *size))
+        return replace(frame, static=found.static.ravel(), moving=found.moving.ravel())
+    if other is None or other.label is None:
+        nothing = np.zeros(len(label.valid), bool)
+        return replace(frame, static=nothing, moving=nothing)
+    K, poses = footage.K, footage.cam_to_world
+    if K is None or poses is None:  # of a fixed camera
+        K, poses = np.eye(3), np.tile(np.eye(4), (footage.n_frames, 1, 1))
+    move = pose_move(K, poses[frame.number], poses[other.number], size)
+    static, moving = split_frame(label.truth, label.valid, other.label.log, other.label.valid, move)
+    is_last = other.number < frame.number
+    between = frame.before if is_last else other.before
+    if between is not None and between.label is not None:
+        moving &= (between.label.backward if is_last else between.label.forward).visible
+    return replace(frame, static=static, moving=moving)
 
 
 def _motion(footage: Footage, before: SceneFrame, after: SceneFrame) -> Motion:
     image = correspondences_of(pair_from_frames(before.image, after.image))
     trusted = trust(image, before.colours, after.colours)
-    if footage.flow is None:
-        everywhere = np.ones(before.image.shape[:2], bool).ravel()
-        return Motion(None, image, trusted, Correspondence(image.forward.to, everywhere))
-    flow, flow_valid = footage.flow(before.number)
-    if before.label is None:
-        return Motion(None, image, trusted, image.forward)
     size = before.image.shape[:2]
+    if footage.flow is None or before.label is None:
+        return Motion(None, image, trusted, Correspondence(image.forward.to, np.ones(size, bool).ravel()))
+    flow, flow_valid = footage.flow(before.number)
     pair = pair_from_labels(
         flow, flow_valid, before.label.truth.reshape(size).astype(np.float32), before.label.valid.reshape(size)
     )

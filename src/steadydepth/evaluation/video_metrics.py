@@ -1,6 +1,6 @@
 """The metrics of evaluate for code that has clips and predictions in memory: update for each clip, then compute."""
 
-from typing import Any
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -25,9 +25,7 @@ class VideoMetrics:
     def __init__(
         self, *, claims: Claims, align: str = "auto", max_depth: float | None = None, protocol: str = "plain"
     ) -> None:
-        self._settings: dict[str, Any] = {
-            "claims": claims, "align": align, "max_depth": max_depth, "protocol": protocol,
-        }  # fmt: skip
+        self._score = partial(evaluate_clip, claims=claims, align=align, max_depth=max_depth, protocol=protocol)
         self.clips: list[Values] = []  # the metrics of each clip so far
 
     def update(
@@ -44,7 +42,7 @@ class VideoMetrics:
         Raises:
             InputError: the prediction cannot belong to the clip, or the settings are no settings.
         """
-        self.clips.append(evaluate_clip(depth, clip, **self._settings))
+        self.clips.append(self._score(depth, clip))
         return self.clips[-1]
 
     def compute(self) -> dict[str, float | None]:
