@@ -116,13 +116,13 @@ class Fitter:
     are not finite are counted and have no part in the fit.
 
     Args:
-        chosen: how, an alignment of `choose_alignment`.
+        align: how, as `choose_alignment` takes it.
         claims: what the numbers of the prediction mean.
         protocol: which pixels of the label count, and from which depth to which, in metres.
     """
 
-    def __init__(self, chosen: str, claims: Claims, protocol: Protocol) -> None:
-        self.chosen, self.claims, self.protocol = chosen, claims, protocol
+    def __init__(self, align: str, claims: Claims, protocol: Protocol) -> None:
+        self.chosen, self.claims, self.protocol = choose_alignment(align, claims, protocol), claims, protocol
         self._line = Moments.of(np.zeros(0), np.zeros(0))
         self._counts = [np.zeros(65536, np.int64) for _ in range(2)]
         self._halves: list[list[tuple[int, int]]] = [[], []]

@@ -210,7 +210,6 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, str]]:
     """One row for each headline metric that was compared, as text, the columns in order."""
     rows = []
     for found in (comparison.differences[name] for name in HEADLINE if name in comparison.differences):
-        low, high = (f"{end:+.3g}" for end in found.interval) if found.interval else ("", "")
         rows.append(
             {
                 "metric": found.metric,
@@ -219,7 +218,7 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, str]]:
                 "this": f"{found.mean:.4g}",
                 "other": f"{found.other:.4g}",
                 "difference": f"{found.difference:+.3g}",
-                "95 % interval": f"{low} to {high}" if low else "",
+                "95 % interval": " to ".join(f"{end:+.3g}" for end in found.interval or ()),
                 "ratio": "" if found.ratio is None else f"{found.ratio:.3f}",
                 "better in": f"{found.n_better} of {found.n_clips}",
                 "verdict": f"{found.verdict}, less than {LEAST_EDGES} of the other's edges"

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from steadydepth.config import FilterName
-from steadydepth.evaluation.alignment import ClipFit, Fitter, Prediction, choose_alignment
+from steadydepth.evaluation.alignment import ClipFit, Fitter, Prediction
 from steadydepth.evaluation.clip_scorer import ClipScorer, ReferenceFrame, Settings
 from steadydepth.evaluation.footage import Footage, SceneFrame, excerpt, read_label, scene_frames, split_source
 from steadydepth.evaluation.summary import ScoredClip
@@ -38,12 +38,11 @@ def score_clip(
     protocol = settings.protocol
     footage = excerpt(clip, protocol)
     given = {"model": depth} | ({} if reference is None else {"reference": reference})
+    if settings.constant is not None:
+        given["constant"] = _constant(settings.constant, footage, depth)
     predictions = {name: Prediction(one, footage, clip.n_frames, protocol) for name, one in given.items()}
     for prediction in predictions.values():
         prediction.check()
-    if settings.constant is not None:
-        flat = _constant(settings.constant, footage, depth)
-        predictions["constant"] = Prediction(flat, footage, clip.n_frames, protocol)
     fits, static_set, has_label = _survey(footage, predictions, settings)
     # Of depth as it is scored, and as it is compared with the reference: each remembers its own.
     controls, compared = (None, None) if settings.constant is None else (_Controls(), _Controls())
@@ -87,10 +86,7 @@ def _survey(
 ) -> tuple[dict[str, ClipFit], Chosen | None, bool]:
     """The first reading: each prediction's fit, the static set of a fixed camera, whether a label counts anywhere."""
     protocol = settings.protocol
-    fitters = {}
-    for name, one in predictions.items():
-        claims = one.depth.claims
-        fitters[name] = Fitter(choose_alignment(settings.align, claims, protocol), claims, protocol)
+    fitters = {name: Fitter(settings.align, one.depth.claims, protocol) for name, one in predictions.items()}
     search = StaticSearch() if footage.fixed_camera and footage.depth is not None else None
     has_label = False
     for number_of_round in range(max(fitter.n_rounds for fitter in fitters.values())):

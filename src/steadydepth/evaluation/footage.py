@@ -77,8 +77,7 @@ def footage_of(clip: Clip) -> Footage:
 
 def chosen_frames(n_frames: int, protocol: Protocol) -> range:
     """The frames of a clip that the protocol takes."""
-    numbers = range(0, n_frames, protocol.stride)
-    return numbers[: protocol.max_frames]
+    return range(0, n_frames, protocol.stride)[: protocol.max_frames]
 
 
 def excerpt(footage: Footage, protocol: Protocol) -> Footage:
@@ -87,8 +86,7 @@ def excerpt(footage: Footage, protocol: Protocol) -> Footage:
     Over frames that are left out the flow is followed from each to the next (`follow_flow`).
     """
     numbers = chosen_frames(footage.n_frames, protocol)
-    takes_all = numbers == range(footage.n_frames)
-    if takes_all and protocol.cut is None:
+    if numbers == range(footage.n_frames) and protocol.cut is None:
         return footage
     rows, columns = crop_slices(protocol.cut, footage.height, footage.width)
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from steadydepth.data.sequence_folder import Sequence, open_sequence
 from steadydepth.data.sequence_listing import find_sequences, name_of
-from steadydepth.evaluation.alignment import Fitter, choose_alignment
+from steadydepth.evaluation.alignment import Fitter
 from steadydepth.evaluation.sources import open_stored, predict_sequence
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.video_write import H264_SIDE, write_video
@@ -130,10 +130,9 @@ def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.nda
     raw, claims = _depth_in_units_of_claims(shown, sequence, len(clip.frames))
     fitted = shown.report["clips"].get(clip.name, {})
     scale, shift = fitted.get("scale"), fitted.get("shift") or 0.0
-    protocol, align = _protocol_of(shown.report), shown.report["header"]["align"]
-    if not isinstance(align, str):  # of predictions that claim different things, each was aligned by its own
-        align = choose_alignment("auto", claims, protocol)
-    fitter = Fitter(align, claims, protocol)
+    align = shown.report["header"]["align"]
+    # Of predictions that claim different things, each was aligned by its own.
+    fitter = Fitter(align if isinstance(align, str) else "auto", claims, _protocol_of(shown.report))
     for one in raw:
         fitter.count(one)
     fit = fitter.result(has_label=False)
