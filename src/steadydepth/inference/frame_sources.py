@@ -131,14 +131,8 @@ def _open_path(path: Path) -> Source:
         return Source(name, lambda: read_ahead(read_video(path)), video.n_frames, video.fps, path)
     if is_sequence(path):
         sequence = open_sequence(path)
-        numbers, K = range(sequence.n_frames), sequence.K
-        return Source(
-            name,
-            lambda: read_ahead(sequence.read_frames(i, i + 1)[0] for i in numbers),
-            sequence.n_frames,
-            sequence.fps,
-            camera=None if K is None else lambda height, width: K,
-        )
+        camera = None if (K := sequence.K) is None else lambda height, width: K
+        return Source(name, lambda: read_ahead(sequence.images()), sequence.n_frames, sequence.fps, camera=camera)
     if path.is_file() and path.suffix.lower() in FRAME_SUFFIXES:
         return Source(name, lambda: iter((read_colour(path),)), 1, names=(path.stem,))
     if files := _images(path):

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -240,29 +240,28 @@ class Session:
 
 def _filter_shots(predicted: Iterator[_Predicted], learned: VideoFilter) -> Iterator[Result]:
     """The results with their depth filtered there and back, each shot by itself."""
-    failed = list[InputError]()
-    predicted = up_to_error(predicted, failed)
-    first = next(predicted, None)
-    while first is not None:
-        held, after = deque[Result](), list[_Predicted]()
-        for depth in filter_offline(_pairs_of_shot(first, predicted, held, after), learned):
+    failed, n_starts = list[InputError](), 0
+
+    def number_of_shot(one: _Predicted) -> int:
+        nonlocal n_starts
+        n_starts += one[0].is_start
+        return n_starts
+
+    for _, shot in groupby(up_to_error(predicted, failed), number_of_shot):
+        held = deque[Result]()
+        for depth in filter_offline(_measured_pairs(shot, held), learned):
             result = held.popleft()
             raw = result.network_depth
             yield replace(result, network_depth=np.where(is_measured(raw, result.claims), depth, raw))
-        first = after[0] if after else None
     if failed:
         raise failed[0]
 
 
-def _pairs_of_shot(
-    first: _Predicted, predicted: Iterator[_Predicted], held: deque[Result], after: list[_Predicted]
+def _measured_pairs(
+    shot: Iterator[_Predicted], held: deque[Result]
 ) -> Iterator[tuple[Float32[np.ndarray, "i j"], Fitted]]:
-    """Depth and image of each frame of one shot, whose results are `held`; the first one `after` it is kept there."""
-    for one in chain([first], predicted):
-        result, fitted = one
-        if one is not first and result.is_start:
-            after.append(one)
-            return
+    """Depth and image of each frame of one shot, whose results are `held`."""
+    for result, fitted in shot:
         held.append(result)
         raw = result.network_depth
         yield np.where(is_measured(raw, result.claims), raw, np.float32(np.nan)), fitted

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count, takewhile
 from pathlib import Path
 from threading import Event
@@ -104,33 +105,14 @@ def _write_npz(folder: Path, cached: CachedDepth, output: Output) -> None:
     write_prediction_frames(folder, cached.source.name, cached.depth, noted=output.noted(cached.filter))
 
 
-def _write_png16(folder: Path, cached: CachedDepth, output: Output) -> None:
-    name, claims = cached.source.name, cached.claims
-    step, offset = image_scale(*cached.ends(), claims)
-    write_prediction_images(
-        folder,
-        name,
-        cached.depth.read(),
-        claims,
-        depth_scale_m=step,
-        depth_offset=offset,
-        fps=cached.fps,
-        noted=output.noted(cached.filter),
-        names=_names(cached, output),
-    )
-
-
-def _write_exr(folder: Path, cached: CachedDepth, output: Output) -> None:
-    write_prediction_exr(
-        folder,
-        cached.source.name,
-        cached.depth.read(),
-        cached.claims,
-        fps=cached.fps,
-        noted=output.noted(cached.filter),
-        is_half=output.format == "exr16",
-        names=_names(cached, output),
-    )
+def _write_frames(folder: Path, cached: CachedDepth, output: Output) -> None:
+    """A folder of images: png16, exr or exr16."""
+    write: Callable[..., Path] = partial(write_prediction_exr, is_half=output.format == "exr16")
+    if output.format == "png16":
+        step, offset = image_scale(*cached.ends(), cached.claims)
+        write = partial(write_prediction_images, depth_scale_m=step, depth_offset=offset)
+    noted, names = output.noted(cached.filter), _names(cached, output)
+    write(folder, cached.source.name, cached.depth.read(), cached.claims, fps=cached.fps, noted=noted, names=names)
 
 
 def _write_png(folder: Path, cached: CachedDepth, output: Output) -> None:
@@ -151,8 +133,8 @@ def _write_png(folder: Path, cached: CachedDepth, output: Output) -> None:
 
 
 def _write_mp4(folder: Path, cached: CachedDepth, output: Output) -> None:
-    source, images = cached.source, cached.images(None, output.view)
-    write_video(folder / f"{source.name}.mp4", read_ahead(images), cached.fps, like=source.video)
+    path = folder / f"{cached.source.name}.mp4"
+    _write_moving(path, cached.images(None, output.view), cached.fps, like=cached.source.video)
 
 
 def _write_stereo(folder: Path, cached: CachedDepth, output: Output) -> None:
@@ -221,11 +203,11 @@ def _write_rerun(folder: Path, cached: CachedDepth, output: Output) -> None:
 _STEREO = {"sbs": side_by_side, "anaglyph": anaglyph}
 FORMATS: dict[str, Callable[[Path, CachedDepth, Output], None]] = {
     "npz": _write_npz,
-    "png16": _write_png16,
+    "png16": _write_frames,
     "mp4": _write_mp4,
     "mkv": _write_mkv,
-    "exr": _write_exr,
-    "exr16": _write_exr,
+    "exr": _write_frames,
+    "exr16": _write_frames,
     "png": _write_png,
     "sbs": _write_stereo,
     "anaglyph": _write_stereo,
