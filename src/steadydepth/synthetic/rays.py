@@ -133,16 +133,13 @@ def points(
     """
     depth = hits.depth.ravel()
     view = (scene.solids[i].world_to_local[t] @ scene.cam_to_world[t]).astype(depth.dtype)
-    for pixels in _everywhere(depth.size) if i == 0 else _pieces(np.flatnonzero(hits.solid == i)):
+    everywhere = [slice(first, first + PIECE) for first in range(0, depth.size, PIECE)]
+    for pixels in everywhere if i == 0 else _pieces(np.flatnonzero(hits.solid == i)):
         # Three rows one by one: NumPy picks columns of a matrix several times slower.
         local = view[:3, :3] @ np.stack([row[pixels] for row in grid.rays.reshape(3, -1)])
         local *= depth[pixels]
         local += view[:3, 3:]
         yield pixels, local
-
-
-def _everywhere(n: int) -> list[slice]:
-    return [slice(first, min(first + PIECE, n)) for first in range(0, n, PIECE)]
 
 
 def _pieces(pixels: Int64[np.ndarray, "n"]) -> list[Int64[np.ndarray, "m"]]:
