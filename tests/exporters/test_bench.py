@@ -1,4 +1,5 @@
 import json
+import sys
 import time
 from functools import partial
 
@@ -67,7 +68,8 @@ def test_models_are_measured_side_by_side(tmp_path):
     assert found["processes"] == 2
     assert eager["n_calls"] >= 2  # one at least of each
     assert eager["gflops"] == file["gflops"] > 0
-    assert 0 < file["memory_mib"] < eager["memory_mib"] - 50  # no torch in it
+    if sys.platform == "linux":  # which alone says
+        assert 0 < file["memory_mib"] < eager["memory_mib"] - 50  # no torch in it
     for values in (eager, file):
         rate = values["gflops"] / values["p50_ms"] * 1e3
         assert values["peak_share"] == pytest.approx(rate / found["peak_gflops"]["cpu, float32"])
