@@ -205,11 +205,10 @@ def main() -> None:
         opened = open_call(**asked)
         for _ in range(_WARM_UP):
             opened.call()
-    except InputError as error:
-        print(json.dumps({"error": str(error)}), file=answers)
-        return
-    except (ImportError, RuntimeError, AssertionError) as error:  # torch's errors for a device that is not there
-        print(json.dumps({"error": f"{asked['name']}: {str(error).strip().splitlines()[0]}"}), file=answers)
+    # Beside ours torch's errors for a device that is not there.
+    except (InputError, ImportError, RuntimeError, AssertionError) as error:
+        why = str(error) if isinstance(error, InputError) else f"{asked['name']}: {str(error).strip().splitlines()[0]}"
+        print(json.dumps({"error": why}), file=answers)
         return
     print(json.dumps({"precision": opened.precision, "device": opened.device}), file=answers)
     for line in sys.stdin:

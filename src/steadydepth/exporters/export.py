@@ -9,7 +9,6 @@ import copy
 import hashlib
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -18,19 +17,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Num, UInt8
+from jaxtyping import Float32, Num
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from steadydepth.errors import import_extra
 from steadydepth.exporters.graph_rewrites import move_taps
 from steadydepth.exporters.targets import WRITERS
-from steadydepth.files.atomic_writes import check_file, move
+from steadydepth.files.atomic_writes import check_file, hidden_folder, move
 from steadydepth.inference.exported import ExportedNetwork
 from steadydepth.inference.exported_net import ExportedNet
 from steadydepth.inference.network import Network
 from steadydepth.inference.runtime import FORMAT_VERSION, SUFFIXES
-from steadydepth.inference.session import PredictsMany, Session
+from steadydepth.inference.session import Image, PredictsMany, Session
 from steadydepth.models.transformers import TransformersDepth
 from steadydepth.ops.resize import fit_image, shrunk_size
 from steadydepth.synthetic.world import make_clip
@@ -49,8 +48,6 @@ TOLERANCE = 1e-3  # greatest relative difference of a float32 file from eager
 STARTED = "started"
 
 logger = logging.getLogger(__name__)
-
-Image = UInt8[np.ndarray, "h w 3"]
 
 
 class _Step(nn.Module):
@@ -237,9 +234,8 @@ def _begins_with_zeros(model: nn.Module, frames: Frames, depth: Depth, state: St
 @contextmanager
 def staging(out: Path) -> Iterator[Path]:
     """A path of `out`'s name in a folder of its own; `out` and its .bin are moved in place when the block ends well."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
-        part = Path(folder) / out.name
+    with hidden_folder(out.parent, out.name) as folder:
+        part = folder / out.name
         yield part
         # The weights first: whoever finds the .xml finds its weights beside it.
         for suffix in (".bin", out.suffix):

@@ -1,6 +1,5 @@
 """The network of the learned filter as a file that `steadydepth.inference.runtime` runs without torch."""
 
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import torch
 
 from steadydepth.errors import import_extra
-from steadydepth.exporters.targets import described, quiet
+from steadydepth.exporters.targets import quiet, save_onnx
 from steadydepth.files.atomic_writes import check_file, new_file
 from steadydepth.inference.filter_runtime import open_gates
 from steadydepth.inference.filters import LEARNED, choose_filter
@@ -49,14 +48,12 @@ def export_filter(out: str | Path, *, filter: str = LEARNED) -> Path:
     sides = {2: torch.export.Dim("rows", max=4096), 3: torch.export.Dim("columns", max=4096)}
     features = torch.randn(1, N_FEATURES, 40, 56, generator=torch.Generator().manual_seed(0))
     with new_file(path) as part:
-        # Warnings of the exporter's own use of what it has deprecated are nothing that a user could fix.
-        with warnings.catch_warnings(action="ignore"), quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
+        with quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
             program = torch.onnx.export(
                 gates, (features,), dynamo=True, verbose=False, dynamic_shapes=(sides,),
                 input_names=["features"], output_names=["gates"],
             )  # fmt: skip
-        metadata = {"filter": str(chosen), "version": version("steadydepth")}
-        described(program, metadata).save(part, external_data=False)
+        save_onnx(program, {"filter": str(chosen), "version": version("steadydepth")}, part)
         other_size = features[..., :31, :43].contiguous()
         found, expected = open_gates(part)(other_size.numpy()), gates(other_size).detach().numpy()
         if not (difference := float((np.abs(found - expected) / np.maximum(expected, 1)).max())) <= TOLERANCE:

@@ -48,22 +48,27 @@ def write_onnx(
     """
     inputs = ["image", *(beside or {}), *map(state_input, metadata["state"])]
     outputs = ["depth", *map(state_output, metadata["state"] if kept is None else kept)]
-    # Warnings of the exporter's own use of what it has deprecated are nothing that a user could fix.
-    with warnings.catch_warnings(action="ignore"), quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
+    with quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
         exported = trace(graph, _inputs(metadata, beside))
         if decompositions:
             exported = exported.run_decompositions(decompositions)
         program = torch.onnx.export(exported, dynamo=True, input_names=inputs, output_names=outputs, verbose=False)
-    described(program, metadata).save(path, external_data=False)
+    save_onnx(program, metadata, path)
 
 
-def described(program: torch.onnx.ONNXProgram | None, metadata: dict[str, Any]) -> torch.onnx.ONNXProgram:
-    """What `torch.onnx.export` returned, changed in place: our metadata, and none of its notes on each node."""
+def save_onnx(program: torch.onnx.ONNXProgram | None, metadata: dict[str, Any], path: Path) -> None:
+    """Write what `torch.onnx.export` returned, with our metadata and none of its notes on each node.
+
+    Args:
+        program: changed in place.
+        metadata: of the file.
+        path: where it is written.
+    """
     assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
     program.model.metadata_props[METADATA] = json.dumps(metadata)
-    return program
+    program.save(path, external_data=False)
 
 
 def _write_openvino(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
@@ -94,14 +99,14 @@ def _write_litert(graph: nn.Module, metadata: dict[str, Any], path: Path) -> Non
     import litert_torch
 
     # It takes minutes, and prints its progress on standard output.
-    with warnings.catch_warnings(action="ignore"), redirect_stdout(sys.stderr):
+    with quiet(), redirect_stdout(sys.stderr):
         litert_torch.convert(graph, _inputs(metadata)).export(str(path))
     _append(path, metadata)
 
 
 def _write_executorch(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
     """What XNNPACK computes is handed to it; the rest, such as bytes to floats, runs in ExecuTorch's own kernels."""
-    with warnings.catch_warnings(action="ignore"), quiet("", "torch", "executorch"), torch.no_grad():
+    with quiet("", "torch", "executorch"), torch.no_grad():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
@@ -114,8 +119,7 @@ def _write_executorch(graph: nn.Module, metadata: dict[str, Any], path: Path) ->
 def _write_coreml(graph: nn.Module, metadata: dict[str, Any], path: Path) -> None:
     """A package that takes an RGB image, as an app has it: Core ML has no arrays of bytes."""
     height, width = metadata["height"], metadata["width"]
-    silent = warnings.catch_warnings(action="ignore")
-    with silent, quiet("coremltools"), redirect_stdout(sys.stderr), torch.no_grad():
+    with quiet("coremltools"), redirect_stdout(sys.stderr), torch.no_grad():
         import coremltools
 
         exported = trace(_OfImage(graph), (torch.zeros(1, 3, height, width),))
@@ -187,13 +191,17 @@ WRITERS: dict[str, Callable[[nn.Module, dict[str, Any], Path], None]] = {
 
 @contextmanager
 def quiet(*names: str) -> Iterator[None]:
-    """Only errors of these loggers, the root being the empty name; their other messages are not for the user."""
+    """Only errors of these loggers, the root being the empty name, and no warnings.
+
+    Those of an exporter's own use of what it has deprecated are nothing that a user could fix.
+    """
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -18,11 +18,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from steadydepth.errors import InputError
-from steadydepth.exporters.export import Image, describe_tensors, export_model
+from steadydepth.exporters.export import describe_tensors, export_model
 from steadydepth.exporters.targets import write_onnx
 from steadydepth.files.atomic_writes import new_folder
 from steadydepth.inference.filter_runtime import STRENGTH
 from steadydepth.inference.runtime import ExportedModel
+from steadydepth.inference.session import Image
 from steadydepth.models.temporal_filter import TemporalFilter, guides_of, load_gates, start_state
 from steadydepth.ops.lucas_kanade import lucas_kanade_flow
 from steadydepth.page import page_files
@@ -142,7 +143,9 @@ def export_web(
         }  # fmt: skip
         (part / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         for file in (*_WASM, *(_WEBGPU if webgpu else ())):
-            _copy_ort(dist, file, part)
+            if not (dist / file).is_file():
+                raise InputError(f"{dist}: has no {file}; this version of ONNX Runtime Web is not known: {_GET}")
+            shutil.copyfile(dist / file, part / file)
         for file, path in page_files().items():
             if file not in _OF_SERVER:
                 shutil.copyfile(path, part / file)
@@ -190,12 +193,5 @@ def _dist(folder: Path, named: Path) -> Path:
 
 def _version(dist: Path) -> str:
     about = dist.parent / "package.json"
-    return (
-        str(json.loads(about.read_text(encoding="utf-8")).get("version", "unknown")) if about.is_file() else "unknown"
-    )
-
-
-def _copy_ort(dist: Path, file: str, into: Path) -> None:
-    if not (dist / file).is_file():
-        raise InputError(f"{dist}: has no {file}; this version of ONNX Runtime Web is not known: {_GET}")
-    shutil.copyfile(dist / file, into / file)
+    found = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+    return str(found.get("version", "unknown"))
