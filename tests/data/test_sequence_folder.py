@@ -398,6 +398,7 @@ BAD_FOLDERS = {
     ),
     "K ragged": (meta(K=[[1, 0, 0], [0, 1, 0], [0, 1]]), "meta.json", "K: a camera matrix is 3x3"),
     "K singular": (meta(K=[[50, 0, 20], [0, 0, 12], [0, 0, 1]]), "meta.json", "K: singular"),
+    "K transposed": (meta(K=[[50, 0, 0], [0, 50, 0], [20, 12, 1]]), "meta.json", "K: its last row is not 0 0 1"),
     "K zero": (meta(K=[[0, 0, 0]] * 3), "meta.json", "K: singular"),
     "K NaN": (
         meta(K=[[float("nan"), 0, 20], [0, 50, 12], [0, 0, 1]]),

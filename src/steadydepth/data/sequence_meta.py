@@ -13,6 +13,8 @@ from steadydepth.errors import InputError
 from steadydepth.files.damage import refuse_pipe
 from steadydepth.files.listing import unbroken
 
+_CAMERA = "give [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]"
+
 
 class SequenceMeta(BaseModel):
     """What meta.json says; keys unknown to us belong to other tools and are left alone."""
@@ -34,9 +36,9 @@ class SequenceMeta(BaseModel):
             matrix = _array(rows, (3, 3), "a camera matrix is 3x3")
             # Relative to its size: a K in normalised units is as good as one in pixels.
             if np.linalg.cond(matrix) > 1e12:
-                raise ValueError(
-                    "singular; a camera matrix can be inverted: give [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]"
-                )
+                raise ValueError(f"singular; a camera matrix can be inverted: {_CAMERA}")
+            if matrix[2].tolist() != [0, 0, 1]:
+                raise ValueError(f"its last row is not 0 0 1, as that of a transposed one: {_CAMERA}")
         return rows
 
     @field_validator("cam_to_world")
