@@ -16,9 +16,10 @@ from torch.utils.data import Dataset
 
 from steadydepth.data.call_cache import CallCache
 from steadydepth.data.geometric import mirror
-from steadydepth.data.kept_renders import Render, make_ahead, read_render, write_render
+from steadydepth.data.kept_renders import Render, read_render, write_render
 from steadydepth.data.rendered_cameras import code_clips, hold, photograph, view_clips
 from steadydepth.data.samples import NO_AUGMENTATION, Augmentation, Item
+from steadydepth.files.pools import make_ahead
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.ops.photometric import Photometric, augment_clips
 from steadydepth.synthetic.assets import load_assets, pack_assets

@@ -24,8 +24,8 @@ from steadydepth.evaluation.sources import Source, sources_of_folder, sources_of
 from steadydepth.evaluation.summary import ScoredClip, build_report
 from steadydepth.evaluation.windows import Values
 from steadydepth.files.atomic_writes import check_folder, write_json
+from steadydepth.files.pools import ended_at_once, pool_of, processes_at_once
 from steadydepth.files.predictions import open_array
-from steadydepth.files.prefetch import ended_at_once, pool_of, processes_at_once
 from steadydepth.inference.filters import choose_filter
 from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor
 from steadydepth.metrics.arrays import as_array

@@ -1,15 +1,11 @@
 """Reading ahead and writing behind: what waits for a disk, a decoder or an encoder does so in threads of its own."""
 
 import math
-import os
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Thread, current_thread
 from typing import Any, Generic, TypeVar
 
@@ -67,52 +63,6 @@ def for_each_in_threads(function: Callable[[T], None], items: Iterable[T]) -> No
                 running.popleft().result()
         finally:
             threads.shutdown(cancel_futures=True)
-
-
-def processes_at_once(asked: int) -> int:
-    """How many processes a pool has where so many are asked for: on Windows it can wait for 61 at the most."""
-    return min(asked, 61) if sys.platform == "win32" else asked
-
-
-def pool_of(workers: int, begin: Callable[..., object] | None = None, *arguments: object) -> ProcessPoolExecutor:
-    """A pool of processes that end with this one, however that ends.
-
-    They are spawned, not forked: the caller may have started threads (torch, OpenCV) that a forked one would wait for.
-
-    Args:
-        workers: how many, at least 1; `processes_at_once` has the most.
-        begin: called with `arguments` in each process before its first task.
-        arguments: what a process can be sent.
-    """
-    return ProcessPoolExecutor(processes_at_once(workers), get_context("spawn"), _begin_worker, (begin, arguments))
-
-
-def _begin_worker(begin: Callable[..., object] | None, arguments: tuple[object, ...]) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if begin is not None:
-        begin(*arguments)
-
-
-def _end_with_parent() -> None:
-    """A process that waits for its next task does not notice by itself that nobody is left to give one."""
-    if (parent := parent_process()) is not None:
-        parent.join()
-        os._exit(1)
-
-
-@contextmanager
-def ended_at_once(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
-    """A pool just made, that an error or a signal ends at once: nothing that is queued or under way is waited for."""
-    with pool:
-        try:
-            yield pool
-        except BaseException:
-            # Those of this pool alone; Python 3.14 has terminate_workers for it.
-            workers = list((pool._processes or {}).values())
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in workers:
-                worker.terminate()
-            raise
 
 
 class Feed(Generic[T]):

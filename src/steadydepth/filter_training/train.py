@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from steadydepth.config import FilterConfig
 from steadydepth.config_files import load_filter_config
 from steadydepth.data.cuts import shots_of
-from steadydepth.data.kept_renders import make_ahead
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
+from steadydepth.files.pools import make_ahead
 from steadydepth.files.tensors import write_tensors
 from steadydepth.filter_training.clips import LabelledClip, Lesson, draw_lesson, label_clip, parts_of
 from steadydepth.filter_training.learner import Learner

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from steadydepth.files.prefetch import ended_at_once, pool_of, processes_at_once
+from steadydepth.files.pools import ended_at_once, pool_of, processes_at_once
 from steadydepth.files.sequence_writer import write_sequence
 from steadydepth.files.video_write import recode
 from steadydepth.ops.photometric import Photometric, augment_photometric
