@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import av
-import cv2
 import numpy as np
-from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from jaxtyping import Float64, UInt8, UInt16
 
 from steadydepth.errors import InputError
 from steadydepth.files.damage import refuse_pipe
 from steadydepth.files.dolby_vision import base_layer
+from steadydepth.files.video_complete import PacketCheck, says_its_length
+from steadydepth.files.video_display import as_shown, frame_faults
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".gif"),
@@ -29,9 +29,6 @@ VIDEO_SUFFIXES = (
 LOG = logging.getLogger(__name__)
 # How far the rate of a header may be from that of the times, which have ticks.
 _SAME_RATE = 0.01
-_HDR = {16: "PQ, as of HDR10 and Dolby Vision", 18: "HLG"}  # transfer functions of ITU-T H.273
-# Ratios of width to height that a pixel may have.
-_WIDEST_PIXEL = 8.0
 # Containers, by FFmpeg's names, that keep when each frame is shown; and files of them that an index says where each
 # lies, so that a seek is exact, and that begin at 0. The clock of others, as of a broadcast, begins at any time.
 _WITH_TIMES = ("mp4", "matroska", "gif", "mpegts", "flv", "asf")
@@ -64,8 +61,8 @@ def probe_video(path: Path | str) -> VideoInfo:
         first = next(container.decode(stream), None)
         if first is None or not rate:
             raise InputError(f"{path}: no frame can be decoded; a video has at least one: encode or copy it again")
-        height, width = _as_shown(first, stream).shape[:2]
-        n_frames = stream.frames if _says_its_length(container, stream) and _is_first(first, stream) else 0
+        height, width = as_shown(first, stream).shape[:2]
+        n_frames = stream.frames if says_its_length(container, stream) and _is_first(first, stream) else 0
         unit_s = float(stream.time_base)
     if isinstance(path, Path) and not n_frames:
         n_frames, times = scan_video(path)
@@ -98,39 +95,17 @@ def read_video(
     report = report or (lambda fault: _warn_once(f"{path}: {fault}"))
     base = base_layer(path) if isinstance(path, Path) else None
     for frame, stream in _frames_from(path, start, stop):
-        for fault in _frame_faults(frame, stream, base):
+        for fault in frame_faults(frame, stream, base):
             if fault not in reported:
                 reported.add(fault)
                 report(fault)
-        yield _as_shown(frame, stream)
+        yield as_shown(frame, stream)
 
 
 @lru_cache(maxsize=1024)
 def _warn_once(fault: str) -> None:
     """Clips are read from one file many times."""
     LOG.warning("%s", fault)
-
-
-def _frame_faults(frame: Any, stream: Any, base: str | None) -> list[str]:
-    """What is wrong with how a decoded frame is shown, each with what to do; `base` is the `base_layer` of its file."""
-    faults = []
-    transfer = int(frame.color_trc or stream.codec_context.color_trc or 0)
-    light = _HDR.get(transfer) or (f"{base}, as Dolby Vision has it" if base in ("PQ", "HLG") else None)
-    if base == "own":
-        faults.append(
-            "Dolby Vision of profile 5, whose colours are none but its own: shown green and violet: convert it to "
-            "BT.709 first (ffmpeg -vf libplacebo=colorspace=bt709:color_primaries=bt709:color_trc=bt709)"
-        )
-    elif light:
-        faults.append(
-            f"high dynamic range ({light}), shown without tone mapping, so darker and paler than it is meant: "
-            "convert it to BT.709 first (ffmpeg -vf zscale,tonemap)"
-        )
-    if frame.interlaced_frame:
-        faults.append("interlaced: moving edges are combs: deinterlace it first (ffmpeg -vf bwdif)")
-    if frame.is_corrupt:
-        faults.append("damaged: parts of some frames are made up by the decoder: encode or copy it again")
-    return faults
 
 
 def open_container(file: Any, mode: Literal["r", "w"] = "r", **options: Any) -> Any:
@@ -246,7 +221,7 @@ def _decoded(path: Path | str, from_time: int | None = None) -> Iterator[tuple[A
     with opened_video(path) as (container, stream):
         if from_time is not None:
             container.seek(from_time, stream=stream, backward=True)
-        end = _End(path)
+        end = PacketCheck(path)
         for packet in container.demux(stream):
             end.see(packet)
             for frame in packet.decode():
@@ -259,7 +234,7 @@ def _decoded(path: Path | str, from_time: int | None = None) -> Iterator[tuple[A
 def _scan(path: Path, _size: int, _changed: int) -> tuple[int, np.ndarray | None]:
     times: list[int | None] = []
     with opened_video(path) as (container, stream):
-        end, keys = _End(path), []
+        end, keys = PacketCheck(path), []
         for packet in container.demux(stream):
             end.see(packet)
             if packet.size and not packet.is_discard:
@@ -304,88 +279,6 @@ def scan_video(path: Path) -> tuple[int, np.ndarray | None]:
     return _scan(path, status.st_size, status.st_mtime_ns)
 
 
-class _End:
-    """Sees the packets of a stream, and says at the end whether all were there that the file promises."""
-
-    def __init__(self, path: Path | str) -> None:
-        self.path = path
-        self.n_packets = 0
-        self.first, self.last, self.end = 0, 0, 0  # in the time base of the stream
-
-    def see(self, packet: Any) -> None:
-        """The next packet; InputError when it is damaged."""
-        if not packet.size:
-            return
-        if packet.is_corrupt:
-            where = "" if packet.pts is None else f" at {float(packet.pts * packet.time_base):.2f} s"
-            raise InputError(f"{self.path}: truncated or damaged{where}: encode or copy it again")
-        shown = packet.pts or 0
-        self.first = min(self.first, shown) if self.n_packets else shown
-        self.last = max(self.last, shown) if self.n_packets else shown
-        self.end = max(self.end, shown + (packet.duration or 0))
-        self.n_packets += 1
-
-    def check(self, container: Any, stream: Any, *, is_from_start: bool) -> None:
-        """InputError when less came out of the file than it promises; FFmpeg itself ends without a word."""
-        unit_s = float(stream.time_base)
-        frame_s = float(1 / stream.average_rate) if stream.average_rate else 0.0
-        if "mp4" in container.format.name:
-            promised_s = float((stream.duration or 0) * unit_s)
-        else:
-            promised_s = _seconds(stream.metadata.get("DURATION", "")) or stream.frames * frame_s
-        if self.n_packets > 1:  # the rate of the header may be the tick of a clock
-            frame_s = max(frame_s, (self.last - self.first) * unit_s / (self.n_packets - 1))
-        is_short = is_from_start and _says_its_length(container, stream) and self.n_packets < stream.frames
-        if container.format.name == "gif" and isinstance(self.path, Path):
-            # It promises no length, but ends with a semicolon, and perhaps zeros.
-            with self.path.open("rb") as file:
-                file.seek(max(0, self.path.stat().st_size - 64))
-                is_short = not file.read().rstrip(b"\0").endswith(b";")
-        if is_short or self.end * unit_s < promised_s - 2 * frame_s:
-            raise InputError(f"{self.path}: truncated; it ends too early: copy or encode it again")
-
-
-def _says_its_length(container: Any, stream: Any) -> bool:
-    """Whether the header's number of frames can be trusted: an edit list hides frames that it counts."""
-    if "mp4" not in container.format.name or not stream.frames or not stream.duration or not stream.average_rate:
-        return False
-    return abs(float(stream.duration * stream.time_base * stream.average_rate) - stream.frames) < 0.5
-
-
 def _is_first(frame: Any, stream: Any) -> bool:
     """Whether the first frame that can be decoded is the first that there is."""
     return frame.pts is None or stream.start_time is None or frame.pts <= stream.start_time
-
-
-def _seconds(clock: str) -> float:
-    """Seconds of Matroska's 00:00:02.000000000, 0 when there is none."""
-    try:
-        hours, minutes, seconds = clock.split(":") if clock.count(":") == 2 else ("0", "0", "0")
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    except ValueError:
-        return 0.0
-
-
-def _as_shown(frame: Any, stream: Any) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB of a decoded frame as players show it: with square pixels, mirrored and turned by its display matrix."""
-    image = frame.to_ndarray(format="rgb24")
-    wide = float(stream.sample_aspect_ratio or 1)
-    if wide != 1 and 1 / _WIDEST_PIXEL <= wide <= _WIDEST_PIXEL:
-        width = max(1, round(image.shape[1] * wide))
-        how = cv2.INTER_AREA if wide < 1 else cv2.INTER_LINEAR
-        image = cv2.resize(image, (width, image.shape[0]), interpolation=how)
-    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
-    return np.ascontiguousarray(image if matrix is None else _displayed(image, bytes(matrix)))
-
-
-def _displayed(image: np.ndarray, matrix: bytes) -> np.ndarray:
-    """The image through a display matrix: nine 32-bit numbers a b u c d v x y w, (x, y) shown at (ax + cy, bx + dy).
-
-    Of any matrix, the nearest of the eight that mirror and turn by quarters.
-    """
-    if len(matrix) < 36:
-        return image
-    a, b, _, c, d = np.frombuffer(matrix, "i4", 5).tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        image, (a, d) = image.swapaxes(0, 1), (c, b)
-    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
