@@ -16,7 +16,7 @@ from steadydepth.config_files import load_config
 from steadydepth.data.loader import ClipSamples
 from steadydepth.data.loader_workers import load_items
 from steadydepth.data.samples import make_batch
-from steadydepth.method.absolute_loss import ABSOLUTE
+from steadydepth.method.absolute_loss import ABSOLUTE, lost_edges
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.method.relative_loss import relative_loss
 from steadydepth.training.samples import open_samples
@@ -41,8 +41,9 @@ class Bench:
         asked = self.asked
         sizes = [f"data.height={asked.height}", f"data.width={asked.width}", f"data.clip_length={asked.frames}"]
         steps = [f"optim.batch={asked.clips}", f"optim.steps={STEPS}", "data.strides=[1]", "run.device=cpu"]
+        steps.append("loss.relative_features=0")  # of stills, which these strides have none of
         places = [f"data.root={asked.data}", f"run.folder={self.folder / name}"]
-        return load_config(Path("configs/demo.yaml"), [*sizes, *steps, *places, "run.log_every=10", *overrides])
+        return load_config("demo", [*sizes, *steps, *places, "run.log_every=10", *overrides])
 
     def time(self, arms: dict[str, Callable[[], object]]) -> Spent:
         """Seconds of every arm, one of each a round; the first round warms up and does not count."""
@@ -72,7 +73,9 @@ class Bench:
                 motion_gain_weight=loss.motion_gain_weight,
             )
             optimizer.zero_grad()
-            (ABSOLUTE[loss.absolute](depth, batch.depth, batch.valid) + loss.relative_weight * relative).backward()
+            absolute = ABSOLUTE[loss.absolute](depth, batch.depth, batch.valid)
+            absolute = absolute + loss.edges * lost_edges(depth, batch.depth, batch.valid)
+            (absolute + loss.relative_weight * relative).backward()
             nn.utils.clip_grad_norm_(model.parameters(), most)
             optimizer.step()
 

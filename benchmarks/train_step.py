@@ -15,8 +15,8 @@ g  two processes against one, a thread and a core each, with twice the clips: sp
 h  rendering the clips of a step (`synthetic` of data.sources) against the step: new clips, and clips shown again in
    other light; of furniture with --assets, else of simple bodies. It takes minutes; only with --parts h
 
-The net and the loss are those of configs/demo.yaml; the clips are made, unless --data names a folder of them. A ratio
-is the median over the rounds, with its quartiles.
+The net and the loss are those of configs/demo.yaml, without its loss of stills; the clips are made, unless --data names
+a folder of them. A ratio is the median over the rounds, with its quartiles.
 """
 
 import argparse
