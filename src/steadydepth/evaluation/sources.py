@@ -190,11 +190,11 @@ def open_stored(folder: Path, path: Path, protocol: Protocol, *, filter: ChosenF
     stored = open_predictions(folder, name_of(path))
     if filter.name == NONE:
         return stored
-    whole, every = open_footage(path), replace(protocol, stride=1, max_frames=None)
-    footage = excerpt(whole, every if stored.n_frames == whole.n_frames else protocol)
+    clip, every_frame = open_footage(path), replace(protocol, stride=1, max_frames=None)
+    footage = excerpt(clip, every_frame if stored.n_frames == clip.n_frames else protocol)
     if stored.n_frames != footage.n_frames:
         raise InputError(
-            f"{folder}: {stored.n_frames} predicted frames of {footage.name}, which has {whole.n_frames}: a filter "
+            f"{folder}: {stored.n_frames} predicted frames of {footage.name}, which has {clip.n_frames}: a filter "
             "needs each frame; predict them all, or leave the filter out"
         )
     size = stored.height, stored.width

@@ -43,12 +43,6 @@ class Drawn:
     visible: Bool[np.ndarray, "t h w"]  # True where the frame before shows the same point
     predicted: Float32[np.ndarray, "t h w"] | None = None
 
-    @property
-    def motion(self) -> Float32[np.ndarray, "t h w 2"]:
-        """The motion as in use, estimated from the frames."""
-        steps = [fast_flow(now, before) for before, now in pairwise(self.frames)]
-        return np.stack([np.zeros_like(self.true_motion[0]), *steps])
-
 
 @dataclass(frozen=True)
 class Lesson:
@@ -146,7 +140,13 @@ def draw_lesson(
         seed = torch.Generator().manual_seed(int(generator.integers(2**62)))
         imagined = imagine(frames, torch.from_numpy(drawn.depth)[None], seed)
         raw, target = imagined.predicted[0].numpy(), imagined.steady[0].numpy()
-    return Lesson(drawn.frames, raw, target, drawn.motion, drawn.true_motion, drawn.visible)
+    return Lesson(drawn.frames, raw, target, _estimate_motion(drawn.frames), drawn.true_motion, drawn.visible)
+
+
+def _estimate_motion(frames: UInt8[np.ndarray, "t h w 3"]) -> Float32[np.ndarray, "t h w 2"]:
+    """Where each pixel was in the frame before, as in use: from the frames alone; 0 of the first."""
+    steps = [fast_flow(now, before) for before, now in pairwise(frames)]
+    return np.stack([np.zeros((*frames.shape[1:3], 2), np.float32), *steps])
 
 
 def _draw_numbers(length: int, n_frames: int, generator: np.random.Generator) -> Int64[np.ndarray, "t"]:

@@ -4,7 +4,7 @@ A part is what one frame, one pair of frames or one clip adds. Parts of a metric
 and `result` makes the number, NaN where nothing was counted. Everything is float64, one number a method (m).
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +18,7 @@ Numbers = Float64[np.ndarray, "..."]
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(ABC):
     """Sums that can be added to those of its like, each one number or one for each method, and come to a number."""
 
     def __add__(self, other: Any) -> Any:

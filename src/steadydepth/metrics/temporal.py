@@ -56,7 +56,8 @@ class StaticSearch:
 
     def __init__(self) -> None:
         self._n_frames = 0
-        self._count, self._low, self._high, self._passed = map(np.asarray, (0, np.inf, -np.inf, False))
+        self._count, self._passed = np.array(0), np.array(False)
+        self._low, self._high = np.array(np.inf), np.array(-np.inf)
 
     def add(self, log_truth: Pixels, valid: Chosen, objects_moving: Bool[np.ndarray, "h w"] | None) -> None:
         """Look at the next frame.

@@ -150,10 +150,10 @@ def _depth_in_units_of_claims(
     if not isinstance(source, Path):
         stop = None if filter.is_offline else n_frames  # there and back is from the end
         return predict_sequence(source, sequence, filter=filter, stop=stop)[:n_frames], claims_of(source)
-    protocol, whole = _protocol_of(shown.report), (sequence.height, sequence.width)
+    protocol, frame = _protocol_of(shown.report), (sequence.height, sequence.width)
     stored = open_stored(source, sequence.path, protocol, filter=filter)
-    part = kb_part(protocol, (stored.height, stored.width), *whole) or crop_slices(protocol.cut, *whole)
-    if part != crop_slices(None, *whole):
+    part = kb_part(protocol, (stored.height, stored.width), *frame) or crop_slices(protocol.cut, *frame)
+    if part != crop_slices(None, *frame):
         raise InputError(f"{source}: predicts a part of each frame, as {protocol.name} has it, and is not shown")
     if stored.n_frames != sequence.n_frames:
         raise InputError(f"{source}: {stored.n_frames} predicted frames for {sequence.n_frames}: predict every frame")
