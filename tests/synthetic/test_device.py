@@ -70,5 +70,11 @@ def test_the_command_renders_on_the_device(tmp_path, monkeypatch, run):
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "meta"])
 def test_a_device_that_cannot_be_used_is_refused(name):
-    with pytest.raises(InputError, match=f"device {name}: cannot be used .*: give one that computes with 64 bits"):
+    with pytest.raises(InputError, match=f"device {name}: cannot be used .*: give cpu, or one that"):
         make_clip(6, fixed_camera=True, device=name, **SIZES)
+
+
+def test_a_device_without_64_bits_is_refused(monkeypatch):
+    monkeypatch.setattr(renderer, "has_float64", lambda device: False)
+    with pytest.raises(InputError, match="device cpu: has no float64"):
+        make_clip(6, fixed_camera=True, device="cpu", **SIZES)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steadydepth.config import FilterConfig
 from steadydepth.models.temporal_filter import FilterGates
+from steadydepth.ops.devices import find_device
 from steadydepth.training.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, remove_remains, save_checkpoint
 from steadydepth.training.log import LOG, add_line, keep_lines_until
 from steadydepth.types import InputError
@@ -27,11 +28,11 @@ class Learner:
         learns_from: what else the weights depend on, as values of JSON.
 
     Raises:
-        InputError: another training was cut in the folder, or its checkpoints are damaged.
+        InputError: another training was cut in the folder, its checkpoints are damaged, or the device is not there.
     """
 
     def __init__(self, gates: FilterGates, config: FilterConfig, folder: Path, *, learns_from: Any = None) -> None:
-        self.gates, self.config, self.folder = gates.to(config.device), config, folder
+        self.gates, self.config, self.folder = gates.to(find_device(config.device)), config, folder
         self.optimizer = torch.optim.AdamW(gates.parameters(), lr=config.learning_rate, weight_decay=1e-4)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.number, self.share, self.spent_s = 0, 0.0, 0.0  # batches, the share of all that is over, and seconds

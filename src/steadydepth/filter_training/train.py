@@ -49,7 +49,8 @@ def train_filter(config: FilterConfig | Path | str) -> Path | None:
     Returns: the file of weights, `out` of the config; None where it was asked to stop.
 
     Raises:
-        InputError: the config does not fit, or a training of another one was cut beside `out`.
+        InputError: the config does not fit, the device is not there, or a training of another one was cut beside
+            `out`.
     """
     if not isinstance(config, FilterConfig):
         config = load_filter_config(config)

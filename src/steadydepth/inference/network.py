@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from steadydepth.inference.session import Fitted, Image
 from steadydepth.method.sequence import check_outputs, check_state
 from steadydepth.models.declare import claims_of
+from steadydepth.ops.devices import find_device
 from steadydepth.ops.resize import shrink_image
 from steadydepth.types import InputError, State
 
@@ -40,7 +41,7 @@ class Network:
                 them as they are.
 
         Raises:
-            InputError: the model is no module or claims nothing, or `max_side` is below 1.
+            InputError: the model is no module or claims nothing, the device is not there, or `max_side` is below 1.
         """
         if not isinstance(model, nn.Module):
             raise InputError(f"the model is {type(model).__name__}; it is an nn.Module; load takes names")
@@ -48,7 +49,7 @@ class Network:
         if max_side is not None and max_side < 1:
             raise InputError(f"max_side is {max_side}; it is the longer side in pixels for the network: give 1 or more")
         own = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-        self.device = torch.device(device) if device is not None else own
+        self.device = own if device is None else find_device(device)
         # Of models that were made for images of some size.
         self.model, self.max_side = model.to(self.device), max_side or getattr(model, "max_side", None)
         self._least_side = int(getattr(model, "least_side", 1))

@@ -59,7 +59,7 @@ class Predictor:
             strength: of the learned filter, from 0 to 1; None takes its own.
 
         Raises:
-            InputError: the model claims nothing, there is no such filter, or `max_side` does not fit.
+            InputError: the model claims nothing, there is no such filter or device, or `max_side` does not fit.
         """
         self.filter = choose_filter(filter, strength)
         self.network: Network | ExportedNetwork
@@ -190,7 +190,7 @@ def load(
         strength: of the learned filter, from 0, the depth as it is, to 1; None takes its own.
 
     Raises:
-        InputError: there is no such model, or it cannot be read.
+        InputError: there is no such model or device, or the model cannot be read.
     """
     if not isinstance(name, str | Path):
         raise InputError(

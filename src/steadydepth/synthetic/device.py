@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
+from steadydepth.ops.devices import find_device, has_float64
 from steadydepth.synthetic.meshes import meet_triangles
 from steadydepth.synthetic.rays import Grid, Labels, flow_to, make_grid, meet_ball, meet_box, project, transform
 from steadydepth.synthetic.rolling_shutter import Readout, Strip
@@ -48,16 +49,10 @@ def check_device(name: str) -> torch.device:
     Raises:
         InputError: it is not there, or cannot compute with 64 bits, as labels are.
     """
-    try:
-        one = torch.ones(1, dtype=torch.float64, device=name)
-        one.item()
-        return one.device
-    # What torch raises for a name it does not know, for Apple's GPU, which has no 64 bits, and in builds without CUDA.
-    except (RuntimeError, TypeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"device {name}: cannot be used ({reason}): give one that computes with 64 bits, such as cuda, or none"
-        ) from error
+    device = find_device(name)
+    if not has_float64(device):
+        raise InputError(f"device {name}: has no float64, which labels need: give one that has, such as cuda, or none")
+    return device
 
 
 def label_on(device: torch.device, strip: Strip, width: int, *, readout: Readout | None) -> Labels:
