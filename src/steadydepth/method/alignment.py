@@ -5,11 +5,10 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from steadydepth.ops import alignment
+from steadydepth.ops.devices import has_float64
 from steadydepth.types import Batch, Claims, Depth, Labels, Valid
 
 LEAST_DEPTH_M = 1e-3  # an offset may push an aligned depth below zero; a logarithm comes next
-# Devices that have no float64, in which fits are computed: they are on the CPU then.
-_WITHOUT_64_BITS = ("mps",)
 
 
 def align_to_labels(predicted: Depth, batch: Batch, claims: Claims) -> tuple[Depth, Depth | None]:
@@ -49,7 +48,7 @@ def align_clips(depth: Depth, truth: Depth, valid: Valid, claims: Claims, *, sin
     """
     if claims == "metric":
         return depth
-    if depth.device.type in _WITHOUT_64_BITS:
+    if not has_float64(depth.device):  # in which fits are computed
         return align_clips(depth.cpu(), truth.cpu(), valid.cpu(), claims, single=single).to(depth.device)
     if single:
         images, labels, kept = (one.flatten(0, 1)[:, None] for one in (depth, truth, valid))
