@@ -21,6 +21,7 @@ from steadydepth.method.update import build_optimizer
 from steadydepth.models.depth_net import DepthNet
 from steadydepth.models.features import last_layer
 from steadydepth.training.log import LossMeter
+from steadydepth.training.processes import random_state, set_random_state
 from steadydepth.training.setup import average_weights, choose_losses
 from steadydepth.training.state import TrainingState, Watchers, pack
 from steadydepth.training.step import train_step
@@ -108,6 +109,23 @@ def test_a_device_without_64_bits_has_its_clips_aligned_on_the_cpu(single, error
 def test_sums_of_two_devices_are_noticed():
     with FakeTensorMode(), pytest.raises(RuntimeError, match=r"at least two devices, cuda:0 and cpu"):
         torch.rand(3, device="cuda") + torch.rand(3)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu"])
+def test_random_numbers_go_on_on_an_accelerator_of_any_kind(monkeypatch, kind):
+    device, restored = torch.device(kind, 0), {}
+    module = torch.get_device_module(kind)
+    monkeypatch.setattr(module, "get_rng_state", lambda of: torch.tensor([7 if of == device else 0]))
+    monkeypatch.setattr(module, "set_rng_state", lambda state, of: restored.update({of: int(state)}))
+    state = random_state(device)
+    drawn = torch.rand(3)
+    set_random_state(state, device)
+    assert torch.equal(torch.rand(3), drawn)
+    assert restored == {device: 7}
+    # A run that began elsewhere goes on with the CPU's alone.
+    set_random_state({"cpu": state["cpu"]}, device)
+    set_random_state(state, torch.device("cpu"))
+    assert restored == {device: 7}
 
 
 class CountCopies(TorchDispatchMode):

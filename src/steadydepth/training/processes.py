@@ -82,14 +82,16 @@ def any_process(mine: bool, accelerator: "Accelerator") -> bool:
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     """The states of this process's random generators, on the CPU and on `device`."""
     state = {"cpu": torch.get_rng_state()}
-    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state(device)
+    return state
 
 
-def set_random_state(state: dict[str, torch.Tensor]) -> None:
-    """Set the generators to what `random_state` returned; that of a GPU only where there is one."""
+def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Set the generators to what `random_state` returned; that of `device` where the state has one of its kind."""
     torch.set_rng_state(state["cpu"].clone())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].clone())
+    if device.type != "cpu" and device.type in state:
+        torch.get_device_module(device).set_rng_state(state[device.type].clone(), device)
 
 
 def shard(model: nn.Module) -> None:

@@ -103,7 +103,7 @@ def unpack(
     processes = packed["processes"]
     if len(processes) == accelerator.num_processes:
         own = processes[accelerator.process_index]
-        set_random_state(own["random"])
+        set_random_state(own["random"], accelerator.device)
         processes = [own]
     elif not accelerator.is_main_process:
         processes = []
