@@ -310,6 +310,15 @@ def test_a_page_has_the_name_of_its_model(model, name, tmp_path, monkeypatch):
     assert names == [name]
 
 
+def test_a_model_that_is_given_stays_where_it_is(model, tmp_path, monkeypatch):
+    """One that trains on a GPU goes on there."""
+    given = []
+    monkeypatch.setattr(export, "export_model", lambda one, *_, **__: given.append(one))
+    sd.export(model.to("meta"), to="onnx", size=(64, 96), out=tmp_path / "model.onnx")
+    assert given == [model]
+    assert {one.device.type for one in (*model.parameters(), *model.buffers())} == {"meta"}
+
+
 def test_what_is_no_exported_file_is_refused(files, tmp_path, monkeypatch):
     (tmp_path / "broken.onnx").write_bytes(files["onnx"].read_bytes()[:5000])
     (tmp_path / "empty.onnx").touch()

@@ -209,10 +209,10 @@ def load(
 
 
 def as_predictor(model: AnyModel, *, device: str | None = None) -> Predictor:
-    """A model by its name, or as it is, ready to predict."""
+    """A model by its name, on `device`, or as it is and where it is, ready to predict."""
     if isinstance(model, Predictor):
         return model
-    return load(model, device=device) if isinstance(model, str | Path) else Predictor(model, device=device)
+    return load(model, device=device) if isinstance(model, str | Path) else Predictor(model)
 
 
 def as_image(image: AnyImage) -> Image:
