@@ -13,6 +13,7 @@ from tiny_transformers import CONFIGS, dinov2, save_tiny  # noqa: E402
 from transformers import CONFIG_MAPPING, AutoModelForDepthEstimation, pipeline  # noqa: E402
 from transformers.models.auto.modeling_auto import MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES  # noqa: E402
 
+from steadydepth.inference.network import Network  # noqa: E402
 from steadydepth.method.update import build_optimizer  # noqa: E402
 from steadydepth.models.claimed import floor_depth  # noqa: E402
 from steadydepth.models.load import load_model  # noqa: E402
@@ -158,3 +159,22 @@ def test_a_frame_too_small_for_the_processor_is_named(tmp_path):
     model = load_model(save_tiny("glpn", tmp_path))
     with pytest.raises(InputError, match=r"frames are 20 x 64, which GLPNImageProcessor cannot take"):
         model(torch.zeros(1, 1, 3, 20, 64))
+
+
+def test_a_device_without_memory_is_not_taken_for_a_wrong_size(tmp_path):
+    """Fewer frames are asked for then (`inference.network`)."""
+    model = load_model(save_tiny("depth_anything", tmp_path)).eval()
+    asked = []
+
+    def process(images, **options):
+        asked.append(len(images))
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("for 2 images")
+        return processor(images=images, **options)
+
+    processor, model.processor = model.processor, process
+    process.post_process_depth_estimation = processor.post_process_depth_estimation
+    frame = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    depth, _ = Network(model)([frame] * 3, None)
+    assert asked == [3, 1, 1, 1]
+    assert (depth[0] == depth).all()

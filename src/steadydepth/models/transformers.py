@@ -83,6 +83,8 @@ class TransformersDepth(nn.Module):
         try:
             made = self.processor(images=list(images), input_data_format="channels_first", return_tensors="pt")
         except (RuntimeError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError):  # whoever asked may ask for fewer frames
+                raise
             h, w = images.shape[-2:]
             raise InputError(
                 f"frames are {h} x {w}, which {type(self.processor).__name__} cannot take: {error}: resize them"
