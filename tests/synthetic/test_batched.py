@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from steadydepth.method.pairing import pair_with_previous
 from steadydepth.synthetic.batched import Rendered, World, _View
@@ -218,6 +219,29 @@ def test_a_seed_gives_the_same_clips(world, clips):
     assert torch.equal(again.depth, clips.depth)
     assert torch.equal(again.light, clips.light)
     assert not torch.equal(other.depth, clips.depth)
+
+
+class ComputedElsewhere(TorchDispatchMode):
+    """Names of what is done to tensors that are not on the CPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.done = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(one.device.type != "cpu" for one in args if isinstance(one, torch.Tensor)):
+            self.done.append(func)
+        return func(*args, **kwargs or {})
+
+
+def test_a_world_has_the_same_bits_on_every_device(world):
+    """Each device rounds powers and means in its own way, and the name of clips that are kept is of these bits."""
+    with ComputedElsewhere() as computed:
+        elsewhere = World(torch.device("meta"))
+    assert computed.done == []
+    for name in ("texels", "side", "start"):
+        there, here = getattr(elsewhere.free, name), getattr(world.free, name)
+        assert (there.device.type, there.shape, there.dtype) == ("meta", here.shape, here.dtype)
 
 
 @pytest.mark.gpu

@@ -18,18 +18,21 @@ LEVELS = 5  # of a texture, each half the size of the one before
 
 
 class Textures:
-    """Square textures of one size and their smaller copies, in linear light, in one row of texels."""
+    """Square textures of one size and their smaller copies, in linear light, in one row of texels.
+
+    They are computed on the CPU: `data.rendered` names kept clips by their bits, which are the same on every device.
+    """
 
     def __init__(self, images: UInt8[np.ndarray, "n texel texel 3"], device: torch.device) -> None:
-        level = (torch.from_numpy(images).to(device).movedim(-1, 1).float() / 255) ** 2.2
+        level = (torch.from_numpy(images).movedim(-1, 1).float() / 255) ** 2.2
         sides, rows = [], []
         for _ in range(LEVELS):
             sides.append(level.shape[-1])
             rows.append(level.movedim(1, -1).reshape(-1, 3).half())
             level = F.avg_pool2d(level, 2)
-        self.texels = torch.cat(rows)
+        self.texels = torch.cat(rows).to(device)
         self.side = torch.tensor(sides, device=device)
-        self.start = torch.tensor([0, *map(len, rows)][:-1], device=device).cumsum(0)
+        self.start = torch.tensor([0, *map(len, rows)][:-1]).cumsum(0).to(device)
 
     def look_up(
         self, number: Int64[Tensor, "n"], uv: Float[Tensor, "n 2"], footprint: Float[Tensor, "n"]
