@@ -12,12 +12,14 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from torch import nn
 from waiting import wait_until
 
 from steadydepth.config import FilterConfig
 from steadydepth.config_files import load_filter_config
 from steadydepth.data.sequence_folder import find_sequences, open_sequence
 from steadydepth.data.shards.write import pack
+from steadydepth.filter_training import learner as learner_module
 from steadydepth.filter_training import train
 from steadydepth.filter_training.clips import MARGIN_PX, _chain, _sampled, cut_to, draw_clip, label_clip
 from steadydepth.filter_training.imagined import imagine
@@ -103,6 +105,23 @@ def config(tmp_path):
     )
 
 
+def test_the_base_network_is_asked_where_the_filter_learns(config, monkeypatch):
+    asked = []
+
+    class Base(nn.Module):
+        def to(self, device):
+            asked.append(device)
+            return self
+
+        def forward(self, frames, state):
+            return frames.mean(dim=2) + 1, {}
+
+    monkeypatch.setattr(train, "load_model", lambda name: Base())
+    clips = train._read_clips(config.model_copy(update={"base": "base"}))
+    assert asked == [config.device]
+    np.testing.assert_allclose(clips[0].predicted, clips[0].frames.mean(axis=-1) / 255 + 1, rtol=1e-6)
+
+
 def test_the_same_config_trains_the_same_filter_and_every_weight_moves(config, tmp_path):
     first = load_file(train_filter(config))
     again = load_file(train_filter(config.model_copy(update={"out": tmp_path / "again.safetensors"})))
@@ -158,11 +177,12 @@ def test_a_training_that_is_asked_to_stop_says_so_and_goes_on(config, tmp_path, 
 
 
 @pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
-def test_what_was_found_before_a_cut_goes_on_on_the_device_of_the_training(config, tmp_path):
+def test_what_was_found_before_a_cut_goes_on_on_the_device_of_the_training(config, tmp_path, monkeypatch):
     """Means are taken over both; the meta device stands for a GPU."""
     learner = train.Learner(FilterGates(config.width), config, tmp_path / "learning")
     learner.found = [{"target": torch.tensor(0.5)}]
     learner.save()
+    monkeypatch.setattr(learner_module, "find_device", torch.device)
     there = config.model_copy(update={"device": "meta"})
     again = train.Learner(FilterGates(config.width), there, tmp_path / "learning")
     assert [one["target"].device.type for one in again.found] == ["meta"]

@@ -132,7 +132,7 @@ def _read_clips(config: FilterConfig) -> list[LabelledClip]:
     folders = make_world(
         config.data, n_clips=config.clips, seed=config.world_seed, n_frames=config.clip_length, workers=config.workers
     )
-    base = None if config.base is None else load_model(config.base)
+    base = None if config.base is None else load_model(config.base).to(config.device)
     clips: list[LabelledClip] = []
     for folder in (*folders, *(path for more in config.more_data for path in find_sequences(more))):
         sequence = open_sequence(folder)
@@ -145,15 +145,15 @@ def _read_clips(config: FilterConfig) -> list[LabelledClip]:
             if clips and clip.frames.shape[1:3] != clips[0].frames.shape[1:3]:
                 sizes = (f"{h} x {w}" for h, w in (clip.frames.shape[1:3], clips[0].frames.shape[1:3]))
                 raise InputError(f"{folder}: has frames of {' and others of '.join(sizes)}: render all of one size")
-            clips.append(label_clip(clip, None if base is None else _predict(base, clip)))
+            clips.append(label_clip(clip, None if base is None else _predict(base, clip, config.device)))
     return clips
 
 
 @torch.inference_mode()
-def _predict(base: nn.Module, clip: Clip) -> np.ndarray:
-    frames = torch.from_numpy(clip.frames[None]).permute(0, 1, 4, 2, 3).float() / 255
+def _predict(base: nn.Module, clip: Clip, device: str) -> np.ndarray:
+    frames = torch.from_numpy(clip.frames[None]).to(device).permute(0, 1, 4, 2, 3).float() / 255
     depth, _ = base(frames, None)
-    return depth[0].float().numpy()
+    return depth[0].float().cpu().numpy()
 
 
 @contextmanager
