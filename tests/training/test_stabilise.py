@@ -200,6 +200,16 @@ def test_a_video_that_cannot_be_read_costs_the_others_nothing(tmp_path, video, m
     assert "left out: damaged.mp4" in caplog.text
 
 
+def test_what_is_to_run_on_the_cpu_is_measured_there_too(tmp_path, start, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("meta"))
+    measured = []
+    monkeypatch.setattr(room, "evaluate", lambda one, *_, reference, **__: measured.extend((one, reference)))
+    monkeypatch.setattr(room, "read_report", lambda path: {"mean": {}})
+    room._measure(str(start), tmp_path, room.AFTER, "cpu", reference=str(start))
+    assert [one.device for one in measured] == [torch.device("cpu")] * 2
+
+
 @pytest.mark.parametrize("n_frames", [1, 2])
 def test_videos_too_short_to_learn_from_are_refused_at_once_in_words_of_this_command(tmp_path, start, n_frames):
     (tmp_path / "short" / "rgb").mkdir(parents=True)

@@ -143,13 +143,13 @@ def stabilise(
                 load_model(model)  # what is no model is refused before the videos are prepared
                 _gather(given, out, n_frames=n_frames, max_side=max_side)
             config = _plan(out, asked, device)
-        before = _measure(str(model), out, BEFORE)
+        before = _measure(str(model), out, BEFORE, device)
         if not (out / "config.yaml").is_file():
             config = _tune(config, minutes=minutes if steps is None else None, started=started)
     train(config)
     if not (out / CARD).is_file():
         return None
-    after = _measure(str(out), out, AFTER, reference=str(model))
+    after = _measure(str(out), out, AFTER, device, reference=str(model))
     return Stabilised(out, config.optim.steps, config.optim.learning_rate, before, after)
 
 
@@ -306,11 +306,16 @@ def _tune(config: Config, *, minutes: float | None, started: float) -> Config:
     return config.model_copy(update={"optim": config.optim.model_copy(update=changes), "run": run})
 
 
-def _measure(model: str, out: Path, folder: str, reference: str | None = None) -> dict[str, float | None]:
+def _measure(
+    model: str, out: Path, folder: str, device: str, *, reference: str | None = None
+) -> dict[str, float | None]:
     """The means of evaluate on the videos, which are there already where an earlier call was cut."""
     path = out / folder / "metrics.json"
     if not path.is_file():
         logger.info("%s: measuring the %s model", out, "starting" if reference is None else "trained")
-        videos, to = out / MEASURED, path.parent
-        evaluate(load(model), videos, out=to, controls=False, model_name=model, reference=reference, jobs=None)
+        videos, to, place = out / MEASURED, path.parent, None if device == "auto" else device
+        beside = None if reference is None else load(reference, device=place)
+        evaluate(
+            load(model, device=place), videos, out=to, controls=False, model_name=model, reference=beside, jobs=None
+        )
     return dict(read_report(path)["mean"])
