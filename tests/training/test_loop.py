@@ -16,7 +16,7 @@ from steadydepth.training import step
 from steadydepth.training.loop import _claim_folder, outcome, train
 from steadydepth.training.samples import open_samples, sample_numbers
 from steadydepth.training.setup import average_weights, build_model, set_up
-from steadydepth.training.step import relative_weight_at, set_training_mode, train_step
+from steadydepth.training.step import relative_weight_at, set_training_mode, take_step, train_step
 from steadydepth.types import InputError
 
 
@@ -177,6 +177,19 @@ def test_norms_learn_their_share_of_the_steps_and_then_keep_their_statistics(
     monkeypatch.setattr(step, "train_step", look)
     train(make_config(world, tmp_path / "run", optim={"freeze_batch_norm_after": after}))
     assert found == [({one}, True) for one in trains]
+
+
+def test_checkpointing_updates_norm_statistics_once_a_step(world, tmp_path, clip):
+    weights = []
+    for asked in (False, True):
+        config = make_config(world, tmp_path, model={"checkpointing": asked}, optim={"accumulate": 2})
+        setup, state = set_up(config)
+        state, _ = take_step(setup, state, clip)
+        weights.append(state.model.state_dict())
+    plain, checkpointed = weights
+    assert [name for name in plain if name.startswith("encoder") and "num_batches" in name]
+    for name, value in plain.items():
+        torch.testing.assert_close(checkpointed[name], value, msg=name)
 
 
 def test_freezing_reaches_norms_alone_and_is_taken_back():

@@ -4,7 +4,8 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from steadydepth.errors import import_extra
 from steadydepth.types import InputError
@@ -50,6 +51,8 @@ def without_lora(model: nn.Module) -> nn.Module:
 def checkpoint_gradients(model: nn.Module) -> None:
     """Keep less of a forward pass and compute it again in the backward pass: the same gradients for less memory.
 
+    The backward pass is to be `backward_keeping_buffers`.
+
     Raises:
         InputError: the architecture does not support it.
     """
@@ -65,3 +68,21 @@ def checkpoint_gradients(model: nn.Module) -> None:
     # What transformers and timm raise for an architecture that cannot; and encoders that are of neither.
     except (ValueError, AssertionError, AttributeError) as error:
         raise InputError(f"model.checkpointing: this model cannot: {error}; set it to false") from error
+
+
+def backward_keeping_buffers(loss: Tensor, *, model: nn.Module, backward: Callable[[Tensor], Any]) -> None:
+    """A backward pass after which the buffers of `model` are as the forward pass left them.
+
+    What is computed again for checkpointed gradients would update the running statistics of norms a second time; the
+    libraries that checkpoint have no switch against it.
+
+    Args:
+        loss: of the forward pass.
+        model: its buffers are kept.
+        backward: the backward pass itself.
+    """
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    backward(loss)
+    with torch.no_grad():
+        for buffer, before in kept:
+            buffer.copy_(before)

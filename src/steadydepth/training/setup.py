@@ -20,7 +20,7 @@ from steadydepth.method.losses import AbsoluteLoss, RelativeLoss
 from steadydepth.method.parameter_groups import freeze_unused, is_encoder, train_only
 from steadydepth.method.relative_loss import relative_loss
 from steadydepth.method.update import build_optimizer
-from steadydepth.models.adapt import add_lora, checkpoint_gradients
+from steadydepth.models.adapt import add_lora, backward_keeping_buffers, checkpoint_gradients
 from steadydepth.models.declare import claims_of
 from steadydepth.models.decoders import GuidedDecoder
 from steadydepth.models.depth_net import DepthNet
@@ -98,8 +98,11 @@ def set_up(config: Config) -> tuple[Setup, TrainingState]:
         model.compile()
     state = TrainingState(model, average, accelerator.prepare_optimizer(optimizer))
     absolute, relative = choose_losses(config)
+    backward: Callable[[torch.Tensor], Any] = accelerator.backward
+    if config.model.checkpointing:
+        backward = partial(backward_keeping_buffers, model=model, backward=backward)
     setup = Setup(
-        config, accelerator, claims, teacher, absolute, relative, accelerator.backward,
+        config, accelerator, claims, teacher, absolute, relative, backward,
         last_layer=compared, unsharded=unsharded,
     )  # fmt: skip
     return setup, state
