@@ -16,7 +16,8 @@ from steadydepth.evaluation.evaluate import evaluate
 from steadydepth.exporters.verify import verify
 from steadydepth.files.predictions import write_predictions
 from steadydepth.inference.predictor import Predictor
-from steadydepth.reports.clips import Shown, _enlarge, scored_depth, view_sequence
+from steadydepth.metrics.protocols import choose_protocol
+from steadydepth.reports.clips import Shown, _enlarge, scored_depth, scored_frames, view_sequence
 from steadydepth.reports.report import write_report
 from steadydepth.reports.run_charts import draw_clip, draw_planes
 from steadydepth.training.checkpoint import save_model
@@ -203,7 +204,7 @@ def test_of_large_frames_fewer_are_shown(world, tmp_path, monkeypatch):
         raw.forward,
         lambda frames, state=None: read.append(frames.shape[1]) or forward(frames, state),
     )
-    assert view_sequence(sequence, {"a": Shown(raw, {"header": HEADER, "clips": {}})}, tmp_path / "m.webp") is not None
+    assert len(view_sequence(sequence, {"a": Shown(raw, {"header": HEADER, "clips": {}})}, tmp_path / "m.webp")) == 1
     assert sum(read) == 4
 
 
@@ -248,12 +249,12 @@ def test_the_error_map_is_the_difference_of_logarithms(world, tmp_path):
     truth = sequence.read().depth
     report = {"header": HEADER, "clips": {CLIPS[1]: {"scale": 1.0, "shift": 0.0}}}
     models = {"a": Shown(Stored(truth * np.float32(1.2)), report), "b": Shown(Stored(truth), report)}
-    view = view_sequence(sequence, models, tmp_path / "moving.webp")
+    (view,) = view_sequence(sequence, models, tmp_path / "moving.webp")
     assert view.errors.top == pytest.approx(np.log(1.2), rel=1e-4)
     assert [label for label, _ in view.errors.rows] == ["a", "b"]
     assert view.labels == ["input", "label", "a", "b"]
     unscored = {"a": Shown(Stored(truth), {"header": HEADER, "clips": {}})}
-    assert view_sequence(sequence, unscored, tmp_path / "moving.webp").errors is None
+    assert view_sequence(sequence, unscored, tmp_path / "moving.webp")[0].errors is None
 
 
 def test_stored_predictions_are_shown_as_they_were_scored(world, tmp_path):
@@ -264,13 +265,53 @@ def test_stored_predictions_are_shown_as_they_were_scored(world, tmp_path):
     np.testing.assert_allclose(scored_depth(shown, sequence, sequence.read()), truth[CLIPS[0]], rtol=1e-5)
 
 
-def test_predictions_of_a_part_of_each_frame_are_not_stretched_over_all_of_it(world, tmp_path):
+class Mean(nn.Module):
+    """Depth is one and the mean of the image that it is shown; notes the sizes of the images."""
+
+    claims = "metric"
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = set()
+
+    def forward(self, frames, state=None):
+        self.sizes.add(tuple(frames.shape[-2:]))
+        return (1 + frames.mean(dim=(2, 3, 4), keepdim=True)[:, :, 0]).expand(-1, -1, *frames.shape[-2:]), {}
+
+
+def test_of_a_protocol_that_cuts_and_leaves_out_frames_what_was_scored_is_shown(world, tmp_path):
+    sequence = open_sequence(world / CLIPS[0])
+    whole = sequence.read()
+    header = HEADER | {"protocol": "vda_scannet", "max_depth": 10.0}
+    cut, plain = Shown(Mean(), {"header": header, "clips": {}}), Shown(Mean(), {"header": HEADER, "clips": {}})
+    clip = scored_frames(sequence, choose_protocol("vda_scannet"))
+    np.testing.assert_array_equal(clip.frames, whole.frames[::3, 8:-8, 11:-11])
+    np.testing.assert_array_equal(clip.depth, whole.depth[::3, 8:-8, 11:-11])
+    np.testing.assert_array_equal(clip.valid, whole.valid[::3, 8:-8, 11:-11])
+    assert clip.fps == pytest.approx(whole.fps / 3)
+    means = 1 + clip.frames.mean(axis=(1, 2, 3)) / 255
+    np.testing.assert_allclose(scored_depth(cut, sequence, clip)[:, 3, 5], means, rtol=1e-5)
+    views = view_sequence(sequence, {"a": plain, "b": cut, "c": plain}, tmp_path / "moving.webp")
+    assert [view.name for view in views] == [CLIPS[0], f"{CLIPS[0]}, frames as vda_scannet takes them"]
+    assert [view.labels for view in views] == [["input", "label", "a", "c"], ["input", "label", "b"]]
+    assert (plain.source.sizes, cut.source.sizes) == ({(48, 64)}, {(32, 42)})
+
+
+def test_stored_predictions_of_a_part_of_each_frame_are_shown_on_that_part(world, tmp_path):
     sequence = open_sequence(world / CLIPS[0])
     part = sequence.read().depth[:, 8:-8, 11:-11]
-    write_predictions(tmp_path / "a", CLIPS[0], part, "metric")
-    shown = Shown(tmp_path / "a", {"header": HEADER | {"protocol": "vda_scannet"}, "clips": {}})
-    with pytest.raises(InputError, match="predicts a part of each frame, as vda_scannet has it"):
-        scored_depth(shown, sequence, sequence.read())
+    shown = Shown(tmp_path / "a", {"header": HEADER | {"protocol": "vda_scannet", "max_depth": 80.0}, "clips": {}})
+    clip = scored_frames(sequence, choose_protocol("vda_scannet"))
+    for predicted in (part, part[::3]):  # of every frame, and of those that are scored
+        write_predictions(tmp_path / "a", CLIPS[0], predicted, "metric")
+        found = scored_depth(shown, sequence, clip)
+        np.testing.assert_allclose(found[part[::3] > 0], part[::3][part[::3] > 0], rtol=1e-5)
+
+
+def test_a_clip_that_the_protocol_is_not_for_has_no_view(world, tmp_path, caplog):
+    shown = {"a": Shown(Mean(), {"header": HEADER | {"protocol": "vda_nyu", "max_depth": 10.0}, "clips": {}})}
+    assert view_sequence(open_sequence(world / CLIPS[0]), shown, tmp_path / "moving.webp") == []
+    assert "crop eigen_nyu is for 480 x 640, not 48 x 64" in caplog.text
 
 
 def test_predictions_of_different_claims_are_each_shown_as_they_were_aligned(world, tmp_path):
@@ -335,7 +376,7 @@ def test_the_page_of_stored_predictions_has_images_of_the_clips_they_are_for(wor
     assert "input | label | theirs" in page
     write_predictions(tmp_path / "stored", CLIPS[0], np.ones((4, 48, 64), np.float32), "metric")
     short = {"short": Shown(tmp_path / "stored", {"header": HEADER, "clips": {}})}
-    assert view_sequence(open_sequence(world / CLIPS[0]), short, moving_image) is None
+    assert view_sequence(open_sequence(world / CLIPS[0]), short, moving_image) == []
 
 
 def test_each_kind_of_camera_has_its_own_intervals(runs):

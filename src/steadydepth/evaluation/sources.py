@@ -39,7 +39,7 @@ class Source:
 
 def predict_sequence(
     model: nn.Module | Predictor,
-    sequence: Sequence,
+    sequence: Sequence | Footage,
     *,
     filter: str | ChosenFilter | None = None,
     stop: int | None = None,
@@ -48,7 +48,7 @@ def predict_sequence(
 
     Args:
         model: in evaluation mode.
-        sequence: what is predicted.
+        sequence: what is predicted; footage is what a protocol takes of one.
         filter: in place of the predictor's own.
         stop: the frame after the last; None goes to the end.
 

@@ -16,12 +16,13 @@ from torch import nn
 
 from steadydepth.data.sequence_folder import Sequence, open_sequence
 from steadydepth.data.sequence_listing import find_sequences, name_of
-from steadydepth.evaluation.alignment import Fitter
-from steadydepth.evaluation.sources import open_stored, predict_sequence
+from steadydepth.evaluation.alignment import Fitter, Prediction
+from steadydepth.evaluation.footage import excerpt
+from steadydepth.evaluation.sources import open_footage, open_stored, predict_sequence
 from steadydepth.files.atomic_writes import new_file
 from steadydepth.files.video_write import H264_SIDE, write_video
 from steadydepth.inference.filters import choose_filter
-from steadydepth.metrics.protocols import Protocol, choose_protocol, crop_slices, kb_part, valid_labels
+from steadydepth.metrics.protocols import Protocol, choose_protocol, kb_part, valid_labels
 from steadydepth.models.declare import claims_of
 from steadydepth.ops.alignment import Alignment
 from steadydepth.ops.resize import resize_depth
@@ -69,18 +70,33 @@ def choose_clips(data: Path, scored: Container[str]) -> list[Sequence]:
     return list(first.values())[:2] if len(first) > 1 else sequences[:2]
 
 
-def view_sequence(sequence: Sequence, shown: Mapping[str, Shown], moving_image: Path) -> ClipView | None:
-    """What the page shows of a sequence; None where no source has depth for each of its frames.
+def view_sequence(sequence: Sequence, shown: Mapping[str, Shown], moving_image: Path) -> list[ClipView]:
+    """What the page shows of a sequence, a view for each way in which protocols take its frames.
 
-    Depth is shown as it was scored: with the clip's one alignment from the report, where there is one.
+    A protocol may cut frames, or leave some out: what was scored is shown, and the view says so. Sources without depth
+    for each of its frames are left out.
 
     Args:
         sequence: at most LONGEST of its frames are shown, and fewer of large ones.
         shown: evaluations by name.
         moving_image: gets input and depths of a labelled sequence, if it is not there.
     """
-    most = max(MOST_PIXELS // (sequence.height * sequence.width), COLUMN_FRAMES)
-    clip = sequence.read(0, min(sequence.n_frames, LONGEST, most))
+    groups: dict[tuple[str | None, int, int | None], dict[str, Shown]] = {}
+    for name, one in shown.items():
+        protocol = _protocol_of(one.report)
+        groups.setdefault((protocol.cut, protocol.stride, protocol.max_frames), {})[name] = one
+    views = [_view_alike(sequence, group, moving_image) for group in groups.values()]
+    return [view for view in views if view is not None]
+
+
+def _view_alike(sequence: Sequence, shown: Mapping[str, Shown], moving_image: Path) -> ClipView | None:
+    """The view of evaluations that took the same frames; None where no source has depth for each of them."""
+    protocol = _protocol_of(next(iter(shown.values())).report)
+    try:
+        clip = scored_frames(sequence, protocol)
+    except InputError as error:
+        LOG.warning("no images of %s: %s", sequence.name, error)
+        return None
     depths = {}
     for name, one in shown.items():
         try:
@@ -104,7 +120,26 @@ def view_sequence(sequence: Sequence, shown: Mapping[str, Shown], moving_image: 
             first.save(part, save_all=True, append_images=others, duration=round(1000 / clip.fps), loop=0, quality=70)
     charts = draw_clip(clip.name, {name: one.report for name, one in shown.items()})
     errors, edges = _view_against_label(depths, shown, clip)
-    return view_clip(sequence.name, videos, url, errors=errors, edges=edges, charts=charts)
+    takes_all = (protocol.cut, protocol.stride, protocol.max_frames) == (None, 1, None)
+    title = sequence.name if takes_all else f"{sequence.name}, frames as {protocol.name} takes them"
+    return view_clip(title, videos, url, errors=errors, edges=edges, charts=charts)
+
+
+def scored_frames(sequence: Sequence, protocol: Protocol) -> Clip:
+    """The first frames that a protocol takes of a sequence, cut as it says, with their depth: LONGEST, or MOST_PIXELS.
+
+    Raises:
+        InputError: the protocol is for frames of another size, or a file is damaged.
+    """
+    footage = excerpt(open_footage(sequence.path), protocol)
+    most = max(MOST_PIXELS // (footage.height * footage.width), COLUMN_FRAMES)
+    n_frames = min(footage.n_frames, LONGEST, most)
+    frames = np.stack(list(islice(footage.images(), n_frames)))
+    clip = Clip(footage.name, frames, footage.fps / protocol.stride)
+    if footage.depth is None:
+        return clip
+    depth, measured = zip(*map(footage.depth, range(n_frames)), strict=True)
+    return replace(clip, depth=np.stack(depth), valid=np.stack(measured))
 
 
 def _protocol_of(report: Mapping[str, Any]) -> Protocol:
@@ -121,7 +156,7 @@ def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.nda
     Args:
         shown: report and source of the predictions.
         sequence: that the clip is of.
-        clip: its first frames.
+        clip: its first frames, as `scored_frames` gives them for the protocol of the report.
 
     Raises:
         InputError: there is no prediction for each frame of the sequence, or of a part of it alone; or its filter is
@@ -145,19 +180,18 @@ def _depth_in_units_of_claims(
     shown: Shown, sequence: Sequence, n_frames: int
 ) -> tuple[Float32[np.ndarray, "t i j"], Claims]:
     """What was scored of the first frames, behind its filter, and what it claims to be."""
-    source, header = shown.source, shown.report["header"]
+    source, header, protocol = shown.source, shown.report["header"], _protocol_of(shown.report)
     filter = choose_filter(header.get("filter"), header.get("strength"))
+    footage = excerpt(open_footage(sequence.path), protocol)
     if not isinstance(source, Path):
         stop = None if filter.is_offline else n_frames  # there and back is from the end
-        return predict_sequence(source, sequence, filter=filter, stop=stop)[:n_frames], claims_of(source)
-    protocol, frame = _protocol_of(shown.report), (sequence.height, sequence.width)
+        return predict_sequence(source, footage, filter=filter, stop=stop)[:n_frames], claims_of(source)
     stored = open_stored(source, sequence.path, protocol, filter=filter)
-    part = kb_part(protocol, (stored.height, stored.width), *frame) or crop_slices(protocol.cut, *frame)
-    if part != crop_slices(None, *frame):
+    if kb_part(protocol, (stored.height, stored.width), footage.height, footage.width):
         raise InputError(f"{source}: predicts a part of each frame, as {protocol.name} has it, and is not shown")
-    if stored.n_frames != sequence.n_frames:
-        raise InputError(f"{source}: {stored.n_frames} predicted frames for {sequence.n_frames}: predict every frame")
-    return np.stack(list(islice(stored.read(), n_frames))), stored.claims
+    prediction = Prediction(stored, footage, sequence.n_frames, protocol)
+    prediction.check()
+    return np.stack(list(islice(prediction.read(), n_frames))), stored.claims
 
 
 def _view_against_label(

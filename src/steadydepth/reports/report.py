@@ -87,8 +87,8 @@ def _section(data: str, group: Reports, folder: Path) -> Section:
     scored = {name for report in group.values() for name in report["clips"]}
     if (shown := _open_sources(group)) and Path(data).exists():
         try:
-            views = [view_sequence(one, shown, folder / MOVING_IMAGE) for one in choose_clips(Path(data), scored)]
-            clips = [view for view in views if view is not None]
+            chosen = choose_clips(Path(data), scored)
+            clips = [view for one in chosen for view in view_sequence(one, shown, folder / MOVING_IMAGE)]
         except InputError as error:
             logger.warning("no images of %s: %s", data, error)
     tables = [table for table in [*tables, _table_of_lengths(group)] if table.rows]
