@@ -171,7 +171,7 @@ def export(
         model: a name, a module or what `load` returns.
         to: onnx, openvino, litert, executorch or coreml; or web, a folder for a browser (`exporters.web`).
         size: rows and columns of the network's images.
-        out: the file, with the suffix of its kind; of web a folder that does not exist.
+        out: the file, with the suffix of its kind, replaced where it exists; of web a folder that does not exist.
         data: sequence folders or videos to check with, and to calibrate int8 on; None takes the synthetic world.
         int8: 8-bit integers, measured before and after on `data`.
         licence: of the weights, noted in the file; None notes a ready model's own, of others that it is not stated.

@@ -297,6 +297,22 @@ def test_a_folder_in_the_place_of_a_file_is_left_as_it_is(tmp_path, to, name, fo
     assert (tmp_path / folder / "notes.txt").read_text(encoding="utf-8") == "of somebody"
 
 
+def test_a_folder_that_is_no_package_of_core_ml_is_left_as_it_is(tmp_path):
+    folder = tmp_path / "a.mlpackage"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("of somebody", encoding="utf-8")
+    with pytest.raises(InputError, match=r"a\.mlpackage exists and is no Core ML package"):
+        export_model(Tilted(), folder, to="coreml", height=H, width=W)
+    assert (folder / "notes.txt").read_text(encoding="utf-8") == "of somebody"
+
+
+def test_a_file_that_exists_is_replaced(tmp_path):
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "a.onnx").write_text("the one before", encoding="utf-8")
+    export_model(Tilted(), tmp_path / "a.onnx", to="onnx", height=H, width=W)
+    assert ExportedModel(tmp_path / "a.onnx").claims == "metric"
+
+
 def test_a_ready_model_is_exported_with_its_licence(tmp_path):
     exported = sd.export("steadydepth-small", to="onnx", size=(32, 32), out=tmp_path / "small.onnx")
     assert ExportedModel(exported.path).metadata["licence"] == "Apache-2.0"

@@ -175,7 +175,8 @@ def export(
     out: Annotated[
         Path,
         typer.Option(
-            help="A file .onnx, .tflite, .pte, .xml (and its .bin) for openvino, .mlpackage for coreml; web: a folder."
+            help="A file .onnx, .tflite, .pte, .xml (and its .bin) for openvino, .mlpackage for coreml, replaced if it "
+            "exists; web: a new folder."
         ),
     ],
     data: Annotated[
@@ -216,7 +217,7 @@ def export(
 
 
 def export_filter(
-    out: Annotated[Path, typer.Option(help="The file to write, .onnx.")],
+    out: Annotated[Path, typer.Option(help="The file to write, .onnx; replaced if it exists.")],
     filter: Annotated[str, typer.Option(help="learned, or a folder that tune-filter wrote.")] = "learned",
 ) -> None:
     """Write the learned filter as a file that runs without torch, for videos of any size.

@@ -92,7 +92,8 @@ def export_model(
 
     Args:
         model: a `VideoDepthModel`; it is copied, and stays on its device.
-        out: the file; for openvino an .xml, and the weights beside it in .bin; for coreml a folder.
+        out: the file, replaced where it exists; for openvino an .xml, and the weights beside it in .bin; for coreml a
+            folder.
         to: onnx, openvino, litert, executorch or coreml.
         height: rows of the network's images.
         width: columns of the network's images.
@@ -143,15 +144,17 @@ def check_target(out: Path, to: str) -> None:
     """Check what can be checked before anything is computed.
 
     Raises:
-        InputError: the format is unknown, its package is missing, or the name of the file is one of another format, or
-            of a folder.
+        InputError: the format is unknown, its package is missing, the name of the file is one of another format, or
+            what has the name is a folder, for Core ML one that is no package.
     """
     if to not in SUFFIXES:
         raise InputError(f"{to}: unknown format; there are {', '.join(SUFFIXES)}, and web, a folder")
     if out.suffix != SUFFIXES[to]:
         raise InputError(f"{out}: a file for {to} ends in {SUFFIXES[to]}: name it {out.with_suffix(SUFFIXES[to])}")
-    if to != "coreml":  # whose files are folders
+    if to != "coreml":
         check_file(out)
+    elif out.exists() and not (out / "Manifest.json").is_file():  # a package is a folder, and is replaced as one
+        raise InputError(f"{out} exists and is no Core ML package, so it is not replaced: choose another name")
     if to == "openvino":
         check_file(out.with_suffix(".bin"))
     for package in _PACKAGES[to]:

@@ -25,7 +25,7 @@ def export_filter(out: str | Path, *, filter: str = LEARNED) -> Path:
     Optical flow and the memory stay outside, in NumPy and OpenCV: `runtime.ExportedFilter` has both.
 
     Args:
-        out: the file, .onnx.
+        out: the file, .onnx; replaced where it exists.
         filter: "learned", or the folder that `tune_filter` wrote.
 
     Returns: the file.
