@@ -50,6 +50,18 @@ def test_chunks_give_the_same_numbers(chunk):
     np.testing.assert_allclose(depths(found), averages(film()), rtol=1e-6)
 
 
+@pytest.mark.parametrize("chunk", [0, -1])
+def test_a_chunk_without_a_frame_is_refused(chunk):
+    predictor = Predictor(Average())
+    for door in (
+        lambda: Session(Network(Average()), chunk=chunk),
+        lambda: predictor.session(chunk=chunk),
+        lambda: predictor.stream(film(), chunk=chunk),
+    ):
+        with pytest.raises(InputError, match=rf"chunk {chunk}: must be at least 1 frame, or None"):
+            door()
+
+
 @pytest.mark.parametrize("make", [Average, Red])
 def test_frames_that_do_not_fit_into_memory_together_are_predicted_in_parts(make):
     class Small(make):

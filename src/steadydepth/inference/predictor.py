@@ -140,7 +140,10 @@ class Predictor:
         Args:
             filter: in place of the predictor's own; "none" for no filter.
             strength: in place of the predictor's own; of the learned filter.
-            chunk: frames that pass through the network at once; None takes as many as fill the device.
+            chunk: frames that pass through the network at once, at least 1; None takes as many as fill the device.
+
+        Raises:
+            InputError: there is no such filter, it has no such strength, or `chunk` is below 1.
         """
         return Session(self.network, filter=self.choose_filter(filter, strength), chunk=chunk)
 
@@ -161,9 +164,10 @@ class Predictor:
             chunk: frames at once: 1 gives each as soon as it can be, None is faster where a device is to be filled.
 
         Raises:
-            InputError: the source is missing, or a frame is no image.
+            InputError: the source is missing, a frame is no image, there is no such filter or strength, or `chunk` is
+                below 1.
         """
-        opened, session = open_source(source), self.session(filter=filter, strength=strength, chunk=chunk)
+        session, opened = self.session(filter=filter, strength=strength, chunk=chunk), open_source(source)
         # What is live is not waited for, and so its cuts are known by the past alone.
         return map(session.step, opened.frames()) if opened.is_live else session.run(opened.frames())
 

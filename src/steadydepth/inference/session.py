@@ -133,8 +133,13 @@ class Session:
         Args:
             network: what predicts each frame.
             filter: what `filters.choose_filter` takes, applied to its depth; `learned_offline` only by `run`.
-            chunk: frames that `run` shows the network at once; None takes as many as fill the device.
+            chunk: frames that `run` shows the network at once, at least 1; None takes as many as fill the device.
+
+        Raises:
+            InputError: there is no such filter, or `chunk` is below 1.
         """
+        if chunk is not None and chunk < 1:
+            raise InputError(f"chunk {chunk}: must be at least 1 frame, or None for as many as fill the device")
         self.filter = choose_filter(filter)
         self.network, self.chunk = network, chunk
         self._offline = self.filter.learned(network.claims) if self.filter.is_offline else None
