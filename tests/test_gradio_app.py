@@ -17,6 +17,7 @@ from waiting import wait_until
 from steadydepth import cli
 from steadydepth.files.video_read import probe_video, read_video
 from steadydepth.files.video_write import write_video
+from steadydepth.gradio_app import app as serve_page
 from steadydepth.gradio_app import compare_filter, make_app
 from steadydepth.inference.predictor import Predictor
 from steadydepth.ops.depth_view import DepthView
@@ -63,9 +64,19 @@ def test_without_gradio_the_extra_is_named(monkeypatch, model):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(InputError, match=r"pip install 'steadydepth\[app\]'"):
         make_app(model)
-    result = CliRunner().invoke(cli.app, ["app"])
+    result = CliRunner().invoke(cli.app, ["app", "--port", "0"])
     assert isinstance(result.exception, InputError)
     assert "open http" not in result.output  # no page that is not there
+
+
+def test_a_port_that_is_taken_is_one_message_before_anything_is_loaded():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError) as caught:
+            serve_page("missing", port=port)
+    assert str(caught.value) == (
+        f"127.0.0.1:{port} is in use by another program: choose another --port, or end that program"
+    )
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from steadydepth.inference.predictor import AnyModel, Predictor, as_predictor
 from steadydepth.models.zoo import DEFAULT
 from steadydepth.ops.depth_view import DepthView
 from steadydepth.ops.resize import shrink_image
+from steadydepth.serving.address import check_address, refused_address, shown_address
 
 LOG = logging.getLogger(__name__)
 
@@ -116,9 +117,10 @@ def app(model: AnyModel = DEFAULT, *, host: str = "127.0.0.1", port: int = 7860)
     Raises:
         InputError: the extra `app` is not installed, there is no such model, or the port is taken.
     """
+    check_address(host, port)  # before a model is loaded
     page = make_app(model)
-    LOG.info("open http://%s:%d", host, port)
+    LOG.info("open http://%s", shown_address(host, port))
     try:
         page.launch(server_name=host, server_port=port, quiet=True, footer_links=[])
     except OSError as error:
-        raise InputError(f"{host}:{port}: cannot be listened on ({error}): choose another --port") from error
+        raise refused_address(host, port, error) from error

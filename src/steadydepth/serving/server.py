@@ -1,7 +1,6 @@
 """The server as a process: the app behind uvicorn, with limits on connections that have not sent anything yet."""
 
 import asyncio
-import errno
 import logging
 import socket
 import sys
@@ -13,6 +12,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from steadydepth.errors import InputError
 from steadydepth.ops.buffers import keep_buffers
+from steadydepth.serving.address import check_address, refused_address, shown_address
 from steadydepth.serving.app import create_app
 from steadydepth.serving.settings import Limits, Settings
 
@@ -27,27 +27,13 @@ def run_server(settings: Settings) -> None:
     Raises:
         InputError: the model or the certificate cannot be read, or the address is taken.
     """
-    _check_address(settings)  # before a model is loaded, which may take minutes
+    check_address(settings.host, settings.port)  # before a model is loaded, which may take minutes
     server = make_server(settings)
     # The network's thread asks for the interpreter after each of its hundreds of kernels; waiting 5 ms, as is usual,
     # behind threads that read and write frames cost a sixth of the frames a second of eight terminals on two cores.
     sys.setswitchinterval(_SWITCH_S)
     keep_buffers()
     asyncio.run(server.serve())
-
-
-def _check_address(settings: Settings) -> None:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        socket.create_server((settings.host, settings.port), family=family).close()
-    except OSError as error:
-        # Others are left to asyncio, which does without a family that this machine has not.
-        if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            raise _no_address(settings.host, settings.port, error) from error
-
-
-def _no_address(host: str, port: int, error: BaseException | None) -> InputError:
-    return InputError(f"{host}:{port}: cannot be listened on ({error}): choose another --port")
 
 
 class _Server(uvicorn.Server):
@@ -58,10 +44,10 @@ class _Server(uvicorn.Server):
         try:
             await super().startup(sockets)
         except SystemExit as error:  # uvicorn's word for an address that it cannot listen on
-            raise _no_address(config.host, config.port, error.__context__) from error
+            raise refused_address(config.host, config.port, error.__context__) from error
         # The port that it has got, where any free one was asked for.
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        LOG.info("serving at %s://%s:%d", "https" if config.ssl else "http", f"[{host}]" if ":" in host else host, port)
+        LOG.info("serving at %s://%s", "https" if config.ssl else "http", shown_address(host, port))
 
 
 def make_server(settings: Settings) -> uvicorn.Server:

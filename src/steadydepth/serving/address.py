@@ -1,0 +1,52 @@
+"""The address that a server listens on: checked before a model is loaded, and explained where it cannot be had."""
+
+import errno
+import os
+import socket
+
+from steadydepth.errors import InputError
+
+_WHY = {
+    errno.EADDRINUSE: "is in use by another program: choose another --port, or end that program",
+    errno.EACCES: "may not be listened on by this user: choose another --port, 1024 or above",
+    errno.EADDRNOTAVAIL: "is no address of this machine: choose another --host",
+}
+
+
+def shown_address(host: str, port: int) -> str:
+    """Host and port as they stand in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def check_address(host: str, port: int) -> None:
+    """See that nobody listens on an address yet, and that we may.
+
+    Raises:
+        InputError: it is in use, or not allowed.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        # Others are left to asyncio, which does without a family that this machine has not.
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise refused_address(host, port, error) from error
+
+
+def refused_address(host: str, port: int, error: BaseException | None) -> InputError:
+    """The message about an address that cannot be listened on.
+
+    Args:
+        host: of the address.
+        port: of the address.
+        error: why; its own words may name the address once more, and are left out.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, socket.gaierror):
+        why = f"is no known host ({error.strerror}): choose another --host"
+    elif number in _WHY:
+        why = _WHY[number]
+    else:
+        reason = f" ({os.strerror(number)})" if number else ""
+        why = f"cannot be listened on{reason}: choose another --port or --host"
+    return InputError(f"{shown_address(host, port)} {why}")
