@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -112,6 +113,22 @@ def test_a_file_keeps_its_measurement_where_there_is_no_room_for_a_new_one(world
     out.write_text("the one before", encoding="utf-8")
     monkeypatch.setattr(quantise, "write_json", full)
     with pytest.raises(OSError, match=r"small\.onnx\.int8\.json"):
+        export_int8(Small(), out, to="onnx", height=H, width=W, data=world)
+    assert out.read_text(encoding="utf-8") == "the one before"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_file_that_a_full_disk_cuts_short_is_one_message(world, tmp_path, monkeypatch):
+    infer = onnx.shape_inference.infer_shapes_path
+
+    def infer_on_a_full_disk(model, out):
+        infer(model, out)
+        Path(out).write_bytes(Path(out).read_bytes()[:-100])  # without an error, as onnx does
+
+    out = tmp_path / "small.onnx"
+    out.write_text("the one before", encoding="utf-8")
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes_path", infer_on_a_full_disk)
+    with pytest.raises(InputError, match=r"^small\.onnx: ONNX Runtime cannot write it.*as on a full disk: make room"):
         export_int8(Small(), out, to="onnx", height=H, width=W, data=world)
     assert out.read_text(encoding="utf-8") == "the one before"
     assert list(tmp_path.iterdir()) == [out]

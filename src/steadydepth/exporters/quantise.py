@@ -7,7 +7,9 @@ accuracy and the temporal consistency that it has left.
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,7 +56,8 @@ def export_int8(
         for this one.
 
     Raises:
-        InputError: as for `export_model`; the model has a state, or is a transformer for ONNX; a package is missing.
+        InputError: as for `export_model`; the model has a state, or is a transformer for ONNX; a package is missing;
+            the disk is full.
     """
     if to not in _QUANTISERS:
         raise InputError(f"{to}: int8 is for {' and '.join(_QUANTISERS)}; choose one of them, or leave --int8 out")
@@ -76,7 +79,8 @@ def export_int8(
         metadata = ExportedModel(exact).metadata | {"precision": "int8"}
         if metadata["state"]:
             raise InputError("the model has a state, and int8 is for per-frame models: leave --int8 out")
-        _QUANTISERS[to](exact, part, images, json.dumps(metadata))
+        with _complete_files(part):
+            _QUANTISERS[to](exact, part, images, json.dumps(metadata))
         report = {
             "data": str(data),
             "n_calibration": len(images),
@@ -86,6 +90,20 @@ def export_int8(
         }
         write_json(report_path(out), report)  # first: where this fails the file that is there keeps its own
     return report
+
+
+@contextmanager
+def _complete_files(part: Path) -> Iterator[None]:
+    """Explain the error of an ONNX file that cannot be read back: on a full disk onnx and ONNX Runtime cut it short."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        yield
+    except DecodeError as error:
+        raise InputError(
+            f"{part.name}: ONNX Runtime cannot write it, or a file that it needs on the way ({error}), as on a full "
+            f"disk: make room, there and in {gettempdir()} (TMPDIR), or take another disk"
+        ) from error
 
 
 def report_path(out: Path) -> Path:
