@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from browser import opened_browser
 
-from steadydepth.reports.page import Section, Table, draw_curves, render_page, view_clip
+from steadydepth.files.video_write import write_video
+from steadydepth.reports.page import Section, Table, draw_curves, render_page, video_url, view_clip
 
 LOG = [{"step": step, "absolute": 1 / step, "relative": 0.1} for step in (1, 2, 3)]
 
@@ -14,9 +15,11 @@ def file(tmp_path_factory):
     row = {"unit": "%/frame", "better": "lower", "best": "steady", "note": "", "plain": "2.125", "steady": "1.375"}
     rows = [{"metric": name, **row} for name in ("flicker", "log_depth_correlation")]
     image = np.zeros((6, 5, 7, 3), np.uint8)
-    clip = view_clip("kitchen", {"input": image, "steady": image}, "data:,")
+    folder = tmp_path_factory.mktemp("report")
+    write_video(folder / "clip.mp4", np.zeros((6, 16, 16, 3), np.uint8), 10.0)
+    clip = view_clip("kitchen", {"input": image, "steady": image}, video_url(folder / "clip.mp4"))
     section = Section("data", "1 clip", [Table("All clips", ["plain", "steady"], rows)], [clip])
-    path = tmp_path_factory.mktemp("report") / "report.html"
+    path = folder / "report.html"
     path.write_text(
         render_page("title", [section], curves=draw_curves({"plain": LOG, "steady": LOG})), encoding="utf-8"
     )
@@ -24,11 +27,16 @@ def file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(file):
-    with opened_browser() as browser:
-        opened = browser.new_page()
-        opened.goto(file.as_uri())
+def browser():
+    with opened_browser() as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def page(browser, file):
+    opened = browser.new_page()
+    opened.goto(file.as_uri())
+    return opened
 
 
 def test_a_phone_shows_the_numbers_first(page):
@@ -54,3 +62,16 @@ def test_what_is_seen_has_a_name(page):
     unnamed = "[...document.querySelectorAll('img, svg, video')].filter((one) => !(one.alt || one.ariaLabel)).length"
     assert page.evaluate(unnamed) == 0
     assert "" not in [head.strip() for head in page.locator("th").all_inner_texts()]
+
+
+@pytest.mark.parametrize(("motion", "is_paused"), [("reduce", True), ("no-preference", False)])
+def test_videos_play_by_themselves_unless_less_motion_is_asked_for(browser, file, motion, is_paused):
+    page = browser.new_page(reduced_motion=motion)
+    page.goto(file.as_uri())
+    video = page.locator("video")
+    page.wait_for_function("document.querySelector('video').readyState >= 2")
+    assert video.evaluate("video => video.paused") == is_paused
+    assert video.evaluate("video => video.controls")
+    video.evaluate("video => video.play()")  # as its control does
+    page.wait_for_function("document.querySelector('video').currentTime > 0")
+    page.close()
