@@ -210,9 +210,9 @@ def test_converted_video_is_a_sequence_of_its_frames(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("max_side", "size"), [(32, (24, 32)), (50, (38, 50)), (33, (24, 32)), (64, (48, 64)), (999, (48, 64))]
+    ("max_side", "size"), [(32, (24, 32)), (50, (38, 50)), (33, (25, 33)), (64, (48, 64)), (999, (48, 64))]
 )
-def test_converted_frames_are_shrunk_by_area_to_even_sizes(tmp_path, max_side, size):
+def test_converted_frames_are_shrunk_by_area_in_their_shape(tmp_path, max_side, size):
     video = encode(tmp_path / "h264.mp4", bars(2))
     folder = convert_video(video, tmp_path / "data", name="small", max_side=max_side)
     read = open_sequence(folder).read().frames
@@ -220,6 +220,15 @@ def test_converted_frames_are_shrunk_by_area_to_even_sizes(tmp_path, max_side, s
     if size == (24, 32):
         blocks = np.stack(list(read_video(video))).reshape(2, 24, 2, 32, 2, 3).mean(axis=(2, 4))
         np.testing.assert_allclose(read, blocks, atol=0.51)
+
+
+def test_converted_frames_of_odd_size_are_kept_as_they_are(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 37, 51, 3), dtype=np.uint8)
+    video = films.encode(tmp_path / "odd.mkv", frames, codec="ffv1", pix_fmt="bgr0")
+    read = open_sequence(convert_video(video, tmp_path / "data", name="odd")).read().frames
+    np.testing.assert_array_equal(read, frames)
+    small = open_sequence(convert_video(video, tmp_path / "data", name="small", max_side=35)).read().frames
+    assert small.shape == (2, 25, 35, 3)
 
 
 def test_conversion_refuses_and_leaves_nothing(tmp_path):

@@ -109,21 +109,6 @@ def fit_clip(clip: Clip, height: int, width: int) -> Clip:
     return replace(clip, **fitted)
 
 
-def even_size(height: int, width: int, max_side: int | None) -> tuple[int, int]:
-    """Height and width with no side above `max_side`, even when they are changed at all.
-
-    Args:
-        height: rows of the image.
-        width: columns of the image.
-        max_side: pixels; None changes nothing.
-    """
-    if max_side is None or max(height, width) <= max_side:
-        return height, width
-    factor, most = max_side / max(height, width), max_side - max_side % 2
-    height, width = (min(most, max(2, 2 * int(side * factor / 2 + 0.5))) for side in (height, width))
-    return height, width
-
-
 def clip_motion(
     clip: Clip, source: str
 ) -> tuple[Float32[np.ndarray, "p h w 2"] | None, Bool[np.ndarray, "p h w"] | None]:

@@ -7,11 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
-from steadydepth.data.clips import even_size, fit_clip
+from steadydepth.data.clips import fit_clip
 from steadydepth.data.cuts import find_shots
 from steadydepth.data.sequence_listing import is_sequence
 from steadydepth.data.sequence_meta import check_meta
@@ -23,6 +22,7 @@ from steadydepth.files.sequence_writer import write_clips
 from steadydepth.files.video_read import VIDEO_SUFFIXES, probe_video, read_video
 from steadydepth.layouts import find_recordings
 from steadydepth.layouts.recording import Recording, Unreadable
+from steadydepth.ops.resize import shrink_image, shrunk_size
 from steadydepth.types import Clip
 
 LOG = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ class _UntilUnreadable:
             raise InputError("\n".join(f"{fault}: copy the files that it is from again" for fault in faults))
         fitting = None if depth is None else self._fitting(depth)[None]
         clip = Clip(recording.name, frame[None], recording.fps, depth=fitting, **camera)
-        return fit_clip(clip, *even_size(frame.shape[0], frame.shape[1], self.max_side))
+        return fit_clip(clip, *shrunk_size(frame.shape[0], frame.shape[1], self.max_side))
 
     def _fitting(self, depth: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
         """The depth that 16 bits hold, 0 elsewhere."""
@@ -270,7 +270,7 @@ def convert_video(
         name: of the sequence.
         start: first frame.
         stop: the frame after the last; None goes to the end.
-        max_side: pixels; a frame with a longer side is shrunk to it by area, to even sizes.
+        max_side: pixels; a frame with a longer side is shrunk to it by area.
 
     Returns: the folder of the sequence.
 
@@ -293,7 +293,7 @@ def convert_video(
                     f"{video}: frame {number} is {frame.shape[0]} x {frame.shape[1]}, those before it "
                     f"{first[0]} x {first[1]}; a sequence has one size: convert it with --split-shots"
                 )
-            yield Clip(name, _shrink(frame, max_side)[None], info.fps)
+            yield Clip(name, shrink_image(frame, max_side)[None], info.fps)
 
     return write_clips(root, name, clips(), depth_scale_m=None, source=video.name, licence=None)
 
@@ -330,8 +330,3 @@ def convert_parts(
             LOG.info("%s: there already, left as it is", root / part)
         else:
             yield convert_video(video, root, name=part, start=first, stop=after, max_side=max_side)
-
-
-def _shrink(frame: UInt8[np.ndarray, "h w 3"], max_side: int | None) -> UInt8[np.ndarray, "i j 3"]:
-    size = even_size(frame.shape[0], frame.shape[1], max_side)
-    return frame if size == frame.shape[:2] else cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from steadydepth.data.clips import even_size, fit_clip
+from steadydepth.data.clips import fit_clip
 from steadydepth.data.cuts import Shots
 from steadydepth.data.sequence_folder import Sequence, find_sequences, open_sequence
 from steadydepth.data.sequence_listing import LABELS
@@ -24,6 +24,7 @@ from steadydepth.files.atomic_writes import new_folder
 from steadydepth.files.images import encode_flow, encode_png
 from steadydepth.files.packed_images import encode_image
 from steadydepth.ops.bidirectional_flow import backward_from_frames
+from steadydepth.ops.resize import shrunk_size
 from steadydepth.types import Clip
 
 Images = dict[str, np.ndarray]  # by kind, as they are stored: depth and flow as 16-bit codes
@@ -138,7 +139,7 @@ def pack(
             try:
                 sequence = open_sequence(path)
                 _check_text(sequence.name, path)
-                height, width = size or even_size(sequence.height, sequence.width, max_side)
+                height, width = size or shrunk_size(sequence.height, sequence.width, max_side)
                 shots = Shots() if path.is_file() else None
                 frames = sequence.images() if shots is None else shots.watch(sequence.images())
                 for frame, images in enumerate(_stored(sequence, frames, height, width, flow=flow)):
