@@ -242,6 +242,37 @@ def test_layers_take_their_share_of_the_rate_by_hand(toy):
     assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([0.01, 0.1, 1.0, 2.0])
 
 
+def test_encoders_side_by_side_each_count_their_own_layers(tmp_path):
+    pytest.importorskip("transformers")
+    from tiny_transformers import save_tiny
+
+    model = load_model(save_tiny("depth_pro", tmp_path))
+    shares = rate_shares(model, encoder_learning_rate=0.5, layer_decay=0.1)
+    for tower in ("patch_encoder", "image_encoder"):
+        begin = f"network.depth_pro.encoder.{tower}.model."
+        found = {name.removeprefix(begin): share for name, share in shares.items() if name.startswith(begin)}
+        assert found["embeddings.cls_token"] == pytest.approx(0.05)
+        assert found["encoder.layer.0.norm1.weight"] == pytest.approx(0.05)
+        assert found["encoder.layer.1.norm1.weight"] == pytest.approx(0.5)
+        assert found["layernorm.weight"] == pytest.approx(0.5)
+    neck = {share for name, share in shares.items() if name.startswith("network.depth_pro.neck.")}
+    assert neck == {0.5}
+    assert shares["network.head.layers.0.weight"] == 1
+
+
+def test_the_parts_of_a_stage_of_glpn_have_one_rate(tmp_path):
+    pytest.importorskip("transformers")
+    from tiny_transformers import save_tiny
+
+    shares = rate_shares(load_model(save_tiny("glpn", tmp_path)), encoder_learning_rate=0.5, layer_decay=0.1)
+    for stage, share in enumerate((0.0005, 0.005, 0.05, 0.5)):
+        for part in ("patch_embeddings", "block", "layer_norm"):
+            begin = f"network.glpn.encoder.{part}.{stage}."
+            found = [value for name, value in shares.items() if name.startswith(begin)]
+            assert found == pytest.approx([share] * len(found))
+            assert found
+
+
 def test_lora_learns_beside_the_weights_and_is_merged_into_them(toy):
     pytest.importorskip("peft")
     frames = torch.rand(1, 2, 3, 32, 40, generator=torch.Generator().manual_seed(2))

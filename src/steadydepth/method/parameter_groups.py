@@ -14,6 +14,10 @@ from steadydepth.types import InputError
 # Ours and most people's, and what transformers calls the part of a depth model that it takes from elsewhere.
 ENCODER = re.compile(r"(network\.)?(encoder|backbone|dpt|glpn|depth_pro)\.")
 LAYER = re.compile(r".*?\d+(?=\.)")  # up to the first number that ends a word: encoder.blocks.3, backbone.layer1
+# The parts of each stage of GLPN are in lists side by side: encoder.patch_embeddings.2, encoder.block.2.
+STAGE = re.compile(r"(.*\bglpn\.encoder\.)\w+\.(\d+)(?=\.)")
+# One of several encoders side by side, as the patch_encoder and the image_encoder of DepthPro.
+TOWER = re.compile(r".*?_encoder(?=\.)")
 
 
 def is_encoder(name: str) -> bool:
@@ -26,6 +30,7 @@ def rate_shares(model: nn.Module, *, encoder_learning_rate: float, layer_decay: 
 
     The decoder takes 1, the last layer of the encoder `encoder_learning_rate`, and each layer before it `layer_decay`
     times the one after (Clark et al. 2020, ELECTRA). Parameters before the first layer, or after one, go with it.
+    Encoders side by side each count their own layers; what joins them has the rate of a last layer.
 
     Args:
         model: its parameters are distinguished by their names.
@@ -35,18 +40,29 @@ def rate_shares(model: nn.Module, *, encoder_learning_rate: float, layer_decay: 
     Returns: the share by the name of the parameter.
     """
     names = [name for name, _ in model.named_parameters()]
-    layers: list[str] = []
+    encoder = list(filter(is_encoder, names))
+    towers: dict[str, list[str]] = {}
+    for name in encoder:
+        if found := TOWER.match(name):
+            towers.setdefault(found[0], []).append(name)
+    after = dict.fromkeys(encoder, 0)  # how many layers of its own encoder follow on that of a parameter
+    for tower in towers.values() if len(towers) > 1 else [encoder]:
+        after |= _layers_after(tower)
+    return {name: encoder_learning_rate * layer_decay ** after[name] if name in after else 1.0 for name in names}
+
+
+def _layers_after(names: Sequence[str]) -> dict[str, int]:
+    """How many layers follow on that of each parameter of one encoder."""
+    layers: dict[str, int] = {}
     layer_of = {}
-    for name in filter(is_encoder, names):
-        found = LAYER.match(name)
-        if found and found[0] not in layers:
-            layers.append(found[0])
-        layer_of[name] = max(len(layers) - 1, 0)
-    last = max(len(layers) - 1, 0)
-    return {
-        name: encoder_learning_rate * layer_decay ** (last - layer_of[name]) if name in layer_of else 1.0
-        for name in names
-    }
+    for name in names:
+        stage, layer = STAGE.match(name), LAYER.match(name)
+        if layer:
+            key = stage[1] + stage[2] if stage else layer[0]
+            layer_of[name] = layers.setdefault(key, len(layers))
+        else:
+            layer_of[name] = max(len(layers) - 1, 0)
+    return {name: max(len(layers) - 1, 0) - number for name, number in layer_of.items()}
 
 
 def train_only(model: nn.Module, parts: Sequence[str], *, height: int = 192, width: int = 256) -> None:
