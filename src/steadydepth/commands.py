@@ -127,7 +127,7 @@ def stream(
         model: a name, a module or what `load` returns.
         server: in place of the model, the URL of one that `serve` runs; its token is in the environment variable
             STEADYDEPTH_TOKEN.
-        seconds: stop after so long; None goes on until the source ends.
+        seconds: stop after so long; None continues until the source ends.
         filter: none, learned, a simple filter's name or a tuned filter's folder; None takes the model's own.
         strength: of the learned filter, from 0 to 1.
 

@@ -46,7 +46,7 @@ def failure(failed: Mapping[str, str], n_fine: int, written: list[Path]) -> Inpu
 
 @contextmanager
 def leaving_out(name: object, failed: dict[str, str], *, strict: bool = False) -> Iterator[None]:
-    """Name an input that cannot be read and go on without it: its mistake ends the block, and no more than that.
+    """Name an input that cannot be read and continue without it: its mistake ends the block, and no more than that.
 
     Args:
         name: of the input.

@@ -133,12 +133,12 @@ def stream_served(
 ) -> Iterator[LiveResult]:
     """Depth of the newest frame of a live source, by a server; as `inference.live.stream_newest`.
 
-    Frames go as JPEG and depth comes as float16. A connection that is cut is made again.
+    Frames go as JPEG and depth comes as float16. A lost connection is made again.
 
     Args:
         url: http://host:port.
         source: a camera's index, a URL, a path or an iterator of uint8 RGB images.
-        seconds: end after so long, also where no frame comes (for the first one 10 are waited at least); None goes on
+        seconds: end after so long, also where no frame comes (for the first one 10 are waited at least); None continues
             until the source ends.
         filter: one of the server's filters; None takes the one that it was started with.
 

@@ -516,7 +516,7 @@ def test_a_real_comparison_goes_on_where_it_was_cut_and_repeats_nothing(tmp_path
     train_until_cut(last.config, 2, monkeypatch)
     before = {file: file.stat().st_mtime_ns for run in made for file in run.folder.iterdir()}
     found = compare(path)
-    assert "going on after step 2 of 4" in (tmp_path / "out" / "logs" / "steady-3.log").read_text(encoding="utf-8")
+    assert "resuming after step 2 of 4" in (tmp_path / "out" / "logs" / "steady-3.log").read_text(encoding="utf-8")
     assert [file.name for file in (tmp_path / "out" / "logs").iterdir()] == ["steady-3.log"]
     assert found["failed"] == {}
     assert (last.folder / "config.yaml").read_text(encoding="utf-8") == dump_config(last.config)

@@ -148,7 +148,7 @@ def test_a_training_that_is_killed_goes_on_to_the_same_weights(config, tmp_path,
         process.kill()
     assert psutil.wait_procs(drawing, timeout=60)[1] == []
     assert not config.out.exists()
-    with pytest.raises(InputError, match="learns otherwise was cut here"):
+    with pytest.raises(InputError, match="other settings was interrupted here"):
         train_filter(config.model_copy(update={"width": 8}))
     assert (folder / "checkpoint.pt").is_file()
     cut = load_file(train_filter(config))

@@ -73,7 +73,7 @@ def test_a_tuning_that_is_cut_goes_on_to_the_same_filter(root, tmp_path, monkeyp
             tune_filter(root / "film.mp4", out=tmp_path / "cut", **order)
     with pytest.raises(InputError, match="unknown; choose one of"):
         choose_filter(str(tmp_path / "cut"))
-    with pytest.raises(InputError, match="learns otherwise was cut here"):
+    with pytest.raises(InputError, match="other settings was interrupted here"):
         tune_filter(root / "world", out=tmp_path / "cut", **order)
     cut = tune_filter(root / "film.mp4", out=tmp_path / "cut", **order)
     assert cut.scores == plain.scores

@@ -1,4 +1,4 @@
-"""One bad frame, pose or scene costs the others nothing: each is named at the end, and the same command goes on."""
+"""One bad frame, pose or scene costs the others nothing: each is named at the end, and the same command resumes."""
 
 import csv
 import shutil

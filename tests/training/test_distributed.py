@@ -119,7 +119,7 @@ def test_a_run_whose_process_was_killed_goes_on_as_if_it_had_not_been(world, tmp
     config, log = make_config(world, tmp_path / "run", steps=6), tmp_path / "log"
     lose(config, log, victim, step)
     finish(start(config, log), log)
-    assert "going on after step" in log.read_text(encoding="utf-8")
+    assert "resuming after step" in log.read_text(encoding="utf-8")
     assert read_log(tmp_path / "run") == read_log(uncut[0])
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (uncut[0] / "model.safetensors").read_bytes()
 
@@ -169,7 +169,7 @@ def test_torchrun_asked_to_stop_leaves_a_checkpoint_of_all_processes(world, tmp_
         launcher.kill()
         launcher.wait()
     stopped_after = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"]
-    assert f"stopped after step {stopped_after} as asked; the same command goes on from there" in log.read_text(
+    assert f"stopped after step {stopped_after} as asked; the same command resumes from there" in log.read_text(
         encoding="utf-8"
     )
     assert len(read_log(tmp_path / "run")) == stopped_after < 500

@@ -223,7 +223,7 @@ def test_a_disk_that_is_full_or_closed_costs_nothing_but_the_steps_since_the_che
     room = int(2.5 * (plain / "checkpoint.pt").stat().st_size)
     assert remount(f"size={room}") == 0
     config = make_config(world, folder / "run", steps=4)
-    with pytest.raises(InputError, match=r"No space left on device.*make room.*goes on from the last checkpoint"):
+    with pytest.raises(InputError, match=r"No space left on device.*make room.*resumes from the last checkpoint"):
         train(config)
     assert not list(config.run.folder.glob("*part*"))
     assert load_checkpoint(config.run.folder)["step"] == 2

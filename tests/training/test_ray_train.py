@@ -57,7 +57,7 @@ def test_a_run_whose_worker_was_killed_is_that_of_torchrun_bit_for_bit(world, tm
     ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "2 process(es) on cpu" in ended.stdout + ended.stderr
-    assert "going on after step" in ended.stdout + ended.stderr
+    assert "resuming after step" in ended.stdout + ended.stderr
     assert read_log(tmp_path / "run") == read_log(tmp_path / "plain")
     one, other = (tmp_path / name / "model.safetensors" for name in ("run", "plain"))
     assert one.read_bytes() == other.read_bytes()

@@ -18,8 +18,8 @@ from steadydepth.ops.buffers import keep_buffers
 
 # What a file system refuses, and what to do.
 _NO_ROOM = {
-    errno.ENOSPC: "no space left on the disk: make room, and the same command goes on (predict with --resume)",
-    errno.EDQUOT: "the quota of the disk is used up: make room, and the same command goes on (predict with --resume)",
+    errno.ENOSPC: "no space left on the disk: make room, and the same command resumes (predict with --resume)",
+    errno.EDQUOT: "the quota of the disk is used up: make room, and the same command resumes (predict with --resume)",
     errno.EFBIG: "a file would be larger than the file system or a limit allows (ulimit -f): choose another folder",
     errno.EROFS: "the file system is read-only: choose another folder for what is written",
     errno.ENAMETOOLONG: "the name is too long for the file system: rename it",

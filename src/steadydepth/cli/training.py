@@ -13,7 +13,7 @@ ConfigFile = Annotated[
     Path, typer.Option("--config", "-c", help="A YAML file, or one of the package: demo, mixed, ...")
 ]
 
-STOPPED = "stopped as asked; the same command goes on from there"
+STOPPED = "stopped as asked; the same command resumes from there"
 
 
 def _print_keys(asked: bool) -> bool:
@@ -203,7 +203,7 @@ def tune_filter(
         return
     for name, (before, after) in found.scores.items():
         print(f"{name}: {before:.3f} before, {after:.3f} after")
-    print(f"{found.folder} written" if found.is_better else f"{found.folder} written: the filter as it came is better")
+    print(f"{found.folder} written" + ("" if found.is_better else ": the untuned filter is better, and is in it"))
 
 
 def verify(

@@ -77,10 +77,11 @@ class Client:
         patience_s: float = 60.0,
         seconds: float | None = None,
     ) -> Iterator[StreamedDepth]:
-        """Depth of frames, in order, over connections that may be cut.
+        """Depth of frames, in order, over connections that may be lost.
 
         At most two frames are on their way; a slow server, network or caller slows the source down, or, where it is
-        live, leaves frames out. After a cut the stream goes on over a new connection, where the session begins anew.
+        live, leaves frames out. After a lost connection the stream continues over a new one, and the session begins
+        anew.
 
         Args:
             frames: uint8 RGB (h, w, 3); read in a thread of its own.
@@ -90,7 +91,7 @@ class Client:
             format: of the answers: float16, png16 (16 bits), zstd (float32, without loss) or float32.
             encoding: of the frames: jpeg, or without loss png or rgb.
             patience_s: give up after so long without a connection.
-            seconds: end after so long, also where no frame comes; None goes on until the source ends.
+            seconds: end after so long, also where no frame comes; None continues until the source ends.
 
         Raises:
             InputError: the server refuses the stream or a frame, there was no connection for so long, or nothing came

@@ -1,4 +1,4 @@
-"""What goes to a server and what comes back: images, encoded, and depth, in order over connections that may be cut."""
+"""What goes to a server and what comes back: images, encoded, and depth, in order over connections that may be lost."""
 
 import json
 import logging
@@ -82,7 +82,7 @@ class Stream:
     url: str  # of the server, for messages
     timeout_s: float  # without an answer for so long the connection counts as dead
     patience_s: float  # give up after so long without a connection
-    seconds: float | None  # end after so long; None goes on until the frames end
+    seconds: float | None  # end after so long; None continues until the frames end
     is_live: bool  # the newest frame wins
     encoding: Encoding
 
@@ -92,7 +92,7 @@ class Stream:
         # One that the same thread may take twice.
         self._changed = threading.Condition(threading.RLock())
         self._waiting = deque[_Sent]()  # not answered yet
-        self._again = deque[_Sent]()  # of a connection that was cut
+        self._again = deque[_Sent]()  # of a lost connection
         self._n_in_vain = 0  # connections, one after another, without an answer
         self._is_cut = False
         self._fault: InputError | None = None  # a frame that is no image
@@ -145,7 +145,7 @@ class Stream:
                 raise InputError(f"{self.url} refuses the stream: {error.rcvd.reason}") from error
             if self._is_done():
                 return
-            LOG.info("%s: the connection is cut (%s): another one", self.url, error)
+            LOG.info("%s: the connection is lost (%s): connecting again", self.url, error)
             self._n_in_vain += 1
             if self._n_in_vain >= _MOST_IN_VAIN:
                 raise InputError(f"{self.url} ends every connection without an answer: {error}") from error

@@ -41,7 +41,7 @@ def convert_layout(
 ) -> Iterator[Path]:
     """Write every recording of a data set as a sequence folder; each is given when it is complete.
 
-    A sequence that is there already is left as it is, so that a conversion that was cut goes on; one without such
+    A sequence that is there already is left as it is, so that an interrupted conversion resumes; one without such
     frames is left out. A frame that cannot be read is a gap: the frames before and after it become sequences of their
     own, named after their first.
 

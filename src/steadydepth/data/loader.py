@@ -1,4 +1,4 @@
-"""Videos to samples: what a sample is follows from (seed, epoch, index) alone, so a run can go on from any of them."""
+"""Videos to samples: what a sample is follows from (seed, epoch, index) alone, so a run can resume from any of them."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -183,7 +183,7 @@ class ClipSamples(Dataset[Item]):
         return {"sequence": sequence.name, "frames": [start + i * stride for i in range(self.length)]}
 
     def _drawn(self, number: int) -> tuple[int, int, np.random.Generator]:
-        """The clip of sample `number`, its stride, and what goes on to draw its augmentation."""
+        """The clip of sample `number`, its stride, and the generator that then draws its augmentation."""
         index, generator = self.place(number)
         start = self.clips[index][1]
         stride = int(generator.choice(fitting_strides(self.stops[index] - start, self.length, self.strides)))

@@ -19,7 +19,7 @@ class MixedSamples(Dataset[Item]):
     """Samples `numbers` of an endless row made of the rows of several sources, each with its share.
 
     The shares are kept exactly in every block of `block` samples, and each source is spread evenly over it; from where
-    on follows from (seed, block, source). Every source's own row goes on from block to block.
+    on follows from (seed, block, source). Every source's own row continues from block to block.
 
     Args:
         sources: the rows.

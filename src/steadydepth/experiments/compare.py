@@ -16,8 +16,8 @@ from steadydepth.files.atomic_writes import write_json, write_text
 def compare(config: CompareConfig | str | Path) -> dict[str, Any]:
     """Train and evaluate every method with every seed, each in a process of its own.
 
-    A finished run is not repeated, one that was cut goes on, and one that fails is named under `failed` while the
-    others go on. `out` gets a folder for each run, configs/, logs/, compare.json and compare.html.
+    A finished run is not repeated, an interrupted one resumes, and one that fails is named under `failed` while the
+    others continue. `out` gets a folder for each run, configs/, logs/, compare.json and compare.html.
 
     Args:
         config: a comparison, or the path of its YAML file.

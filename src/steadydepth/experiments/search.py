@@ -26,7 +26,7 @@ def search(config: SearchConfig | str | Path) -> dict[str, Any]:
     """Try values of the keys of `ranges`, each in a run of its own.
 
     The first trial has the base's own values where they lie in their ranges; the others follow from the scores before
-    and from the base's `run.seed`, so that a search that was cut ends as one that was not. A finished run is not
+    and from the base's `run.seed`, so that an interrupted search ends as one that was not. A finished run is not
     repeated, and one that fails is named under `failed`. `out` gets a folder for each run, configs/, logs/, search.json
     and best.yaml: the config of the trial with the best `metric` among those within the limits of `keep`.
 
@@ -57,7 +57,7 @@ def search(config: SearchConfig | str | Path) -> dict[str, Any]:
                 return result
             count = min(config.jobs, config.trials - len(trials))
             tried += propose(list(trials.values()), count, base=base, config=config)
-            # Before they start: a search that is cut knows what it was about to try.
+            # Before they start: an interrupted search knows what it was about to try.
             _write(*_measure(tried, config, series), failed, config)
 
 

@@ -25,7 +25,7 @@ def check_mat(path: Path, *, most_bytes: int) -> None:
 
     Raises:
         ValueError: one has not; of this and the two below `damage.reading` makes a message about the file.
-        struct.error: the file is cut.
+        struct.error: the file is incomplete.
         zlib.error: a compressed variable is damaged.
     """
     data = path.read_bytes()
@@ -44,7 +44,7 @@ def _unpack(content: bytes, most_bytes: int) -> bytes:
     unpacking = zlib.decompressobj()
     unpacked = unpacking.decompress(content, most_bytes)
     if not unpacking.eof:
-        raise ValueError("a variable is cut, or far too large")
+        raise ValueError("a variable is incomplete, or far too large")
     return unpacked
 
 

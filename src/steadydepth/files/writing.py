@@ -25,5 +25,5 @@ def writing_in(folder: Path) -> Iterator[None]:
             raise
         raise InputError(
             f"{folder}: cannot be written: {cause}. What was written before is complete: make room, or get the "
-            "right to write there, and the same command goes on from the last checkpoint"
+            "right to write there, and the same command resumes from the last checkpoint"
         ) from error

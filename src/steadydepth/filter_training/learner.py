@@ -1,4 +1,4 @@
-"""What the training of a learned filter is at: kept in a folder while it goes on, so that one that was cut goes on."""
+"""What the training of a learned filter is at: kept in a folder while it runs, so that an interrupted one resumes."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ _FREE = {"out", "workers", "device", "log_every"}
 
 
 class Learner:
-    """The network with its optimizer, and how far it is; what was cut in `folder` goes on there, exactly.
+    """The network with its optimizer, and how far it is; what was interrupted in `folder` resumes there, exactly.
 
     Args:
         gates: the network as it is at the beginning.
@@ -28,7 +28,8 @@ class Learner:
         learns_from: what else the weights depend on, as values of JSON.
 
     Raises:
-        InputError: another training was cut in the folder, its checkpoints are damaged, or the device is not there.
+        InputError: another training was interrupted in the folder, its checkpoints are damaged, or the device is not
+            there.
     """
 
     def __init__(self, gates: FilterGates, config: FilterConfig, folder: Path, *, learns_from: Any = None) -> None:
@@ -47,8 +48,8 @@ class Learner:
     def _restore(self, cut: dict[str, Any]) -> None:
         if cut["order"] != self._order:
             raise InputError(
-                f"{self.folder}: a filter that learns otherwise was cut here: give what was given then, choose "
-                "another place, or delete that folder"
+                f"{self.folder}: the training of a filter with other settings was interrupted here: give what was "
+                "given then, choose another place, or delete that folder"
             )
         self.gates.load_state_dict(cut["gates"])
         self.optimizer.load_state_dict(cut["optimizer"])

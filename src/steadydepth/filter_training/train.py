@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 def train_filter(config: FilterConfig | Path | str) -> Path | None:
     """Train the learned filter and write its weights; the same config gives the same weights on the same machine.
 
-    The synthetic world is rendered first, where `data` does not hold it yet. A training that was cut goes on from its
+    The synthetic world is rendered first, where `data` does not hold it yet. An interrupted training resumes from its
     checkpoint, in a folder beside `out` that is there until the weights are written; SIGTERM or Ctrl-C ends it after
     the batch under way.
 
@@ -49,8 +49,8 @@ def train_filter(config: FilterConfig | Path | str) -> Path | None:
     Returns: the file of weights, `out` of the config; None where it was asked to stop.
 
     Raises:
-        InputError: the config does not fit, the device is not there, or a training of another one was cut beside
-            `out`.
+        InputError: the config does not fit, the device is not there, or a training of another one was interrupted
+            beside `out`.
     """
     if not isinstance(config, FilterConfig):
         config = load_filter_config(config)
@@ -199,7 +199,7 @@ def _draw_weights(gates: FilterGates, generator: torch.Generator) -> None:
 def _losses(
     network: TemporalFilter, lessons: list[Lesson], config: FilterConfig, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """The loss of a batch of sequences, a chunk after the other; the state goes on, the gradient does not.
+    """The loss of a batch of sequences, a chunk after the other; the state is passed on, the gradient is not.
 
     Yields: the loss and its parts, each as a share of what it is without the filter.
     """

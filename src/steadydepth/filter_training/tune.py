@@ -46,7 +46,7 @@ class Tuned:
 
     folder: Path
     scores: dict[str, tuple[float, float]]  # on sequences that were held back: before, after
-    is_better: bool  # if not, the folder has the filter as it came
+    is_better: bool  # if not, the folder has the filter unchanged
 
 
 def tune_filter(
@@ -62,13 +62,14 @@ def tune_filter(
     What it is to return is the measured depth where there is a label, up to a straight line in log depth; elsewhere
     the depth of the model filtered there and back, which is steadier and more accurate than what the filter makes of
     the frames before. The last fifth of each shot is held back; where the tuned filter is not better there, the folder
-    gets the filter as it came. The same call again goes on from its checkpoint where it was cut; SIGTERM or Ctrl-C ends
-    it after the batch under way.
+    gets the filter unchanged. The same call again resumes an interrupted tuning from its checkpoint; SIGTERM or Ctrl-C
+    ends it after the batch under way.
 
     Args:
         videos: videos, sequence folders, or folders of them.
         model: a name, a module or what `load` returns.
-        out: the folder, which must not exist, or have been cut; `filter` of predict, stream and evaluate takes it.
+        out: the folder, which must not exist, or hold an interrupted tuning; `filter` of predict, stream and evaluate
+            takes it.
         batches: of three sequences each; about two seconds a batch on one core.
         seed: of what is drawn.
 
@@ -109,7 +110,7 @@ def tune_filter(
 
 
 def _refuse_other(out: Path) -> None:
-    """InputError where the folder has more in it than a tuning that was cut leaves."""
+    """InputError where the folder has more in it than an interrupted tuning leaves."""
     of_a_cut = {CHECKPOINT, PREVIOUS, LOG, WEIGHTS.name}
     if out.exists() and not (out.is_dir() and all(it.name in of_a_cut or it.name[0] == "." for it in out.iterdir())):
         raise InputError(f"{out} exists and is never overwritten: choose another name, or move it away")

@@ -43,7 +43,7 @@ def stream_newest(
     Args:
         predictor: the model; its state goes from each frame that was taken to the next one taken (`session.Session`).
         source: a camera's index, a URL, a path or an iterator of uint8 RGB images.
-        seconds: end after so long, also where no frame comes (for the first one 10 are waited at least); None goes on
+        seconds: end after so long, also where no frame comes (for the first one 10 are waited at least); None continues
             until the source ends.
         filter: in place of the predictor's own; "none" for no filter.
         strength: of the learned filter, from 0 to 1.

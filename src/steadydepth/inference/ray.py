@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def predict_on_ray(paths: "Dataset", model: str | Path, out: Path, *, workers: int = 1, **settings: Any) -> "Dataset":
     """Predict the files of a Ray dataset, in actors that each load the model once.
 
-    Nothing is computed before the rows are asked for, and what was cut goes on when called again.
+    Nothing is computed before the rows are asked for, and an interrupted call resumes when called again.
 
     Args:
         paths: a column `path` with an image, video or folder of images in each row.

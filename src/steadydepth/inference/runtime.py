@@ -264,7 +264,7 @@ def _open_executorch(path: Path, threads: int | None) -> tuple[Network, str]:
 
 
 def _read_appended(path: Path) -> str:
-    """The metadata at the end of the file, where its runtime does not look; it also shows a file that was cut."""
+    """The metadata at the end of the file, where its runtime does not look; it also shows a file that is incomplete."""
     with zipfile.ZipFile(path) as archive:
         return archive.read(METADATA).decode()
 

@@ -91,8 +91,8 @@ def _land(
 ) -> tuple[Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
     """The largest disparity that lands on each pixel, 0 where none does, and where one does.
 
-    A pixel covers the nearest one, and both that it lands between where its surface goes on to their side: so a surface
-    that is stretched to twice its width has no cracks, and none grows.
+    A pixel covers the nearest one, and both that it lands between where its surface continues to their side: so a
+    surface that is stretched to twice its width has no cracks, and none grows.
     """
     height, width = disparity.shape
     at = np.arange(width, dtype=np.float32) + np.float32(share) * disparity

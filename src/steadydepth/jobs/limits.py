@@ -20,7 +20,7 @@ class JobLimits:
     ratio: float = 50.0  # of what an archive holds to its own size; images are packed already
     pixels: int = 4096 * 2304  # of a frame
     frames: int = 200_000  # of a sequence
-    keep_unfinished_s: float = 24 * 3600.0  # of an upload that nobody goes on with
+    keep_unfinished_s: float = 24 * 3600.0  # of an upload that nobody resumes
     check_s: float = 1800.0  # that unpacking and checking an upload may take
     running: int = 1  # jobs at a time
     waiting: int = 20  # jobs in the queue

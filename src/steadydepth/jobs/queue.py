@@ -72,7 +72,7 @@ class Jobs:
         self._thread.start()
 
     def stop(self) -> None:
-        """Have the jobs write their checkpoints and end, once; the next server goes on with them, and with checks."""
+        """Have the jobs write their checkpoints and end, once; the next server resumes them, and checks."""
         if self._is_over:
             return
         self._is_over = True
@@ -104,7 +104,7 @@ class Jobs:
                     last_cleaning = time.monotonic()
                     self.uploads.delete_stale()
                 self.tick()
-            except Exception:  # of one job; the others go on, and so does the server
+            except Exception:  # of one job; the others continue, and so does the server
                 logger.exception("jobs")
 
     def tick(self) -> None:
@@ -208,7 +208,7 @@ class Jobs:
         return self.store.change(job, state="cancelling") if job.state == "running" else None
 
     def resume(self, job: Job) -> Job | None:
-        """Put a cancelled or failed job into the queue again: it goes on from its checkpoint. None otherwise.
+        """Put a cancelled or failed job into the queue again: it resumes from its checkpoint. None otherwise.
 
         Raises:
             InputError: an upload that it works on was deleted meanwhile.
@@ -240,7 +240,7 @@ class Jobs:
         path = self.of(job) / CURVES
         try:
             return [line for line in read_log(path) if line["step"] > after] if path.is_file() else []
-        except InputError:  # by a power cut; what is wrong with it is the message of the job that goes on with it
+        except InputError:  # by a power cut; what is wrong with it is the message of the job that resumes it
             return []
 
     def doing(self, job: Job) -> str:
@@ -296,7 +296,7 @@ class Jobs:
     def _start(self, job: Job) -> None:
         try:
             model = self.resolve(job.model or "")
-        except InputError as error:  # gone since the job was taken; the others go on
+        except InputError as error:  # gone since the job was taken; the others continue
             self.store.change(job, state="failed", ended=time.time(), message=str(error))
             return
         limits = vars(self.limits)
@@ -305,7 +305,7 @@ class Jobs:
             logger.info("job %s (%s): started", job.id, job.kind)
 
     def _look_at(self, job: Job) -> None:
-        if not self.of(job).is_dir():  # somebody made room by hand; the others go on
+        if not self.of(job).is_dir():  # somebody made room by hand; the others continue
             self.store.change(job, state="failed", ended=time.time(), message="its folder on the server is gone")
             return
         if self.processes.is_alive(self.of(job)):
@@ -345,7 +345,7 @@ class Jobs:
             message = f"its process was lost {losses} times at step {step}, most likely for want of memory or of disk"
             self.store.change(job, state="failed", ended=now, message=message)
             return
-        logger.warning("job %s: its process was lost; it goes on from its checkpoint", job.id)
+        logger.warning("job %s: its process was lost; it resumes from its checkpoint", job.id)
         if (again := self.store.change(job, losses=losses, step=step)) is not None:
             self._start(again)
 

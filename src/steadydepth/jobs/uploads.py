@@ -131,7 +131,7 @@ class Uploads:
                 self._busy.discard(upload.id)
 
     def begin_piece(self, upload: Upload) -> IO[bytes]:
-        """The file of an upload, open behind the bytes that count; what a cut piece left after them is dropped."""
+        """The file of an upload, open behind the bytes that count; what an incomplete piece left there is dropped."""
         file = (self.of(upload) / PART).open("r+b")
         file.truncate(upload.received)
         file.seek(upload.received)
@@ -173,7 +173,7 @@ class Uploads:
         remove(self.of(upload))
 
     def delete_stale(self) -> None:
-        """Delete unfinished uploads that nobody goes on with, and folders that no upload owns."""
+        """Delete unfinished uploads that nobody resumes, and folders that no upload owns."""
         known = set()
         for upload in self.store.all(Upload):
             known.add(upload.id)

@@ -1,6 +1,6 @@
 """The process of one job: `python -m steadydepth.jobs.worker FOLDER`.
 
-It writes outcome.json when it ends by itself. One that was killed leaves none, and the same command goes on from the
+It writes outcome.json when it ends by itself. One that was killed leaves none, and the same command resumes from the
 checkpoint of its run.
 """
 
@@ -122,13 +122,13 @@ def _tune_filter(order: dict[str, Any], folder: Path) -> str | None:
     from steadydepth.filter_training.tune import NOTE, tune_filter
     from steadydepth.jobs.plans import RUN, VIDEOS
 
-    if (folder / RUN / NOTE).is_file():  # of an earlier start that was cut between writing it and saying so
+    if (folder / RUN / NOTE).is_file():  # of an earlier start that was interrupted between writing it and saying so
         remove(folder / RUN)
     found = tune_filter(folder / VIDEOS, model=order["model"], out=folder / RUN, **order["settings"])
     if found is None:
         return None
     scores = ", ".join(f"{name} {before:.3f} to {after:.3f}" for name, (before, after) in found.scores.items())
-    verdict = "better" if found.is_better else "no better, so it is the filter as it came"
+    verdict = "better" if found.is_better else "no better, so the filter is unchanged"
     return f"{verdict}: {scores}"
 
 

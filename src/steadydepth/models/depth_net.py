@@ -91,7 +91,7 @@ class DepthNet(nn.Module, PyTorchModelHubMixin):
         return log_depth.exp()[:, 0].unflatten(0, (b, t)), {}
 
     def with_guided_upsampling(self) -> "DepthNet":
-        """The network itself if it is guided, else one of its layers to go on training with.
+        """The network itself if it is guided, else one of its layers to continue training with.
 
         Encoder, coarse levels and last layer are taken over. The finest level is not, which stood before the last
         layer: until that has learned to do without, the depth is another. The guide begins as bilinear upsampling.

@@ -48,7 +48,7 @@ class TransformersDepth(nn.Module):
         network: the model of transformers.
         processor: its image processor.
         claims: what its numbers mean.
-        files: the processor's files as they came, by name, to be saved with the model.
+        files: the processor's files unchanged, by name, to be saved with the model.
     """
 
     def __init__(self, network: nn.Module, processor: Any, claims: Claims, files: dict[str, bytes]) -> None:

@@ -15,7 +15,7 @@ FilterMemory = dict[str, Array]
 
 GUIDE_SIDE = 96  # about as many pixels has the shorter side of the images that are compared; the network sees half
 MOST_KEPT = 0.98  # of the memory: half of it is gone after 34 frames, whatever the network says
-KNEE = 0.2  # of the mean, where inverse depth stops being like a logarithm and goes on as a line
+KNEE = 0.2  # of the mean, where inverse depth stops being like a logarithm and continues as a line
 LEAST = 1e-12
 FAR = -1e6  # in place of NaN: motion out of any image, of itself and of what is interpolated from it
 N_FEATURES = 19  # maps that the network is shown, at half the guide's size

@@ -73,7 +73,7 @@ export class JobsView {
       show(0);
       const end = () => this.sending.delete(key);
       const fail = (error) => {
-        throw error instanceof Refused ? error : new Error(`${file.name}: ${error.message}; choose the file again to go on`);
+        throw error instanceof Refused ? error : new Error(`${file.name}: ${error.message}; choose the file again to resume`);
       };
       this.doing(() => sendFile(file, show, stop.signal).catch(fail).finally(end));
     }
@@ -247,7 +247,7 @@ function putBack(model) {
 }
 
 function describe(upload) {
-  if (upload.state === "receiving") return `${share(upload.received, upload.size)} is there; choose the file again to go on`;
+  if (upload.state === "receiving") return `${share(upload.received, upload.size)} is there; choose the file again to resume`;
   if (upload.state === "ready") return upload.sequences.length === 1 ? "1 sequence" : `${upload.sequences.length} sequences`;
   return upload.message;
 }

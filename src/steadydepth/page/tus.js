@@ -1,4 +1,4 @@
-// Uploads in pieces, by the tus protocol: after a lost connection, or with the same file again, it goes on where it was.
+// Uploads in pieces, by the tus protocol: after a lost connection, or with the same file again, it resumes where it was.
 
 import { Refused, ask } from "./server.js";
 

@@ -30,7 +30,7 @@ class InService:
 
 
 class Models:
-    """Models by name; one is in service, and another can take its place while streams go on.
+    """Models by name; one is in service, and another can take its place while streams stay open.
 
     A stream takes the new one from its next frame on, where it begins anew: no answer is of both. The one before ends
     when the last of its frames is answered.
@@ -72,7 +72,7 @@ class Models:
         self._known[name] = model
 
     def forget(self, name: str) -> None:
-        """A model that is no more there; streams on it go on."""
+        """A model that is no more there; streams on it continue."""
         self._known.pop(name, None)
 
     def put_into_service(self, name: str) -> InService:

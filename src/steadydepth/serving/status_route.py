@@ -67,7 +67,7 @@ def models(request: Request) -> dict[str, Any]:
     responses={404: {"description": "No model has that name"}},
 )
 def put_into_service(request: Request, choice: Choice) -> dict[str, Any]:
-    """Load a known model and put it in the place of the one in service; streams go on, and begin anew on it."""
+    """Load a known model and put it in the place of the one in service; streams stay open, and begin anew on it."""
     known: Models = request.app.state.models
     audit: Audit = request.app.state.audit
     if choice.model not in known.names():

@@ -39,7 +39,7 @@ class _Over(Exception):
 
 @dataclass(frozen=True)
 class _Frame:
-    """A frame as it came."""
+    """A frame as it was received."""
 
     number: int
     header: dict[str, Any]
@@ -228,7 +228,7 @@ class _Stream:
         loop = asyncio.get_running_loop()
         self._step = loop.run_in_executor(self._pool, self._predict, frame)
         try:
-            # Shielded: when the stream ends, the thread goes on to its end.
+            # Shielded: when the stream ends, the thread runs to its end.
             return await asyncio.shield(self._step)
         except Exception as error:
             return error

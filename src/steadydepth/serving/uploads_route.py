@@ -59,7 +59,7 @@ def uploads_router(jobs: Jobs) -> APIRouter:
 
     @router.head("/uploads/{id}")
     def find_offset(id: Id, who: Who, tus: Tus) -> Response:
-        """How many bytes of an upload are there: the sender goes on from that offset."""
+        """How many bytes of an upload are there: the sender resumes from that offset."""
         _check_version(tus)
         upload = find(jobs, Upload, id, who)
         return Response(headers=_TUS_HEADERS | {
@@ -133,7 +133,7 @@ async def _receive(jobs: Jobs, upload: Upload, request: Request, digest: tuple[A
         await run_sync(_write, file, block, digest)
         is_complete = digest is None or digest[0].digest() == digest[1]
     finally:
-        # Of a piece that was cut, what came counts, unless it was to be checked.
+        # Of an incomplete piece, what arrived counts, unless it was to be checked.
         keep = is_complete or (digest is None and left >= 0)
         after = await run_sync(lambda: jobs.uploads.end_piece(upload, file, keep=keep))
     if not is_complete:

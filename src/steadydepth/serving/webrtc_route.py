@@ -168,7 +168,7 @@ class _Peer:
                 self.answers.skip()
                 continue
             try:
-                # Shielded: a thread goes on to its end, and the terminal is closed after it.
+                # Shielded: a thread runs to its end, and the terminal is closed after it.
                 message = await asyncio.shield(loop.run_in_executor(self._pool, self._compute, *taken))
             except InputError as error:
                 LOG.info("a frame over WebRTC is refused: %s", error)

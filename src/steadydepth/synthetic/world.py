@@ -169,7 +169,7 @@ def make_world(
 ) -> list[Path]:
     """Write sequence folders, fixed and moving camera in turn.
 
-    A clip that is there already is kept, so an interrupted run goes on where it stopped.
+    A clip that is there already is kept, so an interrupted run resumes where it stopped.
 
     Args:
         root: of the folders.

@@ -29,7 +29,7 @@ MODEL_PART = ".model-"  # a model that is being written
 def save_model(model: nn.Module, folder: Path) -> None:
     """Write the model into `folder` as its kind is written, each file to a temporary name that is then renamed.
 
-    Ours: config.json and model.safetensors; the others as they came, with steadydepth.json beside them.
+    Ours: config.json and model.safetensors; the others unchanged, with steadydepth.json beside them.
 
     Args:
         model: with `save_pretrained`.
@@ -50,7 +50,7 @@ def save_model(model: nn.Module, folder: Path) -> None:
 
 
 def save_checkpoint(content: dict[str, Any], folder: Path) -> None:
-    """Write what a run needs to go on; the checkpoint before it is kept beside this one.
+    """Write what a run needs to resume; the checkpoint before it is kept beside this one.
 
     The file is complete or absent however the process ends.
 

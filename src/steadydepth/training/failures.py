@@ -33,7 +33,7 @@ def explained() -> Iterator[None]:
         if isinstance(error, BrokenProcessPool):
             raise InputError(
                 "a process that renders was lost, most likely for want of memory: lower data.workers, and the same "
-                "command goes on from the last checkpoint"
+                "command resumes from the last checkpoint"
             ) from error
         if "DefaultCPUAllocator" in str(error):
             raise InputError(f"out of memory: {LESS}") from error
@@ -44,12 +44,12 @@ def explained() -> Iterator[None]:
         if first is not None:
             raise InputError(
                 f"a loader process was lost, most likely for want of memory ({str(first).splitlines()[0]}): lower "
-                "data.workers or data.cached_clips, and the same command goes on from the last checkpoint"
+                "data.workers or data.cached_clips, and the same command resumes from the last checkpoint"
             ) from error
         if any(words in str(error) for words in LOST):
             raise InputError(
                 "another process of this run was lost: its own log, or the launcher's, has the reason; the same "
-                "command goes on from the last checkpoint"
+                "command resumes from the last checkpoint"
             ) from error
         raise
 

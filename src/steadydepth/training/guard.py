@@ -30,8 +30,8 @@ MOST_BACK = 4  # times that it takes a run back before it stops it
 class Guard:
     """Compares a model's log depth and edges with its teacher's, and holds the last weights that were close enough.
 
-    Where a model is too far off it is taken back to them, to go on with a smaller learning rate; where that has been of
-    no use four times, the run stops.
+    Where a model is too far off it is taken back to them, to continue with a smaller learning rate; where that has been
+    of no use four times, the run stops.
 
     Args:
         teacher: the frozen copy of the model that training began with.
@@ -56,7 +56,7 @@ class Guard:
 
     @property
     def stopped(self) -> bool:
-        """Whether going on is of no use."""
+        """Whether continuing is of no use."""
         return self.backed_off > MOST_BACK
 
     def check(self, model: nn.Module, accelerator: "Accelerator") -> dict[str, float]:

@@ -57,6 +57,6 @@ def _hold(folder: Path, held: ExitStack, *, with_children: bool) -> None:
         )
         return
     if lock is None:
-        raise InputError(f"{folder}: another process trains here: let it end, or stop it, and the same command goes on")
+        raise InputError(f"{folder}: another process trains here: let it end, or stop it, and the same command resumes")
     held.callback(os.close, lock)
     os.set_inheritable(lock, with_children)

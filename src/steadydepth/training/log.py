@@ -31,7 +31,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _read(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The lines of a log, as text and as values; a run that is training, or was cut, may have begun one more."""
+    """The lines of a log, as text and as values; a run that is training or was interrupted may have begun one more."""
     found = []
     refuse_pipe(path)
     for number, line in enumerate(
@@ -62,7 +62,7 @@ def last_step(path: Path) -> int:
 
 
 def keep_lines_until(path: Path, step: int) -> None:
-    """Drop what a cut run wrote after its last checkpoint: those steps are taken again."""
+    """Drop what an interrupted run wrote after its last checkpoint: those steps are taken again."""
     if not path.is_file():
         return
     kept = [line for line, values in _read(path) if values["step"] <= step]

@@ -1,4 +1,4 @@
-"""The loop: batches to steps, logging, checkpoints, and going on where an earlier run was cut."""
+"""The loop: batches to steps, logging, checkpoints, and resuming an interrupted run."""
 
 import logging
 import time
@@ -65,7 +65,7 @@ def _claim_folder(config: Config, *, has_begun: bool) -> None:
 
 
 def train(config: Config | str | Path, *, profile: bool = False) -> Path:
-    """Train as a config describes, or go on where the same run was cut.
+    """Train as a config describes, or resume the same run where it was interrupted.
 
     SIGTERM or Ctrl-C ends the run after the current step: the folder then has a checkpoint, and no model yet. A
     finished run is left as it is.
@@ -138,7 +138,7 @@ def _go_on(
         remove_remains(folder)
     if checkpoint is not None:
         state = unpack(checkpoint, state, watchers, accelerator)
-        logger.info("%s: going on after step %d of %d", folder, state.step, config.optim.steps)
+        logger.info("%s: resuming after step %d of %d", folder, state.step, config.optim.steps)
     if accelerator.is_main_process:
         for name in (LOG, SKIPPED):
             keep_lines_until(folder / name, state.step)
@@ -155,7 +155,7 @@ def _go_on(
             setup, batches = clock.watch(setup, state.model, batches)
         state = take_steps(setup, state, watchers, samples, batches, clock=clock)
     if state.step < config.optim.steps and not watchers.stopped:
-        logger.info("%s: stopped after step %d as asked; the same command goes on from there", folder, state.step)
+        logger.info("%s: stopped after step %d as asked; the same command resumes from there", folder, state.step)
         return
     model = averaged_model(setup, state)
     if accelerator.is_main_process:

@@ -45,7 +45,7 @@ def open_accelerator(config: Config) -> "Accelerator":
             "run.precision: bf16: this CPU has neither AMX nor AVX512_BF16 and will take longer than with no"
         )
     tracker = config.run.tracker
-    # Accelerate goes on without a tracker whose package is not there.
+    # Accelerate continues without a tracker whose package is not there.
     if tracker and importlib.util.find_spec(tracker) is None:
         raise InputError(f"run.tracker: {tracker}: is not installed: pip install {tracker}")
     if not dist.is_initialized():

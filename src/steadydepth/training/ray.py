@@ -14,7 +14,7 @@ from steadydepth.training.loop import train
 def train_on_ray(config: Config | str | Path, scaling: Any, *, max_failures: int = 0) -> Path:
     """Train a config on the workers of a Ray cluster, each of them a process of `train`.
 
-    The same call goes on where a run was cut, and so does Ray by itself when a worker is lost. The data and the run
+    The same call resumes an interrupted run, and so does Ray by itself when a worker is lost. The data and the run
     folder, in which Ray's own records are under ray/, must be on a disk that all workers can reach.
 
     Args:

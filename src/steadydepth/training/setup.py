@@ -66,7 +66,7 @@ def set_up(config: Config) -> tuple[Setup, TrainingState]:
     accelerator = open_accelerator(config)
     model = build_model(config)
     if not accelerator.is_main_process:
-        # Dropout of its own; the first process goes on as one that is alone.
+        # Dropout of its own; the first process draws as one that is alone.
         torch.manual_seed(config.run.seed + accelerator.process_index)
     by_teacher = any(one.labels == "teacher" for one in config.data.all_sources())
     # With another upsampling the model does not begin as the one that teaches.

@@ -23,7 +23,7 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
         return
     numbers = [signal.SIGTERM, signal.SIGINT]
     hung_up = getattr(signal, "SIGHUP", None)  # not on Windows
-    if hung_up is not None and signal.getsignal(hung_up) != signal.SIG_IGN:  # under nohup it goes on being ignored
+    if hung_up is not None and signal.getsignal(hung_up) != signal.SIG_IGN:  # under nohup it stays ignored
         numbers.append(hung_up)
     if sys.platform == "win32":
         numbers.append(signal.SIGBREAK)

@@ -78,7 +78,7 @@ def pack(state: TrainingState, watchers: Watchers, accelerator: "Accelerator") -
 def unpack(
     packed: dict[str, Any], state: TrainingState, watchers: Watchers, accelerator: "Accelerator"
 ) -> TrainingState:
-    """The state that was packed, sharded as `state` is; watchers and random numbers go on from there as well.
+    """The state that was packed, sharded as `state` is; watchers and random numbers continue from there as well.
 
     With another number of processes than before, the first takes all sums of losses and dropout begins anew.
 
@@ -116,7 +116,7 @@ def unpack(
 
 
 def back_off(state: TrainingState, accelerator: "Accelerator") -> TrainingState:
-    """The state that goes on from the weights of the average, with half of the learning rate and no momentum.
+    """The state that continues from the weights of the average, with half of the learning rate and no momentum.
 
     Args:
         state: its average has the weights to go back to; it is not used again.

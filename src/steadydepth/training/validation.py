@@ -70,7 +70,7 @@ class EarlyStopping:
 
     @property
     def stopped(self) -> bool:
-        """Whether so many validations in a row were no better that going on is of no use."""
+        """Whether so many validations in a row were no better that continuing is of no use."""
         return 0 < self.patience <= self.since
 
     def is_best(self, distance: float) -> bool:

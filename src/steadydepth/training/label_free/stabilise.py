@@ -99,7 +99,7 @@ def stabilise(
     seed: int = 0,
     device: str = "auto",
 ) -> Stabilised | None:
-    """Make a model steady on videos that have no depth; the same call again goes on where it was cut.
+    """Make a model steady on videos that have no depth; the same call again resumes where it was interrupted.
 
     Args:
         videos: video files, sequence folders, or folders of them.
@@ -173,7 +173,7 @@ def _take(out: Path, asked: dict[str, Any]) -> None:
         names = ", ".join(path.name for path in left)
         raise InputError(
             f"{out}: holds {names}, and no note of who made them: choose another folder, or, where version 0.2.0 was "
-            f"cut here before its training began, delete {names} and call again"
+            f"interrupted here before its training began, delete {names} and call again"
         )
     else:
         before = None
@@ -227,7 +227,7 @@ def _gather(videos: list[Path], out: Path, *, n_frames: int, max_side: int) -> N
         for start, stop in _pieces(length, share) if path.is_file() else [(0, length)]:
             name = name_of(path) if stop - start == length else f"{name_of(path)}_{start:06d}"
             if (part / name).exists():
-                pass  # of a call that was cut
+                pass  # of an interrupted call
             elif path.is_file():
                 with leaving_out(path, failed):
                     convert_video(path, part, name=name, start=start, stop=stop, max_side=max_side)
@@ -309,7 +309,7 @@ def _tune(config: Config, *, minutes: float | None, started: float) -> Config:
 def _measure(
     model: str, out: Path, folder: str, device: str, *, reference: str | None = None
 ) -> dict[str, float | None]:
-    """The means of evaluate on the videos, which are there already where an earlier call was cut."""
+    """The means of evaluate on the videos, which are there already where an earlier call was interrupted."""
     path = out / folder / "metrics.json"
     if not path.is_file():
         logger.info("%s: measuring the %s model", out, "starting" if reference is None else "trained")
