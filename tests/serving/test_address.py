@@ -46,3 +46,9 @@ def test_an_address_is_refused_while_somebody_listens_there():
         with pytest.raises(InputError, match=f"127.0.0.1:{port} is in use by another program"):
             check_address("127.0.0.1", port)
     check_address("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_number_that_is_no_port_is_refused(port):
+    with pytest.raises(InputError, match=f"port {port}: it is 0, any free one, to 65535"):
+        check_address("127.0.0.1", port)

@@ -119,7 +119,7 @@ def convert(
     split: Annotated[str | None, typer.Option(help="Only this official split: see docs/data.md.")] = None,
     start: Annotated[int, typer.Option(min=0, help="First frame of each sequence.")] = 0,
     stop: Annotated[int | None, typer.Option(help="Frame after the last.")] = None,
-    max_side: Annotated[int | None, typer.Option(help="Shrink to this longer side.")] = None,
+    max_side: Annotated[int | None, typer.Option(help="Shrink frames whose longer side is above this, pixels.")] = None,
     split_shots: Annotated[
         bool, typer.Option("--split-shots", help="Detect the cuts of a video and write a sequence per shot.")
     ] = False,
@@ -145,7 +145,9 @@ def pack(
     shard_size: Annotated[str, typer.Option(help="Size of a shard, such as 500MB or 1GB.")] = "1GB",
     codec: Annotated[str, typer.Option(help="zstd (lossless, fast to read), or png.")] = "zstd",
     size: Annotated[str | None, typer.Option(help="Scale and crop to HxW, as training does.")] = None,
-    max_side: Annotated[int | None, typer.Option(min=2, help="Shrink to this longer side.")] = None,
+    max_side: Annotated[
+        int | None, typer.Option(min=2, help="Shrink frames whose longer side is above this, pixels.")
+    ] = None,
     flow: Annotated[bool, typer.Option("--flow", help="Store DIS flow, for data.motion=dis.")] = False,
 ) -> None:
     """Write sequences into a few tar files that are faster to read, from a disk or a URL.

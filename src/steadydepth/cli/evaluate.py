@@ -17,7 +17,9 @@ def evaluate(
         str | None, typer.Option(help="A folder, hub name, package.module:factory, or exported file.")
     ] = None,
     predictions: Annotated[Path | None, typer.Option(help="A prediction folder, in place of a model.")] = None,
-    align: Annotated[str, typer.Option(help="Per clip: auto, none, scale, affine or disparity.")] = "auto",
+    align: Annotated[
+        str, typer.Option(help="Fit each clip to its labels: auto (by the claims), none, scale, affine or disparity.")
+    ] = "auto",
     max_depth: Annotated[float | None, typer.Option(help="Ignore labels beyond this, metres.")] = None,
     controls: Annotated[bool, typer.Option(help="Also score a constant, EMA, median and flow-guided EMA.")] = True,
     filter: Annotated[
@@ -33,7 +35,7 @@ def evaluate(
         typer.Option(help="What counts, as in a benchmark: plain, kitti, nyu, sintel, bonn, scannet, vda_..."),
     ] = "plain",
     lengths: Annotated[str | None, typer.Option(help="Also score windows of so many frames: 8,32,all.")] = None,
-    opw: Annotated[str, typer.Option(help="khan, or nvds to add the warping error of NVDS's script.")] = "khan",
+    opw: Annotated[str, typer.Option(help="Warping error: khan, or nvds to add that of NVDS's script.")] = "khan",
     strict: Annotated[bool, typer.Option(help="Stop at a value that is not finite, or a clip that fails.")] = False,
     jobs: Annotated[
         int | None,

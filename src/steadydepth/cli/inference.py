@@ -56,7 +56,7 @@ def predict(
     ] = False,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Skip inputs whose outputs are there; name those made with other settings."),
+        typer.Option("--resume", help="Skip inputs whose outputs exist; stop if any was made with other settings."),
     ] = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Process every N-th input from the I-th on, for N machines.")
@@ -69,7 +69,9 @@ def predict(
     seconds: Annotated[
         float | None, typer.Option(min=0, help="Stop recording a camera or URL after this time; or press Ctrl-C.")
     ] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames a second of folders of images; default 25.")] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frame rate of folders of images, frames a second; default 25.")
+    ] = None,
     focal: Annotated[float | None, typer.Option(help="For ply and rerun: focal length, pixels of the input.")] = None,
     fov: Annotated[float | None, typer.Option(help="For ply and rerun: horizontal field of view, degrees.")] = None,
 ) -> None:
@@ -126,7 +128,7 @@ def stream(
         str | None, typer.Option(help="Write raw frames to standard output: rgb24 (colours) or grayf32le (depth).")
     ] = None,
 ) -> None:
-    """Predict depth of live frames until Ctrl-C; always the newest: frames that arrive meanwhile are skipped.
+    """Predict depth of live frames until Ctrl-C; frames that arrive while one is predicted are skipped.
 
     Example: steadydepth stream 0 --show
     """

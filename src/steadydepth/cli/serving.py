@@ -33,9 +33,13 @@ def serve(
     ] = None,
     certificate: Annotated[Path | None, typer.Option(help="PEM file of the certificate, for TLS.")] = None,
     key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's key.")] = None,
-    audit: Annotated[Path | None, typer.Option(help="File for the audit log; default: the log.")] = None,
+    audit: Annotated[
+        Path | None, typer.Option(help="File for the audit log; default: with the other messages.")
+    ] = None,
     webrtc: Annotated[bool, typer.Option("--webrtc", help="Accept WebRTC cameras (extra webrtc).")] = (False),
-    data: Annotated[Path | None, typer.Option(help="Folder for uploads and jobs; default: no training.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder for uploads and training jobs; without it the server trains nothing.")
+    ] = None,
 ) -> None:
     """Serve a model over HTTP and WebSocket until Ctrl-C: clients send images or streams of frames and get depth.
 

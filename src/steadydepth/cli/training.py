@@ -10,7 +10,10 @@ import typer
 from steadydepth.cli.printing import ModelName, before_and_after, pair, print_columns
 
 ConfigFile = Annotated[
-    Path, typer.Option("--config", "-c", help="A YAML file, or one of the package: demo, mixed, ...")
+    Path,
+    typer.Option(
+        "--config", "-c", help="A YAML file, or the name of one that comes with the package: demo, compare, ..."
+    ),
 ]
 
 STOPPED = "stopped as asked; the same command resumes from there"

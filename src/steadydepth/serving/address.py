@@ -18,12 +18,23 @@ def shown_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def check_port(port: int) -> None:
+    """See that a number is one of a port.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not 0 <= port <= 65535:
+        raise InputError(f"port {port}: it is 0, any free one, to 65535")
+
+
 def check_address(host: str, port: int) -> None:
     """See that nobody listens on an address yet, and that we may.
 
     Raises:
-        InputError: it is in use, or not allowed.
+        InputError: it is in use, or not allowed, or there is no such port.
     """
+    check_port(port)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()

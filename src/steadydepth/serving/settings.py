@@ -8,6 +8,7 @@ from typing import Any
 
 from steadydepth.errors import InputError
 from steadydepth.jobs.limits import JobLimits
+from steadydepth.serving.address import check_port
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +76,7 @@ class Settings:
         for path in (self.certificate, self.key):
             if path is not None and not path.is_file():
                 raise InputError(f"{path} does not exist; it is a PEM file for TLS: check the path")
-        if not 0 <= self.port <= 65535:
-            raise InputError(f"port {self.port}: it is 0, any free one, to 65535")
+        check_port(self.port)
         if self.data is not None and sys.platform == "win32":
             raise InputError(
                 f"{self.data}: uploads and jobs need Linux or macOS, whose limits keep them from the rest of the "
