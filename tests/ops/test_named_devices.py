@@ -16,8 +16,8 @@ def test_a_device_that_is_there_is_found():
         assert find_device("cuda:1") == torch.device("cuda:1")
 
 
-# One that no machine has, one that torch does not know, and one that has no numbers.
-@pytest.mark.parametrize("name", ["cuda:99", "gpu", "meta"])
+# One that no machine has, one that torch does not know, one without numbers, and one of a package that is not there.
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "meta", "hpu"])
 def test_a_device_that_is_not_there_is_refused_wherever_it_is_named(name, model, tmp_path):
     refused = f"device {name}: cannot be used .*: give cpu, or one that steadydepth doctor lists"
     with pytest.raises(InputError, match=refused):

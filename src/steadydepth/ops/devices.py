@@ -13,8 +13,9 @@ def find_device(name: torch.device | str) -> torch.device:
     """
     try:
         torch.zeros(1, device=name).cpu()
-    # What torch raises for a name that it does not know, for a device without numbers, and in builds without a backend.
-    except (RuntimeError, AssertionError) as error:
+    # What torch raises for a name that it does not know or a device without numbers, in builds without a backend, and
+    # without the package that brings one (hpu).
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"device {name}: cannot be used ({reason}): give cpu, or one that steadydepth doctor lists"
