@@ -81,6 +81,7 @@ def test_a_network_of_ones_own_is_trained_and_comes_back(world, tmp_path, toy, c
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "library_name: steadydepth" in card
     assert "It claims `scale`" in card
+    assert "Network: that of the model it was trained from; started from" in card
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert lines[-1]["absolute"] < lines[0]["absolute"]
 

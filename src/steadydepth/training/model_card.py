@@ -68,9 +68,7 @@ def write_card(folder: str | Path, *, licence: str | None = None) -> Path:
     head |= {"license": licence} if licence else {}
     if config.model.init is not None and not Path(config.model.init).exists():
         head["base_model"] = config.model.init.partition(",")[0]
-    network = (
-        f"`{config.model.encoder}`, with a small decoder" if is_ours else "the one that training began from, unchanged"
-    )
+    network = f"`{config.model.encoder}`, with a small decoder" if is_ours else "that of the model it was trained from"
     lines = [
         "---",
         yaml.safe_dump(head, sort_keys=False).strip(),
