@@ -1,11 +1,13 @@
 """The page to drop a video on: what it writes, and, where Gradio and a browser are, a video dropped on it."""
 
+import logging
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -14,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 from waiting import wait_until
 
-from steadydepth import cli
+from steadydepth import cli, gradio_app
 from steadydepth.files.video_read import probe_video, read_video
 from steadydepth.files.video_write import write_video
 from steadydepth.gradio_app import app as serve_page
@@ -77,6 +79,17 @@ def test_a_port_that_is_taken_is_one_message_before_anything_is_loaded():
     assert str(caught.value) == (
         f"127.0.0.1:{port} is in use by another program: choose another --port, or end that program"
     )
+
+
+def test_port_0_is_a_free_port_that_the_message_names(monkeypatch, caplog):
+    """Gradio takes 0 for a port like any other."""
+    caplog.set_level(logging.INFO, "steadydepth")
+    launched = {}
+    page = SimpleNamespace(launch=lambda **options: launched.update(options))
+    monkeypatch.setattr(gradio_app, "make_app", lambda model: page)
+    serve_page("missing", port=0)
+    assert launched["server_port"] > 0
+    assert f"open http://127.0.0.1:{launched['server_port']}" in caplog.text
 
 
 @pytest.fixture

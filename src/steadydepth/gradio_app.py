@@ -112,12 +112,12 @@ def app(model: AnyModel = DEFAULT, *, host: str = "127.0.0.1", port: int = 7860)
     Args:
         model: a name, a module or what `load` returns.
         host: address to listen on; another than 127.0.0.1 lets other machines in, without a password.
-        port: of that address.
+        port: of that address; 0 takes a free one.
 
     Raises:
-        InputError: the extra `app` is not installed, there is no such model, or the port is taken.
+        InputError: the extra `app` is not installed, there is no such model, or the address cannot be listened on.
     """
-    check_address(host, port)  # before a model is loaded
+    port = check_address(host, port)  # before a model is loaded
     page = make_app(model)
     LOG.info("open http://%s", shown_address(host, port))
     try:

@@ -45,10 +45,16 @@ def test_an_address_is_refused_while_somebody_listens_there():
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"127.0.0.1:{port} is in use by another program"):
             check_address("127.0.0.1", port)
-    check_address("127.0.0.1", port)
+    assert check_address("127.0.0.1", port) == port
+    assert check_address("127.0.0.1", 0) > 0
+
+
+def test_an_address_of_another_machine_is_refused_at_once():
+    with pytest.raises(InputError, match=r"^192\.0\.2\.1:0 is no address of this machine: choose another --host$"):
+        check_address("192.0.2.1", 0)  # of documentation: RFC 5737
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
 def test_a_number_that_is_no_port_is_refused(port):
-    with pytest.raises(InputError, match=f"port {port}: it is 0, any free one, to 65535"):
+    with pytest.raises(InputError, match=f"port {port}: must be from 1 to 65535, or 0 for any free one"):
         check_address("127.0.0.1", port)

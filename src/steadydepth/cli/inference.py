@@ -159,7 +159,7 @@ def app(
     host: Annotated[str, typer.Option(help="Any but 127.0.0.1 lets other machines in, without a password.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 7860,
 ) -> None:
     """Serve a page to drop a video on; it shows frame, raw and filtered depth side by side. Ctrl-C ends it.
 

@@ -19,29 +19,34 @@ def shown_address(host: str, port: int) -> str:
 
 
 def check_port(port: int) -> None:
-    """See that a number is one of a port.
+    """Check that a number is that of a port.
 
     Raises:
         InputError: it is not.
     """
     if not 0 <= port <= 65535:
-        raise InputError(f"port {port}: it is 0, any free one, to 65535")
+        raise InputError(f"port {port}: must be from 1 to 65535, or 0 for any free one")
 
 
-def check_address(host: str, port: int) -> None:
-    """See that nobody listens on an address yet, and that we may.
+def check_address(host: str, port: int) -> int:
+    """Check that an address can be listened on.
+
+    A host whose name is not known is left to what listens: it may know it as one of IPv6.
+
+    Returns: the port; for 0, one that is free.
 
     Raises:
-        InputError: it is in use, or not allowed, or there is no such port.
+        InputError: it is in use, not allowed or of another machine, or there is no such port.
     """
     check_port(port)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        socket.create_server((host, port), family=family).close()
+        with socket.create_server((host, port), family=family) as listening:
+            return int(listening.getsockname()[1])
     except OSError as error:
-        # Others are left to asyncio, which does without a family that this machine has not.
-        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+        if error.errno in _WHY:
             raise refused_address(host, port, error) from error
+        return port
 
 
 def refused_address(host: str, port: int, error: BaseException | None) -> InputError:
