@@ -246,6 +246,13 @@ def test_a_pack_that_takes_the_place_of_another_is_read_anew(tmp_path):
         np.testing.assert_array_equal(open_sequence(tmp_path / "shards/a").read().frames, frames)
 
 
+@pytest.mark.parametrize("max_side", [1, 0, -5])
+def test_a_longer_side_of_no_image_is_refused(world, tmp_path, max_side):
+    with pytest.raises(InputError, match=f"max_side {max_side}: must be at least 2 pixels"):
+        pack(world, tmp_path / "shards", max_side=max_side)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_existing_folder_is_refused_and_a_failed_packing_leaves_nothing(world, packed, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="never overwritten"):
         pack(world, packed)

@@ -114,18 +114,21 @@ def pack(
         shard_size: bytes; a shard ends with the first frame that reaches it.
         codec: `zstd` (lossless, fast to read) or `png`.
         size: rows and columns to scale and cut to, as training does.
-        max_side: shrink to this longer side in pixels; not with `size`.
+        max_side: shrink to this longer side in pixels, at least 2; not with `size`.
         flow: keep DIS flow, which data.motion=dis then takes.
         progress: called with sequence, frames done, and frames in all.
 
     Returns: number of sequences.
 
     Raises:
-        InputError: `out` exists, no such codec, its package is missing, both of the sizes, or no sequence can be read.
+        InputError: `out` exists, no such codec, its package is missing, both of the sizes, `max_side` is below 2, or no
+            sequence can be read.
         SomeFailedError: some cannot be read; the shards of the others are written.
     """
     if size and max_side:
         raise InputError(f"--size {size} and --max-side {max_side}: give one of them")
+    if max_side is not None and max_side < 2:
+        raise InputError(f"max_side {max_side}: must be at least 2 pixels")
     if codec not in ENCODERS:
         raise InputError(f"{codec}: unknown codec; there are {', '.join(ENCODERS)}")
     if codec == "zstd":  # said once, before the first sequence, and not of each
