@@ -144,8 +144,8 @@ def check_target(out: Path, to: str) -> None:
     """Check what can be checked before anything is computed.
 
     Raises:
-        InputError: the format is unknown, its package is missing, the name of the file is one of another format, or
-            what has the name is a folder, for Core ML one that is no package.
+        InputError: the format is unknown, its package is missing, the name is one of another format, or it is that of
+            something that is not replaced: a folder, and for Core ML all that is no package.
     """
     if to not in SUFFIXES:
         raise InputError(f"{to}: unknown format; there are {', '.join(SUFFIXES)}, and web, a folder")

@@ -213,7 +213,7 @@ def load(
 
 
 def as_predictor(model: AnyModel, *, device: str | None = None) -> Predictor:
-    """A model by its name, on `device`, or as it is and where it is, ready to predict."""
+    """A model that is ready to predict: loaded by its name on `device`, or the one that is given, where it is."""
     if isinstance(model, Predictor):
         return model
     return load(model, device=device) if isinstance(model, str | Path) else Predictor(model)

@@ -72,7 +72,7 @@ class Jobs:
         self._thread.start()
 
     def stop(self) -> None:
-        """Have the jobs write their checkpoints and end, once; the next server resumes them, and checks."""
+        """Have the jobs write their checkpoints and end, once; the next server resumes jobs and checks."""
         if self._is_over:
             return
         self._is_over = True

@@ -159,8 +159,8 @@ def scored_depth(shown: Shown, sequence: Sequence, clip: Clip) -> Float64[np.nda
         clip: its first frames, as `scored_frames` gives them for the protocol of the report.
 
     Raises:
-        InputError: there is no prediction for each frame of the sequence, or of a part of it alone; or its filter is
-            gone.
+        InputError: the prediction is missing, of another number or shape of frames, or of a part of each (BTS's crop
+            of KITTI); or its filter is gone.
     """
     raw, claims = _depth_in_units_of_claims(shown, sequence, len(clip.frames))
     fitted = shown.report["clips"].get(clip.name, {})
