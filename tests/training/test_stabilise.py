@@ -210,6 +210,14 @@ def test_what_is_to_run_on_the_cpu_is_measured_there_too(tmp_path, start, monkey
     assert [one.device for one in measured] == [torch.device("cpu")] * 2
 
 
+def test_a_call_again_measures_where_its_run_was_planned(world, tmp_path, start, monkeypatch):
+    room.stabilise(world, model=start, out=tmp_path / "calm", steps=1, device="cpu")
+    measured = []
+    monkeypatch.setattr(room, "_measure", lambda model, out, folder, device, **_: measured.append(device) or {})
+    room.stabilise(world, model=start, out=tmp_path / "calm", steps=1)
+    assert measured == ["cpu", "cpu"]
+
+
 @pytest.mark.parametrize("n_frames", [1, 2])
 def test_videos_too_short_to_learn_from_are_refused_at_once_in_words_of_this_command(tmp_path, start, n_frames):
     (tmp_path / "short" / "rgb").mkdir(parents=True)

@@ -143,13 +143,13 @@ def stabilise(
                 load_model(model)  # what is no model is refused before the videos are prepared
                 _gather(given, out, n_frames=n_frames, max_side=max_side)
             config = _plan(out, asked, device)
-        before = _measure(str(model), out, BEFORE, device)
+        before = _measure(str(model), out, BEFORE, config.run.device)
         if not (out / "config.yaml").is_file():
             config = _tune(config, minutes=minutes if steps is None else None, started=started)
     train(config)
     if not (out / CARD).is_file():
         return None
-    after = _measure(str(out), out, AFTER, device, reference=str(model))
+    after = _measure(str(out), out, AFTER, config.run.device, reference=str(model))
     return Stabilised(out, config.optim.steps, config.optim.learning_rate, before, after)
 
 
