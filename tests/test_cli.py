@@ -110,6 +110,34 @@ def test_a_missing_folder_is_named(run, config, tmp_path, model):
     assert "no model" in complaint
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict", "FILM", "--out", "OUT"),
+        ("stream", "FILM"),
+        ("evaluate", "--data", "FILM", "--out", "OUT"),
+        ("serve", "--port", "0"),
+        ("app", "--port", "0"),
+    ],
+)
+def test_a_device_that_is_not_there_is_named_by_each_command_that_runs_a_model(run, tmp_path, words):
+    if find_spec({"serve": "fastapi", "app": "gradio"}.get(words[0], "steadydepth")) is None:
+        pytest.skip(f"{words[0]}: its extra is not installed")
+    film = tmp_path / "film.mp4"
+    write_video(film, make_clip(0, fixed_camera=True, n_frames=2, height=32, width=48).frames, 25.0)
+    places = {"FILM": str(film), "OUT": str(tmp_path / "out")}
+    given = (places.get(word, word) for word in words)
+    status, _, complaint = run(*given, "--model", "steadydepth-small", "--device", "cuda:99")
+    assert status == 2
+    assert complaint.count("device cuda:99: cannot be used") == 1
+
+
+def test_a_device_and_a_server_exclude_each_other(run):
+    status, _, complaint = run("stream", "0", "--server", "http://127.0.0.1:9", "--device", "cpu")
+    assert status == 2
+    assert "a server's model is where the server was told to run it" in complaint
+
+
 def test_a_clip_of_one_frame_is_refused_for_training(run, config, copy):
     for sequence in copy.iterdir():
         for path in sequence.glob("*/*.png"):

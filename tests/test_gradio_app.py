@@ -86,7 +86,7 @@ def test_port_0_is_a_free_port_that_the_message_names(monkeypatch, caplog):
     caplog.set_level(logging.INFO, "steadydepth")
     launched = {}
     page = SimpleNamespace(launch=lambda **options: launched.update(options))
-    monkeypatch.setattr(gradio_app, "make_app", lambda model: page)
+    monkeypatch.setattr(gradio_app, "make_app", lambda model, device: page)
     serve_page("missing", port=0)
     assert launched["server_port"] > 0
     assert f"open http://127.0.0.1:{launched['server_port']}" in caplog.text

@@ -26,15 +26,21 @@ if TYPE_CHECKING:
     from steadydepth.training.label_free.stabilise import Stabilised
 
 
-def _at_hand(model: AnyModel | None, server: str | None) -> Predictor:
+def _at_hand(model: AnyModel | None, server: str | None, device: str | None) -> Predictor:
     """The one of both that is given, ready to predict; the model of the package where none is."""
     if model is not None and server is not None:
         raise InputError("a model predicts, or a server: give one of both, --model or --server")
     if server is not None:
         from steadydepth.served import ServedPredictor
 
+        _refuse_device(device)
         return ServedPredictor(server)
-    return as_predictor(DEFAULT if model is None else model)
+    return as_predictor(DEFAULT if model is None else model, device=device)
+
+
+def _refuse_device(device: str | None) -> None:
+    if device is not None:
+        raise InputError(f"device {device}: a server's model is where the server was told to run it: leave it out")
 
 
 def predict(
@@ -42,6 +48,7 @@ def predict(
     *,
     model: AnyModel | None = None,
     server: str | None = None,
+    device: str | None = None,
     out: str | Path,
     format: str = "npz",
     view: DepthView | None = None,
@@ -65,6 +72,7 @@ def predict(
         model: a name, a module or what `load` returns.
         server: in place of the model, the URL of one that `serve` runs; its token is in the environment variable
             STEADYDEPTH_TOKEN.
+        device: of a model that is named, such as cpu or cuda:1; None takes an accelerator where there is one.
         out: folder of the results, each complete or not there.
         format: a key of `inference.writers.FORMATS`; `predict_files` explains them.
         view: range and colours of what shows depth; None is one range for each video, in turbo.
@@ -91,7 +99,7 @@ def predict(
     if server is not None and max_side is not None:
         raise InputError(f"max_side is {max_side}; a server shows its model frames as it was started to: leave it out")
     return predict_files(
-        _at_hand(model, server),
+        _at_hand(model, server, device),
         given,
         Path(out),
         format=format,
@@ -116,6 +124,7 @@ def stream(
     *,
     model: AnyModel | None = None,
     server: str | None = None,
+    device: str | None = None,
     seconds: float | None = None,
     filter: str | None = None,
     strength: float | None = None,
@@ -127,20 +136,23 @@ def stream(
         model: a name, a module or what `load` returns.
         server: in place of the model, the URL of one that `serve` runs; its token is in the environment variable
             STEADYDEPTH_TOKEN.
+        device: of a model that is named, such as cpu or cuda:1; None takes an accelerator where there is one.
         seconds: stop after so long; None continues until the source ends.
         filter: none, learned, a simple filter's name or a tuned filter's folder; None takes the model's own.
         strength: of the learned filter, from 0 to 1.
 
     Raises:
-        InputError: the source cannot be opened, or the server has another strength than is asked for.
+        InputError: the source cannot be opened, the device is not there, or the server has another strength than is
+            asked for.
     """
     if server is not None and model is None:
         from steadydepth.served import stream_served
 
+        _refuse_device(device)
         if strength is not None:
             raise InputError(f"strength {strength}: a server's filters have their own: leave it out")
         return stream_served(server, source, seconds=seconds, filter=filter)
-    return stream_newest(_at_hand(model, server), source, seconds=seconds, filter=filter, strength=strength)
+    return stream_newest(_at_hand(model, server, device), source, seconds=seconds, filter=filter, strength=strength)
 
 
 @dataclass(frozen=True)

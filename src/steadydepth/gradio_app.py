@@ -68,13 +68,17 @@ def compare_filter(
     return out
 
 
-def make_app(model: AnyModel = DEFAULT) -> Any:
+def make_app(model: AnyModel = DEFAULT, *, device: str | None = None) -> Any:
     """The page as a `gradio.Blocks`, to launch or to put into an app of one's own.
 
+    Args:
+        model: a name, a module or what `load` returns.
+        device: of a model that is named, such as cpu or cuda:1; None takes an accelerator where there is one.
+
     Raises:
-        InputError: the extra `app` is not installed, or there is no such model.
+        InputError: the extra `app` is not installed, or there is no such model or device.
     """
-    gradio, predictor = import_extra("gradio", "app", "the app needs Gradio"), as_predictor(model)
+    gradio, predictor = import_extra("gradio", "app", "the app needs Gradio"), as_predictor(model, device=device)
 
     def run(video: str | None, filter: str, colours: str, look_ahead: float) -> Iterator[str]:
         if not video:
@@ -106,19 +110,21 @@ def make_app(model: AnyModel = DEFAULT) -> Any:
     return page
 
 
-def app(model: AnyModel = DEFAULT, *, host: str = "127.0.0.1", port: int = 7860) -> None:
+def app(model: AnyModel = DEFAULT, *, device: str | None = None, host: str = "127.0.0.1", port: int = 7860) -> None:
     """Serve the page of `make_app` until Ctrl-C.
 
     Args:
         model: a name, a module or what `load` returns.
+        device: of a model that is named, such as cpu or cuda:1; None takes an accelerator where there is one.
         host: address to listen on; another than 127.0.0.1 lets other machines in, without a password.
         port: of that address; 0 takes a free one.
 
     Raises:
-        InputError: the extra `app` is not installed, there is no such model, or the address cannot be listened on.
+        InputError: the extra `app` is not installed, there is no such model or device, or the address cannot be
+            listened on.
     """
     port = check_address(host, port)  # before a model is loaded
-    page = make_app(model)
+    page = make_app(model, device=device)
     LOG.info("open http://%s", shown_address(host, port))
     try:
         page.launch(server_name=host, server_port=port, quiet=True, footer_links=[])

@@ -278,3 +278,11 @@ def test_an_exported_file_is_served_as_it_is_run(tmp_path, state):
             np.testing.assert_array_equal(terminal.step(frames[number]).result.depth, expected[number])
     for terminal in terminals:
         terminal.close()
+
+
+def test_models_that_are_put_into_service_later_go_to_the_device_of_the_first():
+    models = Models(Predictor(Gated()), device="cuda:99")
+    models.add("other", "steadydepth-small")
+    with pytest.raises(InputError, match="device cuda:99: cannot be used"):
+        models.put_into_service("other")
+    models.close()

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from steadydepth.cli.printing import Strength, cell, print_columns
+from steadydepth.cli.printing import DeviceName, Strength, cell, print_columns
 from steadydepth.errors import InputError
 from steadydepth.progress import show_progress
 
@@ -17,6 +17,7 @@ def evaluate(
         str | None, typer.Option(help="A folder, hub name, package.module:factory, or exported file.")
     ] = None,
     predictions: Annotated[Path | None, typer.Option(help="A prediction folder, in place of a model.")] = None,
+    device: DeviceName = None,
     align: Annotated[
         str, typer.Option(help="Fit each clip to its labels: auto (by the claims), none, scale, affine or disparity.")
     ] = "auto",
@@ -62,7 +63,7 @@ def evaluate(
 
     other = read_report(versus) if versus is not None else None
 
-    judged: Any = load(model) if model is not None else predictions
+    judged: Any = load(model, device=device) if model is not None else predictions
     with show_progress() as report:
         scores = evaluate_all(
             judged,
@@ -79,7 +80,7 @@ def evaluate(
             strict=strict,
             jobs=jobs,
             model_name=model,
-            reference=load(reference) if reference is not None else None,
+            reference=load(reference, device=device) if reference is not None else None,
             progress=report,
         )
     if bootstrap:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from steadydepth.cli.printing import (
+    DeviceName,
     ModelName,
     ModelOrServer,
     ServerUrl,
@@ -27,6 +28,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder that gets the depth.")],
     model: ModelOrServer = None,
     server: ServerUrl = None,
+    device: DeviceName = None,
     format: Annotated[
         str, typer.Option(help="npz, png16, exr, exr16, mkv, mp4, png, sbs, anaglyph, ply or rerun.")
     ] = "npz",
@@ -91,6 +93,7 @@ def predict(
             inputs,
             model=model,
             server=server,
+            device=device,
             out=out,
             format=format,
             view=DepthView(colours, range, look_ahead, near, far, linear),
@@ -118,6 +121,7 @@ def stream(
     source: Annotated[str, typer.Argument(help="A camera's index, a URL, a video or a folder of images.")],
     model: ModelOrServer = None,
     server: ServerUrl = None,
+    device: DeviceName = None,
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after this time.")] = None,
     filter: Annotated[
         str | None, typer.Option(help="Filter: none, learned, ema, ema_0.8, median, flow_ema, or a folder.")
@@ -139,7 +143,9 @@ def stream(
     from steadydepth.inference.viewer import pipe_live, show_live
 
     camera = int(source) if source.isdecimal() else source
-    frames = stream_newest(camera, model=model, server=server, seconds=seconds, filter=filter, strength=strength)
+    frames = stream_newest(
+        camera, model=model, server=server, device=device, seconds=seconds, filter=filter, strength=strength
+    )
     frames = show_live(frames, source) if show else frames
     frames = pipe_live(frames, sys.stdout.buffer, pipe) if pipe else frames
     with suppress(KeyboardInterrupt):
@@ -156,6 +162,7 @@ def stream(
 
 def app(
     model: ModelName = "steadydepth-small",
+    device: DeviceName = None,
     host: Annotated[str, typer.Option(help="Any but 127.0.0.1 lets other machines in, without a password.")] = (
         "127.0.0.1"
     ),
@@ -167,7 +174,7 @@ def app(
     """
     from steadydepth.gradio_app import app as serve_page
 
-    serve_page(model, host=host, port=port)
+    serve_page(model, device=device, host=host, port=port)
 
 
 def export(

@@ -13,6 +13,15 @@ Strength = Annotated[
     float | None, typer.Option(min=0, max=1, help="Strength of the learned filter: from 0 (no filter) to 1.")
 ]
 
+DeviceName = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="Device of the model: cpu, cuda, cuda:1, mps, ...; default: an accelerator if there is one. Exported "
+        "files run on the CPU.",
+    ),
+]
+
 ModelOrServer = Annotated[
     str | None,
     typer.Option(

@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from steadydepth.cli.ending import end_as_usual
-from steadydepth.cli.printing import ModelName
+from steadydepth.cli.printing import DeviceName, ModelName
 from steadydepth.errors import InputError
 
 
 def serve(
     model: ModelName = "steadydepth-small",
+    device: DeviceName = None,
     host: Annotated[str, typer.Option(help="Address to listen on; beyond this machine only with --tokens.")] = (
         "127.0.0.1"
     ),
@@ -58,6 +59,7 @@ def serve(
 
     serve_model(
         model,
+        device=device,
         host=host,
         port=port,
         filter=filter,

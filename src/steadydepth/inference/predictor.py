@@ -205,7 +205,10 @@ def load(
     # Not at the top: scoring stored predictions needs no networks, which take a second and 200 MB to import.
     torch = import_package("torch", "torch", f"{name}: runs in torch, which is not installed; exported files need none")
     from steadydepth.models.load import load_model
+    from steadydepth.ops.devices import find_device
 
+    if device is not None:
+        find_device(device)  # before weights are read, or fetched
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return Predictor(
         load_model(name), device=device or found or "cpu", max_side=max_side, filter=filter, strength=strength

@@ -36,9 +36,10 @@ class Models:
     when the last of its frames is answered.
     """
 
-    def __init__(self, model: str | Path | Predictor) -> None:
-        """Put the first model in service; InputError as `load`."""
-        predictor = model if isinstance(model, Predictor) else load(model)
+    def __init__(self, model: str | Path | Predictor, *, device: str | None = None) -> None:
+        """Put the first model in service, and those after it, on `device`; InputError as `load`."""
+        self._device = device
+        predictor = model if isinstance(model, Predictor) else load(model, device=device)
         name = "model" if isinstance(model, Predictor) else _plain(str(model))
         self._known: dict[str, str | Path | Predictor] = {name: model}
         self._lock = threading.Lock()
@@ -87,7 +88,7 @@ class Models:
             raise InputError(f"no model {name!r}; there are {', '.join(self._known)}")
         with self._lock:
             model = self._known[name]
-            predictor = model if isinstance(model, Predictor) else load(model)
+            predictor = model if isinstance(model, Predictor) else load(model, device=self._device)
             # The first call of a network is slow, and shows what is broken: neither is for the streams to find out.
             predictor.predict(np.zeros((192, 256, 3), np.uint8))
             before, made_by = self.current, predictor.noted()

@@ -41,6 +41,7 @@ class Settings:
     """
 
     model: Any  # a name that `load` takes, or a Predictor
+    device: str | None = None  # of models that are named; None takes an accelerator where there is one
     filter: str | None = None  # of streams that name none; None takes the Predictor's own
     host: str = "127.0.0.1"
     port: int = 8000
