@@ -92,7 +92,7 @@ def predict(
     Returns: the paths of all files and folders written.
 
     Raises:
-        InputError: an option does not fit, or nothing could be predicted.
+        InputError: an option does not fit, the device is not there, or nothing could be predicted.
         SomeFailedError: some inputs could not be read; the others are written.
     """
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
@@ -202,7 +202,7 @@ def export(
     licence = licence or known or "not stated"
     if int8 and data is None:
         raise InputError("--int8 needs --data: clips like those it will see, to calibrate on and to measure")
-    predictor, path = as_predictor(model, device="cpu"), Path(out)
+    predictor, path = as_predictor(model, device="cpu" if isinstance(model, str | Path) else None), Path(out)
     if predictor.filter.name != NONE:
         raise InputError(
             f"the filter {predictor.filter} does not go into the model's file: load the model without it; "

@@ -4,7 +4,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from steadydepth.config import FilterConfig
 from steadydepth.filter_training.learner import Learner
-from steadydepth.inference.predictor import Predictor
+from steadydepth.inference.predictor import Predictor, as_predictor
 from steadydepth.models.temporal_filter import FilterGates
 from steadydepth.ops.devices import find_device, has_float64
 from steadydepth.types import InputError
@@ -28,6 +28,13 @@ def test_a_device_that_is_not_there_is_refused_wherever_it_is_named(name, model,
     with pytest.raises(InputError, match=refused):
         Learner(FilterGates(), config, tmp_path / "learning")
     assert {one.device.type for one in model.parameters()} == {"cpu"}
+
+
+def test_a_device_for_a_model_that_is_given_is_refused(model):
+    assert as_predictor(model).device == torch.device("cpu")
+    for given in (model, Predictor(model)):
+        with pytest.raises(InputError, match="device cpu: only a model that is named is put on a device"):
+            as_predictor(given, device="cpu")
 
 
 def test_a_device_with_64_bits():

@@ -216,10 +216,19 @@ def load(
 
 
 def as_predictor(model: AnyModel, *, device: str | None = None) -> Predictor:
-    """A model that is ready to predict: loaded by its name on `device`, or the one that is given, where it is."""
-    if isinstance(model, Predictor):
-        return model
-    return load(model, device=device) if isinstance(model, str | Path) else Predictor(model)
+    """A model that is ready to predict: loaded by its name on `device`, or the one that is given, where it is.
+
+    Raises:
+        InputError: as `load` and `Predictor`, or a model that is given is to be on a device: it is the caller's.
+    """
+    if isinstance(model, str | Path):
+        return load(model, device=device)
+    if device is not None:
+        raise InputError(
+            f"device {device}: only a model that is named is put on a device; put this one there first, and leave "
+            "device out"
+        )
+    return model if isinstance(model, Predictor) else Predictor(model)
 
 
 def as_image(image: AnyImage) -> Image:
