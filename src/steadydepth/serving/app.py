@@ -54,11 +54,8 @@ def create_app(settings: Settings) -> FastAPI:
         strength=own.strength,
     )
     state.settings, state.access, state.audit = settings, Access(settings), Audit(settings.audit)
-    state.models, state.figures, state.flicker_budget = (
-        Models(settings.model, device=settings.device),
-        Figures(),
-        Rates(PAIRS_S, PAIRS_S),
-    )
+    state.models = Models(settings.model, device=settings.device)
+    state.figures, state.flicker_budget = Figures(), Rates(PAIRS_S, PAIRS_S)
     state.registry = registry_of(state.figures, state.models)
     state.pool = ThreadPoolExecutor(limits.sessions + limits.requests, "frames")
     state.peers = {}  # streams over WebRTC
