@@ -292,7 +292,7 @@ def test_of_a_protocol_that_cuts_and_leaves_out_frames_what_was_scored_is_shown(
     means = 1 + clip.frames.mean(axis=(1, 2, 3)) / 255
     np.testing.assert_allclose(scored_depth(cut, sequence, clip)[:, 3, 5], means, rtol=1e-5)
     views = view_sequence(sequence, {"a": plain, "b": cut, "c": plain}, tmp_path / "moving.webp")
-    assert [view.name for view in views] == [CLIPS[0], f"{CLIPS[0]}, frames as vda_scannet takes them"]
+    assert [view.name for view in views] == [CLIPS[0], f"{CLIPS[0]}, frames as taken by vda_scannet"]
     assert [view.labels for view in views] == [["input", "label", "a", "c"], ["input", "label", "b"]]
     assert (plain.source.sizes, cut.source.sizes) == ({(48, 64)}, {(32, 42)})
 

@@ -83,8 +83,7 @@ def view_sequence(sequence: Sequence, shown: Mapping[str, Shown], moving_image: 
     """
     groups: dict[tuple[str | None, int, int | None], dict[str, Shown]] = {}
     for name, one in shown.items():
-        protocol = _protocol_of(one.report)
-        groups.setdefault((protocol.cut, protocol.stride, protocol.max_frames), {})[name] = one
+        groups.setdefault(_taken(_protocol_of(one.report)), {})[name] = one
     views = [_view_alike(sequence, group, moving_image) for group in groups.values()]
     return [view for view in views if view is not None]
 
@@ -120,9 +119,16 @@ def _view_alike(sequence: Sequence, shown: Mapping[str, Shown], moving_image: Pa
             first.save(part, save_all=True, append_images=others, duration=round(1000 / clip.fps), loop=0, quality=70)
     charts = draw_clip(clip.name, {name: one.report for name, one in shown.items()})
     errors, edges = _view_against_label(depths, shown, clip)
-    takes_all = (protocol.cut, protocol.stride, protocol.max_frames) == (None, 1, None)
-    title = sequence.name if takes_all else f"{sequence.name}, frames as {protocol.name} takes them"
+    title = sequence.name
+    if _taken(protocol) != _taken(choose_protocol("plain")):
+        names = dict.fromkeys(_protocol_of(shown[name].report).name for name in depths)
+        title += f", frames as taken by {', '.join(names)}"
     return view_clip(title, videos, url, errors=errors, edges=edges, charts=charts)
+
+
+def _taken(protocol: Protocol) -> tuple[str | None, int, int | None]:
+    """Which frames a protocol takes, and what of each."""
+    return protocol.cut, protocol.stride, protocol.max_frames
 
 
 def scored_frames(sequence: Sequence, protocol: Protocol) -> Clip:
